@@ -1,0 +1,37 @@
+"""Promptable segmentation for notebooks: click it, name it, follow it, find it again.
+
+>>> from nbhelpers import ClickSession
+>>> session = ClickSession("photo.jpg")
+>>> session.click(320, 200)
+>>> session.mask().shape
+(480, 640)
+
+The names below are loaded when they are first used, so that ``import nbhelpers`` costs next to nothing.
+"""
+
+from importlib import import_module
+
+_HOME_OF = {
+    "ClickSession": "nbhelpers.segment",
+    "NbHelpersError": "nbhelpers.core.errors",
+    "Prompt": "nbhelpers.core.prompts",
+    "PromptLog": "nbhelpers.core.promptlog",
+    "fetch": "nbhelpers.zoo",
+    "load": "nbhelpers.models.load",
+    "load_image": "nbhelpers.core.images",
+    "sample": "nbhelpers.zoo",
+}
+
+__all__ = ["ClickSession", "NbHelpersError", "Prompt", "PromptLog", "fetch", "load", "load_image", "sample"]
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'nbhelpers' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Floor 3: one file per network family, behind the protocols."""

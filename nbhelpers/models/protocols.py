@@ -1,0 +1,123 @@
+"""What every model of a task can do, and the values it answers with. No network code here.
+
+Jobs are written against these; `nbhelpers.load` gives something that fulfils them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float32, Shaped, UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import upsample, view_logits
+from nbhelpers.core.prompts import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """What a segmenter computed once for one image: all that later clicks need.
+
+    Attributes:
+        size: ``(H, W)`` of the image.
+        model: catalog name of the segmenter; another one refuses it.
+        tensors: the segmenter's own features, by name.
+    """
+
+    size: tuple[int, int]
+    model: str
+    tensors: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Candidate masks of one prompt, or the chosen masks of many points.
+
+    The masks are kept as low-resolution logits and made at image size when asked for, so that 256 candidates on
+    a 54-megapixel photo cost 64 MB and not 14 GB.
+
+    Attributes:
+        logits: ``(k, h, w) float32``; above 0 is inside.
+        scores: ``(k,) float32``, the IoU that the model predicts for each mask.
+        size: ``(H, W)`` of the image.
+        extent: height and width, in logits pixels, of the part of ``logits`` that shows the image.
+        choice: index of the mask that the model recommends.
+    """
+
+    logits: Float32[np.ndarray, "k h w"]
+    scores: Float32[np.ndarray, " k"]
+    size: tuple[int, int]
+    extent: tuple[float, float]
+    choice: int = 0
+
+    def __post_init__(self):
+        if self.logits.ndim != 3 or len(self.logits) != len(self.scores) or not 0 <= self.choice < len(self.scores):
+            raise NbHelpersError(
+                "a prediction does not fit together",
+                given=f"logits {self.logits.shape}, scores {self.scores.shape}, choice {self.choice}",
+                expected="logits (k, h, w), scores (k,), 0 <= choice < k",
+            )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def mask(self, index: int) -> Bool[np.ndarray, "H W"]:
+        """Mask ``index`` at image size."""
+        return upsample(self.logits[index], self.extent, self.size) > 0
+
+    @property
+    def masks(self) -> Bool[np.ndarray, "k H W"]:
+        """All masks at image size, made anew at each call."""
+        return np.stack([self.mask(index) for index in range(len(self))])
+
+    @property
+    def best(self) -> Bool[np.ndarray, "H W"]:
+        """The recommended mask at image size."""
+        return self.mask(self.choice)
+
+    def view(
+        self, index: int, window: tuple[float, float, float, float], shape: tuple[int, int]
+    ) -> Bool[np.ndarray, "vh vw"]:
+        """Mask ``index`` seen through ``window`` (image pixels from the corner) at ``shape``; see `view_logits`."""
+        return view_logits(self.logits[index], self.extent, self.size, window, shape) > 0
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Promptable image segmentation: encode once, ask as often as you like.
+
+    Example:
+        >>> segmenter = nbhelpers.load("segmenter")
+        >>> embedding = segmenter.encode(image)                       # (480, 640, 3) uint8
+        >>> segmenter.predict(embedding, Prompt(points=[(320, 200)])).masks.shape
+        (4, 480, 640)
+    """
+
+    name: str
+    device: str
+
+    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Embedding:
+        """Features of an RGB image."""
+        ...
+
+    def predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
+        """All candidate masks of one prompt: SAM's four, of which ``choice`` is recommended.
+
+        Candidate 0 is the answer to an unambiguous prompt; 1, 2 and 3 read a single click as a part, a larger
+        part and the whole (Kirillov et al. 2023, arXiv 2304.02643, section 3, "Resolving ambiguity").
+        """
+        ...
+
+    def predict_points(self, embedding: Embedding, points: Shaped[np.ndarray, "n 2"]) -> Prediction:
+        """For each point, taken as a single click of its own, the candidate with the best predicted IoU."""
+        ...
+
+
+@lru_cache(maxsize=1)
+def tasks() -> dict[str, type]:
+    """Task name of the catalog -> protocol, for the tasks that `nbhelpers.load` builds."""
+    return {"segmenter": Segmenter}

@@ -1,0 +1,308 @@
+"""A photo, a click, a mask: the first job, and the session behind the click widget.
+
+`ClickSession` holds everything that a person did and what the segmenter answered. It needs no browser and no
+widget: whatever the widget does is one method call here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import load_image
+from nbhelpers.core.promptlog import ObjectPrompts, PromptLog
+from nbhelpers.core.prompts import INCLUDE, Prompt
+from nbhelpers.models.protocols import Embedding, Prediction, Segmenter
+
+FIRST_OBJECT = "object 1"
+CACHED_ANSWERS = 64
+
+
+class ClickSession:
+    """Clicks, boxes and masks on one photo, for several named objects, with undo.
+
+    Example:
+        >>> session = ClickSession("cat.jpg")
+        >>> session.click(320, 200)                    # include
+        >>> session.click(40, 30, label=0)             # exclude
+        >>> session.mask().shape
+        (480, 640)
+        >>> session.undo()
+        True
+        >>> session.save("outputs/cat.prompts.json")   # ClickSession.reopen(...) gives the identical masks
+
+    Masks are a pure function of the prompts in force, so undo, redo and a reopened log show exactly what was
+    seen before. The photo is encoded at the first question; `encode` does it earlier.
+
+    Args:
+        image: ``(H, W, 3) uint8`` RGB, or the path of a picture.
+        segmenter: what answers; `nbhelpers.load` picks one when left out.
+        name: how the photo is called in the log and in file names; the path's stem when left out.
+        log: a log to go on with, see `reopen`.
+
+    Raises:
+        NbHelpersError: an unreadable picture, or a log of another picture or another model.
+    """
+
+    def __init__(
+        self,
+        image: UInt8[np.ndarray, "h w 3"] | str | Path,
+        segmenter: Segmenter | None = None,
+        *,
+        name: str | None = None,
+        log: PromptLog | None = None,
+    ):
+        if isinstance(image, (str, Path)):
+            name = name or Path(image).stem
+        self.image = load_image(image)
+        self.name = name or "image"
+        if segmenter is None:
+            from nbhelpers.models.load import load
+
+            segmenter = load("segmenter", log.model if log else None)
+        self.segmenter = segmenter
+        about = {"name": self.name, "size": list(self.size), "sha256": hashlib.sha256(self.image).hexdigest()}
+        if log is None:
+            self.log = PromptLog(about, segmenter.name)
+            self.log.append("object.add", object=FIRST_OBJECT)
+        else:
+            self.log = log
+            if log.image.get("sha256") != about["sha256"]:
+                raise NbHelpersError(
+                    "the prompt log belongs to another picture",
+                    given=f"{self.name}, {self.size[1]} x {self.size[0]} pixels",
+                    expected=f"{log.image.get('name')}, {log.image.get('size', ['?', '?'])[::-1]}, same pixels",
+                )
+            if log.model != segmenter.name:
+                raise NbHelpersError(
+                    "the prompt log was made with another model, so its masks would differ",
+                    given=segmenter.name,
+                    expected=log.model,
+                    do=f'nbhelpers.load("segmenter", "{log.model}")',
+                )
+        self._floor = 1  # the first object cannot be undone away
+        self._active = next(iter(self.log.objects()), None)
+        self._embedding: Embedding | None = None
+        self._answers: dict[tuple, Prediction] = {}
+        self._listeners: list[Callable[[], object]] = []
+        self.seconds: float | None = None
+        """How long the segmenter took for the last question that was asked of it."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(H, W)`` of the photo."""
+        return self.image.shape[:2]
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names of the objects, in the order in which they were added."""
+        return tuple(self.log.objects())
+
+    @property
+    def active(self) -> str:
+        """The object that clicks go to."""
+        names = self.objects
+        return self._active if self._active in names else names[-1]
+
+    def prompts(self, name: str | None = None) -> ObjectPrompts:
+        """Points, labels, box and chosen candidate of an object (the active one when left out)."""
+        objects = self.log.objects()
+        name = self.active if name is None else name
+        if name not in objects:
+            raise NbHelpersError("there is no such object", given=name, expected=f"one of {', '.join(objects)}")
+        return objects[name]
+
+    def prediction(self, name: str | None = None) -> Prediction | None:
+        """What the segmenter answers to an object's prompts: four candidates. None before the first prompt."""
+        prompt = self.prompts(name).prompt()
+        return None if prompt is None else self._ask(prompt)
+
+    def candidate(self, name: str | None = None) -> int | None:
+        """Index of the candidate mask in use: the person's choice, else the model's. None before a prompt."""
+        prediction = self.prediction(name)
+        if prediction is None:
+            return None
+        chosen = self.prompts(name).candidate
+        return prediction.choice if chosen is None else chosen
+
+    def mask(self, name: str | None = None) -> Bool[np.ndarray, "h w"]:
+        """The mask of an object at photo size; empty before the first prompt."""
+        prediction = self.prediction(name)
+        return np.zeros(self.size, bool) if prediction is None else prediction.mask(self.candidate(name))
+
+    def masks(self) -> dict[str, Bool[np.ndarray, "h w"]]:
+        """The masks of all objects that have a prompt, by name."""
+        return {name: self.mask(name) for name in self.objects if not self.prompts(name).is_empty}
+
+    def encode(self) -> Embedding:
+        """Let the segmenter look at the photo, if it has not yet."""
+        if self._embedding is None:
+            self._embedding = self.segmenter.encode(self.image)
+        return self._embedding
+
+    def click(self, x: float, y: float, label: int = INCLUDE, *, name: str | None = None) -> Prediction:
+        """Add a point (1 includes, 0 excludes) in pixels of the photo and return the new answer."""
+        return self._do("point.add", name, x=float(x), y=float(y), label=int(label))
+
+    def move(self, index: int, x: float, y: float, *, name: str | None = None) -> Prediction:
+        """Move point ``index`` of an object to ``(x, y)``."""
+        return self._do("point.move", name, index=int(index), x=float(x), y=float(y))
+
+    def remove(self, index: int, *, name: str | None = None) -> Prediction | None:
+        """Remove point ``index`` of an object."""
+        return self._do("point.remove", name, index=int(index))
+
+    def set_box(self, box: Sequence[float] | None, *, name: str | None = None) -> Prediction | None:
+        """Set or, with None, take away the box ``(x0, y0, x1, y1)`` of an object."""
+        return self._do("box.set", name, box=None if box is None else [float(side) for side in box])
+
+    def set_mask(self, mask: Bool[np.ndarray, "h w"] | None, *, name: str | None = None) -> Prediction | None:
+        """Set or, with None, take away a mask prompt of photo size."""
+        return self._do("mask.set", name, mask=mask)
+
+    def choose_candidate(self, index: int, *, name: str | None = None) -> None:
+        """Use candidate ``index`` (0 to 3) instead of the model's choice."""
+        prediction = self.prediction(name)
+        if prediction is None or not 0 <= index < len(prediction):
+            raise NbHelpersError(
+                "there is no such candidate mask",
+                given=index,
+                expected="a prompt first" if prediction is None else f"0 to {len(prediction) - 1}",
+            )
+        self._do("candidate.set", name, index=int(index))
+
+    def next_candidate(self, *, name: str | None = None) -> int:
+        """Go to the next candidate mask, round and round; return its index."""
+        current = self.candidate(name)
+        if current is None:
+            raise NbHelpersError("there is no candidate mask yet", do="click on the photo first")
+        index = (current + 1) % len(self.prediction(name))
+        self.choose_candidate(index, name=name)
+        return index
+
+    def clear(self, *, name: str | None = None) -> None:
+        """Take away all prompts of an object; undo brings them back."""
+        self._do("clear", name)
+
+    def add_object(self, name: str | None = None) -> str:
+        """Add an object, make it the active one, and return its name."""
+        if name is None:
+            number = len(self.objects) + 1
+            while (name := f"object {number}") in self.objects:
+                number += 1
+        self.log.append("object.add", object=name)
+        self._active = name
+        self._changed()
+        return name
+
+    def rename_object(self, old: str, new: str) -> None:
+        """Give an object another name."""
+        self.log.append("object.rename", object=old, to=new)
+        self._active = new if self._active == old else self._active
+        self._changed()
+
+    def remove_object(self, name: str) -> None:
+        """Remove an object with its prompts; undo brings it back. The last one stays."""
+        if len(self.objects) == 1:
+            raise NbHelpersError("the last object cannot be removed", given=name, do="clear() empties it")
+        self.log.append("object.remove", object=name)
+        self._changed()
+
+    def select(self, name: str) -> None:
+        """Make an object the active one."""
+        self.prompts(name)
+        self._active = name
+        self._changed()
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to take back."""
+        return self.log.cursor > self._floor
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step to do again."""
+        return self.log.can_redo
+
+    def undo(self) -> bool:
+        """Take back the last step; False when there is none."""
+        return self.can_undo and self._travelled(self.log.undo())
+
+    def redo(self) -> bool:
+        """Do the last undone step again; False when there is none."""
+        return self._travelled(self.log.redo())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the prompt log as JSON and return its path."""
+        return self.log.save(path)
+
+    @classmethod
+    def reopen(
+        cls,
+        path: str | Path,
+        image: UInt8[np.ndarray, "h w 3"] | str | Path,
+        segmenter: Segmenter | None = None,
+    ) -> ClickSession:
+        """Go on with a saved log: same prompts, same undo history, identical masks.
+
+        Raises:
+            NbHelpersError: an unreadable or newer log, another picture, another model.
+        """
+        log = PromptLog.open(path)
+        return cls(image, segmenter, name=log.image.get("name"), log=log)
+
+    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Call ``listener()`` after every step; returns a function that stops it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    def _do(self, op: str, name: str | None, **what) -> Prediction | None:
+        """Record a step, ask the segmenter, tell listeners; a step that fails leaves everything as it was."""
+        name = self.active if name is None else name
+        self.prompts(name)
+        before = self.log.events, self.log.cursor
+        self.log.append(op, object=name, **what)
+        try:
+            prompt = self.log.objects()[name].prompt()
+            if prompt is not None:
+                prompt.check_inside(self.size)
+            prediction = None if prompt is None else self._ask(prompt)
+        except BaseException:
+            self.log.events, self.log.cursor = before
+            raise
+        self._active = name
+        self._changed()
+        return prediction
+
+    def _ask(self, prompt: Prompt) -> Prediction:
+        mask = None if prompt.mask is None else hashlib.sha256(prompt.mask).digest()
+        box = None if prompt.box is None else prompt.box.tobytes()
+        key = (prompt.points.tobytes(), prompt.labels.tobytes(), box, mask)
+        if key not in self._answers:
+            embedding = self.encode()
+            started = time.perf_counter()
+            answer = self.segmenter.predict(embedding, prompt)
+            self.seconds = time.perf_counter() - started
+            while len(self._answers) >= CACHED_ANSWERS:
+                del self._answers[next(iter(self._answers))]
+            self._answers[key] = answer
+        return self._answers[key]
+
+    def _travelled(self, event: dict | None) -> bool:
+        if event is None:
+            return False
+        for name in (event.get("to"), event["object"]):
+            if name in self.objects:
+                self._active = name
+        self._changed()
+        return True
+
+    def _changed(self) -> None:
+        for listener in tuple(self._listeners):
+            listener()
