@@ -7,6 +7,7 @@ widget: whatever the widget does is one method call here.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
+from nbhelpers.core.masks import encode_rle
 from nbhelpers.core.promptlog import ObjectPrompts, PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.models.protocols import Embedding, Prediction, Segmenter
@@ -124,12 +126,12 @@ class ClickSession:
         return None if prompt is None else self._ask(prompt)
 
     def candidate(self, name: str | None = None) -> int | None:
-        """Index of the candidate mask in use: the person's choice, else the model's. None before a prompt."""
+        """Index of the candidate mask in use: the person's choice, else the `suggested` one. None before a prompt."""
         prediction = self.prediction(name)
         if prediction is None:
             return None
-        chosen = self.prompts(name).candidate
-        return prediction.choice if chosen is None else chosen
+        prompts = self.prompts(name)
+        return suggested(prediction, prompts) if prompts.candidate is None else prompts.candidate
 
     def mask(self, name: str | None = None) -> Bool[np.ndarray, "h w"]:
         """The mask of an object at photo size; empty before the first prompt."""
@@ -242,6 +244,37 @@ class ClickSession:
         """Write the prompt log as JSON and return its path."""
         return self.log.save(path)
 
+    def export(self, folder: str | Path) -> list[Path]:
+        """Write every object's mask and cut-out (PNG), one COCO file and the prompt log; return their paths.
+
+        File names begin with the photo's name, then the object's, with characters that a file system may refuse
+        replaced by ``-``. Saving again replaces the files of the same names.
+
+        Raises:
+            NbHelpersError: nothing has been segmented yet, or the folder cannot be written.
+        """
+        from nbhelpers.export.alpha import save_cutout, save_mask
+        from nbhelpers.export.coco import save_coco, to_coco
+
+        folder, stem = Path(folder).expanduser(), _file_stem(self.name)
+        names = [name for name in self.objects if not self.prompts(name).is_empty]
+        if not names:
+            raise NbHelpersError("there is no mask to save yet", do="click on the photo first")
+        paths, rles, scores, taken = [], {}, {}, set()
+        for name in names:
+            part = _file_stem(name)
+            while part.lower() in taken:
+                part += "-2"
+            taken.add(part.lower())
+            mask = self.mask(name)
+            paths.append(save_mask(folder / f"{stem}_{part}_mask.png", mask))
+            paths.append(save_cutout(folder / f"{stem}_{part}_cutout.png", self.image, mask))
+            rles[name] = encode_rle(mask)
+            scores[name] = float(self.prediction(name).scores[self.candidate(name)])
+        paths.append(save_coco(folder / f"{stem}.coco.json", to_coco(self.name, self.size, rles, scores)))
+        paths.append(self.save(folder / f"{stem}.prompts.json"))
+        return paths
+
     @classmethod
     def reopen(
         cls,
@@ -306,3 +339,29 @@ class ClickSession:
     def _changed(self) -> None:
         for listener in tuple(self._listeners):
             listener()
+
+
+def suggested(prediction: Prediction, prompts: ObjectPrompts) -> int:
+    """The candidate that a person most likely meant.
+
+    The model's own choice can ignore a click: SAM 2 falls back to a stabler candidate even where that one covers an
+    excluded point. So among the candidates that break the fewest clicks the model's choice is taken if it is one of
+    them, else the one with the highest predicted IoU.
+    """
+    if len(prompts.points) < 2:
+        return prediction.choice
+    windows = [(x, y, x + 1, y + 1) for x, y in prompts.points]  # the pixel around each click
+    broken = [
+        sum(
+            prediction.view(index, window, (1, 1)).item() != bool(label)
+            for window, label in zip(windows, prompts.labels, strict=True)
+        )
+        for index in range(len(prediction))
+    ]
+    best = [index for index, count in enumerate(broken) if count == min(broken)]
+    return prediction.choice if prediction.choice in best else max(best, key=lambda i: prediction.scores[i])
+
+
+def _file_stem(name: str) -> str:
+    """``name`` as a part of a file name: letters, digits, ``_`` and ``-``."""
+    return re.sub(r"[^\w-]+", "-", name).strip("-")[:80] or "object"

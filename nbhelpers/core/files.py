@@ -39,9 +39,20 @@ def data_dir() -> Path:
 
 
 def outputs_dir(job: str) -> Path:
-    """``outputs/<job>``, made if it is missing: where notebooks and commands leave results."""
+    """``outputs/<job>``, made if it is missing: where notebooks and commands leave results.
+
+    Raises:
+        NbHelpersError: the folder cannot be made.
+    """
     folder = home() / "outputs" / job
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NbHelpersError(
+            "the folder for results cannot be made",
+            given=f"{folder}: {error.strerror or error}",
+            do="set NBHELPERS_HOME to a folder that can be written",
+        ) from error
     return folder
 
 

@@ -67,9 +67,6 @@ def load_image(source: str | Path | Shaped[np.ndarray, ...]) -> UInt8[np.ndarray
             "the picture has too many pixels", given=path, expected=str(error), do="make a smaller copy"
         ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
-        deep = _deep_colour(path)
-        if deep is not None:
-            return deep
         raise NbHelpersError(
             "the picture cannot be read; it may be cut off", given=f"{path}: {error}", expected=READABLE
         ) from error
@@ -121,17 +118,6 @@ def _over_white(rgba: np.ndarray) -> np.ndarray:
     for channel in range(3):  # one channel at a time: a large photo must not be held in 16 bit thrice
         out[:, :, channel] = (rgba[:, :, channel] * alpha + 255 * (255 - alpha) + 127) // 255
     return out
-
-
-def _deep_colour(path: Path) -> np.ndarray | None:
-    """16-bit colour TIFF, which PIL does not read."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return None
-    array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if array is None or array.dtype != np.uint16:
-        return None
-    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(array.shape[2] if array.ndim == 3 else 1)
-    return _from_array(array if order is None else array[:, :, order])
 
 
 def _check_memory(size: tuple[int, int], path: Path) -> None:

@@ -35,6 +35,8 @@ def decode_rle(rle: Mapping[str, Any]) -> Bool[np.ndarray, "h w"]:
 
     try:
         size, counts = [int(side) for side in rle["size"]], rle["counts"]
+        if _covered(counts) != size[0] * size[1]:  # coco.decode would leave the rest as it found the memory
+            raise ValueError("the runs do not fill the size")
         return coco.decode({"size": size, "counts": counts}).astype(bool)
     except Exception as error:  # pycocotools raises what comes: KeyError, ValueError, MemoryError, Exception
         raise NbHelpersError(
@@ -42,6 +44,21 @@ def decode_rle(rle: Mapping[str, Any]) -> Bool[np.ndarray, "h w"]:
             given=error,
             expected='{"size": [H, W], "counts": "..."} as COCO writes it',
         ) from error
+
+
+def _covered(counts: str | bytes) -> int:
+    """How many pixels the runs of compressed ``counts`` cover; source: ``rleFrString`` in cocoapi's maskApi.c."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts.encode("ascii") if isinstance(counts, str) else counts:
+        character -= 48
+        value |= (character & 0x1F) << shift
+        shift += 5
+        if not character & 0x20:
+            value -= (character & 0x10) << (shift - 4)  # the highest bit is the sign
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return sum(runs)
 
 
 def box_of(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int] | None:
@@ -59,10 +76,19 @@ def polygon_mask(points: Sequence[tuple[float, float]], size: tuple[int, int]) -
     return canvas.astype(bool)
 
 
+def mask_logits(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
+    """A mask as low-resolution logits of ``size`` ``(h, w)``, to be used as a prompt: 10 inside, -10 outside.
+
+    Source: how sam2 feeds a given mask (``_use_mask_as_output``, sam2/modeling/sam2_base.py).
+    """
+    share = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+    return share * 20 - 10
+
+
 def upsample(
     logits: Float32[np.ndarray, "h w"], extent: tuple[float, float], size: tuple[int, int]
 ) -> Float32[np.ndarray, "H W"]:
-    """Bring low-resolution logits to image size, as SAM and SAM 2 do (bilinear, half-pixel centres).
+    """Bring low-resolution logits to image size as SAM and SAM 2 do, bit for bit (bilinear, half-pixel centres).
 
     Args:
         logits: what a decoder gave.
@@ -73,11 +99,17 @@ def upsample(
 
     Source: ``postprocess_masks`` of segment-anything and of sam2 (``F.interpolate(..., align_corners=False)``).
     """
+    import torch
+
+    def enlarge(values: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
+        return torch.nn.functional.interpolate(values, target, mode="bilinear", align_corners=False)
+
     h, w = logits.shape
+    values = torch.from_numpy(np.ascontiguousarray(logits))[None, None]
     if extent != (h, w):
-        logits = cv2.resize(logits, (w * LOW_RES_FACTOR, h * LOW_RES_FACTOR), interpolation=cv2.INTER_LINEAR)
-        logits = logits[: round(extent[0] * LOW_RES_FACTOR), : round(extent[1] * LOW_RES_FACTOR)]
-    return cv2.resize(np.ascontiguousarray(logits), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+        values = enlarge(values, (h * LOW_RES_FACTOR, w * LOW_RES_FACTOR))
+        values = values[..., : round(extent[0] * LOW_RES_FACTOR), : round(extent[1] * LOW_RES_FACTOR)]
+    return enlarge(values, size)[0, 0].numpy()
 
 
 def view_logits(

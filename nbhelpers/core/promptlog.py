@@ -21,6 +21,7 @@ from nbhelpers.core.prompts import Prompt
 
 FORMAT = "nbhelpers.prompt-log"
 VERSION = 1
+PARTS = {"image": dict, "model": str, "events": list, "cursor": int}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class PromptLog:
         self,
         image: Mapping[str, Any],
         model: str,
-        events: list[dict] | None = None,
+        events: list[Any] | None = None,
         cursor: int | None = None,
     ):
         self.image, self.model = dict(image), model
@@ -181,10 +182,14 @@ class PromptLog:
                 expected=f"version {VERSION} or older",
                 do="update nbhelpers; the file has not been changed",
             )
-        try:
-            return cls(data["image"], data["model"], data["events"], data["cursor"])
-        except (KeyError, TypeError) as error:
-            raise NbHelpersError("the prompt log lacks a part", given=repr(error)) from error
+        for part, kind in PARTS.items():
+            if not isinstance(data.get(part), kind):
+                raise NbHelpersError(
+                    "a part of the prompt log is missing or damaged",
+                    given=f"{part}: {str(data.get(part))[:80]}",
+                    expected=f"{part} as a JSON {kind.__name__}",
+                )
+        return cls(*(data[part] for part in PARTS))
 
     def save(self, path: str | Path) -> Path:
         """Write the log to ``path`` (whole or not at all) and return the path."""

@@ -78,7 +78,7 @@ class Prompt:
     @property
     def is_ambiguous(self) -> bool:
         """Whether it is a single including click, which fits a part as well as the whole."""
-        return len(self.points) == 1 and self.labels[0] == INCLUDE and self.box is None and self.mask is None
+        return self.labels.tolist() == [INCLUDE] and self.box is None and self.mask is None
 
     def check_inside(self, size: tuple[int, int]) -> Prompt:
         """Return the prompt itself if it lies in an image of ``size`` ``(H, W)``.

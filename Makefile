@@ -1,0 +1,59 @@
+# Two commands matter: `make demo` and `make test`. `make` alone lists the rest.
+
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+
+# What the first notebook and the tests run on: `nbhelpers doctor` tells sizes and licences.
+WEIGHTS := sam2-hiera-tiny-lite mobilesam
+SAMPLES := samples
+NOTEBOOK := 00_start_here
+
+.DEFAULT_GOAL := help
+.PHONY: help install fetch demo lab test bench address lint format clean
+
+help:  ## this list
+	@echo "make TARGET, where TARGET is one of"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Another Python (3.11 or newer): make PYTHON=python3.13 demo"
+
+install:  ## make .venv and install the pinned packages, once
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) on this machine; name one: make PYTHON=... demo"; exit 1; }
+	@$(PYTHON) tools/install.py
+
+fetch: install  ## fetch the weights and photos of the first notebook and the tests, once
+	@echo "Fetching weights and photos (about 200 MB the first time, nothing later)"
+	@$(BIN)/nbhelpers fetch $(WEIGHTS) $(SAMPLES)
+
+demo: fetch  ## run the first notebook on real photos; results in outputs/
+	@$(BIN)/python tools/run_notebook.py notebooks/$(NOTEBOOK).ipynb
+	@echo
+	@echo "outputs/$(NOTEBOOK)/ holds the photo's masks and cut-outs (.png), its masks as COCO RLE (.json) and its clicks."
+	@echo "outputs/$(NOTEBOOK)/$(NOTEBOOK).html is the notebook as it ran, with every picture: open it in a browser."
+	@echo "Next: make lab opens the notebooks in JupyterLab; click on the photo yourself."
+
+lab: install  ## open JupyterLab on the notebooks
+	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
+
+test: fetch  ## unit tests, real-weight tests, notebooks, and browser tests where a Chromium is found
+	@echo "Testing, $(JOBS) at a time; several minutes"
+	@NBHELPERS_MODELS=lite $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbmake --nbmake-timeout=900 tests notebooks
+
+bench: fetch  ## measure what the README's table of measurements tells
+	@for script in bench/*.py; do [ -f "$$script" ] || continue; echo "Running $$script"; $(BIN)/python "$$script" || exit 1; done
+
+address: install  ## carry the repository's address from pyproject.toml to badges and notebooks
+	@$(BIN)/python tools/address.py
+
+lint: install  ## check style and spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
+
+format: install  ## put style right, and strip outputs from the notebooks
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/nbstripout notebooks/*.ipynb
+
+clean:  ## remove .venv, caches and outputs; weights and photos stay
+	rm -rf .venv .stamps outputs build dist .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,133 @@
+"""Which device computes, in which precision, and what happens when its memory is full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from nbhelpers.core.errors import NbHelpersError
+
+DEVICES = ("cuda", "mps", "cpu")
+Result = TypeVar("Result")
+
+
+class MemoryWarning(UserWarning):
+    """Memory ran out and the work goes on in smaller steps or on another device."""
+
+
+def choose_device(device: str | None = None) -> str:
+    """The device to compute on: ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``.
+
+    Args:
+        device: the caller's wish; else ``NBHELPERS_DEVICE``; else the best that this machine has.
+
+    Raises:
+        NbHelpersError: a device that this machine or this build of torch does not have.
+    """
+    import torch
+
+    wanted = device or os.environ.get("NBHELPERS_DEVICE") or None
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted is None:
+        return next(name for name in DEVICES if present[name])
+    kind, _, number = wanted.partition(":")
+    known = kind in present and (not number or (number.isdigit() and kind == "cuda"))
+    if not known or not present[kind] or (number and int(number) >= torch.cuda.device_count()):
+        raise NbHelpersError(
+            "this device cannot be used",
+            given=wanted,
+            expected="one of " + ", ".join(name for name in DEVICES if present[name]),
+            do="leave device out to take the best there is",
+        )
+    return wanted
+
+
+def describe_device(device: str | None = None) -> str:
+    """One line on the device: its name and memory, e.g. ``cpu: AMD EPYC, 2 threads, 23.4 GB``."""
+    import torch
+
+    device = choose_device(device)
+    if device.startswith("cuda"):
+        free, total = torch.cuda.mem_get_info(device)
+        name = torch.cuda.get_device_name(device)
+        return f"{device}: {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    total = ""
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        total = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"
+    return f"{device}: {_processor()}, {torch.get_num_threads()} threads{total}"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open() as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def autocast(device: str) -> Iterator[None]:
+    """bfloat16 for the block on a CUDA device that has it; float32 elsewhere. Nothing is changed globally."""
+    import torch
+
+    if device.startswith("cuda") and torch.cuda.is_bf16_supported():
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            yield
+    else:
+        yield
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory is full, on any device."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def in_batches(run: Callable[[int, int], Result], count: int, batch: int, what: str = "items") -> Iterator[Result]:
+    """Yield ``run(start, stop)`` over ``range(count)`` in steps of ``batch``, halved when memory is full.
+
+    Example:
+        >>> list(in_batches(lambda start, stop: stop - start, count=10, batch=4))
+        [4, 4, 2]
+
+    Raises:
+        whatever ``run`` raises; out of memory only when a single item does not fit.
+    """
+    start = 0
+    while start < count:
+        try:
+            result = run(start, min(start + batch, count))
+        except Exception as error:
+            if not is_out_of_memory(error) or batch == 1:
+                raise
+            batch = max(1, batch // 2)
+            release_memory()
+            warnings.warn(f"memory is full: going on with {batch} {what} at a time", MemoryWarning, stacklevel=3)
+            continue
+        yield result
+        start += batch
+
+
+def release_memory() -> None:
+    """Give cached device memory back."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

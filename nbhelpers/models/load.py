@@ -1,0 +1,82 @@
+"""`load` picks the adapter of a task, builds it once, and shares it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from importlib import import_module
+
+from nbhelpers.core.compute import choose_device
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.zoo import catalog, fetching
+from nbhelpers.zoo.entries import SETS, TASKS, Model
+
+_loaded: dict[tuple[str, str], object] = {}
+_lock = threading.RLock()
+
+
+def load(task: str, name: str | None = None, device: str | None = None, models: str | None = None):
+    """The model that does a task; built at the first call and shared afterwards.
+
+    Example:
+        >>> segmenter = nbhelpers.load("segmenter")                              # the best that is here
+        >>> segmenter = nbhelpers.load("segmenter", "sam2.1-hiera-large", device="cuda")
+
+    Args:
+        task: ``"segmenter"``; see `nbhelpers.zoo.entries.TASKS`.
+        name: a name of the catalog (``nbhelpers doctor`` lists them).
+        device: ``"cuda"``, ``"mps"``, ``"cpu"``; the best there is when left out.
+        models: ``"lite"``, ``"official"`` or ``"auto"``; ``NBHELPERS_MODELS``, else ``"auto"``, when left out.
+            ``"auto"`` takes an official model whose file is already here, else the lite one. A lite model is
+            fetched when it is missing (up to a few hundred MB); an official one never is.
+
+    Raises:
+        NbHelpersError: an unknown task, name or set; a model that is not here; a damaged file.
+    """
+    entry = choose(task, name, models)
+    device = choose_device(device)
+    with _lock:
+        if (entry.name, device) not in _loaded:
+            if entry.adapter is None:
+                raise NbHelpersError(
+                    "the catalog knows this model, but this version of nbhelpers cannot run it yet",
+                    given=entry.name,
+                    expected=f"one of {', '.join(m.name for m in catalog.models(task) if m.adapter) or 'none so far'}",
+                )
+            module, _, function = entry.adapter.partition(":")
+            build = getattr(import_module(module), function)
+            _loaded[entry.name, device] = build(entry.name, fetching.files(entry), device, **entry.options)
+        return _loaded[entry.name, device]
+
+
+def choose(task: str, name: str | None = None, models: str | None = None) -> Model:
+    """The catalog row that `load` would build; see there. Nothing is fetched or built."""
+    if task not in TASKS:
+        raise NbHelpersError("there is no such task", given=task, expected=f"one of {', '.join(TASKS)}")
+    if name is not None:
+        entry = catalog.find(name)
+        if entry.task != task:
+            raise NbHelpersError(
+                "this model is for another task",
+                given=f"{name}, a {entry.task}",
+                expected=f"one of {', '.join(m.name for m in catalog.models(task))}",
+            )
+        return entry
+    wanted = models or os.environ.get("NBHELPERS_MODELS") or "auto"
+    if wanted not in (*SETS, "auto"):
+        raise NbHelpersError("there is no such set of models", given=wanted, expected="auto, lite or official")
+    official, lite = catalog.models(task, "official"), catalog.models(task, "lite")
+    present = [m for m in official if m.adapter and fetching.here(m)] if wanted != "lite" else []
+    candidates = present or (official if wanted == "official" else lite or official)
+    if not candidates:
+        raise NbHelpersError("the catalog has no such model", given=f"task {task}, set {wanted}")
+    return candidates[0]
+
+
+def unload() -> None:
+    """Forget every loaded model, so that its memory can be used for others."""
+    from nbhelpers.core.compute import release_memory
+
+    with _lock:
+        _loaded.clear()
+    release_memory()

@@ -1,0 +1,241 @@
+"""Pictures for people: photos with masks, points and boxes, in colours that everybody can tell apart."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import fit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from nbhelpers.models.protocols import Prediction
+
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+"""Colours of objects 0, 1, ...: Okabe and Ito's set without black. Source: https://jfly.uni-koeln.de/color/"""
+
+INCLUDE_COLOUR, EXCLUDE_COLOUR = "#0072B2", "#D55E00"
+LONGEST = 1600  # pixels of a photo's longer side inside a figure; more is not to be seen in a notebook
+DPI = 100
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """``"#E69F00"`` as ``(230, 159, 0)``."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def colour_of(number: int) -> str:
+    """Colour of object ``number`` (0 is the first); after seven objects they come round again."""
+    return PALETTE[number % len(PALETTE)]
+
+
+def overlay(image: UInt8[np.ndarray, "h w 3"], masks: Any, alpha: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with masks laid over it, each in its colour and with an outline.
+
+    Example:
+        >>> overlay(image, {"cat": cat_mask, "dog": dog_mask}).shape
+        (480, 640, 3)
+
+    Args:
+        image: RGB.
+        masks: one ``(H, W) bool``, a sequence of them (also ``(k, H, W)``), or a mapping from names. Later ones
+            lie over earlier ones.
+        alpha: opacity of the fill, 0 to 1.
+
+    Raises:
+        NbHelpersError: a mask of another size than the image.
+    """
+    out = image.copy()
+    thickness = max(1, round(max(image.shape[:2]) / 500))
+    for number, mask in enumerate(_listed(masks).values()):
+        if mask.shape != image.shape[:2]:
+            raise NbHelpersError(
+                "the mask has another size than the image", given=mask.shape, expected=str(image.shape[:2])
+            )
+        colour = np.array(rgb(colour_of(number)), np.float32)
+        out[mask] = (out[mask] * (1 - alpha) + colour * alpha + 0.5).astype(np.uint8)
+        edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(out, edges, -1, rgb(colour_of(number)), thickness)
+    return out
+
+
+def draw(
+    image: UInt8[np.ndarray, "h w 3"],
+    *,
+    masks: Any = None,
+    points: Any = (),
+    labels: Any = None,
+    box: Sequence[float] | None = None,
+    title: str | None = None,
+    alpha: float = 0.5,
+    width: float = 8.0,
+) -> Figure:
+    """A figure of one photo with what was asked and answered.
+
+    Args:
+        image: ``(H, W, 3) uint8`` RGB; shown with at most 1600 pixels a side.
+        masks: as for `overlay`; names of a mapping go into a legend.
+        points: ``(n, 2)``, ``(x, y)`` in pixels of the image.
+        labels: ``(n,)``, 1 includes and 0 excludes; all 1 when left out.
+        box: ``(x0, y0, x1, y1)`` in pixels of the image.
+        title: a line above the photo.
+        alpha: opacity of the masks, 0 to 1.
+        width: of the figure in inches (at 100 dots); a tall photo is made narrower, to be as high as wide.
+
+    Raises:
+        NbHelpersError: masks of another size, points and labels that differ in number.
+    """
+    figure, ((axes,),) = _figure(image, 1, 1, width)
+    named = masks if isinstance(masks, Mapping) else {}
+    _photo(axes, image, masks, points, labels, box, title, alpha)
+    if named:
+        from matplotlib.patches import Patch
+
+        patches = [Patch(color=colour_of(number), label=str(name)) for number, name in enumerate(named)]
+        axes.legend(handles=patches, loc="lower right", fontsize=9, framealpha=0.85, edgecolor="none")
+    return figure
+
+
+def draw_candidates(
+    image: UInt8[np.ndarray, "h w 3"],
+    prediction: Prediction,
+    *,
+    point: Any = None,
+    points: Any = (),
+    labels: Any = None,
+    box: Sequence[float] | None = None,
+    width: float = 12.0,
+) -> Figure:
+    """A figure of the candidate masks side by side, each with the IoU that the model predicts for it.
+
+    A star marks the one that the model recommends.
+
+    Args:
+        image: ``(H, W, 3) uint8`` RGB.
+        prediction: the answer to one prompt.
+        point: a single including click ``(x, y)``, for short.
+        points: ``(n, 2)``; see `draw`, as for ``labels`` and ``box``.
+        labels: see `draw`.
+        box: see `draw`.
+        width: of the figure in inches.
+    """
+    points = [point] if point is not None else points
+    figure, (row,) = _figure(image, 1, len(prediction), width)
+    for index, axes in enumerate(row):
+        star = " \N{BLACK STAR}" if index == prediction.choice else ""
+        title = f"Mask {index + 1}: IoU {prediction.scores[index]:.2f}{star}"
+        _photo(axes, image, prediction.mask(index), points, labels, box, title, 0.5, small=True)
+    return figure
+
+
+def draw_grid(
+    images: Sequence[UInt8[np.ndarray, "h w 3"]],
+    titles: Sequence[str] = (),
+    *,
+    columns: int = 3,
+    width: float = 12.0,
+) -> Figure:
+    """A figure of several photos in rows."""
+    if not len(images):
+        raise NbHelpersError("there is no picture to show")
+    columns = min(columns, len(images))
+    figure, rows = _figure(images[0], -(-len(images) // columns), columns, width)
+    for index, axes in enumerate(axes for row in rows for axes in row):
+        if index < len(images):
+            _photo(axes, images[index], None, (), None, None, titles[index] if index < len(titles) else None, 0, True)
+        else:
+            axes.axis("off")
+    return figure
+
+
+def show(image: UInt8[np.ndarray, "h w 3"], **what: Any) -> None:
+    """Show `draw`'s figure in the notebook, at this place of the cell."""
+    _display(draw(image, **what), what.get("title"))
+
+
+def show_candidates(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, **what: Any) -> None:
+    """Show `draw_candidates`' figure in the notebook."""
+    _display(draw_candidates(image, prediction, **what), f"{len(prediction)} candidate masks")
+
+
+def show_grid(images: Sequence[UInt8[np.ndarray, "h w 3"]], titles: Sequence[str] = (), **what: Any) -> None:
+    """Show `draw_grid`'s figure in the notebook."""
+    _display(draw_grid(images, titles, **what), ", ".join(titles) or None)
+
+
+def _listed(masks: Any) -> dict[Any, np.ndarray]:
+    if masks is None:
+        return {}
+    if isinstance(masks, Mapping):
+        return {name: np.asarray(mask, bool) for name, mask in masks.items()}
+    if isinstance(masks, np.ndarray) and masks.ndim == 2:
+        return {0: masks.astype(bool, copy=False)}
+    return {number: np.asarray(mask, bool) for number, mask in enumerate(masks)}
+
+
+def _figure(image: np.ndarray, rows: int, columns: int, width: float) -> tuple[Figure, list[list[Axes]]]:
+    """A figure made without pyplot, which would show it a second time at the end of the cell."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tall = image.shape[0] / image.shape[1]
+    if rows * columns == 1:
+        width = min(width, width / tall)
+    figure = Figure(figsize=(width, rows * (width / columns * tall + 0.3)), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False).tolist()
+
+
+def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=False) -> None:
+    """Fill one pair of axes."""
+    height, width = image.shape[:2]
+    shown = fit(image, LONGEST)
+    if masks is not None:
+        size = shown.shape[1], shown.shape[0]
+        reduced = []
+        for mask in _listed(masks).values():
+            if mask.shape != (height, width):
+                raise NbHelpersError(
+                    "the mask has another size than the image", given=mask.shape, expected=str((height, width))
+                )
+            reduced.append(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool))
+        shown = overlay(shown, reduced, alpha)
+    axes.imshow(shown, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="antialiased")
+    axes.axis("off")
+    if title:
+        axes.set_title(title, fontsize=9 if small else 11, loc="left")
+    if box is not None:
+        from matplotlib.patches import Rectangle
+
+        x0, y0, x1, y1 = box
+        for colour, line in (("black", 3.0), ("white", 1.5)):
+            axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=line))
+    points = np.asarray(points, float).reshape(-1, 2)
+    labels = np.ones(len(points), int) if labels is None else np.asarray(labels).reshape(-1)
+    if len(labels) != len(points):
+        raise NbHelpersError("points and labels differ in number", given=f"{len(points)} and {len(labels)}")
+    side = 7 if small else 10
+    for (x, y), label in zip(points, labels, strict=True):
+        colour = INCLUDE_COLOUR if label else EXCLUDE_COLOUR
+        axes.plot(x, y, "o", markersize=side, color=colour, markeredgecolor="white", markeredgewidth=1.2)
+        axes.plot(x, y, "+" if label else "_", markersize=side - 3, color="white", markeredgewidth=1.3)
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
+
+
+def _display(figure: Figure, alt: str | None) -> None:
+    from IPython.display import Image, display
+
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=2 * DPI)
+    width, height = figure.get_size_inches() * DPI
+    display(Image(file.getvalue(), width=round(width), height=round(height), alt=alt))

@@ -1,0 +1,141 @@
+"""What the layers of a click canvas show: photo, masks, markers. Cost depends on the canvas, not on the photo."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from ipycanvas import Canvas
+from jaxtyping import Bool, UInt8
+
+from nbhelpers.plots import EXCLUDE_COLOUR, INCLUDE_COLOUR, PALETTE, rgb
+from nbhelpers.widgets.view import View
+
+MARKER_RADIUS = 8
+PIXELS_VISIBLE = 6  # canvas pixels for one photo pixel, from which on the pixels are shown as squares
+
+
+class Photo:
+    """A photo with halved copies, so that any view of it is made from little more pixels than it shows.
+
+    Args:
+        image: ``(H, W, 3) uint8`` RGB.
+    """
+
+    def __init__(self, image: UInt8[np.ndarray, "h w 3"]):
+        self._levels = [image]
+
+    def crop(self, view: View) -> UInt8[np.ndarray, "vh vw 3"]:
+        """The photo as ``view.placed()`` lays it on the canvas: area-averaged when smaller, bilinear when larger."""
+        (x0, y0, x1, y1), window = view.placed()
+        if view.scale >= 1:
+            return self._enlarged(window, (x1 - x0, y1 - y0), view.scale)
+        level = self._level(int(-math.log2(view.scale)))
+        height, width = level.shape[:2]
+        across, down = width / view.photo[1], height / view.photo[0]
+        left, top = math.floor(window[0] * across), math.floor(window[1] * down)
+        right, bottom = math.ceil(window[2] * across - 1e-6), math.ceil(window[3] * down - 1e-6)
+        part = level[top : max(bottom, top + 1), left : max(right, left + 1)]
+        return cv2.resize(part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+
+    def _enlarged(self, window, size: tuple[int, int], scale: float) -> np.ndarray:
+        image = self._levels[0]
+        left, top = max(0, math.floor(window[0]) - 1), max(0, math.floor(window[1]) - 1)
+        part = image[top : math.ceil(window[3]) + 1, left : math.ceil(window[2]) + 1]
+        start_x, start_y = (window[0] - left + 0.5 / scale - 0.5, window[1] - top + 0.5 / scale - 0.5)
+        matrix = np.array([[1 / scale, 0, start_x], [0, 1 / scale, start_y]])
+        how = cv2.INTER_NEAREST if scale >= PIXELS_VISIBLE else cv2.INTER_LINEAR
+        return cv2.warpAffine(part, matrix, size, flags=how | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+
+    def _level(self, index: int) -> np.ndarray:
+        while len(self._levels) <= index:
+            height, width = self._levels[-1].shape[:2]
+            half = max(1, width // 2), max(1, height // 2)
+            self._levels.append(cv2.resize(self._levels[-1], half, interpolation=cv2.INTER_AREA))
+        return self._levels[index]
+
+
+def encode_photo(image: UInt8[np.ndarray, "h w 3"], *, preview: bool = False) -> bytes:
+    """PNG (exact), or JPEG (a quarter of the bytes or less) for the moment in which a view is being moved."""
+    bgr = image[:, :, ::-1]
+    if preview:
+        return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+    return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+
+def encode_overlay(
+    masks: Sequence[tuple[int, Bool[np.ndarray, "h w"]]], active: int | None, opacity: float
+) -> tuple[bytes, int, int] | None:
+    """Masks of a view as a small PNG with at most 16 colours: 1 to 10 kB instead of megabytes.
+
+    Args:
+        masks: object number and mask in canvas pixels, from back to front; equal shapes.
+        active: number of the object that gets an outline, or None.
+        opacity: of the fill, 0 to 1.
+
+    Returns:
+        PNG file, and the x and y at which it belongs; None when nothing is to be seen.
+    """
+    masks = [(number, mask) for number, mask in masks if mask.any()]
+    if not masks:
+        return None
+    from PIL import Image
+
+    colours = len(PALETTE)
+    index = np.zeros(masks[0][1].shape, np.uint8)
+    for number, mask in masks:
+        index[mask] = 1 + number % colours
+    for number, mask in masks:
+        if number == active:
+            inside, outside = _outline(mask)
+            index[outside] = 1 + 2 * colours
+            index[inside] = 1 + colours + number % colours
+    drawn = index > 0
+    rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
+    part = np.ascontiguousarray(index[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    picture = Image.fromarray(part).convert("P")
+    entries = [(0, 0, 0), *map(rgb, PALETTE), *map(rgb, PALETTE), (255, 255, 255)]
+    picture.putpalette([value for entry in entries for value in entry])
+    fill = round(255 * opacity)
+    file = io.BytesIO()
+    alpha = bytes([0, *[fill] * colours, *[255] * colours, 230])
+    picture.save(file, "PNG", compress_level=3, transparency=alpha)
+    return file.getvalue(), int(columns[0]), int(rows[0])
+
+
+def _outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two pixels inside the mask's edge, and one outside; what the canvas cuts off is no edge."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    solid = mask.astype(np.uint8)
+    eroded = cv2.erode(solid, cross, iterations=2, borderType=cv2.BORDER_REPLICATE)
+    return mask & (eroded == 0), (cv2.dilate(solid, cross) > 0) & ~mask
+
+
+def draw_marker(layer: Canvas, x: float, y: float, label: int) -> None:
+    """A disc at canvas ``(x, y)``: blue with a plus includes, vermillion with a minus excludes."""
+    x, y = x + 0.5, y + 0.5  # the browser measures from the corner of a pixel
+    layer.fill_style = "white"
+    layer.fill_circle(x, y, MARKER_RADIUS + 1.5)
+    layer.fill_style = INCLUDE_COLOUR if label else EXCLUDE_COLOUR
+    layer.fill_circle(x, y, MARKER_RADIUS)
+    layer.stroke_style = "white"
+    layer.line_width = 2
+    arm = MARKER_RADIUS - 3.5
+    layer.stroke_line(x - arm, y, x + arm, y)
+    if label:
+        layer.stroke_line(x, y - arm, x, y + arm)
+
+
+def draw_box(layer: Canvas, box: tuple[float, float, float, float], *, dashed: bool) -> None:
+    """A box ``(x0, y0, x1, y1)`` in canvas pixels; white on dark, to be seen on any photo."""
+    x0, y0, x1, y1 = box
+    sides = (min(x0, x1) + 0.5, min(y0, y1) + 0.5, abs(x1 - x0), abs(y1 - y0))
+    for colour, width in (("rgba(0, 0, 0, 0.65)", 4), ("white", 2)):
+        layer.stroke_style = colour
+        layer.line_width = width
+        layer.set_line_dash([7, 5] if dashed and colour == "white" else [])
+        layer.stroke_rect(*sides)
+    layer.set_line_dash([])

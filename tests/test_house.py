@@ -1,0 +1,275 @@
+"""The rules of the house, each as a function that gives complaints, and each shown to be able to complain."""
+
+import ast
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "nbhelpers"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+LONGEST = 320  # lines of a module
+IMPORT_SECONDS = 0.5
+
+FLOORS = {"core": 1, "zoo": 2, "models": 3, "export": 3, "plots": 3, "widgets": 5, "cli": 5, "__main__": 5}
+JOBS = 4  # every other module or package at the top: segment, doctor, ...
+
+NETWORKS = {"sam2", "open_clip", "transformers", "diffusers", "timm", "segment_anything", "vggt", "must3r"}
+RUNTIMES = {"onnx", "onnxruntime"}
+
+# in pieces, so that this file does not name them itself
+INDEX_HOSTS = [
+    "pypi" + ".org",
+    "pythonhosted" + ".org",
+    "npmjs" + ".org",
+    "npmjs" + ".com",
+    "yarnpkg" + ".com",
+    "anaconda" + ".org",
+    "download.pytorch" + ".org",
+]
+INDEX_OPTIONS = ["--index" + "-url", "--extra-index" + "-url", "--find" + "-links", "--trusted" + "-host"]
+HOMES = re.compile(r"(?<![\w.~$}])/(?:home|Users|root|work)" + r"/[\w.]+")
+TEXT = {".py", ".md", ".ipynb", ".toml", ".txt", ".yml", ".yaml", ".cff", ".json", ".cfg", ".sh", ""}
+
+
+def room(name):
+    """The room of a dotted module name: `nbhelpers.models.sam2` -> `models`; the face of the package has none."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def floor(name):
+    return FLOORS.get(room(name), JOBS)
+
+
+def imports(source, name, is_package=False):
+    """What a module imports, wherever in it: dotted names with relative ones resolved, and whether for types only."""
+    tree, out = ast.parse(source), []
+    for_types = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for_types |= {id(inner) for statement in node.body for inner in ast.walk(statement)}
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = name.split(".")[: len(name.split(".")) - node.level + int(is_package)]
+                base = ".".join([*parents, *([base] if base else [])])
+            # from nbhelpers import zoo: the imported name decides
+            names = [f"{base}.{alias.name}" for alias in node.names] if base == "nbhelpers" else [base]
+        out += [(imported, id(node) in for_types) for imported in names]
+    return out
+
+
+def upward_imports(source, name, is_package=False):
+    """Imports from above, and from other rooms of the same floor unless they are for types only."""
+    complaints = []
+    for imported, for_types in imports(source, name, is_package):
+        if imported.split(".")[0] != "nbhelpers":
+            continue
+        if room(name) is None:
+            complaints.append(f"{name} imports {imported}: the face of the package is lazy")
+        elif room(imported) != room(name) and floor(imported) >= floor(name) + int(for_types):
+            complaints.append(f"{name} (floor {floor(name)}) imports {imported} (floor {floor(imported)})")
+    return complaints
+
+
+def misplaced_networks(source, name, is_package=False):
+    """Third-party network code outside of `models`, and graph runtimes outside of `models` and `zoo`."""
+    complaints = []
+    for imported, _ in imports(source, name, is_package):
+        top = imported.split(".")[0]
+        if (top in NETWORKS and room(name) != "models") or (top in RUNTIMES and room(name) not in ("models", "zoo")):
+            complaints.append(f"{name} imports {imported}")
+    return complaints
+
+
+def prints(source):
+    """Lines that call `print`."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+
+
+def bare_exceptions(source):
+    """Lines that raise `Exception`, or catch everything and do nothing."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            lines += [node.lineno] if isinstance(raised, ast.Name) and raised.id == "Exception" else []
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            lines.append(node.lineno)
+    return lines
+
+
+def undocumented(source):
+    """Public functions, classes and methods, and the module, that have no docstring."""
+    tree = ast.parse(source)
+    missing = [] if ast.get_docstring(tree) else ["the module"]
+
+    def look(body, prefix):
+        for node in body:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name[0] != "_":
+                if not ast.get_docstring(node):
+                    missing.append(prefix + node.name)
+                if isinstance(node, ast.ClassDef):
+                    look(node.body, f"{node.name}.")
+
+    look(tree.body, "")
+    return missing
+
+
+def foreign_words(text):
+    """Hosts of package registries, options that name them, and folders of somebody's machine."""
+    found = [word for word in [*INDEX_HOSTS, *INDEX_OPTIONS] if word in text]
+    return found + HOMES.findall(text)
+
+
+def house_files():
+    """Every text file that is in the repository or would be: tracked, and untracked but not ignored."""
+    try:
+        command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+        paths = [ROOT / name for name in names if name]
+    except (OSError, subprocess.CalledProcessError):  # an unpacked archive
+        skipped = {".venv", ".git", "checkpoints", "data", "outputs", "build", "dist"}
+        paths = [path for path in ROOT.rglob("*") if not skipped & set(path.relative_to(ROOT).parts)]
+    return [path for path in paths if path.is_file() and path.suffix in TEXT]
+
+
+def dotted(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_a_module_keeps_the_rules(path):
+    source, name = path.read_text(encoding="utf-8"), dotted(path)
+    is_package = path.name == "__init__.py"
+    assert upward_imports(source, name, is_package) == []
+    assert misplaced_networks(source, name, is_package) == []
+    assert undocumented(source) == []
+    assert bare_exceptions(source) == []
+    assert prints(source) == [] or room(name) == "cli"
+    assert len(source.splitlines()) <= LONGEST, "one idea a module; split it"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("from nbhelpers.zoo import fetch", "nbhelpers.core.images"),
+        ("from nbhelpers.models.load import load", "nbhelpers.zoo.catalog"),
+        ("import nbhelpers.segment", "nbhelpers.models.sam2"),
+        ("from nbhelpers.plots import show", "nbhelpers.export.coco"),
+        ("from nbhelpers.clip_guided import find", "nbhelpers.segment"),
+        ("from nbhelpers.widgets.click import ClickWidget", "nbhelpers.segment"),
+        ("from nbhelpers.widgets import click", "nbhelpers.cli"),
+        ("from nbhelpers import zoo", "nbhelpers.core.files"),
+        ("from ..models import load", "nbhelpers.core.files"),
+        ("from . import zoo", "nbhelpers"),
+        ("def f():\n    from nbhelpers.models.load import load", "nbhelpers.core.files"),
+        ("import nbhelpers.core.errors", "nbhelpers"),
+        ("if TYPE_CHECKING:\n    from nbhelpers.segment import ClickSession", "nbhelpers.plots"),
+        ("if True:\n    from nbhelpers.models.protocols import Prediction", "nbhelpers.plots"),
+    ],
+)
+def test_an_import_that_goes_up_is_noticed(source, name):
+    assert upward_imports(source, name, is_package=name == "nbhelpers")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("from nbhelpers.core.errors import NbHelpersError", "nbhelpers.core.images"),
+        ("from . import errors", "nbhelpers.core.images"),
+        ("from nbhelpers.zoo.catalog import find\nimport torch", "nbhelpers.models.load"),
+        ("from nbhelpers.models.load import load", "nbhelpers.segment"),
+        ("from nbhelpers.segment import ClickSession", "nbhelpers.widgets.click"),
+        ("from importlib import import_module", "nbhelpers"),
+        ("if TYPE_CHECKING:\n    from nbhelpers.models.protocols import Prediction", "nbhelpers.plots"),
+    ],
+)
+def test_an_import_that_goes_down_is_allowed(source, name):
+    assert upward_imports(source, name) == []
+
+
+def test_network_code_in_the_wrong_room_is_noticed():
+    assert misplaced_networks("def f():\n    from sam2.build_sam import build_sam2", "nbhelpers.segment")
+    assert misplaced_networks("import transformers", "nbhelpers.zoo.convert")
+    assert misplaced_networks("import onnxruntime as ort", "nbhelpers.segment")
+    assert not misplaced_networks("import sam2", "nbhelpers.models.sam2")
+    assert not misplaced_networks("import onnx", "nbhelpers.zoo.convert")
+
+
+def test_bad_habits_are_noticed():
+    assert prints("def f():\n    print('done')") == [2]
+    assert not prints("table.print()")
+    assert bare_exceptions("raise Exception('no')\ntry:\n    f()\nexcept:\n    pass") == [1, 4]
+    assert not bare_exceptions("try:\n    f()\nexcept ValueError as e:\n    raise NbHelpersError('x') from e")
+    assert undocumented("def f(): ...\ndef _g(): ...\nclass A:\n    'x'\n    def h(self): ...") == [
+        "the module",
+        "f",
+        "A.h",
+    ]
+
+
+def test_no_file_names_a_registry_or_somebodys_folder():
+    found = {}
+    for path in house_files():
+        if words := foreign_words(path.read_text(encoding="utf-8", errors="replace")):
+            found[str(path.relative_to(ROOT))] = words
+    assert found == {}
+
+
+@pytest.mark.parametrize("host", INDEX_HOSTS)
+def test_the_name_of_a_registry_is_noticed(host):
+    assert foreign_words(f"see https://{host}/project/sam2")
+
+
+def test_the_folder_of_a_machine_is_noticed():
+    assert foreign_words('open("' + "/home" + '/ann/cat.jpg")')
+    assert foreign_words("/Users" + "/ann/cat.jpg")
+    assert not foreign_words("~/pictures/home/cat.jpg, https://example.com/home/cat and $ROOT/home/x")
+
+
+def test_every_file_is_looked_at():
+    names = {str(path.relative_to(ROOT)) for path in house_files()}
+    assert {"pyproject.toml", "constraints.txt", "Makefile", "nbhelpers/core/files.py", "tests/test_house.py"} <= names
+
+
+def test_the_package_is_imported_quickly_and_alone():
+    def once():
+        command = [sys.executable, "-X", "importtime", "-c", "import nbhelpers, sys; print(*sys.modules)"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        line = next(line for line in done.stderr.splitlines() if line.split("|")[-1].strip() == "nbhelpers")
+        return int(line.split("|")[1]) / 1e6, done.stdout.split()
+
+    runs = [once() for _ in range(3)]
+    assert statistics.median(seconds for seconds, _ in runs) < IMPORT_SECONDS
+    assert not {"torch", "matplotlib", "cv2", "numpy", "sam2", "onnxruntime", "ipycanvas"} & set(runs[0][1])
+
+
+def test_every_public_name_of_the_package_is_there():
+    import nbhelpers
+
+    missing = [name for name in nbhelpers.__all__ if not callable(getattr(nbhelpers, name))]
+    assert missing == [] and set(nbhelpers.__all__) <= set(dir(nbhelpers))
+    with pytest.raises(AttributeError, match="frobnicate"):
+        _ = nbhelpers.frobnicate
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_has_nothing_to_say(command):
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
+    if ruff is None:
+        pytest.skip("ruff is not installed")
+    done = subprocess.run([ruff, *command, "--quiet", "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,342 @@
+"""The rules of the notebooks, each as a function that gives complaints, and each shown to be able to complain."""
+
+import ast
+import copy
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SAME_NAME = {"start_here": "segment"}  # the first notebook tells about the first job
+
+CELLS, CODE_LINES, LINES_A_CELL, MARKDOWN = 60, 150, 25, 2 / 5
+CLOSING = ("What to try", "Where to look in nbhelpers")
+COLAB = "https://colab.research.google.com/github/"
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def markdown(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def headings(notebook, level):
+    """Texts of the headings of one level; lines inside of code fences are no headings."""
+    found = []
+    for text in markdown(notebook):
+        text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        found += re.findall(rf"^#{{{level}}} +(.+?)\s*$", text, re.MULTILINE)
+    return [heading.replace("`", "") for heading in found]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def plain_python(source):
+    """The cell without IPython's magics and shell lines."""
+    if source.startswith("%%"):
+        return ""
+    return re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.MULTILINE)
+
+
+def budget(notebook):
+    """Complaints about length."""
+    lines = [[line for line in cell.source.splitlines() if line.strip()] for cell in code(notebook)]
+    share = len(markdown(notebook)) / max(1, len(notebook.cells))
+    complaints = [f"{len(notebook.cells)} cells"] if len(notebook.cells) > CELLS else []
+    complaints += [f"{sum(map(len, lines))} lines of code"] if sum(map(len, lines)) > CODE_LINES else []
+    complaints += [f"a cell of {len(cell)} lines" for cell in lines if len(cell) > LINES_A_CELL]
+    complaints += [f"only {share:.0%} of the cells are markdown"] if share < MARKDOWN else []
+    return complaints
+
+
+def outline(notebook):
+    """Complaints about headings: one H1 at the top, numbered H2, the two closing sections."""
+    complaints = [] if len(headings(notebook, 1)) == 1 else [f"{len(headings(notebook, 1))} headings of level 1"]
+    if not notebook.cells or not notebook.cells[0].source.lstrip().startswith(("# ", "[![", "<")):
+        complaints.append("the first cell is not the title")
+    closing = [title for title in headings(notebook, 2) if title.endswith(CLOSING)]
+    numbered = [title for title in headings(notebook, 2) if title not in closing or title[0].isdigit()]
+    numbers = [re.match(r"(\d+)\. \S", title) for title in numbered]
+    complaints += [f"no number: {title}" for title, number in zip(numbered, numbers, strict=True) if not number]
+    if all(numbers) and [int(number[1]) for number in numbers] != list(range(1, len(numbers) + 1)):
+        complaints.append("the numbers of the sections do not run from 1")
+    every = [title for level in (2, 3) for title in headings(notebook, level)]
+    complaints += [f"no section '{end}'" for end in CLOSING if not any(title.endswith(end) for title in every)]
+    last = next((text for text in reversed(markdown(notebook)) if text.strip()), "").replace("`", "")
+    if CLOSING[1] not in last or not notebook.cells or notebook.cells[-1].cell_type != "markdown":
+        complaints.append(f"the last cell is not '{CLOSING[1]}'")
+    return complaints
+
+
+def opening(notebook, stem):
+    """Complaints about what a reader must see before the first code: what, needs, and the Colab badge."""
+    first_code = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"), len(notebook.cells))
+    text = "\n".join(cell.source for cell in notebook.cells[:first_code])
+    complaints = [] if "You will" in text else ["no 'You will'"]
+    needs = re.search(r"\bneeds?\b", text, re.IGNORECASE)
+    complaints += [] if needs else ["does not say what it needs"]
+    for word in ("memory", "minute|second", "model"):
+        complaints += [] if re.search(word, text, re.IGNORECASE) else [f"the needs do not tell of: {word}"]
+    badge = (
+        rf"\(https://colab\.research\.google\.com/github/[\w-]+/[\w.-]+/blob/main/notebooks/{re.escape(stem)}\.ipynb\)"
+    )
+    return complaints + ([] if re.search(badge, text) else ["no Colab badge of this notebook"])
+
+
+def special_cells(notebook):
+    """Complaints about the set-up cell and the parameters cell."""
+    setup = [cell for cell in code(notebook) if '"google.colab" in sys.modules' in cell.source]
+    complaints = [] if len(setup) == 1 else [f"{len(setup)} set-up cells"]
+    if setup:
+        if "enable_custom_widget_manager" not in setup[0].source:
+            complaints.append("the set-up cell does not switch on Colab's custom widget manager")
+        if setup[0] is not code(notebook)[0]:
+            complaints.append("the set-up cell is not the first code")
+    parameters = [cell for cell in notebook.cells if "parameters" in tags(cell)]
+    complaints += [] if len(parameters) == 1 else [f"{len(parameters)} cells are tagged parameters"]
+    for cell in parameters:
+        body = ast.parse(plain_python(cell.source)).body
+        if cell.cell_type != "code" or not all(isinstance(node, (ast.Assign, ast.AnnAssign)) for node in body):
+            complaints.append("the parameters cell does more than to set values")
+    return complaints
+
+
+def definitions(notebook):
+    """Functions and classes that are defined where the notebook does not teach them."""
+    found = []
+    for cell in code(notebook):
+        if "teaches" not in tags(cell):
+            nodes = ast.walk(ast.parse(plain_python(cell.source)))
+            found += [n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+    return found
+
+
+def left_over(notebook):
+    """Outputs, counters and widget states that do not belong into git."""
+    dirty = [i for i, cell in enumerate(code(notebook)) if cell.outputs or cell.execution_count is not None]
+    return dirty + (["widget state"] if "widgets" in notebook.metadata else [])
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+def read(path):
+    return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+
+
+def test_it_is_a_valid_notebook(path):
+    notebook = read(path)
+    assert notebook.nbformat == 4
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_it_keeps_to_its_budget(path):
+    assert budget(read(path)) == []
+
+
+def test_it_has_the_usual_outline(path):
+    assert outline(read(path)) == []
+
+
+def test_it_opens_with_what_it_does_and_needs(path):
+    assert opening(read(path), path.stem) == []
+
+
+def test_it_has_one_set_up_and_one_parameters_cell(path):
+    assert special_cells(read(path)) == []
+
+
+def test_it_defines_nothing_that_belongs_into_the_package(path):
+    assert definitions(read(path)) == []
+
+
+def test_its_outputs_are_stripped(path):
+    assert left_over(read(path)) == []
+
+
+def test_module_command_and_test_have_its_name(path):
+    name = path.stem.split("_", 1)[1]
+    name = SAME_NAME.get(name, name)
+    assert importlib.util.find_spec(f"nbhelpers.{name}") is not None
+    assert (ROOT / "tests" / f"test_{name}.py").is_file()
+    shown = subprocess.run(
+        [sys.executable, "-m", "nbhelpers.cli", name.replace("_", "-"), "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_the_notebooks_are_numbered_without_a_gap():
+    assert [path.stem[:3] for path in NOTEBOOKS] == [f"{number:02d}_" for number in range(len(NOTEBOOKS))]
+
+
+SETUP = """import sys
+if "google.colab" in sys.modules:
+    %pip install -q nbhelpers
+    from google.colab import output
+    output.enable_custom_widget_manager()"""
+
+
+@pytest.fixture
+def good():
+    """A small notebook that keeps every rule."""
+    badge = f"[![Colab](badge.svg)]({COLAB}owner/repo/blob/main/notebooks/09_good.ipynb)"
+    cells = [
+        new_markdown_cell(
+            f"# Good\n\n{badge}\n\n**You will** click.\n\n**Needs**: 1 minute, 2 GB of memory, any model."
+        ),
+        new_code_cell(SETUP),
+        new_code_cell('photo = "cat.jpg"', metadata={"tags": ["parameters"]}),
+        new_markdown_cell("## 1. A photo\n\n```python\n# not a heading\n```"),
+        new_code_cell("photo"),
+        new_markdown_cell("## 2. A click"),
+        new_code_cell("len(photo)"),
+        new_markdown_cell(
+            "## What to try\n\nAnother photo.\n\n## Where to look in `nbhelpers`\n\n`nbhelpers/segment.py`"
+        ),
+    ]
+    return new_notebook(cells=cells)
+
+
+def complaints(notebook):
+    every = budget(notebook), outline(notebook), opening(notebook, "09_good"), special_cells(notebook)
+    return [*(complaint for some in every for complaint in some), *definitions(notebook), *left_over(notebook)]
+
+
+def test_a_good_notebook_has_no_complaint(good):
+    assert complaints(good) == []
+
+
+def source(index, text):
+    def change(notebook):
+        notebook.cells[index].source = text
+
+    return change
+
+
+def more(count, cell):
+    def change(notebook):
+        notebook.cells[-1:-1] = [copy.deepcopy(cell) for _ in range(count)]
+
+    return change
+
+
+def without(index):
+    def change(notebook):
+        del notebook.cells[index]
+
+    return change
+
+
+def word(old, new):
+    def change(notebook):
+        assert any(old in cell.source for cell in notebook.cells)
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+
+    return change
+
+
+def output(notebook):
+    notebook.cells[4].outputs = [new_output("stream", text="left over")]
+
+
+def counter(notebook):
+    notebook.cells[4].execution_count = 3
+
+
+def state(notebook):
+    notebook.metadata["widgets"] = {}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (more(53, new_markdown_cell("words")), "61 cells"),
+        (source(4, "a = 1\n" * 26), "a cell of 26 lines"),
+        (more(10, new_code_cell("a = 1\n" * 20)), "lines of code"),
+        (more(3, new_code_cell("photo")), "markdown"),
+        (source(5, "# Another title"), "headings of level 1"),
+        (source(0, "no title"), "0 headings of level 1"),
+        (source(5, "## A click"), "no number"),
+        (source(5, "## 3. A click"), "do not run from 1"),
+        (word("What to try", "The end"), "What to try"),
+        (word("Where to look", "Look"), "Where to look"),
+        (lambda notebook: notebook.cells.append(new_code_cell("1")), "the last cell"),
+        (word("You will", "We"), "You will"),
+        (word("Needs", "With"), "what it needs"),
+        (word("memory", "disk"), "memory"),
+        (word("1 minute", "some time"), "minute"),
+        (word("09_good.ipynb", "08_other.ipynb"), "Colab badge"),
+        (without(1), "0 set-up cells"),
+        (word("output.enable_custom_widget_manager()", "pass"), "widget manager"),
+        (lambda notebook: notebook.cells.insert(1, new_code_cell("1")), "not the first code"),
+        (without(2), "0 cells are tagged"),
+        (source(2, "photo = 1\nprint(photo)"), "more than to set values"),
+        (source(4, "def helper():\n    pass"), "helper"),
+        (source(4, "class Helper:\n    pass"), "Helper"),
+        (output, "2"),
+        (counter, "2"),
+        (state, "widget state"),
+    ],
+)
+def test_a_broken_rule_is_noticed(good, change, says):
+    change(good)
+    found = complaints(good)
+    assert any(says in str(complaint) for complaint in found), found
+
+
+def test_a_definition_that_is_taught_is_allowed(good):
+    good.cells[4].source = "def iou(a, b):\n    return 1"
+    good.cells[4].metadata["tags"] = ["teaches"]
+    assert definitions(good) == []
+
+
+def run_tool(home, *sources):
+    path = home / "small.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# A photo"), *map(new_code_cell, sources)]), path)
+    before = path.read_bytes()
+    command = [sys.executable, str(ROOT / "tools" / "run_notebook.py"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert path.read_bytes() == before, "the notebook itself is not touched"
+    return done, home / "outputs" / "small"
+
+
+def test_a_notebook_is_run_with_a_line_for_each_cell_and_kept_as_it_ran(home):
+    done, folder = run_tool(home, "import os; os.getcwd()", "6 * 7")
+    assert done.returncode == 0, done.stderr
+    assert "[ 2/3] A photo" in done.stdout and "[ 3/3] A photo" in done.stdout and done.stderr == ""
+    ran = nbformat.read(folder / "small.ipynb", as_version=4)
+    assert Path(ast.literal_eval(ran.cells[1].outputs[0].data["text/plain"])).samefile(home)
+    assert ran.cells[2].outputs[0].data["text/plain"] == "42"
+    assert "42" in (folder / "small.html").read_text(encoding="utf-8")
+
+
+def test_a_cell_that_fails_is_told_readably(home):
+    done, folder = run_tool(home, "photo = None", "photo.shape", "'never'")
+    assert done.returncode == 1
+    assert "Cell 3" in done.stderr and "photo.shape" in done.stderr and "AttributeError" in done.stderr
+    assert "\x1b" not in done.stderr and "run_notebook.py" not in done.stderr
+    assert "AttributeError" in (folder / "small.html").read_text(encoding="utf-8")
+
+
+def test_a_notebook_that_is_not_there_is_told(home):
+    command = [sys.executable, str(ROOT / "tools" / "run_notebook.py"), "missing.ipynb"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stderr.strip() == "There is no notebook missing.ipynb"
