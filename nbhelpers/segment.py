@@ -7,7 +7,6 @@ widget: whatever the widget does is one method call here.
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.core.masks import encode_rle
 from nbhelpers.core.promptlog import ObjectPrompts, PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
+from nbhelpers.export.bundle import file_stem, save_masks
 from nbhelpers.models.protocols import Embedding, Prediction, Segmenter
 
 FIRST_OBJECT = "object 1"
@@ -126,12 +125,12 @@ class ClickSession:
         return None if prompt is None else self._ask(prompt)
 
     def candidate(self, name: str | None = None) -> int | None:
-        """Index of the candidate mask in use: the person's choice, else the `suggested` one. None before a prompt."""
+        """Index of the candidate in use: the person's choice, else the one that agrees best with the clicks."""
         prediction = self.prediction(name)
         if prediction is None:
             return None
-        prompts = self.prompts(name)
-        return suggested(prediction, prompts) if prompts.candidate is None else prompts.candidate
+        said = self.prompts(name)
+        return prediction.agreeing(said.points, said.labels) if said.candidate is None else said.candidate
 
     def mask(self, name: str | None = None) -> Bool[np.ndarray, "h w"]:
         """The mask of an object at photo size; empty before the first prompt."""
@@ -245,35 +244,17 @@ class ClickSession:
         return self.log.save(path)
 
     def export(self, folder: str | Path) -> list[Path]:
-        """Write every object's mask and cut-out (PNG), one COCO file and the prompt log; return their paths.
-
-        File names begin with the photo's name, then the object's, with characters that a file system may refuse
-        replaced by ``-``. Saving again replaces the files of the same names.
+        """Write masks and cut-outs (PNG), one COCO file and the prompt log; return their paths. See `save_masks`.
 
         Raises:
             NbHelpersError: nothing has been segmented yet, or the folder cannot be written.
         """
-        from nbhelpers.export.alpha import save_cutout, save_mask
-        from nbhelpers.export.coco import save_coco, to_coco
-
-        folder, stem = Path(folder).expanduser(), _file_stem(self.name)
-        names = [name for name in self.objects if not self.prompts(name).is_empty]
-        if not names:
+        masks = self.masks()
+        if not masks:
             raise NbHelpersError("there is no mask to save yet", do="click on the photo first")
-        paths, rles, scores, taken = [], {}, {}, set()
-        for name in names:
-            part = _file_stem(name)
-            while part.lower() in taken:
-                part += "-2"
-            taken.add(part.lower())
-            mask = self.mask(name)
-            paths.append(save_mask(folder / f"{stem}_{part}_mask.png", mask))
-            paths.append(save_cutout(folder / f"{stem}_{part}_cutout.png", self.image, mask))
-            rles[name] = encode_rle(mask)
-            scores[name] = float(self.prediction(name).scores[self.candidate(name)])
-        paths.append(save_coco(folder / f"{stem}.coco.json", to_coco(self.name, self.size, rles, scores)))
-        paths.append(self.save(folder / f"{stem}.prompts.json"))
-        return paths
+        scores = {name: float(self.prediction(name).scores[self.candidate(name)]) for name in masks}
+        paths = save_masks(folder, self.name, self.image, masks, scores)
+        return [*paths, self.save(Path(folder).expanduser() / f"{file_stem(self.name)}.prompts.json")]
 
     @classmethod
     def reopen(
@@ -314,7 +295,7 @@ class ClickSession:
         return prediction
 
     def _ask(self, prompt: Prompt) -> Prediction:
-        mask = None if prompt.mask is None else hashlib.sha256(prompt.mask).digest()
+        mask = None if prompt.mask is None else hashlib.sha256(prompt.mask.tobytes()).digest()
         box = None if prompt.box is None else prompt.box.tobytes()
         key = (prompt.points.tobytes(), prompt.labels.tobytes(), box, mask)
         if key not in self._answers:
@@ -339,29 +320,3 @@ class ClickSession:
     def _changed(self) -> None:
         for listener in tuple(self._listeners):
             listener()
-
-
-def suggested(prediction: Prediction, prompts: ObjectPrompts) -> int:
-    """The candidate that a person most likely meant.
-
-    The model's own choice can ignore a click: SAM 2 falls back to a stabler candidate even where that one covers an
-    excluded point. So among the candidates that break the fewest clicks the model's choice is taken if it is one of
-    them, else the one with the highest predicted IoU.
-    """
-    if len(prompts.points) < 2:
-        return prediction.choice
-    windows = [(x, y, x + 1, y + 1) for x, y in prompts.points]  # the pixel around each click
-    broken = [
-        sum(
-            prediction.view(index, window, (1, 1)).item() != bool(label)
-            for window, label in zip(windows, prompts.labels, strict=True)
-        )
-        for index in range(len(prediction))
-    ]
-    best = [index for index, count in enumerate(broken) if count == min(broken)]
-    return prediction.choice if prediction.choice in best else max(best, key=lambda i: prediction.scores[i])
-
-
-def _file_stem(name: str) -> str:
-    """``name`` as a part of a file name: letters, digits, ``_`` and ``-``."""
-    return re.sub(r"[^\w-]+", "-", name).strip("-")[:80] or "object"

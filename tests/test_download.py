@@ -82,6 +82,13 @@ def test_without_proof_of_the_version_nothing_is_appended(server, tmp_path, monk
     assert server.asked == [("/weights.bin", None)]
 
 
+def test_where_the_caller_checks_the_content_no_proof_is_needed(server, tmp_path, monkeypatch):
+    server.etag = None
+    break_off(server, tmp_path, monkeypatch)
+    assert get(server, tmp_path, checked=True).read_bytes() == DATA
+    assert server.asked == [("/weights.bin", "bytes=1000000-")]
+
+
 def test_a_part_that_is_complete_is_only_renamed(server, tmp_path, monkeypatch):
     break_off(server, tmp_path, monkeypatch)
     (tmp_path / "weights.bin.part").write_bytes(DATA)
@@ -129,7 +136,7 @@ def test_other_addresses_than_http_are_refused(server, tmp_path, address):
     with pytest.raises(NbHelpersError, match="only http"):
         download(address, tmp_path / "x", label="x", progress=False)
     server.redirect = address
-    with pytest.raises(NbHelpersError, match="redirect|cannot be reached"):
+    with pytest.raises(NbHelpersError, match=r"redirect|cannot be reached"):
         get(server, tmp_path)
     assert left(tmp_path) == []
 

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -168,13 +169,19 @@ def test_its_outputs_are_stripped(path):
     assert left_over(read(path)) == []
 
 
+def test_on_colab_it_comes_from_the_address_of_pyproject(path):
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+    setup = next(cell.source for cell in code(read(path)) if "google.colab" in cell.source)
+    assert re.search(re.escape(address) + r"(?![\w-])", setup), "run make address"
+
+
 def test_module_command_and_test_have_its_name(path):
     name = path.stem.split("_", 1)[1]
     name = SAME_NAME.get(name, name)
     assert importlib.util.find_spec(f"nbhelpers.{name}") is not None
     assert (ROOT / "tests" / f"test_{name}.py").is_file()
     shown = subprocess.run(
-        [sys.executable, "-m", "nbhelpers.cli", name.replace("_", "-"), "--help"],
+        [sys.executable, "-m", "nbhelpers", name.replace("_", "-"), "--help"],
         capture_output=True,
         text=True,
         cwd=ROOT,

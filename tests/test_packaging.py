@@ -254,6 +254,22 @@ def test_changed_pins_are_installed_into_what_is_there(fresh):
     assert fresh.main() == 0 and len(fresh.ran) == 1 + len(fresh.STEPS) and (fresh.VENV / "marker").exists()
 
 
+def test_a_setting_of_a_tool_installs_nothing(fresh):
+    fresh.main()
+    with (fresh.ROOT / "pyproject.toml").open("a") as file:
+        file.write("[tool.another]\nline = 1\n")
+    fresh.ran.clear()
+    assert fresh.main() == 0 and fresh.ran == []
+
+
+def test_a_changed_range_is_installed(fresh):
+    fresh.main()
+    path = fresh.ROOT / "pyproject.toml"
+    path.write_text(path.read_text().replace("numpy>=2.0", "numpy>=2.1"))
+    fresh.ran.clear()
+    assert fresh.main() == 0 and fresh.ran
+
+
 @pytest.mark.parametrize("stop", [subprocess.CalledProcessError(1, "pip"), KeyboardInterrupt(), OSError("disk full")])
 def test_an_installation_that_was_cut_short_is_begun_afresh(fresh, stop, capsys):
     fresh.fail_at, fresh.stops_by = "torch", stop

@@ -63,9 +63,8 @@ def test_all_eight_official_checkpoints_are_catalogued():
 
 @pytest.mark.parametrize("entry", OFFICIAL, ids=lambda m: m.name)
 def test_the_configuration_of_each_exists_in_the_package(entry):
-    from hydra import compose
-
     import sam2 as package
+    from hydra import compose
 
     assert package
     cfg = compose(config_name=entry.options["config"])
@@ -103,7 +102,9 @@ def test_a_load_by_name_takes_the_file_in_checkpoints(checkpoint, home, monkeypa
     target.write_bytes(b"not the real thing")
     with pytest.raises(NbHelpersError, match=r"(?i)size|bytes"):
         load("segmenter", name, "cpu")
-    monkeypatch.setattr("nbhelpers.zoo.fetching.check", lambda *args, **kwargs: None)  # random weights have no true hash
+    monkeypatch.setattr(
+        "nbhelpers.zoo.fetching.check", lambda *args, **kwargs: None
+    )  # random weights have no true hash
     target.unlink()
     target.symlink_to(path)
     assert load("segmenter", name, "cpu").name == name
@@ -111,7 +112,7 @@ def test_a_load_by_name_takes_the_file_in_checkpoints(checkpoint, home, monkeypa
 
 
 def test_wrong_checkpoints_are_refused(checkpoint, tmp_path):
-    name, path = checkpoint
+    _name, path = checkpoint
     model = sam2.build_model(TINY["sam2-hiera-tiny"])
     cut = tmp_path / "cut.pt"
     cut.write_bytes(path.read_bytes()[:100_000])
@@ -214,7 +215,7 @@ def quokka(lite):
 
 @pytest.mark.weights
 def test_one_click_on_the_quokka(lite, quokka):
-    image, truth, embedding = quokka
+    _image, truth, embedding = quokka
     assert iou(lite.predict(embedding, Prompt([(349, 346)])).best, truth) >= 0.95
 
 
@@ -252,7 +253,7 @@ def test_the_converted_model_gives_what_the_onnx_files_give(lite, quokka):
 
 @pytest.mark.weights
 def test_many_points_are_what_single_clicks_are(lite, quokka):
-    image, _, embedding = quokka
+    _image, _, embedding = quokka
     points = np.random.default_rng(0).uniform((0, 0), (959, 642), (12, 2))
     many = lite.predict_points(embedding, points)
     assert len(many) == 12
@@ -264,7 +265,7 @@ def test_many_points_are_what_single_clicks_are(lite, quokka):
 
 @pytest.mark.weights
 def test_prompts_of_every_kind(lite, quokka):
-    image, truth, embedding = quokka
+    _image, truth, embedding = quokka
     box = Prompt(box=(148, 50, 550, 642))
     boxed = lite.predict(embedding, box)
     assert boxed.choice == 0

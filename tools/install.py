@@ -57,10 +57,12 @@ def main() -> int:
 
 def key() -> str:
     """What the installation depends on: the pins, the package's metadata and the version of Python."""
-    digest = hashlib.sha256(repr(sys.version_info[:2]).encode())
-    for name in ("constraints.txt", "pyproject.toml"):
-        digest.update((ROOT / name).read_bytes())
-    return digest.hexdigest()
+    import tomllib  # an older Python comes as far as the message that it is too old
+
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    metadata = [pyproject["build-system"], pyproject["project"]]  # not the settings of ruff and pytest
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    return hashlib.sha256(repr((sys.version_info[:2], metadata, pins)).encode()).hexdigest()
 
 
 def is_ready() -> bool:

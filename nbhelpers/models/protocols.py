@@ -5,7 +5,7 @@ Jobs are written against these; `nbhelpers.load` gives something that fulfils th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
@@ -84,6 +84,26 @@ class Prediction:
     ) -> Bool[np.ndarray, "vh vw"]:
         """Mask ``index`` seen through ``window`` (image pixels from the corner) at ``shape``; see `view_logits`."""
         return view_logits(self.logits[index], self.extent, self.size, window, shape) > 0
+
+    def agreeing(self, points: Sequence[tuple[float, float]], labels: Sequence[int]) -> int:
+        """Index of the candidate that a person who clicked ``points`` most likely meant.
+
+        The model's own choice can ignore a click: SAM 2 falls back to a stabler candidate even where that one
+        covers an excluded point. So among the candidates that break the fewest clicks, the model's choice is taken
+        if it is one of them, else the one with the highest predicted IoU. A single click is left to the model.
+
+        Args:
+            points: ``(x, y)`` in pixels of the image.
+            labels: 1 where the mask should cover the point, 0 where it should not.
+        """
+        if len(points) < 2:
+            return self.choice
+        inside = np.array(
+            [[self.view(i, (x, y, x + 1, y + 1), (1, 1)).item() for x, y in points] for i in range(len(self))]
+        )
+        broken = (inside != np.asarray(labels, bool)).sum(1)
+        best = np.flatnonzero(broken == broken.min())
+        return self.choice if self.choice in best else int(best[self.scores[best].argmax()])
 
 
 @runtime_checkable

@@ -48,7 +48,7 @@ class LayeredCanvas:
         self._layers = dict(zip(layers, self.widget._canvases, strict=True))
         self._manager = self.widget._canvas_manager
         self.widget.on_client_ready(repaint)
-        self._unhide = Later(self._show, 0.05)
+        self._unhide = Later(self._show, 0.25)  # long enough for a busy page to draw the hidden state
 
     def __getitem__(self, layer: str) -> Canvas:
         return self._layers[layer]

@@ -115,7 +115,7 @@ def _outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_marker(layer: Canvas, x: float, y: float, label: int) -> None:
-    """A disc at canvas ``(x, y)``: blue with a plus includes, vermillion with a minus excludes."""
+    """A disc at canvas ``(x, y)``: blue with a plus includes, vermilion with a minus excludes."""
     x, y = x + 0.5, y + 0.5  # the browser measures from the corner of a pixel
     layer.fill_style = "white"
     layer.fill_circle(x, y, MARKER_RADIUS + 1.5)

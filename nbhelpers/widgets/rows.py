@@ -34,7 +34,7 @@ class ObjectRow(Row):
         )
         rename = button("Rename", "Give the active object this name", self._rename, icon="pencil-alt")
         self._delete = button("Delete", "Delete the active object with its prompts", self._remove, icon="trash")
-        super().__init__(label("Objects"), self._chips, space(), self.name, rename, self._delete)
+        super().__init__(label("Objects"), self._chips, space(), Row(self.name, rename, self._delete))
 
     def refresh(self) -> None:
         """Show the session's objects."""
@@ -127,20 +127,17 @@ class ViewRow(Row):
         for slider in (self.zoom, self.opacity):
             slider.layout = widgets.Layout(width="230px", margin="0")
         arrows = (("left", 1, 0), ("right", -1, 0), ("up", 0, 1), ("down", 0, -1))
-        super().__init__(
-            label("Zoom"),
+        pan = [
+            button("", f"Show more of the {side}", lambda x=x, y=y: self.pan(x, y), icon=f"arrow-{side}")
+            for side, x, y in arrows
+        ]
+        near = [
             button("", "Farther", lambda: self.closer(1 / STEP), icon="search-minus"),
             button("", "Closer", lambda: self.closer(STEP), icon="search-plus"),
             button("", "The whole photo", lambda: self.closer(0), icon="expand"),
-            self.zoom,
-            *(
-                button("", f"Show more of the {side}", lambda x=x, y=y: self.pan(x, y), icon=f"arrow-{side}")
-                for side, x, y in arrows
-            ),
-            space(),
-            label("Opacity"),
-            self.opacity,
-        )
+        ]
+        # Rows within the row: what belongs together wraps together.
+        super().__init__(Row(label("Zoom"), *near, self.zoom), Row(*pan), space(), Row(label("Opacity"), self.opacity))
 
     def refresh(self) -> None:
         """Bring the slider to the view's zoom."""
@@ -185,7 +182,7 @@ class SaveRow(Row):
             _short(home() / "outputs" / session.name),
             placeholder="folder",
             tooltip="Folder for the files; made if missing",
-            layout=widgets.Layout(width="420px", margin="0"),
+            layout=widgets.Layout(width="380px", margin="0"),
         )
         save = button("Save", "Write masks, cut-outs, COCO json and prompt log", self._save, icon="save")
         super().__init__(label("Save to"), self.folder, save)

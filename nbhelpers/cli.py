@@ -1,0 +1,112 @@
+"""The command line: one typed command per job, each a few lines over the job's module."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nbhelpers.core.errors import NbHelpersError
+
+app = typer.Typer(
+    help="Promptable segmentation: click it, name it, follow it, find it again.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Models = Annotated[str | None, typer.Option(help="auto, lite or official (default: NBHELPERS_MODELS, else auto)")]
+Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")]
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what this machine has: Python, torch, device, memory, and each model with the command that fetches it."""
+    from nbhelpers.zoo.doctor import doctor as examine
+
+    typer.echo(str(examine()))
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="lite, official, samples, or names of models and samples")],
+    verify: Annotated[bool, typer.Option(help="hash again what is here already")] = False,
+) -> None:
+    """Bring models or sample pictures to this machine; what is here already costs nothing."""
+    from nbhelpers.zoo import fetch as bring
+
+    for file, path in bring(*names, verify=verify).items():
+        typer.echo(f"{file}: {path}")
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Option(help="the photo")],
+    output: Annotated[Path, typer.Option(help="folder for masks, cut-outs, COCO file and prompt log")],
+    point: Annotated[list[str] | None, typer.Option(help="x,y or x,y,1 to include; x,y,0 to exclude; repeat")] = None,
+    box: Annotated[str | None, typer.Option(help="x0,y0,x1,y1")] = None,
+    candidate: Annotated[int | None, typer.Option(help="0 to 3: another candidate mask than the suggested one")] = None,
+    name: Annotated[str, typer.Option(help="what the object is called")] = "object",
+    replay: Annotated[Path | None, typer.Option(help="a saved prompt log, instead of points and box")] = None,
+    model: Annotated[str | None, typer.Option(help="a segmenter of the catalog")] = None,
+    models: Models = None,
+    device: Device = None,
+) -> None:
+    """Segment a photo from clicks and a box, all in pixels of the photo."""
+    from nbhelpers.core.images import load_image
+    from nbhelpers.core.promptlog import PromptLog
+    from nbhelpers.models.load import load
+    from nbhelpers.segment import ClickSession
+
+    if replay is not None:
+        if point or box or model:
+            raise NbHelpersError("a replay brings its own prompts and model", do="leave out --point, --box and --model")
+        log, pixels = PromptLog.open(replay), load_image(image)
+        session = ClickSession(pixels, load("segmenter", log.model, device), name=log.image.get("name"), log=log)
+    else:
+        clicks = [_numbers(text, "--point", "x,y or x,y,1 or x,y,0", (2, 3)) for text in point or ()]
+        corners = None if box is None else _numbers(box, "--box", "x0,y0,x1,y1", (4,))
+        if not clicks and corners is None:
+            raise NbHelpersError("nothing to segment", expected="--point x,y or --box x0,y0,x1,y1")
+        pixels = load_image(image)  # before the model: a bad photo is told at once
+        session = ClickSession(pixels, load("segmenter", model, device, models), name=image.stem)
+        session.rename_object(session.active, name)
+        if corners is not None:
+            session.set_box(corners)
+        for click in clicks:
+            session.click(*click[:2], label=int(click[2]) if len(click) == 3 else 1)
+    if candidate is not None:
+        session.choose_candidate(candidate)
+    for path in session.export(output):
+        typer.echo(str(path))
+    for each in session.masks():
+        chosen = session.candidate(each)
+        scores = ", ".join(f"{score:.2f}" for score in session.prediction(each).scores)
+        share = 100 * float(session.mask(each).mean())
+        typer.echo(f"{each}: candidate {chosen} of predicted IoU {scores}; {share:.1f} % of the photo")
+    typer.echo(f"made by {session.segmenter.name} on {session.segmenter.device}")
+
+
+def _numbers(text: str, option: str, form: str, lengths: tuple[int, ...]) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in lengths:
+        raise NbHelpersError(f"{option} cannot be read", given=text, expected=form)
+    return numbers
+
+
+def main() -> None:
+    """Run `app`; an error of ours is its text and exit status 1, not a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("nbhelpers").setLevel(logging.INFO)
+    try:
+        app()
+    except NbHelpersError as error:
+        typer.echo(f"nbhelpers: {error}", err=True)
+        sys.exit(1)
