@@ -10,7 +10,7 @@ SAMPLES := samples
 NOTEBOOK := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help install fetch demo lab test bench address lint format clean
+.PHONY: help install fetch demo lab test bench picture address lint format clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of"
@@ -41,6 +41,9 @@ test: fetch  ## unit tests, real-weight tests, notebooks, and browser tests wher
 
 bench: fetch  ## measure what the README's table of measurements tells
 	@for script in bench/*.py; do [ -f "$$script" ] || continue; echo "Running $$script"; $(BIN)/python "$$script" || exit 1; done
+
+picture: fetch  ## make the README's picture of the click widget (needs a Chromium)
+	@$(BIN)/python tools/picture.py
 
 address: install  ## carry the repository's address from pyproject.toml to badges and notebooks
 	@$(BIN)/python tools/address.py

@@ -114,8 +114,7 @@ class ClickSession:
     def prompts(self, name: str | None = None) -> ObjectPrompts:
         """Points, labels, box and chosen candidate of an object (the active one when left out)."""
         objects = self.log.objects()
-        name = self.active if name is None else name
-        if name not in objects:
+        if (name := self.active if name is None else name) not in objects:
             raise NbHelpersError("there is no such object", given=name, expected=f"one of {', '.join(objects)}")
         return objects[name]
 
@@ -278,8 +277,7 @@ class ClickSession:
 
     def _do(self, op: str, name: str | None, **what) -> Prediction | None:
         """Record a step, ask the segmenter, tell listeners; a step that fails leaves everything as it was."""
-        name = self.active if name is None else name
-        self.prompts(name)
+        self.prompts(name := self.active if name is None else name)
         before = self.log.events, self.log.cursor
         self.log.append(op, object=name, **what)
         try:

@@ -46,5 +46,5 @@ class FakeSegmenter:
             logits = np.where(inside, logits, -50).astype(np.float32)
         return Prediction(logits, np.array([0.9, 0.6, 0.95, 0.7], np.float32), embedding.size, (SIDE, SIDE), choice=2)
 
-    def predict_points(self, embedding, points):
+    def predict_points(self, embedding, points, choose=None):
         raise NotImplementedError

@@ -278,3 +278,21 @@ def test_prompts_of_every_kind(lite, quokka):
     assert with_exclude.best.sum() < 0.6 * boxed.best.sum()
     with pytest.raises(NbHelpersError, match="wrong size"):
         lite.predict(embedding, Prompt(mask=np.zeros((10, 10), np.float32)))
+
+
+@pytest.mark.weights
+def test_the_candidate_of_each_point_can_be_chosen(lite, quokka):
+    _image, _, embedding = quokka
+    points, asked = np.array([(349, 346), (40, 30)]), []
+
+    def smallest(number, candidates):
+        asked.append((number, len(candidates), candidates.choice == candidates.scores.argmax()))
+        return int((candidates.logits > 0).sum((1, 2)).argmin())
+
+    chosen = lite.predict_points(embedding, points, smallest)
+    assert asked == [(0, 3, True), (1, 3, True)]
+    for i, point in enumerate(points):
+        one = lite.predict(embedding, Prompt([point]))
+        wanted = 1 + (one.logits[1:] > 0).sum((1, 2)).argmin()
+        assert chosen.scores[i] == pytest.approx(one.scores[wanted], abs=1e-4)
+        np.testing.assert_allclose(chosen.logits[i], one.logits[wanted], atol=1e-2)

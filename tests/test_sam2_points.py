@@ -54,6 +54,9 @@ def test_equals_the_decoder_of_sam2(pred_obj_scores, depth, count):
     with torch.inference_mode():
         masks, ious = upstream(model, image, finer, coordinates)
         logits, scores = PointDecoder(model, image, finer)(coordinates)
+        every, guesses = PointDecoder(model, image, finer).candidates(coordinates)
+    torch.testing.assert_close(guesses, ious, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(every, masks, atol=1e-4, rtol=1e-4)
     best = ious.argmax(1)
     torch.testing.assert_close(scores, ious.max(1).values, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(logits, masks[torch.arange(count), best], atol=1e-4, rtol=1e-4)

@@ -109,17 +109,18 @@ def in_batches(run: Callable[[int, int], Result], count: int, batch: int, what: 
     """
     start = 0
     while start < count:
+        stop = min(start + batch, count)
         try:
-            result = run(start, min(start + batch, count))
+            result = run(start, stop)
         except Exception as error:
-            if not is_out_of_memory(error) or batch == 1:
+            if not is_out_of_memory(error) or stop - start == 1:
                 raise
-            batch = max(1, batch // 2)
+            batch = (stop - start) // 2
             release_memory()
             warnings.warn(f"memory is full: going on with {batch} {what} at a time", MemoryWarning, stacklevel=3)
             continue
         yield result
-        start += batch
+        start = stop
 
 
 def release_memory() -> None:

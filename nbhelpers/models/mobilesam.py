@@ -14,7 +14,7 @@ from jaxtyping import Float32, Shaped, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import LOW_RES_FACTOR, mask_logits
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.protocols import Embedding, Prediction
+from nbhelpers.models.protocols import Choose, Embedding, Prediction
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -84,12 +84,23 @@ class MobileSamSegmenter:
         choice = 1 + int(ious[1:].argmax()) if prompt.is_ambiguous else 0
         return Prediction(logits, ious, embedding.size, (height / LOW_RES_FACTOR, width / LOW_RES_FACTOR), choice)
 
-    def predict_points(self, embedding: Embedding, points: Shaped[np.ndarray, "n 2"]) -> Prediction:
-        """The best candidate of each point. The ONNX graph takes one prompt at a time, so this is a loop."""
-        answers = [self.predict(embedding, Prompt(points=[point])) for point in Prompt(points=points).points]
-        scores = np.array([answer.scores[answer.choice] for answer in answers], np.float32)
-        logits = np.stack([answer.logits[answer.choice] for answer in answers])
-        return Prediction(logits, scores, embedding.size, answers[0].extent, int(scores.argmax()))
+    def predict_points(
+        self, embedding: Embedding, points: Shaped[np.ndarray, "n 2"], choose: Choose | None = None
+    ) -> Prediction:
+        """The best candidate of each point, or the one that ``choose`` picks.
+
+        The ONNX graph takes one prompt at a time, so this is a loop.
+        """
+        kept = []
+        for number, point in enumerate(Prompt(points=points).points):
+            answer = self.predict(embedding, Prompt(points=[point]))
+            readings = Prediction(
+                answer.logits[1:], answer.scores[1:], answer.size, answer.extent, max(0, answer.choice - 1)
+            )
+            index = readings.choice if choose is None else choose(number, readings)
+            kept.append((readings.logits[index].copy(), readings.scores[index]))
+        logits, scores = (np.stack(part).astype(np.float32) for part in zip(*kept, strict=True))
+        return Prediction(logits, scores, embedding.size, readings.extent, int(scores.argmax()))
 
 
 def build(name: str, files: dict[str, Path], device: str) -> MobileSamSegmenter:

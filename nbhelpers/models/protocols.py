@@ -5,9 +5,8 @@ Jobs are written against these; `nbhelpers.load` gives something that fulfils th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -106,6 +105,35 @@ class Prediction:
         return self.choice if self.choice in best else int(best[self.scores[best].argmax()])
 
 
+Choose = Callable[[int, Prediction], int]
+"""Picks one of a point's candidates: called with the number of the point and its candidates."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """Where each asked name is: what a text encoder answers for one image.
+
+    Attributes:
+        probabilities: ``(n, h, w) float32``, summing to 1 over ``n`` at each place; coarser than the image.
+        names: the ``n`` classes, in the order asked; of a class with several names the first.
+        size: ``(H, W)`` of the image.
+        model: catalog name of the text encoder.
+    """
+
+    probabilities: Float32[np.ndarray, "n h w"]
+    names: tuple[str, ...]
+    size: tuple[int, int]
+    model: str
+
+    def __post_init__(self):
+        if self.probabilities.ndim != 3 or len(self.probabilities) != len(self.names):
+            raise NbHelpersError(
+                "a class map does not fit together",
+                given=f"probabilities {self.probabilities.shape}, {len(self.names)} names",
+                expected="probabilities (n, h, w) for n names",
+            )
+
+
 @runtime_checkable
 class Segmenter(Protocol):
     """Promptable image segmentation: encode once, ask as often as you like.
@@ -132,12 +160,60 @@ class Segmenter(Protocol):
         """
         ...
 
-    def predict_points(self, embedding: Embedding, points: Shaped[np.ndarray, "n 2"]) -> Prediction:
-        """For each point, taken as a single click of its own, the candidate with the best predicted IoU."""
+    def predict_points(
+        self, embedding: Embedding, points: Shaped[np.ndarray, "n 2"], choose: Choose | None = None
+    ) -> Prediction:
+        """For each point, taken as a single click of its own, the candidate with the best predicted IoU.
+
+        Or the one that ``choose(number, candidates)`` picks: it sees the number of the point and a `Prediction` of its
+        three readings (part, larger part, whole), and answers with an index. So only one mask a point is ever kept.
+        """
         ...
 
 
-@lru_cache(maxsize=1)
-def tasks() -> dict[str, type]:
-    """Task name of the catalog -> protocol, for the tasks that `nbhelpers.load` builds."""
-    return {"segmenter": Segmenter}
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Open-vocabulary dense prediction: which of the asked names is where.
+
+    Example:
+        >>> encoder = nbhelpers.load("text_encoder")
+        >>> encoder.dense(image, ["cat", ["grass", "lawn"]]).probabilities.shape      # (480, 640, 3) uint8
+        (2, 24, 32)
+    """
+
+    name: str
+    device: str
+
+    def dense(self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str | Sequence[str]]) -> ClassMap:
+        """Probabilities over ``names``; a class may have several names, of which the most probable counts."""
+        ...
+
+
+@runtime_checkable
+class Inpainter(Protocol):
+    """Fills a hole in a photo.
+
+    Example:
+        >>> inpainter = nbhelpers.load("inpainter")
+        >>> inpainter.fill(image, mask).shape
+        (480, 640, 3)
+    """
+
+    name: str
+    device: str
+    side: int
+    """Working size in pixels: a crop of ``side`` x ``side`` loses no detail."""
+
+    def fill(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        mask: Bool[np.ndarray, "h w"],
+        prompt: str | None = None,
+        seed: int = 0,
+        strength: float = 1.0,
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """The photo with what ``mask`` covers made anew; same seed, same picture.
+
+        Of a strength below 1 an inpainter that can keeps the shapes that are there and changes their looks.
+        """
+        ...

@@ -7,7 +7,6 @@ Ravi et al. 2024, arXiv 2408.00714. Checkpoints: the publisher's eight ``.pt`` f
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from nbhelpers.core.compute import MemoryWarning, autocast, in_batches, is_out_of_memory, release_memory
+from nbhelpers.core.compute import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.protocols import Embedding, Prediction
-from nbhelpers.models.sam2_points import PointDecoder
+from nbhelpers.models.protocols import Choose, Embedding, Prediction
+from nbhelpers.models.room import with_room
+from nbhelpers.models.sam2_points import PointDecoder, chosen
 from nbhelpers.zoo.convert import sam2_state_dict, save_state_dict
 
 if TYPE_CHECKING:
@@ -105,12 +105,16 @@ class Sam2Segmenter:
         logits, scores, choice = self._with_room(run)
         return Prediction(logits, scores, embedding.size, logits.shape[1:], choice)
 
-    def predict_points(self, embedding: Embedding, points: Shaped[np.ndarray, "n 2"]) -> Prediction:
+    def predict_points(
+        self, embedding: Embedding, points: Shaped[np.ndarray, "n 2"], choose: Choose | None = None
+    ) -> Prediction:
         """The best candidate of each point, decoded in batches on the same features.
 
         Args:
             embedding: of the image.
             points: ``(n, 2)``, ``(x, y)`` pixels; each is a single including click of its own.
+            choose: picks the candidate instead; called with a point's number and its three candidates. A batch that
+                does not fit into memory is asked again, so the same question may come twice.
         """
         prompt = Prompt(points=points).check_inside(embedding.size)
 
@@ -119,8 +123,9 @@ class Sam2Segmenter:
             coordinates, _ = self._points(prompt, embedding.size)
 
             def decode(start, stop):
-                logits, scores = decoder(coordinates[0, start:stop])
-                return logits.float().cpu().numpy(), scores.float().cpu().numpy()
+                ask = decoder if choose is None else decoder.candidates
+                logits, scores = (answer.float().cpu().numpy() for answer in ask(coordinates[0, start:stop]))
+                return (logits, scores) if choose is None else chosen(choose, start, logits, scores, embedding.size)
 
             batch = BATCH[self.device.partition(":")[0]]
             return list(in_batches(decode, len(prompt.points), batch, "points"))
@@ -188,22 +193,11 @@ class Sam2Segmenter:
         return maps["image_embed"], [maps["high_res_feats_0"], maps["high_res_feats_1"]]
 
     def _with_room(self, run: Callable[[], Result]) -> Result:
-        """Run without gradients, in the device's precision; when its memory is full, once more on the CPU."""
-        import torch
-
-        try:
-            with torch.inference_mode(), autocast(self.device):
+        def in_its_precision() -> Result:
+            with autocast(self.device):
                 return run()
-        except Exception as error:
-            if not is_out_of_memory(error) or self.device == "cpu":
-                raise
-        warnings.warn(
-            f"the memory of {self.device} is full: {self.name} goes on on the CPU", MemoryWarning, stacklevel=3
-        )
-        self.device = "cpu"
-        self.model.to("cpu")
-        release_memory()
-        return self._with_room(run)
+
+        return with_room(self, in_its_precision)
 
 
 def build(name: str, files: dict[str, Path], device: str, *, config: str) -> Sam2Segmenter:

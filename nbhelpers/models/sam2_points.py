@@ -7,7 +7,7 @@ tokens to keys and values for every click and every attention. Here nothing is r
 * Later, a click has 8 tokens and an image 4096. ``(q W_q) (x W_k)^T`` is computed as ``((q W_q) W_k^T) x^T``, and the
   same for values and outputs: the small side carries the projection. This halves the work.
 * The predicted IoU depends on tokens alone, so the best of the three candidates is known before any mask is made,
-  and only that one is.
+  and only that one is, unless all are asked for.
 * A transposed convolution with kernel 2 and stride 2 is one matrix product; all layers run on tokens in one order
   (channels last), with no transposition between them.
 
@@ -20,7 +20,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float, Int
+import numpy as np
+from jaxtyping import Float, Float32
+
+from nbhelpers.models.protocols import Choose, Prediction
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +60,18 @@ class PointDecoder:
 
     def __call__(self, coordinates: Float[Tensor, "b 2"]) -> tuple[Float[Tensor, "b h w"], Float[Tensor, " b"]]:
         """Low-resolution logits ``(b, 4 h, 4 w)`` and predicted IoU ``(b,)`` of the best candidate of each click."""
+        image, kernels, ious = self._decode(coordinates)
+        best = ious.argmax(1, keepdim=True)
+        kernel = kernels.gather(1, best[:, :, None].expand(-1, 1, kernels.shape[-1]))
+        return self.upscale(image, kernel, self.height, self.width)[:, 0], ious.gather(1, best)[:, 0]
+
+    def candidates(self, coordinates: Float[Tensor, "b 2"]) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3"]]:
+        """The same of all three candidates of each click."""
+        image, kernels, ious = self._decode(coordinates)
+        return self.upscale(image, kernels, self.height, self.width), ious
+
+    def _decode(self, coordinates: Float[Tensor, "b 2"]) -> tuple[Tensor, Float[Tensor, "b 3 k"], Float[Tensor, "b 3"]]:
+        """The image as each click sees it, and the kernel and the predicted IoU of each candidate."""
         labels = coordinates.new_ones((len(coordinates), 1))
         sparse, _ = self.prompt_encoder(points=(coordinates[:, None], labels), boxes=None, masks=None)
         first = 1 if self.decoder.pred_obj_scores else 0
@@ -69,16 +84,25 @@ class PointDecoder:
             queries, image = block(queries, tokens, image)
         queries = self.norm_final(queries + self.final(queries + tokens, image))
 
-        ious = self.decoder.iou_prediction_head(queries[:, first])
-        best = ious[:, 1:].argmax(1) + 1
-        kernel = self._hypernetwork(queries[:, first + 1 :], best)
-        return self.upscale(image, kernel, self.height, self.width), ious.gather(1, best[:, None])[:, 0]
-
-    def _hypernetwork(self, mask_tokens: Float[Tensor, "b t c"], best: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
-        """The per-click kernel that turns upscaled features into the mask of candidate ``best``."""
+        ious = self.decoder.iou_prediction_head(queries[:, first])[:, 1:]
+        mask_tokens = queries[:, first + 1 :]
         candidates = range(1, self.decoder.num_mask_tokens)
         kernels = [self.decoder.output_hypernetworks_mlps[i](mask_tokens[:, i]) for i in candidates]
-        return _stack(kernels).gather(1, (best - 1)[:, None, None].expand(-1, 1, kernels[0].shape[-1]))[:, 0]
+        return image, _stack(kernels), ious
+
+
+def chosen(
+    choose: Choose,
+    start: int,
+    logits: Float32[np.ndarray, "b 3 h w"],
+    scores: Float32[np.ndarray, "b 3"],
+    size: tuple[int, int],
+) -> tuple[Float32[np.ndarray, "b h w"], Float32[np.ndarray, " b"]]:
+    """Logits and scores of the candidates that ``choose`` picks for the points from number ``start`` on."""
+    pairs = zip(logits, scores, strict=True)
+    asked = [Prediction(masks, ious, size, masks.shape[1:], int(ious.argmax())) for masks, ious in pairs]
+    index = [choose(start + i, prediction) for i, prediction in enumerate(asked)]
+    return logits[np.arange(len(index)), index], scores[np.arange(len(index)), index]
 
 
 class _TokenToImage:
@@ -192,7 +216,7 @@ class _Doubling:
 
 
 class _Upscale:
-    """``output_upscaling`` with its skip connections, then the product with each click's kernel."""
+    """``output_upscaling`` with its skip connections, then the product with each click's ``c`` kernels."""
 
     def __init__(self, layers: torch.nn.Sequential, finest: Tensor, finer: Tensor):
         first, self.norm, self.act1, second, self.act2 = layers
@@ -200,14 +224,14 @@ class _Upscale:
         self.first = _Doubling.of(first, finer, ((h, 2), (w, 2)))
         self.second = _Doubling.of(second, finest, ((h, 2, 2), (w, 2, 2)))
 
-    def __call__(self, image: Float[Tensor, "b n c"], kernel: Float[Tensor, "b k"], h: int, w: int) -> Tensor:
+    def __call__(self, image: Float[Tensor, "b n c"], kernels: Float[Tensor, "b c k"], h: int, w: int) -> Tensor:
         from torch.nn.functional import layer_norm
 
         tokens = self.first(image)
         tokens = layer_norm(tokens, tokens.shape[-1:], self.norm.weight, self.norm.bias, self.norm.eps)
         tokens = self.act2(self.second(self.act1(tokens)))
-        masks = (tokens @ kernel[:, :, None]).view(-1, h, w, 2, 2, 2, 2)
-        return masks.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * h, 4 * w)
+        masks = (tokens @ kernels.mT).view(len(tokens), h, w, 2, 2, 2, 2, -1)
+        return masks.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(len(tokens), -1, 4 * h, 4 * w)
 
 
 def _nest(pixels: Float[Tensor, "h w c"], order: tuple[tuple[int, ...], tuple[int, ...]]) -> Tensor:

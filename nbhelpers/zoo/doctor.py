@@ -36,7 +36,7 @@ class Report:
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(file=io.StringIO(), width=WIDTH, no_color=True, legacy_windows=False)
+        console = Console(file=io.StringIO(), width=WIDTH, no_color=True, legacy_windows=False, force_jupyter=False)
         console.print(self)
         return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -48,7 +48,7 @@ class Report:
     def _repr_html_(self) -> str:
         from rich.console import Console
 
-        console = Console(file=io.StringIO(), width=WIDTH, record=True)
+        console = Console(file=io.StringIO(), width=WIDTH, record=True, force_jupyter=False)
         console.print(self)
         style = "white-space:pre;overflow-x:auto;line-height:1.3;font-family:Menlo,Consolas,DejaVu Sans Mono,monospace"
         return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
@@ -93,17 +93,22 @@ class Report:
 
         yield ""
         yield Text("A whole set: nbhelpers fetch lite. The sample pictures: nbhelpers fetch samples.")
-        yield Text("* in the catalog, and this version of nbhelpers cannot run it yet")
+        if any(model.adapter is None for model, _ in self.models):
+            yield Text("* in the catalog, and this version of nbhelpers cannot run it yet")
 
 
-def doctor() -> Report:
+def doctor(task: str | None = None) -> Report:
     """Look at this machine and at what is on it; nothing is downloaded and nothing is hashed.
+
+    Args:
+        task: show the models of one task only.
 
     Example:
         >>> print(doctor())
         Python  3.11 ...
     """
-    return Report(_machine(), tuple((model, state(model)) for task in catalog.TASKS for model in catalog.models(task)))
+    tasks = catalog.TASKS if task is None else (task,)
+    return Report(_machine(), tuple((model, state(model)) for each in tasks for model in catalog.models(each)))
 
 
 def state(model: Model) -> str:

@@ -153,6 +153,7 @@ LITE = (
         "Apache-2.0",
         "0.11 GB of weights",
         "0.1 s a photo",
+        "nbhelpers.models.conse:build",
         note="ImageNet classes at each place, carried to any name by sentence similarity (ConSE, arXiv 1312.5650).",
     ),
     Model(
@@ -205,6 +206,7 @@ LITE = (
         "MIT",
         "0.03 GB of weights",
         "2.7 to 5.1 s a photo",
+        "nbhelpers.models.migan:build",
         note="Removes what is under a mask; takes no text. Package: ISC.",
     ),
     Model(

@@ -140,6 +140,7 @@ CLIP = (
         "MIT",
         "0.6 GB of weights",
         "milliseconds a photo on a GPU",
+        adapter="nbhelpers.models.openclip:build",
         options={"architecture": "ViT-B-16-quickgelu"},
         note="OpenAI's CLIP, read by OpenCLIP.",
     ),
@@ -159,6 +160,7 @@ CLIP = (
         "MIT",
         "1.7 GB of weights",
         "milliseconds a photo on a GPU",
+        adapter="nbhelpers.models.openclip:build",
         options={"architecture": "ViT-L-14-quickgelu"},
         note="The larger one.",
     ),
@@ -229,6 +231,7 @@ INPAINTERS = (
         "OpenRAIL-M",
         "2.1 GB of weights",
         "seconds a picture on a GPU, minutes on a CPU",
+        "nbhelpers.models.diffusion:build",
         note="Paints what a text says under a mask, at 512 x 512.",
     ),
     Model(
@@ -250,6 +253,7 @@ INPAINTERS = (
         "OpenRAIL++-M",
         "6.9 GB of weights",
         "seconds a picture on a GPU",
+        "nbhelpers.models.diffusion:build",
         note="The larger one, at 1024 x 1024.",
     ),
 )

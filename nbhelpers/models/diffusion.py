@@ -1,0 +1,209 @@
+"""Stable Diffusion inpainting by diffusers: paints under a mask what a text says.
+
+Rombach et al. 2022, arXiv 2112.10752 (latent diffusion); Podell et al. 2023, arXiv 2307.01952 (SDXL).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from nbhelpers.core.compositing import fit_square, unfit_square
+from nbhelpers.core.compute import choose_device, is_out_of_memory, release_memory
+from nbhelpers.core.errors import NbHelpersError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+INDEX = "model_index.json"
+PIPELINES = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
+HALF = "fp16"
+REMOVAL_PROMPT = "empty background, continuation of the surroundings, photo, sharp, natural light"
+REMOVAL_NEGATIVE = "object, person, animal, text, watermark, frame, blurry, distorted"
+STEPS, GUIDANCE = 40, 7.5
+XL_STRENGTH = 0.9999  # SDXL was not trained on pure noise; diffusers' own default
+
+
+class DiffusionInpainter:
+    """Fills a hole with what a text says; a `nbhelpers.models.protocols.Inpainter`.
+
+    Example:
+        >>> inpainter = nbhelpers.load("inpainter", "stable-diffusion-inpainting", device="cuda")
+        >>> inpainter.fill(image, sky, "realistic sunset with a reddish sky", seed=3).shape
+        (480, 640, 3)
+
+    What a prompt may ask for is limited by the licence of the weights. The publisher's safety checker runs where its
+    files lie in the folder.
+
+    Args:
+        pipeline: one of `PIPELINES`, on its device.
+        name: catalog name.
+        device: where it computes.
+
+    Attributes:
+        side: working size in pixels, from the network's configuration: 512, or 1024 for SDXL.
+    """
+
+    def __init__(self, pipeline: DiffusionPipeline, name: str = "stable-diffusion-inpainting", device: str = "cpu"):
+        self.pipeline, self.name, self.device = pipeline, name, device
+        self.side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+
+    def fill(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        mask: Bool[np.ndarray, "h w"],
+        prompt: str | None = None,
+        seed: int = 0,
+        strength: float = 1.0,
+        *,
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
+        negative: str | None = None,
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """The photo with what ``mask`` covers painted anew.
+
+        The network works at ``side`` x ``side``: give it a crop (`nbhelpers.editing` does), or detail is lost. Colours
+        outside the mask come back slightly changed by the autoencoder; paste only what you asked for.
+
+        Args:
+            image: RGB.
+            mask: what is painted over.
+            prompt: what shall be there; None removes, with `REMOVAL_PROMPT`.
+            seed: of the noise, which is drawn on the CPU: on one device the same seed gives the same picture.
+            strength: above 0, at most 1: how much noise is laid over what is there before painting.
+            steps: of denoising at strength 1; fewer run at less.
+            guidance: how closely the text is followed; 1 or less switches guidance off.
+            negative: what shall not be there; for a removal `REMOVAL_NEGATIVE` when left out.
+
+        Raises:
+            NbHelpersError: a strength or steps out of range; memory is full; the safety checker objects.
+        """
+        import torch
+
+        if not 0 < strength <= 1:
+            raise NbHelpersError("the strength is out of range", given=strength, expected="above 0, at most 1")
+        if steps < 1:
+            raise NbHelpersError("there must be a step", given=f"steps={steps}", expected="1 or more")
+        if not mask.any():
+            return image.copy()
+        if prompt is None:
+            prompt, negative = REMOVAL_PROMPT, REMOVAL_NEGATIVE if negative is None else negative
+        square, hole, inside = fit_square(image, mask, self.side)
+        is_xl = type(self.pipeline).__name__ == PIPELINES[1]
+        try:
+            answer = self.pipeline(
+                prompt=prompt,
+                negative_prompt=negative,
+                image=_picture(square),
+                mask_image=_picture(hole.astype(np.uint8) * 255),
+                height=self.side,
+                width=self.side,
+                strength=min(strength, XL_STRENGTH) if is_xl else strength,
+                num_inference_steps=max(steps, math.ceil(1 / strength) + 1),  # at least one is left to run
+                guidance_scale=guidance,
+                generator=torch.Generator("cpu").manual_seed(seed),
+                output_type="np",
+            )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            release_memory()
+            raise NbHelpersError(
+                f"the memory of {self.device} is too small for {self.name} at {self.side} x {self.side}",
+                given=str(error).splitlines()[0],
+                do='take a smaller model, or load it with device="cpu"',
+            ) from error
+        if any(getattr(answer, "nsfw_content_detected", None) or ()):
+            raise NbHelpersError("the safety checker holds the result back", given=prompt, do="another prompt or seed")
+        painted = np.rint(np.clip(answer.images[0], 0, 1) * 255).astype(np.uint8)
+        return unfit_square(painted, inside, image.shape[:2])
+
+
+def build(name: str, files: dict[str, Path], device: str) -> DiffusionInpainter:
+    """Build from the files of a pipeline folder, by their paths inside of it: ``{"unet/config.json": path, ...}``.
+
+    Raises:
+        NbHelpersError: files that do not lie in one folder; as `from_folder`.
+    """
+    root = files[INDEX].parent
+    astray = [path for role, path in files.items() if path != root / role]
+    if astray:
+        raise NbHelpersError(
+            "the files of the pipeline do not lie in one folder",
+            given=f"{astray[0]}, beside {root}",
+            expected="all in checkpoints/, or all in the hub's cache",
+            do=f"remove {root}, then: nbhelpers fetch {name}",
+        )
+    return from_folder(root, device, name)
+
+
+def from_folder(folder: str | Path, device: str | None = None, name: str | None = None) -> DiffusionInpainter:
+    """Open a pipeline folder in diffusers' format: a download, or one of your own training.
+
+    Only safetensors are read and no code of the folder runs; nothing is downloaded.
+
+    Example:
+        >>> inpainter = from_folder("my-inpainting-pipeline", device="cuda")
+
+    Args:
+        folder: holds ``model_index.json``. Half-precision files (``*.fp16.safetensors``) are taken where there are
+            no others.
+        device: see `nbhelpers.core.compute.choose_device`. float16 on CUDA, float32 elsewhere.
+        name: what the inpainter is called; the folder's name when left out.
+
+    Raises:
+        NbHelpersError: no such folder, another kind of pipeline, damaged or missing files.
+    """
+    import torch
+
+    folder, device = Path(folder).expanduser(), choose_device(device)
+    kind = _kind(folder)
+    import diffusers
+
+    plain = list((folder / "unet").glob("diffusion_pytorch_model*.safetensors"))
+    is_half = bool(plain) and all(f".{HALF}." in path.name for path in plain)
+    checker = {} if (folder / "safety_checker").is_dir() else {"safety_checker": None, "feature_extractor": None}
+    if kind == PIPELINES[0] and checker:
+        checker["requires_safety_checker"] = False
+    try:
+        pipeline = getattr(diffusers, kind).from_pretrained(
+            str(folder),
+            variant=HALF if is_half else None,
+            dtype=torch.float16 if device.startswith("cuda") else torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            **(checker if kind == PIPELINES[0] else {}),
+        )
+    except Exception as error:  # diffusers, transformers, safetensors and torch raise what they like
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise NbHelpersError(
+            "the pipeline's files cannot be loaded",
+            given=f"{folder}: {reason[0]}",
+            do=f"nbhelpers fetch {name}" if name else "fetch the folder again",
+        ) from error
+    return DiffusionInpainter(pipeline.to(device), name or folder.name, device)
+
+
+def _kind(folder: Path) -> str:
+    """The pipeline class that the folder asks for, if it is one of ours."""
+    expected = f"a folder with {INDEX} of {' or '.join(PIPELINES)}"
+    try:
+        kind = json.loads((folder / INDEX).read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NbHelpersError("this is no pipeline folder", given=f"{folder}: {error}", expected=expected) from error
+    if kind not in PIPELINES:
+        raise NbHelpersError("the pipeline does not inpaint", given=f"{folder}: {kind}", expected=expected)
+    return kind
+
+
+def _picture(array: np.ndarray):
+    from PIL import Image
+
+    return Image.fromarray(array)

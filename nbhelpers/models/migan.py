@@ -1,0 +1,106 @@
+"""MI-GAN on ONNX Runtime: removes what is under a mask, small and quick on any CPU.
+
+Sargsyan et al., ICCV 2023, "MI-GAN: A Simple Baseline for Image Inpainting on Mobile Devices".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from nbhelpers.core.compositing import fit_square, unfit_square
+from nbhelpers.core.errors import NbHelpersError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+SIDE = 512
+HOLE, KEEP = 0, 255
+OFFICIAL = "stable-diffusion-inpainting"
+
+
+class MiganInpainter:
+    """Fills a hole from its surroundings; a `nbhelpers.models.protocols.Inpainter` that takes no text.
+
+    Example:
+        >>> inpainter = nbhelpers.load("inpainter", "migan")
+        >>> inpainter.fill(image, mask).shape
+        (480, 640, 3)
+
+    Args:
+        session: of the graph with inputs ``image (1, 3, h, w) uint8`` and ``mask (1, 1, h, w) uint8`` (0 is the hole).
+        name: catalog name.
+        device: ``"cpu"``, or ``"cuda"`` where ONNX Runtime can use it.
+    """
+
+    side = SIDE
+
+    def __init__(self, session: onnxruntime.InferenceSession, name: str = "migan", device: str = "cpu"):
+        self.session, self.name, self.device = session, name, device
+
+    def fill(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        mask: Bool[np.ndarray, "h w"],
+        prompt: str | None = None,
+        seed: int = 0,
+        strength: float = 1.0,
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """The photo with what ``mask`` covers made anew from what is around it.
+
+        The network works at 512 x 512: give it a crop (`nbhelpers.editing.remove` does), or detail is lost.
+
+        Args:
+            image: RGB.
+            mask: what is to go.
+            prompt: must be None, for the network reads no text.
+            seed: without effect: nothing is drawn by lot.
+            strength: without effect: nothing of what was there is kept.
+
+        Raises:
+            NbHelpersError: a prompt was given, or nothing is left to fill from.
+        """
+        if prompt is not None:
+            raise NbHelpersError(
+                f"{self.name} fills a hole from its surroundings and takes no text",
+                given=f"the prompt {prompt!r}",
+                expected=f"an inpainter that reads text, such as {OFFICIAL}",
+                do=f'nbhelpers fetch {OFFICIAL}, then load("inpainter", "{OFFICIAL}"); or remove without a prompt',
+            )
+        if mask.all():
+            raise NbHelpersError("the mask covers the whole picture: there is nothing left to fill it from")
+        if not mask.any():
+            return image.copy()
+        square, hole, inside = fit_square(image, mask, SIDE)
+        feeds = {
+            "image": np.ascontiguousarray(square.transpose(2, 0, 1)[None]),
+            "mask": np.where(hole, HOLE, KEEP).astype(np.uint8)[None, None],
+        }
+        (result,) = self.session.run(None, feeds)
+        return unfit_square(np.ascontiguousarray(result[0].transpose(1, 2, 0)), inside, image.shape[:2])
+
+
+def build(name: str, files: dict[str, Path], device: str) -> MiganInpainter:
+    """Build the inpainter from ``{"checkpoint": path}``.
+
+    Raises:
+        NbHelpersError: a file that ONNX Runtime cannot read.
+    """
+    import onnxruntime
+
+    cuda = device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of initializers that its own optimizer no longer needs
+    try:
+        session = onnxruntime.InferenceSession(str(files["checkpoint"]), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions have no public base
+        raise NbHelpersError(
+            "the model file cannot be loaded",
+            given=f"{files['checkpoint'].name}: {str(error).splitlines()[0]}",
+            do=f"nbhelpers fetch {name}",
+        ) from error
+    return MiganInpainter(session, name, "cuda" if cuda else "cpu")

@@ -1,0 +1,115 @@
+"""Devices, precision, and what happens when memory is full."""
+
+import pytest
+import torch
+
+from nbhelpers.core import compute
+from nbhelpers.core.compute import MemoryWarning, autocast, choose_device, describe_device, in_batches, is_out_of_memory
+from nbhelpers.core.errors import NbHelpersError
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend a machine with or without accelerators."""
+
+    def pretend(cuda=0, mps=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    monkeypatch.delenv("NBHELPERS_DEVICE", raising=False)
+    return pretend
+
+
+def test_the_best_device_is_chosen_and_can_be_overridden(machine, monkeypatch):
+    machine()
+    assert choose_device() == "cpu"
+    machine(mps=True)
+    assert choose_device() == "mps" and choose_device("cpu") == "cpu"
+    machine(cuda=2, mps=True)
+    assert choose_device() == "cuda" and choose_device("cuda:1") == "cuda:1"
+    monkeypatch.setenv("NBHELPERS_DEVICE", "cpu")
+    assert choose_device() == "cpu" and choose_device("cuda") == "cuda"
+
+
+@pytest.mark.parametrize("wish", ["cuda", "mps", "cuda:0", "tpu", "cpu:1", "cuda:x"])
+def test_a_device_that_is_not_there_is_told(machine, wish):
+    machine()
+    with pytest.raises(NbHelpersError, match="cannot be used"):
+        choose_device(wish)
+
+
+def test_the_second_of_one_device_is_told(machine):
+    machine(cuda=1)
+    with pytest.raises(NbHelpersError, match="cannot be used"):
+        choose_device("cuda:1")
+
+
+def test_the_device_is_described_in_one_line():
+    line = describe_device("cpu")
+    assert line.startswith("cpu: ") and "threads" in line and "\n" not in line
+
+
+def test_autocast_changes_nothing_outside_its_block(monkeypatch):
+    seen = []
+    real = torch.autocast
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(
+        torch, "autocast", lambda device, dtype: seen.append((device, dtype)) or real("cpu", dtype=dtype)
+    )
+    with autocast("cuda:1"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    assert seen == [("cuda", torch.bfloat16)]
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with autocast("cpu"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("MPS backend out of memory"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_full_memory_is_recognised(error, full):
+    assert is_out_of_memory(error) is full
+
+
+def test_batches_halve_when_memory_is_full_and_nothing_is_lost():
+    asked = []
+
+    def run(start, stop):
+        asked.append(stop - start)
+        if stop - start > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return list(range(start, stop))
+
+    with pytest.warns(MemoryWarning) as caught:
+        parts = list(in_batches(run, 10, 12, "clicks"))
+    assert "going on with 2 clicks at a time" in str(caught[-1].message)
+    assert [item for part in parts for item in part] == list(range(10))
+    assert asked == [10, 5, 2, 2, 2, 2, 2]
+
+
+def test_a_single_item_that_does_not_fit_and_other_errors_pass_through():
+    def full(start, stop):
+        raise torch.OutOfMemoryError("out of memory")
+
+    def wrong(start, stop):
+        raise ValueError("wrong")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        list(in_batches(full, 3, 1))
+    with pytest.raises(ValueError, match="wrong"):
+        list(in_batches(wrong, 3, 2))
+    assert list(in_batches(full, 0, 4)) == []
+
+
+def test_releasing_memory_is_harmless_without_an_accelerator():
+    compute.release_memory()

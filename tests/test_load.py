@@ -1,0 +1,78 @@
+"""Which model `load` takes, that it is shared, and what it says when there is none."""
+
+import pytest
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.models import load as module
+from nbhelpers.models.load import choose, load
+from nbhelpers.zoo import catalog
+
+
+@pytest.fixture
+def present(monkeypatch):
+    """Say which models are on this machine."""
+    names = set()
+    monkeypatch.setattr(module.fetching, "here", lambda model: model.name in names)
+    monkeypatch.delenv("NBHELPERS_MODELS", raising=False)
+    return names
+
+
+def test_auto_takes_lite_until_an_official_checkpoint_is_here(present):
+    assert choose("segmenter").name == "sam2-hiera-tiny-lite"
+    present.add("sam2.1-hiera-small")
+    assert choose("segmenter").name == "sam2.1-hiera-small"
+    present.add("sam2.1-hiera-large")
+    assert choose("segmenter").name == "sam2.1-hiera-large"
+    assert choose("segmenter", models="lite").name == "sam2-hiera-tiny-lite"
+
+
+def test_the_set_can_be_named_by_the_environment(present, monkeypatch):
+    monkeypatch.setenv("NBHELPERS_MODELS", "official")
+    assert choose("segmenter").set == "official"
+    assert choose("segmenter", models="lite").set == "lite"
+    monkeypatch.setenv("NBHELPERS_MODELS", "all")
+    with pytest.raises(NbHelpersError, match="no such set"):
+        choose("segmenter")
+
+
+def test_every_task_of_the_catalog_has_a_choice(present):
+    for task in {model.task for model in catalog.models()}:
+        assert choose(task).task == task
+        assert choose(task, models="official").set == "official" or not catalog.models(task, "official")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("segmentor",), "no such task"),
+        (("segmenter", "sam3"), "no model of this name"),
+        (("segmenter", "dinov2-small"), "another task"),
+        (("segmenter", None, "quantum"), "device"),
+    ],
+)
+def test_wrong_wishes_are_told(arguments, words):
+    with pytest.raises(NbHelpersError, match=words):
+        load(*arguments)
+
+
+def test_an_official_model_that_is_not_here_is_never_fetched_unasked(home, monkeypatch):
+    monkeypatch.setattr("nbhelpers.zoo.fetching.locate", lambda asset: None)
+    with pytest.raises(NbHelpersError) as caught:
+        load("segmenter", "sam2.1-hiera-large", "cpu")
+    assert "sam2.1-hiera-large" in str(caught.value)
+    assert "looked for" in str(caught.value)
+    assert "nbhelpers fetch sam2.1-hiera-large" in str(caught.value)
+
+
+def test_a_model_without_adapter_is_one_clear_error():
+    entry = next(model for model in catalog.models() if model.adapter is None)
+    with pytest.raises(NbHelpersError, match="cannot run it yet"):
+        load(entry.task, entry.name, "cpu")
+
+
+@pytest.mark.weights("mobilesam")
+def test_loaded_models_are_shared_until_unloaded():
+    first = load("segmenter", "mobilesam", "cpu")
+    assert load("segmenter", "mobilesam", "cpu") is first
+    module.unload()
+    assert load("segmenter", "mobilesam", "cpu") is not first
