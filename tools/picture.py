@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "browser"))
 
-import lab
+import lab  # noqa: E402
 
 TARGET = ROOT / "docs" / "click_widget.jpg"
 SCALE = 1000 / 600  # the photo is 600 pixels wide
