@@ -5,7 +5,7 @@ BIN := .venv/bin
 JOBS ?= 2
 
 # What the first notebook and the tests run on: `nbhelpers doctor` tells sizes and licences.
-WEIGHTS := sam2-hiera-tiny-lite mobilesam
+WEIGHTS := sam2-hiera-tiny-lite mobilesam conse-lite migan
 SAMPLES := samples
 NOTEBOOK := 00_start_here
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 
@@ -21,19 +21,13 @@ if TYPE_CHECKING:
 ATTENTIONS = ("sclip", "naclip", "clip")
 BAND = 64  # rows of which the probabilities of all names exist at one time
 
-VOC_BACKGROUND = (
-    "sky", "wall", "tree", "wood", "grass", "road", "sea", "river", "mountain", "sands", "desk", "bed", "building",
-    "cloud", "lamp", "door", "window", "wardrobe", "ceiling", "shelf", "curtain", "stair", "floor", "hill", "rail",
-    "fence",
-)  # fmt: skip
-"""What SCLIP calls the background of VOC and of COCO-Object: 26 names of one class."""
-
 
 @dataclass(frozen=True)
 class DenseSettings:
     """How a CLIP model is made to answer for each place; the defaults are SCLIP's.
 
-    The two thresholds need a background, which is the first class asked, e.g. ``[VOC_BACKGROUND, "cat", "dog"]``.
+    The two thresholds need a background, which is the first class asked, e.g. ``[BACKGROUND_WORDS, "cat", "dog"]``
+    with the 26 names of `nbhelpers.core.vocabulary`.
 
     Attributes:
         attention: of the last block. ``"sclip"``: softmax(q q^T) + softmax(k k^T); ``"naclip"``: softmax(k k^T +
@@ -52,7 +46,7 @@ class DenseSettings:
         at_image_size: answer at the photo's own size, as benchmarks count it, and not at the size looked at.
     """
 
-    attention: Literal["sclip", "naclip", "clip"] = "sclip"
+    attention: str = "sclip"
     scale: float = 40.0
     short_side: int = 336
     long_side: int = 2048
@@ -131,11 +125,13 @@ def as_classes(names: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], .
             raise NbHelpersError(
                 "a class has no name", given=repr(entry), expected="text with at least one letter for each class"
             )
-        clean = {name.lower(): name for name in (" ".join(name.split()) for name in reversed(given))}
+        clean: dict[str, str] = {}
+        for name in (" ".join(name.split()) for name in given):
+            clean.setdefault(name.lower(), name)
         key = tuple(sorted(clean))
         if key in classes:
             raise NbHelpersError("a class is asked twice", given=repr(entry), do="give each class once")
-        classes[key] = tuple(reversed(clean.values()))
+        classes[key] = tuple(clean.values())
     return tuple(classes.values())
 
 

@@ -43,20 +43,25 @@ class DenseClassifier:
     ):
         self.session, self.weight, self.bias = session, weight, bias
 
-    def logits(self, image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> Float32[np.ndarray, "c h w"]:
+    def logits(
+        self, image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], mirrored: bool = False
+    ) -> Float32[np.ndarray, "c h w"]:
         """Logits of each class at each place.
 
         Args:
             image: RGB.
             size: height and width that the photo is brought to first; multiples of `STRIDE`.
+            mirrored: look at the mirror image; the answer is turned back.
         """
         smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
         pixels = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
-        feeds = {self.session.get_inputs()[0].name: pixels[None].astype(np.float32)}
+        pixels = pixels[:, ::-1] if mirrored else pixels
+        feeds = {self.session.get_inputs()[0].name: np.ascontiguousarray(pixels[None], np.float32)}
         features = self.session.run(None, feeds)[0][0]
         depth, height, width = features.shape
         logits = features.reshape(depth, -1).T @ self.weight + self.bias
-        return np.ascontiguousarray(logits.T).reshape(-1, height, width)
+        logits = logits.T.reshape(-1, height, width)
+        return np.ascontiguousarray(logits[:, :, ::-1] if mirrored else logits)
 
     @classmethod
     def from_file(cls, path: Path, dense: bool = True) -> DenseClassifier:
@@ -107,6 +112,9 @@ def take_classifier(
         numpy_helper.to_array(next(tensors[name] for name in node.input if name in tensors)) for node in (linear, add)
     )
     features = pool.input[0]
+    used = {name for node in list(graph.node)[:-5] for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
     del graph.node[-5:]
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(features, TensorProto.FLOAT, None))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ class OpenClipTextEncoder:
         >>> encoder = nbhelpers.load("text_encoder", "openclip-vit-b-16")
         >>> encoder.dense(image, ["cat", ["grass", "lawn"]]).probabilities.shape      # (480, 640, 3) uint8
         (2, 336, 448)
-        >>> encoder.dense(image, [VOC_BACKGROUND, "cat", "dog"], PROTOCOLS["voc21"]).probabilities.shape
+        >>> encoder.dense(image, [BACKGROUND_WORDS, "cat", "dog"], PROTOCOLS["voc21"]).probabilities.shape
         (3, 480, 640)
 
     What was computed for a name is kept. When the device's memory is full it goes on with fewer windows or sentences
@@ -130,23 +131,31 @@ class OpenClipTextEncoder:
 
         keys = [(name.lower(), templates) for name in names]
         missing = {key: name for key, name in zip(keys, names, strict=True) if key not in self._texts}
-        for key, name in tqdm(missing.items(), "reading names", unit="name", disable=len(missing) < 20, leave=False):
-            if any(letter.isalpha() and letter > LATIN_ENDS for letter in name):
-                log.warning("%s has hardly read anything but English: %s may find nothing sensible", self.name, name)
-            tokens = self._tokens(name, sentences(name, templates))
-
-            def run(tokens=tokens):
-                def encode(start, stop):
-                    return torch.nn.functional.normalize(encode_text(self.model, tokens[start:stop].to(self.device)))
-
-                units = torch.cat(list(in_batches(encode, len(tokens), SENTENCES, "sentences")))
-                return torch.nn.functional.normalize(units.mean(0), dim=0).cpu()
-
-            self._texts[key] = with_room(self, run)
+        at_once = max(1, SENTENCES // len(sentences("", templates)))
+        with tqdm(total=len(missing), desc="reading names", disable=len(missing) < 20, leave=False) as bar:
+            for start in range(0, len(missing), at_once):
+                some = dict(list(missing.items())[start : start + at_once])
+                tokens = torch.stack([self._tokens(name, templates) for name in some.values()])
+                self._texts |= zip(some, with_room(self, partial(self._read, tokens)), strict=True)
+                bar.update(len(some))
         return torch.stack([self._texts[key] for key in keys])
 
-    def _tokens(self, name: str, texts: list[str]) -> Int[Tensor, "t context"]:
-        tokens = self.tokenizer(texts)
+    def _read(self, tokens: Int[Tensor, "n t context"]) -> Float[Tensor, "n d"]:
+        """The vectors of ``n`` names with ``t`` sentences each."""
+        import torch
+
+        flat = tokens.flatten(0, 1)
+
+        def encode(start, stop):
+            return torch.nn.functional.normalize(encode_text(self.model, flat[start:stop].to(self.device)))
+
+        units = torch.cat(list(in_batches(encode, len(flat), SENTENCES, "sentences")))
+        return torch.nn.functional.normalize(units.unflatten(0, tokens.shape[:2]).mean(1)).cpu()
+
+    def _tokens(self, name: str, templates: tuple[str, ...] | None) -> Int[Tensor, "t context"]:
+        if any(letter.isalpha() and letter > LATIN_ENDS for letter in name):
+            log.warning("%s has hardly read anything but English: %s may find nothing sensible", self.name, name)
+        tokens = self.tokenizer(sentences(name, templates))
         if (tokens[:, -1] != 0).any():  # filled to the end, so cut off in all but one case
             raise NbHelpersError(
                 "a name is too long", given=name, expected=f"a sentence of fewer than {tokens.shape[1]} tokens with it"
@@ -163,7 +172,7 @@ class OpenClipTextEncoder:
         shrinks = size[0] * 2 < image.shape[0]
         small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         pixels = torch.from_numpy(small).to(self.device).permute(2, 0, 1).float().div_(255)
-        mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values)[:, None, None].to(self.device) for values in (self.mean, self.std))
         return pixels.sub_(mean).div_(std)
 
     def _logits(
