@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from nbhelpers.core.errors import NbHelpersError
 
@@ -17,6 +18,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+class _SeveralWords(TyperCommand):
+    """Lets ``--vocabulary a b c`` take several words after one flag."""
+
+    takes_several = ("--vocabulary", "--exclude")
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        """Repeat the flag before each word, as typer wants it."""
+        out, flag = [], None
+        for arg in args:
+            if arg.startswith("-"):
+                flag = arg if arg in self.takes_several else None
+            elif flag is not None and out[-1] != flag:
+                out.append(flag)
+            out.append(arg)
+        return super().parse_args(ctx, out)
+
 
 Models = Annotated[str | None, typer.Option(help="auto, lite or official (default: NBHELPERS_MODELS, else auto)")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")]
@@ -88,6 +107,62 @@ def segment(
         share = 100 * float(session.mask(each).mean())
         typer.echo(f"{each}: candidate {chosen} of predicted IoU {scores}; {share:.1f} % of the photo")
     typer.echo(f"made by {session.segmenter.name} on {session.segmenter.device}")
+
+
+@app.command("clip-guided", cls=_SeveralWords)
+def clip_guided(
+    image: Annotated[str, typer.Option(help="a photo, a folder of photos, or a quoted glob")],
+    vocabulary: Annotated[list[str], typer.Option(help="words for what may be in the photo: several after one flag")],
+    target: Annotated[
+        str | None, typer.Option("--target", "--prompt", help="the word that is wanted; else all")
+    ] = None,
+    edit: Annotated[str, typer.Option(help="segment, replace, remove or restyle")] = "segment",
+    use_inpainting: Annotated[bool, typer.Option(help="paint anew, instead of black or white")] = False,
+    edit_prompt: Annotated[str | None, typer.Option(help="what shall be painted")] = None,
+    output: Annotated[Path, typer.Option(help="a picture, or a folder")] = Path("clip_guided_segments.png"),
+    min_confidence: Annotated[float, typer.Option(help="of a word where it is pointed at, 0 to 1")] = 0.7,
+    min_region_size: Annotated[float, typer.Option(help="smallest region, in pixels")] = 100,
+    iou_threshold: Annotated[float, typer.Option(help="from this IoU on, two masks of a class are one")] = 0.8,
+    exclude: Annotated[list[str] | None, typer.Option(help="words that may win a place but are not segmented")] = None,
+    device: Device = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="a SAM 2 file instead of the catalog's")] = None,
+    model_cfg: Annotated[str | None, typer.Option(help="its configuration, e.g. sam2_hiera_l.yaml")] = None,
+    models: Models = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="tell of seconds, conflicts and models")] = False,
+) -> None:
+    """Segment what words name, and edit it if you like; a folder is worked through, and resumed when cut off."""
+    from nbhelpers import editing
+    from nbhelpers.clip_guided import Settings, batch
+    from nbhelpers.models.checkpoint import load_checkpoint
+    from nbhelpers.models.load import load
+
+    if edit not in editing.KINDS:
+        raise NbHelpersError("there is no such edit", given=edit, expected=", ".join(editing.KINDS))
+    if edit_prompt is None and (edit == "restyle" or (edit == "replace" and use_inpainting)):
+        raise NbHelpersError("the inpainter needs to be told what to paint", do='--edit-prompt "a sunset"')
+    photos = batch.photos(image)  # before the models: a wrong name is told at once
+    settings = Settings(min_confidence, min_region_size, iou_threshold, tuple(exclude or ()))
+    segmenter = (
+        load_checkpoint(checkpoint, model_cfg, device) if checkpoint else load("segmenter", None, device, models)
+    )
+    inpainter = load("inpainter", None, device, models) if use_inpainting or edit == "restyle" else None
+    how = {"use_inpainting": use_inpainting, "prompt": edit_prompt, "inpainter": inpainter}
+    painted = lambda result: editing.edit(result.image, result.mask(), edit, **how)  # noqa: E731
+    records = batch.run(
+        photos,
+        vocabulary,
+        output,
+        target,
+        settings=settings,
+        segmenter=segmenter,
+        text_encoder=load("text_encoder", None, device, models),
+        render=batch.picture if edit == "segment" else painted,
+        parameters={"edit": edit, "edit_prompt": edit_prompt, "inpainter": inpainter and inpainter.name},
+    )
+    for record in records:
+        typer.echo(batch.told(record, verbose))
+    if failed := sum(record["status"] != "done" for record in records):
+        raise NbHelpersError(f"{failed} of {len(records)} photos could not be done", do="see summary.csv; run it again")
 
 
 def _numbers(text: str, option: str, form: str, lengths: tuple[int, ...]) -> list[float]:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float64, Int64, Integer
 from nbhelpers.core.errors import NbHelpersError
 
 
-def iou(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
+def iou(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h2 w2"]) -> float:
     """Intersection over union (Jaccard index) of two masks, 0 to 1; two empty masks agree fully.
 
     Raises:
@@ -21,7 +21,7 @@ def iou(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
 
 
 def confusion(
-    truth: Integer[np.ndarray, "h w"], found: Integer[np.ndarray, "h w"], classes: int, void: int | None = 255
+    truth: Integer[np.ndarray, "h w"], found: Integer[np.ndarray, "h2 w2"], classes: int, void: int | None = 255
 ) -> Int64[np.ndarray, "c c"]:
     """Pixels of each true class (row) that were called each class (column); add up those of several photos.
 

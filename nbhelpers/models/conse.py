@@ -7,7 +7,7 @@ the same. It knows what 1000 classes and 90 MB of sentence meaning know; CLIP kn
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -30,7 +30,7 @@ HINTS = (
         ("clothing", "hat", "hair", "garment worn by a person"),
     ),
     (("bicycle", "bike"), ("mountain bike", "bicycle-built-for-two")),
-    (("motorbike", "motorcycle"), ("moped", "motor scooter")),
+    (("motorbike", "motorcycle"), ("moped", "motor scooter", "mountain bike", "bicycle-built-for-two")),
     (("cow", "cattle", "bull"), ("ox", "water buffalo")),
     (("face", "head", "hand", "skin"), ("face powder", "lipstick", "wig", "sunglasses", "Band Aid")),
     (("sky", "cloud"), ("parachute", "airship", "kite", "flagpole", "wing of an airplane")),
@@ -109,7 +109,7 @@ class ConseTextEncoder:
     def __init__(
         self,
         classifier: DenseClassifier,
-        sentences: SentenceEncoder,
+        sentences: Callable[[Sequence[str]], Float32[np.ndarray, "n d"]],
         settings: ConseSettings | None = None,
         name: str = "conse-lite",
         device: str = "cpu",

@@ -1,0 +1,125 @@
+"""Guided points against a blind 64 x 64 grid: prompts, seconds, and which of the grid's objects are found.
+
+    python bench/clip_guided.py [--models lite] [--photos chelsea flower china]
+
+For each photo, the text encoder and the image encoder run once. Then the same decoder, the same choice and the same
+merge answer four placements of points: ours (`deepest`), the centre of gravity of each region, a lattice inside each
+region, and the blind grid, which takes more than a minute a photo on two cores. Of the grid's objects that carry a
+word of the vocabulary, one counts as found where ours has one of the same word with an IoU of at least 0.5. Prints a
+table, then one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import platform
+
+import cv2
+import numpy as np
+
+from nbhelpers import load, load_image, sample
+from nbhelpers.clip_guided import Settings, segment
+from nbhelpers.core.metrics import iou
+from nbhelpers.models.protocols import ClassMap
+
+WORDS = {
+    "chelsea": ["cat", "background"],
+    "flower": ["flower", "background"],
+    "china": ["temple", "sky", "tree", "stairs", "fence"],
+    "astronaut": ["astronaut", "flag", "space shuttle", "background"],
+}
+PLACEMENTS = ("deepest", "centroid", "regular", "grid")
+FOUND = 0.5
+TARGETS = {"prompts_ratio": 40, "decoder_ratio": 30, "found": 0.9, "mean_iou": 0.9, "decoder_and_merge": 12, "all": 20}
+
+
+def compare(name: str, segmenter, encoder) -> dict:
+    """The four placements on one photo; the grid's row is what the others are measured by."""
+    image = load_image(sample(name))
+    results = {}
+    first = segment(image, WORDS[name], segmenter=segmenter, text_encoder=encoder)
+    shared = {"segmenter": segmenter, "class_map": first.class_map, "embedding": segmenter.encode(image)}
+    for placement in PLACEMENTS:
+        results[placement] = segment(image, WORDS[name], settings=Settings(placement=placement), **shared)
+    rows = {placement: _row(result, results["grid"]) for placement, result in results.items()}
+    ours, grid = rows["deepest"], rows["grid"]
+    return {
+        "photo": name,
+        "prompts_ratio": round(grid["prompts"] / max(1, ours["prompts"]), 1),
+        "decoder_ratio": round(grid["decoder"] / max(1e-9, ours["decoder"]), 1),
+        "rows": rows,
+    }
+
+
+def _row(result, grid) -> dict:
+    """Cost of a placement, and how it agrees with the grid's instances of the same words."""
+    best = []
+    for index, class_id in enumerate(grid.instances.class_id):
+        wanted = grid.instance_map == index
+        rivals = np.flatnonzero(result.instances.class_id == class_id)
+        best.append(max((iou(wanted, result.instance_map == rival) for rival in rivals), default=0.0))
+    found = [value for value in best if value >= FOUND]
+    return {
+        "prompts": result.budget.prompts,
+        "decoder": round(result.budget.decoder, 2),
+        "merge": round(result.budget.merge, 2),
+        "objects": len(result),
+        "found": round(len(found) / len(best), 3) if best else None,
+        "mean_iou": round(float(np.mean(found)), 3) if found else None,
+    }
+
+
+def many_prompts(segmenter, encoder) -> dict:
+    """Seconds for at least 225 prompts on a photo of 640 x 480."""
+    image = cv2.resize(load_image(sample("quokka")), (640, 480), interpolation=cv2.INTER_AREA)
+    text = segment(image, ["animal"], segmenter=segmenter, text_encoder=encoder).budget.text
+    everywhere = ClassMap(
+        np.stack([np.ones((48, 64)), np.zeros((48, 64))]).astype(np.float32), ("a", "b"), (480, 640), ""
+    )
+    lattice = Settings(placement="regular", spacing=21.5 / 384, max_prompts=1000)
+    budget = segment(image, ["a", "b"], settings=lattice, segmenter=segmenter, class_map=everywhere).budget
+    seconds = budget.decoder + budget.merge
+    return {
+        "prompts": budget.prompts,
+        "decoder_and_merge": round(seconds, 1),
+        "all": round(text + budget.image + seconds, 1),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="lite", choices=("auto", "lite", "official"))
+    parser.add_argument("--photos", nargs="+", default=["chelsea", "flower", "china"], choices=list(WORDS))
+    arguments = parser.parse_args()
+    segmenter = load("segmenter", models=arguments.models)
+    encoder = load("text_encoder", models=arguments.models)
+    timed = many_prompts(segmenter, encoder)
+    photos = []
+    print(f"{'photo':<10} {'points':<9} prompts  decoder s  merge s  objects  of grid's found  mean IoU")
+    for name in arguments.photos:
+        photos.append(compare(name, segmenter, encoder))
+        for placement, row in photos[-1]["rows"].items():
+            shares = [
+                f"{'-' if row[key] is None else row[key]!s:>{wide}}" for key, wide in (("found", 16), ("mean_iou", 9))
+            ]
+            print(
+                f"{name:<10} {placement:<9} {row['prompts']:7d} {row['decoder']:10.2f} {row['merge']:8.2f} "
+                f"{row['objects']:8d} {' '.join(shares)}",
+                flush=True,
+            )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    report = {
+        "measure": "clip_guided",
+        "many_prompts": timed,
+        "photos": photos,
+        "targets": TARGETS,
+        "models": [encoder.name, segmenter.name],
+        "device": str(segmenter.device),
+        "machine": f"{platform.machine()}, {cores} cores",
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

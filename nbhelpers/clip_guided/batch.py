@@ -1,0 +1,241 @@
+"""One photo or a whole folder of them: resumable, each result its own file, one summary."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from nbhelpers.clip_guided.pipeline import segment
+from nbhelpers.clip_guided.values import Result, Settings
+from nbhelpers.clip_guided.words import words
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import sha256, write_text
+from nbhelpers.core.images import save_image
+from nbhelpers.core.masks import encode_rle
+from nbhelpers.export.bundle import file_stem
+from nbhelpers.export.coco import save_coco, to_coco
+from nbhelpers.models.protocols import Segmenter, TextEncoder
+from nbhelpers.plots import overlay
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+FORMAT = "nbhelpers clip-guided run"
+COLUMNS = (
+    "photo", "status", "instances", "target_share", "prompts", "regions", "text", "image", "decoder", "merge", "notes",
+)  # fmt: skip
+log = logging.getLogger(__name__)
+
+
+def photos(source: str | Path) -> list[Path]:
+    """The picture, the pictures of a folder, or what a glob such as ``"trip/**/*.jpg"`` matches, in natural order.
+
+    Raises:
+        NbHelpersError: nothing is there.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and not each.name.startswith(".")]
+    else:
+        pattern = path.relative_to(path.anchor) if path.anchor else path
+        found = [each for each in Path(path.anchor or ".").glob(str(pattern)) if each.is_file()]
+    if not found:
+        raise NbHelpersError(
+            "there is no such picture", given=source, expected="a picture, a folder with pictures, or a glob"
+        )
+    return sorted(found, key=lambda each: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(each).lower())])
+
+
+def run(
+    source: str | Path | Sequence[Path],
+    vocabulary: Sequence[str | Sequence[str]],
+    output: str | Path,
+    target: str | None = None,
+    *,
+    settings: Settings | None = None,
+    segmenter: Segmenter | None = None,
+    text_encoder: TextEncoder | None = None,
+    render: Callable[[Result], UInt8[np.ndarray, "h w c"]] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Segment one photo, or many, and write pictures and records.
+
+    Example:
+        >>> run("trip/", ["dog", "sea", "sand", "background"], "outputs/trip", target="dog")
+
+    One photo and an ``output`` with a picture's suffix: the picture goes there, and beside it ``<stem>.coco.json`` and
+    ``<stem>.json``. Otherwise ``output`` is a folder: ``run.json`` is the signature and is written first; then come
+    ``<photo>.png``, ``<photo>.coco.json`` and ``<photo>.json`` of each photo, the last when it is done;
+    ``summary.csv`` and ``summary.json`` are made at the end. Started again, a run goes on with what is missing. A
+    photo that cannot be read is told in the summary and tried again the next time.
+
+    Args:
+        source: as for `photos`, or a list of pictures.
+        vocabulary: as for `nbhelpers.clip_guided.segment`, as for ``target``, ``settings`` and the models.
+        output: a picture or a folder.
+        target: see there.
+        settings: see there.
+        segmenter: see there.
+        text_encoder: see there.
+        render: makes the picture of a result; the photo with its regions laid over when left out.
+        parameters: what else the results depend on, for the signature.
+
+    Returns:
+        A record for each photo, as in ``summary.json``.
+
+    Raises:
+        NbHelpersError: no pictures; a folder with results of other parameters, models or photos; for a single
+            picture, what `segment` raises.
+    """
+    paths = photos(source) if isinstance(source, (str, Path)) else list(source)
+    output, render = Path(output).expanduser(), render or picture
+    if segmenter is None or text_encoder is None:
+        from nbhelpers.models.load import load
+
+        segmenter, text_encoder = segmenter or load("segmenter"), text_encoder or load("text_encoder")
+    settings = settings or Settings()
+    how = {"settings": settings, "segmenter": segmenter, "text_encoder": text_encoder}
+    words(vocabulary, target, settings)  # a bad vocabulary is told before anything is written
+    if output.suffix.lower() in SUFFIXES:
+        if len(paths) > 1:
+            raise NbHelpersError("several photos need a folder", given=output, do=f"--output {output.with_suffix('')}")
+        return [_write(segment(paths[0], vocabulary, target, **how), paths[0], output, render)]
+    signature = {
+        "format": FORMAT,
+        "vocabulary": [entry if isinstance(entry, str) else list(entry) for entry in vocabulary],
+        "target": target,
+        "settings": asdict(settings),
+        "models": [text_encoder.name, segmenter.name],
+        **(parameters or {}),
+    }
+    _sign(output / "run.json", json.loads(json.dumps(signature)))
+    records = []
+    for number, (path, stem) in enumerate(zip(paths, _stems(paths), strict=True), start=1):
+        done = _done(output / f"{stem}.json", path)
+        if done is None:
+            try:
+                done = _write(segment(path, vocabulary, target, **how), path, output / f"{stem}.png", render)
+                log.info("%d/%d %s: %s", number, len(paths), path.name, _line(done))
+            except NbHelpersError as error:
+                done = {"photo": path.name, "status": " ".join(str(error).split())}
+                log.warning("%d/%d %s: %s", number, len(paths), path.name, error)
+        records.append(done)
+    _summarise(output, records)
+    return records
+
+
+def picture(result: Result) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with its regions laid over it; of a target those of the target alone."""
+    return overlay(result.image, result.masks())
+
+
+def _write(result: Result, path: Path, output: Path, render: Callable) -> dict[str, Any]:
+    """Picture, COCO file, and last the record, which says that the others are whole."""
+    save_image(output, render(result))
+    rles = {name: encode_rle(mask) for name, mask in result.masks().items()}
+    scores = dict(zip(result.names, map(float, result.instances.confidence), strict=True))
+    save_coco(output.with_suffix(".coco.json"), to_coco(path.name, result.image.shape[:2], rles, scores))
+    record = {
+        "photo": path.name,
+        "sha256": sha256(path),
+        "status": "done",
+        "target": result.target,
+        "target_share": round(float(result.mask().mean()), 5),
+        "found": len(rles),
+        **result.summary(),
+    }
+    write_text(output.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False))
+    return record
+
+
+def _sign(path: Path, signature: dict[str, Any]) -> None:
+    """Write the signature, or compare it with the one that is there."""
+    if not path.exists():
+        write_text(path, json.dumps(signature, indent=1, ensure_ascii=False))
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if before != signature:
+        known = before if isinstance(before, dict) else {}
+        changed = [key for key in signature if known.get(key) != signature[key]]
+        raise NbHelpersError(
+            "the folder holds results of another run",
+            given=f"{path.parent}; different: {', '.join(changed) or 'run.json'}",
+            do="name another folder, or remove this one",
+        )
+
+
+def _done(path: Path, photo: Path) -> dict[str, Any] | None:
+    """The record of a photo that is done, if its pixels are the same."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        known = record["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if known != _digest(photo):
+        raise NbHelpersError(
+            "the folder holds a result of another photo of this name",
+            given=f"{photo.name}; {path}",
+            do="name another folder, or remove this result",
+        )
+    return record
+
+
+def _digest(photo: Path) -> str | None:
+    try:
+        return sha256(photo)
+    except OSError:
+        return None
+
+
+def _stems(paths: Sequence[Path]) -> list[str]:
+    """A file name for each photo's results: its stem, and where two are the same a bit of its path's hash."""
+    stems = [file_stem(path.stem) for path in paths]
+    reserved = {"run", "summary"} | {stem for stem in stems if stems.count(stem) > 1}
+    return [
+        f"{stem}-{hashlib.sha256(path.as_posix().encode()).hexdigest()[:6]}" if stem in reserved else stem
+        for stem, path in zip(stems, paths, strict=True)
+    ]
+
+
+def told(record: Mapping[str, Any], verbose: bool = False) -> str:
+    """A record in words: a line, and when ``verbose`` its conflicts and seconds too; notes always."""
+    if record["status"] != "done":
+        return f"{record['photo']}: {record['status']}"
+    lines = [f"{record['photo']}: {_line(record)}", *(f"  note: {note}" for note in record["notes"])]
+    if verbose:
+        lines += [f"  {part}: {seconds:.1f} s" for part, seconds in record["seconds"].items()]
+        lines += [f"  {conflict}" for conflict in record["conflicts"]]
+        lines.append(f"  made by {' and '.join(record['models'])}")
+    return "\n".join(lines)
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    found = ", ".join(f"{count} {name}" for name, count in record["instances"].items() if count)
+    return f"{found or 'nothing found'}; {record['prompts']} prompts, {sum(record['seconds'].values()):.1f} s"
+
+
+def _summarise(folder: Path, records: list[dict[str, Any]]) -> None:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        row = {**record, **record.get("seconds", {})}
+        row["instances"] = "; ".join(f"{name}: {count}" for name, count in record.get("instances", {}).items())
+        row["notes"] = "; ".join(record.get("notes", ()))
+        writer.writerow(row)
+    write_text(folder / "summary.csv", table.getvalue())
+    write_text(folder / "summary.json", json.dumps(records, indent=1, ensure_ascii=False))

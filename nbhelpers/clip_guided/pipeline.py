@@ -1,0 +1,217 @@
+"""`segment`: a photo and words in, instances with names out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int16, UInt8
+
+from nbhelpers.clip_guided.choose import Answer, Chooser, grid_size
+from nbhelpers.clip_guided.merge import detections, instances, no_detections, paint, share_out
+from nbhelpers.clip_guided.values import Budget, Conflict, PlacedPrompt, Result, Settings, numbered
+from nbhelpers.clip_guided.where import Evidence, Places, place
+from nbhelpers.clip_guided.words import Words, is_named, words
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import load_image
+from nbhelpers.models.protocols import ClassMap, Embedding, Prediction, Segmenter, TextEncoder
+
+if TYPE_CHECKING:
+    import supervision
+
+AT_A_TIME = 256  # points whose masks are held as the segmenter gave them; afterwards in half the bytes
+log = logging.getLogger(__name__)
+
+
+def segment(
+    image: UInt8[np.ndarray, "h w 3"] | str | Path,
+    vocabulary: Sequence[str | Sequence[str]],
+    target: str | None = None,
+    *,
+    settings: Settings | None = None,
+    segmenter: Segmenter | None = None,
+    text_encoder: TextEncoder | None = None,
+    class_map: ClassMap | None = None,
+    embedding: Embedding | None = None,
+) -> Result:
+    """Find and segment what the words name.
+
+    Example:
+        >>> result = segment(image, ["cat", "sofa", ["lamp", "floor lamp"], "background"])
+        >>> result.mask("cat").shape, result.names
+        ((480, 640), ('cat 1', 'sofa', 'cat 2', 'lamp'))
+
+    The text encoder's confident regions are taken apart into connected ones; points well inside each are asked of the
+    segmenter, all on one embedding; of each point the candidate that agrees best with the class map is taken;
+    duplicates within a class are merged; pixels that several claim go to the more confident one.
+
+    Args:
+        image: RGB, or the path of a picture.
+        vocabulary: a word for each class; see `nbhelpers.core.vocabulary.clean` for several names of one class. Say
+            what else is there too, or "background": a word wins where no better one is offered.
+        target: the class that is wanted. The others are found as well, since they contend for pixels; the target's
+            masks are the same with and without it.
+        settings: thresholds; see `Settings`.
+        segmenter: `nbhelpers.load` picks one when left out, and the text encoder.
+        text_encoder: see above.
+        class_map: an earlier answer of the text encoder to the same words, to save its time.
+        embedding: an earlier embedding of the same photo, to save the image encoder's time.
+
+    Raises:
+        NbHelpersError: an unreadable picture, an empty vocabulary, a target that is not in it, a class map of other
+            words or another photo.
+    """
+    settings = settings or Settings()
+    asked = words(vocabulary, target, settings)
+    image = load_image(image)
+    if segmenter is None:
+        from nbhelpers.models.load import load
+
+        segmenter = load("segmenter")
+    if text_encoder is None and class_map is None:
+        from nbhelpers.models.load import load
+
+        text_encoder = load("text_encoder")
+    clock = _Clock()
+    if class_map is None:
+        class_map = text_encoder.dense(image, asked.asked)
+    if class_map.names != tuple(names[0] for names in asked.asked) or class_map.size != image.shape[:2]:
+        raise NbHelpersError(
+            "the class map answers another question",
+            given=f"{class_map.size}, {', '.join(class_map.names)}",
+            expected=f"{image.shape[:2]}, {', '.join(names[0] for names in asked.asked)}",
+        )
+    text = clock.lap()
+    wanted_target = next((i for i in asked.wanted if is_named(target, asked.asked[i])), None)
+    places = place(class_map, tuple(asked.wanted), settings, wanted_target)
+    merge = clock.lap()
+    budget = Budget(len(places.points), len(places.regions), text, 0.0, 0.0, merge)
+    notes = [*asked.notes, *places.notes]
+    for note in places.notes:
+        log.warning(note)
+    found = _Found((), (), no_detections(), np.full(image.shape[:2], -1, np.int16))
+    if len(places.points):
+        clock.lap()
+        embedding = segmenter.encode(image) if embedding is None else embedding
+        budget = replace(budget, image=clock.lap())
+        answers, chooser, shape, choosing = _ask(segmenter, embedding, class_map, places)
+        budget = replace(budget, decoder=clock.lap() - choosing)
+        found = _merge(answers, chooser, shape, asked, settings)
+        budget = replace(budget, merge=merge + choosing + clock.lap())
+    else:
+        notes.append(f"no word has a region of {settings.min_region_size:g} pixels; diagnose(result) tells more")
+        log.warning(notes[-1])
+    if len(places.points) and not len(found.detections):
+        notes.append("no mask agreed with the words; diagnose(result) tells more")
+        log.warning(notes[-1])
+    elif wanted_target is not None and wanted_target not in found.detections.class_id:
+        notes.append(f"nothing of {class_map.names[wanted_target]} was found, but other words were")
+        log.warning(notes[-1])
+    return Result(
+        image,
+        asked.names,
+        None if target is None else next(n[0] for n in asked.asked if is_named(target, n)),
+        settings,
+        class_map,
+        found.detections,
+        found.numbers,
+        found.prompts,
+        found.conflicts,
+        budget,
+        {class_map.names[index]: level for index, level in places.used.items()},
+        tuple(notes),
+        (class_map.model, segmenter.name),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    prompts: tuple[PlacedPrompt, ...]
+    conflicts: tuple[Conflict, ...]
+    detections: supervision.Detections
+    numbers: Int16[np.ndarray, "h w"]
+
+
+def _ask(
+    segmenter: Segmenter, embedding: Embedding, class_map: ClassMap, places: Places
+) -> tuple[list[Answer], Chooser, Prediction, float]:
+    """The chosen answers to all points, what chose them, a prediction for its shape, and seconds spent on choosing."""
+    chooser, answers, seconds = None, [], 0.0
+
+    for start in range(0, len(places.points), AT_A_TIME):
+
+        def choose(number: int, candidates: Prediction, start=start) -> int:
+            nonlocal chooser, seconds
+            clock = _Clock()
+            if chooser is None:
+                chooser = Chooser(Evidence(class_map, grid_size(candidates)), places)
+            index = chooser(start + number, candidates)
+            seconds += clock.lap()
+            return index
+
+        prediction = segmenter.predict_points(embedding, places.points[start : start + AT_A_TIME], choose)
+        height, width = chooser.evidence.size
+        for i, score in enumerate(prediction.scores.tolist()):
+            class_id, candidate, agreement = chooser.taken[start + i]
+            logits = prediction.logits[i, :height, :width].astype(np.float16)
+            answers.append(Answer(logits, class_id, candidate, score, agreement))
+    shape = replace(prediction, logits=prediction.logits[:1], scores=prediction.scores[:1], choice=0)
+    return answers, chooser, shape, seconds
+
+
+def _merge(answers: list[Answer], chooser: Chooser, shape: Prediction, asked: Words, settings: Settings) -> _Found:
+    evidence, places = chooser.evidence, chooser.places
+    cell = shape.size[0] * shape.size[1] / (evidence.size[0] * evidence.size[1])
+    merged, fates = instances(answers, asked.wanted, settings, cell)
+    names = tuple(each[0] for each in asked.asked)
+    order, covered, conflicts = share_out(merged, evidence, names, cell, settings.min_region_size)
+    painted = paint(order, merged, shape)
+    areas = np.bincount(painted.ravel() + 1, minlength=len(merged) + 1)[1:]
+    standing = sorted((i for i in order if areas[i]), key=lambda i: (merged[i].class_id, -areas[i]))
+    number = np.full(len(merged) + 1, -1, np.int16)  # the last entry stands for -1
+    number[standing] = np.arange(len(standing))
+    owner = {member: i for i, item in enumerate(merged) for member in item.members}
+    prompts = []
+    for i, (point, answer) in enumerate(zip(places.points.tolist(), answers, strict=True)):
+        instance = int(number[owner[i]]) if i in owner else -1
+        fate = "covered" if i in owner and (owner[i] in covered or instance < 0) else fates[i]
+        region = int(places.region_ids[i])
+        score, agreement = answer.score, answer.agreement
+        prompts.append(
+            PlacedPrompt(tuple(point), answer.class_id, region, answer.candidate, score, agreement, instance, fate)
+        )
+    numbers = number[painted]
+    kept = [merged[i] for i in standing]
+    shown = dict(zip(standing, numbered([names[item.class_id] for item in kept]), strict=True))
+    conflicts = [
+        replace(
+            conflict,
+            winner=int(number[conflict.winner]),
+            loser=int(number[conflict.loser]),
+            names=tuple(
+                shown.get(i, f"{names[merged[i].class_id]} (covered)") for i in (conflict.winner, conflict.loser)
+            ),
+        )
+        for conflict in conflicts
+    ]
+    ids, confidence = [item.class_id for item in kept], [item.confidence for item in kept]
+    found = detections(numbers, ids, confidence, [names[index] for index in ids])
+    return _Found(tuple(prompts), tuple(conflicts), found, numbers)
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self):
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        return seconds

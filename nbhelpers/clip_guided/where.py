@@ -1,0 +1,209 @@
+"""From a class map to points: confident regions, their connected parts, and places well inside each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+
+from nbhelpers.clip_guided.values import GRID, Settings
+from nbhelpers.core.regions import centroid_point, components, deepest_points, regular_points
+from nbhelpers.models.protocols import ClassMap
+
+WORKING_SIDE = 384  # cells of the longer side of the grid in which points are placed
+THINNER = 1.25  # points move so much farther apart until they are few enough
+
+
+class Evidence:
+    """A class map on a grid of any size: what wins where, how surely, and how probable one class is against the rest.
+
+    Args:
+        class_map: of the photo.
+        size: ``(h, w)`` of the grid.
+    """
+
+    def __init__(self, class_map: ClassMap, size: tuple[int, int]):
+        self._map, self.size = class_map, size
+        self.winner: Int[np.ndarray, "h w"] = np.zeros(size, np.int32)
+        """Index of the most probable class."""
+        self.peak: Float32[np.ndarray, "h w"] = np.full(size, -1, np.float32)
+        """Its probability."""
+        for index in range(len(class_map.names)):  # one plane at a time: 500 words must not all be enlarged at once
+            plane = self._plane(index)
+            better = plane > self.peak
+            self.winner[better] = index
+            self.peak[better] = plane[better]
+        self.relative = lru_cache(maxsize=16)(self._relative)
+
+    def _plane(self, index: int) -> np.ndarray:
+        plane = self._map.probabilities[index]
+        shrinks = plane.shape[0] > self.size[0] or plane.shape[1] > self.size[1]
+        return cv2.resize(plane, self.size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+    def _relative(self, index: int) -> Float32[np.ndarray, "h w"]:
+        """Probability of a class over that of the winner: 1 where it wins, less where another does.
+
+        So a map that is unsure everywhere judges masks as well as one that is sure.
+        """
+        return self._plane(index) / np.maximum(self.peak, 1e-12)
+
+
+@dataclass(frozen=True)
+class Region:
+    """One connected, confident part of a class, on the grid of placing.
+
+    Attributes:
+        class_id: index into the class map's names.
+        area: in cells.
+        confidence: mean probability inside.
+        points: ``(k, 2)`` cells ``(x, y)``.
+    """
+
+    class_id: int
+    area: int
+    confidence: float
+    points: Int[np.ndarray, "k 2"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """All regions and points of a photo.
+
+    Attributes:
+        regions: the largest and surest first; none on the blind grid.
+        numbers: ``(h, w) int32``, number of the region at each cell, -1 where there is none.
+        points: ``(n, 2) float32``, ``(x, y)`` pixels of the photo.
+        class_ids: of each point.
+        region_ids: of each point.
+        used: class index -> confidence that was used instead of the asked one.
+        notes: what was lowered or left out.
+    """
+
+    regions: tuple[Region, ...]
+    numbers: Int[np.ndarray, "h w"]
+    points: Float32[np.ndarray, "n 2"]
+    class_ids: Int[np.ndarray, " n"]
+    region_ids: Int[np.ndarray, " n"]
+    used: dict[int, float]
+    notes: tuple[str, ...]
+
+
+def working_size(size: tuple[int, int]) -> tuple[int, int]:
+    """``(h, w)`` of the grid for a photo of ``size``: at most `WORKING_SIDE` cells, at most one a pixel."""
+    scale = min(1.0, WORKING_SIDE / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def place(class_map: ClassMap, wanted: tuple[int, ...], settings: Settings, target: int | None = None) -> Places:
+    """Find where to point.
+
+    Args:
+        class_map: of the photo.
+        wanted: indices of the classes that are to be found.
+        settings: confidence, size, spacing and number of points.
+        target: a class for which the confidence is lowered even if others are found.
+    """
+    size = working_size(class_map.size)
+    if settings.placement == "grid":
+        return _blind(class_map, size)
+    evidence = Evidence(class_map, size)
+    cell = class_map.size[0] * class_map.size[1] / (size[0] * size[1])  # pixels of the photo
+    smallest = max(1.0, settings.min_region_size / cell)
+    levels = dict.fromkeys(wanted, settings.min_confidence)
+    parts = _parts(evidence, levels, smallest)
+    used, notes = {}, []
+    if settings.lower:
+        searched = wanted if not parts else (target,) if target is not None else ()
+        if not any(class_id in searched for class_id, _ in parts):
+            level = _lower(evidence, searched, settings.min_confidence, smallest)
+            if level is not None:
+                levels |= dict.fromkeys(searched, level)
+                parts = _parts(evidence, levels, smallest)
+                used = {index: level for index in searched if any(index == found for found, _ in parts)}
+                names = ", ".join(class_map.names[index] for index in used)
+                notes.append(
+                    f"nothing was found at confidence {settings.min_confidence:.2f}; lowered to {level:.2f} for {names}"
+                )
+    spacing = max(2.0, settings.spacing * max(size))
+    points = _points(parts, spacing, settings)
+    while sum(map(len, points)) > settings.max_prompts and spacing < max(size):
+        spacing *= THINNER
+        points = _points(parts, spacing, settings)
+    regions = [
+        Region(class_id, int(part.sum()), float(evidence.peak[part].mean()), spots)
+        for (class_id, part), spots in zip(parts, points, strict=True)
+    ]
+    order = sorted(range(len(regions)), key=lambda i: -regions[i].area * regions[i].confidence)
+    if len(order) > settings.max_prompts:
+        notes.append(f"of {len(order)} regions the {settings.max_prompts} largest and surest were asked")
+        order = order[: settings.max_prompts]
+    numbers = np.full(size, -1, np.int32)
+    for number, i in enumerate(order):
+        numbers[parts[i][1]] = number
+    regions = tuple(regions[i] for i in order)
+    cells = np.concatenate([region.points for region in regions]) if regions else np.empty((0, 2))
+    counts = [len(region.points) for region in regions]
+    return Places(
+        regions,
+        numbers,
+        _to_pixels(cells, size, class_map.size),
+        np.repeat([region.class_id for region in regions], counts).astype(np.int64),
+        np.repeat(np.arange(len(regions)), counts),
+        used,
+        tuple(notes),
+    )
+
+
+def _parts(evidence: Evidence, levels: dict[int, float], smallest: float) -> list[tuple[int, np.ndarray]]:
+    """The connected parts where a class wins with at least its level: ``(class, (h, w) bool)``."""
+    out = []
+    for index in np.intersect1d(list(levels), np.unique(evidence.winner)).tolist():
+        labels = components((evidence.winner == index) & (evidence.peak >= levels[index]), smallest)
+        out += [(index, labels == number) for number in range(1, labels.max(initial=0) + 1)]
+    return out
+
+
+def _lower(evidence: Evidence, classes: tuple[int, ...], level: float, smallest: float) -> float | None:
+    """The highest of ten lower levels at which a class has a region, or None."""
+    for lower in np.linspace(level, 0, 11)[1:].tolist():
+        if _parts(evidence, dict.fromkeys(classes, lower), smallest):
+            return lower
+    return None
+
+
+def _points(parts: list[tuple[int, np.ndarray]], spacing: float, settings: Settings) -> list[np.ndarray]:
+    match settings.placement:
+        case "centroid":
+            return [centroid_point(part) for _, part in parts]
+        case "regular":
+            return [regular_points(part, spacing) for _, part in parts]
+    return [_cropped_points(part, spacing, settings.max_prompts) for _, part in parts]
+
+
+def _cropped_points(part: Bool[np.ndarray, "h w"], spacing: float, most: int) -> Int[np.ndarray, "k 2"]:
+    """`deepest_points` of a part, looked for in its own box alone."""
+    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
+    crop = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return deepest_points(crop, spacing, most) + np.array([columns[0], rows[0]])
+
+
+def _to_pixels(cells: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) -> Float32[np.ndarray, "n 2"]:
+    """Pixels of the photo at the centres of cells."""
+    scale = np.array([size[1] / grid[1], size[0] / grid[0]])
+    return ((np.asarray(cells, float).reshape(-1, 2) + 0.5) * scale - 0.5).astype(np.float32)
+
+
+def _blind(class_map: ClassMap, size: tuple[int, int]) -> Places:
+    """The points of the grid; each has the word that wins there, however unsurely, and its whole connected region."""
+    evidence = Evidence(class_map, size)
+    numbers: Int[np.ndarray, "h w"] = np.full(size, -1, np.int32)
+    for index in np.unique(evidence.winner).tolist():
+        parts = components(evidence.winner == index)
+        numbers[parts > 0] = parts[parts > 0] + numbers.max()
+    cells = np.stack(np.meshgrid(np.arange(GRID), np.arange(GRID)), -1).reshape(-1, 2)
+    columns, rows = ((cells + 0.5) * (size[1] / GRID, size[0] / GRID)).astype(int).T
+    points = _to_pixels(cells, (GRID, GRID), class_map.size)
+    return Places((), numbers, points, evidence.winner[rows, columns], numbers[rows, columns], {}, ())

@@ -1,0 +1,485 @@
+import json
+
+import numpy as np
+import pytest
+from fake_words import FakeTextEncoder, FloodSegmenter, scene
+
+from nbhelpers import ClickSession, NbHelpersError
+from nbhelpers.clip_guided import ClipGuidedSession, Settings, batch, diagnose, run, segment
+from nbhelpers.clip_guided.choose import Answer
+from nbhelpers.clip_guided.merge import instances, share_out
+from nbhelpers.clip_guided.where import Evidence
+from nbhelpers.core.images import save_image
+from nbhelpers.core.metrics import iou
+from nbhelpers.models.protocols import ClassMap
+
+WORDS = ["ball", "box", "lid", "lawn", "sky"]
+
+
+def ask(image=None, words=WORDS, target=None, encoder=None, segmenter=None, **settings):
+    image = scene() if image is None else image
+    encoder, segmenter = encoder or FakeTextEncoder(), segmenter or FloodSegmenter()
+    return segment(image, words, target, settings=Settings(**settings), segmenter=segmenter, text_encoder=encoder)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return ask()
+
+
+def colour_mask(image, at):
+    return (image == image[at[1], at[0]]).all(2)
+
+
+def test_things_stay_apart_and_stuff_comes_together(result):
+    assert sorted(result.names) == ["ball 1", "ball 2", "box", "lawn", "lid", "sky"]
+    left, right = result.mask("ball 1"), result.mask("ball 2")
+    both = colour_mask(result.image, (60, 160))
+    assert not (left & right).any() and iou(left | right, both) > 0.95
+    assert (result.mask("ball") == (left | right)).all()
+    lawn = colour_mask(result.image, (10, 230))
+    assert iou(result.mask("lawn"), lawn) > 0.95
+
+
+def test_stuff_in_two_places_is_one_region():
+    image = scene()
+    image[:, 100:104] = (0, 0, 0)
+    image[120:] = np.where((image[120:] == (60, 160, 60)).all(2)[..., None], image[120:], image[120:])
+    found = ask(image, ["ball", "sky", "lawn"])
+    assert list(found.names).count("sky") == 1
+    assert found.mask("sky")[50, 20] and found.mask("sky")[50, 300]
+    apart = ask(image, ["ball", "sky", "lawn"], stuff=("lawn",))
+    assert "sky 2" in apart.names
+
+
+def test_every_point_lies_in_a_place_of_its_word(result):
+    for prompt in result.prompts:
+        x, y = map(round, prompt.point)
+        assert result.class_map.names[prompt.class_id] == result.vocabulary[prompt.class_id]
+        assert result.labels[y, x] == prompt.class_id
+
+
+def test_instances_and_label_map_agree_and_are_exclusive(result):
+    detections = result.instances
+    assert detections.mask.sum(0).max() == 1
+    for index, mask in enumerate(detections.mask):
+        assert (mask == (result.instance_map == index)).all()
+        ys, xs = np.nonzero(mask)
+        assert detections.xyxy[index].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        assert detections.data["class_name"][index] == result.vocabulary[detections.class_id[index]]
+    assert ((result.labels >= 0) == (result.instance_map >= 0)).all()
+    assert ((detections.confidence > 0) & (detections.confidence <= 1)).all()
+
+
+def test_the_budget_counts_prompts_and_seconds(result):
+    budget = result.budget
+    assert budget.prompts == len(result.prompts) <= 100 and budget.saved == 4096 / budget.prompts
+    assert all(seconds >= 0 for seconds in (budget.text, budget.image, budget.decoder, budget.merge))
+    assert "times fewer than a blind grid of 4096" in str(budget)
+
+
+def test_all_points_are_asked_on_one_embedding():
+    segmenter = FloodSegmenter()
+    ask(segmenter=segmenter)
+    assert segmenter.encoded == 1 and len(segmenter.asked) == 1
+
+
+def test_the_candidate_that_agrees_with_the_class_map_is_taken():
+    # by its own scores the segmenter prefers everything of one colour, both balls at once
+    found = ask(segmenter=FloodSegmenter(scores=(0.5, 0.9, 0.95)), stuff=())
+    balls = [prompt for prompt in found.prompts if prompt.class_id == 0]
+    assert {prompt.candidate for prompt in balls} == {2}
+    assert "ball 2" in found.names
+
+
+def test_a_target_selects_and_changes_nothing(result):
+    found = ask(target="Ball")
+    assert found.target == "ball" and (found.mask() == result.mask("ball")).all()
+    assert set(found.masks()) == {"ball 1", "ball 2"}
+    assert (result.mask() == (result.instance_map >= 0)).all()
+    with pytest.raises(NbHelpersError, match="no such class or instance"):
+        result.mask("dragon")
+
+
+def test_excluded_words_win_their_places_and_are_not_segmented():
+    found = ask(words=["ball", "sky", "lawn"], exclude=("box", "lid"))
+    assert "box" not in found.vocabulary and not found.mask()[200, 230]
+    listed = ask(exclude=("sky",))
+    assert "sky" in listed.vocabulary and "sky" not in listed.names
+
+
+def test_a_lowered_confidence_is_told(caplog):
+    unsure = FakeTextEncoder(flat=0.6)
+    found = ask(encoder=unsure)
+    assert len(found) and any("lowered to" in note for note in found.notes) and "lowered to" in caplog.text
+    assert all(level < 0.7 for level in found.confidence_used.values())
+    kept = ask(encoder=unsure, lower=False)
+    assert len(kept) == 0 and not kept.confidence_used
+    sure = ask()
+    assert not sure.notes and not sure.confidence_used
+
+
+def test_a_target_that_found_nothing_is_lowered_alone():
+    image = scene()
+    image[140:165, 240:280] = (150, 120, 120)  # the lid, between colours
+    found = ask(image, target="lid")
+    assert set(found.confidence_used) <= {"lid"} and (not found.confidence_used or "lowered" in found.notes[0])
+
+
+def test_no_more_prompts_than_allowed():
+    assert ask(max_prompts=6).budget.prompts <= 6
+    assert ask(max_prompts=3).budget.prompts <= 3
+
+
+def test_smaller_regions_are_left_out():
+    assert "lid" not in ask(min_region_size=3000).names
+
+
+@pytest.mark.parametrize("placement", ["centroid", "regular", "grid"])
+def test_other_placements_find_the_same_scene(placement, result):
+    found = ask(placement=placement)
+    assert set(found.names) >= {"ball 1", "ball 2", "box", "sky"}
+    # the centre of gravity of a lawn may be a ball
+    assert ("lawn" in found.names) == (placement != "centroid")
+    assert iou(found.mask("box"), result.mask("box")) > 0.95
+    if placement == "grid":
+        assert found.budget.prompts == 4096
+
+
+def answer(mask, class_id=0, score=0.9, agreement=1.0):
+    return Answer(np.where(mask, 8, -8).astype(np.float16), class_id, 2, score, agreement)
+
+
+def square(x0, y0, x1, y1, size=64):
+    mask = np.zeros((size, size), bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def test_merging_tells_the_fate_of_each_mask():
+    whole, twin, part = square(0, 0, 40, 40), square(0, 0, 40, 39), square(5, 5, 15, 15)
+    answers = [
+        answer(whole),
+        answer(twin, score=0.8),
+        answer(part),
+        answer(square(50, 50, 51, 51)),
+        answer(square(44, 0, 60, 20), agreement=0.3),
+    ]
+    found, fates = instances(answers, {0: False}, Settings(min_region_size=4), cell=1.0)
+    assert fates == ["kept", "duplicate", "part", "small", "disagrees"]
+    assert [item.members for item in found] == [(0, 1, 2)]
+
+
+def test_a_conflict_is_decided_by_confidence_at_the_place_and_explained():
+    table, cup = square(0, 0, 60, 60), square(20, 20, 40, 40)
+    probabilities = np.where(cup, 0.1, 0.9)
+    class_map = ClassMap(
+        np.stack([probabilities, 1 - probabilities]).astype(np.float32), ("table", "cup"), (64, 64), "x"
+    )
+    found, _ = instances([answer(table), answer(cup, 1, 0.7)], {0: False, 1: False}, Settings(), 1.0)
+    order, covered, conflicts = share_out(found, Evidence(class_map, (64, 64)), class_map.names, 1.0, 10)
+    assert order == [0, 1] and covered == []
+    (conflict,) = conflicts
+    assert conflict.names == ("cup", "table") and conflict.pixels == 400
+    assert conflict.confidence == pytest.approx((0.7, 0.9 * 0.1 / 0.9), abs=1e-3)
+    assert str(conflict) == "400 pixels: cup (0.70) over table (0.10)"
+
+
+def test_an_instance_that_loses_nearly_all_is_covered():
+    one, two = square(0, 0, 40, 40), square(1, 1, 40, 40)
+    class_map = ClassMap(
+        np.stack([np.full((64, 64), 0.8), np.full((64, 64), 0.2)]).astype(np.float32), ("a", "b"), (64, 64), "x"
+    )
+    found, _ = instances([answer(one), answer(two, 1)], {0: False, 1: False}, Settings(), 1.0)
+    assert share_out(found, Evidence(class_map, (64, 64)), ("a", "b"), 1.0, 100)[:2] == ([0], [1])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "the vocabulary is empty"),
+        ("ball", "one string"),
+        (["ball", " "], "is empty"),
+        (["ball", "x" * 500], "too long"),
+        (["background"], "nothing to find"),
+    ],
+)
+def test_bad_vocabularies_are_refused(words, says):
+    segmenter = FloodSegmenter()
+    with pytest.raises(NbHelpersError, match=says):
+        ask(words=words, segmenter=segmenter)
+    assert segmenter.encoded == 0
+
+
+def test_a_target_that_is_not_in_the_vocabulary_is_refused():
+    with pytest.raises(NbHelpersError, match="not in the vocabulary"):
+        ask(target="dragon")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"min_confidence": 2}, {"iou_threshold": -1}, {"max_prompts": 0}, {"placement": "random"}]
+)
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(NbHelpersError):
+        Settings(**bad)
+
+
+def test_one_word_gets_something_to_compete_with():
+    encoder = FakeTextEncoder()
+    found = ask(words=["ball"], encoder=encoder)
+    assert found.vocabulary == ("ball",) and "compete" in found.notes[0]
+    assert encoder.asked[0][1][0] == "background" and "sky" in encoder.asked[0][1]
+    assert found.mask().mean() < 0.2 and "ball 2" in found.names
+
+
+def test_background_competes_without_words_that_are_asked():
+    encoder = FakeTextEncoder()
+    found = ask(words=["ball", "sky", "Background"], encoder=encoder)
+    assert "sky" not in encoder.asked[0][2] and "grass" in encoder.asked[0][2]
+    assert "Background" not in found.names
+    assert "Background" in ask(words=["ball", "sky", "Background"], target="background").names
+
+
+def test_five_hundred_words():
+    encoder = FakeTextEncoder(side=32)
+    found = ask(words=[*WORDS, *(f"thing {i}" for i in range(495))], encoder=encoder, min_confidence=0.1)
+    assert len(found.vocabulary) == 500 and "ball 2" in found.names
+
+
+def test_duplicate_and_near_duplicate_words():
+    found = ask(words=[*WORDS, "BALL", "a ball", "balls"])
+    assert found.vocabulary == (*WORDS, "a ball", "balls") and "twice" in found.notes[0]
+    assert ("ball", "balls") in diagnose(found).alike and ("ball", "a ball") in diagnose(found).alike
+
+
+def test_words_in_other_scripts():
+    found = ask(words=["猫", "небо", "sky", "box", "lawn", "lid"])
+    assert "猫 2" in found.names and found.summary()["instances"]["небо"] == 0
+
+
+def test_nothing_found_is_an_empty_result():
+    found = ask(np.full((60, 80, 3), 128, np.uint8), ["ball", "box"], min_region_size=10_000)
+    assert len(found) == 0 and (found.labels == -1).all() and found.mask("ball").sum() == 0
+    assert found.names == () and found.masks() == {} and "no word has a region" in found.notes[-1]
+
+
+def test_everything_found():
+    found = ask(np.full((60, 80, 3), (150, 200, 240), np.uint8), ["sky", "ball"])
+    assert found.mask("sky").all()
+
+
+def test_a_photo_of_sixteen_pixels():
+    image = np.full((16, 16, 3), (60, 160, 60), np.uint8)
+    image[4:12, 4:12] = (220, 40, 30)
+    found = ask(image, ["ball", "lawn"], min_region_size=9)
+    assert found.mask("ball")[8, 8] and found.mask("lawn")[0, 0]
+
+
+def test_fifty_megapixels_in_bounded_memory():
+    import tracemalloc
+
+    image = scene(6000, 8400)
+    tracemalloc.start()
+    found = ask(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2e9  # six dense masks, logits at photo size and the map are more
+    assert sorted(found.names) == ["ball 1", "ball 2", "box", "lawn", "lid", "sky"]
+    assert type(found.instances.mask).__name__ == "CompactMask"
+    assert iou(np.asarray(found.instances.mask[0]), found.instance_map == 0) == 1
+
+
+def test_a_class_map_can_be_used_again_and_must_fit(result):
+    encoder = FakeTextEncoder()
+    again = segment(scene(), WORDS, segmenter=FloodSegmenter(), text_encoder=encoder, class_map=result.class_map)
+    assert not encoder.asked and (again.labels == result.labels).all()
+    with pytest.raises(NbHelpersError, match="another question"):
+        segment(scene(), ["ball"], segmenter=FloodSegmenter(), class_map=result.class_map)
+
+
+def test_the_doctor_tells_what_won_and_why_not():
+    found = ask(words=[*WORDS, "grass", "dragon", "background"])
+    sheet = diagnose(found, FakeTextEncoder())
+    assert sheet.background == ()
+    words = {word.name: word for word in sheet.words}
+    assert words["ball"].instances == 2 and not words["ball"].remark
+    assert words["ball"].share == pytest.approx((found.image == (220, 40, 30)).all(2).mean(), abs=0.02)
+    assert "no place prefers it" in words["dragon"].remark and "only competes" in words["background"].remark
+    assert any({a, b} == {"lawn", "grass"} and ratio > 0.9 for a, b, ratio in sheet.rivals)
+    assert '"lawn" and "grass" compete' in str(sheet) and "dragon found nothing" in str(sheet)
+
+
+def test_the_doctor_suggests_background_words_that_would_win():
+    found = ask(words=["ball", "box", "lid"], min_confidence=0.99, lower=False)
+    assert diagnose(found, FakeTextEncoder()).background[0][0] in ("sky", "grass")
+    every = dict(diagnose(found).background)
+    assert every["sky"] == -1 and "ball" not in every
+
+
+@pytest.fixture
+def clicked(result):
+    clicks = ClickSession(result.image, FloodSegmenter())
+    return ClipGuidedSession(result, clicks), clicks
+
+
+def test_a_session_starts_from_the_result(clicked, result):
+    session, clicks = clicked
+    assert clicks.objects == result.names
+    assert (session.result.labels == result.labels).all() and session.result.names == result.names
+
+
+def test_a_click_removes_a_region_and_undo_brings_it_back(clicked, result):
+    session, clicks = clicked
+    changes = []
+    session.on_change(lambda: changes.append(len(session.result)))
+    name = session.remove(250, 200)
+    assert name == "box" and "box" not in session.result.names and session.result.labels[200, 250] == -1
+    clicks.undo()
+    assert (session.result.labels == result.labels).all() and changes == [5, 6]
+    with pytest.raises(NbHelpersError, match="no region"):
+        session.remove(9999, 0)
+
+
+def test_a_click_adds_a_region_of_a_class(result):
+    start = ask(words=["ball", "lawn", "sky"], exclude=("box", "lid"))
+    session = ClipGuidedSession(start, ClickSession(start.image, FloodSegmenter()))
+    assert session.add(230, 210, "crate") == "crate"
+    added = session.result
+    assert added.vocabulary[-1] == "crate" and added.mask("crate")[210, 230]
+    session.add(60, 160, "ball")
+    assert session.result.mask("ball")[160, 60]
+    assert [word.name for word in diagnose(session.result).words] == ["ball", "lawn", "sky"]
+    nameless = session.add(260, 150)
+    assert nameless.startswith("object") and len(session.result) == len(added) + 1
+
+
+def test_a_session_on_another_photo_or_a_used_one_is_refused(result):
+    with pytest.raises(NbHelpersError, match="another photo"):
+        ClipGuidedSession(result, ClickSession(scene()[:100], FloodSegmenter()))
+    used = ClickSession(result.image, FloodSegmenter())
+    used.click(5, 5)
+    with pytest.raises(NbHelpersError, match="used already"):
+        ClipGuidedSession(result, used)
+
+
+def test_saving(result, tmp_path):
+    paths = result.save(tmp_path, "garden")
+    names = {path.name for path in paths}
+    assert {"garden_labels.png", "garden.json", "garden.coco.json", "garden_ball-1_mask.png"} <= names
+    about = json.loads((tmp_path / "garden.json").read_text())
+    assert about["instances"]["ball"] == 2 and about["prompts"] == result.budget.prompts
+
+
+def models():
+    return {"segmenter": FloodSegmenter(), "text_encoder": FakeTextEncoder()}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b10.png", "b9.png"):
+        save_image(tmp_path / "in" / name, scene())
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"no picture")
+    return tmp_path / "in"
+
+
+def test_a_folder_is_worked_through_and_resumed(folder, tmp_path):
+    first = models()
+    records = run(folder, WORDS, tmp_path / "out", "ball", **first)
+    assert [record["photo"] for record in records] == ["b9.png", "b10.png", "broken.jpg"]
+    assert records[0]["found"] == 2 and "cannot be read" in records[2]["status"]
+    table = (tmp_path / "out" / "summary.csv").read_text().splitlines()
+    assert len(table) == 4 and table[1].startswith("b9.png,done,ball: 2")
+    (tmp_path / "out" / "b9.json").unlink()
+    save_image(folder / "broken.jpg", scene())
+    second = models()
+    again = run(folder, WORDS, tmp_path / "out", "ball", **second)
+    assert second["segmenter"].encoded == 2 and all(record["status"] == "done" for record in again)
+
+
+def test_another_run_in_the_same_folder_is_refused(folder, tmp_path):
+    run(folder, WORDS, tmp_path / "out", **models())
+    with pytest.raises(NbHelpersError, match="another run"):
+        run(folder, WORDS[:3], tmp_path / "out", **models())
+    save_image(folder / "b9.png", scene()[::-1].copy())
+    with pytest.raises(NbHelpersError, match="another photo"):
+        run(folder, WORDS, tmp_path / "out", **models())
+
+
+def test_one_photo_becomes_one_picture(folder, tmp_path):
+    out = tmp_path / "seen.png"
+    (record,) = run(folder / "b9.png", WORDS, out, **models())
+    assert out.is_file() and out.with_suffix(".json").is_file() and record["found"] == 6
+    with pytest.raises(NbHelpersError, match="need a folder"):
+        run(folder, WORDS, out, **models())
+
+
+def test_pictures_are_found_by_name_folder_and_glob(folder):
+    assert [path.name for path in batch.photos(folder)] == ["b9.png", "b10.png", "broken.jpg"]
+    assert len(batch.photos(f"{folder}/b*.png")) == 2
+    with pytest.raises(NbHelpersError, match="no such picture"):
+        batch.photos(folder / "none")
+
+
+@pytest.fixture
+def command(monkeypatch, folder, tmp_path):
+    from typer.testing import CliRunner
+
+    from nbhelpers import cli
+
+    loaded = {"segmenter": FloodSegmenter(), "text_encoder": FakeTextEncoder()}
+    monkeypatch.setattr("nbhelpers.models.load.load", lambda task, *_: loaded[task])
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(cli.app, ["clip-guided", "--image", "in/b9.png", *words])
+
+
+def test_the_command_takes_several_words_after_one_flag(command, tmp_path):
+    done = command("--vocabulary", "ball", "box", "lawn", "sky", "lid", "--prompt", "ball", "--output", "o.png", "-v")
+    assert done.exit_code == 0, done.output
+    assert "2 ball" in done.output and "made by fake-words and flood" in done.output
+    assert json.loads((tmp_path / "o.json").read_text())["target"] == "ball"
+
+
+@pytest.mark.parametrize(
+    ("edit", "inside", "outside"), [("remove", (0, 0, 0), None), ("replace", (255, 255, 255), (0, 0, 0))]
+)
+def test_the_command_edits(command, tmp_path, edit, inside, outside):
+    from nbhelpers import load_image
+
+    done = command("--vocabulary", *WORDS, "--target", "box", "--edit", edit, "--output", "o.png")
+    assert done.exit_code == 0, done.output
+    made = load_image(tmp_path / "o.png")
+    assert tuple(made[200, 230]) == inside
+    assert tuple(made[20, 20]) == (outside or tuple(scene()[20, 20]))
+
+
+def test_an_edit_of_nothing_leaves_the_photo_and_is_told(command, tmp_path):
+    from nbhelpers import load_image
+
+    done = command("--vocabulary", *WORDS, "dragon", "--target", "dragon", "--edit", "remove", "--output", "o.png")
+    assert done.exit_code == 0 and "nothing of dragon was found" in done.output
+    assert (load_image(tmp_path / "o.png") == scene()).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--edit", "paint"), "no such edit"),
+        (("--edit", "restyle"), "told what to paint"),
+        (("--checkpoint", "sam2_hiera_large.pt"), "no such checkpoint"),
+        (("--min-confidence", "3"), "out of range"),
+        (("--target", "dragon"), "not in the vocabulary"),
+    ],
+)
+def test_the_command_tells_what_is_wrong(command, words, says):
+    done = command("--vocabulary", *WORDS, *words)
+    assert isinstance(done.exception, NbHelpersError) and says in str(done.exception)
+
+
+@pytest.mark.weights("sam2-hiera-tiny-lite", "conse-lite")
+def test_on_real_weights_the_cat_is_found():
+    from nbhelpers import load, load_image, sample
+
+    image = load_image(sample("chelsea"))
+    segmenter, encoder = load("segmenter", "sam2-hiera-tiny-lite", "cpu"), load("text_encoder", "conse-lite", "cpu")
+    found = segment(image, ["cat", "background"], "cat", segmenter=segmenter, text_encoder=encoder)
+    assert found.mask()[150, 200] and found.budget.saved >= 40
