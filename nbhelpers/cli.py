@@ -165,6 +165,30 @@ def clip_guided(
         raise NbHelpersError(f"{failed} of {len(records)} photos could not be done", do="see summary.csv; run it again")
 
 
+@app.command()
+def editing(
+    image: Annotated[Path, typer.Option(help="the photo")],
+    mask: Annotated[Path, typer.Option(help="a picture of the photo's size, white where it is to be edited")],
+    output: Annotated[Path, typer.Option(help="the picture to write")],
+    edit: Annotated[str, typer.Option(help="remove, replace or restyle")] = "remove",
+    prompt: Annotated[str | None, typer.Option(help="what shall be painted; replace and restyle need it")] = None,
+    seed: Annotated[int, typer.Option(help="same seed, same picture")] = 0,
+    device: Device = None,
+    models: Models = None,
+) -> None:
+    """Edit what a mask covers, for instance one that `segment` wrote: remove it, or paint it anew by a text."""
+    from nbhelpers import editing as job
+    from nbhelpers.core.images import load_image, save_image
+    from nbhelpers.models.load import load
+
+    if edit not in job.KINDS or edit == "segment":
+        raise NbHelpersError("there is no such edit", given=edit, expected="remove, replace or restyle")
+    photo, inside = load_image(image), load_image(mask)[:, :, 0] > 127
+    inpainter = load("inpainter", None, device, models)
+    edited = job.edit(photo, inside, edit, use_inpainting=True, prompt=prompt, inpainter=inpainter, seed=seed)
+    typer.echo(f"{save_image(output, edited)}, made by {inpainter.name}")
+
+
 def _numbers(text: str, option: str, form: str, lengths: tuple[int, ...]) -> list[float]:
     try:
         numbers = [float(part) for part in text.split(",")]

@@ -230,3 +230,28 @@ def test_a_sticker_on_a_cat_is_gone_and_the_rest_of_the_cat_is_the_same():
     assert 10 * np.log10(255**2 / (error**2).mean()) > 18
     away = ~dilate(mask, 6)
     assert np.array_equal(clean[away], cat[away])
+
+
+@pytest.mark.weights("migan")
+def test_the_command_removes_what_a_mask_covers(tmp_path):
+    from typer.testing import CliRunner
+
+    from nbhelpers.cli import app
+    from nbhelpers.core.images import load_image, save_image
+    from nbhelpers.zoo import sample
+
+    photo = load_image(sample("coffee"))
+    mask = np.zeros(photo.shape[:2], np.uint8)
+    mask[240:330, 320:410] = 255
+    paths = {
+        "--image": sample("coffee"),
+        "--mask": save_image(tmp_path / "m.png", mask),
+        "--output": tmp_path / "o.png",
+    }
+    arguments = [str(part) for pair in paths.items() for part in pair]
+    result = CliRunner().invoke(app, ["editing", *arguments, "--models", "lite"])
+    assert result.exit_code == 0 and "made by migan" in result.output, result.output
+    changed = (load_image(tmp_path / "o.png") != photo).any(2)
+    assert changed[mask > 0].mean() > 0.9 and not changed[:150].any()
+    wrong = CliRunner().invoke(app, ["editing", *arguments, "--edit", "segment"])
+    assert "no such edit" in str(wrong.exception)

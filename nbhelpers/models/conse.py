@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.models.dense import as_classes
 from nbhelpers.models.imagenet import STRIDE, DenseClassifier, class_texts
 from nbhelpers.models.minilm import SentenceEncoder
 from nbhelpers.models.protocols import ClassMap
@@ -128,9 +128,9 @@ class ConseTextEncoder:
                 A single class has nothing to be compared with and is probable everywhere.
 
         Raises:
-            NbHelpersError: no names, or an empty one.
+            NbHelpersError: no names, an empty one, or the same class twice.
         """
-        groups = _groups(names)
+        groups = as_classes(names)
         carry = self.carry(groups)
         height, width = image.shape[:2]
         settings, shorter = self.settings, min(1.0, self.settings.side / max(height, width))
@@ -171,7 +171,7 @@ class ConseTextEncoder:
 
     def explain(self, names: Sequence[str | Sequence[str]], top: int = 5) -> dict[str, list[tuple[str, float]]]:
         """For each name the ImageNet classes that stand for it in this vocabulary, with their weights, best first."""
-        groups = _groups(names)
+        groups = as_classes(names)
         lemmas = class_texts()[0]
         flat = [name for group in groups for name in group]
         return {
@@ -213,7 +213,7 @@ class ConseTextEncoder:
             self._vectors.update(zip(fresh, self.sentences(fresh), strict=True))
         return np.stack([self._vectors[text] for text in wanted])
 
-    def _classes(self, image: UInt8[np.ndarray, "h w 3"], side: int, mirrored: bool) -> Float32[np.ndarray, "c h w"]:
+    def _classes(self, image: UInt8[np.ndarray, "H W 3"], side: int, mirrored: bool) -> Float32[np.ndarray, "c h w"]:
         """ImageNet probabilities at each place of the photo, seen with its longer side at ``side``."""
         scale = side / max(image.shape[:2]) / STRIDE
         size = tuple(max(1, round(length * scale)) * STRIDE for length in image.shape[:2])
@@ -232,19 +232,6 @@ def build(name: str, files: dict[str, Path], device: str) -> ConseTextEncoder:
     """
     sentences = SentenceEncoder.from_files(files["text"], files["config"], files["tokenizer"])
     return ConseTextEncoder(DenseClassifier.from_file(files["classifier"]), sentences, name=name)
-
-
-def _groups(names: Sequence[str | Sequence[str]]) -> list[list[str]]:
-    """Each class as a list of its names, without blanks around them."""
-    groups = [[names]] if isinstance(names, str) else [[n] if isinstance(n, str) else list(n) for n in names]
-    groups = [[name.strip() for name in group] for group in groups]
-    if not groups or not all(group and all(group) for group in groups):
-        raise NbHelpersError(
-            "the vocabulary is empty" if not groups else "the vocabulary holds an empty name",
-            given=list(names),
-            expected='names such as ["cat", ["grass", "lawn"]]',
-        )
-    return groups
 
 
 def _follow_contours(scores: Float32[np.ndarray, "n h w"], image: UInt8[np.ndarray, "h w 3"], settings) -> None:
