@@ -227,7 +227,7 @@ def test_a_name_that_is_all_over_the_photo_counts_more(graph_file, photo):
 
 @pytest.mark.parametrize("names", [[], [""], ["cat", "  "], [[]], [["cat", ""]], ["cat", "dog", "Cat"]])
 def test_empty_and_double_names_are_refused(tiny, photo, names):
-    with pytest.raises(NbHelpersError, match="nothing to look for|no name|twice"):
+    with pytest.raises(NbHelpersError, match=r"nothing to look for|no name|twice"):
         tiny.dense(photo, names)
 
 
@@ -235,7 +235,7 @@ def test_empty_and_double_names_are_refused(tiny, photo, names):
     "names",
     [
         ["cat"],
-        ["cat", "cat", "Cat"],
+        ["cat", "cats", "a cat"],
         ["猫", "собака", "قطة", "🐈"],
         ["{}", "{name}", "%s"],
         [f"word {i}" for i in range(500)],

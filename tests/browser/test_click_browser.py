@@ -57,7 +57,7 @@ def test_a_click_paints_the_mask_under_the_cursor(notebook):
     notebook.wait_pixel(230, 260, tinted(RED))
     assert near(BLUE)(notebook.pixel(630, 300)) and near(GREY)(notebook.pixel(20, 20))
     assert notebook.value("session.prompts().points[0]") == pytest.approx((300, 340), abs=0.6)
-    assert "segmenter" in notebook.page.locator(".nbhelpers-timing").inner_text()
+    notebook.page.wait_for_selector(".nbhelpers-timing:has-text('segmenter')")
 
 
 def test_exclude_mode_takes_away(notebook):
