@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.models.conse import ConseSettings, ConseTextEncoder
+from nbhelpers.models.conse import ConseSettings, ConseTextEncoder, give_the_rest_to_stuff
 from nbhelpers.models.imagenet import DenseClassifier, class_texts
 from nbhelpers.models.load import load
 from nbhelpers.models.minilm import SentenceEncoder
@@ -223,6 +223,18 @@ def test_a_name_that_is_all_over_the_photo_counts_more(graph_file, photo):
     odds = (with_it[0] / with_it[1]) / (without[0] / without[1])
     np.testing.assert_allclose(odds, odds[0, 0], rtol=1e-3)
     assert (odds[0, 0] > 1) == (without[0].mean() > without[1].mean())
+
+
+def test_stuff_gets_the_places_where_things_are_weak():
+    things = np.array([[[1.0, 0.3, 0.04]], [[0.01, 0.01, 0.01]]], np.float32)
+    scores = np.concatenate([things, np.array([[[3e-4, 3e-4, 3e-4]], [[1e-4, 1e-4, 1e-4]]], np.float32)])
+    give_the_rest_to_stuff(scores, np.array([False, False, True, True]), 0.1)
+    assert scores.argmax(0).tolist() == [[0, 0, 2]]
+    np.testing.assert_array_equal(scores[:2], things)
+    np.testing.assert_allclose(scores[2] / scores[3], 3, rtol=1e-5)
+    alone = scores[2:].copy()
+    give_the_rest_to_stuff(alone, np.array([True, True]), 0.1)
+    np.testing.assert_array_equal(alone, scores[2:])
 
 
 @pytest.mark.parametrize("names", [[], [""], ["cat", "  "], [[]], [["cat", ""]], ["cat", "dog", "Cat"]])

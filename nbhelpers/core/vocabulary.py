@@ -16,7 +16,7 @@ STUFF = frozenset(
     water sea ocean river lake pond waterfall wave pool snow ice
     road street asphalt highway path pavement sidewalk runway parking track railway rail railroad bridge-deck
     ground earth soil dirt mud sand sands gravel beach desert rock rocks stone mountain mountains hill hills cliff
-    grass lawn field meadow moss leaves foliage bush bushes hedge vegetation forest woods trees plants crop hay straw
+    grass lawn field meadow moss leaves foliage bush bushes hedge vegetation forest woods trees crop hay straw
     wall walls brick bricks floor ceiling roof tile tiles carpet rug parquet stairs wood concrete metal plastic
     paper cloth fabric curtain curtains fence railing net
     court pitch playing-field crowd audience backdrop background scenery landscape skyline

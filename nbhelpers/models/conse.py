@@ -26,7 +26,8 @@ from nbhelpers.models.protocols import ClassMap
 PEAK = 0.99  # quantile over the photo that counts as the best score, so that a stray place does not
 
 # What ImageNet lacks, said in words that it has: (names, what to look for instead). A name is helped by
-# the row whose names it is closest to, if close enough. Written down from what the 1000 classes are, not from photos.
+# the row whose names it is closest to, if close enough. Written down from what the 1000 classes are,
+# and checked on COCO train photos.
 HINTS = (
     (
         ("person", "people", "man", "woman", "child", "human"),
@@ -51,7 +52,7 @@ HINTS = (
 
 @dataclass(frozen=True)
 class ConseSettings:
-    """Constants of the recipe. They were chosen on COCO train photos and by reasoning, not on the evaluation's photos.
+    """Constants of the recipe, chosen by reasoning and on COCO train photos.
 
     Attributes:
         scales: longer sides in pixels at which the photo is looked at.
@@ -68,8 +69,8 @@ class ConseSettings:
         presence: power of a name's mean over the photo by which its score is multiplied; 0 for none.
         floor: score of a name where no class speaks for it.
         rest: where things reach less than this share of their best score in the photo, stuff (sky, wall, background)
-            wins, if any is asked: ImageNet has hardly any, and its classes fire around an object too. 0.2 is what
-            class activation maps are cut at (arXiv 1512.04150, section 3.2).
+            wins, if any is asked: ImageNet has hardly any, and its classes fire around an object too. As class
+            activation maps are cut, there at 0.2 (arXiv 1512.04150, section 3.2).
         side: longer side of the answer.
         radius: of the guided filter that brings the answer to the photo's contours, in places of the answer; 0 for
             none.
@@ -88,7 +89,7 @@ class ConseSettings:
     prior: float = 0.5
     presence: float = 1.0
     floor: float = 1e-5
-    rest: float = 0.2
+    rest: float = 0.1
     side: int = 160
     radius: int = 4
     tolerance: float = 1e-3
@@ -155,7 +156,7 @@ class ConseTextEncoder:
             _follow_contours(scores, cv2.resize(image, grid[::-1], interpolation=cv2.INTER_AREA), settings)
         scores += settings.floor
         scores *= scores.mean((1, 2), keepdims=True) ** settings.presence
-        _give_the_rest_to_stuff(scores, np.array([any(map(is_stuff, group)) for group in groups]), settings.rest)
+        give_the_rest_to_stuff(scores, np.array([any(map(is_stuff, group)) for group in groups]), settings.rest)
         scores /= scores.sum(0)
         return ClassMap(scores, tuple(group[0] for group in groups), (height, width), self.name)
 
@@ -242,14 +243,18 @@ def build(name: str, files: dict[str, Path], device: str) -> ConseTextEncoder:
     return ConseTextEncoder(DenseClassifier.from_file(files["classifier"]), sentences, name=name)
 
 
-def _give_the_rest_to_stuff(scores: Float32[np.ndarray, "n h w"], stuff: Bool[np.ndarray, " n"], rest: float) -> None:
-    """Raise the stuff classes together by ``rest`` times the best score of a thing, in place.
+def give_the_rest_to_stuff(scores: Float32[np.ndarray, "n h w"], stuff: Bool[np.ndarray, " n"], rest: float) -> None:
+    """Raise the stuff classes together to ``rest`` times what the strongest thing of each place reaches, in place.
 
-    They share it as their own scores are, so stuff that is clearly seen stays apart from stuff that is not.
+    What it reaches is the geometric mean of its own best score in the photo and the best of all things: by its own
+    alone, a thing that is nowhere would win everywhere that nothing is; by the best of all, a weak thing would lose
+    its place. Stuff shares the sum as its own scores are.
     """
     if stuff.any() and not stuff.all():
+        things = scores[~stuff]
+        best = np.quantile(things.reshape(len(things), -1), PEAK, axis=1)
         shares = scores[stuff] / scores[stuff].sum(0)
-        scores[stuff] += rest * np.quantile(scores[~stuff].max(0), PEAK) * shares
+        scores[stuff] += rest * np.sqrt(best[things.argmax(0)] * best.max()) * shares
 
 
 def _follow_contours(scores: Float32[np.ndarray, "n h w"], image: UInt8[np.ndarray, "h w 3"], settings) -> None:
