@@ -10,7 +10,7 @@ SAMPLES := samples
 NOTEBOOK := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help install fetch demo lab test bench picture address lint format clean
+.PHONY: help install fetch demo lab test bench eval picture address lint format clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of"
@@ -40,7 +40,11 @@ test: fetch  ## unit tests, real-weight tests, notebooks, and browser tests wher
 	@NBHELPERS_MODELS=lite $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbmake --nbmake-timeout=900 tests notebooks
 
 bench: fetch  ## measure what the README's table of measurements tells
-	@for script in bench/*.py; do [ -f "$$script" ] || continue; echo "Running $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(filter-out bench/eval_%,$(wildcard bench/*.py)); do echo "Running $$script"; $(BIN)/python "$$script" || exit 1; done
+
+eval: fetch  ## measure on pictures with known answers: make eval DATA=folder (see bench/eval_*.py)
+	@test -n "$(DATA)" || { echo "Name the folder: make eval DATA=..."; exit 1; }
+	@for script in bench/eval_*.py; do echo "Running $$script"; $(BIN)/python "$$script" "$(DATA)" || exit 1; done
 
 picture: fetch  ## make the README's picture of the click widget (needs a Chromium)
 	@$(BIN)/python tools/picture.py

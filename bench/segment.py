@@ -7,6 +7,7 @@ turn, and are medians over rounds. Prints a table; the same as JSON to outputs/b
 """
 
 import argparse
+import copy
 import json
 import resource
 import statistics
@@ -55,12 +56,13 @@ PHOTOS = {  # photo -> five prompts: clicks, clicks in and out, a box
 
 
 def upstream(segmenter):
-    """Upstream's predictor on the same network."""
+    """Upstream's predictor on a network of its own with the same weights, as upstream lays them out in memory."""
+    import torch
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return SAM2ImagePredictor(segmenter.model)
+        return SAM2ImagePredictor(copy.deepcopy(segmenter.model).to(memory_format=torch.contiguous_format))
 
 
 def seconds(run) -> float:
@@ -170,12 +172,17 @@ def large_photo() -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def resident() -> int:
-    """Bytes that this process holds in memory now; where the system does not tell, the most that it ever held."""
+def memory() -> tuple[int, int]:
+    """Bytes that this process holds in memory now, and the most that it ever held.
+
+    `getrusage` will not do on Linux: there a new process inherits the peak of the one that started it.
+    """
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(rows["VmRSS"].split()[0]) * 1024, int(rows["VmHWM"].split()[0]) * 1024
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak, peak
 
 
 def large_photo_here() -> dict:
@@ -187,13 +194,13 @@ def large_photo_here() -> dict:
             [sys.executable, "-c", LARGE, str(save_image(Path(folder) / "small.png", photo)), str(path)], check=True
         )
         segmenter = load("segmenter", MODEL)
-        before = resident()
+        before, _ = memory()
         started = time.perf_counter()
         session = ClickSession(path, segmenter)
         session.click(2900, 4700)
         clicked = time.perf_counter() - started
         session.export(folder)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        _, peak = memory()
         assert session.image.shape == (9000, 6000, 3) and session.mask().mean() > 0.05
     return {
         "6000 x 9000: open and click, s": clicked,

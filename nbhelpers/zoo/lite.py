@@ -152,7 +152,7 @@ LITE = (
         CONSE,
         "Apache-2.0",
         "0.11 GB of weights",
-        "0.1 s a photo",
+        "0.5 s a photo",
         "nbhelpers.models.conse:build",
         note="ImageNet classes at each place, carried to any name by sentence similarity (ConSE, arXiv 1312.5650).",
     ),
