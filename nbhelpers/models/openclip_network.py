@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.dense import DenseSettings
+from nbhelpers.models.weights import read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -173,29 +174,16 @@ def _is_plain(config: dict) -> bool:
 def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Load a state dict as OpenCLIP saves it; one inside a training checkpoint is found.
 
-    ``.pt`` and ``.bin`` files are read with ``weights_only=True``, so a pickle that would run code is refused.
-
     Raises:
-        NbHelpersError: the file is damaged, would run code, or is of another model.
+        NbHelpersError: the file is damaged, would run code (see `read_weights`), or is of another model.
     """
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
-        state = {key.removeprefix("module."): value for key, value in state.items() if key not in NOT_WEIGHTS}
-    except Exception as error:  # pickle, zip, safetensors and torch each have their own
+    state = read_weights(path, "a state dict as OpenCLIP saves it (OpenAI's own .pt files are programs, not weights)")
+    state = state.get("state_dict", state)
+    if not isinstance(state, dict):
         raise NbHelpersError(
-            "the checkpoint cannot be loaded",
-            given=f"{path}: {str(error).splitlines()[0]}",
-            expected="a state dict as OpenCLIP saves it (OpenAI's own .pt files are programs, not weights)",
-            do="nbhelpers fetch its name again; a file that runs code when loaded is refused",
-        ) from error
+            "the checkpoint is of another model", given=path, expected="the weights of this very model"
+        )
+    state = {key.removeprefix("module."): value for key, value in state.items() if key not in NOT_WEIGHTS}
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:  # names, shapes, or no tensors at all

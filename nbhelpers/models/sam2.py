@@ -21,6 +21,7 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Choose, Embedding, Prediction
 from nbhelpers.models.room import with_room
 from nbhelpers.models.sam2_points import PointDecoder, chosen
+from nbhelpers.models.weights import read_weights
 from nbhelpers.zoo.convert import sam2_state_dict, save_state_dict
 
 if TYPE_CHECKING:
@@ -263,27 +264,11 @@ def build_model(config: str) -> torch.nn.Module:
 def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Load a checkpoint into ``model``; weights that only video needs may be absent.
 
-    ``.pt`` files are read with ``weights_only=True``, so a pickle that would run code is refused.
-
     Raises:
-        NbHelpersError: the file is damaged, would run code, or is of another model.
+        NbHelpersError: the file is damaged, would run code (see `read_weights`), or is of another model.
     """
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    except Exception as error:  # pickle, zip, safetensors and torch each have their own
-        raise NbHelpersError(
-            "the checkpoint cannot be loaded",
-            given=f"{path}: {str(error).splitlines()[0]}",
-            expected="the publisher's checkpoint of this very model",
-            do="nbhelpers fetch its name again; a file that runs code when loaded is refused",
-        ) from error
+    state = read_weights(path, "the publisher's checkpoint of this very model")
+    state = state.get("model", state)  # the publisher's files hold it under this name
     _fill(model, state, path)
 
 
