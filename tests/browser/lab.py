@@ -110,7 +110,8 @@ class Notebook:
             "nbformat": 4,
             "nbformat_minor": 5,
         }
-        (work / name).write_text(json.dumps(content))
+        self.file = work / name
+        self.file.write_text(json.dumps(content))
         self.name, before = name, set(self.runtime.glob("kernel-*.json"))
         self.open()
         page.click("text=Run >> nth=0")
@@ -127,6 +128,15 @@ class Notebook:
         self.page.goto(f"{self.url}/lab/tree/{self.name}?reset&token={self.token}")
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         self.page.wait_for_selector("text=| Idle")
+
+    def save(self, seconds: float = 20) -> None:
+        """Save as a person does, and wait until the outputs are on the disk."""
+        deadline = time.monotonic() + seconds
+        while not any(cell.get("outputs") for cell in json.loads(self.file.read_text() or "{}").get("cells", ())):
+            assert time.monotonic() < deadline, "the notebook was not saved"
+            self.page.locator(".jp-Notebook").first.click(position={"x": 5, "y": 5})
+            self.page.keyboard.press("Control+s")
+            time.sleep(0.5)
 
     def close(self):
         self.client.stop_channels()
