@@ -5,7 +5,7 @@ Jobs are written against these; `nbhelpers.load` gives something that fulfils th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -215,5 +215,80 @@ class Inpainter(Protocol):
         """The photo with what ``mask`` covers made anew; same seed, same picture.
 
         Of a strength below 1 an inpainter that can keeps the shapes that are there and changes their looks.
+        """
+        ...
+
+
+@runtime_checkable
+class FrameSequence(Protocol):
+    """What a tracker needs of a clip; `nbhelpers.core.video.Frames` is one."""
+
+    size: tuple[int, int]
+    """``(H, W)`` of every frame."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Frame ``index`` as RGB, decoded when asked for."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedFrame:
+    """Where the objects of a clip are on one frame.
+
+    Attributes:
+        frame: index into the clip.
+        predictions: by object id, a `Prediction` of one mask; its score is the tracker's confidence in it, 0 to 1.
+        gone: ids of the objects that the tracker believes to be hidden or out of the picture; their masks are empty.
+        prompted: ids of the objects that a person has prompted on this very frame.
+    """
+
+    frame: int
+    predictions: Mapping[int, Prediction]
+    gone: frozenset[int] = frozenset()
+    prompted: frozenset[int] = frozenset()
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Promptable video segmentation: prompt objects on some frames, follow them through the others.
+
+    The state knows the clip and the prompts; all prompts are honoured by every later propagation, in both
+    directions, whenever they were given.
+
+    Example:
+        >>> tracker = nbhelpers.load("tracker")
+        >>> state = tracker.open(frames)                              # 80 frames of (480, 854, 3)
+        >>> tracker.add(state, 0, 1, Prompt(points=[(320, 200)])).best.shape
+        (480, 854)
+        >>> for tracked in tracker.propagate(state, 0, 79):
+        ...     tracked.predictions[1].best
+    """
+
+    name: str
+    device: str
+
+    def open(self, frames: FrameSequence) -> Any:
+        """A new state for a clip; decodes nothing yet."""
+        ...
+
+    def add(self, state: Any, frame: int, object_id: int, prompt: Prompt) -> Prediction:
+        """Say what an object is on one frame, in place of what was said there before, and see its mask.
+
+        A mask in the prompt without points or box is taken as it is (a painted or imported mask). The other frames
+        change with the next `propagate`.
+        """
+        ...
+
+    def remove(self, state: Any, object_id: int, frame: int | None = None) -> None:
+        """Forget what was said about an object on one frame, or everything about it."""
+        ...
+
+    def propagate(self, state: Any, start: int, stop: int) -> Iterator[TrackedFrame]:
+        """Follow all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
+
+        What earlier calls found is kept and built on, so a range can be followed in pieces, and the iterator can be
+        left at any frame.
         """
         ...

@@ -13,7 +13,7 @@ import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.segment import ClickSession
-from nbhelpers.widgets.controls import Choice, Row, button, error_sentence, label, space, status_html
+from nbhelpers.widgets.controls import Row, button, choice, error_sentence, label, space, status_html
 from nbhelpers.widgets.exact import ExactPanel
 from nbhelpers.widgets.pointer import Pointer
 from nbhelpers.widgets.rows import STEP, CandidateRow, ObjectRow, SaveRow, ViewRow
@@ -66,7 +66,7 @@ class ClickWidget(widgets.VBox):
         self.pointer = Pointer(self.stage, self._guard)
         self._busy = self._looked = False
         self._timing = self._note = ""
-        self._mode = Choice(MODES, self._set_mode)
+        self._mode = choice(MODES, self._set_mode)
         self._undo = button("Undo", "Take the last step back", lambda: self._do(session.undo), icon="undo")
         self._redo = button("Redo", "Do the step again", lambda: self._do(session.redo), icon="redo")
         self._clear = button(
@@ -170,7 +170,7 @@ class ClickWidget(widgets.VBox):
         """A key pressed while the canvas has the focus."""
         for mode in HINTS:
             if key.lower() == mode[0] and not (control or meta):
-                self._mode.choose(mode)
+                self._mode.value = mode
         match key.lower():
             case "z" if not shift:
                 self._do(self.session.undo)

@@ -44,41 +44,23 @@ def space() -> widgets.Box:
     return widgets.Box(layout=widgets.Layout(flex="1 1 12px"))
 
 
-class Choice(Row):
+def choice(options: Sequence[tuple[str, str, str]], chosen: Callable[[str], object]) -> widgets.ToggleButtons:
     """Buttons of which exactly one is down.
+
+    The page itself keeps one down and sends a single index, so that fast presses cannot leave two or none.
 
     Args:
         options: ``(value, icon, tooltip)`` of each button; its text is the capitalised value.
         chosen: called with the value that was chosen.
     """
-
-    def __init__(self, options: Sequence[tuple[str, str, str]], chosen: Callable[[str], object]):
-        self.value, self._chosen = options[0][0], chosen
-        self._buttons = {}
-        for value, icon, tooltip in options:
-            made = widgets.ToggleButton(description=value.capitalize(), icon=icon, tooltip=tooltip)
-            made.layout.width, made.layout.margin = WIDE, "0"
-            made.observe(lambda change, value=value: self._pressed(value, change["new"]), "value")
-            self._buttons[value] = made
-        self._show()
-        super().__init__(*self._buttons.values())
-
-    def choose(self, value: str) -> None:
-        """Press a button from code."""
-        self._buttons[value].value = True
-
-    def _pressed(self, value: str, down: bool) -> None:
-        if down and value != self.value:
-            self.value = value
-            self._show()
-            self._chosen(value)
-        elif down != (value == self.value):  # the one that is down stays down
-            self._show()
-
-    def _show(self) -> None:
-        for value, made in self._buttons.items():
-            made.value = value == self.value
-            made.button_style = "primary" if made.value else ""
+    values, icons, tooltips = zip(*options, strict=True)
+    made = widgets.ToggleButtons(
+        options=[(value.capitalize(), value) for value in values], icons=icons, tooltips=tooltips
+    )
+    made.style.button_width = WIDE
+    made.layout.margin = "0"
+    made.observe(lambda change: chosen(change["new"]), "value")
+    return made
 
 
 def text_on(colour: str) -> str:
