@@ -2,13 +2,14 @@ import json
 
 import numpy as np
 import pytest
-from fake_words import FakeTextEncoder, FloodSegmenter, scene
+from fake_words import COLOURS, FakeTextEncoder, FloodSegmenter, scene
 
 from nbhelpers import ClickSession, NbHelpersError
 from nbhelpers.clip_guided import ClipGuidedSession, Settings, batch, diagnose, run, segment
 from nbhelpers.clip_guided.choose import Answer
 from nbhelpers.clip_guided.merge import instances, share_out
-from nbhelpers.clip_guided.where import Evidence
+from nbhelpers.clip_guided.second_look import standing_out
+from nbhelpers.clip_guided.where import Evidence, place, unanswered
 from nbhelpers.core.images import save_image
 from nbhelpers.core.metrics import iou
 from nbhelpers.models.protocols import ClassMap
@@ -291,7 +292,8 @@ def test_fifty_megapixels_in_bounded_memory():
 
 def test_a_class_map_can_be_used_again_and_must_fit(result):
     encoder = FakeTextEncoder()
-    again = segment(scene(), WORDS, segmenter=FloodSegmenter(), text_encoder=encoder, class_map=result.class_map)
+    given = {"text_encoder": encoder, "class_map": result.class_map, "settings": Settings(second_look=False)}
+    again = segment(scene(), WORDS, segmenter=FloodSegmenter(), **given)
     assert not encoder.asked and (again.labels == result.labels).all()
     with pytest.raises(NbHelpersError, match="another question"):
         segment(scene(), ["ball"], segmenter=FloodSegmenter(), class_map=result.class_map)
@@ -483,3 +485,68 @@ def test_on_real_weights_the_cat_is_found():
     segmenter, encoder = load("segmenter", "sam2-hiera-tiny-lite", "cpu"), load("text_encoder", "conse-lite", "cpu")
     found = segment(image, ["cat", "background"], "cat", segmenter=segmenter, text_encoder=encoder)
     assert found.mask()[150, 200] and found.budget.saved >= 40
+
+
+class FarSighted(FakeTextEncoder):
+    """Takes the lid for a part of the box, and is not too sure of it, unless it is shown by itself."""
+
+    def dense(self, image, names):
+        self.flat = 0.2 if image.shape[0] >= 240 else 0
+        if image.shape[0] >= 240:
+            image = np.where((image == COLOURS["lid"]).all(2, keepdims=True), COLOURS["box"], image).astype(np.uint8)
+        return super().dense(image, names)
+
+
+def test_a_second_look_corrects_a_word_and_says_so():
+    asked = {"segmenter": FloodSegmenter(), "text_encoder": FarSighted()}
+    once = segment(scene(), WORDS, settings=Settings(second_look=False), **asked)
+    assert "lid" not in once.names and not once.looks
+    twice = segment(scene(), WORDS, **asked)
+    lid = twice.names.index("lid")
+    assert twice.mask("lid")[150, 260] and not twice.mask("lid")[200, 260] and twice.mask("box")[200, 260]
+    look = twice.looks[lid]
+    assert look.changed and WORDS[look.asked] == "box" and WORDS[look.now] == "lid" and look.together > 0.9
+    assert look.first < 0.2 and look.second > 0.9
+    assert any("what was asked for as box is lid" in note for note in twice.notes)
+    assert twice.instances.confidence[lid] == pytest.approx(0.9 * look.together, abs=0.01)
+
+
+def test_what_a_second_look_finds_unwanted_is_left_out():
+    settings = Settings(exclude=("lid",))
+    asked = {"segmenter": FloodSegmenter(), "text_encoder": FarSighted()}
+    result = segment(scene(), ["ball", "box", "lawn", "sky"], settings=settings, **asked)
+    assert result.instance_map[150, 260] == -1 and result.mask("box")[200, 260]
+
+
+def test_what_surrounds_an_instance_is_blurred_before_it_is_read():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (120, 200, 3), np.uint8)
+    mask = np.zeros((120, 200), bool)
+    mask[30:90, 60:140] = True
+    shown = standing_out(picture, mask)
+    assert (shown[40:80, 70:130] == picture[40:80, 70:130]).all()
+    assert shown[:15].std() < 0.2 * picture[:15].std()
+    assert max(standing_out(np.zeros((10, 3000, 3), np.uint8), np.ones((10, 3000), bool)).shape) == 1024
+
+
+def test_what_fills_the_photo_is_not_read_again():
+    encoder = FakeTextEncoder()
+    picture = np.full((120, 160, 3), COLOURS["ball"], np.uint8)
+    result = segment(picture, ["ball", "box"], segmenter=FloodSegmenter(), text_encoder=encoder)
+    assert result.names == ("ball",) and not result.looks and len(encoder.asked) == 1
+
+
+def test_uncovered_places_are_asked_again_within_the_budget():
+    everywhere = ClassMap(np.ones((1, 60, 80), np.float32), ("wall",), (480, 640), "fake")
+    first = place(everywhere, (0,), Settings(max_prompts=40))
+    assert 0 < len(first.points) <= 20, "half of the points are kept back"
+    half = np.zeros((30, 40), bool)
+    half[:, :20] = True
+    more = unanswered(first, half, Settings(max_prompts=40))
+    added = more.points[len(first.points) :]
+    assert len(added) and (added[:, 0] > 310).all() and len(more.points) <= 40
+    assert len(more.class_ids) == len(more.region_ids) == len(more.points)
+    distance = np.linalg.norm(added[:, None] - first.points[None], axis=2)
+    assert distance.min() > 640 / 12 / 2 - 3, "places near an asked point are known"
+    assert unanswered(first, ~half | half, Settings(max_prompts=40)) is first
+    assert unanswered(first, half, Settings(max_prompts=len(first.points))) is first

@@ -46,7 +46,9 @@ class Chooser:
     """
 
     def __init__(self, evidence: Evidence, places: Places):
-        self.evidence, self.places = evidence, places
+        self.evidence = evidence
+        self.places = places
+        """May get more points; the regions stay."""
         self.taken: dict[int, tuple[int, int, float]] = {}
         """Point -> class, candidate and agreement."""
         height, width = evidence.size

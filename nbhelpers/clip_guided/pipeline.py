@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int16, UInt8
 
-from nbhelpers.clip_guided.choose import Answer, Chooser, grid_size
+from nbhelpers.clip_guided.ask import Questions
 from nbhelpers.clip_guided.merge import detections, instances, no_detections, paint, share_out
-from nbhelpers.clip_guided.values import Budget, Conflict, PlacedPrompt, Result, Settings, numbered
-from nbhelpers.clip_guided.where import Evidence, Places, place
+from nbhelpers.clip_guided.second_look import look_again, rename
+from nbhelpers.clip_guided.values import Budget, Conflict, Look, PlacedPrompt, Result, Settings, numbered
+from nbhelpers.clip_guided.where import place
 from nbhelpers.clip_guided.words import Words, is_named, words
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.models.protocols import ClassMap, Embedding, Prediction, Segmenter, TextEncoder
+from nbhelpers.models.protocols import ClassMap, Embedding, Segmenter, TextEncoder
 
 if TYPE_CHECKING:
     import supervision
 
-AT_A_TIME = 256  # points whose masks are held as the segmenter gave them; afterwards in half the bytes
 log = logging.getLogger(__name__)
 
 
@@ -48,7 +48,8 @@ def segment(
 
     The text encoder's confident regions are taken apart into connected ones; points well inside each are asked of the
     segmenter, all on one embedding; of each point the candidate that agrees best with the class map is taken;
-    duplicates within a class are merged; pixels that several claim go to the more confident one.
+    duplicates within a class are merged; pixels that several claim go to the more confident one. Confident places that
+    are left are asked again; last, each instance is read by itself, and may get another word.
 
     Args:
         image: RGB, or the path of a picture.
@@ -94,15 +95,19 @@ def segment(
     notes = [*asked.notes, *places.notes]
     for note in places.notes:
         log.warning(note)
-    found = _Found((), (), no_detections(), np.full(image.shape[:2], -1, np.int16))
+    found = _Found((), (), no_detections(), np.full(image.shape[:2], -1, np.int16), {})
     if len(places.points):
         clock.lap()
         embedding = segmenter.encode(image) if embedding is None else embedding
         budget = replace(budget, image=clock.lap())
-        answers, chooser, shape, choosing = _ask(segmenter, embedding, class_map, places)
-        budget = replace(budget, decoder=clock.lap() - choosing)
-        found = _merge(answers, chooser, shape, asked, settings)
-        budget = replace(budget, merge=merge + choosing + clock.lap())
+        questions = Questions(segmenter, embedding, class_map, places)
+        questions.ask(asked.wanted, settings)
+        budget = replace(budget, prompts=len(questions.answers), decoder=clock.lap() - questions.choosing)
+        reader = text_encoder if settings.second_look and len(asked.asked) > 1 else None
+        found, looking = _merge(questions, image, class_map, asked, settings, reader)
+        budget = replace(budget, text=text + looking, merge=merge + questions.choosing + clock.lap() - looking)
+        changed = [look for _, look in sorted(found.looks.items()) if look.changed]
+        notes += [f"at a second look, {look.told(class_map.names)}" for look in changed]
     else:
         notes.append(f"no word has a region of {settings.min_region_size:g} pixels; diagnose(result) tells more")
         log.warning(notes[-1])
@@ -126,6 +131,7 @@ def segment(
         {class_map.names[index]: level for index, level in places.used.items()},
         tuple(notes),
         (class_map.model, segmenter.name),
+        found.looks,
     )
 
 
@@ -135,42 +141,29 @@ class _Found:
     conflicts: tuple[Conflict, ...]
     detections: supervision.Detections
     numbers: Int16[np.ndarray, "h w"]
+    looks: dict[int, Look]
 
 
-def _ask(
-    segmenter: Segmenter, embedding: Embedding, class_map: ClassMap, places: Places
-) -> tuple[list[Answer], Chooser, Prediction, float]:
-    """The chosen answers to all points, what chose them, a prediction for its shape, and seconds spent on choosing."""
-    chooser, answers, seconds = None, [], 0.0
-
-    for start in range(0, len(places.points), AT_A_TIME):
-
-        def choose(number: int, candidates: Prediction, start=start) -> int:
-            nonlocal chooser, seconds
-            clock = _Clock()
-            if chooser is None:
-                chooser = Chooser(Evidence(class_map, grid_size(candidates)), places)
-            index = chooser(start + number, candidates)
-            seconds += clock.lap()
-            return index
-
-        prediction = segmenter.predict_points(embedding, places.points[start : start + AT_A_TIME], choose)
-        height, width = chooser.evidence.size
-        for i, score in enumerate(prediction.scores.tolist()):
-            class_id, candidate, agreement = chooser.taken[start + i]
-            logits = prediction.logits[i, :height, :width].astype(np.float16)
-            answers.append(Answer(logits, class_id, candidate, score, agreement))
-    shape = replace(prediction, logits=prediction.logits[:1], scores=prediction.scores[:1], choice=0)
-    return answers, chooser, shape, seconds
-
-
-def _merge(answers: list[Answer], chooser: Chooser, shape: Prediction, asked: Words, settings: Settings) -> _Found:
-    evidence, places = chooser.evidence, chooser.places
-    cell = shape.size[0] * shape.size[1] / (evidence.size[0] * evidence.size[1])
+def _merge(
+    questions: Questions,
+    image: UInt8[np.ndarray, "h w 3"],
+    class_map: ClassMap,
+    asked: Words,
+    settings: Settings,
+    text_encoder: TextEncoder | None,
+) -> tuple[_Found, float]:
+    """All that was found, and the seconds that a second look took; without a text encoder there is none."""
+    answers, evidence, places = questions.answers, questions.evidence, questions.places
+    shape, cell = questions.shape, questions.cell
     merged, fates = instances(answers, asked.wanted, settings, cell)
     names = tuple(each[0] for each in asked.asked)
     order, covered, conflicts = share_out(merged, evidence, names, cell, settings.min_region_size)
     painted = paint(order, merged, shape)
+    looks, clock = {}, _Clock()
+    if text_encoder is not None:
+        looks = look_again(merged, painted, image, class_map, asked.asked, text_encoder)
+        merged = rename(merged, painted, looks, asked.wanted)
+    looking = clock.lap()
     areas = np.bincount(painted.ravel() + 1, minlength=len(merged) + 1)[1:]
     standing = sorted((i for i in order if areas[i]), key=lambda i: (merged[i].class_id, -areas[i]))
     number = np.full(len(merged) + 1, -1, np.int16)  # the last entry stands for -1
@@ -201,7 +194,8 @@ def _merge(answers: list[Answer], chooser: Chooser, shape: Prediction, asked: Wo
     ]
     ids, confidence = [item.class_id for item in kept], [item.confidence for item in kept]
     found = detections(numbers, ids, confidence, [names[index] for index in ids])
-    return _Found(tuple(prompts), tuple(conflicts), found, numbers)
+    looks = {int(number[i]): look for i, look in looks.items() if number[i] >= 0}
+    return _Found(tuple(prompts), tuple(conflicts), found, numbers, looks), looking
 
 
 class _Clock:

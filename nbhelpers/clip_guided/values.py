@@ -31,10 +31,13 @@ class Settings:
         exclude: words that may win a place, so that no other does, but are not segmented.
         stuff: words of which all that is found is one region; `nbhelpers.core.vocabulary.STUFF` when None.
         lower: when nothing is found, try lower confidences, and say so.
-        max_prompts: points are spread thinner until no more than these are needed.
+        max_prompts: points are spread thinner until no more than these are needed; about a fortieth of a blind grid.
         spacing: smallest distance of two points in one region, as a share of the photo's longer side.
         placement: where to point: ``deepest`` inside of each region; for comparison ``centroid``, ``regular``
             (a lattice inside of each region), and ``grid`` (64 x 64 over the whole photo, sure or not).
+        rounds: how often confident places that no mask has covered yet are pointed at; for ``deepest`` alone.
+        second_look: read the piece of the photo around each instance by itself, and let its word change; needs the
+            text encoder, so it is left out where only a class map is given.
     """
 
     min_confidence: float = 0.7
@@ -46,6 +49,8 @@ class Settings:
     max_prompts: int = 100
     spacing: float = 1 / 12
     placement: str = "deepest"
+    rounds: int = 3
+    second_look: bool = True
 
     def __post_init__(self):
         for name, low, high in (
@@ -54,6 +59,7 @@ class Settings:
             ("iou_threshold", 0, 1),
             ("max_prompts", 1, 100_000),
             ("spacing", 0, 1),
+            ("rounds", 1, 100),
         ):
             if not low <= getattr(self, name) <= high:
                 raise NbHelpersError(
@@ -116,6 +122,34 @@ class Conflict:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What two readings say of an instance: of the whole photo, and of its own piece.
+
+    Attributes:
+        asked: index of the class that its points were asked for.
+        now: index of the class that both readings together make most probable.
+        first: mean probability of ``now`` over the instance in the whole photo.
+        second: the same in its own piece.
+        together: their product's share of the sum over all classes, 0 to 1.
+    """
+
+    asked: int
+    now: int
+    first: float
+    second: float
+    together: float
+
+    @property
+    def changed(self) -> bool:
+        """Whether the word has changed."""
+        return self.asked != self.now
+
+    def told(self, names: Sequence[str]) -> str:
+        """A sentence for people."""
+        return f"what was asked for as {names[self.asked]} is {names[self.now]} ({self.together:.2f})"
+
+
+@dataclass(frozen=True)
 class Budget:
     """What an answer cost.
 
@@ -172,6 +206,7 @@ class Result:
         confidence_used: class -> the confidence that was used for it, where it is not the one of the settings.
         notes: what a person should know: lowered confidences, added words, dropped points.
         models: names of the text encoder and of the segmenter.
+        looks: instance -> its second look, for those that had one.
     """
 
     image: UInt8[np.ndarray, "h w 3"] = field(repr=False)
@@ -187,6 +222,7 @@ class Result:
     confidence_used: dict[str, float]
     notes: tuple[str, ...]
     models: tuple[str, str]
+    looks: dict[int, Look] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.instances)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from nbhelpers.clip_guided.values import GRID, Settings
-from nbhelpers.core.regions import centroid_point, components, deepest_points, regular_points
+from nbhelpers.core.regions import centroid_point, components, deepest_points, depth, regular_points
 from nbhelpers.models.protocols import ClassMap
 
 WORKING_SIDE = 384  # cells of the longer side of the grid in which points are placed
+RIM = 2.0  # cells; what a mask leaves of its region along its edge is no deeper
+FIRST = 0.5  # share of the points for the first round, if more follow
 THINNER = 1.25  # points move so much farther apart until they are few enough
 
 
@@ -80,6 +82,7 @@ class Places:
         region_ids: of each point.
         used: class index -> confidence that was used instead of the asked one.
         notes: what was lowered or left out.
+        size: ``(H, W)`` of the photo.
     """
 
     regions: tuple[Region, ...]
@@ -89,6 +92,7 @@ class Places:
     region_ids: Int[np.ndarray, " n"]
     used: dict[int, float]
     notes: tuple[str, ...]
+    size: tuple[int, int]
 
 
 def working_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -129,7 +133,8 @@ def place(class_map: ClassMap, wanted: tuple[int, ...], settings: Settings, targ
                 )
     spacing = max(2.0, settings.spacing * max(size))
     points = _points(parts, spacing, settings)
-    while sum(map(len, points)) > settings.max_prompts and spacing < max(size):
+    most = settings.max_prompts * (FIRST if settings.rounds > 1 and settings.placement == "deepest" else 1)
+    while sum(map(len, points)) > most and spacing < max(size):
         spacing *= THINNER
         points = _points(parts, spacing, settings)
     regions = [
@@ -154,6 +159,43 @@ def place(class_map: ClassMap, wanted: tuple[int, ...], settings: Settings, targ
         np.repeat(np.arange(len(regions)), counts),
         used,
         tuple(notes),
+        class_map.size,
+    )
+
+
+def unanswered(places: Places, claimed: Bool[np.ndarray, "ch cw"], settings: Settings) -> Places:
+    """The places with points added in confident parts of regions that no mask covers yet; the same if there are none.
+
+    Args:
+        places: with the points that have been asked.
+        claimed: where a mask was found, on a grid of any size over the whole photo.
+        settings: number of points in all, their spacing, and the smallest region.
+    """
+    height, width = places.numbers.shape
+    size = places.size
+    covered = cv2.resize(claimed.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    scale = np.array([width / size[1], height / size[0]])
+    spacing = max(2.0, settings.spacing * max(height, width))
+    for x, y in np.round((places.points + 0.5) * scale - 0.5).astype(int).tolist():  # what they say is known
+        cv2.circle(covered, (x, y), round(spacing / 2), 1, -1)
+    smallest = max(1.0, settings.min_region_size * width * height / (size[0] * size[1]))
+    parts = []
+    for number in range(len(places.regions)):
+        labels = components((places.numbers == number) & (covered < 0.5), smallest)
+        parts += [(number, labels == part) for part in range(1, labels.max(initial=0) + 1)]
+    parts = [part for part in parts if depth(part[1]).max() >= RIM]
+    parts.sort(key=lambda part: -np.count_nonzero(part[1]))
+    found = [(number, cell) for number, part in parts for cell in _cropped_points(part, spacing, settings.max_prompts)]
+    found = found[: max(0, settings.max_prompts - len(places.points))]
+    if not found:
+        return places
+    numbers = np.array([number for number, _ in found])
+    cells = np.array([cell for _, cell in found])
+    return replace(
+        places,
+        points=np.concatenate([places.points, _to_pixels(cells, (height, width), size)]),
+        class_ids=np.concatenate([places.class_ids, [places.regions[number].class_id for number in numbers]]),
+        region_ids=np.concatenate([places.region_ids, numbers]),
     )
 
 
@@ -206,4 +248,4 @@ def _blind(class_map: ClassMap, size: tuple[int, int]) -> Places:
     cells = np.stack(np.meshgrid(np.arange(GRID), np.arange(GRID)), -1).reshape(-1, 2)
     columns, rows = ((cells + 0.5) * (size[1] / GRID, size[0] / GRID)).astype(int).T
     points = _to_pixels(cells, (GRID, GRID), class_map.size)
-    return Places((), numbers, points, evidence.winner[rows, columns], numbers[rows, columns], {}, ())
+    return Places((), numbers, points, evidence.winner[rows, columns], numbers[rows, columns], {}, (), class_map.size)
