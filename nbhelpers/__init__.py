@@ -13,6 +13,7 @@ from importlib import import_module
 
 _HOME_OF = {
     "ClickSession": "nbhelpers.segment",
+    "Frames": "nbhelpers.core.video",
     "NbHelpersError": "nbhelpers.core.errors",
     "Prompt": "nbhelpers.core.prompts",
     "PromptLog": "nbhelpers.core.promptlog",
@@ -22,7 +23,7 @@ _HOME_OF = {
     "sample": "nbhelpers.zoo",
 }
 
-__all__ = ["ClickSession", "NbHelpersError", "Prompt", "PromptLog", "fetch", "load", "load_image", "sample"]
+__all__ = ["ClickSession", "Frames", "NbHelpersError", "Prompt", "PromptLog", "fetch", "load", "load_image", "sample"]
 
 
 def __getattr__(name: str):

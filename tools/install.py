@@ -25,7 +25,7 @@ STEPS = (
         {},
         ["torch", "torchvision"],
     ),
-    ("3/4 nbhelpers, JupyterLab and the test tools", {}, ["-e", ".[lab,dev]"]),
+    ("3/4 nbhelpers, JupyterLab and the test tools", {}, ["-e", ".[lab,scale,dev]"]),
     ("4/4 SAM 2", {"SAM2_BUILD_CUDA": "0"}, ["--no-deps", "--no-build-isolation", "sam2"]),
 )
 

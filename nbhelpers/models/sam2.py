@@ -261,18 +261,18 @@ def build_model(config: str) -> torch.nn.Module:
     return build_sam2(config, None, device="cpu")
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load a checkpoint into ``model``; weights that only video needs may be absent.
+def load_weights(model: torch.nn.Module, path: Path) -> list[str]:
+    """Load a checkpoint into ``model``; weights that only video needs may be absent, and are then told.
 
     Raises:
         NbHelpersError: the file is damaged, would run code (see `read_weights`), or is of another model.
     """
     state = read_weights(path, "the publisher's checkpoint of this very model")
     state = state.get("model", state)  # the publisher's files hold it under this name
-    _fill(model, state, path)
+    return _fill(model, state, path)
 
 
-def _fill(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+def _fill(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> list[str]:
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # shapes differ
@@ -291,3 +291,4 @@ def _fill(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) ->
         )
     if result.missing_keys:
         log.debug("%s has no weights for video", path.name)
+    return result.missing_keys

@@ -70,9 +70,10 @@ def _sam2(version: str, size: str) -> tuple[Model, Model]:
             "official",
             assets,
             "Apache-2.0",
-            f"{memory}, and more with the length of the clip",
+            f"{memory}; the same however long the clip",
             pace,
-            options=options,
+            "nbhelpers.models.sam2_video:build",
+            options,
             note="The same checkpoint as the segmenter; the file is there once.",
         ),
     )

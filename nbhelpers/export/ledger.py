@@ -1,0 +1,147 @@
+"""What exports wrote into a folder: the ground for going on later, and for never touching a file of other origin."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import replacing
+
+NAME = ".nbhelpers-export.jsonl"
+SHOWN = 3  # files named in an error message
+READ = 1 << 20
+
+
+class Ledger:
+    """A list, kept as a hidden file in ``folder``, of the files that exports wrote there.
+
+    Each file is entered with its length and checksum *before* it is renamed into place, so whatever moment a
+    process is killed at, a file under its final name is whole and known. A file that somebody changed afterwards no
+    longer fits its entry and counts as theirs.
+
+    Args:
+        folder: all files written lie in it or below. It need not exist yet.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._lock = threading.Lock()
+        self._entries: dict[str, dict] = {}
+        self._path = self.folder / NAME
+        if self._path.is_file():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    self._entries[entry["file"]] = entry
+                except (ValueError, KeyError, TypeError):  # the last line of a process that was killed
+                    continue
+
+    def is_ours(self, path: Path) -> bool:
+        """Whether the file is there just as an export wrote it."""
+        entry = self._entries.get(self._key(path))
+        if entry is None or not path.is_file():
+            return False
+        state = path.stat()
+        if state.st_size != entry["bytes"]:
+            return False
+        return state.st_mtime_ns == entry["time"] or _checksum(path) == entry["crc32"]
+
+    def is_done(self, path: Path, signature: str) -> bool:
+        """Whether the file is there just as it was written from the same picture, matte and options."""
+        return self.is_ours(path) and self._entries[self._key(path)]["of"] == signature
+
+    def check(self, paths: Iterable[Path]) -> None:
+        """Refuse to go on if something that is not ours lies where files are to be written, or if nothing can be.
+
+        Raises:
+            NbHelpersError: files of other origin (named), or a folder that cannot be written.
+        """
+        others = [path for path in paths if os.path.lexists(path) and not self.is_ours(path)]
+        if others:
+            named = ", ".join(str(path) for path in others[:SHOWN])
+            more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+            raise NbHelpersError(
+                "the export would overwrite files that it did not write, or that were changed since",
+                given=named + more,
+                do="move them away, or export to another folder",
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8"):
+                pass
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
+
+    def write(self, path: Path, pieces: Iterable[bytes], signature: str) -> Path:
+        """Write a file, whole or not at all, and enter it; return the path.
+
+        Args:
+            path: in the folder or below.
+            pieces: its bytes in order.
+            signature: of what it was made from.
+
+        Raises:
+            NbHelpersError: the folder cannot be written, or the disk is full.
+        """
+        try:
+            with replacing(path) as temporary:
+                with temporary.open("wb") as file:
+                    length = checksum = 0
+                    for piece in pieces:
+                        file.write(piece)
+                        length += len(piece)
+                        checksum = zlib.crc32(piece, checksum)
+                self._enter(path, temporary, length, checksum, signature)
+        except NbHelpersError as error:
+            if isinstance(error.__cause__, OSError):
+                raise unwritable(path, error.__cause__) from error.__cause__
+            raise
+        return path
+
+    def adopt(self, path: Path, temporary: Path, signature: str) -> None:
+        """Enter a file that another program wrote under a temporary name, before it is renamed to ``path``."""
+        self._enter(path, temporary, temporary.stat().st_size, _checksum(temporary), signature)
+
+    def _enter(self, path: Path, temporary: Path, length: int, checksum: int, signature: str) -> None:
+        time = temporary.stat().st_mtime_ns
+        entry = {"file": self._key(path), "bytes": length, "crc32": checksum, "time": time, "of": signature}
+        with self._lock, self._path.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps(entry))  # the break comes first: the line before may have been cut off
+            self._entries[entry["file"]] = entry
+
+    def _key(self, path: Path) -> str:
+        return Path(path).relative_to(self.folder).as_posix()
+
+
+def written_here(folder: str | Path) -> set[str]:
+    """Names, relative to ``folder``, of the files that exports wrote there and below.
+
+    A footage folder that mattes were exported into is opened again without them by leaving these out.
+    """
+    return set(Ledger(folder)._entries)
+
+
+def unwritable(path: Path, error: OSError) -> NbHelpersError:
+    """The one message for a folder that is read-only or a disk that is full."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return NbHelpersError(
+        "the disk is full" if full else "the folder cannot be written",
+        given=f"{path}: {error.strerror or error}",
+        do="make room and run the same export again: what is written is kept, and it goes on from there"
+        if full
+        else "give another folder as output, or change the folder's permissions",
+    )
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while piece := file.read(READ):
+            checksum = zlib.crc32(piece, checksum)
+    return checksum

@@ -1,0 +1,223 @@
+"""Clips of the result: an overlay or a side by side to look at, ProRes 4444 and PNG in MOV with alpha to work on."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from nbhelpers.core.compositing import paste
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import replacing
+from nbhelpers.core.images import fit
+from nbhelpers.core.matting import Mattes
+from nbhelpers.export.bleed import premultiplied_rgba, straight_rgba
+from nbhelpers.export.ledger import Ledger, unwritable
+
+FPS = 25.0  # of clips that do not say
+PREVIEW = 1920  # pixels of the longer side of MP4s: larger ones many players refuse
+COLOURS = ((255, 64, 64), (64, 160, 255), (80, 220, 100), (255, 190, 40), (200, 90, 255), (60, 220, 220))
+TINT = 0.45  # opacity of an overlay
+CHECKS = ((204, 204, 204), (150, 150, 150))
+CHECK = 16  # pixels
+ENCODERS = {  # style -> suffix, encoder, pixel format, options
+    "overlay": (".mp4", "libx264", "yuv420p", {"crf": "18", "preset": "veryfast"}),
+    "side by side": (".mp4", "libx264", "yuv420p", {"crf": "18", "preset": "veryfast"}),
+    "prores": (".mov", "prores_ks", "yuva444p10le", {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"}),
+    "png": (".mov", "png", "rgba", {}),
+}
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video file of a clip's result.
+
+    Attributes:
+        path: ``.mp4`` for looking, ``.mov`` for those with alpha.
+        style: ``"overlay"``: the objects tinted; ``"side by side"``: the clip, and the objects on a checkerboard;
+            ``"prores"``: ProRes 4444 with alpha; ``"png"``: PNG in MOV with alpha, without loss.
+        fps: frames a second; the clip's when left out.
+        longest: pixels of the longer side of a frame, at most; when left out, 1920 for MP4 and the frames' own with
+            alpha.
+        premultiplied: colours times alpha; else straight, with colours bled outward.
+    """
+
+    path: Path
+    style: Literal["overlay", "side by side", "prores", "png"]
+    fps: float | None = None
+    longest: int | None = None
+    premultiplied: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "path", Path(self.path).expanduser())
+        if self.style not in ENCODERS:
+            raise NbHelpersError("there is no such video", given=self.style, expected=", ".join(ENCODERS))
+        suffix = ENCODERS[self.style][0]
+        if self.path.suffix.lower() != suffix:
+            raise NbHelpersError(f"a video of this style ends in {suffix}", given=self.path)
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise NbHelpersError("the frame rate is out of range", given=self.fps, expected="0 to 1000 a second")
+        if self.longest is not None and self.longest < 16:
+            raise NbHelpersError("the video would be too small", given=self.longest, expected="16 pixels or more")
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether transparency is stored."""
+        return self.style in ("prores", "png")
+
+    @property
+    def limit(self) -> int | None:
+        """Pixels of the longer side, at most."""
+        return PREVIEW if self.longest is None and not self.has_alpha else self.longest
+
+    def rate(self, mattes: Mattes) -> Fraction:
+        """Frames a second; for 23.976, 29.97 and their like the exact 24000/1001, 30000/1001."""
+        fps = float(self.fps or getattr(mattes.frames, "fps", None) or FPS)
+        broadcast = Fraction(round(fps) * 1000, 1001)
+        near = abs(float(broadcast) - fps) < 1e-4 * fps
+        return broadcast if near else Fraction(fps).limit_denominator(1000)
+
+
+def write_video(
+    video: Video, mattes: Mattes, replace: bool = False, progress: Callable[[int, int], object] | None = None
+) -> Path:
+    """Encode a video, whole or not at all; one that is there from the same mattes is kept. Returns the path.
+
+    Example:
+        >>> write_video(Video("out/walk.mp4", "overlay"), mattes)
+
+    Args:
+        video: what to make, and where.
+        mattes: of the clip.
+        replace: write a video anew that an earlier export wrote from other masks or settings.
+        progress: called with the number of frames done, and of all; may raise to stop.
+
+    Raises:
+        NbHelpersError: a file of other origin is in the way, the disk is full, the encoder is missing.
+    """
+    ledger = Ledger(video.path.parent)
+    ledger.check([video.path])
+    signature = _signature(video, mattes)
+    if ledger.is_done(video.path, signature):
+        return video.path
+    if video.path.exists() and not replace:
+        raise NbHelpersError(
+            "an earlier export wrote this video from other masks or settings",
+            given=video.path,
+            do="pass replace=True to write it anew, or give another name",
+        )
+    try:
+        with replacing(video.path) as temporary:
+            _encode(temporary, video, mattes, progress)
+            ledger.adopt(video.path, temporary, signature)
+    except NbHelpersError as error:
+        if isinstance(error.__cause__, OSError):
+            raise unwritable(video.path, error.__cause__) from error.__cause__
+        raise
+    return video.path
+
+
+def pictures(video: Video, mattes: Mattes) -> Iterator[np.ndarray]:
+    """The frames of a video before they are encoded: RGB, or RGBA for those with alpha."""
+    for index in range(len(mattes)):
+        image = mattes.image(index)
+        if video.has_alpha:
+            matte = mattes.make(index, image)
+            make = premultiplied_rgba if video.premultiplied else straight_rgba
+            picture = make(image, matte)
+            yield picture if video.limit is None else fit(picture, video.limit)
+        elif video.style == "overlay":
+            yield _even(overlay(image, mattes.make_each(index, image), video.limit))
+        else:
+            yield _even(side_by_side(image, mattes.make(index, image), video.limit))
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"], mattes: dict, longest: int | None = None
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """The frame with each object tinted and outlined.
+
+    Args:
+        image: RGB.
+        mattes: object -> ``(H, W) uint8``; colours follow the order.
+        longest: of the result's sides, at most.
+    """
+    out = np.array(image if longest is None else fit(image, longest))
+    size = out.shape[1::-1]
+    width = max(1, round(max(size) / 700))
+    for number, matte in enumerate(mattes.values()):
+        colour = COLOURS[number % len(COLOURS)]
+        small = matte if matte.shape[::-1] == size else cv2.resize(matte, size, interpolation=cv2.INTER_AREA)
+        paste(out, np.full_like(out, colour), small.astype(np.float32) * np.float32(TINT / 255))
+        lines, _ = cv2.findContours((small > 127).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(out, lines, -1, colour, width, cv2.LINE_AA)
+    return out
+
+
+def side_by_side(
+    image: UInt8[np.ndarray, "h w 3"], matte: UInt8[np.ndarray, "h w"], longest: int | None = None
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """The frame, and to its right the cut-out on a checkerboard; ``longest`` is that of one of the two."""
+    small = np.array(image if longest is None else fit(image, longest))
+    if small.shape[:2] != matte.shape:
+        matte = cv2.resize(matte, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    rows, columns = np.ogrid[: small.shape[0], : small.shape[1]]
+    squares = ((rows // CHECK + columns // CHECK) % 2 == 0)[:, :, None]
+    board = np.where(squares, np.uint8(CHECKS[0]), np.uint8(CHECKS[1]))
+    paste(board, small, matte.astype(np.float32) / np.float32(255))
+    return np.hstack([small, board])
+
+
+def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, int], object] | None) -> None:
+    import av
+
+    _, encoder, pixel_format, options = ENCODERS[video.style]
+    if encoder not in av.codecs_available:
+        raise NbHelpersError("this build of PyAV cannot encode such a video", given=encoder, do="pip install -U av")
+    try:
+        # the index goes to the front, so that a browser plays the file while it loads
+        with av.open(str(path), "w", format=path.suffix[1:], options={"movflags": "+faststart"}) as container:
+            stream = None
+            for done, picture in enumerate(pictures(video, mattes), start=1):
+                if stream is None:
+                    stream = container.add_stream(encoder, rate=video.rate(mattes), options=dict(options))
+                    stream.height, stream.width = picture.shape[:2]
+                    stream.pix_fmt = pixel_format
+                    if encoder != "png":  # BT.709, video range: what players take for granted, said aloud
+                        context = stream.codec_context
+                        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+                frame = av.VideoFrame.from_ndarray(
+                    np.ascontiguousarray(picture), format="rgba" if video.has_alpha else "rgb24"
+                )
+                if encoder != "png":
+                    frame = frame.reformat(format=pixel_format, dst_colorspace="ITU709", dst_color_range="MPEG")
+                for packet in stream.encode(frame):
+                    container.mux(packet)
+                if progress is not None:
+                    progress(done, len(mattes))
+            for packet in stream.encode():
+                container.mux(packet)
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise NbHelpersError("the video cannot be encoded", given=f"{video.path}: {error}") from error
+
+
+def _even(picture: np.ndarray) -> np.ndarray:
+    """H.264 halves the colours' size, so sides must be even; an odd last row or column is doubled."""
+    bottom, right = picture.shape[0] % 2, picture.shape[1] % 2
+    return cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REPLICATE) if bottom or right else picture
+
+
+def _signature(video: Video, mattes: Mattes) -> str:
+    parts = [video.style, video.limit, video.premultiplied, video.rate(mattes), len(mattes)]
+    parts += [getattr(mattes.frames, "signature", None), mattes.names]
+    parts += [mattes.signature(index) for index in range(len(mattes))]
+    return f"{zlib.crc32(repr(parts).encode()):08x}"

@@ -1,0 +1,179 @@
+"""What the video tracker needs of Meta's ``sam2`` package: its predictor, fed lazily and asked frame by frame.
+
+Everything in here follows ``sam2/sam2_video_predictor.py`` of sam2 1.1.0; imported only when a tracker is built.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sam2.sam2_video_predictor import SAM2VideoPredictor
+
+from nbhelpers.core.masks import mask_logits, upsample
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.protocols import FrameSequence
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PER_OBJECT = (
+    "point_inputs_per_obj",
+    "mask_inputs_per_obj",
+    "output_dict_per_obj",
+    "temp_output_dict_per_obj",
+    "frames_tracked_per_obj",
+)
+
+
+class LazyImages:
+    """Stands for upstream's ``images`` tensor: decodes and normalises a frame when it is indexed, and keeps none.
+
+    Bit for bit what ``load_video_frames_from_jpg_images`` (sam2/utils/misc.py) makes of the same pictures.
+    """
+
+    def __init__(self, frames: FrameSequence, side: int):
+        self.frames, self.side = frames, side
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """``(3, side, side) float32``, normalised."""
+        square = np.asarray(Image.fromarray(self.frames[index]).resize((self.side, self.side)))
+        pixels = torch.from_numpy(square / 255.0).permute(2, 0, 1).float()
+        return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
+class VideoPredictor(SAM2VideoPredictor):
+    """Upstream's predictor, without its loop over the clip, and with the predicted IoU that it drops."""
+
+    last_iou: float = 0.0
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.memory_attention.register_forward_pre_hook(_in_one_precision, with_kwargs=True)
+
+    def new_inference(self, images: LazyImages) -> dict[str, Any]:
+        """The dictionary that ``init_state`` makes, but nothing is decoded.
+
+        The size of the video is said to be that of the low-resolution masks, so that upstream enlarges nothing: of a
+        6000 x 9000 frame that would be 216 MB an object.
+        """
+        inference = {
+            "images": images,
+            "num_frames": len(images),
+            "offload_video_to_cpu": False,
+            "offload_state_to_cpu": False,
+            "video_height": self.image_size // 4,
+            "video_width": self.image_size // 4,
+            "device": self.device,
+            "storage_device": self.device,
+            "cached_features": {},
+            "constants": {},
+            "obj_id_to_idx": OrderedDict(),
+            "obj_idx_to_id": OrderedDict(),
+            "obj_ids": [],
+        }
+        return inference | {name: {} for name in PER_OBJECT}
+
+    def add_points(
+        self,
+        inference: dict[str, Any],
+        frame: int,
+        object_id: int,
+        prompt: Prompt,
+        size: tuple[int, int],
+        corrected: torch.Tensor | None,
+    ) -> None:
+        """Prompt one frame with points and a box.
+
+        Args:
+            inference: of `new_inference`.
+            frame: index into the clip.
+            object_id: a known object.
+            prompt: in pixels of the frame; its mask, if it has one, goes before ``corrected``.
+            size: ``(H, W)`` of the frame.
+            corrected: ``(1, 1, h, w)`` low-resolution logits that the points correct, if there are any.
+        """
+        tracked = inference["output_dict_per_obj"][inference["obj_id_to_idx"][object_id]]["non_cond_frame_outputs"]
+        tracked.pop(frame, None)
+        if prompt.mask is not None:
+            low = tuple(self.sam_prompt_encoder.mask_input_size)
+            given = mask_logits(prompt.mask, low) if prompt.mask.dtype == np.bool_ else prompt.mask
+            corrected = torch.from_numpy(upsample(given, given.shape, low))[None, None]
+        if corrected is not None:
+            tracked[frame] = {"pred_masks": corrected.to(self.device)}  # where upstream looks for what is corrected
+        scale = torch.tensor(size[::-1])
+        self.add_new_points_or_box(
+            inference,
+            frame,
+            object_id,
+            points=torch.from_numpy(prompt.points.copy()) / scale,
+            labels=torch.from_numpy(prompt.labels.copy()),
+            box=None if prompt.box is None else torch.from_numpy(prompt.box.reshape(2, 2).copy()) / scale,
+            normalize_coords=False,  # upstream was told the size of the low-resolution masks
+        )
+
+    def step(self, inference: dict[str, Any], index: int, frame: int, reverse: bool) -> dict[str, Any]:
+        """Follow object number ``index`` to one frame, as ``propagate_in_video`` does; return its compact output."""
+        outputs = inference["output_dict_per_obj"][index]
+        current, _ = self._run_single_frame_inference(
+            inference_state=inference,
+            output_dict=outputs,
+            frame_idx=frame,
+            batch_size=1,
+            is_init_cond_frame=False,
+            point_inputs=None,
+            mask_inputs=None,
+            reverse=reverse,
+            run_mem_encoder=True,
+        )
+        outputs["non_cond_frame_outputs"][frame] = current
+        return current
+
+    def position_encoding(self, inference: dict[str, Any], features: torch.Tensor) -> list[torch.Tensor]:
+        """Of a memory ``(1, c, h, w)``: the same for all, so upstream keeps one, made here if there is none yet."""
+        if "maskmem_pos_enc" not in inference["constants"]:
+            half = torch.is_autocast_enabled(features.device.type)
+            encoding = self.memory_encoder.position_encoding(features.float())
+            inference["constants"]["maskmem_pos_enc"] = [encoding.to(torch.bfloat16 if half else torch.float32)]
+        return inference["constants"]["maskmem_pos_enc"]
+
+    def _track_step(self, *args, **kwargs):
+        answer = super()._track_step(*args, **kwargs)
+        self.last_iou = float(answer[1][2].max())
+        return answer
+
+
+def _in_one_precision(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Memories are kept in bfloat16, which float32 weights refuse where no float32 object pointer stands beside them.
+
+    That is so on a frame before all prompted ones, without autocast: upstream fails there.
+    """
+    memory = kwargs["memory"]
+    if not torch.is_autocast_enabled(memory.device.type):
+        kwargs["memory"] = memory.float()
+    return args, kwargs
+
+
+def moved(value: Any, device: str | torch.device) -> Any:
+    """A nest of dictionaries and lists with all its tensors on ``device``."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return type(value)((key, moved(item, device)) for key, item in value.items())
+    return [moved(item, device) for item in value] if isinstance(value, list) else value
+
+
+def packed(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as an array that numpy can save; bfloat16 becomes its 16 bits as uint16."""
+    tensor = tensor.detach().cpu()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def unpacked(array: np.ndarray, device: str) -> torch.Tensor:
+    """What `packed` packed."""
+    tensor = torch.from_numpy(array.copy())
+    return (tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor).to(device)
