@@ -7,8 +7,9 @@ from fake_words import COLOURS, FakeTextEncoder, FloodSegmenter, scene
 from nbhelpers import ClickSession, NbHelpersError
 from nbhelpers.clip_guided import ClipGuidedSession, Settings, batch, diagnose, run, segment
 from nbhelpers.clip_guided.choose import Answer
-from nbhelpers.clip_guided.merge import instances, share_out
-from nbhelpers.clip_guided.second_look import standing_out
+from nbhelpers.clip_guided.merge import Instance, drop_specks, instances, share_out
+from nbhelpers.clip_guided.second_look import rename, standing_out, told
+from nbhelpers.clip_guided.values import Look
 from nbhelpers.clip_guided.where import Evidence, place, unanswered
 from nbhelpers.core.images import save_image
 from nbhelpers.core.metrics import iou
@@ -507,7 +508,7 @@ def test_a_second_look_corrects_a_word_and_says_so():
     look = twice.looks[lid]
     assert look.changed and WORDS[look.asked] == "box" and WORDS[look.now] == "lid" and look.together > 0.9
     assert look.first < 0.2 and look.second > 0.9
-    assert any("what was asked for as box is lid" in note for note in twice.notes)
+    assert "a second look made 1 of box into lid" in twice.notes
     assert twice.instances.confidence[lid] == pytest.approx(0.9 * look.together, abs=0.01)
 
 
@@ -516,6 +517,7 @@ def test_what_a_second_look_finds_unwanted_is_left_out():
     asked = {"segmenter": FloodSegmenter(), "text_encoder": FarSighted()}
     result = segment(scene(), ["ball", "box", "lawn", "sky"], settings=settings, **asked)
     assert result.instance_map[150, 260] == -1 and result.mask("box")[200, 260]
+    assert "a second look made 1 of box into lid" in result.notes
 
 
 def test_what_surrounds_an_instance_is_blurred_before_it_is_read():
@@ -550,3 +552,30 @@ def test_uncovered_places_are_asked_again_within_the_budget():
     assert distance.min() > 640 / 12 / 2 - 3, "places near an asked point are known"
     assert unanswered(first, ~half | half, Settings(max_prompts=40)) is first
     assert unanswered(first, half, Settings(max_prompts=len(first.points))) is first
+
+
+def test_what_is_too_unsure_at_a_second_look_is_left_out():
+    one = Instance(np.ones((4, 4), np.float16), 0, 0.9, 0.9, (0,))
+    painted = np.array([[0, 0, 1, 1]], np.int16)
+    looks = {0: Look(0, 0, 0.8, 0.3, 0.6), 1: Look(0, 0, 0.8, 0.9, 0.9)}
+    found, dropped = rename([one, one], painted, looks, {0: False}, {0: 0.7})
+    assert painted.tolist() == [[-1, -1, 1, 1]] and dropped == [looks[0]] and len(found) == 2
+    assert told([looks[1]], dropped, ["cat"]) == ["a second look left out 1 of cat as too unsure"]
+
+
+def test_parts_of_a_stuff_that_a_second_look_finds_come_together():
+    one = Instance(np.ones((4, 4), np.float16), 0, 0.9, 0.9, (0,))
+    painted = np.array([[0, 0, 1, 1, -1]], np.int16)
+    looks = {0: Look(0, 1, 0.1, 0.9, 0.8), 1: Look(0, 1, 0.1, 0.9, 0.5)}
+    found, dropped = rename([one, one], painted, looks, {0: False, 1: True}, {0: 0.7, 1: 0.7})
+    assert painted.tolist() == [[0, 0, 0, 0, -1]] and not dropped
+    assert found[0].class_id == 1 and found[0].confidence == pytest.approx(0.9 * 0.8)
+
+
+def test_specks_are_taken_off_but_a_small_instance_stays():
+    painted = np.full((40, 40), -1, np.int16)
+    painted[5:25, 5:25] = 0
+    painted[30:32, 30:32] = 0
+    painted[35:37, 2:4] = 1
+    drop_specks(painted, 10)
+    assert (painted == 0).sum() == 400 and (painted[30:32, 30:32] == -1).all() and (painted == 1).sum() == 4

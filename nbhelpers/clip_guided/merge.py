@@ -14,7 +14,7 @@ from nbhelpers.clip_guided.choose import Answer, mean_inside
 from nbhelpers.clip_guided.values import Conflict, Settings
 from nbhelpers.clip_guided.where import Evidence
 from nbhelpers.core.masks import box_of, view_logits
-from nbhelpers.core.regions import distinct, intersections, is_group, ranked_pairs
+from nbhelpers.core.regions import components, distinct, intersections, is_group, ranked_pairs
 from nbhelpers.models.protocols import Prediction
 
 if TYPE_CHECKING:
@@ -187,6 +187,18 @@ def paint(order: list[int], found: list[Instance], prediction: Prediction) -> In
             inside = view_logits(whole, prediction.extent, prediction.size, window, (bottom - top, x1 - x0)) > 0
             out[top:bottom, x0:x1][inside] = index
     return out
+
+
+def drop_specks(painted: Int16[np.ndarray, "H W"], smallest: float) -> None:
+    """Take parts of instances of fewer than ``smallest`` pixels off the picture, in place; a whole small one stays."""
+    for index in range(int(painted.max(initial=-1)) + 1):
+        box = box_of(painted == index)
+        if box is not None:
+            window = painted[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])]
+            mask = window == index
+            large = components(mask, smallest) > 0
+            if large.any():
+                window[mask & ~large] = -1
 
 
 def detections(

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 
 from nbhelpers.clip_guided.ask import Questions
-from nbhelpers.clip_guided.merge import detections, instances, no_detections, paint, share_out
-from nbhelpers.clip_guided.second_look import look_again, rename
+from nbhelpers.clip_guided.merge import detections, drop_specks, instances, no_detections, paint, share_out
+from nbhelpers.clip_guided.second_look import look_again, rename, told
 from nbhelpers.clip_guided.values import Budget, Conflict, Look, PlacedPrompt, Result, Settings, numbered
 from nbhelpers.clip_guided.where import place
 from nbhelpers.clip_guided.words import Words, is_named, words
@@ -106,8 +106,7 @@ def segment(
         reader = text_encoder if settings.second_look and len(asked.asked) > 1 else None
         found, looking = _merge(questions, image, class_map, asked, settings, reader)
         budget = replace(budget, text=text + looking, merge=merge + questions.choosing + clock.lap() - looking)
-        changed = [look for _, look in sorted(found.looks.items()) if look.changed]
-        notes += [f"at a second look, {look.told(class_map.names)}" for look in changed]
+        notes += told(found.looks.values(), found.dropped, class_map.names)
     else:
         notes.append(f"no word has a region of {settings.min_region_size:g} pixels; diagnose(result) tells more")
         log.warning(notes[-1])
@@ -142,6 +141,7 @@ class _Found:
     detections: supervision.Detections
     numbers: Int16[np.ndarray, "h w"]
     looks: dict[int, Look]
+    dropped: tuple[Look, ...] = ()
 
 
 def _merge(
@@ -159,10 +159,12 @@ def _merge(
     names = tuple(each[0] for each in asked.asked)
     order, covered, conflicts = share_out(merged, evidence, names, cell, settings.min_region_size)
     painted = paint(order, merged, shape)
-    looks, clock = {}, _Clock()
+    drop_specks(painted, settings.min_region_size)
+    looks, dropped, clock = {}, [], _Clock()
     if text_encoder is not None:
         looks = look_again(merged, painted, image, class_map, asked.asked, text_encoder)
-        merged = rename(merged, painted, looks, asked.wanted)
+        levels = dict.fromkeys(asked.wanted, settings.min_confidence) | places.used
+        merged, dropped = rename(merged, painted, looks, asked.wanted, levels)
     looking = clock.lap()
     areas = np.bincount(painted.ravel() + 1, minlength=len(merged) + 1)[1:]
     standing = sorted((i for i in order if areas[i]), key=lambda i: (merged[i].class_id, -areas[i]))
@@ -195,7 +197,7 @@ def _merge(
     ids, confidence = [item.class_id for item in kept], [item.confidence for item in kept]
     found = detections(numbers, ids, confidence, [names[index] for index in ids])
     looks = {int(number[i]): look for i, look in looks.items() if number[i] >= 0}
-    return _Found(tuple(prompts), tuple(conflicts), found, numbers, looks), looking
+    return _Found(tuple(prompts), tuple(conflicts), found, numbers, looks, tuple(dropped)), looking
 
 
 class _Clock:

@@ -9,7 +9,8 @@ mask"). The two readings count the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -75,31 +76,55 @@ def look_again(
 
 
 def rename(
-    found: list[Instance], painted: Int16[np.ndarray, "H W"], looks: dict[int, Look], wanted: dict[int, bool]
-) -> list[Instance]:
+    found: list[Instance],
+    painted: Int16[np.ndarray, "H W"],
+    looks: dict[int, Look],
+    wanted: dict[int, bool],
+    levels: dict[int, float],
+) -> tuple[list[Instance], list[Look]]:
     """The instances with the words of their second looks; ``painted`` is changed in place.
 
-    An instance whose new word is not wanted (excluded, or a background word) is taken off the picture; several of one
-    stuff become one.
+    An instance is taken off the picture where both readings together are less sure of its word than was asked for, and
+    where its new word is not wanted (excluded, or a background word). Several of one stuff become one.
 
     Args:
         found: instances.
         painted: index of the instance at each pixel.
         looks: what `look_again` says.
         wanted: class index -> whether it is stuff.
+        levels: class index -> the confidence that was asked for.
+
+    Returns:
+        The instances, and the looks of those that were taken off.
     """
-    out = list(found)
+    out, dropped = list(found), []
     for index, look in looks.items():
-        if look.changed:
-            confidence = found[index].score * look.together
-            out[index] = replace(found[index], class_id=look.now, confidence=confidence)
-            if look.now not in wanted:
-                painted[painted == index] = -1
+        if look.now not in wanted or (not look.changed and look.together < levels[look.now]):
+            painted[painted == index] = -1
+            dropped.append(look)
+        elif look.changed:
+            out[index] = replace(found[index], class_id=look.now, confidence=found[index].score * look.together)
     for class_id in (class_id for class_id, stuff in wanted.items() if stuff):
         same = [index for index, item in enumerate(out) if item.class_id == class_id and (painted == index).any()]
         for index in same[1:]:
             painted[painted == index] = same[0]
-    return out
+    return out, dropped
+
+
+def told(kept: Iterable[Look], dropped: Iterable[Look], names: Sequence[str]) -> list[str]:
+    """Sentences for people on what second looks have changed.
+
+    Args:
+        kept: of the instances that stand.
+        dropped: of those that were taken off.
+        names: of the classes.
+    """
+    changed = Counter((look.asked, look.now) for look in (*kept, *dropped) if look.changed)
+    unsure = Counter(look.now for look in dropped if not look.changed)
+    return [
+        *(f"a second look made {count} of {names[asked]} into {names[now]}" for (asked, now), count in changed.items()),
+        *(f"a second look left out {count} of {names[now]} as too unsure" for now, count in unsure.items()),
+    ]
 
 
 def piece(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:

@@ -144,10 +144,6 @@ class Look:
         """Whether the word has changed."""
         return self.asked != self.now
 
-    def told(self, names: Sequence[str]) -> str:
-        """A sentence for people."""
-        return f"what was asked for as {names[self.asked]} is {names[self.now]} ({self.together:.2f})"
-
 
 @dataclass(frozen=True)
 class Budget:

@@ -50,16 +50,16 @@ def load_image(source: str | Path | Shaped[np.ndarray, ...]) -> UInt8[np.ndarray
                     array = np.asarray(ImageOps.exif_transpose(picture))
                     return _from_array(array.astype(np.uint16))
                 picture.load()
-                turned = ImageOps.exif_transpose(picture)
-                if turned.mode in ("F", "I"):
+                ImageOps.exif_transpose(picture, in_place=True)  # no second copy of what may be 160 MB
+                if picture.mode in ("F", "I"):
                     raise NbHelpersError(
                         "the picture's values have no known range",
-                        given=f"{path} ({turned.mode}, {turned.size[0]} x {turned.size[1]})",
+                        given=f"{path} ({picture.mode}, {picture.size[0]} x {picture.size[1]})",
                         expected="8 or 16 bits a channel",
                     )
-                if turned.has_transparency_data:
-                    return _over_white(np.asarray(turned.convert("RGBA")))
-                return np.array(turned.convert("RGB"))
+                if picture.has_transparency_data:
+                    return _over_white(np.asarray(picture.convert("RGBA")))
+                return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except FileNotFoundError:
         raise NbHelpersError("there is no such picture", given=path) from None
     except Image.DecompressionBombError as error:
