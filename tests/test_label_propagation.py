@@ -1,0 +1,332 @@
+"""Following objects by label propagation: on drawn clips with a segmenter without weights, and on real frames."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from fake_segmenter import FakeSegmenter
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.metrics import iou
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.label_propagation import LabelPropagation
+from nbhelpers.models.label_state import EMBEDDINGS, PackedMasks
+from nbhelpers.models.protocols import Embedding, Prediction, Tracker
+
+GRID = 16
+SIDE = 4 * GRID
+SIZE = (96, 128)
+
+
+class ColourSegmenter(FakeSegmenter):
+    """SAM 2's kind of features made of colour, and a decoder that answers a region of one colour."""
+
+    name = "colours"
+
+    def encode(self, image):
+        self.encoded += 1
+        maps = {}
+        for name, side in (("image_embed", GRID), ("high_res_feats_1", 2 * GRID), ("high_res_feats_0", SIDE)):
+            small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+            maps[name] = torch.from_numpy(small).permute(2, 0, 1)[None]
+        return Embedding(image.shape[:2], self.name, maps)
+
+    def predict(self, embedding, prompt):
+        picture = embedding.tensors["high_res_feats_0"][0].permute(1, 2, 0).numpy()
+        scale = np.array([SIDE / embedding.size[1], SIDE / embedding.size[0]])
+
+        def alike(points):
+            cells = np.clip((points + 0.5) * scale, 0, SIDE - 1).astype(int)
+            away = [np.linalg.norm(picture - picture[y, x], axis=2) for x, y in cells]
+            return np.min(away, axis=0) < 0.3 if away else np.zeros((SIDE, SIDE), bool)
+
+        inside = alike(prompt.points[prompt.labels == 1])
+        if prompt.mask is not None:
+            mask = prompt.mask.astype(np.float32) - (0.5 if prompt.mask.dtype == np.bool_ else 0)
+            inside |= cv2.resize(mask, (SIDE, SIDE)) > 0
+        inside &= ~alike(prompt.points[prompt.labels == 0])
+        if prompt.box is not None:
+            x0, y0, x1, y1 = ((prompt.box.reshape(2, 2) + 0.5) * scale).ravel()
+            rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
+            boxed = (columns > x0) & (columns < x1) & (rows > y0) & (rows < y1)
+            middle = prompt.box.reshape(2, 2).mean(0, keepdims=True)
+            inside = boxed & (inside if inside.any() else alike(middle))
+        logits = np.repeat(np.where(inside, 8, -8)[None].astype(np.float32), 4, axis=0)
+        return Prediction(logits, np.full(4, 0.9, np.float32), embedding.size, (SIDE, SIDE))
+
+
+class Clip:
+    """A red disc that runs to the right and a blue box that stays; ``hidden`` frames show neither."""
+
+    size = SIZE
+
+    def __init__(self, length=12, hidden=()):
+        self.length, self.hidden, self.decoded = length, set(hidden), []
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        self.decoded.append(index)
+        picture = np.full((*SIZE, 3), (40, 160, 60), np.uint8)
+        if index not in self.hidden:
+            picture[self.box()] = (30, 60, 220)
+            picture[self.disc(index)] = (220, 40, 30)
+        return picture
+
+    @staticmethod
+    def disc(index):
+        rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+        return (columns - 24 - 4 * (index % 20)) ** 2 + (rows - 30) ** 2 <= 14**2
+
+    @staticmethod
+    def box():
+        mask = np.zeros(SIZE, bool)
+        mask[60:88, 40:80] = True
+        return mask
+
+
+class Pictures(list):
+    """A clip held in memory."""
+
+    @property
+    def size(self):
+        return self[0].shape[:2]
+
+
+@pytest.fixture
+def tracker():
+    return LabelPropagation(ColourSegmenter())
+
+
+def followed(tracker, state, start, stop):
+    return {tracked.frame: tracked for tracked in tracker.propagate(state, start, stop)}
+
+
+def test_it_is_a_tracker_and_opens_without_decoding(tracker):
+    assert isinstance(tracker, Tracker)
+    clip = Clip()
+    tracker.open(clip)
+    assert not clip.decoded
+
+
+@pytest.mark.parametrize(
+    "prompt", [Prompt([(24, 30)]), Prompt(box=(9, 15, 40, 46)), Prompt(mask=Clip.disc(0))], ids=["click", "box", "mask"]
+)
+def test_an_object_is_followed_from_any_kind_of_prompt(tracker, prompt):
+    clip = Clip()
+    state = tracker.open(clip)
+    answered = tracker.add(state, 0, 1, prompt)
+    assert iou(answered.best, clip.disc(0)) > 0.75
+    found = followed(tracker, state, 0, 11)
+    assert list(found) == list(range(12))
+    for index, tracked in found.items():
+        assert iou(tracked.predictions[1].best, clip.disc(index)) > 0.75, index
+        assert 0 < tracked.predictions[1].scores[0] <= 1
+        assert not tracked.gone
+        assert tracked.prompted == ({1} if index == 0 else set())
+
+
+def test_a_mask_is_taken_as_it_is(tracker):
+    clip = Clip()
+    state = tracker.open(clip)
+    painted = clip.disc(0).copy()
+    painted[3, 100] = True  # a single pixel, smaller than any cell
+    assert np.array_equal(tracker.add(state, 0, 1, Prompt(mask=painted)).best, painted)
+    assert np.array_equal(followed(tracker, state, 0, 1)[0].predictions[1].best, painted)
+
+
+def test_backwards_from_the_end_and_in_pieces(tracker):
+    clip = Clip()
+    state = tracker.open(clip)
+    tracker.add(state, 11, 7, Prompt(mask=clip.disc(11)))
+    assert list(followed(tracker, state, 11, 6)) == [11, 10, 9, 8, 7, 6]
+    found = followed(tracker, state, 5, 0)
+    assert iou(found[0].predictions[7].best, clip.disc(0)) > 0.75
+
+
+def test_pieces_give_what_one_run_gives(tracker):
+    clip, masks = Clip(), []
+    for stops in ((11,), (4, 5, 11)):
+        state = tracker.open(clip)
+        tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
+        start, found = 0, {}
+        for stop in stops:
+            found |= followed(tracker, state, start, stop)
+            start = stop + 1
+        masks.append(found[11].predictions[1].best)
+    assert iou(*masks) > 0.97  # kept masks are rounded to an eighth of a logit
+
+
+def test_the_iterator_can_be_left_and_objects_added_later(tracker):
+    clip = Clip()
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
+    for tracked in tracker.propagate(state, 0, 11):
+        if tracked.frame == 5:
+            break
+    tracker.add(state, 6, 2, Prompt(mask=clip.box()))
+    found = followed(tracker, state, 6, 11)
+    assert iou(found[11].predictions[1].best, clip.disc(11)) > 0.75
+    assert iou(found[11].predictions[2].best, clip.box()) > 0.9
+    assert iou(followed(tracker, state, 6, 0)[0].predictions[2].best, clip.box()) > 0.9
+
+
+def test_gone_while_hidden_and_found_again(tracker):
+    clip = Clip(length=16, hidden=range(5, 9))
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
+    found = followed(tracker, state, 0, 15)
+    assert [index for index, tracked in found.items() if tracked.gone] == [5, 6, 7, 8]
+    assert not found[6].predictions[1].best.any()
+    for index in (9, 15):
+        assert iou(found[index].predictions[1].best, clip.disc(index)) > 0.75
+
+
+def test_a_correction_sticks_and_is_honoured_both_ways(tracker):
+    clip = Clip()
+    state = tracker.open(clip)
+    both = clip.disc(0) | clip.box()
+    tracker.add(state, 0, 1, Prompt(mask=both))  # wrong: the box is not meant
+    before = followed(tracker, state, 0, 11)
+    assert (before[8].predictions[1].best & clip.box()).any()
+    corrected = tracker.add(state, 6, 1, Prompt([(60, 70)], [0]))
+    assert not (corrected.best & clip.box()).any()
+    assert iou(corrected.best, clip.disc(6)) > 0.75
+    tracker.remove(state, 1, 0)
+    for stop in (11, 0):
+        for index, tracked in followed(tracker, state, 6, stop).items():
+            assert iou(tracked.predictions[1].best, clip.disc(index)) > 0.75
+            assert tracked.prompted == ({1} if index == 6 else set())
+    again = followed(tracker, state, 0, 11)
+    assert np.array_equal(again[6].predictions[1].best, corrected.best)
+
+
+def test_an_including_click_adds_a_part_to_what_was_followed(tracker):
+    clip = Clip()
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
+    before = followed(tracker, state, 0, 3)[3].predictions[1].best
+    wider = tracker.add(state, 3, 1, Prompt([(60, 70)])).best
+    assert np.array_equal(wider, before | wider)
+    assert iou(wider, clip.disc(3) | clip.box()) > 0.8
+    unchanged = tracker.add(state, 3, 1, Prompt([(36, 30)])).best  # honoured already
+    assert iou(unchanged, before) > 0.97
+
+
+def test_what_moves_along_is_taken_with_a_click(tracker):
+    rng = np.random.default_rng(0)
+    wall = rng.integers(0, 60, (24, 32, 3), np.uint8)
+    wall = cv2.resize(wall, (128, 96), interpolation=cv2.INTER_CUBIC)
+    noise = rng.integers(-25, 25, (*SIZE, 3))
+
+    class Rider(Clip):
+        def __getitem__(self, index):
+            picture = wall.astype(int)
+            at = 20 + 6 * index
+            picture[20:44, at : at + 30] = np.array((220, 40, 30)) + noise[:24, :30]
+            picture[44:70, at : at + 30] = np.array((30, 60, 220)) + noise[:26, :30]
+            return np.clip(picture, 0, 255).astype(np.uint8)
+
+    state = tracker.open(Rider())
+    mask = tracker.add(state, 0, 1, Prompt([(35, 30)])).best
+    assert mask[24:40, 24:46].mean() > 0.9
+    assert mask[48:66, 24:46].mean() > 0.9
+    assert mask.mean() < 0.25
+
+
+def test_an_object_of_one_cell_is_followed(tracker):
+    class Ball(Clip):
+        def disc(self, index):
+            mask = np.zeros(SIZE, bool)
+            mask[40:48, 20 + 4 * index : 29 + 4 * index] = True
+            return mask
+
+    clip = Ball()
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
+    for index, tracked in followed(tracker, state, 0, 11).items():
+        assert not tracked.gone
+        assert (tracked.predictions[1].best & clip.disc(index)).any()
+
+
+def test_an_empty_mask_says_that_the_object_is_not_there(tracker):
+    clip = Clip()
+    state = tracker.open(clip)
+    nothing = Prompt(mask=np.zeros(SIZE, bool))
+    assert not tracker.add(state, 0, 1, nothing).best.any()
+    assert followed(tracker, state, 0, 3)[3].gone == {1}
+    tracker.add(state, 4, 1, Prompt(mask=clip.disc(4)))
+    assert iou(followed(tracker, state, 4, 8)[8].predictions[1].best, clip.disc(8)) > 0.75
+
+
+def test_memory_does_not_grow_with_the_clip(tracker):
+    clip = Clip(length=60)
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
+    for tracked in tracker.propagate(state, 0, 59):
+        assert len(state.tracks[1].recent) <= 6
+        assert len(state._embeddings) <= EMBEDDINGS
+        assert tracked.predictions[1].logits.nbytes < 1e5
+    assert tracker.segmenter.encoded == 60  # each frame once
+
+
+def test_packed_masks_keep_logits_to_a_sixteenth():
+    logits = np.random.default_rng(0).normal(0, 5, (64, 64)).astype(np.float32)
+    packed = PackedMasks()
+    packed[3] = logits
+    assert 3 in packed
+    assert np.abs(packed[3] - np.clip(logits, -15, 15)).max() <= 1 / 16
+    packed.forget(3)
+    packed.forget(3)
+    assert 3 not in packed
+
+
+def test_bad_input_is_told_at_once(tracker):
+    state = tracker.open(Clip())
+    with pytest.raises(NbHelpersError, match="nothing to follow"):
+        tracker.propagate(state, 0, 3)
+    with pytest.raises(NbHelpersError, match="no such frame"):
+        tracker.add(state, 12, 1, Prompt([(1, 1)]))
+    with pytest.raises(NbHelpersError, match="outside the image"):
+        tracker.add(state, 0, 1, Prompt([(500, 1)]))
+    with pytest.raises(NbHelpersError, match="excluding points alone"):
+        tracker.add(state, 0, 1, Prompt([(5, 5)], [0]))
+    assert not state.tracks
+    tracker.add(state, 0, 1, Prompt(mask=Clip.disc(0)))
+    with pytest.raises(NbHelpersError, match="no such frame"):
+        tracker.propagate(state, 0, 12)
+    for bad in ((2, None), (1, 4)):
+        with pytest.raises(NbHelpersError, match="no such prompt"):
+            tracker.remove(state, *bad)
+    tracker.remove(state, 1)
+    with pytest.raises(NbHelpersError, match="nothing to follow"):
+        tracker.propagate(state, 0, 3)
+    with pytest.raises(NbHelpersError, match="no frames"):
+        tracker.open(Clip(length=0))
+
+
+def test_a_segmenter_without_the_features_is_refused(photo):
+    tracker = LabelPropagation(FakeSegmenter())
+    with pytest.raises(NbHelpersError, match="features that following needs"):
+        tracker.add(tracker.open(Pictures([photo])), 0, 1, Prompt([(50, 60)]))
+
+
+@pytest.mark.weights
+def test_on_real_features_an_object_is_followed_lost_and_found():
+    from nbhelpers import load, load_image
+    from nbhelpers.zoo import sample
+
+    picture = load_image(sample("coffee.png"))
+    mask = np.zeros(picture.shape[:2], bool)
+    shifts = (0, 24, 48)
+    frames = Pictures([np.roll(picture, shift, axis=1) for shift in shifts] + [load_image(sample("chelsea.png"))])
+    frames[3] = cv2.resize(frames[3], picture.shape[1::-1])
+    tracker = load("tracker", models="lite")
+    state = tracker.open(frames)
+    mask = tracker.add(state, 0, 1, Prompt(box=(190, 60, 460, 330))).best
+    found = followed(tracker, state, 0, 3)
+    assert 0.03 < mask.mean() < 0.5
+    for index, shift in enumerate(shifts):
+        assert iou(found[index].predictions[1].best, np.roll(mask, shift, axis=1)) > 0.8
+    assert found[3].gone == {1}
