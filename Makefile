@@ -4,9 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-# What the first notebook and the tests run on: `nbhelpers doctor` tells sizes and licences.
+# What the notebooks and the tests run on: `nbhelpers doctor` tells sizes and licences.
 WEIGHTS := sam2-hiera-tiny-lite mobilesam conse-lite migan
-SAMPLES := samples
+SAMPLES := quokka.jpg quokka_annotations.json coffee.png chelsea.png astronaut.png china.jpg flower.jpg bikes.mp4
 NOTEBOOK := 00_start_here
 
 .DEFAULT_GOAL := help
@@ -21,8 +21,8 @@ install:  ## make .venv and install the pinned packages, once
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) on this machine; name one: make PYTHON=... demo"; exit 1; }
 	@$(PYTHON) tools/install.py
 
-fetch: install  ## fetch the weights and photos of the first notebook and the tests, once
-	@echo "Fetching weights and photos (about 200 MB the first time, nothing later)"
+fetch: install  ## fetch the weights, photos and the clip of the notebooks and the tests, once
+	@echo "Fetching weights, photos and a clip (about 200 MB the first time, nothing later)"
 	@$(BIN)/nbhelpers fetch $(WEIGHTS) $(SAMPLES)
 
 demo: fetch  ## run the first notebook on real photos; results in outputs/

@@ -137,13 +137,13 @@ def draw_candidates(
 
 
 def draw_grid(
-    images: Sequence[UInt8[np.ndarray, "h w 3"]],
+    images: Sequence[UInt8[np.ndarray, "..."]],
     titles: Sequence[str] = (),
     *,
     columns: int = 3,
     width: float = 12.0,
 ) -> Figure:
-    """A figure of several photos in rows."""
+    """A figure of several pictures in rows: ``(H, W, 3) uint8`` RGB, or ``(H, W) uint8``, shown from black to white."""
     if not len(images):
         raise NbHelpersError("there is no picture to show")
     columns = min(columns, len(images))
@@ -166,7 +166,7 @@ def show_candidates(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, *
     _display(draw_candidates(image, prediction, **what), f"{len(prediction)} candidate masks")
 
 
-def show_grid(images: Sequence[UInt8[np.ndarray, "h w 3"]], titles: Sequence[str] = (), **what: Any) -> None:
+def show_grid(images: Sequence[UInt8[np.ndarray, "..."]], titles: Sequence[str] = (), **what: Any) -> None:
     """Show `draw_grid`'s figure in the notebook."""
     _display(draw_grid(images, titles, **what), ", ".join(titles) or None)
 
@@ -209,7 +209,8 @@ def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=Fa
                 )
             reduced.append(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool))
         shown = overlay(shown, reduced, alpha)
-    axes.imshow(shown, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="antialiased")
+    grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if shown.ndim == 2 else {}
+    axes.imshow(shown, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="antialiased", **grey)
     axes.axis("off")
     if title:
         axes.set_title(title, fontsize=9 if small else 11, loc="left")

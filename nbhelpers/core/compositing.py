@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.masks import box_of
+from nbhelpers.core.regions import fill_holes
 
 COARSE = 1024  # cells a side, at most, of the map on which the parts of a mask are found
 CONTEXT = 0.5  # of the longer side of what is filled: how much a crop shows around it, on each side
@@ -60,12 +61,7 @@ def fill_pinholes(mask: Bool[np.ndarray, "h w"], share: float = PINHOLE) -> Bool
         return mask
     out = mask.copy()
     inside = out[box[1] : box[3], box[0] : box[2]]
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((~inside).view(np.uint8), connectivity=4)
-    x, y, width, height, area = stats[:, :5].T
-    touches = (x == 0) | (y == 0) | (x + width == inside.shape[1]) | (y + height == inside.shape[0])
-    small = ~touches & (area < share * np.count_nonzero(inside))
-    small[0] = False  # the mask itself
-    inside |= small[labels]
+    inside[:] = fill_holes(inside, share * np.count_nonzero(inside))
     return out
 
 

@@ -17,7 +17,7 @@ from nbhelpers.core.compositing import distance_to
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.guided import guided_filter
 from nbhelpers.core.masks import box_of
-from nbhelpers.core.regions import components
+from nbhelpers.core.regions import components, fill_holes
 from nbhelpers.core.steady import REACH, steady
 
 COARSE = 8  # pixels of radius that are kept when the refinement is fitted on a smaller picture
@@ -165,18 +165,6 @@ def combine(mattes: Sequence[Shaped[np.ndarray, "_ _"]]) -> Shaped[np.ndarray, "
                 expected=f"{first.shape} {first.dtype}",
             )
     return first if len(mattes) == 1 else np.maximum.reduce(list(mattes))
-
-
-def fill_holes(mask: Mask, area: int) -> Mask:
-    """The mask with its holes of up to ``area`` pixels filled; what touches the border is no hole."""
-    if area <= 0:
-        return mask
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
-    x, y, width, height, size = stats[:, :5].T
-    touches = (x == 0) | (y == 0) | (x + width == mask.shape[1]) | (y + height == mask.shape[0])
-    small = ~touches & (size <= area)
-    small[0] = False  # the mask itself
-    return mask | small[labels] if small.any() else mask
 
 
 def drop_specks(mask: Mask, area: int) -> Mask:

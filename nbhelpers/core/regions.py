@@ -32,6 +32,18 @@ def components(region: Bool[np.ndarray, "h w"], min_area: float = 1) -> Int[np.n
     return number[labels]
 
 
+def fill_holes(region: Bool[np.ndarray, "h w"], area: float) -> Bool[np.ndarray, "h w"]:
+    """The region with its holes of up to ``area`` cells filled; what touches the border is no hole."""
+    if area <= 0:
+        return region
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~region).view(np.uint8), connectivity=4)
+    x, y, width, height, size = stats[:, :5].T
+    touches = (x == 0) | (y == 0) | (x + width == region.shape[1]) | (y + height == region.shape[0])
+    small = ~touches & (size <= area)
+    small[0] = False  # the region itself
+    return region | small[labels] if small.any() else region
+
+
 def depth(region: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     """Distance of each cell inside to the nearest cell outside, in cells; beyond the picture is outside."""
     padded = cv2.copyMakeBorder(region.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
