@@ -20,7 +20,7 @@ from nbhelpers.core.videofile import NEAR, VideoFile
 from nbhelpers.core.videofolder import PictureFolder, is_picture
 from nbhelpers.core.videowrap import check_wrap, wrap_columns
 
-CACHE_BYTES = 256 << 20
+CACHE_BYTES = 128 << 20
 ADVICE = 'copy it again, or pass on_bad="skip" (leave it out) or on_bad="hold" (show the frame before)'
 log = logging.getLogger(__name__)
 

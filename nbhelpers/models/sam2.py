@@ -248,8 +248,13 @@ def build_lite(name: str, files: dict[str, Path], device: str, *, config: str) -
     return Sam2Segmenter(model, name, device)
 
 
-def build_model(config: str) -> torch.nn.Module:
-    """The untrained network of a ``sam2`` configuration, on the CPU."""
+def build_model(config: str, *overrides: str) -> torch.nn.Module:
+    """The untrained network of a ``sam2`` configuration, on the CPU.
+
+    Args:
+        config: the yaml in the ``sam2`` package.
+        overrides: changes to it in Hydra's syntax, e.g. ``"++model.image_size=512"``.
+    """
     try:
         from sam2.build_sam import build_sam2
     except ImportError as error:
@@ -258,7 +263,7 @@ def build_model(config: str) -> torch.nn.Module:
             given=str(error),
             do=f"SAM2_BUILD_CUDA=0 pip install --no-deps --no-build-isolation sam2=={SAM2_VERSION}",
         ) from error
-    return build_sam2(config, None, device="cpu")
+    return build_sam2(config, None, device="cpu", hydra_overrides_extra=list(overrides))
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> list[str]:
