@@ -6,9 +6,8 @@ For each photo, the text encoder and the image encoder run once. Then the same d
 merge answer four placements of points: ours (`deepest`), the centre of gravity of each region, a lattice inside each
 region, and the blind grid, which takes two to four minutes a photo on two cores. The grid asks unsure places too, and
 the merge names what it finds there by the likeliest word, however unlikely; so an object of the grid counts as
-carrying its word where the class map gives that word, on the mean over the object, at least the confidence that ours
-was asked for. Such an object is found where ours has one of the same word with an IoU of at least 0.5. Prints a table,
-then one line of JSON.
+carrying its word where a confident place of that word, as large and as sure as ours asks for, lies inside it. Such an
+object is found where ours has one of the same word with an IoU of at least 0.5. Prints a table, then one line of JSON.
 """
 
 import argparse
@@ -59,13 +58,15 @@ def compare(name: str, segmenter, encoder) -> dict:
 
 
 def carrying_their_word(grid, ours) -> list[int]:
-    """Indices of the grid's instances on which the class map is as sure of their word as ``ours`` was asked to be."""
-    names, size = grid.class_map.names, grid.image.shape[1::-1]
+    """Indices of the grid's instances that hold a confident place of their word, as `Settings` of ``ours`` means it."""
+    names, size, planes = grid.class_map.names, grid.image.shape[1::-1], grid.class_map.probabilities
+    planes = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in planes])
+    winner, peak = planes.argmax(0), planes.max(0)
     out = []
     for index, class_id in enumerate(grid.instances.class_id.tolist()):
         level = ours.confidence_used.get(names[class_id], ours.settings.min_confidence)
-        plane = cv2.resize(grid.class_map.probabilities[class_id], size, interpolation=cv2.INTER_LINEAR)
-        if plane[grid.instance_map == index].mean() >= level:
+        sure = (grid.instance_map == index) & (winner == class_id) & (peak >= level)
+        if np.count_nonzero(sure) >= ours.settings.min_region_size:
             out.append(index)
     return out
 

@@ -17,13 +17,14 @@ _HOME_OF = {
     "NbHelpersError": "nbhelpers.core.errors",
     "Prompt": "nbhelpers.core.prompts",
     "PromptLog": "nbhelpers.core.promptlog",
+    "RotoSession": "nbhelpers.rotoscoping.session",
     "fetch": "nbhelpers.zoo",
     "load": "nbhelpers.models.load",
     "load_image": "nbhelpers.core.images",
     "sample": "nbhelpers.zoo",
 }
 
-__all__ = ["ClickSession", "Frames", "NbHelpersError", "Prompt", "PromptLog", "fetch", "load", "load_image", "sample"]
+__all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str):

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.rotoscoping.commands import app as rotoscoping
 
 app = typer.Typer(
     help="Promptable segmentation: click it, name it, follow it, find it again.",
@@ -18,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(rotoscoping, name="rotoscoping")
 
 
 class _SeveralWords(TyperCommand):

@@ -137,7 +137,7 @@ def draw_candidates(
 
 
 def draw_grid(
-    images: Sequence[UInt8[np.ndarray, "..."]],
+    images: Sequence[UInt8[np.ndarray, ...]],
     titles: Sequence[str] = (),
     *,
     columns: int = 3,
@@ -166,7 +166,7 @@ def show_candidates(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, *
     _display(draw_candidates(image, prediction, **what), f"{len(prediction)} candidate masks")
 
 
-def show_grid(images: Sequence[UInt8[np.ndarray, "..."]], titles: Sequence[str] = (), **what: Any) -> None:
+def show_grid(images: Sequence[UInt8[np.ndarray, ...]], titles: Sequence[str] = (), **what: Any) -> None:
     """Show `draw_grid`'s figure in the notebook."""
     _display(draw_grid(images, titles, **what), ", ".join(titles) or None)
 

@@ -1,4 +1,4 @@
-"""Everything a person did to a picture, in order, as versioned JSON.
+"""Everything a person did to a picture or a clip, in order, as versioned JSON.
 
 The prompts of each object are a pure function of the log, and masks are a pure function of the prompts: a log
 that is reopened tomorrow, on the same model, gives the same masks. Undo moves a cursor and forgets nothing.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +15,16 @@ import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_text
-from nbhelpers.core.masks import decode_rle, encode_rle
-from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.masks import encode_rle
+from nbhelpers.core.promptevents import ObjectEntry, ObjectPrompts, apply
 
 FORMAT = "nbhelpers.prompt-log"
 VERSION = 1
 PARTS = {"image": dict, "model": str, "events": list, "cursor": int}
 
 
-@dataclass(frozen=True)
-class ObjectPrompts:
-    """What has been said about one object so far.
-
-    Attributes:
-        points: ``((x, y), ...)`` pixels of the original image.
-        labels: one per point; 1 includes, 0 excludes.
-        box: ``(x0, y0, x1, y1)`` pixels, or None.
-        mask_rle: a mask prompt as COCO RLE ``{"size": [H, W], "counts": str}``, or None.
-        candidate: index of the candidate mask that the person chose, or None for the model's own choice.
-    """
-
-    points: tuple[tuple[float, float], ...] = ()
-    labels: tuple[int, ...] = ()
-    box: tuple[float, float, float, float] | None = None
-    mask_rle: Mapping[str, Any] | None = None
-    candidate: int | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to ask a segmenter."""
-        return not self.points and self.box is None and self.mask_rle is None
-
-    def prompt(self) -> Prompt | None:
-        """The question to the segmenter, or None when nothing has been said."""
-        if self.is_empty:
-            return None
-        mask = None if self.mask_rle is None else decode_rle(self.mask_rle)
-        return Prompt(self.points, self.labels, self.box, mask)
-
-
 class PromptLog:
-    """An append-only list of events with an undo cursor, per picture.
+    """An append-only list of events with an undo cursor, per picture or clip.
 
     Example:
         >>> log = PromptLog(image={"name": "cat.jpg", "size": [480, 640]}, model="sam2-hiera-tiny-lite")
@@ -66,8 +34,9 @@ class PromptLog:
         ((320.0, 200.0),)
 
     Args:
-        image: what the log belongs to: ``name``, ``size`` ``[H, W]`` and, where known, ``sha256`` of the pixels.
-        model: catalog name of the segmenter that answered.
+        image: what the log belongs to: ``name``, ``size`` ``[H, W]`` and, where known, ``sha256`` of the pixels; of
+            a clip its ``frames`` and ``signature``.
+        model: catalog name of the segmenter or tracker that answered.
         events: events so far, as written by `save`.
         cursor: how many of them are in force; the rest can be redone.
     """
@@ -80,13 +49,10 @@ class PromptLog:
         cursor: int | None = None,
     ):
         self.image, self.model = dict(image), model
-        self.events: list[dict] = []
-        for event in events or []:
-            self.events.append(event)
-            try:
-                self.objects()
-            except (KeyError, IndexError, TypeError, ValueError) as error:
-                raise _unreadable(event, error) from error
+        self.events: list[dict] = list(events or [])
+        state: dict[str, ObjectEntry] = {}
+        for number, event in enumerate(self.events, start=1):
+            _try(state, event, number)
         self.cursor = len(self.events) if cursor is None else cursor
         if not 0 <= self.cursor <= len(self.events):
             raise NbHelpersError(
@@ -101,20 +67,19 @@ class PromptLog:
         Args:
             op: ``object.add``, ``object.rename`` (``to``), ``object.remove``, ``point.add`` (``x, y, label``),
                 ``point.move`` (``index, x, y``), ``point.remove`` (``index``), ``box.set`` (``box`` or None),
-                ``mask.set`` (``mask``: bool array or None), ``candidate.set`` (``index``), ``clear``.
-            **what: ``object`` and the fields named above.
+                ``mask.set`` (``mask``: bool array or None), ``candidate.set`` (``index``), ``clear``; ``stroke.add``
+                (``points``, ``radius``, ``erase``), ``matte.set`` (``settings``); ``propagate`` (``start, stop``).
+            **what: ``object`` and the fields named above; for a clip the ``frame`` and, with the first prompt on a
+                tracked frame, ``base``: the mask that it corrects (bool array).
 
         Raises:
             NbHelpersError: an unknown ``op``, object or index; nothing is recorded then.
         """
-        if isinstance(what.get("mask"), np.ndarray):
-            what["mask"] = encode_rle(what["mask"])
+        for given in ("mask", "base"):
+            if isinstance(what.get(given), np.ndarray):
+                what[given] = encode_rle(what[given])
         event = {"op": op, **what}
-        state = self.objects()
-        try:
-            _apply(state, event)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise _unreadable(event, error) from error
+        _try(self.entries(), event, self.cursor + 1)
         self.events = [*self.events[: self.cursor], event]
         self.cursor += 1
 
@@ -142,13 +107,16 @@ class PromptLog:
         self.cursor += 1
         return self.events[self.cursor - 1]
 
-    def objects(self) -> dict[str, ObjectPrompts]:
-        """Prompts of every object after the events in force, in the order in which objects were added."""
-        state: dict[str, ObjectPrompts] = {}
-        cursor = getattr(self, "cursor", len(self.events))
-        for event in self.events[:cursor]:
-            _apply(state, event)
+    def entries(self) -> dict[str, ObjectEntry]:
+        """All that is said of every object after the events in force, in the order in which objects were added."""
+        state: dict[str, ObjectEntry] = {}
+        for number, event in enumerate(self.events[: self.cursor], start=1):
+            apply(state, event, number)
         return state
+
+    def objects(self, frame: int | None = None) -> dict[str, ObjectPrompts]:
+        """Prompts of every object, of a clip those on one frame."""
+        return {name: entry.on(frame) for name, entry in self.entries().items()}
 
     def to_json(self) -> str:
         """The log as JSON text, format `FORMAT`, version `VERSION`."""
@@ -204,59 +172,11 @@ class PromptLog:
             raise NbHelpersError("the prompt log cannot be read", given=f"{path}: {error}") from error
 
 
-def _apply(state: dict[str, ObjectPrompts], event: Mapping[str, Any]) -> None:
-    """Change ``state`` as ``event`` says."""
-    op, name = event["op"], event["object"]
-    if op == "object.add":
-        if name in state or not str(name).strip():
-            raise ValueError(f"an object named {name!r} exists already" if name in state else "the name is empty")
-        state[name] = ObjectPrompts()
-        return
-    old = state[name]
-    match op:
-        case "object.rename":
-            if event["to"] in state or not str(event["to"]).strip():
-                raise ValueError(f"the name {event['to']!r} is taken or empty")
-            renamed = {event["to"] if key == name else key: value for key, value in state.items()}
-            state.clear()
-            state.update(renamed)
-        case "object.remove":
-            del state[name]
-        case "point.add":
-            at = (float(event["x"]), float(event["y"]))
-            state[name] = replace(
-                old, points=(*old.points, at), labels=(*old.labels, int(event["label"])), candidate=None
-            )
-        case "point.move":
-            points = list(old.points)
-            points[_index(event, points)] = (float(event["x"]), float(event["y"]))
-            state[name] = replace(old, points=tuple(points), candidate=None)
-        case "point.remove":
-            i = _index(event, old.points)
-            state[name] = replace(
-                old,
-                points=old.points[:i] + old.points[i + 1 :],
-                labels=old.labels[:i] + old.labels[i + 1 :],
-                candidate=None,
-            )
-        case "box.set":
-            box = event["box"]
-            state[name] = replace(old, box=None if box is None else tuple(map(float, box)), candidate=None)
-        case "mask.set":
-            state[name] = replace(old, mask_rle=event["mask"], candidate=None)
-        case "candidate.set":
-            state[name] = replace(old, candidate=None if event["index"] is None else int(event["index"]))
-        case "clear":
-            state[name] = ObjectPrompts()
-        case _:
-            raise ValueError(f"unknown operation {op!r}")
-
-
-def _index(event: Mapping[str, Any], points) -> int:
-    index = int(event["index"])
-    if not 0 <= index < len(points):
-        raise IndexError(f"point {index} of {len(points)}")
-    return index
+def _try(state: dict[str, ObjectEntry], event: Any, number: int) -> None:
+    try:
+        apply(state, event, number)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise _unreadable(event, error) from error
 
 
 def _unreadable(event: object, error: Exception) -> NbHelpersError:

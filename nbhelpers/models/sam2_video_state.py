@@ -129,11 +129,11 @@ def remembered(state: TrackState, frame: int) -> dict[str, np.ndarray]:
         if (output := state.outputs(object_id)[kind].get(frame)) is not None:
             arrays |= {f"{object_id}/{name}": packed(output[name]) for name in REMEMBERED}
         direction, logits = state.before.get((object_id, frame), (state.tracked[object_id][frame], None))
-        arrays[f"{object_id}/direction"] = np.uint8(direction)
+        arrays[f"{object_id}/direction"] = np.array(direction, np.uint8)
         if logits is not None:
             arrays[f"{object_id}/before"] = packed(logits)
         if frame in said:
-            arrays[f"{object_id}/score"] = np.float64(state.scores[object_id, frame])
+            arrays[f"{object_id}/score"] = np.array(state.scores[object_id, frame])
     return arrays
 
 

@@ -1,0 +1,39 @@
+"""Click an object in a clip, follow it, correct any frame, export mattes.
+
+>>> from nbhelpers.rotoscoping import RotoSession
+>>> session = RotoSession("walk.mp4", project="outputs/rotoscoping/walk")
+>>> session.click(320, 200)
+>>> for frame in session.propagate():
+...     print(frame, session.state(frame), session.drift(frame).why)
+>>> session.export(["postshot", "colmap"], "outputs/walk")
+
+`RotoSession` holds prompts and masks; `run` replays a prompt log without a person, `run_many` those of many clips.
+The names below are loaded when they are first used.
+"""
+
+from importlib import import_module
+
+_HOME_OF = {
+    "Drift": "nbhelpers.rotoscoping.drift",
+    "Outcome": "nbhelpers.rotoscoping.batch",
+    "RotoSession": "nbhelpers.rotoscoping.session",
+    "Task": "nbhelpers.rotoscoping.batch",
+    "export": "nbhelpers.rotoscoping.exports",
+    "open_clip": "nbhelpers.rotoscoping.clips",
+    "run": "nbhelpers.rotoscoping.batch",
+    "run_many": "nbhelpers.rotoscoping.batch",
+}
+
+__all__ = ["Drift", "Outcome", "RotoSession", "Task", "export", "open_clip", "run", "run_many"]
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'nbhelpers.rotoscoping' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
