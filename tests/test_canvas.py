@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 
 import cv2
 import numpy as np
@@ -94,6 +95,40 @@ def test_later_calls_once_however_often_it_is_asked():
     assert calls == ["once", "once"]
     Later(lambda: calls.append("now"), 9).ask()
     assert calls[-1] == "now", "without an event loop it happens at once"
+
+
+def test_later_in_a_thread_and_after_its_event_loop_has_ended():
+    called = threading.Event()
+    later = Later(called.set, 0.02)
+    thread = threading.Thread(target=later.ask)
+    thread.start()
+    thread.join()
+    assert called.wait(10)
+    called.clear()
+
+    async def ask():
+        later.ask()
+
+    asyncio.run(ask())  # ends before the call, as when a page is closed
+    assert later.waiting and not called.is_set()
+    later._due -= 10
+    later.ask()
+    assert called.is_set()
+
+
+def test_threads_that_draw_at_the_same_time_send_whole_messages(screen, sent):
+    def draw(layer, x):
+        for _ in range(60):
+            with screen.hold():
+                screen[layer].clear()
+                screen[layer].fill_rect(x, 0, 5, 5)
+
+    threads = [threading.Thread(target=draw, args=drawing) for drawing in (("back", 111), ("front", 222))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(sent) == 120 and all((b"111" in message) != (b"222" in message) for message in sent)
 
 
 @pytest.mark.parametrize("photo", [(700, 1000), (6000, 9000), (9000, 600), (1, 1), (3, 5000)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from ipycanvas import Canvas, MultiCanvas
@@ -11,6 +13,7 @@ from ipycanvas.canvas import COMMANDS
 
 from nbhelpers.core.errors import NbHelpersError
 
+_drawing = threading.RLock()  # JupyterLab lets widgets be answered beside a running cell; all canvases share a manager
 MAX_SIDE = 1280  # pixels; larger images cost more to send than they show
 
 
@@ -62,16 +65,17 @@ class LayeredCanvas:
         drawing for good; so each message here names its layers anew.
         """
         manager = self._manager
-        if manager._caching:
-            yield
-            return
-        manager._caching, manager._current_canvas = True, None
-        try:
-            yield
-            manager.flush()
-        finally:
-            manager._caching, manager._current_canvas = False, None
-            manager._commands_cache, manager._buffers_cache = [], []
+        with _drawing:
+            if manager._caching:
+                yield
+                return
+            manager._caching, manager._current_canvas = True, None
+            try:
+                yield
+                manager.flush()
+            finally:
+                manager._caching, manager._current_canvas = False, None
+                manager._commands_cache, manager._buffers_cache = [], []
 
     def put(self, layer: str, encoded: bytes, x: int, y: int) -> None:
         """Draw a PNG or JPEG file at ``(x, y)``.
@@ -96,8 +100,8 @@ class LayeredCanvas:
 class Later:
     """Call a function once, a little later, however often it was asked for meanwhile.
 
-    Mouse moves and wheel turns arrive faster than a view can be drawn. Without a running event loop (a script, a
-    test) the call happens at once.
+    Mouse moves and wheel turns arrive faster than a view can be drawn. In the main thread without a running event loop
+    (a script, a test) the call happens at once.
 
     Args:
         function: what to call.
@@ -107,25 +111,35 @@ class Later:
 
     def __init__(self, function: Callable[[], object], seconds: float, *, restart: bool = False):
         self._function, self._seconds, self._restart = function, seconds, restart
-        self._handle: asyncio.TimerHandle | None = None
+        self._handle: asyncio.TimerHandle | threading.Timer | None = None
+        self._due = 0.0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the call is still to come; one that is long overdue was lost with its event loop."""
+        return self._handle is not None and time.monotonic() < self._due + 1
 
     def ask(self) -> None:
         """Have the function called after the pause."""
-        if self._handle is not None and not self._restart:
+        if self.waiting and not self._restart:
             return
         self.cancel()
+        self._due = time.monotonic() + self._seconds
         try:
-            loop = asyncio.get_running_loop()
+            self._handle = asyncio.get_running_loop().call_later(self._seconds, self._run)
         except RuntimeError:
-            self._function()
-        else:
-            self._handle = loop.call_later(self._seconds, self._run)
+            if threading.current_thread() is threading.main_thread():
+                self._function()
+                return
+            self._handle = threading.Timer(self._seconds, self._run)
+            self._handle.daemon = True
+            self._handle.start()
 
     def cancel(self) -> None:
         """Forget what was asked for."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.cancel()
 
     def _run(self) -> None:
         self._handle = None

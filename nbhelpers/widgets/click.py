@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.segment import ClickSession
-from nbhelpers.widgets.controls import Row, button, choice, error_sentence, label, space, status_html
+from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_sentence, label, space, status_html
 from nbhelpers.widgets.exact import ExactPanel
 from nbhelpers.widgets.pointer import Pointer
 from nbhelpers.widgets.rows import STEP, CandidateRow, ObjectRow, SaveRow, ViewRow
@@ -22,7 +21,6 @@ from nbhelpers.widgets.stage import Stage
 log = logging.getLogger(__name__)
 
 LOOKING = "Looking at the photo ..."
-COLAB = "Run this in a cell first: from google.colab import output; output.enable_custom_widget_manager()"
 MODES = (
     ("include", "plus", "Click on the object. Drag a marker to move it."),
     ("exclude", "minus", "Click on what does not belong to the object. Drag a marker to move it."),
@@ -91,7 +89,7 @@ class ClickWidget(widgets.VBox):
         _shown[session] = self
         self._stop_listening = session.on_change(self.refresh)
         self._show_controls()
-        self._say(_colab_notice())
+        self._say(colab_notice())
 
     def close(self) -> None:
         """Take the widget off its session and off the page; the session keeps everything."""
@@ -188,17 +186,3 @@ class ClickWidget(widgets.VBox):
                 self._view.pan(0, 1 if key.lower() == "arrowup" else -1)
             case "tab" | "escape":
                 self.stage.screen.blur()
-
-
-def _colab_notice() -> str:
-    """On Colab allow widgets that are not its own; where that fails, the sentence that tells what to run."""
-    if "google.colab" not in sys.modules:
-        return ""
-    try:
-        from google.colab import output
-
-        output.enable_custom_widget_manager()
-    except Exception:
-        log.exception("Colab's widget manager could not be switched on")
-        return COLAB
-    return ""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import html
+import logging
+import os
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
 
+log = logging.getLogger(__name__)
+
+COLAB = "Run this in a cell first: from google.colab import output; output.enable_custom_widget_manager()"
 GAP = "4px"
 SMALL, WIDE = "36px", "96px"
 
@@ -44,7 +51,9 @@ def space() -> widgets.Box:
     return widgets.Box(layout=widgets.Layout(flex="1 1 12px"))
 
 
-def choice(options: Sequence[tuple[str, str, str]], chosen: Callable[[str], object]) -> widgets.ToggleButtons:
+def choice(
+    options: Sequence[tuple[str, str, str]], chosen: Callable[[str], object], width: str = WIDE
+) -> widgets.ToggleButtons:
     """Buttons of which exactly one is down.
 
     The page itself keeps one down and sends a single index, so that fast presses cannot leave two or none.
@@ -52,12 +61,13 @@ def choice(options: Sequence[tuple[str, str, str]], chosen: Callable[[str], obje
     Args:
         options: ``(value, icon, tooltip)`` of each button; its text is the capitalised value.
         chosen: called with the value that was chosen.
+        width: of each button.
     """
     values, icons, tooltips = zip(*options, strict=True)
     made = widgets.ToggleButtons(
         options=[(value.capitalize(), value) for value in values], icons=icons, tooltips=tooltips
     )
-    made.style.button_width = WIDE
+    made.style.button_width = width
     made.layout.margin = "0"
     made.observe(lambda change: chosen(change["new"]), "value")
     return made
@@ -87,3 +97,25 @@ def error_sentence(error: NbHelpersError) -> str:
     parts = [error.what, error.given is not None and f"given: {error.given}"]
     parts += [error.expected and f"expected: {error.expected}", error.do]
     return " ".join(f"{part[:1].upper()}{part[1:]}." for part in parts if part)
+
+
+def colab_notice() -> str:
+    """On Colab allow widgets that are not its own; where that fails, the sentence that tells what to run."""
+    if "google.colab" not in sys.modules:
+        return ""
+    try:
+        from google.colab import output
+
+        output.enable_custom_widget_manager()
+    except Exception:
+        log.exception("Colab's widget manager could not be switched on")
+        return COLAB
+    return ""
+
+
+def short_path(path: Path) -> str:
+    """A path as a person would write it: from the working folder, or from the home folder."""
+    near = os.path.relpath(path)
+    if not near.startswith(f"..{os.sep}.."):
+        return near
+    return str(Path("~") / path.relative_to(Path.home())) if path.is_relative_to(Path.home()) else str(path)

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.prompts import EXCLUDE, INCLUDE
 from nbhelpers.widgets.stage import Stage
 
 REACH = 11  # canvas pixels from a marker's centre that still take hold of it
@@ -58,7 +57,7 @@ class Pointer:
                 stage.dragged = (hit, *stage.session.prompts().points[hit])
                 self._drag = ("point", x, y)
             else:
-                stage.session.click(*self._photo_point(x, y), INCLUDE if self.mode == "include" else EXCLUDE)
+                stage.session.click(*self._photo_point(x, y), self.mode == "include")
 
     def move(self, x: float, y: float) -> None:
         """The mouse has moved; of interest during a drag only."""

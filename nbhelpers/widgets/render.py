@@ -22,13 +22,13 @@ class Photo:
     """A photo with halved copies, so that any view of it is made from little more pixels than it shows.
 
     Args:
-        image: ``(H, W, 3) uint8`` RGB.
+        image: ``(H, W, 3) uint8`` RGB, or ``(H, W) uint8``, a matte.
     """
 
-    def __init__(self, image: UInt8[np.ndarray, "h w 3"]):
+    def __init__(self, image: UInt8[np.ndarray, "h w *c"]):
         self._levels = [image]
 
-    def crop(self, view: View) -> UInt8[np.ndarray, "vh vw 3"]:
+    def crop(self, view: View) -> UInt8[np.ndarray, "vh vw *c"]:
         """The photo as ``view.placed()`` lays it on the canvas: area-averaged when smaller, bilinear when larger."""
         (x0, y0, x1, y1), window = view.placed()
         if view.scale >= 1:
@@ -67,25 +67,30 @@ def encode_photo(image: UInt8[np.ndarray, "h w 3"], *, preview: bool = False) ->
 
 
 def encode_overlay(
-    masks: Sequence[tuple[int, Bool[np.ndarray, "h w"]]], active: int | None, opacity: float
+    masks: Sequence[tuple[int, Bool[np.ndarray, "h w"]]],
+    active: int | None,
+    opacity: float,
+    outlines: Sequence[tuple[str, Bool[np.ndarray, "h w"]]] = (),
 ) -> tuple[bytes, int, int] | None:
-    """Masks of a view as a small PNG with at most 16 colours: 1 to 10 kB instead of megabytes.
+    """Masks of a view as a small PNG with few colours: 1 to 10 kB instead of megabytes.
 
     Args:
         masks: object number and mask in canvas pixels, from back to front; equal shapes.
         active: number of the object that gets an outline, or None.
         opacity: of the fill, 0 to 1.
+        outlines: ``#RRGGBB`` and mask of what is only outlined, in front of everything.
 
     Returns:
         PNG file, and the x and y at which it belongs; None when nothing is to be seen.
     """
     masks = [(number, mask) for number, mask in masks if mask.any()]
-    if not masks:
+    outlines = [(colour, mask) for colour, mask in outlines if mask.any()]
+    if not masks and not outlines:
         return None
     from PIL import Image
 
     colours = len(PALETTE)
-    index = np.zeros(masks[0][1].shape, np.uint8)
+    index = np.zeros((masks or outlines)[0][1].shape, np.uint8)
     for number, mask in masks:
         index[mask] = 1 + number % colours
     for number, mask in masks:
@@ -93,15 +98,18 @@ def encode_overlay(
             inside, outside = _outline(mask)
             index[outside] = 1 + 2 * colours
             index[inside] = 1 + colours + number % colours
+    for entry, (_, mask) in enumerate(outlines, start=2 + 2 * colours):
+        index[_outline(mask)[0]] = entry
     drawn = index > 0
     rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
     part = np.ascontiguousarray(index[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     picture = Image.fromarray(part).convert("P")
     entries = [(0, 0, 0), *map(rgb, PALETTE), *map(rgb, PALETTE), (255, 255, 255)]
+    entries += [rgb(colour) for colour, _ in outlines]
     picture.putpalette([value for entry in entries for value in entry])
     fill = round(255 * opacity)
     file = io.BytesIO()
-    alpha = bytes([0, *[fill] * colours, *[255] * colours, 230])
+    alpha = bytes([0, *[fill] * colours, *[255] * colours, 230, *[255] * len(outlines)])
     picture.save(file, "PNG", compress_level=3, transparency=alpha)
     return file.getvalue(), int(columns[0]), int(rows[0])
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import ipywidgets as widgets
 
 from nbhelpers.core.files import home
 from nbhelpers.plots import colour_of
 from nbhelpers.segment import ClickSession
-from nbhelpers.widgets.controls import Row, button, label, space, text_on
-from nbhelpers.widgets.stage import Stage
+from nbhelpers.widgets.controls import Row, button, label, short_path, space, text_on
+from nbhelpers.widgets.stage import Session, Stage
 
 Guard = Callable[[], contextlib.AbstractContextManager]
 """Makes a context in which an action runs, and which shows its errors to the person."""
@@ -25,7 +23,7 @@ STEP = 1.5  # zoom factor of one press on a button
 class ObjectRow(Row):
     """The objects as buttons in their colours; add, rename, delete."""
 
-    def __init__(self, session: ClickSession, guard: Guard):
+    def __init__(self, session: Session, guard: Guard):
         self._session, self._guard, self._shown = session, guard, None
         self._chips = Row()
         self._add = button("Add", "Add an object", self._add_object, icon="plus", width="72px")
@@ -39,13 +37,17 @@ class ObjectRow(Row):
     def refresh(self) -> None:
         """Show the session's objects."""
         session = self._session
-        if self._shown != (session.objects, session.active):
-            self._shown = (session.objects, session.active)
+        if self._shown != (shown := self._to_show()):
+            self._shown = shown
             self.name.value = session.active
             self._delete.disabled = len(session.objects) == 1
             self._chips.children = [*map(self._chip, range(len(session.objects)), session.objects), self._add]
 
-    def _chip(self, number: int, name: str) -> widgets.Button:
+    def _to_show(self) -> tuple:
+        """All that the buttons depend on."""
+        return self._session.objects, self._session.active
+
+    def _chip(self, number: int, name: str) -> widgets.Widget:
         """An object's button; the active one carries a pen."""
         active = name == self._session.active
         tooltip = "Clicks go to this object" if active else "Let clicks go to this object"
@@ -179,7 +181,7 @@ class SaveRow(Row):
     def __init__(self, session: ClickSession, guard: Guard, tell: Callable[[str], object]):
         self._session, self._guard, self._tell = session, guard, tell
         self.folder = widgets.Text(
-            _short(home() / "outputs" / session.name),
+            short_path(home() / "outputs" / session.name),
             placeholder="folder",
             tooltip="Folder for the files; made if missing",
             layout=widgets.Layout(width="380px", margin="0"),
@@ -192,11 +194,3 @@ class SaveRow(Row):
             self._tell("Saving ...")
             paths = self._session.export(self.folder.value)
             self._tell(f"Saved in {paths[0].parent}: " + ", ".join(path.name for path in paths))
-
-
-def _short(path: Path) -> str:
-    """A path as a person would write it: from the working folder, or from the home folder."""
-    near = os.path.relpath(path)
-    if not near.startswith(f"..{os.sep}.."):
-        return near
-    return str(Path("~") / path.relative_to(Path.home())) if path.is_relative_to(Path.home()) else str(path)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+from jaxtyping import UInt8
+
+from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.canvas import Later, LayeredCanvas
 from nbhelpers.widgets.render import Photo, draw_box, draw_marker, encode_overlay, encode_photo
 from nbhelpers.widgets.view import View
 
 BACKGROUND = "#80808030"  # a margin beside the photo, grey on light and dark pages
+
+
+Session = ClickSession | RotoSession
+"""What has a size, objects, and prompts to be drawn."""
 
 
 class Stage:
@@ -24,7 +32,7 @@ class Stage:
 
     def __init__(
         self,
-        session: ClickSession,
+        session: Session,
         width: int,
         *,
         on_ready: Callable[[], object] = lambda: None,
@@ -39,9 +47,15 @@ class Stage:
         """A box that is being drawn, in photo coordinates."""
         self.dragged: tuple[int, float, float] | None = None
         """A point that is being moved: its index, and x and y in photo coordinates."""
-        self._photo = Photo(session.image)
+        self._photo: Photo | None = None
         self._preview = Later(lambda: self._moved(preview=True), 0.03)
         self._settle = Later(self._moved, 0.25, restart=True)
+
+    def picture(self) -> Photo:
+        """What lies beneath the masks, with its halved copies."""
+        if self._photo is None:
+            self._photo = Photo(self.session.image)
+        return self._photo
 
     def paint(self, *, photo: bool = True, masks: bool = True, preview: bool = False) -> None:
         """Paint all layers, or only those that have changed; markers always."""
@@ -84,7 +98,11 @@ class Stage:
         if (x0, y0, x1, y1) != (0, 0, self.view.canvas[1], self.view.canvas[0]):
             layer.fill_style = BACKGROUND
             layer.fill_rect(0, 0, self.view.canvas[1], self.view.canvas[0])
-        self.screen.put("photo", encode_photo(self._photo.crop(self.view), preview=preview), x0, y0)
+        self.screen.put("photo", encode_photo(self._picture_seen(preview), preview=preview), x0, y0)
+
+    def _picture_seen(self, preview: bool) -> UInt8[np.ndarray, "vh vw 3"]:
+        """The part of the picture that is in view, at canvas size."""
+        return self.picture().crop(self.view)
 
     def _paint_masks(self) -> None:
         self.screen["masks"].clear()

@@ -200,7 +200,9 @@ class Notebook:
 
     def press(self, text: str) -> None:
         """Press a button of the widget by its text."""
-        self.page.locator(".nbhelpers-click button:visible", has_text=text).first.click()
+        self.page.locator(
+            ".nbhelpers-click button:visible, .nbhelpers-frames button:visible", has_text=text
+        ).first.click()
 
     def message(self) -> str:
         """What the status line says."""

@@ -1,0 +1,278 @@
+"""The film strip: thumbnails of the clip, and beneath them what is known of the active object on each frame."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.plots import rgb
+from nbhelpers.rotoscoping.session import RotoSession
+from nbhelpers.widgets.canvas import Later, LayeredCanvas
+from nbhelpers.widgets.frames_runner import Runner
+from nbhelpers.widgets.render import encode_photo
+
+log = logging.getLogger(__name__)
+
+THUMB, GAP, BAR = 54, 3, 16  # canvas pixels: height of the pictures, of what is between, and of the bar
+NARROWEST = 30  # canvas pixels of a thumbnail
+COLOURS = {
+    "prompted": "#0072B2",
+    "sure": "#009E73",
+    "doubtful": "#E69F00",
+    "wrong": "#D55E00",
+    "gone": "#3A3A3A",
+    "empty": "#9A9A9A",
+}
+LEGEND = (
+    ("prompted", "prompted"),
+    ("sure", "followed"),
+    ("doubtful", "doubtful"),
+    ("wrong", "likely wrong"),
+    ("stale", "stale"),
+    ("gone", "gone"),
+    ("empty", "nothing yet"),
+)
+URGENT = ("empty", "gone", "tracked", "stale", "prompted")  # what is shown where several frames share a pixel: the last
+
+
+class FilmStrip:
+    """A narrow canvas over the whole clip; a press or drag on it goes to a frame.
+
+    Args:
+        session: what it shows.
+        width: canvas pixels.
+        go: called with the frame that was pressed.
+        guard: see `nbhelpers.widgets.rows.Guard`.
+    """
+
+    def __init__(
+        self,
+        session: RotoSession,
+        width: int,
+        go: Callable[[int], object],
+        guard: Callable[[], contextlib.AbstractContextManager],
+    ):
+        self.session, self._go, self._guard = session, go, guard
+        self.screen = LayeredCanvas(width, THUMB + GAP + BAR, ("thumbs", "bar", "cursor"), self._connected)
+        self.width, count = width, len(session.frames)
+        height, across = session.size
+        self.slots = min(count, max(1, width // max(NARROWEST, round(THUMB * across / height))))
+        self.range = (0, count - 1)
+        """First and last frame, both included, of what is played and followed."""
+        self._thumbs: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
+        self._states, self._doubts = ["empty"] * count, np.zeros(count)
+        self._painted: tuple | None = None
+        self._known: tuple | None = None
+        self._pressed, self._wanted = False, 0
+        self._scrub = Later(self._arrive, 0.03)
+        self._loader, self._open = Runner(), True
+        canvas = self.screen.widget
+        canvas.on_mouse_down(self.press)
+        canvas.on_mouse_move(self.move)
+        canvas.on_mouse_up(self.release)
+        canvas.on_mouse_out(self.release)
+        canvas.on_touch_start(lambda touches: self.press(*touches[0]))
+        canvas.on_touch_move(lambda touches: self.move(*touches[0]) if touches else None)
+        canvas.on_touch_end(lambda touches: self.release(0, 0) if not touches else None)
+
+    def span(self, frame: int) -> tuple[float, float]:
+        """Where a frame begins and ends on the strip, in canvas pixels."""
+        count = len(self.session.frames)
+        return frame * self.width / count, (frame + 1) * self.width / count
+
+    def frame_at(self, x: float) -> int:
+        """The frame at a canvas position; beyond the ends the first or last."""
+        count = len(self.session.frames)
+        return min(max(int((x + 0.5) * count / self.width), 0), count - 1)
+
+    def press(self, x: float, y: float) -> None:
+        """Go to a frame, and begin to drag over the strip."""
+        self._pressed = True
+        self.move(x, y)
+
+    def move(self, x: float, y: float) -> None:
+        """Go on to another frame during a drag."""
+        if self._pressed and self.frame_at(x) != self.session.frame:
+            self._wanted = self.frame_at(x)
+            self._scrub.ask()
+
+    def release(self, x: float, y: float) -> None:
+        """The end of a drag."""
+        self._pressed = False
+
+    def refresh(self) -> None:
+        """Ask the session about all frames, if anything but the current frame has changed since."""
+        session = self.session
+        known = (session.log.events, session.log.cursor, session.active)
+        if self._known is None or self._known[0] is not known[0] or self._known[1:] != known[1:]:
+            self.ask_again()
+
+    def ask_again(self) -> None:
+        """Ask the session about all frames."""
+        session = self.session
+        self._known = (session.log.events, session.log.cursor, session.active)
+        for frame in range(len(session.frames)):
+            self._ask(frame)
+        self._painted = None
+
+    def touch(self, frame: int) -> None:
+        """A frame has a new mask: show it with the next `paint`."""
+        self._ask(frame)
+        self._painted = None
+
+    def paint(self) -> None:
+        """Paint the bar and the cursor if they have changed: one message."""
+        now = (self.session.frame, self.range)
+        if self._painted == now:
+            return
+        with self.screen.hold():
+            if self._painted is None:
+                self.screen["bar"].clear()
+                self.screen.put("bar", encode_photo(self.bar()), 0, THUMB + GAP)
+            self._paint_cursor()
+        self._painted = now
+
+    def bar(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The states of all frames as a picture: a column a frame, or the most urgent of a column's frames."""
+        count = len(self._states)
+        urgency = np.array([URGENT.index(state) for state in self._states]) + 0.99 * self._doubts
+        starts = np.arange(self.width) * count // self.width
+        if count > self.width:
+            spans = pairwise([*starts.tolist(), count])
+            best = [start + int(urgency[start:stop].argmax()) for start, stop in spans]
+        else:
+            best = starts.tolist()
+        image = np.empty((BAR, self.width, 3), np.uint8)
+        for x, frame in enumerate(best):
+            image[:, x] = self.colour(frame)
+        rows, columns = np.mgrid[:BAR, : self.width]
+        stale = np.array([self._states[frame] == "stale" for frame in best])
+        image[((rows + columns) % 6 < 3) & stale[None]] = 255  # hatched
+        wide = self.width / count
+        for frame in range(count if wide >= 5 else 0):
+            image[:, int(self.span(frame)[0])] = 255
+        for frame, state in enumerate(self._states):
+            if state == "prompted":
+                _diamond(image, int(sum(self.span(frame)) / 2))
+        return image
+
+    def colour(self, frame: int) -> tuple[int, int, int]:
+        """What tells the state of the active object on a frame."""
+        state, doubt = self._states[frame], self._doubts[frame]
+        if state not in ("tracked", "stale"):
+            return rgb(COLOURS[state])
+        stops = [rgb(COLOURS[name]) for name in ("sure", "doubtful", "wrong")]
+        return tuple(round(float(np.interp(doubt, (0.25, 0.5, 1.0), channel))) for channel in zip(*stops, strict=True))
+
+    def close(self) -> None:
+        """Stop painting."""
+        self._open = False
+        self._scrub.cancel()
+        self.screen.widget.close()
+
+    def _ask(self, frame: int) -> None:
+        drift = self.session.drift(frame)
+        self._states[frame], self._doubts[frame] = self.session.state(frame), 0.0 if drift is None else drift.score
+
+    def _connected(self) -> None:
+        """A page shows empty layers: paint what is there, and begin or go on to load thumbnails."""
+        self._painted = None
+        with self.screen.hold():
+            self.screen["thumbs"].clear()
+            for slot in self._thumbs:
+                self._paint_thumb(slot)
+            self.paint()
+        if len(self._thumbs) < self.slots and not self._loader.running:
+            self._loader.start(self._missing_thumbs(), self._show_thumb, self._end_loading)
+
+    def _arrive(self) -> None:
+        with self._guard():
+            self._go(self._wanted)
+
+    def _missing_thumbs(self) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+        """Slots and their thumbnails, decoded one by one in a thread; other work has its turn in between."""
+        count = len(self.session.frames)
+        for slot in range(self.slots):
+            if slot in self._thumbs or not self._open:
+                continue
+            x0, x1 = self._slot(slot)
+            try:
+                image = self.session.frames[min(int((slot + 0.5) * count / self.slots), count - 1)]
+            except NbHelpersError:  # the canvas says so when the person comes there
+                image = np.full((*self.session.size, 3), 60, np.uint8)
+            yield slot, _fitted(image, x1 - x0 - 1)
+
+    def _show_thumb(self, loaded: tuple[int, UInt8[np.ndarray, "h w 3"]]) -> None:
+        slot, self._thumbs[loaded[0]] = loaded[0], loaded[1]
+        if self._open:
+            with self.screen.hold():
+                self._paint_thumb(slot)
+
+    def _end_loading(self, error: Exception | None) -> None:
+        if error is not None:
+            log.error("the film strip's pictures could not be made", exc_info=error)
+
+    def _slot(self, slot: int) -> tuple[int, int]:
+        return round(slot * self.width / self.slots), round((slot + 1) * self.width / self.slots)
+
+    def _paint_thumb(self, slot: int) -> None:
+        self.screen.put("thumbs", encode_photo(self._thumbs[slot], preview=True), self._slot(slot)[0], 0)
+
+    def _paint_cursor(self) -> None:
+        layer = self.screen["cursor"]
+        layer.clear()
+        (start, _), (_, stop) = self.span(self.range[0]), self.span(self.range[1])
+        layer.fill_style = "rgba(20, 20, 20, 0.6)"
+        for x, width in ((0, start), (stop, self.width - stop)):
+            if width > 0.5:
+                layer.fill_rect(x, 0, width, THUMB + GAP + BAR)
+        left, right = self.span(self.session.frame)
+        middle, width = (left + right) / 2, max(right - left, 5)
+        for colour, line in (("black", 5), ("white", 2.5)):
+            layer.stroke_style = colour
+            layer.line_width = line
+            layer.stroke_rect(min(max(middle - width / 2, 2), self.width - width - 2), 2, width, THUMB + GAP + BAR - 4)
+
+
+def legend_html() -> str:
+    """What the colours of the strip mean."""
+    items = []
+    for state, text in LEGEND:
+        colour = COLOURS.get(state, COLOURS["sure"])
+        fill = f"repeating-linear-gradient(135deg, {colour} 0 3px, white 3px 5px)" if state == "stale" else colour
+        items.append(
+            '<span style="white-space:nowrap">'
+            '<span style="display:inline-block;width:12px;height:12px;margin-right:4px;'
+            f'vertical-align:-1px;background:{fill}"></span>{text}</span>'
+        )
+    return (
+        '<div class="nbhelpers-legend" style="display:flex;flex-wrap:wrap;gap:2px 14px;line-height:1.5;'
+        f'color:var(--jp-ui-font-color2, inherit)">{"".join(items)}</div>'
+    )
+
+
+def _fitted(image: UInt8[np.ndarray, "h w 3"], width: int) -> UInt8[np.ndarray, "th tw 3"]:
+    """A frame, whole, in the middle of a slot of the strip."""
+    width = max(width, 1)
+    scale = min(THUMB / image.shape[0], width / image.shape[1])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    out = np.full((THUMB, width, 3), 60, np.uint8)
+    top, left = (THUMB - size[1]) // 2, (width - size[0]) // 2
+    out[top : top + size[1], left : left + size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return out
+
+
+def _diamond(image: UInt8[np.ndarray, "h w 3"], x: int) -> None:
+    """The mark of a prompted frame."""
+    y, reach = image.shape[0] // 2, 6
+    corners = np.array([[x, y - reach], [x + reach, y], [x, y + reach], [x - reach, y]], np.int32)
+    cv2.fillConvexPoly(image, corners, (255, 255, 255), cv2.LINE_AA)
+    corners = np.array([[x, y - 4], [x + 4, y], [x, y + 4], [x - 4, y]], np.int32)
+    cv2.fillConvexPoly(image, corners, rgb(COLOURS["prompted"]), cv2.LINE_AA)
