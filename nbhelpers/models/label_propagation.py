@@ -7,15 +7,18 @@ for good; of the others only the last few.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_answers import SURE, answer, given, is_given
+from nbhelpers.models.label_memory import put_back, remembered
 from nbhelpers.models.label_motion import moving_along
 from nbhelpers.models.label_prompts import decode, probability, soft_iou, trust_in_recipes
 from nbhelpers.models.label_state import Anchor, Track, TrackState
@@ -43,6 +46,8 @@ class LabelPropagation:
         segmenter: answers with SAM 2's features: ``image_embed`` and two finer ``high_res_feats``.
         name: catalog name.
     """
+
+    kept = None  # all frames that were followed are remembered, whatever is said later
 
     def __init__(self, segmenter: Segmenter, name: str = "label-propagation"):
         self.segmenter, self.name = segmenter, name
@@ -80,24 +85,77 @@ class LabelPropagation:
 
         known = track.known(frame)
         prediction = answer(self.segmenter, embedding, prompt, None if known is None else known[0], along)
-        side = 4 * embedding.tensors["image_embed"].shape[-1]
-        if prediction.logits.shape[1:] == (side, side):
-            share = probability(prediction.logits[0])
-        else:
-            share = mask_logits(prediction.best, (side, side)) / 20 + 0.5
+        track.anchors[frame] = self.anchor(state, frame, prompt, prediction)
+        track.recent.pop(frame, None)
+        state.tracks[object_id] = track
+        return prediction
+
+    def anchor(
+        self,
+        state: TrackState,
+        frame: int,
+        prompt: Prompt,
+        prediction: Prediction,
+        trust: dict[str, float] | None = None,
+    ) -> Anchor:
+        """What is remembered of a prompted frame: the cells of the mask that was answered.
+
+        Args:
+            state: of the clip.
+            frame: which was prompted.
+            prompt: what was said.
+            prediction: what was answered.
+            trust: as of `nbhelpers.models.label_state.Anchor`, where it is known already. It costs four questions to
+                the segmenter, for which a click should not wait: `propagate` finds it out.
+        """
+        embedding = self._embedding(state, frame)
+        share = _share(prediction, embedding)
         state.means = state.means or feature_means(embedding)
-        blurred = resize(resize(share, side // 2), side)
-        track.anchors[frame] = Anchor(
+        return Anchor(
             prompt,
             None if is_given(prompt) else prediction,
             float(prediction.scores[0]),
             remember(frame, embedding, state.means, share),
             area=float(share.sum()),
-            trust=trust_in_recipes(self.segmenter, embedding, blurred, share),
+            trust=trust,
         )
-        track.recent.pop(frame, None)
-        state.tracks[object_id] = track
-        return prediction
+
+    def _trust(self, state: TrackState, track: Track, frame: int) -> dict[str, float]:
+        """How well each recipe does on a prompted frame, found out when it is first needed."""
+        anchor = track.anchors[frame]
+        if anchor.trust is None:
+            embedding = self._embedding(state, frame)
+            prediction = given(anchor.prompt, state.frames.size) if anchor.answered is None else anchor.answered
+            share = _share(prediction, embedding)
+            blurred = resize(resize(share, len(share) // 2), len(share))
+            anchor = replace(anchor, trust=trust_in_recipes(self.segmenter, embedding, blurred, share))
+            track.anchors[frame] = anchor
+        return anchor.trust
+
+    def memory(self, state: TrackState, frame: int) -> dict[str, np.ndarray]:
+        """What is known of one frame: arrays that `recall` puts back, after a restart for example; about 20 kB."""
+        return remembered(state, frame)
+
+    def recall(
+        self,
+        state: TrackState,
+        frame: int,
+        memory: Mapping[str, np.ndarray],
+        prompts: Mapping[int, Prompt] | None = None,
+    ) -> None:
+        """Put back what `memory` gave, in place of calling `add` and `propagate` again.
+
+        Args:
+            state: of a clip with the same frames; recall its prompted frames first.
+            frame: the frame that the memory is of.
+            memory: arrays by name.
+            prompts: what had been said on this frame, by object id.
+
+        Raises:
+            NbHelpersError: the memory does not fit the prompts.
+        """
+        state.check(frame)
+        put_back(self, state, frame, memory, prompts or {})
 
     def remove(self, state: TrackState, object_id: int, frame: int | None = None) -> None:
         """Forget what was said about an object on one frame, or everything about it.
@@ -171,7 +229,7 @@ class LabelPropagation:
         votes = vote(frame, embedding, state.means, memory)
         if votes.likeness < ALIKE:
             return None, 1 - max(votes.likeness, 0.0)
-        decoded = decode(self.segmenter, embedding, votes.share, track.anchors[anchors[0]].trust)
+        decoded = decode(self.segmenter, embedding, votes.share, self._trust(state, track, anchors[0]))
         found = (decoded.logits > 0).astype(np.float32)
         if found.sum() < GONE * track.anchors[anchors[0]].area:
             return None, 1 - decoded.agreement
@@ -193,6 +251,14 @@ class LabelPropagation:
                 do="take a SAM 2 segmenter",
             )
         return embedding
+
+
+def _share(prediction: Prediction, embedding: Embedding) -> Float[np.ndarray, "s s"]:
+    """A mask as probabilities on the decoder's grid."""
+    side = 4 * embedding.tensors["image_embed"].shape[-1]
+    if prediction.logits.shape[1:] == (side, side):
+        return probability(prediction.logits[0])
+    return mask_logits(prediction.best, (side, side)) / 20 + 0.5
 
 
 def build(name: str, files: dict[str, Path], device: str, *, segmenter: str) -> LabelPropagation:

@@ -35,7 +35,7 @@ class Anchor:
         score: the confidence in it.
         remembered: its cells, which vote on other frames.
         area: of the mask, in cells of the decoder's grid.
-        trust: how well each recipe of `nbhelpers.models.label_prompts` does here.
+        trust: how well each recipe of `nbhelpers.models.label_prompts` does here; None until that is needed.
     """
 
     prompt: Prompt
@@ -43,7 +43,7 @@ class Anchor:
     score: float
     remembered: Remembered
     area: float
-    trust: dict[str, float]
+    trust: dict[str, float] | None
 
 
 class PackedMasks:
