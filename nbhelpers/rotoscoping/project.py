@@ -29,7 +29,7 @@ from nbhelpers.rotoscoping.drift import CARRIED, SURE
 from nbhelpers.rotoscoping.records import Record
 
 FORMAT, VERSION = "nbhelpers.rotoscoping", 1
-CACHED_BYTES = 64 << 20
+CACHED_BYTES = 32 << 20
 log = logging.getLogger(__name__)
 
 
