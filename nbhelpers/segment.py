@@ -16,12 +16,12 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.core.promptlog import ObjectPrompts, PromptLog
+from nbhelpers.core.promptevents import ObjectPrompts, object_name
+from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.export.bundle import file_stem, save_masks
 from nbhelpers.models.protocols import Embedding, Prediction, Segmenter
 
-FIRST_OBJECT = "object 1"
 CACHED_ANSWERS = 64
 
 
@@ -71,7 +71,7 @@ class ClickSession:
         about = {"name": self.name, "size": list(self.size), "sha256": hashlib.sha256(self.image).hexdigest()}
         if log is None:
             self.log = PromptLog(about, segmenter.name)
-            self.log.append("object.add", object=FIRST_OBJECT)
+            self.log.append("object.add", object=object_name(()))
         else:
             self.log = log
             if log.image.get("sha256") != about["sha256"]:
@@ -192,10 +192,7 @@ class ClickSession:
 
     def add_object(self, name: str | None = None) -> str:
         """Add an object, make it the active one, and return its name."""
-        if name is None:
-            number = len(self.objects) + 1
-            while (name := f"object {number}") in self.objects:
-                number += 1
+        name = object_name(self.objects) if name is None else name
         self.log.append("object.add", object=name)
         self._active = name
         self._changed()

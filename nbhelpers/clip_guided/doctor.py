@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
+from nbhelpers.clip_guided.second_look import SAID
 from nbhelpers.clip_guided.values import Result
 from nbhelpers.clip_guided.words import words
 from nbhelpers.core.vocabulary import BACKGROUND, near_duplicates, suggested_background
@@ -133,6 +134,8 @@ def _remark(result: Result, index: int, wins: np.ndarray, runner_up: str, fates:
     if not fates:
         return f"its confident regions are smaller than {settings.min_region_size:g} pixels, or were too many"
     if all(fate == "covered" for fate in fates):
+        if looked := [note for note in result.notes if note.startswith(SAID) and result.class_map.names[index] in note]:
+            return "; ".join(looked)
         return "other words claimed the same pixels and were more confident; see conflicts"
     if "disagrees" in fates:
         return "the segmenter's masks at its points reach far into places where other words win"

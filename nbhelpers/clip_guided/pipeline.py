@@ -95,7 +95,7 @@ def segment(
     notes = [*asked.notes, *places.notes]
     for note in places.notes:
         log.warning(note)
-    found = _Found((), (), no_detections(), np.full(image.shape[:2], -1, np.int16), {})
+    found = _Found((), (), no_detections(), np.full(image.shape[:2], -1, np.int16), {}, ())
     if len(places.points):
         clock.lap()
         embedding = segmenter.encode(image) if embedding is None else embedding
@@ -141,7 +141,7 @@ class _Found:
     detections: supervision.Detections
     numbers: Int16[np.ndarray, "h w"]
     looks: dict[int, Look]
-    dropped: tuple[Look, ...] = ()
+    dropped: tuple[Look, ...]
 
 
 def _merge(

@@ -29,6 +29,7 @@ BLUR = 0.08  # standard deviation of the surroundings' blur, as a share of the p
 EDGE = 0.01  # the same of the transition between instance and surroundings
 SMALLEST = 32  # pixels; of smaller pieces there is nothing to read
 SIDE = 1024  # pixels of a piece; more is detail that no text encoder of ours reads
+SAID = "a second look"  # how the notes on it begin
 FLOOR = 1e-4  # no reading rules a word out by itself
 
 
@@ -122,8 +123,8 @@ def told(kept: Iterable[Look], dropped: Iterable[Look], names: Sequence[str]) ->
     changed = Counter((look.asked, look.now) for look in (*kept, *dropped) if look.changed)
     unsure = Counter(look.now for look in dropped if not look.changed)
     return [
-        *(f"a second look made {count} of {names[asked]} into {names[now]}" for (asked, now), count in changed.items()),
-        *(f"a second look left out {count} of {names[now]} as too unsure" for now, count in unsure.items()),
+        *(f"{SAID} made {count} of {names[asked]} into {names[now]}" for (asked, now), count in changed.items()),
+        *(f"{SAID} left out {count} of {names[now]} as too unsure" for now, count in unsure.items()),
     ]
 
 

@@ -83,7 +83,8 @@ class PlacedPrompt:
         score: IoU that the segmenter predicts for it.
         agreement: share of the mask, 0 to 1, that the class map gives to the class.
         instance: index of the instance that it led to; -1 when it led to none.
-        fate: ``kept``, or why it was not: ``duplicate``, ``part``, ``group``, ``small``, ``disagrees``, ``covered``.
+        fate: ``kept``, or why it was not: ``duplicate``, ``part``, ``group``, ``small``, ``disagrees``, ``covered`` (by
+            other instances, or joined to one or taken off by a second look, which the result's notes tell).
     """
 
     point: tuple[float, float]

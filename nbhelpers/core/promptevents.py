@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -86,6 +86,18 @@ class ObjectEntry:
     def on(self, frame: int | None = None) -> ObjectPrompts:
         """What was said on one frame."""
         return self.frames.get(frame, ObjectPrompts())
+
+
+def object_name(taken: Collection[str]) -> str:
+    """``"object 1"``, ``"object 2"`` ...: a name for one more object.
+
+    Args:
+        taken: names of the objects that are there.
+    """
+    number = len(taken) + 1
+    while (name := f"object {number}") in taken:
+        number += 1
+    return name
 
 
 def apply(state: dict[str, ObjectEntry], event: Mapping[str, Any], number: int) -> None:

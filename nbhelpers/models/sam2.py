@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -248,6 +250,22 @@ def build_lite(name: str, files: dict[str, Path], device: str, *, config: str) -
     return Sam2Segmenter(model, name, device)
 
 
+def builders() -> ModuleType:
+    """The module of the package ``sam2`` that builds networks.
+
+    Raises:
+        NbHelpersError: the package is not installed.
+    """
+    try:
+        return import_module("sam2.build_sam")
+    except ImportError as error:
+        raise NbHelpersError(
+            "the package sam2 is not installed",
+            given=str(error),
+            do=f"SAM2_BUILD_CUDA=0 pip install --no-deps --no-build-isolation sam2=={SAM2_VERSION}",
+        ) from error
+
+
 def build_model(config: str, *overrides: str) -> torch.nn.Module:
     """The untrained network of a ``sam2`` configuration, on the CPU.
 
@@ -255,15 +273,7 @@ def build_model(config: str, *overrides: str) -> torch.nn.Module:
         config: the yaml in the ``sam2`` package.
         overrides: changes to it in Hydra's syntax, e.g. ``"++model.image_size=512"``.
     """
-    try:
-        from sam2.build_sam import build_sam2
-    except ImportError as error:
-        raise NbHelpersError(
-            "the package sam2 is not installed",
-            given=str(error),
-            do=f"SAM2_BUILD_CUDA=0 pip install --no-deps --no-build-isolation sam2=={SAM2_VERSION}",
-        ) from error
-    return build_sam2(config, None, device="cpu", hydra_overrides_extra=list(overrides))
+    return builders().build_sam2(config, None, device="cpu", hydra_overrides_extra=list(overrides))
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> list[str]:

@@ -21,7 +21,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import FrameSequence, Prediction, TrackedFrame
 from nbhelpers.models.room import with_room
-from nbhelpers.models.sam2 import SAM2_VERSION, load_weights
+from nbhelpers.models.sam2 import builders, load_weights
 from nbhelpers.models.sam2_video_state import (
     BACKWARD,
     FORWARD,
@@ -281,14 +281,7 @@ def build_model(config: str, *overrides: str) -> VideoPredictor:
         config: the yaml in the ``sam2`` package.
         overrides: changes to it in Hydra's syntax, e.g. ``"model.image_size=512"``.
     """
-    try:
-        from sam2.build_sam import build_sam2_video_predictor
-    except ImportError as error:
-        raise NbHelpersError(
-            "the package sam2 is not installed",
-            given=str(error),
-            do=f"SAM2_BUILD_CUDA=0 pip install --no-deps --no-build-isolation sam2=={SAM2_VERSION}",
-        ) from error
     target = "++model._target_=nbhelpers.models.sam2_video_network.VideoPredictor"
     nearest = f"++model.max_cond_frames_in_attn={NEAREST}"
-    return build_sam2_video_predictor(config, None, device="cpu", hydra_overrides_extra=[target, nearest, *overrides])
+    changes = [target, nearest, *overrides]
+    return builders().build_sam2_video_predictor(config, None, device="cpu", hydra_overrides_extra=changes)

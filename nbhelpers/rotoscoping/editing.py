@@ -14,14 +14,12 @@ from jaxtyping import Bool
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import MatteSettings
-from nbhelpers.core.promptevents import ObjectEntry, ObjectPrompts
+from nbhelpers.core.promptevents import ObjectEntry, ObjectPrompts, object_name
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.rotoscoping.answers import Answers
 from nbhelpers.rotoscoping.follower import Follower
 from nbhelpers.rotoscoping.project import Project
-
-FIRST_OBJECT = "object 1"
 
 
 class Editing:
@@ -40,7 +38,7 @@ class Editing:
         self._frame = 0
         self._active: str | None = None
         if not self.log.events:
-            self.log.append("object.add", object=FIRST_OBJECT, number=1)
+            self.log.append("object.add", object=object_name(()), number=1)
             project.save_log()
         self._answers.update(self._entries)
 
@@ -156,10 +154,7 @@ class Editing:
 
     def add_object(self, name: str | None = None) -> str:
         """Add an object, make it the active one, and return its name."""
-        if name is None:
-            number = len(self.objects) + 1
-            while (name := f"object {number}") in self.objects:
-                number += 1
+        name = object_name(self.objects) if name is None else name
         used = [event.get("number", 0) for event in self.log.events] + self._project.numbers()
         with self._lock:
             self._record("object.add", object=name, number=max(used) + 1)

@@ -142,7 +142,7 @@ LITE = (
         SAM2_TINY,
         "Apache-2.0",
         "0.15 GB of weights",
-        "encode 1.8 s a frame, follow 0.6 s",
+        "encode 1.8 s a frame, follow 1.0 s",
         "nbhelpers.models.label_propagation:build",
         {"segmenter": "sam2-hiera-tiny-lite"},
         "No weights of its own: follows an object by SAM 2's image features. J&F 0.91 on 4 DAVIS sequences.",
