@@ -21,7 +21,7 @@ import numpy as np
 from nbhelpers import load, load_image, sample
 from nbhelpers.clip_guided import Settings, segment
 from nbhelpers.core.metrics import iou
-from nbhelpers.models.protocols import ClassMap
+from nbhelpers.models.values import ClassMap
 
 WORDS = {
     "chelsea": ["cat", "sofa|cushion", "wall"],

@@ -23,7 +23,7 @@ import numpy as np
 from nbhelpers import NbHelpersError, load, load_image
 from nbhelpers.clip_guided import Settings, segment
 from nbhelpers.core.metrics import class_iou, confusion, mean_iou
-from nbhelpers.models.protocols import ClassMap
+from nbhelpers.models.values import ClassMap
 
 TARGETS = {"dense": 0.70, "guided": 0.80}
 VOID = 255

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nbhelpers.models.protocols import Prediction
+    from nbhelpers.models.values import Prediction
 
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """Colours of objects 0, 1, ...: Okabe and Ito's set without black. Source: https://jfly.uni-koeln.de/color/"""

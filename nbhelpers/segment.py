@@ -20,7 +20,8 @@ from nbhelpers.core.promptevents import ObjectPrompts, object_name
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.export.bundle import file_stem, save_masks
-from nbhelpers.models.protocols import Embedding, Prediction, Segmenter
+from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.values import Embedding, Prediction
 
 CACHED_ANSWERS = 64
 

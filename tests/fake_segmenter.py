@@ -5,7 +5,7 @@ import time
 import cv2
 import numpy as np
 
-from nbhelpers.models.protocols import Embedding, Prediction
+from nbhelpers.models.values import Embedding, Prediction
 
 SIDE = 256
 REACH = (40.0, 15.0, 40.0, 90.0)  # colour distance of candidate 0 to 3

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.models.protocols import Prediction, TrackedFrame
+from nbhelpers.models.values import Prediction, TrackedFrame
 
 REACH = 45.0  # colour distance within which a pixel belongs to an object
 KEPT = 4

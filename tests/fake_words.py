@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from nbhelpers.models.protocols import ClassMap, Embedding, Prediction
+from nbhelpers.models.values import ClassMap, Embedding, Prediction
 
 COLOURS = {
     "ball": (220, 40, 30),

@@ -13,7 +13,7 @@ from nbhelpers.clip_guided.values import Look
 from nbhelpers.clip_guided.where import Evidence, place, unanswered
 from nbhelpers.core.images import save_image
 from nbhelpers.core.metrics import iou
-from nbhelpers.models.protocols import ClassMap
+from nbhelpers.models.values import ClassMap
 
 WORDS = ["ball", "box", "lid", "lawn", "sky"]
 

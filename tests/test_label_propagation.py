@@ -11,7 +11,8 @@ from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_propagation import LabelPropagation
 from nbhelpers.models.label_state import EMBEDDINGS, PackedMasks
-from nbhelpers.models.protocols import Embedding, Prediction, Tracker
+from nbhelpers.models.protocols import Tracker
+from nbhelpers.models.values import Embedding, Prediction
 
 GRID = 16
 SIDE = 4 * GRID

@@ -12,7 +12,8 @@ from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models import mobilesam
 from nbhelpers.models.load import load
-from nbhelpers.models.protocols import Embedding, Segmenter
+from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.values import Embedding
 from nbhelpers.zoo import sample
 
 

@@ -13,7 +13,7 @@ from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.metrics import iou
 from nbhelpers.models.load import load
-from nbhelpers.models.protocols import Prediction
+from nbhelpers.models.values import Prediction
 from nbhelpers.segment import ClickSession
 from nbhelpers.zoo import sample
 

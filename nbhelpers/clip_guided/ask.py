@@ -11,7 +11,8 @@ from nbhelpers.clip_guided.choose import Answer, Chooser, grid_size
 from nbhelpers.clip_guided.merge import instances
 from nbhelpers.clip_guided.values import Settings
 from nbhelpers.clip_guided.where import Evidence, Places, unanswered
-from nbhelpers.models.protocols import ClassMap, Embedding, Prediction, Segmenter
+from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.values import ClassMap, Embedding, Prediction
 
 AT_A_TIME = 256  # points whose masks are held as the segmenter gave them; afterwards in half the bytes
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16
 
 from nbhelpers.clip_guided.where import Evidence, Places
-from nbhelpers.models.protocols import Prediction
+from nbhelpers.models.values import Prediction
 
 
 @dataclass(frozen=True)

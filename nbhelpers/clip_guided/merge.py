@@ -15,7 +15,7 @@ from nbhelpers.clip_guided.values import Conflict, Settings
 from nbhelpers.clip_guided.where import Evidence
 from nbhelpers.core.masks import box_of, view_logits
 from nbhelpers.core.regions import components, distinct, intersections, is_group, ranked_pairs
-from nbhelpers.models.protocols import Prediction
+from nbhelpers.models.values import Prediction
 
 if TYPE_CHECKING:
     import supervision

@@ -20,7 +20,8 @@ from nbhelpers.clip_guided.where import place
 from nbhelpers.clip_guided.words import Words, is_named, words
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.models.protocols import ClassMap, Embedding, Segmenter, TextEncoder
+from nbhelpers.models.protocols import Segmenter, TextEncoder
+from nbhelpers.models.values import ClassMap, Embedding
 
 if TYPE_CHECKING:
     import supervision

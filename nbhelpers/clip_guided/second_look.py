@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float, Int16, UInt8
 from nbhelpers.clip_guided.merge import Instance
 from nbhelpers.clip_guided.values import Look
 from nbhelpers.core.masks import box_of
-from nbhelpers.models.protocols import ClassMap, TextEncoder
+from nbhelpers.models.protocols import TextEncoder
+from nbhelpers.models.values import ClassMap
 
 MOST = 24  # instances that are looked at, the largest first; each costs the text encoder once
 MARGIN = 0.2  # surroundings on each side, as a share of the longer side of the instance's box

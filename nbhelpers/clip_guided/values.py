@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int16, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.models.protocols import ClassMap
+from nbhelpers.models.values import ClassMap
 
 if TYPE_CHECKING:
     import supervision

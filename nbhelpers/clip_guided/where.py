@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Int
 
 from nbhelpers.clip_guided.values import GRID, Settings
 from nbhelpers.core.regions import centroid_point, components, deepest_points, depth, regular_points
-from nbhelpers.models.protocols import ClassMap
+from nbhelpers.models.values import ClassMap
 
 WORKING_SIDE = 384  # cells of the longer side of the grid in which points are placed
 RIM = 2.0  # cells; what a mask leaves of its region along its edge is no deeper

@@ -21,7 +21,7 @@ from nbhelpers.core.vocabulary import is_stuff
 from nbhelpers.models.dense import as_classes
 from nbhelpers.models.imagenet import STRIDE, DenseClassifier, class_texts
 from nbhelpers.models.minilm import SentenceEncoder
-from nbhelpers.models.protocols import ClassMap
+from nbhelpers.models.values import ClassMap
 
 PEAK = 0.99  # quantile over the photo that counts as the best score, so that a stray place does not
 

@@ -13,7 +13,8 @@ from nbhelpers.core.prompts import EXCLUDE, INCLUDE, Prompt
 from nbhelpers.core.regions import components
 from nbhelpers.models.label_motion import point_beside
 from nbhelpers.models.label_prompts import soft_iou
-from nbhelpers.models.protocols import Embedding, Prediction, Segmenter
+from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.values import Embedding, Prediction
 
 Along = Callable[[np.ndarray], np.ndarray]
 """From a mask ``(H, W) bool`` to all that moves with it, see `nbhelpers.models.label_motion.moving_along`."""

@@ -11,7 +11,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_answers import given, is_given
 from nbhelpers.models.label_state import STEPS, Track, TrackState
-from nbhelpers.models.protocols import Prediction
+from nbhelpers.models.values import Prediction
 
 if TYPE_CHECKING:
     from nbhelpers.models.label_propagation import LabelPropagation

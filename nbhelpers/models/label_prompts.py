@@ -11,7 +11,8 @@ from jaxtyping import Float, Float32
 from nbhelpers.core.masks import box_of
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.regions import components, deepest_points
-from nbhelpers.models.protocols import Embedding, Segmenter
+from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.values import Embedding
 
 LOGITS = 20.0  # a certain cell is 10 inside and -10 outside, as sam2 feeds a given mask
 SPECK = 0.05  # of the object's area: smaller parts of the map get no say in the box

@@ -23,7 +23,8 @@ from nbhelpers.models.label_motion import moving_along
 from nbhelpers.models.label_prompts import decode, probability, soft_iou, trust_in_recipes
 from nbhelpers.models.label_state import Anchor, Track, TrackState
 from nbhelpers.models.label_votes import feature_means, remember, resize, vote
-from nbhelpers.models.protocols import Embedding, FrameSequence, Prediction, Segmenter, TrackedFrame
+from nbhelpers.models.protocols import FrameSequence, Segmenter
+from nbhelpers.models.values import Embedding, Prediction, TrackedFrame
 
 RECENT = 4  # tracked frames that vote
 ANCHORS = 4  # prompted frames that vote: the nearest in time

@@ -18,7 +18,8 @@ from jaxtyping import Float32
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_votes import Remembered
-from nbhelpers.models.protocols import Embedding, FrameSequence, Prediction
+from nbhelpers.models.protocols import FrameSequence
+from nbhelpers.models.values import Embedding, Prediction
 
 EMBEDDINGS = 8  # 17 MB each
 SCORE_POWER = 4

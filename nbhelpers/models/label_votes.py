@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from nbhelpers.models.protocols import Embedding
+from nbhelpers.models.values import Embedding
 
 if TYPE_CHECKING:
     import torch

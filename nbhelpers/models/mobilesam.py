@@ -14,7 +14,7 @@ from jaxtyping import Float32, Shaped, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import LOW_RES_FACTOR, mask_logits
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.protocols import Choose, Embedding, Prediction
+from nbhelpers.models.values import Choose, Embedding, Prediction
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -25,9 +25,9 @@ from nbhelpers.core.images import free_memory, load_image
 from nbhelpers.models.dense import DenseSettings, as_classes, class_probabilities
 from nbhelpers.models.openclip_network import build_model, encode_text, load_weights, patch_features, sentences
 from nbhelpers.models.pamr import pamr
-from nbhelpers.models.protocols import ClassMap
 from nbhelpers.models.room import with_room
 from nbhelpers.models.sliding import stitch, windows
+from nbhelpers.models.values import ClassMap
 
 if TYPE_CHECKING:
     import torch

@@ -1,137 +1,19 @@
-"""What every model of a task can do, and the values it answers with. No network code here.
+"""What every model of a task can do. No network code here.
 
 Jobs are written against these; `nbhelpers.load` gives something that fulfils them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
-from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import upsample, view_logits
 from nbhelpers.core.prompts import Prompt
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """What a segmenter computed once for one image: all that later clicks need.
-
-    Attributes:
-        size: ``(H, W)`` of the image.
-        model: catalog name of the segmenter; another one refuses it.
-        tensors: the segmenter's own features, by name.
-    """
-
-    size: tuple[int, int]
-    model: str
-    tensors: Mapping[str, Any] = field(repr=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Candidate masks of one prompt, or the chosen masks of many points.
-
-    The masks are kept as low-resolution logits and made at image size when asked for, so that 256 candidates on
-    a 54-megapixel photo cost 64 MB and not 14 GB.
-
-    Attributes:
-        logits: ``(k, h, w) float32``; above 0 is inside.
-        scores: ``(k,) float32``, the IoU that the model predicts for each mask.
-        size: ``(H, W)`` of the image.
-        extent: height and width, in logits pixels, of the part of ``logits`` that shows the image.
-        choice: index of the mask that the model recommends.
-    """
-
-    logits: Float32[np.ndarray, "k h w"]
-    scores: Float32[np.ndarray, " k"]
-    size: tuple[int, int]
-    extent: tuple[float, float]
-    choice: int = 0
-
-    def __post_init__(self):
-        if self.logits.ndim != 3 or len(self.logits) != len(self.scores) or not 0 <= self.choice < len(self.scores):
-            raise NbHelpersError(
-                "a prediction does not fit together",
-                given=f"logits {self.logits.shape}, scores {self.scores.shape}, choice {self.choice}",
-                expected="logits (k, h, w), scores (k,), 0 <= choice < k",
-            )
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def mask(self, index: int) -> Bool[np.ndarray, "H W"]:
-        """Mask ``index`` at image size."""
-        return upsample(self.logits[index], self.extent, self.size) > 0
-
-    @property
-    def masks(self) -> Bool[np.ndarray, "k H W"]:
-        """All masks at image size, made anew at each call."""
-        return np.stack([self.mask(index) for index in range(len(self))])
-
-    @property
-    def best(self) -> Bool[np.ndarray, "H W"]:
-        """The recommended mask at image size."""
-        return self.mask(self.choice)
-
-    def view(
-        self, index: int, window: tuple[float, float, float, float], shape: tuple[int, int]
-    ) -> Bool[np.ndarray, "vh vw"]:
-        """Mask ``index`` seen through ``window`` (image pixels from the corner) at ``shape``; see `view_logits`."""
-        return view_logits(self.logits[index], self.extent, self.size, window, shape) > 0
-
-    def agreeing(self, points: Sequence[tuple[float, float]], labels: Sequence[int]) -> int:
-        """Index of the candidate that a person who clicked ``points`` most likely meant.
-
-        The model's own choice can ignore a click: SAM 2 falls back to a stabler candidate even where that one
-        covers an excluded point. So among the candidates that break the fewest clicks, the model's choice is taken
-        if it is one of them, else the one with the highest predicted IoU. A single click is left to the model.
-
-        Args:
-            points: ``(x, y)`` in pixels of the image.
-            labels: 1 where the mask should cover the point, 0 where it should not.
-        """
-        if len(points) < 2:
-            return self.choice
-        inside = np.array(
-            [[self.view(i, (x, y, x + 1, y + 1), (1, 1)).item() for x, y in points] for i in range(len(self))]
-        )
-        broken = (inside != np.asarray(labels, bool)).sum(1)
-        best = np.flatnonzero(broken == broken.min())
-        return self.choice if self.choice in best else int(best[self.scores[best].argmax()])
-
-
-Choose = Callable[[int, Prediction], int]
-"""Picks one of a point's candidates: called with the number of the point and its candidates."""
-
-
-@dataclass(frozen=True, eq=False)
-class ClassMap:
-    """Where each asked name is: what a text encoder answers for one image.
-
-    Attributes:
-        probabilities: ``(n, h, w) float32``, summing to 1 over ``n`` at each place; coarser than the image.
-        names: the ``n`` classes, in the order asked; of a class with several names the first.
-        size: ``(H, W)`` of the image.
-        model: catalog name of the text encoder.
-    """
-
-    probabilities: Float32[np.ndarray, "n h w"]
-    names: tuple[str, ...]
-    size: tuple[int, int]
-    model: str
-
-    def __post_init__(self):
-        if self.probabilities.ndim != 3 or len(self.probabilities) != len(self.names):
-            raise NbHelpersError(
-                "a class map does not fit together",
-                given=f"probabilities {self.probabilities.shape}, {len(self.names)} names",
-                expected="probabilities (n, h, w) for n names",
-            )
+from nbhelpers.core.scenes import Scene
+from nbhelpers.models.values import Choose, ClassMap, Embedding, Prediction, TrackedFrame
 
 
 @runtime_checkable
@@ -233,23 +115,6 @@ class FrameSequence(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class TrackedFrame:
-    """Where the objects of a clip are on one frame.
-
-    Attributes:
-        frame: index into the clip.
-        predictions: by object id, a `Prediction` of one mask; its score is the tracker's confidence in it, 0 to 1.
-        gone: ids of the objects that the tracker believes to be hidden or out of the picture; their masks are empty.
-        prompted: ids of the objects that a person has prompted on this very frame.
-    """
-
-    frame: int
-    predictions: Mapping[int, Prediction]
-    gone: frozenset[int] = frozenset()
-    prompted: frozenset[int] = frozenset()
-
-
 @runtime_checkable
 class Tracker(Protocol):
     """Promptable video segmentation: prompt objects on some frames, follow them through the others.
@@ -291,4 +156,48 @@ class Tracker(Protocol):
         What earlier calls found is kept and built on, so a range can be followed in pieces, and the iterator can be
         left at any frame.
         """
+        ...
+
+
+@runtime_checkable
+class PatchEncoder(Protocol):
+    """Self-supervised features of the patches of a picture.
+
+    Example:
+        >>> encoder = nbhelpers.load("patch_encoder")
+        >>> encoder.tokens([crop])[0].shape                            # (224, 224, 3) uint8, patches of 14 pixels
+        (16, 16, 384)
+    """
+
+    name: str
+    device: str
+    patch: int
+    """Side of a patch in pixels."""
+    dimension: int
+    """Length of a token."""
+
+    def tokens(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Float32[np.ndarray, "rows columns d"]]:
+        """The tokens of each picture, as they leave the last layer norm: not normalised to length 1.
+
+        A picture is stretched to whole patches: ``rows`` is ``max(1, round(h / patch))``, so each token stands for
+        ``h / rows`` by ``w / columns`` pixels. Pictures of one size are encoded in batches.
+        """
+        ...
+
+
+@runtime_checkable
+class SceneEstimator(Protocol):
+    """Cameras and points from photos of one static scene.
+
+    Example:
+        >>> scene = nbhelpers.load("scene_estimator").reconstruct(photos)      # 5 of (427, 640, 3) uint8
+        >>> scene.placed.sum(), scene.points.shape
+        (5, (2120, 3))
+    """
+
+    name: str
+    device: str
+
+    def reconstruct(self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | None = None) -> Scene:
+        """A scene of all photos; what could not be placed is told in its notes."""
         ...

@@ -20,9 +20,9 @@ from nbhelpers.core.compute import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.protocols import Choose, Embedding, Prediction
 from nbhelpers.models.room import with_room
 from nbhelpers.models.sam2_points import PointDecoder, chosen
+from nbhelpers.models.values import Choose, Embedding, Prediction
 from nbhelpers.models.weights import read_weights
 from nbhelpers.zoo.convert import sam2_state_dict, save_state_dict
 

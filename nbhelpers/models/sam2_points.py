@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Float32
 
-from nbhelpers.models.protocols import Choose, Prediction
+from nbhelpers.models.values import Choose, Prediction
 
 if TYPE_CHECKING:
     import torch

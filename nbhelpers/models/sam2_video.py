@@ -19,7 +19,7 @@ import numpy as np
 from nbhelpers.core.compute import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.protocols import FrameSequence, Prediction, TrackedFrame
+from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.models.room import with_room
 from nbhelpers.models.sam2 import builders, load_weights
 from nbhelpers.models.sam2_video_state import (
@@ -32,6 +32,7 @@ from nbhelpers.models.sam2_video_state import (
     put_back,
     remembered,
 )
+from nbhelpers.models.values import Prediction, TrackedFrame
 
 if TYPE_CHECKING:
     from nbhelpers.models.sam2_video_network import VideoPredictor

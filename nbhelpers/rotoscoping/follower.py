@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.protocols import FrameSequence, Prediction, TrackedFrame, Tracker
+from nbhelpers.models.protocols import FrameSequence, Tracker
+from nbhelpers.models.values import Prediction, TrackedFrame
 from nbhelpers.rotoscoping.project import Project
 
 KEPT = 32  # frames whose memory is kept, where the tracker does not say

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import encode_rle
-from nbhelpers.models.protocols import TrackedFrame
+from nbhelpers.models.values import TrackedFrame
 from nbhelpers.rotoscoping import plan
 from nbhelpers.rotoscoping.drift import compare, shrink
 from nbhelpers.rotoscoping.editing import Editing
