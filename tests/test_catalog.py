@@ -8,7 +8,7 @@ import pytest
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.zoo import catalog
-from nbhelpers.zoo.sources import HubFile, NpmMember, PyPIMember, UrlFile
+from nbhelpers.zoo.sources import HubFile, NpmMember, PyPIMember, SdistMember, UrlFile
 
 MODELS = catalog.models()
 ASSETS = {asset.file: asset for m in MODELS for asset in m.assets} | {s.asset.file: s.asset for s in catalog.samples()}
@@ -63,7 +63,7 @@ def test_one_file_name_stands_for_one_file():
 def test_lite_and_samples_come_from_package_registries_only_and_are_pinned():
     assets = [a for m in catalog.models(set="lite") for a in m.assets] + [s.asset for s in catalog.samples()]
     for asset in assets:
-        assert all(isinstance(source, NpmMember | PyPIMember) for source in asset.sources)
+        assert all(isinstance(source, NpmMember | PyPIMember | SdistMember) for source in asset.sources)
         assert asset.sha256
         assert asset.exact
 

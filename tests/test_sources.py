@@ -17,11 +17,12 @@ from local_server import LocalServer
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.zoo import download, packages
-from nbhelpers.zoo.sources import HubFile, NpmMember, PyPIMember, Source, UrlFile
+from nbhelpers.zoo.sources import HubFile, NpmMember, PyPIMember, SdistMember, Source, UrlFile
 
 CONTENT = b"weights" * 5000
 NPM = NpmMember("@scope/model", "1.2.3", "package/model.onnx")
 PYPI = PyPIMember("some-model", "0.1", "some_model/model.onnx")
+SDIST = SdistMember("some.model", "0.1", "some_model-0.1/model.onnx")
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def bring(source, incoming, **options):
     return source.bring(incoming / "model.new", incoming, progress=False, **options)
 
 
-@pytest.mark.parametrize("source", [HubFile("a/b", "c"), UrlFile("http://x/y"), NPM, PYPI])
+@pytest.mark.parametrize("source", [HubFile("a/b", "c"), UrlFile("http://x/y"), NPM, PYPI, SDIST])
 def test_each_source_is_one_and_has_a_plain_unit_name(source):
     assert isinstance(source, Source)
     assert source.unit == Path(source.unit).name
@@ -253,6 +254,76 @@ def test_pip_on_a_full_disk(incoming, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="space"):
         bring(PYPI, incoming)
     assert list(incoming.iterdir()) == []
+
+
+@pytest.fixture
+def index(server, tmp_path, monkeypatch):
+    """A pip that tells, as the real one does, which files there are; the test gives what stands between."""
+    data = tarball("some_model-0.1/model.onnx")
+    server.files["/files/some_model-0.1.tar.gz"] = data
+    server.files["/files/some_model-0.2.tar.gz"] = server.files["/files/some_model-0.1-py3-none-any.whl"] = b"other"
+    answer = tmp_path / "answer.txt"
+    digest, address = hashlib.sha256(data).hexdigest(), f"{server.url}/files"
+    answer.write_text(
+        f"  Found link {address}/some_model-0.2.tar.gz#sha256={'0' * 64} (from {server.url}), version: 0.2\n"
+        f"  Found link {address}/some_model-0.1-py3-none-any.whl#sha256={'0' * 64} (from x), version: 0.1\n"
+        f"  Found link {address}/some_model-0.1.tar.gz#sha256={digest} (from {server.url}), version: 0.1\n"
+    )
+    code = f"import sys; open({str(tmp_path / 'pip.log')!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))\n"
+    code += f"sys.stdout.write(open({str(answer)!r}).read())\n"
+    program(tmp_path / "path", "readme", "")
+    program(tmp_path / "path" / "pip", "__init__.py", "")
+    program(tmp_path / "path" / "pip", "__main__.py", code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    return answer
+
+
+def test_a_source_archive_comes_from_where_pip_says(index, incoming, server, tmp_path):
+    assert bring(SDIST, incoming, size=len(CONTENT)).read_bytes() == CONTENT
+    assert [path for path, _ in server.asked] == ["/files/some_model-0.1.tar.gz"]
+    assert (tmp_path / "pip.log").read_text().startswith("index versions some.model ")
+    bring(SDIST, incoming)
+    assert len(server.asked) == 1, "the archive is kept for the next member"
+
+
+def test_a_source_archive_goes_on_where_it_broke_off(index, incoming, server, monkeypatch):
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    server.break_after = 50
+    with pytest.raises(NbHelpersError, match="the download failed"):
+        bring(SDIST, incoming)
+    server.asked.clear()
+    assert bring(SDIST, incoming).read_bytes() == CONTENT
+    assert server.asked == [("/files/some_model-0.1.tar.gz", "bytes=50-")]
+
+
+def test_a_source_archive_with_a_flipped_bit_is_removed(index, incoming, server):
+    data = bytearray(server.files["/files/some_model-0.1.tar.gz"])
+    data[len(data) // 2] ^= 1
+    server.files["/files/some_model-0.1.tar.gz"] = bytes(data)
+    with pytest.raises(NbHelpersError, match="damaged"):
+        bring(SDIST, incoming)
+    assert list(incoming.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", ["", "Found link file:///etc/some_model-0.1.tar.gz#sha256=" + "0" * 64])
+def test_an_index_without_the_source_archive(index, incoming, answer):
+    index.write_text(answer)
+    with pytest.raises(NbHelpersError, match=r"no source archive[\s\S]*some\.model==0\.1"):
+        bring(SDIST, incoming)
+
+
+def test_pip_that_cannot_reach_its_index(index, incoming, tmp_path):
+    text = "import sys; sys.stdout.write('ERROR: No matching distribution found for x'); sys.exit(1)"
+    program(tmp_path / "path" / "pip", "__main__.py", text)
+    with pytest.raises(NbHelpersError, match="pip did not give the package"):
+        bring(SDIST, incoming)
+
+
+def test_pip_that_hangs(index, incoming, tmp_path, monkeypatch):
+    monkeypatch.setattr(packages, "PATIENCE", 0.3)
+    program(tmp_path / "path" / "pip", "__main__.py", "import time; time.sleep(5)")
+    with pytest.raises(NbHelpersError, match="pip did not answer"):
+        bring(SDIST, incoming)
 
 
 COMMIT, SHA = "c" * 40, hashlib.sha256(CONTENT).hexdigest()

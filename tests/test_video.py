@@ -333,6 +333,23 @@ def test_a_varying_frame_rate_is_told_and_every_frame_is_there(tmp_path):
     assert all(np.array_equal(frames[index], wanted[index]) for index in (29, 4, 15))
 
 
+def test_frames_that_are_stamped_in_the_order_of_packing_come_in_the_order_of_showing(video, tmp_path):
+    odd = tmp_path / "odd.mp4"
+    with av.open(str(video)) as source, av.open(str(odd), "w") as target:
+        stream, first = target.add_stream_from_template(source.streams.video[0]), None
+        for packet in source.demux(video=0):
+            if packet.size:
+                first = packet.dts if first is None else first
+                packet.pts = packet.dts = packet.dts - first
+                packet.stream = stream
+                target.mux(packet)
+    shown, frames = decoded(video), Frames(odd)
+    assert len(frames) == len(shown)
+    for index in (0, 1, 2, 17, 5, 39):
+        assert np.array_equal(frames[index], shown[index])
+    assert any("time stamps" in problem.text for problem in frames.problems)
+
+
 def test_a_cut_off_video_gives_what_is_there_or_a_clear_error(tmp_path):
     path = write_video(tmp_path / "whole.mp4")
     wanted, data = decoded(path), path.read_bytes()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,38 +21,16 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import sha256, write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import encode_rle
-from nbhelpers.export.bundle import file_stem
+from nbhelpers.core.runs import SUFFIXES, photos, sign, stems
 from nbhelpers.export.coco import save_coco, to_coco
 from nbhelpers.models.protocols import Segmenter, TextEncoder
 from nbhelpers.plots import overlay
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FORMAT = "nbhelpers clip-guided run"
 COLUMNS = (
     "photo", "status", "instances", "target_share", "prompts", "regions", "text", "image", "decoder", "merge", "notes",
 )  # fmt: skip
 log = logging.getLogger(__name__)
-
-
-def photos(source: str | Path) -> list[Path]:
-    """The picture, the pictures of a folder, or what a glob such as ``"trip/**/*.jpg"`` matches, in natural order.
-
-    Raises:
-        NbHelpersError: nothing is there.
-    """
-    path = Path(source).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = [each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and not each.name.startswith(".")]
-    else:
-        pattern = path.relative_to(path.anchor) if path.anchor else path
-        found = [each for each in Path(path.anchor or ".").glob(str(pattern)) if each.is_file()]
-    if not found:
-        raise NbHelpersError(
-            "there is no such picture", given=source, expected="a picture, a folder with pictures, or a glob"
-        )
-    return sorted(found, key=lambda each: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(each).lower())])
 
 
 def run(
@@ -119,9 +95,9 @@ def run(
         "models": [text_encoder.name, segmenter.name],
         **(parameters or {}),
     }
-    _sign(output / "run.json", json.loads(json.dumps(signature)))
+    sign(output / "run.json", signature)
     records = []
-    for number, (path, stem) in enumerate(zip(paths, _stems(paths), strict=True), start=1):
+    for number, (path, stem) in enumerate(zip(paths, stems(paths, ("run", "summary")), strict=True), start=1):
         done = _done(output / f"{stem}.json", path)
         if done is None:
             try:
@@ -159,25 +135,6 @@ def _write(result: Result, path: Path, output: Path, render: Callable) -> dict[s
     return record
 
 
-def _sign(path: Path, signature: dict[str, Any]) -> None:
-    """Write the signature, or compare it with the one that is there."""
-    if not path.exists():
-        write_text(path, json.dumps(signature, indent=1, ensure_ascii=False))
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = None
-    if before != signature:
-        known = before if isinstance(before, dict) else {}
-        changed = [key for key in signature if known.get(key) != signature[key]]
-        raise NbHelpersError(
-            "the folder holds results of another run",
-            given=f"{path.parent}; different: {', '.join(changed) or 'run.json'}",
-            do="name another folder, or remove this one",
-        )
-
-
 def _done(path: Path, photo: Path) -> dict[str, Any] | None:
     """The record of a photo that is done, if its pixels are the same."""
     try:
@@ -199,16 +156,6 @@ def _digest(photo: Path) -> str | None:
         return sha256(photo)
     except OSError:
         return None
-
-
-def _stems(paths: Sequence[Path]) -> list[str]:
-    """A file name for each photo's results: its stem, and where two are the same a bit of its path's hash."""
-    stems = [file_stem(path.stem) for path in paths]
-    reserved = {"run", "summary"} | {stem for stem in stems if stems.count(stem) > 1}
-    return [
-        f"{stem}-{hashlib.sha256(path.as_posix().encode()).hexdigest()[:6]}" if stem in reserved else stem
-        for stem, path in zip(stems, paths, strict=True)
-    ]
 
 
 def told(record: Mapping[str, Any], verbose: bool = False) -> str:

@@ -286,7 +286,8 @@ class Result:
 
         from nbhelpers.core.files import write_text
         from nbhelpers.core.images import save_image
-        from nbhelpers.export.bundle import file_stem, save_masks
+        from nbhelpers.core.runs import file_stem
+        from nbhelpers.export.bundle import save_masks
 
         folder, stem = Path(folder).expanduser(), file_stem(name)
         scores = dict(zip(self.names, map(float, self.instances.confidence), strict=True))

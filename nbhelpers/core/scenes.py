@@ -36,7 +36,8 @@ class Scene:
         observation_view: ``(o,)`` the view of each observation.
         observation_point: ``(o,)`` the point of each observation.
         observation_pixel: ``(o, 2)`` ``(x, y)`` of each observation in its view.
-        distortion: ``(v, 2)`` radial ``k1, k2`` of each view; all 0 when left out.
+        distortion: of each view, in the order of OpenCV, the radial ``k1, k2``; with 4 columns also the tangential
+            ``p1, p2``; with 5 also the radial ``k3``. All 0 when left out.
         depth: a map ``(h, w)`` a view, along the optical axis in world units, 0 where unknown; of any resolution.
         confidence: a map of the same shape a view, the higher the surer.
         model: who made it: catalog name of the estimator, or the file that it was read from.
@@ -52,7 +53,7 @@ class Scene:
     observation_view: Int[np.ndarray, " o"]
     observation_point: Int[np.ndarray, " o"]
     observation_pixel: Float[np.ndarray, "o 2"]
-    distortion: Float[np.ndarray, "v 2"] | None = None
+    distortion: Float[np.ndarray, "v coefficients"] | None = None
     depth: Sequence[Float32[np.ndarray, "h w"]] | None = field(default=None, repr=False)
     confidence: Sequence[Float32[np.ndarray, "h w"]] | None = field(default=None, repr=False)
     model: str = ""
@@ -74,6 +75,12 @@ class Scene:
         for name, (value, count) in lengths.items():
             if value is not None and len(value) != count:
                 raise NbHelpersError("a scene does not fit together", given=f"{len(value)} {name}", expected=str(count))
+        if self.distortion is not None and self.distortion.shape[1] not in (2, 4, 5):
+            raise NbHelpersError(
+                "the lens distortion has another number of coefficients",
+                given=f"{self.distortion.shape[1]} a view",
+                expected="2 (k1, k2), 4 (and p1, p2) or 5 (and k3)",
+            )
         for name, number, limit in (("view", self.observation_view, views), ("point", self.observation_point, points)):
             if len(number) and not (number.min() >= 0 and number.max() < limit):
                 raise NbHelpersError(f"an observation names a {name} that is not there", expected=f"0 to {limit - 1}")
@@ -155,11 +162,21 @@ class Scene:
         with np.errstate(divide="ignore", invalid="ignore"):
             plane = np.where(depth[:, None] > 0, local[:, :2] / depth[:, None], np.nan)
         if self.distortion is not None:
-            k1, k2 = self.distortion[view]
-            square = (plane**2).sum(1, keepdims=True)
-            plane = plane * (1 + k1 * square + k2 * square**2)
+            plane = _distort(plane, self.distortion[view])
         K = self.K[view]  # noqa: N806 - the field's own name
         return plane @ K[:2, :2].T + K[:2, 2], depth
+
+    @cached_property
+    def errors(self) -> Float[np.ndarray, " p"]:
+        """How far from where it was seen each point projects, mean over its placed views in pixels; 0 without any."""
+        total, times = np.zeros(len(self.points)), np.zeros(len(self.points))
+        for view in np.flatnonzero(self.placed):
+            numbers, pixels = self.seen(view)
+            projected, _ = self.project(view, self.points[numbers])
+            distance = np.linalg.norm(projected - pixels, axis=1)
+            np.add.at(total, numbers, np.nan_to_num(distance, nan=float(max(self.sizes[view]))))
+            np.add.at(times, numbers, 1)
+        return total / np.maximum(times, 1)
 
     def seen(self, view: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 2"]]:
         """The points that were found in a view: their numbers and their ``(x, y)`` there."""
@@ -171,3 +188,18 @@ class Scene:
         height, width = self.sizes[view]
         x, y = np.asarray(pixels, np.float64).T
         return (x >= -0.5) & (y >= -0.5) & (x < width - 0.5) & (y < height - 0.5)
+
+
+def _distort(plane: Float[np.ndarray, "n 2"], coefficients: Float[np.ndarray, " c"]) -> Float[np.ndarray, "n 2"]:
+    """Where the lens puts points of the plane at depth 1 (OpenCV documentation, "Camera Calibration", the model)."""
+    k1, k2, p1, p2, k3 = np.pad(coefficients, (0, 5 - len(coefficients)))
+    x, y = plane.T
+    square = x**2 + y**2
+    radial = 1 + square * (k1 + square * (k2 + square * k3))
+    return np.stack(
+        [
+            x * radial + 2 * p1 * x * y + p2 * (square + 2 * x**2),
+            y * radial + p1 * (square + 2 * y**2) + 2 * p2 * x * y,
+        ],
+        axis=1,
+    )

@@ -203,8 +203,7 @@ class VideoFile:
             if len(probed) == PROBED:
                 break
         numbers = [number for number, _ in probed]
-        in_pairs = len(numbers) > 2 and set(np.diff(numbers)) == {2}  # two fields, a packet each
-        if not self._counted and (None in numbers or in_pairs):
+        if not self._counted and (None in numbers or _is_odd(np.diff(numbers))):
             self._count_frames()
         self._restart()
         return probed[0][1] if probed else None
@@ -284,3 +283,11 @@ class VideoFile:
         if int(first.color_trc) in HDR:
             told.append(("colour", "the video is HDR; colours are not tone mapped"))
         return told
+
+
+def _is_odd(steps: np.ndarray) -> bool:
+    """Whether decoded frames are two stamps apart (two fields, a packet each), or their stamps go back.
+
+    Some writers stamp reordered frames in the order in which they were packed, not in that in which they are shown.
+    """
+    return bool((len(steps) > 1 and set(steps) == {2}) or (steps < 1).any())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from nbhelpers.core.runs import file_stem
 from nbhelpers.export.alpha import save_cutout, save_mask
 from nbhelpers.export.coco import save_coco, to_coco
 
@@ -47,8 +47,3 @@ def save_masks(
         paths.append(save_cutout(folder / f"{stem}_{part}_cutout.png", image, mask))
     paths.append(save_coco(folder / f"{stem}.coco.json", to_coco(name, image.shape[:2], masks, scores)))
     return paths
-
-
-def file_stem(name: str) -> str:
-    """``name`` as a part of a file name: letters, digits, ``_`` and ``-``; at most 80 characters."""
-    return re.sub(r"[^\w-]+", "-", name).strip("-")[:80] or "object"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.matting import Mattes
-from nbhelpers.export.bundle import file_stem
+from nbhelpers.core.runs import file_stem
 from nbhelpers.export.plan import write
 from nbhelpers.export.sequence_coco import write_sequence_coco
 from nbhelpers.export.splats import LAYOUTS

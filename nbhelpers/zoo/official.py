@@ -97,6 +97,7 @@ def _dinov2(size: str, bytes: int, registers: bool) -> Model:
         "Apache-2.0",
         f"{bytes / 1e9:.2g} GB of weights",
         "milliseconds a photo on a GPU",
+        adapter="nbhelpers.models.dinov2:build",
         options={"hub": f"facebook/{name}"},
         note="With register tokens: cleaner patch maps (arXiv 2309.16588)." if registers else "",
     )
@@ -122,7 +123,8 @@ def _diffusers(repo: str, revision: str, folder: str, weights: dict[str, tuple[s
     return _folder(repo, revision, folder, tuple((file, bytes, file) for file, bytes in parts.items()))
 
 
-DINOV2_BYTES = {"small": 88_000_000, "base": 346_000_000, "large": 1_220_000_000, "giant": 4_550_000_000}
+# ViT-L/14 first: the one to take where several are here
+DINOV2_BYTES = {"large": 1_220_000_000, "base": 346_000_000, "small": 88_000_000, "giant": 4_550_000_000}
 
 CLIP = (
     Model(

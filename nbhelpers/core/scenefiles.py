@@ -1,0 +1,202 @@
+"""Known cameras: a `Scene` from files that other programs wrote, matched to photos by name.
+
+Example:
+    >>> scene = read_scene("garden/sparse/0", "garden/images")            # COLMAP
+    >>> scene = read_scene("garden/transforms.json", "garden/images_4")   # nerfstudio, photos made smaller by 4
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.scenereaders import HALF, CameraFile, read_file
+from nbhelpers.core.scenes import Scene
+from nbhelpers.core.videofolder import PictureFolder
+
+SHAPE_SLACK = 1.0  # pixels by which a photo made smaller may miss the shape that the file tells
+TOLD = 5  # names that a note tells before it says how many more there are
+
+
+def read_scene(path: str | Path, photos: str | Path | Sequence[str | Path]) -> Scene:
+    """The cameras of a file, for photos in the order given.
+
+    Example:
+        >>> scene = read_scene("balbianello/Balbianello.out", "balbianello")
+        >>> len(scene), scene.points.shape
+        (5, (544, 3))
+
+    A photo is known by its name: the whole path as the file tells it, else the file name, else the file name without
+    its suffix. Photos that were made smaller or larger than the file says are understood; turned
+    or cropped ones are not.
+
+    Args:
+        path: a COLMAP model (folder, text or binary), a ``transforms.json``, a Bundler file v0.3, a Middlebury
+            ``*_par.txt``, or a folder with one of them. A Bundler file knows no names: they are read from ``list.txt``
+            beside it, else the photos are taken in natural order when there are as many.
+        photos: a folder of pictures or a list of picture files.
+
+    Returns:
+        A scene of all photos; one that the file does not know is not placed, and told in the notes.
+
+    Raises:
+        NbHelpersError: no cameras there, a damaged file, no photo that the file knows, photos of another shape.
+    """
+    known = read_file(path)
+    pictures = PictureFolder(photos)
+    bad = [f"{pictures.names[number]}: {why}" for number, why in pictures.faults.items()]
+    if bad:
+        raise NbHelpersError("a photo cannot be read", given=bad[0], do="copy it again, or leave it out")
+    sizes = np.array([pictures.sizes[number] for number in range(len(pictures))], int).reshape(-1, 2)
+    return match(known, pictures.names, sizes, _paths(pictures), str(path))
+
+
+def _paths(pictures: PictureFolder) -> list[str]:
+    return [Path(each).resolve().as_posix() for each in pictures.paths]
+
+
+def match(known: CameraFile, names: Sequence[str], sizes: np.ndarray, paths: Sequence[str], source: str) -> Scene:
+    """A scene of the photos ``names`` from what a file tells; see `read_scene`.
+
+    Args:
+        known: the file.
+        names: of the photos.
+        sizes: ``(v, 2)`` their heights and widths.
+        paths: their whole paths, with ``/``.
+        source: what the scene should say that it was made from.
+
+    Raises:
+        NbHelpersError: no photo that the file knows, a name that fits several, a photo of another shape.
+    """
+    if known.names is None and len(known.K) != len(names):
+        raise NbHelpersError(
+            "the file does not name its photos, and there is another number of them",
+            given=f"{len(names)} photos",
+            expected=f"{len(known.K)}",
+            do="put Bundler's list.txt beside the file, or give just the photos that it was made from",
+        )
+    numbers = list(range(len(names))) if known.names is None else _by_name(known.names, paths)
+    if all(number is None for number in numbers):
+        raise NbHelpersError(
+            "the file knows none of the photos",
+            given=f"photos {few(names)}",
+            expected=f"such as {few(known.names)}",
+        )
+    views, own = len(names), np.full(len(known.K), -1)
+    K = np.full((views, 3, 3), np.nan)  # noqa: N806 - the field's own name
+    pose, distortion = np.full((views, 3, 4), np.nan), np.zeros((views, 5))
+    pixels = known.pixels.copy()
+    for view, number in enumerate(numbers):
+        if number is None:
+            continue
+        own[number] = view
+        scale, shift = _fitting(known, number, names[view], sizes[view])
+        adapt = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]], [0, 0, 1]])
+        K[view], pose[view], distortion[view] = adapt @ known.K[number], known.poses[number], known.distortion[number]
+        here = known.views == number
+        pixels[here] = pixels[here] * scale + shift
+    seen = own[known.views] >= 0
+    left, tracks = np.unique(known.tracks[seen], return_inverse=True)
+    if not len(known.views):
+        left = np.arange(len(known.points))  # a file may tell points without saying who saw them
+    return Scene(
+        tuple(names),
+        sizes,
+        K,
+        pose,
+        known.points[left],
+        known.colors[left],
+        own[known.views[seen]],
+        tracks.reshape(-1),
+        pixels[seen],
+        distortion=_shortest(distortion),
+        model=Path(source).name,
+        notes=_notes(known, numbers, names, pose),
+    )
+
+
+def _shortest(distortion: np.ndarray) -> np.ndarray | None:
+    if not distortion.any():
+        return None
+    return distortion[:, :2] if not distortion[:, 2:].any() else distortion
+
+
+def _by_name(known: Sequence[str], paths: Sequence[str]) -> list[int | None]:
+    """The entry of each photo, by the longest part of its path that the file tells, else by its stem."""
+    told = [PurePosixPath(name.replace("\\", "/")).as_posix().removeprefix("./") for name in known]
+    stems = [name.rpartition("/")[2].rpartition(".")[0] or name.rpartition("/")[2] for name in told]
+    alike = Counter(stems)
+    out = []
+    for path in paths:
+        tail, name = path.split("/"), path.rpartition("/")[2]
+        fits = [n for n, each in enumerate(told) if tail[-len(each.split("/")) :] == each.split("/")]
+        fits = fits or [n for n, each in enumerate(told) if each.rpartition("/")[2] == name]
+        fits = fits or [n for n, each in enumerate(stems) if each == (name.rpartition(".")[0] or name)]
+        if len(fits) > 1 and alike[stems[fits[0]]] > 1:
+            fits = [max(fits, key=lambda n: len(told[n]))] if len({told[n] for n in fits}) == 1 else fits
+        if len(fits) > 1:
+            raise NbHelpersError(
+                "the name of a photo fits several cameras",
+                given=name,
+                expected=", ".join(told[n] for n in fits[:3]),
+                do="give the folder above, so that the paths differ",
+            )
+        out.append(fits[0] if fits else None)
+    taken = Counter(number for number in out if number is not None)
+    for number, times in taken.items():
+        if times > 1:
+            raise NbHelpersError("several photos fit one camera of the file", given=told[number])
+    return out
+
+
+def _fitting(known: CameraFile, number: int, name: str, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and offset that carry pixels ``(x, y)`` of the file to pixels of the photo."""
+    height, width = (int(each) for each in size)
+    if not known.sizes[number].any():
+        middle = np.array([width - 1, height - 1]) / 2
+        return np.full(2, width if known.relative else 1.0), middle if known.centred else np.zeros(2)
+    told_height, told_width = (int(each) for each in known.sizes[number])
+    scale = np.array([width / told_width, height / told_height])
+    if abs(scale[0] * told_height - height) > SHAPE_SLACK and abs(scale[1] * told_width - width) > SHAPE_SLACK:
+        turned = abs(width / told_height * told_width - height) <= SHAPE_SLACK
+        raise NbHelpersError(
+            "a photo has another shape than its camera",
+            given=f"{name}: {width} x {height}",
+            expected=f"{told_width} x {told_height}, or that made smaller or larger",
+            do="it is turned by its EXIF entry: save it upright, or remove the entry" if turned else None,
+        )
+    # a picture is scaled about its corner, and the corner lies half a pixel before the first centre
+    offset = (np.array([told_width, told_height]) - 1) / 2 if known.centred else np.zeros(2)
+    return scale, scale * (offset + HALF) - HALF
+
+
+def _notes(known: CameraFile, numbers: list[int | None], names: Sequence[str], pose: np.ndarray) -> tuple[str, ...]:
+    notes = []
+    absent = [name for name, number in zip(names, numbers, strict=True) if number is None]
+    if absent:
+        notes.append(f"not in the file of cameras, so not placed: {few(absent)}")
+    unknown = [
+        name
+        for name, number, each in zip(names, numbers, pose, strict=True)
+        if number is not None and not np.isfinite(each).all()
+    ]
+    if unknown:
+        notes.append(f"in the file without a camera, so not placed: {few(unknown)}")
+    spare = set(range(len(known.K))) - {number for number in numbers if number is not None}
+    if spare:
+        notes.append(f"the file knows {len(spare)} more photos than were given")
+    if known.names is None:
+        notes.append("the file does not name its photos: they were taken in the order given")
+    if not len(known.points):
+        notes.append("the file tells cameras but no points")
+    return tuple(notes)
+
+
+def few(names: Sequence[str]) -> str:
+    """Some names and how many more there are, for a sentence."""
+    more = len(names) - TOLD
+    return ", ".join(names[:TOLD]) + (f" and {more} more" if more > 0 else "")

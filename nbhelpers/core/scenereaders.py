@@ -1,0 +1,285 @@
+"""Files with known cameras, each format as it is: COLMAP, nerfstudio, Bundler, Middlebury.
+
+All become one `CameraFile`, in the conventions of `nbhelpers.core.scenes.Scene`: x right, y down, z ahead, and
+``(0, 0)`` the centre of the top-left pixel.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+
+OPENGL = np.diag([1.0, -1.0, -1.0])  # turns axes right, up, back into right, down, ahead
+HALF = 0.5  # COLMAP counts pixels from the corner of the picture: its first pixel's centre is (0.5, 0.5)
+COLMAP_FILES = ("cameras", "images", "points3D")
+# which parameters of a COLMAP camera are fx, fy, cx, cy and k1, k2, p1, p2 (COLMAP, src/colmap/sensor/models.h)
+COLMAP_MODELS = {
+    "SIMPLE_PINHOLE": ((0, 0, 1, 2), ()),
+    "PINHOLE": ((0, 1, 2, 3), ()),
+    "SIMPLE_RADIAL": ((0, 0, 1, 2), (3,)),
+    "RADIAL": ((0, 0, 1, 2), (3, 4)),
+    "OPENCV": ((0, 1, 2, 3), (4, 5, 6, 7)),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class CameraFile:
+    """What a file of cameras tells, before it is matched to photos.
+
+    Attributes:
+        names: of the ``n`` photos as the file tells them; None where it tells only their order.
+        sizes: ``(n, 2)`` height and width of the pictures that the pixels belong to, 0 where the file does not tell.
+        centred: whether pixels count from the middle of the picture: then ``K`` and ``pixels`` still miss half a size.
+        K: ``(n, 3, 3)`` intrinsics.
+        poses: ``(n, 3, 4)`` world to camera; NaN where the file knows none.
+        distortion: ``(n, 5)`` in the order of OpenCV.
+        points: ``(p, 3)``.
+        colors: ``(p, 3)``.
+        views: ``(o,)`` the photo of each observation.
+        tracks: ``(o,)`` the point of each observation.
+        pixels: ``(o, 2)`` where it was seen.
+        relative: whether ``K`` counts in widths of the picture, for files that tell a field of view and no size.
+    """
+
+    names: tuple[str, ...] | None
+    sizes: Int[np.ndarray, "n 2"]
+    K: Float[np.ndarray, "n 3 3"]
+    poses: Float[np.ndarray, "n 3 4"]
+    distortion: Float[np.ndarray, "n 5"]
+    points: Float[np.ndarray, "p 3"]
+    colors: UInt8[np.ndarray, "p 3"]
+    views: Int[np.ndarray, " o"]
+    tracks: Int[np.ndarray, " o"]
+    pixels: Float[np.ndarray, "o 2"]
+    centred: bool = False
+    relative: bool = False
+
+
+def read_file(path: str | Path) -> CameraFile:
+    """The cameras of a COLMAP folder, a ``transforms.json``, a Bundler file or a Middlebury ``*_par.txt``.
+
+    Args:
+        path: the file, or a folder that holds a COLMAP model (also in ``sparse/0``) or one such file.
+
+    Raises:
+        NbHelpersError: nothing of the kind is there, or the file is damaged.
+    """
+    path = Path(path).expanduser()
+    place, reader = _kind(path)
+    try:
+        return reader(place)
+    except OSError as error:
+        raise NbHelpersError("the file of cameras cannot be read", given=f"{place}: {error.strerror}") from error
+    except (ValueError, KeyError, IndexError, TypeError, StopIteration, UnicodeDecodeError) as error:
+        told = f"{type(error).__name__}: {error}" if str(error) else "it ends too early"
+        raise NbHelpersError(
+            "the file of cameras is damaged or of another format",
+            given=f"{place}: {told}",
+            do="write it again with the program that made it",
+        ) from error
+
+
+def _kind(path: Path) -> tuple[Path, Callable[[Path], CameraFile]]:
+    if path.is_dir():
+        for folder in (path, path / "sparse" / "0", path / "sparse", path / "0"):
+            if any((folder / f"{COLMAP_FILES[0]}{suffix}").is_file() for suffix in (".bin", ".txt")):
+                return folder, _colmap
+        for pattern in ("transforms.json", "*_par.txt", "*.out"):
+            if found := sorted(path.glob(pattern)):
+                return _kind(found[0])
+    elif path.stem in COLMAP_FILES and path.suffix in (".bin", ".txt"):
+        return path.parent, _colmap
+    elif path.is_file():
+        with path.open("rb") as file:
+            start = file.read(200).lstrip()
+        if start.startswith(b"{"):
+            return path, _transforms
+        if start.lower().startswith(b"# bundle file"):
+            return path, _bundler
+        if path.name.endswith("_par.txt"):
+            return path, _middlebury
+    raise NbHelpersError(
+        "no cameras were found here",
+        given=path,
+        expected="a folder with a COLMAP model (cameras, images, points3D as .bin or .txt), a transforms.json, "
+        "a Bundler file v0.3 or a Middlebury *_par.txt",
+    )
+
+
+def _colmap(folder: Path) -> CameraFile:
+    """A COLMAP model, text or binary."""
+    import pycolmap
+
+    for part in COLMAP_FILES:
+        if not any((folder / f"{part}{suffix}").is_file() for suffix in (".bin", ".txt")):
+            raise NbHelpersError("the COLMAP model is not whole", given=folder, expected=f"{part}.bin or {part}.txt")
+    try:
+        model = pycolmap.Reconstruction(str(folder))
+    except Exception as error:  # pycolmap's exceptions have no common base
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise NbHelpersError("the COLMAP model cannot be read", given=f"{folder}: {first}") from error
+    images = sorted((image for image in model.images.values() if image.has_pose), key=lambda image: image.name)
+    lenses = [_colmap_lens(image.name, image.camera) for image in images]
+    numbers = {number: index for index, number in enumerate(sorted(model.points3D))}
+    points = [model.points3D[number] for number in numbers]
+    seen = [
+        (view, numbers[spot.point3D_id], *(spot.xy - HALF))
+        for view, image in enumerate(images)
+        for spot in image.points2D
+        if spot.has_point3D() and spot.point3D_id in numbers
+    ]
+    seen = np.array(seen, float).reshape(-1, 4)
+    return CameraFile(
+        tuple(image.name for image in images),
+        np.array([(image.camera.height, image.camera.width) for image in images], int).reshape(-1, 2),
+        np.array([K for K, _ in lenses]).reshape(-1, 3, 3),
+        np.array([image.cam_from_world().matrix() for image in images]).reshape(-1, 3, 4),
+        np.array([distortion for _, distortion in lenses]).reshape(-1, 5),
+        np.array([point.xyz for point in points], float).reshape(-1, 3),
+        np.array([point.color for point in points], np.uint8).reshape(-1, 3),
+        seen[:, 0].astype(int),
+        seen[:, 1].astype(int),
+        seen[:, 2:],
+    )
+
+
+def _colmap_lens(name: str, camera) -> tuple[np.ndarray, np.ndarray]:
+    """K and distortion of a `pycolmap.Camera`."""
+    kind = camera.model_name
+    if kind not in COLMAP_MODELS:
+        raise NbHelpersError(
+            "this camera model cannot be carried over",
+            given=f"{kind} of {name}",
+            expected=", ".join(COLMAP_MODELS),
+            do="undistort the photos with COLMAP (image_undistorter) and use its model and photos",
+        )
+    (fx, fy, cx, cy), curved = COLMAP_MODELS[kind]
+    values = camera.params
+    K = matrix(values[fx], values[fy], values[cx] - HALF, values[cy] - HALF)  # noqa: N806 - the field's own name
+    return K, np.pad(values[list(curved)], (0, 5 - len(curved)))
+
+
+def matrix(fx: float, fy: float, cx: float, cy: float) -> Float[np.ndarray, "3 3"]:
+    """Intrinsics without skew."""
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], float)
+
+
+def _transforms(path: Path) -> CameraFile:
+    """A ``transforms.json`` of instant-ngp or nerfstudio: camera to world with OpenGL axes, pixels as in COLMAP.
+
+    Source: docs.nerf.studio, "Data conventions".
+    """
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    frames = [{**tree, **frame} for frame in tree["frames"]]
+    for frame in frames:
+        if "FISHEYE" in str(frame.get("camera_model", "")).upper() or frame.get("k4") or frame.get("is_fisheye"):
+            raise NbHelpersError(
+                "this camera model cannot be carried over",
+                given=f"a fisheye lens of {frame['file_path']}",
+                expected="a perspective camera",
+                do="undistort the photos first",
+            )
+    to_world = np.array([frame["transform_matrix"] for frame in frames], float).reshape(len(frames), -1, 4)
+    turn = np.einsum("ij,njk->nik", OPENGL, to_world[:, :3, :3].transpose(0, 2, 1))
+    shift = -np.einsum("nij,nj->ni", turn, to_world[:, :3, 3])
+    lenses = [_transforms_lens(frame) for frame in frames]
+    middle = not all("cx" in frame for frame in frames)
+    if middle and any("cx" in frame for frame in frames):
+        raise ValueError("only some frames tell cx and cy")
+    return CameraFile(
+        tuple(frame["file_path"] for frame in frames),
+        np.array([(frame.get("h", 0), frame.get("w", 0)) for frame in frames]).astype(int).reshape(-1, 2),
+        np.array([K for K, _ in lenses]).reshape(-1, 3, 3),
+        np.concatenate([turn, shift[:, :, None]], axis=2),
+        np.array([distortion for _, distortion in lenses]).reshape(-1, 5),
+        *nothing_seen(),
+        centred=middle,
+        relative=not any("fl_x" in frame or "w" in frame for frame in frames),
+    )
+
+
+def _transforms_lens(frame: dict) -> tuple[np.ndarray, np.ndarray]:
+    width, height = float(frame.get("w", 0)), float(frame.get("h", 0))
+    fx = frame.get("fl_x")
+    if fx is None and "camera_angle_x" in frame:
+        fx = (width or 1.0) / 2 / math.tan(float(frame["camera_angle_x"]) / 2)
+    fy = frame.get("fl_y")
+    if fy is None and "camera_angle_y" in frame and height:
+        fy = height / 2 / math.tan(float(frame["camera_angle_y"]) / 2)
+    cx, cy = (frame["cx"] - HALF, frame["cy"] - HALF) if "cx" in frame else (0.0, 0.0)
+    distortion = [float(frame.get(name, 0)) for name in ("k1", "k2", "p1", "p2", "k3")]
+    return matrix(float(fx), float(fx if fy is None else fy), cx, cy), np.array(distortion)
+
+
+def nothing_seen() -> tuple[np.ndarray, ...]:
+    """No points, no colours, no observations."""
+    none = np.zeros(0, int)
+    return np.zeros((0, 3)), np.zeros((0, 3), np.uint8), none, none, np.zeros((0, 2))
+
+
+def _bundler(path: Path) -> CameraFile:
+    """A Bundler file v0.3: OpenGL axes, pixels from the middle of the picture with y up.
+
+    Names come from ``list.txt`` beside it, where there is one. Source: the manual of Bundler, "Output format and scene
+    representation".
+    """
+    words = iter(path.read_text(encoding="utf-8", errors="strict").split("\n", 1)[1].split())
+
+    def take(count: int) -> np.ndarray:
+        return np.array([float(next(words)) for _ in range(count)])
+
+    cameras, count = (int(next(words)) for _ in range(2))
+    table = take(15 * cameras).reshape(cameras, 15)
+    points = list(_bundler_points(take, count))
+    known = table[:, 0] > 0  # Bundler writes zeros for a photo that it could not place
+    turn = np.einsum("ij,njk->nik", OPENGL, table[:, 3:12].reshape(-1, 3, 3))
+    poses = np.concatenate([turn, (table[:, 12:] @ OPENGL)[:, :, None]], axis=2)
+    poses[~known] = np.nan
+    seen = [(view, number, x, -y) for number, (*_, views) in enumerate(points) for view, x, y in views]
+    seen = np.array(seen, float).reshape(-1, 4)
+    names = path.with_name("list.txt")
+    return CameraFile(
+        tuple(line.split()[0] for line in names.read_text().splitlines() if line.strip()) if names.is_file() else None,
+        np.zeros((cameras, 2), int),
+        np.array([matrix(f, f, 0, 0) for f in table[:, 0]]).reshape(-1, 3, 3),
+        poses,
+        np.pad(table[:, 1:3], ((0, 0), (0, 3))),
+        np.array([point for point, *_ in points], float).reshape(-1, 3),
+        np.array([color for _, color, _ in points], np.uint8).reshape(-1, 3),
+        seen[:, 0].astype(int),
+        seen[:, 1].astype(int),
+        seen[:, 2:],
+        centred=True,
+    )
+
+
+def _bundler_points(take: Callable[[int], np.ndarray], count: int) -> Iterator[tuple]:
+    """Position, colour, and ``(view, x, y)`` of every observation of each point."""
+    for _ in range(count):
+        position, color = take(3), take(3)
+        seen = take(4 * int(take(1)[0])).reshape(-1, 4)
+        yield position, color, seen[:, [0, 2, 3]]
+
+
+def _middlebury(path: Path) -> CameraFile:
+    """``name`` and 21 numbers a line: K, R and t, row by row. Source: the README of the Middlebury multi-view data."""
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
+    if not lines or any(len(line) != 22 for line in lines):
+        raise ValueError("a line has not a name and 21 numbers")
+    table = np.array([[float(word) for word in line[1:]] for line in lines])
+    return CameraFile(
+        tuple(line[0] for line in lines),
+        np.zeros((len(lines), 2), int),
+        table[:, :9].reshape(-1, 3, 3),
+        np.concatenate([table[:, 9:18].reshape(-1, 3, 3), table[:, 18:, None]], axis=2),
+        np.zeros((len(lines), 5)),
+        *nothing_seen(),
+    )

@@ -1,0 +1,180 @@
+"""Structure from motion by pycolmap, from matches that are given: one run, one candidate model.
+
+Schoenberger and Frahm, CVPR 2016, "Structure-from-Motion Revisited".
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from nbhelpers.models.colmap_pairs import HALF, LEAST, FeatureStore, Pair, cameras_for, groups
+
+log = logging.getLogger(__name__)
+FIRST_PAIR = 50  # matches that the first pair must have: COLMAP asks for 100, which wide baselines rarely have
+SEEN = 20  # points by which a photo is placed: COLMAP asks for 30
+SMALLEST = 2  # photos of a model
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What one run of structure from motion found.
+
+    Attributes:
+        matcher: whose matches it was made from.
+        poses: ``(v, 3, 4)`` world to camera; NaN for photos that it did not place.
+        intrinsics: ``(v, 3, 3)``.
+        distortion: ``(v, 2)``.
+        points: ``(p, 3)``.
+        views: ``(o,)`` the photo of each observation.
+        tracks: ``(o,)`` its point.
+        pixels: ``(o, 2)``.
+        error: mean reprojection error in pixels.
+        pairs: the pairs of photos that it was made from.
+    """
+
+    matcher: str
+    poses: Float[np.ndarray, "v 3 4"] = field(repr=False)
+    intrinsics: Float[np.ndarray, "v 3 3"] = field(repr=False)
+    distortion: Float[np.ndarray, "v 2"] = field(repr=False)
+    points: Float[np.ndarray, "p 3"] = field(repr=False)
+    views: Int[np.ndarray, " o"] = field(repr=False)
+    tracks: Int[np.ndarray, " o"] = field(repr=False)
+    pixels: Float[np.ndarray, "o 2"] = field(repr=False)
+    error: float
+    pairs: Sequence[Pair] = field(repr=False)
+
+    @property
+    def placed(self) -> Bool[np.ndarray, " v"]:
+        """Which photos it placed."""
+        return np.isfinite(self.poses).all((1, 2))
+
+
+def run_mapping(
+    store: FeatureStore, pairs: Sequence[Pair], seed: int, alone: bool = False, barred: tuple[int, int] | None = None
+) -> Run:
+    """One model of the largest group of photos that hang together.
+
+    Args:
+        store: the features of all photos.
+        pairs: those that share places.
+        seed: of everything that is drawn by lot.
+        alone: a camera of its own for each photo, instead of one for all photos of a size.
+        barred: a pair that must not be the first, so that another run starts elsewhere.
+    """
+    import pycolmap
+
+    views = len(store)
+    together = set(groups(views, pairs)[0])
+    pairs = [pair for pair in pairs if pair.first in together]
+    with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, _quiet():
+        path = Path(folder) / "database.db"
+        _write_database(path, store, pairs, alone)
+        options = _options(seed)
+        if pairs and (start := _start(pairs, barred)) is not None:
+            options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
+        pycolmap.set_random_seed(seed)
+        models = pycolmap.incremental_mapping(str(path), folder, folder, options)
+    best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
+    return _run_of(best, views, store.matcher.name, pairs)
+
+
+def _start(pairs: Sequence[Pair], barred: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Another first pair than the one barred: of the others the one with most matches and a clear parallax."""
+    if barred is None:
+        return None
+    others = [pair for pair in pairs if {pair.first, pair.second} != set(barred)]
+    best = max(others, key=lambda pair: len(pair.matches), default=None)
+    return None if best is None else (best.first, best.second)
+
+
+def _options(seed: int):
+    import pycolmap
+
+    options = pycolmap.IncrementalPipelineOptions()
+    options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = seed
+    options.num_threads = options.mapper.num_threads = 1  # with more, the order of sums is left to chance
+    options.extract_colors = False
+    options.min_num_matches, options.min_model_size = LEAST, SMALLEST
+    options.mapper.init_min_num_inliers = FIRST_PAIR
+    options.mapper.abs_pose_min_num_inliers = SEEN
+    return options
+
+
+class _quiet:  # noqa: N801 - used as a function
+    """COLMAP writes a page of log a photo; only its errors matter here."""
+
+    def __enter__(self):
+        import pycolmap
+
+        self.level = pycolmap.logging.minloglevel
+        pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)
+
+    def __exit__(self, *_):
+        import pycolmap
+
+        pycolmap.logging.minloglevel = self.level
+
+
+def _write_database(path: Path, store: FeatureStore, pairs: Sequence[Pair], alone: bool) -> None:
+    """Cameras, photos, features and verified matches as COLMAP keeps them; photo ``n`` gets the number ``n + 1``."""
+    import pycolmap
+
+    database = pycolmap.Database.open(str(path))
+    rigs: dict[object, tuple[int, object]] = {}
+    for number, camera in enumerate(cameras_for(store.sizes)):
+        key = number if alone else store.sizes[number]
+        if key not in rigs:
+            camera.camera_id = database.write_camera(camera)
+            rig = pycolmap.Rig()
+            rig.add_ref_sensor(camera.sensor_id)
+            rigs[key] = (camera.camera_id, database.write_rig(rig))
+        camera_id, rig_id = rigs[key]
+        image = pycolmap.Image(name=f"{number:06d}", camera_id=camera_id, image_id=number + 1)
+        database.write_image(image, use_image_id=True)
+        frame = pycolmap.Frame()
+        frame.rig_id = rig_id
+        frame.add_data_id(image.data_id)
+        database.write_frame(frame)
+        database.write_keypoints(number + 1, store[number].points + HALF)
+    for pair in pairs:
+        database.write_matches(pair.first + 1, pair.second + 1, pair.matches.astype(np.uint32))
+        database.write_two_view_geometry(pair.first + 1, pair.second + 1, pair.geometry)
+    database.close()
+
+
+def _run_of(model, views: int, matcher: str, pairs: Sequence[Pair]) -> Run:
+    """The arrays of a `pycolmap.Reconstruction`, or of none."""
+    poses, intrinsics = np.full((views, 3, 4), np.nan), np.full((views, 3, 3), np.nan)
+    distortion = np.zeros((views, 2))
+    points = dict(model.points3D) if model is not None else {}
+    numbers = {key: index for index, key in enumerate(sorted(points))}
+    seen = []
+    for image in model.images.values() if model is not None else ():
+        if not image.has_pose:
+            continue
+        view = image.image_id - 1
+        f, cx, cy, k = image.camera.params
+        poses[view] = image.cam_from_world().matrix()
+        intrinsics[view] = [[f, 0, cx - HALF], [0, f, cy - HALF], [0, 0, 1]]
+        distortion[view, 0] = k
+        seen += [(view, numbers[spot.point3D_id], *(spot.xy - HALF)) for spot in image.points2D if spot.has_point3D()]
+    seen = np.array(sorted(seen), float).reshape(-1, 4)
+    return Run(
+        matcher,
+        poses,
+        intrinsics,
+        distortion,
+        np.array([points[key].xyz for key in numbers], float).reshape(-1, 3),
+        seen[:, 0].astype(int),
+        seen[:, 1].astype(int),
+        seen[:, 2:],
+        float(model.compute_mean_reprojection_error()) if model is not None else float("nan"),
+        pairs,
+    )

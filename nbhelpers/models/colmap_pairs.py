@@ -1,0 +1,191 @@
+"""Which photos show the same places: features on disk, likely pairs, matches that one camera motion explains."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from tqdm.auto import tqdm
+
+from nbhelpers.core.images import load_image
+from nbhelpers.models.features import Features
+from nbhelpers.models.protocols import Matcher
+
+EXHAUSTIVE = 10  # photos up to which every pair is matched
+NEIGHBOURS = 6  # photos that each photo is matched with beyond that number
+LOOKS = 384  # features of a photo that are compared to find its neighbours
+LIKENESS = 0.9  # ratio of distances below which two of those are taken for the same place
+LEAST = 15  # matches that a pair must keep (COLMAP's min_num_inliers)
+ERROR = 4.0  # pixels from the epipolar line (COLMAP's default)
+TRIALS = 2000  # of the search for the camera motion: enough for 25 % good matches
+KEPT = 24  # photos whose features are in memory
+HALF = 0.5  # COLMAP's first pixel has its centre at (0.5, 0.5)
+WIDTHS = 1.2  # COLMAP's first guess of a focal length, in longer sides
+
+
+class FeatureStore:
+    """The features of photos, computed once each and kept on disk, so that memory does not grow with their number.
+
+    Args:
+        matcher: whose features they are.
+        images: the photos; one at a time is read.
+    """
+
+    def __init__(self, matcher: Matcher, images: Sequence[UInt8[np.ndarray, "h w 3"]]):
+        self.matcher = matcher
+        self._folder = tempfile.TemporaryDirectory(prefix="nbhelpers-features-")
+        self._recent: OrderedDict[int, Features] = OrderedDict()
+        self.sizes, self.counts = [], []
+        for number in tqdm(range(len(images)), desc=f"features ({matcher.name})", leave=False):
+            found = matcher.features(load_image(np.asarray(images[number])))
+            self.sizes.append(found.size)
+            self.counts.append(len(found))
+            path = Path(self._folder.name) / f"{number}.npz"
+            np.savez(path, points=found.points, descriptors=found.descriptors, scores=found.scores)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, number: int) -> Features:
+        if number not in self._recent:
+            with np.load(Path(self._folder.name) / f"{number}.npz") as arrays:
+                self._recent[number] = Features(self.sizes[number], self.matcher.name, **arrays)
+            if len(self._recent) > KEPT:
+                self._recent.popitem(last=False)
+        self._recent.move_to_end(number)
+        return self._recent[number]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two photos and what they share.
+
+    Attributes:
+        first: number of a photo.
+        second: number of the other.
+        matches: ``(m, 2)`` indices of their features, those that one camera motion explains.
+        geometry: what pycolmap made of them.
+        offered: matches before that.
+        shift: median distance in pixels between the places of a match.
+    """
+
+    first: int
+    second: int
+    matches: Int[np.ndarray, "m 2"]
+    geometry: object
+    offered: int
+    shift: float
+
+
+def verified_pairs(store: FeatureStore, cameras: Sequence, seed: int) -> list[Pair]:
+    """All pairs of photos that share enough places.
+
+    Args:
+        store: the features.
+        cameras: the `pycolmap.Camera` of each photo.
+        seed: of the search for the camera motion.
+    """
+    found = []
+    for first, second in tqdm(likely_pairs(store), desc=f"pairs ({store.matcher.name})", leave=False):
+        matches, _ = store.matcher.match(store[first], store[second])
+        if len(matches) >= LEAST and (pair := verify(store, cameras, first, second, matches, seed)) is not None:
+            found.append(pair)
+    return found
+
+
+def likely_pairs(store: FeatureStore) -> list[tuple[int, int]]:
+    """The pairs worth matching: all of few photos; of many each with its neighbours, by look and in order."""
+    views = len(store)
+    if views <= EXHAUSTIVE:
+        return list(itertools.combinations(range(views), 2))
+    alike = likeness(store)
+    chosen = {(view, view + 1) for view in range(views - 1)}
+    for view in range(views):
+        for other in np.argsort(-alike[view], kind="stable")[:NEIGHBOURS]:
+            chosen.add((min(view, int(other)), max(view, int(other))))
+    return sorted(chosen)
+
+
+def likeness(store: FeatureStore) -> Float[np.ndarray, "v v"]:
+    """How many of the most distinct features of each two photos are mutual nearest neighbours; -1 on the diagonal."""
+    views = len(store)
+    few = []
+    for view in range(views):
+        features = store[view]
+        best = np.argsort(-features.scores, kind="stable")
+        # features of equal score come in order of place or size: take them evenly
+        best = best[np.linspace(0, len(best) - 1, min(LOOKS, len(best))).astype(int)] if _flat(features) else best[:LOOKS]
+        few.append(features.descriptors[best].astype(np.float16))
+    out = np.full((views, views), -1.0)
+    for first, second in itertools.combinations(range(views), 2):
+        a, b = few[first].astype(np.float32), few[second].astype(np.float32)
+        if min(len(a), len(b)) < 2:
+            out[first, second] = out[second, first] = 0
+            continue
+        near = a @ b.T
+        best = near.argmax(1)
+        mutual = near.argmax(0)[best] == np.arange(len(a))
+        top = np.partition(near, -2, axis=1)[:, -2:]
+        distance = np.sqrt(np.maximum(2 - 2 * top, 1e-9))
+        out[first, second] = out[second, first] = (mutual & (distance[:, 1] < LIKENESS * distance[:, 0])).sum()
+    return out
+
+
+def _flat(features: Features) -> bool:
+    return len(features) > 0 and features.scores.min() == features.scores.max()
+
+
+def verify(
+    store: FeatureStore, cameras: Sequence, first: int, second: int, matches: Int[np.ndarray, "m 2"], seed: int
+) -> Pair | None:
+    """The matches that one motion of the camera explains, or None when they are too few."""
+    import pycolmap
+
+    options = pycolmap.TwoViewGeometryOptions()
+    options.min_num_inliers = LEAST
+    options.ransac.max_error, options.ransac.max_num_trials, options.ransac.random_seed = ERROR, TRIALS, seed
+    places = [store[number].points.astype(np.float64) + HALF for number in (first, second)]
+    geometry = pycolmap.estimate_two_view_geometry(
+        cameras[first], places[0], cameras[second], places[1], matches.astype(np.uint32), options
+    )
+    kept = np.asarray(geometry.inlier_matches, int).reshape(-1, 2)
+    if len(kept) < LEAST:
+        return None
+    shift = np.linalg.norm(places[0][kept[:, 0]] - places[1][kept[:, 1]], axis=1)
+    return Pair(first, second, kept, geometry, len(matches), float(np.median(shift)))
+
+
+def groups(views: int, pairs: Sequence[Pair]) -> list[list[int]]:
+    """The photos that hang together by pairs, the largest group first."""
+    parent = list(range(views))
+
+    def root(view: int) -> int:
+        while parent[view] != view:
+            view = parent[view]
+        return view
+
+    for pair in pairs:
+        parent[root(pair.first)] = root(pair.second)
+    together: dict[int, list[int]] = {}
+    for view in range(views):
+        together.setdefault(root(view), []).append(view)
+    return sorted(together.values(), key=lambda each: (-len(each), each))
+
+
+def cameras_for(sizes: Sequence[tuple[int, int]]) -> Iterator:
+    """A `pycolmap.Camera` for each photo: photos of one size share one, since one camera took them."""
+    import pycolmap
+
+    made = {}
+    for size in sizes:
+        if size not in made:
+            camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_RADIAL", WIDTHS * max(size), size[1], size[0])
+            camera.camera_id = len(made) + 1
+            made[size] = camera
+        yield made[size]

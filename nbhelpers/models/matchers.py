@@ -1,0 +1,210 @@
+"""Learned local features and their matchers, on kornia: DISK and ALIKED with LightGlue, XFeat with LighterGlue.
+
+Tyszkiewicz et al. 2020 (arXiv 2006.13566), Zhao et al. 2023 (arXiv 2304.03608), Potje et al. 2024 (arXiv 2404.19174),
+Lindenberger et al. 2023 (arXiv 2306.13643).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int, UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import fit
+from nbhelpers.models.features import Features, check_same_model
+from nbhelpers.models.room import with_room
+from nbhelpers.models.weights import read_weights
+
+LONGEST = 1024  # pixels of the longer side that the extractors see: the size that they were trained near
+KEYPOINTS = 1024  # a photo; twice as many cost LightGlue three times as long and registered no photo more
+FEWEST = 8  # features without which LightGlue is not asked
+DISK_STEP = 16  # DISK's U-Net halves the picture four times
+XFEAT_STEP = 32
+DIMENSIONS = {"disk": 128, "aliked": 128, "xfeat": 64}
+
+
+class LightGlueMatcher:
+    """An extractor with the LightGlue that was trained for it; a `nbhelpers.models.protocols.Matcher`.
+
+    Example:
+        >>> matcher = nbhelpers.load("matcher", "disk-lightglue")
+        >>> first, second = matcher.features(photo), matcher.features(other)
+        >>> pairs, scores = matcher.match(first, second)
+        >>> first.points[pairs[:, 0]], second.points[pairs[:, 1]]
+
+    Args:
+        extractor: kornia's network.
+        glue: kornia's ``LightGlue``.
+        kind: ``"disk"``, ``"aliked"`` or ``"xfeat"``.
+        name: catalog name.
+        device: where both compute.
+        keypoints: most features of a photo.
+        longest: longer side in pixels to which larger photos are made smaller.
+    """
+
+    def __init__(
+        self,
+        extractor: Any,
+        glue: Any,
+        kind: str,
+        name: str,
+        device: str = "cpu",
+        keypoints: int = KEYPOINTS,
+        longest: int = LONGEST,
+    ):
+        import torch
+
+        self.model = torch.nn.ModuleDict({"extractor": extractor, "glue": glue}).eval().to(device)
+        self.kind, self.name, self.device = kind, name, device
+        self.keypoints, self.longest = keypoints, longest
+
+    def features(self, image: UInt8[np.ndarray, "h w 3"]) -> Features:
+        """Distinct places of a picture, the most distinct first; none where it is smaller than the network's step."""
+        small = fit(image, self.longest)
+        points, descriptors, scores = with_room(self, lambda: EXTRACTORS[self.kind](self, small))
+        order = np.argsort(-scores, kind="stable")[: self.keypoints]
+        # pixel centres: the corner of the picture lies half a pixel before the first centre, at every size
+        scale = np.array(image.shape[1::-1]) / np.array(small.shape[1::-1])
+        points = ((points[order] + 0.5) * scale - 0.5).astype(np.float32)
+        points = np.clip(points, 0, np.array(image.shape[1::-1], np.float32) - 1)
+        return Features(image.shape[:2], self.name, points, descriptors[order], scores[order])
+
+    def match(self, first: Features, second: Features) -> tuple[Int[np.ndarray, "m 2"], Float32[np.ndarray, " m"]]:
+        """Which features of two pictures are the same place: their indices, and how sure that is (0 to 1).
+
+        Raises:
+            NbHelpersError: features of another extractor.
+        """
+        check_same_model(first, second, self.name)
+        if min(len(first), len(second)) < FEWEST:
+            return np.zeros((0, 2), int), np.zeros(0, np.float32)
+        return with_room(self, lambda: self._match(first, second))
+
+    def _match(self, first: Features, second: Features) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
+        def data(features: Features) -> dict:
+            return {
+                "keypoints": torch.from_numpy(features.points)[None].to(self.device),
+                "descriptors": torch.from_numpy(features.descriptors)[None].to(self.device),
+                "image_size": torch.tensor([features.size[::-1]], device=self.device),
+            }
+
+        answer = self.model["glue"]({"image0": data(first), "image1": data(second)})
+        return answer["matches"][0].cpu().numpy().astype(int), answer["scores"][0].float().cpu().numpy()
+
+
+def _disk(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if min(image.shape[:2]) < DISK_STEP:
+        return _none("disk")
+    found = matcher.model["extractor"](_tensor(image, matcher.device), n=matcher.keypoints, pad_if_not_divisible=True)[0]
+    return _arrays(found.keypoints, found.descriptors, found.detection_scores)
+
+
+def _aliked(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if min(image.shape[:2]) < XFEAT_STEP:
+        return _none("aliked")
+    found = matcher.model["extractor"](_tensor(image, matcher.device))[0]
+    return _arrays(found.keypoints, found.descriptors, found.detection_scores)
+
+
+def _xfeat(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    height, width = image.shape[:2]
+    if min(height, width) < XFEAT_STEP:
+        return _none("xfeat")
+    found = matcher.model["extractor"].detectAndCompute(_tensor(image, matcher.device), top_k=matcher.keypoints)[0]
+    points, descriptors, scores = _arrays(found["keypoints"], found["descriptors"], found["scores"])
+    # it works on whole steps and reports its pixel i at i * factor; its centre lies at (i + 0.5) * factor - 0.5
+    factor = np.array([width / (width // XFEAT_STEP * XFEAT_STEP), height / (height // XFEAT_STEP * XFEAT_STEP)])
+    return points + (factor - 1) / 2, descriptors, scores
+
+
+EXTRACTORS: dict[str, Callable] = {"disk": _disk, "aliked": _aliked, "xfeat": _xfeat}
+
+
+def _tensor(image: np.ndarray, device: str):
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(device).float() / 255
+
+
+def _arrays(*tensors) -> tuple[np.ndarray, ...]:
+    return tuple(tensor.float().cpu().numpy() for tensor in tensors)
+
+
+def _none(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.zeros((0, 2), np.float32), np.zeros((0, DIMENSIONS[kind]), np.float32), np.zeros(0, np.float32)
+
+
+def light_glue(kind: str, state: Mapping[str, Any]) -> Any:
+    """kornia's ``LightGlue`` with the published weights of an extractor.
+
+    Args:
+        kind: ``"disk"``, ``"aliked"`` or ``"xfeat"``.
+        state: the published state dict, whose layers have their older names.
+
+    Raises:
+        RuntimeError: weights of another network.
+    """
+    from kornia.feature import LightGlue
+
+    options = {name: value for name, value in LightGlue.features[kind].items() if name != "weights"}
+    glue = LightGlue(None, **options)
+    renamed = {
+        re.sub(r"^(self_attn|cross_attn)\.(\d+)\.", r"transformers.\2.\1.", name.removeprefix("matcher.")): value
+        for name, value in state.items()
+        # the file of LighterGlue holds XFeat once more; the others an `r` that neither implementation reads
+        if not (name.startswith("extractor.") or re.fullmatch(r"log_assignment\.\d+\.r", name))
+    }
+    # a table that follows from the options, absent in older files
+    renamed.setdefault("confidence_thresholds", glue.confidence_thresholds)
+    glue.load_state_dict(renamed)
+    return glue
+
+
+def _extractor(kind: str, state: Mapping[str, Any], keypoints: int) -> Any:
+    from kornia.feature import ALIKED, DISK, XFeat
+
+    if kind == "disk":
+        network = DISK()
+        network.load_state_dict(state["extractor"])
+    elif kind == "aliked":
+        network = ALIKED(model_name="aliked-n16", max_num_keypoints=keypoints)
+        network.load_state_dict({"dkd.hw_grid": network.dkd.hw_grid, **state})  # a table, absent in the file
+    else:
+        network = XFeat(top_k=keypoints)
+        network.net.load_state_dict(state)
+    return network
+
+
+def build(
+    name: str, files: Mapping[str, Path], device: str, kind: str, keypoints: int = KEYPOINTS
+) -> LightGlueMatcher:
+    """Build a matcher from ``{"extractor": path, "matcher": path}``.
+
+    Raises:
+        NbHelpersError: kornia is not installed, or the files are damaged or of another network.
+    """
+    try:
+        import kornia.feature  # noqa: F401 - asked for here, so that its absence is one clear error
+    except ImportError as error:
+        raise NbHelpersError(
+            "the learned matchers need the package kornia", given=str(error), do="pip install kornia"
+        ) from error
+    states = {role: read_weights(files[role], f"the {role} of {name}") for role in ("extractor", "matcher")}
+    try:
+        extractor = _extractor(kind, states["extractor"], keypoints)
+        glue = light_glue(kind, states["matcher"])
+    except (RuntimeError, KeyError, AttributeError) as error:
+        raise NbHelpersError(
+            "the weights are of another network",
+            given=f"{', '.join(path.name for path in files.values())}: {str(error).splitlines()[0]}",
+            expected=f"the two files of {name}",
+            do=f"nbhelpers fetch {name}",
+        ) from error
+    return LightGlueMatcher(extractor, glue, kind, name, device, keypoints)

@@ -1,0 +1,257 @@
+"""VGGT: cameras, depth and points of all photos in one pass of one network.
+
+Wang et al., CVPR 2025 (arXiv 2503.11651). The package comes from its repository and is in no registry; the weights are
+for research or, another file, for commercial use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from nbhelpers.core.compute import autocast
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.scenes import Scene
+from nbhelpers.models.room import with_room
+from nbhelpers.models.vggt_points import lift
+from nbhelpers.models.weights import read_weights
+
+INSTALL = "pip install --no-deps git+https://github.com/facebookresearch/vggt"
+LONGEST = 518  # pixels of the longer side that the network was trained with
+PATCH = 14
+CHUNK = 8  # frames that the depth head takes at a time: its memory then does not grow with the number of views
+DROPPED = 0.15  # share of the depths, those of the lowest confidence, that is not believed (arXiv 2601.17866)
+WHITE = 1.0  # what the publisher's own loading pads with
+# GB that the aggregator takes for so many views in bfloat16, by the publisher's README (H100, flash attention 3)
+MEMORY = {1: 1.88, 2: 2.07, 4: 2.45, 8: 3.23, 10: 3.63, 20: 5.58, 50: 11.41, 100: 21.15, 200: 40.63}
+WEIGHTS = 5.0  # GB of the network itself
+
+
+class VggtEstimator:
+    """A feed-forward scene: a `nbhelpers.models.protocols.SceneEstimator` that gives depth and confidence too.
+
+    Example:
+        >>> scene = nbhelpers.load("scene_estimator", "vggt-1b", device="cuda").reconstruct(photos)
+        >>> scene.placed.all(), scene.depth[0].shape
+        (True, (350, 518))
+
+    Args:
+        model: the package's ``VGGT`` or what answers like it: ``aggregator``, ``camera_head``, ``depth_head``.
+        decode: the package's ``pose_encoding_to_extri_intri``.
+        name: catalog name.
+        device: where it computes.
+        chunk: frames that the depth head takes at a time.
+        points: most points of a scene.
+    """
+
+    def __init__(self, model: Any, decode: Any, name: str, device: str, chunk: int = CHUNK, points: int = 60_000):
+        self.model = model.eval().to(device)
+        self.decode, self.name, self.device, self.chunk, self.points = decode, name, device, chunk, points
+
+    def reconstruct(self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | None = None) -> Scene:
+        """A scene of all photos; the network places each of them, whether it belongs or not.
+
+        Args:
+            images: RGB photos of any sizes.
+            names: of the photos; numbers when left out.
+
+        Returns:
+            A scene with depth and confidence maps of about 518 pixels. Of the depths, the 15 % with the lowest
+            confidence are unknown (0).
+
+        Raises:
+            NbHelpersError: no photos, or more than the memory of the device holds.
+        """
+        if not len(images):
+            raise NbHelpersError("there are no photos", expected="one or more")
+        names = tuple(names or (f"{number:05d}" for number in range(len(images))))
+        self._check_room(len(images))
+        batch, places, sizes = prepare(images)
+        answer = with_room(self, lambda: self._run(batch))
+        poses = answer.poses.astype(np.float64)
+        poses[:, :, :3] = nearest_rotations(poses[:, :, :3])
+        depth, confidence = (
+            [each[place.top : place.top + place.height, place.left : place.left + place.width] for each, place in zip(maps, places, strict=True)]
+            for maps in (answer.depth, answer.confidence)
+        )
+        limit = np.quantile(np.concatenate([each.ravel() for each in confidence]), DROPPED)
+        depth = [np.where((sure > limit) & np.isfinite(far) & (far > 0), far, 0).astype(np.float32)
+                 for far, sure in zip(depth, confidence, strict=True)]  # fmt: skip
+        intrinsics = np.array([to_photo(each, place) for each, place in zip(answer.intrinsics, places, strict=True)])
+        found = lift(depth, confidence, intrinsics, poses, sizes, images, self.points)
+        return Scene(
+            names,
+            sizes,
+            intrinsics,
+            poses,
+            *found,
+            depth=depth,
+            confidence=[each.astype(np.float32) for each in confidence],
+            model=self.name,
+            notes=("every photo was placed by one network in one pass; no second run was made to check it",),
+        )
+
+    def _run(self, batch: np.ndarray) -> SimpleNamespace:
+        """Poses, intrinsics, depth and confidence of the prepared frames, as arrays."""
+        import torch
+
+        frames = torch.from_numpy(batch)[None].to(self.device)
+        with autocast(self.device):
+            tokens, start = self.model.aggregator(frames)
+        # the heads want full precision, as in the publisher's forward()
+        encoding = self.model.camera_head(tokens)[-1]
+        poses, intrinsics = self.decode(encoding.float(), frames.shape[-2:])
+        depth, confidence = self.model.depth_head(tokens, frames, start, frames_chunk_size=self.chunk)
+        arrays = (poses[0], intrinsics[0], depth[0, ..., 0], confidence[0])
+        return SimpleNamespace(
+            **dict(
+                zip(
+                    ("poses", "intrinsics", "depth", "confidence"),
+                    (each.float().cpu().numpy() for each in arrays),
+                    strict=True,
+                )
+            )
+        )
+
+    def _check_room(self, views: int) -> None:
+        import torch
+
+        if not self.device.startswith("cuda"):
+            return
+        free = torch.cuda.mem_get_info(self.device)[0] / 1e9
+        if needed_memory(views) > free:
+            raise NbHelpersError(
+                "the memory of the device does not hold so many photos",
+                given=f"{views} photos, about {needed_memory(views):.0f} GB; {free:.0f} GB are free",
+                expected=f"at most {views_that_fit(free)}",
+                do="sample fewer photos, or use the estimator colmap",
+            )
+
+
+def needed_memory(views: int) -> float:
+    """GB that the network takes for so many photos beyond its weights: between the rows of `MEMORY`, or on from them."""
+    counts = np.array(list(MEMORY))
+    values = np.array(list(MEMORY.values()))
+    slope = (values[-1] - values[-2]) / (counts[-1] - counts[-2])
+    return float(np.interp(views, counts, values) + slope * max(0, views - counts[-1]))
+
+
+def views_that_fit(free: float) -> int:
+    """The most photos that ``free`` GB hold beyond the weights; 0 where not even one fits."""
+    views = 0
+    while needed_memory(views + 1) <= free:
+        views += 1
+    return views
+
+
+def memory_table(estimator: VggtEstimator, views: Sequence[int] = tuple(MEMORY)) -> dict[int, tuple[float, float]]:
+    """Peak GB and seconds on this machine for so many 518 x 350 photos each; ends where the memory is full.
+
+    Raises:
+        NbHelpersError: the estimator is not on a CUDA device, where alone memory is counted.
+    """
+    import time
+
+    import torch
+
+    from nbhelpers.core.compute import is_out_of_memory, release_memory
+
+    if not estimator.device.startswith("cuda"):
+        raise NbHelpersError("memory is counted on a CUDA device only", given=estimator.device)
+    table = {}
+    for count in views:
+        release_memory()
+        torch.cuda.reset_peak_memory_stats(estimator.device)
+        noise = np.random.default_rng(0).random((count, 3, 350, LONGEST), np.float32)
+        begin = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                estimator._run(noise)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            break
+        table[count] = (torch.cuda.max_memory_allocated(estimator.device) / 1e9, time.perf_counter() - begin)
+    return table
+
+
+def prepare(
+    images: Sequence[UInt8[np.ndarray, "h w 3"]],
+) -> tuple[Float32[np.ndarray, "v 3 H W"], list[SimpleNamespace], np.ndarray]:
+    """The photos as one batch: longer side 518, whole patches, the smaller ones in the middle of white.
+
+    Source: ``load_and_preprocess_images`` of the package, mode "pad", which crops nothing.
+
+    Returns:
+        The batch, 0 to 1; of each photo ``left, top, width, height`` in the batch; the photos' own sizes.
+    """
+    frames, sizes = [], []
+    for image in images:
+        scale = LONGEST / max(image.shape[:2])
+        height, width = (max(PATCH, round(each * scale / PATCH) * PATCH) for each in image.shape[:2])
+        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        frames.append(cv2.resize(image, (width, height), interpolation=way))
+        sizes.append(image.shape[:2])
+    rows, columns = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
+    batch = np.full((len(frames), 3, rows, columns), WHITE, np.float32)
+    places = []
+    for number, frame in enumerate(frames):
+        height, width = frame.shape[:2]
+        top, left = (rows - height) // 2, (columns - width) // 2
+        batch[number, :, top : top + height, left : left + width] = frame.transpose(2, 0, 1) / 255
+        scale = np.array([width / sizes[number][1], height / sizes[number][0]])
+        places.append(SimpleNamespace(left=left, top=top, width=width, height=height, scale=scale))
+    return batch, places, np.array(sizes, int)
+
+
+def to_photo(intrinsics: np.ndarray, place: SimpleNamespace) -> np.ndarray:
+    """Intrinsics of the batch, where pixels count from the corner, as those of the photo itself."""
+    out = intrinsics.astype(np.float64)
+    corner = out[:2, 2] - (place.left, place.top)
+    out[:2] /= place.scale[:, None]
+    out[:2, 2] = corner / place.scale - 0.5
+    return out
+
+
+def nearest_rotations(turn: np.ndarray) -> np.ndarray:
+    """The proper rotations nearest to matrices that are almost ones (Kabsch 1976): the network answers in float32."""
+    left, _, right = np.linalg.svd(turn)
+    flip = np.ones((len(turn), 3))
+    flip[:, 2] = np.linalg.det(left @ right)
+    return left * flip[:, None] @ right
+
+
+def build(name: str, files: Mapping[str, Path], device: str) -> VggtEstimator:
+    """Build the estimator from ``{"checkpoint": path}``.
+
+    Raises:
+        NbHelpersError: the package is not installed, or the file is damaged or of another network.
+    """
+    try:
+        from vggt.models.vggt import VGGT
+        from vggt.utils.pose_enc import pose_encoding_to_extri_intri
+    except ImportError as error:
+        raise NbHelpersError(
+            "VGGT's own package is not installed; it comes from its repository",
+            given=str(error),
+            do=f"{INSTALL}; or use the estimator colmap, which needs no GPU",
+        ) from error
+    state = read_weights(files["checkpoint"], f"the checkpoint of {name}")
+    try:
+        model = VGGT()
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise NbHelpersError(
+            "the weights are of another network",
+            given=f"{files['checkpoint'].name}: {str(error).splitlines()[0]}",
+            expected=f"the checkpoint of {name}",
+            do=f"nbhelpers fetch {name}",
+        ) from error
+    model.point_head = model.track_head = None  # depth and cameras give better points (README of the package)
+    return VggtEstimator(model, pose_encoding_to_extri_intri, name, device)

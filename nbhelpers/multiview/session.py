@@ -1,0 +1,219 @@
+"""Say what the object is in any photo, see it in all: the session behind the notebook and the command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import decode_rle, mask_logits, upsample
+from nbhelpers.core.promptevents import ObjectPrompts
+from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.prompts import INCLUDE, Prompt
+from nbhelpers.core.scenes import Scene
+from nbhelpers.models.label_answers import answer
+from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.values import Prediction
+from nbhelpers.multiview.values import Views
+from nbhelpers.multiview.views import Photos
+
+OBJECT = "object 1"
+Progress = Callable[[int, int, str], None]
+"""Called with how many steps are done, how many there are, and what is being done."""
+
+
+class ViewsSession:
+    """One object in all photos of a scene, from prompts in some of them.
+
+    Example:
+        >>> session = ViewsSession(["a.jpg", "b.jpg", "c.jpg"], scene)
+        >>> session.click(0, 320, 200)                        # in the first photo; answers its mask there
+        >>> views = session.solve()
+        >>> session.click(views.worst, 300, 190, label=0)     # a correction, which all views follow
+        >>> views = session.solve()
+
+    Prompted views keep the mask that their prompts mean; a click in a view that was found already corrects the mask
+    that was found there. All that is said is in `log`, and a session on the same photos with that log gives the same
+    masks.
+
+    Args:
+        images: files or RGB arrays of any sizes, or `Photos` that other sessions share.
+        scene: cameras and points of the same photos in the same order; without one, features alone are used.
+        segmenter: a SAM 2; `nbhelpers.load` picks one when left out.
+        names: one a photo.
+        log: what was said in an earlier session on these photos.
+
+    Attributes:
+        photos: see `Photos`.
+        scene: as given.
+        log: the `nbhelpers.core.promptlog.PromptLog`; a view is a ``frame``.
+        views: what the last `solve` found; None before.
+
+    Raises:
+        NbHelpersError: no photos, an unreadable one, or a scene or a log of other photos.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str | Path | np.ndarray] | Photos,
+        scene: Scene | None = None,
+        segmenter: Segmenter | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        log: PromptLog | None = None,
+    ):
+        self.photos = images if isinstance(images, Photos) else Photos(images, segmenter, names)
+        if scene is not None and len(scene) != len(self.photos):
+            raise NbHelpersError(
+                "the scene is of other photos",
+                given=f"{len(scene)} views, {len(self.photos)} photos",
+                expected="one view a photo, in the same order",
+            )
+        self.scene, self.views = scene, None
+        head = {"name": self.photos.names[0], "size": list(self.photos.size(0)), "frames": len(self.photos)}
+        if log is not None and log.image.get("frames") != len(self.photos):
+            raise NbHelpersError(
+                "the log is of other photos", given=f"{log.image.get('frames')} views", expected=len(self.photos)
+            )
+        self.log = PromptLog(head, self.photos.segmenter.name) if log is None else log
+        if OBJECT not in self.log.entries():
+            self.log.append("object.add", object=OBJECT)
+        self._answers: dict[tuple[int, str], Prediction] = {}
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def image(self, view: int) -> UInt8[np.ndarray, "h w 3"]:
+        """A photo as RGB."""
+        return self.photos.image(view)
+
+    def said(self, view: int) -> ObjectPrompts:
+        """What was said in a view."""
+        return self.log.objects(self.photos.check(view))[OBJECT]
+
+    @property
+    def prompted(self) -> tuple[int, ...]:
+        """The views in which something was said."""
+        frames = self.log.entries()[OBJECT].frames
+        return tuple(sorted(view for view, said in frames.items() if view is not None and not said.is_empty))
+
+    def click(self, view: int, x: float, y: float, label: int = INCLUDE) -> Bool[np.ndarray, "h w"]:
+        """Click in a view, in addition to what was said there; the mask that is meant now.
+
+        Args:
+            view: number of the photo.
+            x: pixels from the left.
+            y: pixels from the top.
+            label: 1 where the object is, 0 where it is not.
+
+        Raises:
+            NbHelpersError: no such view, a point outside it, or only excluding points where nothing was found.
+        """
+        Prompt([(x, y)], [label]).check_inside(self.photos.size(self.photos.check(view)))
+        return self._say(view, [{"op": "point.add", "x": float(x), "y": float(y), "label": int(label)}])
+
+    def prompt(self, view: int, prompt: Prompt) -> Bool[np.ndarray, "h w"]:
+        """Say what the object is in a view, in place of what was said there; the mask that is meant.
+
+        A mask alone is taken as it is.
+
+        Raises:
+            NbHelpersError: no such view, or a prompt that does not fit it.
+        """
+        size = self.photos.size(self.photos.check(view))
+        prompt.check_inside(size)
+        events: list[dict] = [{"op": "clear"}]
+        if prompt.box is not None:
+            events.append({"op": "box.set", "box": prompt.box.tolist()})
+        if prompt.mask is not None:
+            mask = prompt.mask
+            mask = mask if mask.dtype == np.bool_ else upsample(mask, mask.shape, size) > 0
+            events.append({"op": "mask.set", "mask": mask})
+        for (x, y), label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
+            events.append({"op": "point.add", "x": x, "y": y, "label": label})
+        return self._say(view, events)
+
+    def confirm(self, view: int) -> Bool[np.ndarray, "h w"]:
+        """Say that the mask of a view is right as it is: all other views are found from it too.
+
+        Raises:
+            NbHelpersError: there is no mask yet.
+        """
+        mask = self.mask(view)
+        if not mask.any():
+            raise NbHelpersError("there is no mask to confirm", given=self.photos.names[view], do="solve first")
+        return self.prompt(view, Prompt(mask=mask))
+
+    def clear(self, view: int | None = None) -> None:
+        """Forget what was said in a view, or in all of them."""
+        for number in self.prompted if view is None else [self.photos.check(view)]:
+            self.log.append("clear", object=OBJECT, frame=number)
+
+    def undo(self) -> bool:
+        """Take the last thing back that was said; False when there is none."""
+        return self.log.cursor > 1 and self.log.undo() is not None
+
+    def redo(self) -> bool:
+        """Say again what was taken back; False when there is none."""
+        return self.log.redo() is not None
+
+    def mask(self, view: int) -> Bool[np.ndarray, "h w"]:
+        """The mask in a view: what its prompts mean, else what was found by the last `solve`, else empty."""
+        if not self.said(view).is_empty:
+            return self.answer(view).best
+        if self.views is not None:
+            return self.views.mask(view)
+        return np.zeros(self.photos.size(view), bool)
+
+    def answer(self, view: int) -> Prediction:
+        """The one mask that the prompts of a view mean.
+
+        Raises:
+            NbHelpersError: nothing was said there.
+        """
+        said = self.said(view)
+        if said.is_empty:
+            raise NbHelpersError("nothing was said in this view", given=self.photos.names[view])
+        return self._answer(view, said)
+
+    def solve(self, progress: Progress | None = None) -> Views:
+        """Find the object in all views.
+
+        Raises:
+            NbHelpersError: nothing was said yet.
+        """
+        from nbhelpers.multiview.rounds import solve
+
+        anchors = {view: self.answer(view) for view in self.prompted}
+        if not anchors:
+            raise NbHelpersError("nothing was said yet", do="click the object in one of the views first")
+        self.views = solve(self.photos, anchors, self.scene, progress)
+        return self.views
+
+    def _say(self, view: int, events: Sequence[dict]) -> np.ndarray:
+        """Record events of one view if their answer can be had, all or none."""
+        trial = PromptLog(self.log.image, self.log.model, self.log.events[: self.log.cursor])
+        first = self.said(view).is_empty
+        for event in events:
+            base = {}
+            if first and event["op"] == "point.add" and self.views is not None and self.views[view].found:
+                base, first = {"base": self.views.mask(view)}, False
+            trial.append(event["op"], object=OBJECT, frame=view, **base, **{k: v for k, v in event.items() if k != "op"})
+        answered = self._answer(view, trial.objects(view)[OBJECT])
+        self.log.events, self.log.cursor = trial.events, trial.cursor
+        return answered.best
+
+    def _answer(self, view: int, said: ObjectPrompts) -> Prediction:
+        key = view, said.digest
+        if key not in self._answers:
+            embedding = self.photos.embedding(view)
+            side = 4 * embedding.tensors["image_embed"].shape[-1]
+            found = None if said.base_rle is None else mask_logits(decode_rle(said.base_rle), (side, side))
+            mask = None if said.mask_rle is None else decode_rle(said.mask_rle)
+            prompt = Prompt(said.points, said.labels, said.box, mask)
+            self._answers = {k: v for k, v in self._answers.items() if k[0] != view}
+            self._answers[key] = answer(self.photos.segmenter, embedding, prompt, found)
+        return self._answers[key]

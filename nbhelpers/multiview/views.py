@@ -1,0 +1,130 @@
+"""Photos of one scene, read when asked for, with their features on disk: memory does not grow with their number."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import load_image
+from nbhelpers.models.label_propagation import FEATURES
+from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.values import Embedding
+
+KEPT = 6  # embeddings in memory, 17 MB each
+
+
+class Photos:
+    """Pictures by number, of any sizes, and the segmenter's embedding of each, computed once.
+
+    Several sessions on the same photos share one of these, so that nothing is encoded twice.
+
+    Example:
+        >>> photos = Photos(["a.jpg", "b.jpg"])
+        >>> photos.image(1).shape, photos.names
+        ((480, 640, 3), ('a.jpg', 'b.jpg'))
+
+    Args:
+        images: files or RGB arrays ``(H, W, 3) uint8``.
+        segmenter: a SAM 2; `nbhelpers.load` picks one when left out.
+        names: one a picture; the files' names, or ``"view 0"`` and so on, when left out.
+
+    Raises:
+        NbHelpersError: no pictures, or names that do not fit.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str | Path | np.ndarray],
+        segmenter: Segmenter | None = None,
+        names: Sequence[str] | None = None,
+    ):
+        if not len(images):
+            raise NbHelpersError("there are no photos", expected="at least one")
+        self._sources = list(images)
+        default = [f"view {i}" if isinstance(s, np.ndarray) else Path(s).name for i, s in enumerate(self._sources)]
+        self.names = tuple(default if names is None else names)
+        if len(self.names) != len(self._sources):
+            raise NbHelpersError("names and photos differ in number", given=f"{len(self.names)} names, {len(self)} photos")
+        if segmenter is None:
+            from nbhelpers.models.load import load
+
+            segmenter = load("segmenter")
+        self.segmenter = segmenter
+        self._sizes: dict[int, tuple[int, int]] = {}
+        self._recent: OrderedDict[int, Embedding] = OrderedDict()
+        self._folder: tempfile.TemporaryDirectory | None = None
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def check(self, view: int) -> int:
+        """The number itself if there is such a photo.
+
+        Raises:
+            NbHelpersError: there is none.
+        """
+        if not 0 <= view < len(self):
+            raise NbHelpersError("there is no such view", given=view, expected=f"0 to {len(self) - 1}")
+        return view
+
+    def image(self, view: int) -> UInt8[np.ndarray, "h w 3"]:
+        """A photo as RGB, read anew at each call."""
+        image = load_image(self._sources[self.check(view)])
+        self._sizes[view] = image.shape[:2]
+        return image
+
+    def size(self, view: int) -> tuple[int, int]:
+        """``(H, W)`` of a photo."""
+        if view not in self._sizes:
+            self.image(view)
+        return self._sizes[view]
+
+    def embedding(self, view: int) -> Embedding:
+        """What the segmenter computed for a photo; rounded to half precision, so that a disk can keep it.
+
+        Raises:
+            NbHelpersError: the segmenter's features cannot be compared across photos.
+        """
+        if self.check(view) not in self._recent:
+            while len(self._recent) >= KEPT:
+                self._recent.popitem(last=False)
+            self._recent[view] = self._read(view) or self._encode(view)
+        self._recent.move_to_end(view)
+        return self._recent[view]
+
+    def _path(self, view: int) -> Path:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="nbhelpers-views-")
+        return Path(self._folder.name) / f"{view}.pt"
+
+    def _encode(self, view: int) -> Embedding:
+        import torch
+
+        embedding = self.segmenter.encode(self.image(view))
+        missing = [name for name in FEATURES if name not in embedding.tensors]
+        if missing:
+            raise NbHelpersError(
+                "this segmenter does not give the features that photos are compared by",
+                given=f"{self.segmenter.name}: {', '.join(embedding.tensors)}",
+                expected=", ".join(FEATURES),
+                do="take a SAM 2 segmenter",
+            )
+        half = {name: tensor.detach().to("cpu", torch.float16) for name, tensor in embedding.tensors.items()}
+        torch.save(half, self._path(view))
+        return self._embedding(view, half)
+
+    def _read(self, view: int) -> Embedding | None:
+        import torch
+
+        path = self._path(view)
+        return self._embedding(view, torch.load(path, weights_only=True)) if path.is_file() else None
+
+    def _embedding(self, view: int, half: dict) -> Embedding:
+        tensors = {name: tensor.to(self.segmenter.device).float() for name, tensor in half.items()}
+        return Embedding(self.size(view), self.segmenter.name, tensors)

@@ -1,0 +1,1 @@
+"""Click a product once, find that very product in every other photo."""

@@ -1,0 +1,240 @@
+"""Where in a photo the product might be: prompts only where patch features resemble the gallery.
+
+The photo's patches are compared with the gallery at several scales. Peaks of the similarity become points, warm regions
+become boxes, and the segmenter turns both into masks. Of each point all its readings (part, larger part, whole) are
+kept until the patch encoder has looked at the most promising ones by themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from nbhelpers.core.images import fit
+from nbhelpers.core.masks import box_of, encode_rle
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.regions import components, distinct, intersections
+from nbhelpers.models.protocols import PatchEncoder, Segmenter
+from nbhelpers.models.values import Embedding, Prediction
+from nbhelpers.product_matching.features import describe_all, unit
+from nbhelpers.product_matching.gallery import Gallery
+from nbhelpers.product_matching.settings import Settings
+from nbhelpers.product_matching.values import Candidate, Candidates
+
+WARM = 0.6  # of the hottest place: the level at which a region ends
+WARMER = 0.8
+SAME = 0.85  # IoU from which two masks are one before anything is described
+GRID = 128  # cells along the longer side on which masks are compared
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A photo's patches at one scale, centred and of length 1, with what the gallery says of them.
+
+    Attributes:
+        tokens: ``(rows, columns, d)``.
+        heat: similarity of each patch to the gallery, -1 to 1.
+    """
+
+    tokens: Float32[np.ndarray, "rows columns d"]
+    heat: Float32[np.ndarray, "rows columns"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One mask that the segmenter offered: on a coarse grid, and how to get it at the photo's size."""
+
+    prediction: Prediction
+    index: int
+    coarse: Bool[np.ndarray, "h w"]
+    quality: float
+    promise: float
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "H W"]:
+        """At the photo's size."""
+        return self.prediction.mask(self.index)
+
+
+def find(
+    image: UInt8[np.ndarray, "h w 3"],
+    segmenter: Segmenter,
+    encoder: PatchEncoder,
+    gallery: Gallery,
+    settings: Settings,
+    embedding: Embedding | None = None,
+) -> Candidates:
+    """All things of a photo that might be the product, described.
+
+    Args:
+        image: the photo.
+        segmenter: makes the masks.
+        encoder: says where to ask, and describes what was found.
+        gallery: what is looked for.
+        settings: ``candidates`` says how: ``"guided"`` or by a blind ``"grid"``.
+        embedding: of the photo by this segmenter, where it is there already.
+    """
+    started = time.perf_counter()
+    looks = [look(image, encoder, gallery, side) for side in settings.scales]
+    embedding = segmenter.encode(image) if embedding is None else embedding
+    if settings.candidates == "grid":
+        from nbhelpers.product_matching.blind import blind_readings
+
+        offered, prompts = blind_readings(image, segmenter, embedding, settings)
+    else:
+        offered, prompts = guided_predictions(segmenter, embedding, looks, settings)
+    readings = promising(offered, looks, settings)
+    items = described(image, readings, encoder, settings)
+    return Candidates(
+        image.shape[:2], items, prompts, time.perf_counter() - started, (segmenter.name, encoder.name)
+    )
+
+
+def look(image: UInt8[np.ndarray, "h w 3"], encoder: PatchEncoder, gallery: Gallery, side: int) -> Look:
+    """The photo's patches with its longer side scaled to ``side`` pixels, compared with the gallery.
+
+    A patch resembles the gallery as far as it resembles the average of a reference and that reference's most similar
+    patch, half and half.
+    """
+    scaled = fit(image, side)
+    if max(scaled.shape[:2]) < side:
+        grow = side / max(scaled.shape[:2])
+        size = tuple(max(1, round(length * grow)) for length in scaled.shape[1::-1])
+        scaled = cv2.resize(scaled, size, interpolation=cv2.INTER_LINEAR)
+    tokens = gallery.centred(unit(encoder.tokens([scaled])[0]))
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    heat = np.full(len(flat), -1, np.float32)
+    for reference, average in zip(gallery.positives, gallery.averages, strict=True):
+        nearest = (flat @ gallery.centred(reference.patches).T).max(1)
+        heat = np.maximum(heat, (flat @ average + nearest) / 2)
+    return Look(tokens, heat.reshape(tokens.shape[:2]))
+
+
+def guided_predictions(
+    segmenter: Segmenter, embedding: Embedding, looks: Sequence[Look], settings: Settings
+) -> tuple[list[Prediction], int]:
+    """What the segmenter says at the peaks of the heat and in the boxes of its warm regions."""
+    points, boxes = peaks(looks, embedding.size, settings), warm_boxes(looks, embedding.size, settings)
+    boxes = boxes[: settings.max_prompts // 3]
+    points = points[: settings.max_prompts - len(boxes)]
+    offered: list[Prediction] = []
+
+    def keep(number: int, readings: Prediction) -> int:
+        offered.append(readings)
+        return readings.choice
+
+    if len(points):
+        segmenter.predict_points(embedding, points, keep)
+    offered += [segmenter.predict(embedding, Prompt(box=box)) for box in boxes]
+    return offered, len(points) + len(boxes)
+
+
+def peaks(looks: Sequence[Look], size: tuple[int, int], settings: Settings) -> Float32[np.ndarray, "n 2"]:
+    """Local maxima of the heat of all scales as ``(x, y)`` pixels of a photo of ``size``, the hottest first.
+
+    A peak must be at least half as hot as the hottest one, and no second peak lies within 1.5 patches of it.
+    """
+    found: list[tuple[float, float, float]] = []
+    hottest = max(float(each.heat.max()) for each in looks)
+    for each in looks:
+        rows, columns = each.heat.shape
+        smooth = cv2.GaussianBlur(each.heat, (0, 0), 0.7)
+        top = (smooth >= cv2.dilate(smooth, np.ones((3, 3), np.uint8))) & (each.heat >= hottest / 2)
+        for y, x in np.argwhere(top):
+            place = (x + 0.5) * size[1] / columns - 0.5, (y + 0.5) * size[0] / rows - 0.5
+            found.append((float(smooth[y, x]), *place))
+    finest = min(max(size) / max(each.heat.shape) for each in looks)
+    kept: list[tuple[float, float]] = []
+    for _, x, y in sorted(found, reverse=True):
+        if all((x - a) ** 2 + (y - b) ** 2 >= (1.5 * finest) ** 2 for a, b in kept):
+            kept.append((x, y))
+        if len(kept) == settings.max_prompts:
+            break
+    points = np.array(kept, np.float32).reshape(-1, 2)
+    return np.clip(points, 0, np.array([size[1] - 1, size[0] - 1], np.float32))
+
+
+def warm_boxes(looks: Sequence[Look], size: tuple[int, int], settings: Settings) -> list[tuple[float, ...]]:
+    """Boxes around the warm regions of each scale, the hottest first, no two nearly the same."""
+    found: list[tuple[float, tuple[float, ...]]] = []
+    for each in looks:
+        rows, columns = each.heat.shape
+        step = size[1] / columns, size[0] / rows
+        for level in (WARM, WARMER):
+            parts = components(each.heat >= level * each.heat.max())
+            for number in range(1, min(parts.max(initial=0), 6) + 1):
+                part = parts == number
+                x0, y0, x1, y1 = box_of(part)
+                box = x0 * step[0], y0 * step[1], min(x1 * step[0], size[1] - 1), min(y1 * step[1], size[0] - 1)
+                found.append((float(each.heat[part].max()), box))
+    kept: list[tuple[float, ...]] = []
+    for _, box in sorted(found, reverse=True):
+        if all(box_iou(box, other) < SAME for other in kept):
+            kept.append(box)
+    return kept
+
+
+def promising(offered: Sequence[Prediction], looks: Sequence[Look], settings: Settings) -> list[Reading]:
+    """The masks that are most like the gallery as the photo's own patches see it, without duplicates.
+
+    The promise of a mask: its mean heat, and how much hotter it is than the ring around it; a part of a hot thing has a
+    hot ring, the whole thing with its surroundings a cool inside.
+    """
+    if not offered:
+        return []
+    size = offered[0].size
+    scale = GRID / max(size)
+    shape = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    heat = np.mean([cv2.resize(each.heat, shape[::-1], interpolation=cv2.INTER_LINEAR) for each in looks], axis=0)
+    window = (0.0, 0.0, float(size[1]), float(size[0]))
+    readings = []
+    for prediction in offered:
+        for index in range(len(prediction)):
+            coarse = prediction.view(index, window, shape)
+            share = coarse.mean()
+            if not settings.min_mask_area_ratio <= share <= settings.max_mask_area_ratio or not coarse.any():
+                continue
+            promise = _promise(coarse, heat)
+            readings.append(Reading(prediction, index, coarse, float(prediction.scores[index]), promise))
+    if not readings:
+        return []
+    order = np.argsort([-reading.promise for reading in readings], kind="stable")
+    shared = intersections(np.stack([reading.coarse for reading in readings]))
+    confidence = np.array([reading.promise + 0.1 * reading.quality for reading in readings])
+    stands_for = distinct(shared, confidence, SAME)
+    kept = [index for index in order if stands_for[index] == index]
+    return [readings[index] for index in kept[: settings.max_candidates]]
+
+
+def described(
+    image: UInt8[np.ndarray, "h w 3"], readings: Sequence[Reading], encoder: PatchEncoder, settings: Settings
+) -> tuple[Candidate, ...]:
+    """The masks at the photo's size, each looked at by itself."""
+    items = []
+    for reading in readings:
+        mask = reading.mask
+        box, area = box_of(mask), int(np.count_nonzero(mask))
+        if box is None or not settings.min_mask_area_ratio <= area / mask.size <= settings.max_mask_area_ratio:
+            continue
+        features = describe_all(image, [mask], encoder, settings.crop_side)[0]
+        items.append(Candidate(encode_rle(mask), box, area, reading.quality, features))
+    return tuple(items)
+
+
+def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two XYXY boxes."""
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(0.0, wide) * max(0.0, high)
+    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return shared / both if both > 0 else 0.0
+
+
+def _promise(coarse: np.ndarray, heat: np.ndarray) -> float:
+    ring = cv2.dilate(coarse.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & ~coarse
+    inside = float(heat[coarse].mean())
+    return inside + 0.5 * (inside - float(heat[ring].mean()) if ring.any() else 0.0)

@@ -1,0 +1,112 @@
+"""What the product looks like, and what it is not: the references of a session."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import fit
+from nbhelpers.models.protocols import PatchEncoder
+from nbhelpers.product_matching.features import unit
+from nbhelpers.product_matching.values import Features
+
+MEAN_SIDE = 336  # pixels: small is enough for a mean
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """References of the product, things that were rejected, and the mean feature that is taken off all of them.
+
+    Example:
+        >>> gallery = Gallery((describe(photo, mask, encoder),), mean=mean_feature(photos, encoder))
+        >>> gallery = gallery.add(result.matches[0].candidate.features)       # a confirmed match
+
+    Attributes:
+        positives: features of the product, at least one.
+        negatives: features of what a person rejected.
+        mean: mean patch token of this session's photos, or None to take nothing off. The tokens of any two photos have
+            much in common, so all cosines are high; what is left after centring tells things apart.
+    """
+
+    positives: tuple[Features, ...]
+    negatives: tuple[Features, ...] = ()
+    mean: Float32[np.ndarray, " d"] | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        widths = {len(each.average) for each in (*self.positives, *self.negatives)}
+        widths |= set() if self.mean is None else {len(self.mean)}
+        if not self.positives or len(widths) != 1:
+            raise NbHelpersError(
+                "the gallery does not fit together",
+                given=f"{len(self.positives)} references, features of length {sorted(widths)}",
+                expected="at least one reference, all described by one patch encoder",
+                do="confirm a reference first; describe all of them again after another encoder was chosen",
+            )
+
+    def add(self, features: Features) -> Gallery:
+        """A gallery with one more reference."""
+        return replace(self, positives=(*self.positives, features))
+
+    def reject(self, features: Features) -> Gallery:
+        """A gallery that knows one more thing that is not the product."""
+        return replace(self, negatives=(*self.negatives, features))
+
+    def centred(self, vectors: Float32[np.ndarray, "*n d"]) -> Float32[np.ndarray, "*n d"]:
+        """Vectors of length 1 with the mean taken off, again of length 1."""
+        return vectors if self.mean is None else unit(vectors - self.mean)
+
+    @cached_property
+    def averages(self) -> Float32[np.ndarray, "p d"]:
+        """The centred averages of the positives."""
+        return self.centred(np.stack([each.average for each in self.positives]))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hexadecimal sha256 of all features: two galleries of one digest find and judge alike."""
+        found = hashlib.sha256(b"" if self.mean is None else _bytes(self.mean))
+        for sign, members in ((b"+", self.positives), (b"-", self.negatives)):
+            for each in members:
+                found.update(sign)
+                for name in ("average", "patches", "weights", "places", "colours"):
+                    found.update(_bytes(getattr(each, name)))
+        return found.hexdigest()
+
+    @property
+    def guide(self) -> Gallery:
+        """The gallery without its negatives: all that the search for candidates depends on."""
+        return replace(self, negatives=())
+
+
+def mean_feature(
+    images: Iterable[UInt8[np.ndarray, "h w 3"]], encoder: PatchEncoder, most: int = 8
+) -> Float32[np.ndarray, " d"]:
+    """The mean of the patch tokens, each of length 1, of some photos of a session.
+
+    Args:
+        images: photos; the reference's should be among them. Those after the first ``most`` are not looked at.
+        encoder: who looks.
+        most: how many photos count.
+    """
+    sums: list[np.ndarray] = []
+    for image, _ in zip(images, range(most), strict=False):
+        tokens = encoder.tokens([fit(image, MEAN_SIDE)])[0]
+        sums.append(unit(tokens).reshape(-1, tokens.shape[-1]).mean(0))
+    if not sums:
+        raise NbHelpersError("there is no photo to take the mean feature of", given="no photos")
+    return np.mean(sums, axis=0, dtype=np.float64).astype(np.float32)
+
+
+def evenly(items: Sequence, most: int) -> list:
+    """At most ``most`` items spread evenly over a sequence, the first and the last among them."""
+    picks = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)) if items else []
+    return [items[index] for index in picks]
+
+
+def _bytes(array: np.ndarray) -> bytes:
+    return np.ascontiguousarray(array, np.float32).tobytes()

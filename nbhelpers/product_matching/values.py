@@ -1,0 +1,179 @@
+"""What is known of a product, of the things that might be it, and of how a photo was judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import decode_rle
+
+VERDICTS = ("kept", "below threshold", "closer to a reject", "duplicate", "beyond top k")
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What a patch encoder sees of one masked thing.
+
+    Attributes:
+        average: foreground feature average, of length 1.
+        patches: the tokens of patches that the mask covers, each of length 1.
+        weights: how much of each of these patches the mask covers, 0 to 1.
+        places: centre of each patch in the square crop: x right, y down, 0 to 1.
+        colours: mean CIELAB colour of the masked pixels of each patch: L 0 to 100, a and b about -100 to 100.
+    """
+
+    average: Float32[np.ndarray, " d"]
+    patches: Float32[np.ndarray, "k d"] = field(repr=False)
+    weights: Float32[np.ndarray, " k"] = field(repr=False)
+    places: Float32[np.ndarray, "k 2"] = field(repr=False)
+    colours: Float32[np.ndarray, "k 3"] = field(repr=False)
+
+    def __post_init__(self):
+        k, d = self.patches.shape
+        if not k or (self.average.shape, self.weights.shape, self.places.shape, self.colours.shape) != (
+            (d,),
+            (k,),
+            (k, 2),
+            (k, 3),
+        ):
+            raise NbHelpersError(
+                "features do not fit together",
+                given=f"average {self.average.shape}, patches {self.patches.shape}, weights {self.weights.shape}, "
+                f"places {self.places.shape}, colours {self.colours.shape}",
+                expected="average (d,), patches (k, d), weights (k,), places (k, 2), colours (k, 3), k at least 1",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One thing of a photo that might be the product.
+
+    Attributes:
+        rle: its mask at the photo's size, as COCO's run lengths.
+        box: ``(x0, y0, x1, y1)`` pixels, ``x1`` and ``y1`` exclusive.
+        area: pixels.
+        quality: the IoU that the segmenter predicts for the mask.
+        features: of what the mask covers.
+    """
+
+    rle: Mapping[str, Any] = field(repr=False)
+    box: tuple[int, int, int, int]
+    area: int
+    quality: float
+    features: Features = field(repr=False)
+
+    @cached_property
+    def mask(self) -> Bool[np.ndarray, "h w"]:
+        """The mask at the photo's size."""
+        return decode_rle(self.rle)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """All things of a photo that might be the product; what the cache keeps, by `save` and `load`.
+
+    Attributes:
+        size: ``(H, W)`` of the photo.
+        items: the candidates, without duplicates.
+        prompts: how many points and boxes the segmenter was asked.
+        seconds: what it took.
+        models: names of the segmenter and the patch encoder.
+        notes: what a person should know.
+    """
+
+    size: tuple[int, int]
+    items: tuple[Candidate, ...]
+    prompts: int
+    seconds: float
+    models: tuple[str, str]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def save(self, path: str | Path) -> Path:
+        """Write them as one ``.npz`` file, whole or not at all; tokens in half precision."""
+        from nbhelpers.product_matching.storage import save_candidates
+
+        return save_candidates(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> Candidates:
+        """Read what `save` wrote.
+
+        Raises:
+            NbHelpersError: missing, damaged, or no file of candidates.
+        """
+        from nbhelpers.product_matching.storage import load_candidates
+
+        return load_candidates(path)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A candidate and what was made of it: a row of the look-alike table.
+
+    Attributes:
+        candidate: the thing.
+        score: its similarity to the product, about 0 to 1; what is compared with the threshold.
+        parts: what the score is made of: ``average`` and ``patches`` (cosines), ``colour`` (1 equal, 0 different),
+            ``mirror`` (1 the right way round, below 1 mirrored), ``reject`` (score to the nearest rejected thing; absent
+            where nothing was rejected).
+        verdict: one of `VERDICTS`.
+        why: the reason in a sentence.
+        reference: index of the nearest positive of the gallery.
+    """
+
+    candidate: Candidate
+    score: float
+    parts: Mapping[str, float]
+    verdict: str
+    why: str
+    reference: int
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is a match."""
+        return self.verdict == "kept"
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoResult:
+    """What was found in one photo.
+
+    Attributes:
+        photo: its file, or a name.
+        size: ``(H, W)``.
+        judged: every candidate, the most similar first.
+        threshold: the score that a match needed.
+        threshold_from: ``"settings"`` or ``"calibration"``.
+        prompts: how many prompts the segmenter was asked.
+        seconds: what finding and judging took.
+        notes: what a person should know.
+    """
+
+    photo: str
+    size: tuple[int, int]
+    judged: tuple[Judged, ...] = field(repr=False)
+    threshold: float
+    threshold_from: str
+    prompts: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def matches(self) -> tuple[Judged, ...]:
+        """The candidates that are the product, the most similar first."""
+        return tuple(judged for judged in self.judged if judged.kept)
+
+    @property
+    def absent(self) -> bool:
+        """Whether the product is not in this photo."""
+        return not self.matches
