@@ -15,6 +15,8 @@ _HOME_OF = {
     "ClickSession": "nbhelpers.segment",
     "Frames": "nbhelpers.core.video",
     "NbHelpersError": "nbhelpers.core.errors",
+    "ProductMatcher": "nbhelpers.product_matching.matcher",
+    "ProductSession": "nbhelpers.product_matching.session",
     "Prompt": "nbhelpers.core.prompts",
     "PromptLog": "nbhelpers.core.promptlog",
     "RotoSession": "nbhelpers.rotoscoping.session",

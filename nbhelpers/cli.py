@@ -11,6 +11,8 @@ import typer
 from typer.core import TyperCommand
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.multiview.commands import multiview
+from nbhelpers.product_matching.commands import app as product_matching
 from nbhelpers.rotoscoping.commands import app as rotoscoping
 
 app = typer.Typer(
@@ -20,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(rotoscoping, name="rotoscoping")
+app.add_typer(product_matching, name="product-matching")
+app.command()(multiview)
 
 
 class _SeveralWords(TyperCommand):

@@ -14,6 +14,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
 
 BYTES_PER_PIXEL = 12  # decoded, rotated and converted copies that exist at one time while loading
+ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap width and height
 READABLE = "a JPEG, PNG, TIFF, WebP, BMP or GIF"
 
 
@@ -70,6 +71,24 @@ def load_image(source: str | Path | Shaped[np.ndarray, ...]) -> UInt8[np.ndarray
         raise NbHelpersError(
             "the picture cannot be read; it may be cut off", given=f"{path}: {error}", expected=READABLE
         ) from error
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """``(H, W)`` that `load_image` would give, from the file's header, without decoding the pixels where possible.
+
+    Raises:
+        NbHelpersError: missing, empty or unknown file.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as picture:
+                turned = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+                return picture.size if turned else picture.size[::-1]
+    except Exception as error:  # PIL raises what comes: OSError, SyntaxError, ValueError, struct.error
+        raise NbHelpersError("the picture cannot be read", given=f"{path}: {error}", expected=READABLE) from error
 
 
 def save_image(path: str | Path, image: UInt8[np.ndarray, "h w c"] | UInt8[np.ndarray, "h w"]) -> Path:

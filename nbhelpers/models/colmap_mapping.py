@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from nbhelpers.models.colmap_pairs import HALF, LEAST, FeatureStore, Pair, cameras_for, groups
+from nbhelpers.models.colmap_pairs import HALF, LEAST, FeatureStore, Joined, Lenses, Pair, cameras_for, groups
 
 log = logging.getLogger(__name__)
 FIRST_PAIR = 50  # matches that the first pair must have: COLMAP asks for 100, which wide baselines rarely have
 SEEN = 20  # points by which a photo is placed: COLMAP asks for 30
+FEWEST = 15  # points that a photo must see in the finished model; its place hangs on fewer by chance
 SMALLEST = 2  # photos of a model
 
 
@@ -37,6 +38,7 @@ class Run:
         pixels: ``(o, 2)``.
         error: mean reprojection error in pixels.
         pairs: the pairs of photos that it was made from.
+        all_pairs: with those of the smaller groups of photos.
     """
 
     matcher: str
@@ -49,6 +51,18 @@ class Run:
     pixels: Float[np.ndarray, "o 2"] = field(repr=False)
     error: float
     pairs: Sequence[Pair] = field(repr=False)
+    all_pairs: Sequence[Pair] = field(repr=False)
+
+    @property
+    def first_pair(self) -> tuple[int, int]:
+        """The photos that share most places, where a run would start."""
+        best = max(self.pairs, key=lambda pair: len(pair.matches))
+        return best.first, best.second
+
+    def lenses(self, sizes: Sequence[tuple[int, int]]) -> Lenses:
+        """Focal length and ``k1`` by size of photo; one camera took all of a size."""
+        views = np.flatnonzero(self.placed)
+        return {sizes[view]: (float(self.intrinsics[view, 0, 0]), float(self.distortion[view, 0])) for view in views}
 
     @property
     def placed(self) -> Bool[np.ndarray, " v"]:
@@ -57,7 +71,11 @@ class Run:
 
 
 def run_mapping(
-    store: FeatureStore, pairs: Sequence[Pair], seed: int, alone: bool = False, barred: tuple[int, int] | None = None
+    store: FeatureStore | Joined,
+    pairs: Sequence[Pair],
+    seed: int,
+    lenses: Lenses | None = None,
+    barred: tuple[int, int] | None = None,
 ) -> Run:
     """One model of the largest group of photos that hang together.
 
@@ -65,24 +83,24 @@ def run_mapping(
         store: the features of all photos.
         pairs: those that share places.
         seed: of everything that is drawn by lot.
-        alone: a camera of its own for each photo, instead of one for all photos of a size.
+        lenses: what is known of the cameras; see `cameras_for`.
         barred: a pair that must not be the first, so that another run starts elsewhere.
     """
     import pycolmap
 
-    views = len(store)
+    views, all_pairs = len(store), pairs
     together = set(groups(views, pairs)[0])
     pairs = [pair for pair in pairs if pair.first in together]
     with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, _quiet():
         path = Path(folder) / "database.db"
-        _write_database(path, store, pairs, alone)
+        _write_database(path, store, pairs, lenses)
         options = _options(seed)
         if pairs and (start := _start(pairs, barred)) is not None:
             options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
         pycolmap.set_random_seed(seed)
         models = pycolmap.incremental_mapping(str(path), folder, folder, options)
     best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
-    return _run_of(best, views, store.matcher.name, pairs)
+    return _run_of(best, views, store.name, pairs, all_pairs)
 
 
 def _start(pairs: Sequence[Pair], barred: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -122,14 +140,14 @@ class _quiet:  # noqa: N801 - used as a function
         pycolmap.logging.minloglevel = self.level
 
 
-def _write_database(path: Path, store: FeatureStore, pairs: Sequence[Pair], alone: bool) -> None:
+def _write_database(path: Path, store: FeatureStore | Joined, pairs: Sequence[Pair], lenses: Lenses | None) -> None:
     """Cameras, photos, features and verified matches as COLMAP keeps them; photo ``n`` gets the number ``n + 1``."""
     import pycolmap
 
     database = pycolmap.Database.open(str(path))
     rigs: dict[object, tuple[int, object]] = {}
-    for number, camera in enumerate(cameras_for(store.sizes)):
-        key = number if alone else store.sizes[number]
+    for number, camera in enumerate(cameras_for(store.sizes, lenses)):
+        key = store.sizes[number]
         if key not in rigs:
             camera.camera_id = database.write_camera(camera)
             rig = pycolmap.Rig()
@@ -142,14 +160,14 @@ def _write_database(path: Path, store: FeatureStore, pairs: Sequence[Pair], alon
         frame.rig_id = rig_id
         frame.add_data_id(image.data_id)
         database.write_frame(frame)
-        database.write_keypoints(number + 1, store[number].points + HALF)
+        database.write_keypoints(number + 1, store.points(number) + HALF)
     for pair in pairs:
         database.write_matches(pair.first + 1, pair.second + 1, pair.matches.astype(np.uint32))
         database.write_two_view_geometry(pair.first + 1, pair.second + 1, pair.geometry)
     database.close()
 
 
-def _run_of(model, views: int, matcher: str, pairs: Sequence[Pair]) -> Run:
+def _run_of(model, views: int, matcher: str, pairs: Sequence[Pair], all_pairs: Sequence[Pair]) -> Run:
     """The arrays of a `pycolmap.Reconstruction`, or of none."""
     poses, intrinsics = np.full((views, 3, 4), np.nan), np.full((views, 3, 3), np.nan)
     distortion = np.zeros((views, 2))
@@ -166,6 +184,9 @@ def _run_of(model, views: int, matcher: str, pairs: Sequence[Pair]) -> Run:
         distortion[view, 0] = k
         seen += [(view, numbers[spot.point3D_id], *(spot.xy - HALF)) for spot in image.points2D if spot.has_point3D()]
     seen = np.array(sorted(seen), float).reshape(-1, 4)
+    weak = np.bincount(seen[:, 0].astype(int), minlength=views) < FEWEST
+    poses[weak], intrinsics[weak], distortion[weak] = np.nan, np.nan, 0
+    seen = seen[~weak[seen[:, 0].astype(int)]]
     return Run(
         matcher,
         poses,
@@ -177,4 +198,5 @@ def _run_of(model, views: int, matcher: str, pairs: Sequence[Pair]) -> Run:
         seen[:, 2:],
         float(model.compute_mean_reprojection_error()) if model is not None else float("nan"),
         pairs,
+        all_pairs,
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from tqdm.auto import tqdm
 
 from nbhelpers.core.images import load_image
@@ -22,11 +23,15 @@ NEIGHBOURS = 6  # photos that each photo is matched with beyond that number
 LOOKS = 384  # features of a photo that are compared to find its neighbours
 LIKENESS = 0.9  # ratio of distances below which two of those are taken for the same place
 LEAST = 15  # matches that a pair must keep (COLMAP's min_num_inliers)
+SHARE = 0.2  # of the matches of a pair that must be kept: chance alone explains a tenth
 ERROR = 4.0  # pixels from the epipolar line (COLMAP's default)
+STILL = 1.5  # pixels of movement below which a match stands still
 TRIALS = 2000  # of the search for the camera motion: enough for 25 % good matches
 KEPT = 24  # photos whose features are in memory
 HALF = 0.5  # COLMAP's first pixel has its centre at (0.5, 0.5)
 WIDTHS = 1.2  # COLMAP's first guess of a focal length, in longer sides
+
+Lenses = Mapping[tuple[int, int], tuple[float, float]]
 
 
 class FeatureStore:
@@ -49,8 +54,17 @@ class FeatureStore:
             path = Path(self._folder.name) / f"{number}.npz"
             np.savez(path, points=found.points, descriptors=found.descriptors, scores=found.scores)
 
+    @property
+    def name(self) -> str:
+        """Of the matcher."""
+        return self.matcher.name
+
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def points(self, number: int) -> Float32[np.ndarray, "n 2"]:
+        """The places of a photo."""
+        return self[number].points
 
     def __getitem__(self, number: int) -> Features:
         if number not in self._recent:
@@ -83,16 +97,16 @@ class Pair:
     shift: float
 
 
-def verified_pairs(store: FeatureStore, cameras: Sequence, seed: int) -> list[Pair]:
-    """All pairs of photos that share enough places.
+def verified_pairs(store: FeatureStore, wanted: Sequence[tuple[int, int]], seed: int) -> list[Pair]:
+    """The pairs of photos, of those that are wanted, that share enough places.
 
     Args:
         store: the features.
-        cameras: the `pycolmap.Camera` of each photo.
+        wanted: what to match, e.g. `likely_pairs`.
         seed: of the search for the camera motion.
     """
-    found = []
-    for first, second in tqdm(likely_pairs(store), desc=f"pairs ({store.matcher.name})", leave=False):
+    found, cameras = [], cameras_for(store.sizes)
+    for first, second in tqdm(wanted, desc=f"pairs ({store.matcher.name})", leave=False):
         matches, _ = store.matcher.match(store[first], store[second])
         if len(matches) >= LEAST and (pair := verify(store, cameras, first, second, matches, seed)) is not None:
             found.append(pair)
@@ -120,7 +134,9 @@ def likeness(store: FeatureStore) -> Float[np.ndarray, "v v"]:
         features = store[view]
         best = np.argsort(-features.scores, kind="stable")
         # features of equal score come in order of place or size: take them evenly
-        best = best[np.linspace(0, len(best) - 1, min(LOOKS, len(best))).astype(int)] if _flat(features) else best[:LOOKS]
+        best = (
+            best[np.linspace(0, len(best) - 1, min(LOOKS, len(best))).astype(int)] if _flat(features) else best[:LOOKS]
+        )
         few.append(features.descriptors[best].astype(np.float16))
     out = np.full((views, views), -1.0)
     for first, second in itertools.combinations(range(views), 2):
@@ -142,15 +158,18 @@ def _flat(features: Features) -> bool:
 
 
 def verify(
-    store: FeatureStore, cameras: Sequence, first: int, second: int, matches: Int[np.ndarray, "m 2"], seed: int
+    store: FeatureStore | Joined, cameras: Sequence, first: int, second: int, matches: Int[np.ndarray, "m 2"], seed: int
 ) -> Pair | None:
     """The matches that one motion of the camera explains, or None when they are too few."""
     import pycolmap
 
+    places = [store.points(number).astype(np.float64) + HALF for number in (first, second)]
+    matches = matches[moving(places[0][matches[:, 0]], places[1][matches[:, 1]])]
+    if not _promising(places[0][matches[:, 0]], places[1][matches[:, 1]]):
+        return None
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers = LEAST
     options.ransac.max_error, options.ransac.max_num_trials, options.ransac.random_seed = ERROR, TRIALS, seed
-    places = [store[number].points.astype(np.float64) + HALF for number in (first, second)]
     geometry = pycolmap.estimate_two_view_geometry(
         cameras[first], places[0], cameras[second], places[1], matches.astype(np.uint32), options
     )
@@ -159,6 +178,29 @@ def verify(
         return None
     shift = np.linalg.norm(places[0][kept[:, 0]] - places[1][kept[:, 1]], axis=1)
     return Pair(first, second, kept, geometry, len(matches), float(np.median(shift)))
+
+
+def moving(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray, "m 2"]) -> Bool[np.ndarray, " m"]:
+    """Matches to use: not those at the same pixel, if enough others are there.
+
+    What stands still while all else moves is the ground behind a turntable, a logo, dust on the lens. Where nothing
+    moves, the photos were taken from one place.
+    """
+    far = np.linalg.norm(first - second, axis=1) > STILL
+    return far if far.sum() >= LEAST else np.ones(len(first), bool)
+
+
+def _promising(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray, "m 2"]) -> bool:
+    """Whether some camera motion explains enough matches, by a search ten times quicker than pycolmap's.
+
+    Most pairs of photos from all around share nothing, and telling so is what takes the time.
+    """
+    cv2.setRNGSeed(0)
+    try:
+        _, kept = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, ERROR, 0.999, 10_000)
+    except cv2.error:  # places that all coincide
+        return False
+    return kept is not None and int(kept.sum()) >= max(LEAST, SHARE * len(first))
 
 
 def groups(views: int, pairs: Sequence[Pair]) -> list[list[int]]:
@@ -178,8 +220,13 @@ def groups(views: int, pairs: Sequence[Pair]) -> list[list[int]]:
     return sorted(together.values(), key=lambda each: (-len(each), each))
 
 
-def cameras_for(sizes: Sequence[tuple[int, int]]) -> Iterator:
-    """A `pycolmap.Camera` for each photo: photos of one size share one, since one camera took them."""
+def cameras_for(sizes: Sequence[tuple[int, int]], lenses: Lenses | None = None) -> list:
+    """A `pycolmap.Camera` for each photo: photos of one size share one, since one camera took them.
+
+    Args:
+        sizes: ``(H, W)`` of the photos.
+        lenses: focal length and ``k1`` by size, where they are known; pairs are then judged more strictly.
+    """
     import pycolmap
 
     made = {}
@@ -187,5 +234,45 @@ def cameras_for(sizes: Sequence[tuple[int, int]]) -> Iterator:
         if size not in made:
             camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_RADIAL", WIDTHS * max(size), size[1], size[0])
             camera.camera_id = len(made) + 1
+            if lenses and size in lenses:
+                focal, curve = lenses[size]
+                camera.params = np.array([focal, *camera.params[1:3], curve])
+                camera.has_prior_focal_length = True
             made[size] = camera
-        yield made[size]
+    return [made[size] for size in sizes]
+
+
+class Joined:
+    """The features of several stores as if one matcher had found them all; see `FeatureStore`.
+
+    Example:
+        >>> both = Joined([sift_store, xfeat_store])
+        >>> pairs = both.pairs([sift_run.all_pairs, xfeat_run.all_pairs], lenses, seed=0)
+    """
+
+    def __init__(self, stores: Sequence[FeatureStore]):
+        self.stores = stores
+        self.name = " + ".join(store.name for store in stores)
+        self.sizes = stores[0].sizes
+        self.counts = [sum(each) for each in zip(*(store.counts for store in stores), strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def points(self, number: int) -> Float[np.ndarray, "n 2"]:
+        """The places of all stores in one photo, one store after the other."""
+        return np.concatenate([store.points(number) for store in self.stores])
+
+    def pairs(self, found: Sequence[Sequence[Pair]], lenses: Lenses, seed: int) -> list[Pair]:
+        """The pairs of all stores, each verified anew with all its matches and with lenses that are known."""
+        cameras = cameras_for(self.sizes, lenses)
+        together: dict[tuple[int, int], list[np.ndarray]] = {}
+        for at, pairs in enumerate(found):
+            for pair in pairs:
+                before = [sum(store.counts[view] for store in self.stores[:at]) for view in (pair.first, pair.second)]
+                together.setdefault((pair.first, pair.second), []).append(pair.matches + np.array(before))
+        out = [
+            verify(self, cameras, first, second, np.concatenate(matches), seed)
+            for (first, second), matches in sorted(together.items())
+        ]
+        return [pair for pair in out if pair is not None]

@@ -27,7 +27,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the 
 TOKENS_AT_ONCE = {"cpu": 1024, "mps": 8192, "cuda": 65536}
 MOST_TOKENS = 20_000  # attention costs the square of it
 NETWORKS = ("dinov2", "dinov2_with_registers")
-LITE = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
+LITE = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
 
 
 class Dinov2Encoder:
@@ -125,13 +125,25 @@ def build(name: str, files: dict[str, Path], device: str, **_: Any) -> Dinov2Enc
     return Dinov2Encoder(_network(config, state, name), name, device)
 
 
-def build_lite(name: str, files: dict[str, Path], device: str, **_: Any) -> Dinov2Encoder:
-    """Build the lite ViT-S/14 from ``{"checkpoint": vit_s14_focus.onnx}``."""
+def build_lite(name: str, files: dict[str, Path], device: str, *, blocks: int = 12) -> Dinov2Encoder:
+    """Build the lite ViT-S/14 from ``{"checkpoint": vit_s14_focus.onnx}``.
+
+    Args:
+        name: catalog name.
+        files: the ONNX file.
+        device: where it computes.
+        blocks: how many of the 12 transformer blocks to run before the last layer norm.
+    """
     import torch
     from transformers import Dinov2Config
 
-    state = {key: torch.from_numpy(value.copy()) for key, value in vit_state_dict(files["checkpoint"]).items()}
-    return Dinov2Encoder(_network(Dinov2Config(**LITE), state, name), name, device)
+    unused = tuple(f"encoder.layer.{number}." for number in range(blocks, 12))
+    state = {
+        key: torch.from_numpy(value.copy())
+        for key, value in vit_state_dict(files["checkpoint"]).items()
+        if not key.startswith(unused)
+    }
+    return Dinov2Encoder(_network(Dinov2Config(**LITE, num_hidden_layers=blocks), state, name), name, device)
 
 
 def _network(config: Any, state: dict[str, torch.Tensor], name: str) -> torch.nn.Module:

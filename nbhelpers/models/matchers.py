@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
@@ -22,6 +23,8 @@ from nbhelpers.models.weights import read_weights
 
 LONGEST = 1024  # pixels of the longer side that the extractors see: the size that they were trained near
 KEYPOINTS = 1024  # a photo; twice as many cost LightGlue three times as long and registered no photo more
+AROUND = 9  # pixels of the square in which a place must have contrast
+CONTRAST = 2.5  # grey levels of standard deviation; the noise of a good camera in the dark has about 1
 FEWEST = 8  # features without which LightGlue is not asked
 DISK_STEP = 16  # DISK's U-Net halves the picture four times
 XFEAT_STEP = 32
@@ -68,6 +71,7 @@ class LightGlueMatcher:
         small = fit(image, self.longest)
         points, descriptors, scores = with_room(self, lambda: EXTRACTORS[self.kind](self, small))
         order = np.argsort(-scores, kind="stable")[: self.keypoints]
+        order = order[textured(small, points[order])]
         # pixel centres: the corner of the picture lies half a pixel before the first centre, at every size
         scale = np.array(image.shape[1::-1]) / np.array(small.shape[1::-1])
         points = ((points[order] + 0.5) * scale - 0.5).astype(np.float32)
@@ -99,10 +103,24 @@ class LightGlueMatcher:
         return answer["matches"][0].cpu().numpy().astype(int), answer["scores"][0].float().cpu().numpy()
 
 
+def textured(image: UInt8[np.ndarray, "h w 3"], points: Float32[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
+    """Which places have contrast around them.
+
+    The networks even out contrast, so on a black ground they find places in the noise of the sensor, which stands still
+    while the object turns: such photos match well, and wrongly.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    mean, square = (cv2.blur(each, (AROUND, AROUND)) for each in (grey, grey**2))
+    x, y = np.clip(np.rint(points).astype(int), 0, np.array(grey.shape[::-1]) - 1).T
+    return (square - mean**2)[y, x] > CONTRAST**2
+
+
 def _disk(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if min(image.shape[:2]) < DISK_STEP:
         return _none("disk")
-    found = matcher.model["extractor"](_tensor(image, matcher.device), n=matcher.keypoints, pad_if_not_divisible=True)[0]
+    found = matcher.model["extractor"](_tensor(image, matcher.device), n=matcher.keypoints, pad_if_not_divisible=True)[
+        0
+    ]
     return _arrays(found.keypoints, found.descriptors, found.detection_scores)
 
 
@@ -110,7 +128,7 @@ def _aliked(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, n
     if min(image.shape[:2]) < XFEAT_STEP:
         return _none("aliked")
     found = matcher.model["extractor"](_tensor(image, matcher.device))[0]
-    return _arrays(found.keypoints, found.descriptors, found.detection_scores)
+    return _arrays(found.keypoints, found.descriptors, found.keypoint_scores)
 
 
 def _xfeat(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -142,7 +160,7 @@ def _none(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def light_glue(kind: str, state: Mapping[str, Any]) -> Any:
-    """kornia's ``LightGlue`` with the published weights of an extractor.
+    """``LightGlue`` as kornia has it, with the published weights of an extractor.
 
     Args:
         kind: ``"disk"``, ``"aliked"`` or ``"xfeat"``.
@@ -182,9 +200,7 @@ def _extractor(kind: str, state: Mapping[str, Any], keypoints: int) -> Any:
     return network
 
 
-def build(
-    name: str, files: Mapping[str, Path], device: str, kind: str, keypoints: int = KEYPOINTS
-) -> LightGlueMatcher:
+def build(name: str, files: Mapping[str, Path], device: str, kind: str, keypoints: int = KEYPOINTS) -> LightGlueMatcher:
     """Build a matcher from ``{"extractor": path, "matcher": path}``.
 
     Raises:

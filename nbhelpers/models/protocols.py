@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Shaped, UInt8
+from jaxtyping import Bool, Float32, Int, Shaped, UInt8
 
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
+from nbhelpers.models.features import Features
 from nbhelpers.models.values import Choose, ClassMap, Embedding, Prediction, TrackedFrame
 
 
@@ -200,4 +201,27 @@ class SceneEstimator(Protocol):
 
     def reconstruct(self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | None = None) -> Scene:
         """A scene of all photos; what could not be placed is told in its notes."""
+        ...
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """Local features of a picture, and which of them two pictures share.
+
+    Example:
+        >>> matcher = nbhelpers.load("matcher")
+        >>> first, second = matcher.features(photo), matcher.features(other)
+        >>> pairs, scores = matcher.match(first, second)               # (m, 2), (m,)
+        >>> first.points[pairs[:, 0]], second.points[pairs[:, 1]]      # the same places in both
+    """
+
+    name: str
+    device: str
+
+    def features(self, image: UInt8[np.ndarray, "h w 3"]) -> Features:
+        """Distinct places of a picture; few or none where it has no texture."""
+        ...
+
+    def match(self, first: Features, second: Features) -> tuple[Int[np.ndarray, "m 2"], Float32[np.ndarray, " m"]]:
+        """Indices of features that show the same place, and how sure that is; features of this matcher only."""
         ...

@@ -34,7 +34,7 @@ class Sift:
 
     name: str = "sift"
     device: str = "cpu"
-    keypoints: int = 8192
+    keypoints: int = 4096
     contrast: float = 0.02 / 3
     ratio: float = 0.8
     longest: int = LONGEST

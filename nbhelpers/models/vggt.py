@@ -77,7 +77,10 @@ class VggtEstimator:
         poses = answer.poses.astype(np.float64)
         poses[:, :, :3] = nearest_rotations(poses[:, :, :3])
         depth, confidence = (
-            [each[place.top : place.top + place.height, place.left : place.left + place.width] for each, place in zip(maps, places, strict=True)]
+            [
+                each[place.top : place.top + place.height, place.left : place.left + place.width]
+                for each, place in zip(maps, places, strict=True)
+            ]
             for maps in (answer.depth, answer.confidence)
         )
         limit = np.quantile(np.concatenate([each.ravel() for each in confidence]), DROPPED)
@@ -135,7 +138,7 @@ class VggtEstimator:
 
 
 def needed_memory(views: int) -> float:
-    """GB that the network takes for so many photos beyond its weights: between the rows of `MEMORY`, or on from them."""
+    """GB that so many photos take beyond the weights: between the rows of `MEMORY`, or on from them."""
     counts = np.array(list(MEMORY))
     values = np.array(list(MEMORY.values()))
     slope = (values[-1] - values[-2]) / (counts[-1] - counts[-2])

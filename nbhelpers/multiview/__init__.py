@@ -13,13 +13,20 @@ from importlib import import_module
 
 _HOME_OF = {
     "Consistency": "nbhelpers.multiview.values",
+    "MultiviewSegmenter": "nbhelpers.multiview.segmenter",
     "Photos": "nbhelpers.multiview.views",
+    "Result": "nbhelpers.multiview.results",
     "View": "nbhelpers.multiview.values",
     "Views": "nbhelpers.multiview.values",
     "ViewsSession": "nbhelpers.multiview.session",
+    "choose": "nbhelpers.multiview.choose",
+    "parse": "nbhelpers.multiview.phrases",
+    "run": "nbhelpers.multiview.batch",
+    "save": "nbhelpers.multiview.outputs",
+    "search": "nbhelpers.multiview.search",
 }
 
-__all__ = ["Consistency", "Photos", "View", "Views", "ViewsSession"]
+__all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str):

@@ -249,5 +249,5 @@ def _decided(phrase: Phrase, ranking: tuple[Verdict, ...], missing: tuple[str, .
         nearer = first.score < CLEAR * second.score
         return Choice(phrase, ranking, True, told + (", and it is the closer one" if nearer else ""))
     why = f"{name} and {second.candidate.name} fit alike"
-    why += f": {first.score:.2f} and {second.score:.2f}" if first.judgements else "; say which, as \"nearest\" or \"left\""
+    why += f": {first.score:.2f} and {second.score:.2f}" if first.judgements else '; say which, as "nearest" or "left"'
     return Choice(phrase, ranking, False, why)

@@ -201,7 +201,9 @@ class ViewsSession:
             base = {}
             if first and event["op"] == "point.add" and self.views is not None and self.views[view].found:
                 base, first = {"base": self.views.mask(view)}, False
-            trial.append(event["op"], object=OBJECT, frame=view, **base, **{k: v for k, v in event.items() if k != "op"})
+            trial.append(
+                event["op"], object=OBJECT, frame=view, **base, **{k: v for k, v in event.items() if k != "op"}
+            )
         answered = self._answer(view, trial.objects(view)[OBJECT])
         self.log.events, self.log.cursor = trial.events, trial.cursor
         return answered.best

@@ -6,9 +6,11 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
@@ -50,14 +52,18 @@ class Photos:
         default = [f"view {i}" if isinstance(s, np.ndarray) else Path(s).name for i, s in enumerate(self._sources)]
         self.names = tuple(default if names is None else names)
         if len(self.names) != len(self._sources):
-            raise NbHelpersError("names and photos differ in number", given=f"{len(self.names)} names, {len(self)} photos")
+            raise NbHelpersError(
+                "names and photos differ in number", given=f"{len(self.names)} names, {len(self)} photos"
+            )
         if segmenter is None:
             from nbhelpers.models.load import load
 
             segmenter = load("segmenter")
         self.segmenter = segmenter
         self._sizes: dict[int, tuple[int, int]] = {}
+        self._lab: dict[tuple[int, int], np.ndarray] = {}
         self._recent: OrderedDict[int, Embedding] = OrderedDict()
+        self.survey: Any = None
         self._folder: tempfile.TemporaryDirectory | None = None
 
     def __len__(self) -> int:
@@ -84,6 +90,13 @@ class Photos:
         if view not in self._sizes:
             self.image(view)
         return self._sizes[view]
+
+    def lab(self, view: int, side: int) -> Float32[np.ndarray, "s s 3"]:
+        """Mean CIE L*a*b* colour of each cell of a ``side`` x ``side`` grid over a photo."""
+        if (view, side) not in self._lab:
+            small = cv2.resize(self.image(view), (side, side), interpolation=cv2.INTER_AREA)
+            self._lab[view, side] = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        return self._lab[view, side]
 
     def embedding(self, view: int) -> Embedding:
         """What the segmenter computed for a photo; rounded to half precision, so that a disk can keep it.

@@ -1,1 +1,48 @@
-"""Click a product once, find that very product in every other photo."""
+"""Show a product once; find that very product in every other photo.
+
+>>> from nbhelpers.product_matching import ProductMatcher, ProductSession
+>>> for result in ProductMatcher().run("shelf/", "shelf/1.jpg", (250, 300)):
+...     print(result.photo.name, result.status, round(result.score, 2))
+>>> session = ProductSession("shelf/")                     # the same, step by step, with confirm and reject
+
+`run` works through photos and leaves files and a page; `load_settings` reads settings from a file and the environment.
+The names below are loaded when they are first used.
+"""
+
+from importlib import import_module
+
+_HOME_OF = {
+    "Gallery": "nbhelpers.product_matching.gallery",
+    "MatchedPhoto": "nbhelpers.product_matching.results",
+    "ProductMatcher": "nbhelpers.product_matching.matcher",
+    "ProductSession": "nbhelpers.product_matching.session",
+    "Settings": "nbhelpers.product_matching.settings",
+    "describe": "nbhelpers.product_matching.features",
+    "load_settings": "nbhelpers.product_matching.options",
+    "run": "nbhelpers.product_matching.run",
+    "save_page": "nbhelpers.product_matching.page",
+}
+
+__all__ = [
+    "Gallery",
+    "MatchedPhoto",
+    "ProductMatcher",
+    "ProductSession",
+    "Settings",
+    "describe",
+    "load_settings",
+    "run",
+    "save_page",
+]
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'nbhelpers.product_matching' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

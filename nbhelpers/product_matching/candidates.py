@@ -21,15 +21,16 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.regions import components, distinct, intersections
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.models.values import Embedding, Prediction
-from nbhelpers.product_matching.features import describe_all, unit
+from nbhelpers.product_matching.features import cut_square, describe_all, describe_crops, square_around, unit
 from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.settings import Settings
-from nbhelpers.product_matching.values import Candidate, Candidates
+from nbhelpers.product_matching.values import Candidate, Candidates, Features
 
 WARM = 0.6  # of the hottest place: the level at which a region ends
 WARMER = 0.8
 SAME = 0.85  # IoU from which two masks are one before anything is described
-GRID = 128  # cells along the longer side on which masks are compared
+LOOKED_AT = 80  # masks of a photo that are looked at in small
+GRID = 256  # cells along the longer side on which masks are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,15 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One mask that the segmenter offered: on a coarse grid, and how to get it at the photo's size."""
+    """One mask that the segmenter offered: on a coarse grid, and how to get it at the photo's size.
+
+    Attributes:
+        prediction: what it is one of.
+        index: which.
+        coarse: the mask on a grid of at most 256 cells.
+        quality: its predicted IoU.
+        promise: how hot it is, -1 to 1.
+    """
 
     prediction: Prediction
     index: int
@@ -59,6 +68,17 @@ class Reading:
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """At the photo's size."""
         return self.prediction.mask(self.index)
+
+    def glance(self, image: UInt8[np.ndarray, "H W 3"], side: int) -> tuple[np.ndarray, np.ndarray]:
+        """A small square crop with its alpha, as `square_crop` makes it, without the mask at the photo's size."""
+        (height, width), (rows, columns) = self.prediction.size, self.coarse.shape
+        x0, y0, x1, y1 = box_of(self.coarse)
+        step_x, step_y = width / columns, height / rows
+        left, top, wide = square_around((x0 * step_x, y0 * step_y, x1 * step_x, y1 * step_y))
+        alpha = self.prediction.view(self.index, (left, top, left + wide, top + wide), (side, side)).astype(np.float32)
+        across, down = (start + (np.arange(side) + 0.5) * wide / side for start in (left, top))
+        alpha *= (across >= 0) & (across < width) & ((down >= 0) & (down < height))[:, None]
+        return cut_square(image, (left, top, wide), side), alpha
 
 
 def find(
@@ -88,7 +108,7 @@ def find(
         offered, prompts = blind_readings(image, segmenter, embedding, settings)
     else:
         offered, prompts = guided_predictions(segmenter, embedding, looks, settings)
-    readings = promising(offered, looks, settings)
+    readings = similar(image, promising(offered, looks, settings), encoder, gallery, settings)
     items = described(image, readings, encoder, settings)
     return Candidates(
         image.shape[:2], items, prompts, time.perf_counter() - started, (segmenter.name, encoder.name)
@@ -180,35 +200,55 @@ def warm_boxes(looks: Sequence[Look], size: tuple[int, int], settings: Settings)
 
 
 def promising(offered: Sequence[Prediction], looks: Sequence[Look], settings: Settings) -> list[Reading]:
-    """The masks that are most like the gallery as the photo's own patches see it, without duplicates.
-
-    The promise of a mask: its mean heat, and how much hotter it is than the ring around it; a part of a hot thing has a
-    hot ring, the whole thing with its surroundings a cool inside.
-    """
-    if not offered:
-        return []
-    size = offered[0].size
-    scale = GRID / max(size)
-    shape = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    heat = np.mean([cv2.resize(each.heat, shape[::-1], interpolation=cv2.INTER_LINEAR) for each in looks], axis=0)
-    window = (0.0, 0.0, float(size[1]), float(size[0]))
+    """The masks of allowed size that hold a hot place, the hottest first, without duplicates."""
     readings = []
     for prediction in offered:
+        size = prediction.size
+        scale = min(1, GRID / max(size))
+        shape = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        if not readings:
+            maps = [cv2.resize(each.heat, shape[::-1], interpolation=cv2.INTER_LINEAR) for each in looks]
+            heat = np.max(maps, axis=0)
         for index in range(len(prediction)):
-            coarse = prediction.view(index, window, shape)
-            share = coarse.mean()
-            if not settings.min_mask_area_ratio <= share <= settings.max_mask_area_ratio or not coarse.any():
-                continue
-            promise = _promise(coarse, heat)
-            readings.append(Reading(prediction, index, coarse, float(prediction.scores[index]), promise))
+            coarse = prediction.view(index, (0.0, 0.0, float(size[1]), float(size[0])), shape)
+            if coarse.any() and settings.min_mask_area_ratio <= coarse.mean() <= settings.max_mask_area_ratio:
+                promise = float(np.quantile(heat[coarse], 0.8))
+                readings.append(Reading(prediction, index, coarse, float(prediction.scores[index]), promise))
     if not readings:
         return []
-    order = np.argsort([-reading.promise for reading in readings], kind="stable")
+    order = np.argsort([-reading.promise for reading in readings], kind="stable")[: 4 * LOOKED_AT]
+    readings = [readings[index] for index in order]
     shared = intersections(np.stack([reading.coarse for reading in readings]))
-    confidence = np.array([reading.promise + 0.1 * reading.quality for reading in readings])
-    stands_for = distinct(shared, confidence, SAME)
-    kept = [index for index in order if stands_for[index] == index]
-    return [readings[index] for index in kept[: settings.max_candidates]]
+    stands_for = distinct(shared, np.array([reading.quality for reading in readings]), SAME)
+    return [reading for index, reading in enumerate(readings) if stands_for[index] == index][:LOOKED_AT]
+
+
+def similar(
+    image: UInt8[np.ndarray, "h w 3"],
+    readings: Sequence[Reading],
+    encoder: PatchEncoder,
+    gallery: Gallery,
+    settings: Settings,
+) -> list[Reading]:
+    """The readings that resemble the gallery most at a glance: in small crops, a quarter of the patches."""
+    if len(readings) <= settings.max_candidates:
+        return list(readings)
+    side = settings.crop_side // 2
+    glances = describe_crops([reading.glance(image, side) for reading in readings], encoder)
+    scores = [glance_score(features, gallery) for features in glances]
+    order = np.argsort(scores, kind="stable")[::-1][: settings.max_candidates]
+    return [readings[index] for index in order]
+
+
+def glance_score(features: Features, gallery: Gallery) -> float:
+    """Best-match similarity of patches both ways, of the nearest reference."""
+    patches, best = gallery.centred(features.patches), -1.0
+    for reference in gallery.positives:
+        table = patches @ gallery.centred(reference.patches).T
+        there = np.average(table.max(1), weights=features.weights)
+        back = np.average(table.max(0), weights=reference.weights)
+        best = max(best, float(there + back) / 2)
+    return best
 
 
 def described(
@@ -232,9 +272,3 @@ def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
     shared = max(0.0, wide) * max(0.0, high)
     both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
     return shared / both if both > 0 else 0.0
-
-
-def _promise(coarse: np.ndarray, heat: np.ndarray) -> float:
-    ring = cv2.dilate(coarse.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & ~coarse
-    inside = float(heat[coarse].mean())
-    return inside + 0.5 * (inside - float(heat[ring].mean()) if ring.any() else 0.0)

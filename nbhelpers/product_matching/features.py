@@ -10,6 +10,7 @@ that differ, mirrored and recoloured look-alikes need them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -23,6 +24,8 @@ from nbhelpers.product_matching.values import Features
 SIDE = 224
 MARGIN = 0.1  # of the longer side of the box, on each side of the crop
 COVERED = 0.3  # a patch belongs to the thing from this share on
+VIEWS = ((20, 0.5, 1.0, 0.0), (-20, 0.3, 0.8, 0.0), (35, 0.7, 1.2, 0.0), (-35, 0.4, 1.0, 0.0), (10, 0.3, 0.7, 0.25),
+         (-10, 0.7, 1.3, 0.35))  # fmt: skip  # degrees, shrunk to, light, hidden share
 FILL = (124, 116, 104)  # ImageNet's mean, which is 0 after normalisation
 
 
@@ -46,6 +49,36 @@ def describe(
         NbHelpersError: an empty mask, or one of another size than the photo.
     """
     return describe_all(image, [mask], encoder, side)[0]
+
+
+def describe_reference(
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], encoder: PatchEncoder, side: int = SIDE
+) -> Features:
+    """`describe` for a reference, with its mirror image and views of it.
+
+    The mirror image tells a mirrored look-alike. The views show it as it may look in other photos, turned, smaller,
+    darker, brighter, blurred and partly hidden: what they score against the reference is what a match can be expected to
+    score.
+    """
+    crop, alpha = square_crop(image, mask, side)
+    flipped = np.ascontiguousarray(crop[:, ::-1]), np.ascontiguousarray(alpha[:, ::-1])
+    views = [_view(crop, alpha, *how) for how in VIEWS]
+    features, mirror, *seen = describe_crops([(crop, alpha), flipped, *views], encoder)
+    return replace(features, mirror=mirror, views=tuple(seen))
+
+
+def _view(crop: np.ndarray, alpha: np.ndarray, degrees: float, shrink: float, light: float, hidden: float):
+    side = len(crop)
+    move = cv2.getRotationMatrix2D((side / 2, side / 2), degrees, 1)
+    turned = cv2.warpAffine(crop, move, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    cover = cv2.warpAffine(alpha, move, (side, side))
+    small = cv2.resize(turned, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    turned = cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
+    turned = np.clip(turned * np.float32(light), 0, 255).astype(np.uint8)
+    columns = np.flatnonzero((cover > 0.5).any(0))
+    if len(columns):
+        cover[:, : columns[0] + round(hidden * len(columns))] = 0
+    return (turned, cover) if (cover > 0.5).any() else (crop, alpha)
 
 
 def describe_all(
@@ -80,28 +113,34 @@ def square_crop(
     box = box_of(mask)
     if box is None:
         raise NbHelpersError("there is nothing to describe", given="an empty mask", do="click on the product")
+    square = square_around(box)
+    return cut_square(image, square, side), cut_square(mask, square, side)
+
+
+def square_around(box: Sequence[float]) -> tuple[float, float, float]:
+    """``(left, top, side)`` of the square around a box with a margin, in pixels from the photo's corner."""
     x0, y0, x1, y1 = box
     wide = max(x1 - x0, y1 - y0) * (1 + 2 * MARGIN)
-    left, top = (x0 + x1 - wide) / 2, (y0 + y1 - wide) / 2
+    return (x0 + x1 - wide) / 2, (y0 + y1 - wide) / 2, wide
+
+
+def cut_square(picture: np.ndarray, square: tuple[float, float, float], side: int) -> np.ndarray:
+    """A square piece scaled to ``side`` pixels: of a photo ``uint8``, of a mask ``float32`` (0 outside of the photo)."""
+    left, top, wide = square
     # cut first, then scale: the photo may be large and the thing small
     a, b = max(0, int(left)), max(0, int(top))
-    c, d = min(image.shape[1], int(left + wide) + 2), min(image.shape[0], int(top + wide) + 2)
-    crop, alpha = image[b:d, a:c], mask[b:d, a:c].astype(np.float32)
+    c, d = min(picture.shape[1], int(left + wide) + 2), min(picture.shape[0], int(top + wide) + 2)
+    is_mask = picture.ndim == 2
+    piece = picture[b:d, a:c].astype(np.float32) if is_mask else picture[b:d, a:c]
     shrink = side / wide
     if shrink < 1:  # area averaging first, so that nothing flickers
         size = max(1, round((c - a) * shrink)), max(1, round((d - b) * shrink))
-        crop, alpha = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (crop, alpha))
-    scale_x, scale_y = crop.shape[1] / (c - a), crop.shape[0] / (d - b)
-    move = np.array(
-        [
-            [side / (wide * scale_x), 0, (a - left) * side / wide],
-            [0, side / (wide * scale_y), (b - top) * side / wide],
-        ]
-    )
-    move[:, 2] += 0.5 * (move[:, :2].sum(1) - 1)  # between centres of pixels
-    square = cv2.warpAffine(crop, move, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    cover = cv2.warpAffine(alpha, move, (side, side), flags=cv2.INTER_LINEAR, borderValue=0)
-    return square, cover
+        piece = cv2.resize(piece, size, interpolation=cv2.INTER_AREA)
+    zoom = side / wide * np.array([(c - a) / piece.shape[1], (d - b) / piece.shape[0]])
+    shift = np.array([a - left, b - top]) * side / wide + 0.5 * (zoom - 1)  # between centres of pixels
+    move = np.column_stack([np.diag(zoom), shift])
+    border = cv2.BORDER_CONSTANT if is_mask else cv2.BORDER_REPLICATE
+    return cv2.warpAffine(piece, move, (side, side), flags=cv2.INTER_LINEAR, borderMode=border)
 
 
 def painted_over(crop: UInt8[np.ndarray, "s s 3"], alpha: Float32[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 3"]:

@@ -1,4 +1,9 @@
-"""What the product looks like, and what it is not: the references of a session."""
+"""What the product looks like, and what it is not: the references of a session.
+
+The tokens of any two photos have much in common, so all cosines are high. What is common is taken off: the mean token of
+the session's photos, and the directions in which their tokens differ most, which tell where in a picture a patch lies
+and whether it belongs to a subject, not what it shows (as INSID3 does against positional bias).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,7 @@ from nbhelpers.product_matching.features import unit
 from nbhelpers.product_matching.values import Features
 
 MEAN_SIDE = 336  # pixels: small is enough for a mean
+DIRECTIONS = 2  # of the largest spread: position in the picture, and subject against surroundings
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +36,17 @@ class Gallery:
     Attributes:
         positives: features of the product, at least one.
         negatives: features of what a person rejected.
-        mean: mean patch token of this session's photos, or None to take nothing off. The tokens of any two photos have
-            much in common, so all cosines are high; what is left after centring tells things apart.
+        mean: what this session's photos have in common, from `mean_feature`: the mean patch token, then orthonormal
+            directions; None to take nothing off.
     """
 
     positives: tuple[Features, ...]
     negatives: tuple[Features, ...] = ()
-    mean: Float32[np.ndarray, " d"] | None = field(default=None, repr=False)
+    mean: Float32[np.ndarray, "m d"] | None = field(default=None, repr=False)
 
     def __post_init__(self):
         widths = {len(each.average) for each in (*self.positives, *self.negatives)}
-        widths |= set() if self.mean is None else {len(self.mean)}
+        widths |= set() if self.mean is None else {self.mean.shape[-1]}
         if not self.positives or len(widths) != 1:
             raise NbHelpersError(
                 "the gallery does not fit together",
@@ -58,8 +64,12 @@ class Gallery:
         return replace(self, negatives=(*self.negatives, features))
 
     def centred(self, vectors: Float32[np.ndarray, "*n d"]) -> Float32[np.ndarray, "*n d"]:
-        """Vectors of length 1 with the mean taken off, again of length 1."""
-        return vectors if self.mean is None else unit(vectors - self.mean)
+        """Vectors of length 1 with what is common taken off, again of length 1."""
+        if self.mean is None:
+            return vectors
+        mean, directions = self.mean[0], self.mean[1:]
+        rest = vectors - mean
+        return unit(rest - (rest @ directions.T) @ directions)
 
     @cached_property
     def averages(self) -> Float32[np.ndarray, "p d"]:
@@ -85,21 +95,27 @@ class Gallery:
 
 def mean_feature(
     images: Iterable[UInt8[np.ndarray, "h w 3"]], encoder: PatchEncoder, most: int = 8
-) -> Float32[np.ndarray, " d"]:
-    """The mean of the patch tokens, each of length 1, of some photos of a session.
+) -> Float32[np.ndarray, "m d"]:
+    """What the patch tokens, each of length 1, of some photos of a session have in common.
 
     Args:
         images: photos; the reference's should be among them. Those after the first ``most`` are not looked at.
         encoder: who looks.
         most: how many photos count.
+
+    Returns:
+        Their mean, then the 2 orthonormal directions of largest spread.
     """
-    sums: list[np.ndarray] = []
+    seen: list[np.ndarray] = []
     for image, _ in zip(images, range(most), strict=False):
-        tokens = encoder.tokens([fit(image, MEAN_SIDE)])[0]
-        sums.append(unit(tokens).reshape(-1, tokens.shape[-1]).mean(0))
-    if not sums:
+        tokens = unit(encoder.tokens([fit(image, MEAN_SIDE)])[0])
+        seen.append(tokens.reshape(-1, tokens.shape[-1]))
+    if not seen:
         raise NbHelpersError("there is no photo to take the mean feature of", given="no photos")
-    return np.mean(sums, axis=0, dtype=np.float64).astype(np.float32)
+    mean = np.mean([tokens.mean(0, dtype=np.float64) for tokens in seen], axis=0)
+    spread = sum((tokens - mean).T @ (tokens - mean) / len(tokens) for tokens in seen)
+    _, directions = np.linalg.eigh(spread)  # in rising order
+    return np.concatenate([mean[None], directions[:, : -DIRECTIONS - 1 : -1].T]).astype(np.float32)
 
 
 def evenly(items: Sequence, most: int) -> list:

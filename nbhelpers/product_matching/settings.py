@@ -48,9 +48,9 @@ class Settings:
     top_k_matches: int = 3
     candidates: str = "guided"
     calibrate: bool = True
-    scales: tuple[int, ...] = (448, 896)
-    max_prompts: int = 48
-    max_candidates: int = 12
+    scales: tuple[int, ...] = (560,)
+    max_prompts: int = 32
+    max_candidates: int = 8
     crop_side: int = 224
     colour_weight: float = 1.0
     mirror_weight: float = 1.0

@@ -27,6 +27,8 @@ class Features:
         weights: how much of each of these patches the mask covers, 0 to 1.
         places: centre of each patch in the square crop: x right, y down, 0 to 1.
         colours: mean CIELAB colour of the masked pixels of each patch: L 0 to 100, a and b about -100 to 100.
+        mirror: of a reference, the features of the same crop mirrored left to right; None where nobody looked.
+        views: of a reference, the features of the same crop turned, smaller, darker, partly hidden.
     """
 
     average: Float32[np.ndarray, " d"]
@@ -34,6 +36,8 @@ class Features:
     weights: Float32[np.ndarray, " k"] = field(repr=False)
     places: Float32[np.ndarray, "k 2"] = field(repr=False)
     colours: Float32[np.ndarray, "k 3"] = field(repr=False)
+    mirror: Features | None = field(default=None, repr=False)
+    views: tuple[Features, ...] = field(default=(), repr=False)
 
     def __post_init__(self):
         k, d = self.patches.shape

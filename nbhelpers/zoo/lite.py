@@ -178,7 +178,11 @@ LITE = (
         "0.1 GB of weights",
         "0.14 s at 224 x 224, 0.5 s at 448 x 308 on one core",
         "nbhelpers.models.dinov2:build_lite",
-        note="DINOv2's architecture, size S, any picture size; whether it was tuned further is not known.",
+        # patches of one thing in two photos against all others, measured on cut-outs of VOC and DAVIS: area under the
+        # curve 1.00 after 10 blocks, 0.95 after 12, so the last two were tuned for something else
+        {"blocks": 10},
+        "DINOv2's architecture, size S, any picture size; the last 2 of its 12 blocks, tuned to find subjects, are left "
+        "out.",
     ),
     Model(
         "colmap",
@@ -188,6 +192,7 @@ LITE = (
         "BSD-3-Clause",
         "no weights",
         "seconds to minutes for 5 to 25 photos",
+        "nbhelpers.models.colmap:build",
         options={"install": "pip install pycolmap"},
         note="Structure from motion by the package pycolmap; needs overlap between the photos.",
     ),
@@ -238,7 +243,9 @@ LITE = (
         ),
         "Apache-2.0",
         "0.02 GB of weights",
-        "0.2 to 0.5 s an image",
+        "0.1 s an image, 0.5 s a pair",
+        "nbhelpers.models.matchers:build",
+        {"kind": "xfeat", "keypoints": 2048},
         note="1357 matches on a test pair, 83.5 % within 3 px.",
     ),
     Model(
@@ -261,7 +268,9 @@ LITE = (
         ),
         "Apache-2.0",
         "0.05 GB of weights",
-        "slow on a CPU",
+        "2 s an image, 1.5 s a pair",
+        "nbhelpers.models.matchers:build",
+        {"kind": "disk", "keypoints": 2048},
         note="Finer than XFeat: 97.8 % of 625 matches within 3 px.",
     ),
     Model(
@@ -285,6 +294,8 @@ LITE = (
         "Apache-2.0, BSD-3",
         "0.05 GB of weights",
         "slow on a CPU",
+        "nbhelpers.models.matchers:build",
+        {"kind": "aliked", "keypoints": 1024},
         note="The other fine extractor with LightGlue.",
     ),
 )

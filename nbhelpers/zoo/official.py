@@ -178,6 +178,7 @@ GEOMETRY = (
         "CC BY-NC 4.0",
         "5 GB of weights",
         "seconds for a scene on a GPU",
+        "nbhelpers.models.vggt:build",
         note="For research. Cameras, depth and points in one pass. The package comes from its repository.",
     ),
     Model(
@@ -193,6 +194,7 @@ GEOMETRY = (
         "VGGT (commercial)",
         "5 GB of weights",
         "seconds for a scene on a GPU",
+        "nbhelpers.models.vggt:build",
         note="The same network, trained for commercial use. Its licence is accepted on the hub first.",
     ),
     Model(

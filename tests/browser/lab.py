@@ -116,7 +116,7 @@ class Notebook:
         self.open()
         page.click("text=Run >> nth=0")
         page.click("text=Run All Cells")
-        page.wait_for_selector(f"{CANVAS}, {ERROR}")
+        page.wait_for_selector(f"{CANVAS}, .nbhelpers-gallery, {ERROR}")
         assert not page.locator(ERROR).count(), page.locator(ERROR).first.inner_text()
         files = set(self.runtime.glob("kernel-*.json")) - before
         self.client = BlockingKernelClient(connection_file=str(files.pop()))

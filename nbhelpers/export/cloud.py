@@ -1,0 +1,130 @@
+"""Point clouds that know which object each point belongs to: PLY with labels, GLB with one named part an object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import replacing, write_bytes
+
+PALE = 0.55  # share of white in the colours of what belongs to no object
+REST = "rest of the scene"
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """Points with colours and labels.
+
+    Example:
+        >>> cloud = Cloud(points, colors, labels, ("chair", "desk"), [(230, 159, 0), (86, 180, 233)])
+        >>> save_ply("outputs/scene.ply", cloud), save_glb("outputs/scene.glb", cloud, up=scene.up)
+
+    Attributes:
+        points: ``(n, 3)`` in world units.
+        colors: ``(n, 3)`` RGB of the points themselves.
+        labels: ``(n,)`` index of the object of each point, -1 for none.
+        names: of the objects.
+        object_colors: RGB of each object.
+    """
+
+    points: Float[np.ndarray, "n 3"]
+    colors: UInt8[np.ndarray, "n 3"]
+    labels: Int[np.ndarray, " n"]
+    names: tuple[str, ...]
+    object_colors: Sequence[tuple[int, int, int]]
+
+    def __post_init__(self):
+        lengths = {len(self.points), len(self.colors), len(self.labels)}
+        if len(lengths) != 1 or len(self.names) != len(self.object_colors):
+            raise NbHelpersError(
+                "a cloud does not fit together",
+                given=f"{len(self.points)} points, {len(self.colors)} colours, {len(self.labels)} labels; "
+                f"{len(self.names)} names, {len(self.object_colors)} object colours",
+            )
+        if len(self.labels) and not (self.labels.min() >= -1 and self.labels.max() < len(self.names)):
+            raise NbHelpersError("a label names no object", expected=f"-1 to {len(self.names) - 1}")
+        if not np.isfinite(self.points).all():
+            raise NbHelpersError("a cloud has points that are no numbers", given="NaN or infinite coordinates")
+
+    @property
+    def shown(self) -> UInt8[np.ndarray, "n 3"]:
+        """The colour of its object for each point; its own, made pale, where there is none."""
+        out = (self.colors * (1 - PALE) + 255 * PALE).astype(np.uint8)
+        for number, color in enumerate(self.object_colors):
+            out[self.labels == number] = color
+        return out
+
+
+def save_ply(path: str | Path, cloud: Cloud) -> Path:
+    """Write a binary PLY: ``x y z red green blue label`` of each vertex, the names as comments; return the path.
+
+    ``label`` is the index of the object, -1 for none. Coordinates are those of the scene.
+
+    Source: Turk 1994, "The PLY Polygon File Format".
+    """
+    kind = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("label", "<i4")]
+    rows = np.empty(len(cloud.points), kind)
+    for axis, name in enumerate("xyz"):
+        rows[name] = cloud.points[:, axis]
+    for channel, name in enumerate(("red", "green", "blue")):
+        rows[name] = cloud.shown[:, channel]
+    rows["label"] = cloud.labels
+    words = {"<f4": "float", "u1": "uchar", "<i4": "int"}
+    head = ["ply", "format binary_little_endian 1.0"]
+    head += [f"comment label {number} {_ascii(name)}" for number, name in enumerate(cloud.names)]
+    head += [f"element vertex {len(rows)}", *(f"property {words[form]} {name}" for name, form in kind), "end_header"]
+    return write_bytes(_suffix(path, ".ply"), "\n".join([*head, ""]).encode("ascii") + rows.tobytes())
+
+
+def save_glb(path: str | Path, cloud: Cloud, up: Shaped[np.ndarray, " 3"] | None = None) -> Path:
+    """Write a binary glTF with one point cloud named after each object, and one of the rest; return the path.
+
+    Args:
+        path: a name in ``.glb``.
+        cloud: see `Cloud`.
+        up: which way is up in the scene; it becomes y, as glTF has it.
+
+    Raises:
+        NbHelpersError: a cloud without points, or another suffix.
+    """
+    import trimesh
+
+    if not len(cloud.points):
+        raise NbHelpersError("the cloud has no points", do="export the masks alone")
+    turned = cloud.points if up is None else cloud.points @ _to_y(np.asarray(up, float)).T
+    turned = turned - np.median(turned, axis=0)
+    scene, shown = trimesh.Scene(), cloud.shown
+    for number, name in [*enumerate(cloud.names), (-1, REST)]:
+        own = cloud.labels == number
+        if own.any():
+            colors = np.concatenate([shown[own], np.full((int(own.sum()), 1), 255, np.uint8)], 1)
+            scene.add_geometry(trimesh.PointCloud(turned[own], colors), node_name=name, geom_name=name)
+    with replacing(_suffix(path, ".glb")) as temporary:
+        temporary.write_bytes(scene.export(file_type="glb"))
+    return Path(path)
+
+
+def _to_y(up: np.ndarray) -> np.ndarray:
+    """The rotation that brings a direction to the y axis by the shortest way."""
+    up = up / np.linalg.norm(up)
+    axis, cosine = np.cross(up, (0.0, 1.0, 0.0)), float(up[1])
+    if cosine < -1 + 1e-9:
+        return np.diag([1.0, -1.0, -1.0])
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    return np.eye(3) + cross + cross @ cross / (1 + cosine)
+
+
+def _suffix(path: str | Path, suffix: str) -> Path:
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise NbHelpersError("the file has another suffix", given=path, expected=f"a name in {suffix}")
+    return path
+
+
+def _ascii(name: str) -> str:
+    return " ".join(name.encode("ascii", "replace").decode().split())

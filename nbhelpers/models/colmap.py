@@ -1,0 +1,239 @@
+"""Cameras and points from photos on a CPU: pycolmap's structure from motion, run twice on different features.
+
+The first run uses SIFT, which is exact and needs no weights. A second run on learned features must find the same
+cameras; where it does not, or photos are missing, finer learned features make a third. What no two runs agree on is
+told to be not recovered.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import load_image
+from nbhelpers.core.scenefiles import few
+from nbhelpers.core.scenes import Scene
+from nbhelpers.models.colmap_check import Agreement, agreement, best_pair, diagnose
+from nbhelpers.models.colmap_mapping import Run, run_mapping
+from nbhelpers.models.colmap_pairs import FeatureStore, Joined, likely_pairs, verified_pairs
+from nbhelpers.models.protocols import Matcher
+from nbhelpers.models.sift import Sift
+
+log = logging.getLogger(__name__)
+INSTALL = "pip install pycolmap"
+LEARNED = ("xfeat-lighterglue", "disk-lightglue")
+SECOND_SEED = 1  # added for the run that starts from another pair of photos
+SEEN = 30  # points of a photo that only the matches of all runs together place
+
+
+class ColmapEstimator:
+    """Structure from motion that is checked; a `nbhelpers.models.protocols.SceneEstimator`.
+
+    Example:
+        >>> scene = nbhelpers.load("scene_estimator", "colmap").reconstruct(photos)
+        >>> scene.placed, scene.notes
+
+    Args:
+        matchers: what to try, one after the other: matchers, or functions that build one when it is needed. Each run
+            has the next one.
+        name: catalog name.
+        device: where learned features are computed.
+        seed: of everything that is drawn by lot: the same photos give the same scene.
+    """
+
+    def __init__(
+        self,
+        matchers: Sequence[Matcher | Callable[[], Matcher]],
+        name: str = "colmap",
+        device: str = "cpu",
+        seed: int = 0,
+    ):
+        self.matchers, self.name, self.device, self.seed = matchers, name, device, seed
+
+    def reconstruct(self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | None = None) -> Scene:
+        """A scene of all photos; what could not be placed, and why, is told in its notes.
+
+        Args:
+            images: RGB photos of one static scene, of any sizes; read one at a time, so a lazy sequence will do.
+            names: of the photos; numbers when left out.
+
+        Raises:
+            NbHelpersError: no photos, or names that do not fit.
+        """
+        names = tuple(names if names is not None else (f"{number:05d}" for number in range(len(images))))
+        if not len(images) or len(names) != len(images):
+            raise NbHelpersError("photos and names do not fit", given=f"{len(images)} photos, {len(names)} names")
+        if len(images) == 1:
+            return self._nothing(images, names, ["one photo alone shows no depth, so it is not placed"])
+        runs, stores, notes = [], [], []
+        found = None
+        for matcher in self.matchers:
+            try:
+                matcher = matcher() if not isinstance(matcher, Matcher) else matcher
+            except NbHelpersError as error:
+                notes.append(f"learned features cannot be had, so fewer runs were made: {error.what}")
+                continue
+            store = FeatureStore(matcher, images)
+            run = run_mapping(store, verified_pairs(store, likely_pairs(store), self.seed), self.seed)
+            log.info("%s: %d of %d photos, %d points", run.matcher, run.placed.sum(), len(store), len(run.points))
+            stores.append(store)
+            runs.append(run)
+            found = best_pair(runs)
+            if found is not None and found[2].views.all():
+                break
+        if found is None:
+            return self._nothing(images, names, [*_why(runs, stores, names), *notes])
+        run, other, shared = found
+        told = [_agreed(run, other, shared)]
+        sure = shared.views
+        if not sure.all():
+            run, sure, line = self._joined(stores, runs, run, sure)
+            told += line
+        notes = [*told, *_missing(sure, run, names, stores, runs), *notes]
+        return _scene(images, names, run, sure, stores[0].sizes, self.name, notes)
+
+    def _joined(
+        self, stores: Sequence[FeatureStore], runs: Sequence[Run], best: Run, sure: Bool[np.ndarray, " v"]
+    ) -> tuple[Run, Bool[np.ndarray, " v"], list[str]]:
+        """More photos by the matches of all runs together, with the lens that the confirmed cameras have.
+
+        The photos that were confirmed must come out the same, and the others the same from two first pairs of photos.
+        """
+        joined = Joined(stores)
+        lenses = best.lenses(joined.sizes)
+        pairs = joined.pairs([run.all_pairs for run in runs], lenses, self.seed)
+        run = run_mapping(joined, pairs, self.seed, lenses)
+        again = run_mapping(joined, pairs, self.seed + SECOND_SEED, lenses, barred=run.first_pair)
+        kept = agreement(best.poses, run.poses).views & sure
+        twice = agreement(run.poses, again.poses).views
+        seen = np.bincount(run.views, minlength=len(joined)) >= SEEN
+        all_sure = twice & (kept | seen)
+        if kept.sum() < sure.sum() or all_sure.sum() <= sure.sum():
+            return best, sure, []
+        more = all_sure.sum() - sure.sum()
+        return run, all_sure, [f"{more} more by the matches of all runs together, the same from two first pairs"]
+
+    def _nothing(self, images: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Scene:
+        """A scene with no view placed."""
+        views, none = len(images), np.zeros(0, int)
+        return Scene(
+            tuple(names),
+            np.array([np.shape(images[number])[:2] for number in range(views)], int),
+            np.full((views, 3, 3), np.nan),
+            np.full((views, 3, 4), np.nan),
+            np.zeros((0, 3)),
+            np.zeros((0, 3), np.uint8),
+            none,
+            none,
+            np.zeros((0, 2)),
+            model=self.name,
+            notes=tuple(notes),
+        )
+
+
+def _agreed(run: Run, other: Run, shared: Agreement) -> str:
+    return (
+        f"cameras from {run.matcher}, {run.error:.2f} px; a run with {other.matcher} agrees within "
+        f"{shared.median:.1f} degrees (median, {shared.worst:.1f} at most) on {shared.views.sum()} photos"
+    )
+
+
+def _missing(
+    sure: Bool[np.ndarray, " v"], run: Run, names: Sequence[str], stores: Sequence[FeatureStore], runs: Sequence[Run]
+) -> list[str]:
+    """Lines on the photos that are not placed."""
+    notes = []
+    if doubted := [name for name, ok, here in zip(names, sure, run.placed, strict=True) if here and not ok]:
+        notes.append(f"not placed, because two runs put it elsewhere: {few(doubted)}")
+    if absent := [name for name, ok, here in zip(names, sure, run.placed, strict=True) if not here and not ok]:
+        notes.append(f"not placed, because it shares too little with the others: {few(absent)}")
+        most = max(range(len(runs)), key=lambda at: len(runs[at].all_pairs))
+        notes += diagnose(stores[most], runs[most].all_pairs, names)
+    return notes
+
+
+def _why(runs: Sequence[Run], stores: Sequence[FeatureStore], names: Sequence[str]) -> list[str]:
+    """Lines on why there is no model at all."""
+    placed = [run for run in runs if run.placed.sum() > 1]
+    notes = ["the scene was not recovered: no photo is placed"]
+    if len(placed) > 1:
+        shared = agreement(placed[0].poses, placed[1].poses)
+        if np.isfinite(shared.median):
+            notes.append(
+                f"two runs ({placed[0].matcher}, {placed[1].matcher}) found cameras that differ by "
+                f"{shared.median:.0f} degrees (median), so neither is believed"
+            )
+    elif placed:
+        notes.append(f"only the run with {placed[0].matcher} found cameras, and no other confirmed them")
+    most = max(range(len(runs)), key=lambda at: len(runs[at].all_pairs), default=None)
+    return notes + (diagnose(stores[most], runs[most].all_pairs, names) if most is not None else [])
+
+
+def _scene(
+    images: Sequence[np.ndarray],
+    names: Sequence[str],
+    run: Run,
+    sure: Bool[np.ndarray, " v"],
+    sizes: Sequence[tuple[int, int]],
+    model: str,
+    notes: Sequence[str],
+) -> Scene:
+    """The confirmed photos of a run, and the points that at least two of them saw."""
+    kept = sure[run.views]
+    counts = np.bincount(run.tracks[kept], minlength=len(run.points))
+    kept &= counts[run.tracks] > 1
+    numbers, tracks = np.unique(run.tracks[kept], return_inverse=True)
+    views, pixels = run.views[kept], run.pixels[kept]
+    intrinsics, poses = run.intrinsics.copy(), run.poses.copy()
+    intrinsics[~sure], poses[~sure] = np.nan, np.nan
+    return Scene(
+        tuple(names),
+        np.array(sizes, int),
+        intrinsics,
+        poses,
+        run.points[numbers],
+        point_colors(images, views, tracks, pixels, len(numbers)),
+        views,
+        tracks,
+        pixels,
+        distortion=run.distortion,
+        model=model,
+        notes=tuple(notes),
+    )
+
+
+def point_colors(
+    images: Sequence[np.ndarray], views: np.ndarray, tracks: np.ndarray, pixels: np.ndarray, count: int
+) -> UInt8[np.ndarray, "p 3"]:
+    """The mean colour of each point over the views that saw it."""
+    total, times = np.zeros((count, 3)), np.zeros(count)
+    for view in np.unique(views):
+        image = load_image(np.asarray(images[int(view)]))
+        here = views == view
+        x, y = np.clip(np.rint(pixels[here]).astype(int), 0, np.array(image.shape[1::-1]) - 1).T
+        np.add.at(total, tracks[here], image[y, x])
+        np.add.at(times, tracks[here], 1)
+    return np.rint(total / np.maximum(times, 1)[:, None]).astype(np.uint8)
+
+
+def build(name: str, files: dict[str, Path], device: str, install: str = INSTALL) -> ColmapEstimator:
+    """Build the estimator; ``files`` is empty, for it has no weights of its own.
+
+    Raises:
+        NbHelpersError: pycolmap is not installed.
+    """
+    try:
+        import pycolmap  # noqa: F401 - asked for here, so that its absence is one clear error
+    except ImportError as error:
+        raise NbHelpersError(
+            "structure from motion needs the package pycolmap", given=str(error), do=install
+        ) from error
+    from nbhelpers.models.load import load
+
+    learned = [lambda which=which: load("matcher", which, device) for which in LEARNED]
+    return ColmapEstimator([Sift(), *learned], name, device)

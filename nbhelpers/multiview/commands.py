@@ -1,0 +1,70 @@
+"""``nbhelpers multiview``: photos of a scene and a phrase or clicks, to masks in every view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nbhelpers.core.errors import NbHelpersError
+
+
+def multiview(
+    images: Annotated[str, typer.Option(help="a folder of photos of one scene, a quoted glob, or a video")],
+    output: Annotated[Path, typer.Option(help="folder for masks, overlays, point clouds and tables")],
+    phrase: Annotated[str | None, typer.Option(help='such as "red chair behind the desk"')] = None,
+    click: Annotated[
+        list[str] | None, typer.Option(help="x,y in the reference view, or view:x,y; x,y,0 excludes; repeat")
+    ] = None,
+    reference_view: Annotated[int | None, typer.Option(help="whose left and right it is, from 0")] = None,
+    cameras: Annotated[
+        Path | None, typer.Option(help="known cameras: a COLMAP model, transforms.json or a Bundler file")
+    ] = None,
+    models: Annotated[str | None, typer.Option(help="auto, lite or official")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")] = None,
+) -> None:
+    """Find one object in all photos of a scene, from a phrase or from clicks; resumed when cut off."""
+    from tqdm.auto import tqdm
+
+    from nbhelpers.multiview.batch import run
+    from nbhelpers.multiview.segmenter import MultiviewSegmenter
+
+    clicks: dict[int, list[tuple[float, ...]]] = {}
+    for text in click or ():
+        view, point = _click(text, reference_view or 0)
+        clicks.setdefault(view, []).append(point)
+    segmenter = MultiviewSegmenter(models=models, device=device)
+    with tqdm(desc="multiview", bar_format="{desc}: {n}/{total} {postfix}", leave=False) as bar:
+
+        def progress(done: int, total: int, doing: str) -> None:
+            bar.total, bar.n = total, done
+            bar.set_postfix_str(doing)
+
+        told = run(
+            images, output, phrase, click=clicks, cameras=cameras, reference_view=reference_view, segmenter=segmenter,
+            progress=progress,
+        )  # fmt: skip
+    if "phrase" in told:
+        typer.echo(told["phrase"]["understood"])
+        typer.echo(told["phrase"]["why"])
+    for view in told["views"]:
+        similarity = "" if view["similarity"] is None else f"similarity {view['similarity']:.2f}, "
+        found = "" if view["found"] else "not found, "
+        typer.echo(f"{view['photo']}: {found}{similarity}consistency {view['consistency']:.2f}; {view['why']}")
+    for note in told["notes"]:
+        typer.echo(f"note: {note}")
+    typer.echo(f"{told['object']}: consistency {told['consistency']:.2f}; {told['why']}; all in {output}")
+
+
+def _click(text: str, default: int) -> tuple[int, tuple[float, ...]]:
+    """``"3:320,200"`` as ``(3, (320.0, 200.0))``."""
+    view, colon, rest = text.rpartition(":")
+    try:
+        numbers = tuple(float(part) for part in rest.split(","))
+        number = int(view) if colon else default
+    except ValueError:
+        numbers, number = (), default
+    if len(numbers) not in (2, 3):
+        raise NbHelpersError("--click cannot be read", given=text, expected="x,y or x,y,0 or view:x,y")
+    return number, numbers

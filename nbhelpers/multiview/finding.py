@@ -1,0 +1,209 @@
+"""What each view shows of the things that a phrase names: words to masks, view by view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from nbhelpers import clip_guided
+from nbhelpers.clip_guided.words import words
+from nbhelpers.core.masks import decode_rle, encode_rle
+from nbhelpers.core.regions import distinct, intersections
+from nbhelpers.core.scenes import Scene
+from nbhelpers.core.vocabulary import root
+from nbhelpers.models.protocols import TextEncoder
+from nbhelpers.multiview.colours import likeness, split
+from nbhelpers.multiview.phrases import Phrase
+from nbhelpers.multiview.views import Photos
+
+SURROUNDINGS = (
+    ("wall", "ceiling"), ("floor", "ground"), ("sky", "cloud"), ("tree", "grass"), ("water",), ("backdrop",),
+)  # fmt: skip
+"""What competes with the nouns: few and broad, since each further word takes pixels from unusual nouns."""
+
+SHOWS = 0.5  # similarity from which a view shows a noun: there it wins against the surroundings
+PEAK = 0.99  # quantile of a noun's probability over a view that counts as its similarity
+SETTINGS = clip_guided.Settings(min_confidence=0.5, lower=False, max_prompts=32, second_look=False)
+SMALLEST = 5e-4  # share of the picture
+GRID = 12  # points across, where any object is looked for
+ANY_SCORE = 0.75  # predicted IoU of a mask that may be any object
+ANY_SHARE = (0.002, 0.3)  # of the picture, smallest and largest
+ANY_SAME = 0.5  # IoU from which two such masks are one
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """A thing in one view.
+
+    Attributes:
+        noun: index of the noun that it answers to; -1 for any object.
+        view: number of the view.
+        rle: its mask.
+        confidence: 0 to 1.
+        colour: how well it answers to the noun's colour words, 0 to 1.
+        points: numbers of the scene's points that were found inside.
+        feature: mean of the segmenter's features inside, of length 1; None where the segmenter gives none.
+    """
+
+    noun: int
+    view: int
+    rle: Mapping[str, Any] = field(repr=False)
+    confidence: float
+    colour: float
+    points: Int[np.ndarray, " n"] = field(repr=False)
+    feature: Float[np.ndarray, " d"] | None = field(default=None, repr=False)
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "h w"]:
+        """At the view's size, made anew at each call."""
+        return decode_rle(self.rle)
+
+
+@dataclass(frozen=True, eq=False)
+class Nouns:
+    """The noun phrases of a phrase as they are asked of a text encoder.
+
+    Attributes:
+        asked: noun phrases in the order of the phrase, each once, without those that mean any object.
+        heads: the same without colour words: what the text encoder is asked.
+        colours: colour words of each.
+    """
+
+    asked: tuple[str, ...]
+    heads: tuple[str, ...]
+    colours: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, phrase: Phrase) -> Nouns:
+        """Of a phrase and all that it names."""
+        asked = tuple(dict.fromkeys(thing.noun for thing in phrase.things() if not thing.is_generic))
+        parts = [split(noun) for noun in asked]
+        return cls(asked, tuple(head for head, _ in parts), tuple(colours for _, colours in parts))
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The different heads."""
+        return tuple(dict.fromkeys(head.casefold() for head in self.heads))
+
+    @property
+    def settings(self) -> clip_guided.Settings:
+        """With the surroundings that are no noun themselves."""
+        have = {root(word) for head in self.heads for word in (head, head.split()[-1])}
+        groups = [tuple(name for name in group if root(name) not in have) for group in SURROUNDINGS]
+        return replace(SETTINGS, exclude=tuple("|".join(group) for group in groups if group))
+
+
+def look(
+    photos: Photos, view: int, nouns: Nouns, text_encoder: TextEncoder, scene: Scene | None
+) -> tuple[tuple[float, ...], list[Instance]]:
+    """Find the nouns in one view.
+
+    Args:
+        photos: of the scene.
+        view: number of the photo.
+        nouns: what to look for.
+        text_encoder: says where.
+        scene: whose points are counted to the masks; may be None.
+
+    Returns:
+        The similarity of the view to each noun, 0 to 1, and the instances of those that it shows.
+    """
+    if not nouns.asked:
+        return (), []
+    image = photos.image(view)
+    settings = replace(nouns.settings, min_region_size=max(50.0, SMALLEST * image.shape[0] * image.shape[1]))
+    asked = words(nouns.vocabulary, None, settings)
+    class_map = text_encoder.dense(image, asked.asked)
+    peaks = {name: float(np.quantile(class_map.probabilities[i], PEAK)) for i, name in enumerate(nouns.vocabulary)}
+    similarity = tuple(peaks[head.casefold()] for head in nouns.heads)
+    if max(similarity) < SHOWS:
+        return similarity, []
+    result = clip_guided.segment(
+        image, nouns.vocabulary, settings=settings, segmenter=photos.segmenter, text_encoder=text_encoder,
+        class_map=class_map, embedding=photos.embedding(view),
+    )  # fmt: skip
+    found = []
+    for noun, head in enumerate(nouns.heads):
+        if similarity[noun] < SHOWS:
+            continue
+        for number, class_id in enumerate(result.instances.class_id.tolist()):
+            if nouns.vocabulary[class_id] != head.casefold():
+                continue
+            mask = result.instance_map == number
+            confidence = float(result.instances.confidence[number])
+            colour = likeness(image, mask, nouns.colours[noun])
+            found.append(instance(photos, scene, view, mask, noun, confidence, colour))
+    return similarity, found
+
+
+def anything(photos: Photos, view: int, scene: Scene | None) -> list[Instance]:
+    """What may be any object in a view: masks that the segmenter is sure of, on a grid of points, without repeats.
+
+    What fills much of the picture, is tiny or touches two of its edges is left out: it is ground, wall or sky.
+    """
+    height, width = photos.size(view)
+    down = max(1, round(GRID * height / width))
+    x, y = np.meshgrid((np.arange(GRID) + 0.5) * width / GRID, (np.arange(down) + 0.5) * height / down)
+    prediction = photos.segmenter.predict_points(photos.embedding(view), np.stack([x.ravel(), y.ravel()], 1) - 0.5)
+    small = prediction.logits > 0
+    edges = [(small[:, 0] > 0).any(1), (small[:, :, 0] > 0).any(1)]
+    last = round(prediction.extent[0]) - 1, round(prediction.extent[1]) - 1
+    edges += [small[:, last[0]].any(1), small[:, :, last[1]].any(1)]
+    share = small.mean((1, 2)) * small[0].size / (prediction.extent[0] * prediction.extent[1])
+    good = (prediction.scores > ANY_SCORE) & (share >= ANY_SHARE[0]) & (share <= ANY_SHARE[1])
+    good &= np.sum(edges, axis=0) < 2
+    kept = np.flatnonzero(good)
+    if not len(kept):
+        return []
+    first = distinct(intersections(small[kept]), prediction.scores[kept], ANY_SAME)
+    kept = kept[np.unique(first)]
+    touching = np.sum(edges, axis=0)
+    return [
+        instance(photos, scene, view, prediction.mask(i), -1, float(prediction.scores[i]) * 0.5 ** touching[i], 1.0)
+        for i in kept.tolist()
+    ]
+
+
+def instance(
+    photos: Photos,
+    scene: Scene | None,
+    view: int,
+    mask: Bool[np.ndarray, "h w"],
+    noun: int,
+    confidence: float,
+    colour: float,
+) -> Instance:
+    """An `Instance` with the scene's points inside its mask and its mean feature."""
+    points = np.empty(0, np.int64)
+    if scene is not None:
+        numbers, pixels = scene.seen(view)
+        columns, rows = np.round(pixels).astype(int).reshape(-1, 2).T
+        inside = (columns >= 0) & (rows >= 0) & (columns < mask.shape[1]) & (rows < mask.shape[0])
+        inside[inside] = mask[rows[inside], columns[inside]]
+        points = np.unique(numbers[inside])
+    return Instance(noun, view, encode_rle(mask), confidence, colour, points, _feature(photos, view, mask))
+
+
+def _feature(photos: Photos, view: int, mask: np.ndarray) -> Float[np.ndarray, " d"] | None:
+    """Mean of the image embedding inside a mask, with the view's own mean taken off, of length 1."""
+    tokens = photos.embedding(view).tensors.get("image_embed")
+    if tokens is None:
+        return None
+    tokens = np.asarray(tokens[0].cpu() if hasattr(tokens, "cpu") else tokens[0], np.float32)
+    weight = cv2.resize(mask.astype(np.float32), tokens.shape[:0:-1], interpolation=cv2.INTER_AREA)
+    inside = (tokens * weight).sum((1, 2)) / max(float(weight.sum()), 1e-6) - tokens.mean((1, 2))
+    return inside / max(float(np.linalg.norm(inside)), 1e-9)
+
+
+def views_to_look_at(count: int, reference: int, most: int) -> Sequence[int]:
+    """At most ``most`` views, evenly spread, the reference view among them."""
+    if count <= most:
+        return range(count)
+    chosen = np.unique(np.round(np.linspace(0, count - 1, most)).astype(int))
+    chosen[np.abs(chosen - reference).argmin()] = reference
+    return sorted(set(chosen.tolist()))

@@ -1,0 +1,180 @@
+"""What was found, as files that people and other tools read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from nbhelpers.core.files import write_text
+from nbhelpers.core.images import save_image
+from nbhelpers.core.matting import Mattes
+from nbhelpers.core.runs import stems
+from nbhelpers.core.scenewriters import write_colmap, write_transforms
+from nbhelpers.export.alpha import save_cutout, save_mask
+from nbhelpers.export.cloud import Cloud, save_glb, save_ply
+from nbhelpers.export.plan import write
+from nbhelpers.export.splats import LAYOUTS
+from nbhelpers.export.verify import verify
+from nbhelpers.multiview.results import Result
+from nbhelpers.plots import rgb
+from nbhelpers.plots3d import save_html
+
+TOOLS = ("colmap", "nerfstudio")
+COLUMNS = ("view_index", "photo", "found", "prompted", "similarity", "consistency", "score", "share", "why")
+
+
+def save(result: Result, folder: str | Path, paths: Sequence[str | Path] | None = None) -> list[Path]:
+    """Write everything that is known about a result; the files, the table of all last.
+
+    ``masks``, ``overlays`` and ``alpha`` hold a picture a view; ``colmap`` and ``nerfstudio`` masks as these tools look
+    for them, ``nerfstudio/transforms.json`` and ``sparse`` the cameras; ``scene.ply`` and ``scene.glb`` the points, one
+    colour an object, ``scene.html`` the picture to turn; ``prompts.json`` what was said; ``results.csv`` and
+    ``results.json`` the numbers.
+
+    Args:
+        result: see `Result`.
+        folder: made if it is missing; what an earlier run wrote there is replaced.
+        paths: of the photos, for the names of masks in the tools' layouts; the photos' names when left out.
+
+    Raises:
+        NbHelpersError: a folder that cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    photos = [Path(name) for name in result.session.photos.names] if paths is None else [Path(path) for path in paths]
+    names = stems(photos)
+    written = []
+    for view, stem in zip(result, names, strict=True):
+        mask = view.mask
+        written.append(save_mask(folder / "masks" / f"{stem}.png", mask))
+        written.append(save_image(folder / "overlays" / f"{stem}.jpg", view.overlay))
+        image = result.session.image(view.view_index)
+        written.append(save_cutout(folder / "alpha" / f"{stem}.png", image, mask))
+    for tool in TOOLS:
+        written += _layout(tool, result, folder / tool, photos)
+    written += _scene(result, folder)
+    result.session.log.save(folder / "prompts.json")
+    written.append(folder / "prompts.json")
+    return [*written, *_tables(result, folder)]
+
+
+def records(result: Result) -> list[dict[str, Any]]:
+    """A row a view, as in ``results.csv``."""
+    rows = []
+    for view in result:
+        whole = result.views[view.view_index]
+        rows.append(
+            {
+                "view_index": view.view_index,
+                "photo": view.name,
+                "found": view.found,
+                "prompted": whole.prompted,
+                "similarity": None if np.isnan(view.similarity) else round(view.similarity, 3),
+                "consistency": round(view.consistency, 3),
+                "score": round(whole.score, 3),
+                "share": round(float(view.mask.mean()), 5),
+                "why": view.why,
+            }
+        )
+    return rows
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """Everything in words and numbers, as in ``results.json``."""
+    found = result.found
+    out = {
+        "object": result.name,
+        "consistency": round(result.consistency, 3),
+        "why": result.views.whole.why,
+        "notes": list(result.notes),
+        "seconds": round(result.views.seconds, 1),
+        "models": {"segmenter": result.session.photos.segmenter.name, "scene": getattr(result.scene, "model", None)},
+        "views": records(result),
+    }
+    if found is not None:
+        out["phrase"] = {
+            "text": found.choice.phrase.text,
+            "understood": found.choice.phrase.understood,
+            "decided": found.choice.decided,
+            "why": found.choice.why,
+            "missing": list(found.choice.missing),
+            "reference_view": found.frame.view,
+            "frame": found.frame.note,
+            "ranking": [
+                {"object": v.candidate.name, "score": round(v.score, 3), "why": v.why} for v in found.choice.ranking
+            ],
+        }
+    return out
+
+
+def _tables(result: Result, folder: Path) -> list[Path]:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records(result))
+    about = json.dumps(summary(result), indent=1, ensure_ascii=False)
+    return [write_text(folder / "results.csv", table.getvalue()), write_text(folder / "results.json", about)]
+
+
+def cloud(result: Result) -> Cloud | None:
+    """The scene's points with the labels of the object and of what its relations named; None without a scene."""
+    if result.scene is None or not len(result.scene.points):
+        return None
+    labels, names, colours = result.labels()
+    return Cloud(result.scene.points, result.scene.colors, labels, names, [rgb(colour) for colour in colours])
+
+
+def _scene(result: Result, folder: Path) -> list[Path]:
+    points, scene = cloud(result), result.scene
+    if points is None or scene is None:
+        return []
+    write_colmap(scene, folder / "sparse")
+    write_transforms(scene, folder / "nerfstudio" / "transforms.json", masks="masks")
+    page = save_html(folder / "scene.html", result.figure(title=result.name))
+    made = [save_ply(folder / "scene.ply", points), save_glb(folder / "scene.glb", points, scene.up), page]
+    return [*made, folder / "nerfstudio" / "transforms.json", *sorted((folder / "sparse").glob("*.txt"))]
+
+
+class _Clip:
+    """Some views as the exporters want a clip: all of one size."""
+
+    def __init__(self, result: Result, views: Sequence[int], photos: Sequence[Path]):
+        self._result, self.views = result, list(views)
+        self.size = result.views.mask(self.views[0]).shape
+        self.names = [photos[view].name for view in self.views]
+        self.paths = None
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        return self._result.session.image(self.views[index])
+
+
+def _layout(tool: str, result: Result, folder: Path, photos: Sequence[Path]) -> list[Path]:
+    """Masks for a tool, verified; of photos of several sizes each size by itself."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for view in range(len(result)):
+        groups.setdefault(result.session.photos.size(view), []).append(view)
+    paths = []
+    for views in groups.values():
+        clip = _Clip(result, views, photos)
+        mattes = Mattes(clip, lambda index, clip=clip: result.views.mask(clip.views[index]))
+        plan = LAYOUTS[tool](mattes, folder)
+        paths += [target.path for target in plan.targets]
+        if len(groups) > 1:
+            for target in plan.targets:
+                save_mask(target.path, result.views.mask(views[target.frame]))
+        else:
+            write(plan, mattes, True)
+            verify(plan, mattes).check()
+    return paths

@@ -1,0 +1,63 @@
+"""Objects read by themselves: a word that the whole photo suggested must stand in a close look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from nbhelpers.clip_guided.second_look import FLOOR, piece, standing_out
+from nbhelpers.clip_guided.words import words
+from nbhelpers.models.protocols import TextEncoder
+from nbhelpers.models.values import ClassMap
+from nbhelpers.multiview.finding import Nouns
+from nbhelpers.multiview.objects import Object
+from nbhelpers.multiview.views import Photos
+
+MOST = 12  # objects that are read, the likeliest first; each costs the text encoder once
+STANDS = 0.4  # share of both readings that the noun must have, against other nouns and the surroundings
+
+
+def read(
+    photos: Photos, objects: Sequence[Object], nouns: Nouns, text_encoder: TextEncoder
+) -> tuple[list[Object], list[str]]:
+    """The objects that still answer to their nouns when each is looked at by itself, in its best view.
+
+    The reading of the object's own piece, its surroundings blurred, is multiplied with how sure the whole photo was;
+    see `nbhelpers.clip_guided.second_look`.
+
+    Returns:
+        The objects with their likeness from both readings; and notes on those that fell.
+    """
+    asked = words(nouns.vocabulary, None, nouns.settings).asked if nouns.asked else ()
+    order = sorted(range(len(objects)), key=lambda n: -objects[n].likeness * len(objects[n].instances))[:MOST]
+    kept, fallen = dict(enumerate(objects)), []
+    for number in order:
+        thing = objects[number]
+        view = thing.best_view
+        image, mask = photos.image(view), thing.mask(view)
+        x0, y0, x1, y1 = piece(mask)
+        inside = mask[y0:y1, x0:x1]
+        classes = text_encoder.dense(standing_out(image[y0:y1, x0:x1], inside), asked)
+        second = np.maximum(_mean(classes, inside), FLOOR)
+        own = nouns.vocabulary.index(nouns.heads[thing.noun].casefold())
+        first = np.full(len(second), (1 - thing.likeness) / max(1, len(second) - 1))
+        first[own] = thing.likeness
+        both = np.maximum(first, FLOOR) * second
+        share = float(both[own] / both.sum())
+        if share < STANDS:
+            fallen.append(thing.name)
+            del kept[number]
+        else:
+            kept[number] = replace(thing, likeness=float(np.sqrt(share * thing.likeness)))
+    told = ", ".join(fallen)
+    return list(kept.values()), [f"looked at by themselves, these are something else: {told}"] if fallen else []
+
+
+def _mean(class_map: ClassMap, mask: np.ndarray) -> np.ndarray:
+    """Mean probability of each class inside a mask."""
+    height, width = class_map.probabilities.shape[1:]
+    weight = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return (class_map.probabilities * weight).sum((1, 2)) / max(float(weight.sum()), 1e-6)

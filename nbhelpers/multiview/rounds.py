@@ -1,0 +1,198 @@
+"""All views from the prompted ones: once along the most similar photos, then again where all views can say a word."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from nbhelpers.core.masks import encode_rle, upsample
+from nbhelpers.core.scenes import Scene
+from nbhelpers.models.label_prompts import recipes, soft_iou
+from nbhelpers.models.values import Prediction
+from nbhelpers.multiview import consistency
+from nbhelpers.multiview.evidence import Evidence
+from nbhelpers.multiview.order import Survey, nearest, reach, survey, with_scene
+from nbhelpers.multiview.propagate import Finder, Found
+from nbhelpers.multiview.values import View, Views
+from nbhelpers.multiview.views import Photos
+
+ANCHORS, OTHERS = 3, 4  # prompted and found views that vote on another: the most similar ones
+RELIABLE = 0.5  # of the best: a view that is found again less well in the prompted one gets no vote
+ABSENT = 0.5  # likeness below which what was found is another thing
+LEAST = 0.001  # of the photo's area: less was not found
+
+Progress = Callable[[int, int, str], None]
+
+
+def solve(
+    photos: Photos, anchors: Mapping[int, Prediction], scene: Scene | None = None, progress: Progress | None = None
+) -> Views:
+    """Find an object in all photos.
+
+    Args:
+        photos: of the scene.
+        anchors: the object's mask in the views that a person prompted.
+        scene: cameras and points of the photos, where they are known.
+        progress: called with steps done, steps in all, and what is being done.
+    """
+    start = time.monotonic()
+    return Rounds(photos, anchors, scene, progress or _silent).run(start)
+
+
+def _silent(done: int, steps: int, what: str) -> None:
+    """No progress is shown."""
+
+
+class Rounds:
+    """The two rounds over all views.
+
+    Args:
+        photos: of the scene.
+        anchors: the object's mask in prompted views.
+        scene: cameras and points, or None.
+        progress: see `solve`.
+    """
+
+    def __init__(self, photos: Photos, anchors: Mapping[int, Prediction], scene: Scene | None, progress: Progress):
+        self.photos, self.scene, self.progress = photos, scene, progress
+        self.steps = len(photos) + 3 * (len(photos) - len(anchors))
+        self.done = 0
+        self.survey = self._survey()
+        self.likeness = with_scene(self.survey.likeness, scene)
+        self.finder = Finder(photos, self.survey)
+        self.anchors = {view: self.finder.given(view, prediction) for view, prediction in anchors.items()}
+        self.trust = {view: self.finder.trust(view, found) for view, found in self.anchors.items()}
+        self.found: dict[int, Found] = {}
+        self.reliable: dict[int, float] = {}
+        self.expected: dict[int, np.ndarray] = {}
+        side = len(next(iter(self.anchors.values())).logits)
+        self.evidence = Evidence(scene, side) if scene is not None and len(scene.points) else None
+
+    def run(self, start: float) -> Views:
+        """Both rounds, and the judgement."""
+        order = reach(self.likeness, list(self.anchors))
+        for view in order:
+            self._first(view)
+        for view in sorted(order, key=lambda view: -self.reliable[view]):
+            self._again(view)
+        return self._views(order, start)
+
+    def _survey(self) -> Survey:
+        if self.photos.survey is None:
+            self.photos.survey = survey(self.photos, lambda done: self._step("reading the photos"))
+        else:
+            self.done = len(self.photos)
+        return self.photos.survey
+
+    def _step(self, what: str) -> None:
+        self.done += 1
+        self.progress(self.done, self.steps, what)
+
+    def _memory(self, view: int) -> dict[int, Found]:
+        """The views that vote on one: prompted ones, and the reliable ones of the others."""
+        chosen = nearest(self.likeness, view, self.anchors, ANCHORS)
+        best = max(self.reliable.values(), default=0.0)
+        reliable = [other for other, value in self.reliable.items() if value >= RELIABLE * best and value > 0]
+        found = nearest(self.likeness, view, reliable, OTHERS)
+        return {other: self.anchors[other] for other in chosen} | {other: self.found[other] for other in found}
+
+    def _look(self, view: int) -> Found:
+        votes = self.finder.vote(view, self._memory(view))
+        share = self.expected[view] = votes.share
+        if self.evidence is not None:
+            share = self.evidence.mix(view, share, *self._belief(view))
+        anchor = nearest(self.likeness, view, self.anchors, 1)[0]
+        return self.finder.decode(view, share, votes.likeness, self.trust[anchor])
+
+    def _belief(self, view: int | None) -> tuple[np.ndarray, np.ndarray]:
+        shares = {v: f.share for v, f in self.anchors.items()} | {v: f.share for v, f in self.found.items()}
+        trust = dict.fromkeys(self.anchors, 1.0) | {v: 0.5 * r for v, r in self.reliable.items()}
+        return self.evidence.belief(shares, trust, without=view)
+
+    def _back(self, view: int, found: Found) -> float:
+        return self.finder.back(view, found, self.anchors, nearest(self.likeness, view, self.anchors, 1))
+
+    def _first(self, view: int) -> None:
+        self.found[view] = self._look(view)
+        self.reliable[view] = self._back(view, self.found[view])
+        self._step("along similar photos")
+
+    def _again(self, view: int) -> None:
+        again = self._look(view)
+        reliable = self._back(view, again)
+        if reliable >= self.reliable[view]:
+            self.found[view], self.reliable[view] = again, reliable
+        self._step("with all views together")
+
+    def _views(self, order: list[int], start: float) -> Views:
+        """Masks at the photos' sizes, each with a judgement."""
+        views, judged = [], {}
+        for view in range(len(self.photos)):
+            found = self.anchors.get(view) or self.found[view]
+            prompted, name = view in self.anchors, self.photos.names[view]
+            mask = upsample(found.logits, found.logits.shape, self.photos.size(view)) > 0
+            signs = self._signs(view, found)
+            here = bool(mask.mean() >= LEAST) and (prompted or found.likeness >= ABSENT)
+            mask = mask if here else np.zeros_like(mask)
+            judged[view] = consistency.judge(signs, prompted, here)
+            views.append(View(name, encode_rle(mask), signs.score, judged[view], prompted, here))
+            if not prompted:
+                self._step("judging")
+        return Views(
+            tuple(views),
+            self._points(),
+            consistency.whole(judged, dict(enumerate(self.photos.names))),
+            tuple(order),
+            self._notes(views),
+            time.monotonic() - start,
+        )
+
+    def _signs(self, view: int, found: Found) -> consistency.Signs:
+        others = self._memory(view)
+        others.pop(view, None)
+        if view in self.anchors and others:
+            votes = self.finder.vote(view, others)
+            expected, likeness = votes.share, votes.likeness
+            back = soft_iou(expected, found.share)
+        else:
+            expected, likeness = self.expected.get(view, found.share), found.likeness
+            back = self.reliable.get(view, 1.0)
+        points = (0, 0, 0)
+        if self.evidence is not None:
+            points = self.evidence.tally(view, found.share, *self._belief(view))
+        return consistency.Signs(
+            back,
+            soft_iou(found.share, expected),
+            self._score(view, found),
+            likeness,
+            *points,
+            name=self.photos.names[view],
+        )
+
+    def _score(self, view: int, found: Found) -> float:
+        """IoU that the segmenter predicts when it is asked with the mask itself."""
+        asked = recipes(found.share, self.photos.size(view))
+        if not asked:
+            return 0.0
+        prediction = self.photos.segmenter.predict(self.photos.embedding(view), asked["box and map"])
+        return float(np.clip(prediction.scores[prediction.choice], 0, 1))
+
+    def _points(self) -> np.ndarray:
+        if self.evidence is None:
+            return np.zeros(0, np.int64)
+        belief, weight = self._belief(None)
+        return np.flatnonzero((weight > 0) & (belief >= 0.5))
+
+    def _notes(self, views: list[View]) -> tuple[str, ...]:
+        notes = []
+        if self.scene is None:
+            notes.append("no cameras are known: views were compared by their looks alone")
+        elif not self.scene.placed.all():
+            rest = ", ".join(n for n, placed in zip(self.photos.names, self.scene.placed, strict=True) if not placed)
+            notes.append(f"no camera is known of {rest}: there the object was found by its looks alone")
+        absent = [view.name for view in views if not view.found]
+        if absent:
+            notes.append(f"the object was not found in {', '.join(absent)}")
+        return tuple(notes)

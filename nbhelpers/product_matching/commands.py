@@ -1,0 +1,130 @@
+"""``nbhelpers product-matching``: find a product in many photos without a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+from nbhelpers.core.errors import NbHelpersError
+
+app = typer.Typer(help="Show a product once; find that very product in other photos.", no_args_is_help=True)
+
+
+class _SeveralFiles(TyperCommand):
+    """Lets ``--images a.jpg b.jpg`` take several files after one flag, as a shell's ``*.jpg`` gives them."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        """Repeat the flag before each file, as typer wants it."""
+        out, taking = [], False
+        for arg in args:
+            if arg.startswith("--"):
+                taking = arg == "--images"
+            elif taking and out[-1] != "--images":
+                out.append("--images")
+            out.append(arg)
+        return super().parse_args(ctx, out)
+
+
+@app.callback()
+def product_matching() -> None:
+    """Show a product once; find that very product in other photos."""
+
+
+@app.command(cls=_SeveralFiles)
+def batch(
+    images: Annotated[list[str], typer.Option(help="photos, folders or quoted globs: several after one flag")],
+    reference: Annotated[Path, typer.Option(help="a photo that shows the product")],
+    output: Annotated[Path, typer.Option(help="folder for all results; started again, a run goes on")],
+    ref_bbox: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 around the product")] = None,
+    ref_point: Annotated[str | None, typer.Option(help="x,y on the product")] = None,
+    ref_mask: Annotated[Path | None, typer.Option(help="a picture of the photo's size, white on the product")] = None,
+    settings: Annotated[Path | None, typer.Option(help="TOML or JSON with settings, see Settings")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="fixed least score of a match, instead of a calibrated")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="most matches in a photo")] = None,
+    candidates: Annotated[str | None, typer.Option(help="guided, or grid: ask blindly everywhere")] = None,
+    equirectangular: Annotated[bool, typer.Option(help="the photos are panoramas, twice as wide as high")] = False,
+    turntable: Annotated[bool, typer.Option(help="the photos are views in order")] = False,
+    circle: Annotated[bool, typer.Option(help="and the last is beside the first")] = False,
+    workers: Annotated[int, typer.Option(help="processes, each with its own models")] = 1,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")] = None,
+    models: Annotated[str | None, typer.Option(help="auto, lite or official")] = None,
+) -> None:
+    """Find a product in photos; writes masks, cut-outs, COCO json, csv and a page to look through."""
+    import contextlib
+
+    from tqdm.auto import tqdm
+
+    from nbhelpers.core.images import load_image
+    from nbhelpers.core.runs import photos as listed
+    from nbhelpers.models.load import load
+    from nbhelpers.product_matching.options import load_settings
+    from nbhelpers.product_matching.run import check, run, told
+
+    paths = list(dict.fromkeys(path for source in images for path in listed(source)))
+    point = None if ref_point is None else _numbers(ref_point, "--ref-point", "x,y", 2)
+    box = None if ref_bbox is None else _numbers(ref_bbox, "--ref-bbox", "x0,y0,x1,y1", 4)
+    if sum(given is not None for given in (point, box, ref_mask)) != 1:
+        raise NbHelpersError("show the product in one way", expected="--ref-point, --ref-bbox or --ref-mask")
+    mask = None if ref_mask is None else load_image(ref_mask)[:, :, 0] > 127
+    load_image(reference)  # before the models: a bad photo is told at once
+    chosen = load_settings(
+        settings,
+        similarity_threshold=threshold,
+        calibrate=None if threshold is None else False,
+        top_k_matches=top_k,
+        candidates=candidates,
+    )
+    segmenter = load("segmenter", chosen.sam2_checkpoint, device, models)
+    encoder = load("patch_encoder", chosen.dinov2_model, device, models)
+    with contextlib.ExitStack() as stack:
+        client = _client(workers, stack) if workers > 1 else None
+        bar = stack.enter_context(tqdm(total=len(paths), unit="photo"))
+        results = run(
+            paths,
+            reference,
+            output,
+            point=point,
+            box=box,
+            mask=mask,
+            settings=chosen,
+            segmenter=segmenter,
+            encoder=encoder,
+            panorama=equirectangular,
+            turntable="circle" if circle else turntable,
+            client=client,
+            on_photo=lambda _: bar.update(),
+        )
+    for result in results:
+        typer.echo(told(result))
+    found = sum(not result.absent for result in results)
+    if results:
+        typer.echo(f"threshold {results[0].threshold:.3f} ({results[0].threshold_from})")
+    typer.echo(f"in {found} of {len(results)} photos; look through {output / 'index.html'}")
+    typer.echo(f"made by {segmenter.name} and {encoder.name} on {segmenter.device}")
+    check(results)
+
+
+def _client(workers: int, stack):
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise NbHelpersError(
+            "several workers need Dask", given=str(error), do='pip install "dask[distributed]"'
+        ) from error
+    cluster = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
+    return stack.enter_context(Client(cluster))
+
+
+def _numbers(text: str, option: str, form: str, count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        raise NbHelpersError(f"{option} cannot be read", given=text, expected=form)
+    return numbers

@@ -1,0 +1,231 @@
+"""Which candidates are the product: patches compared with patches, colours with colours, and with the mirror image.
+
+The similarity is made of cosines, centred (see `nbhelpers.product_matching.gallery`): the best match of each patch of
+the candidate in the reference, the same the other way, and the two foreground averages. Patches forgive a hidden part
+and tell labels apart where the averages are alike (NOCTIS, Gandyra et al. 2025, arXiv 2507.01463, compares patches in
+the same spirit). DINO's features hardly see colour, so colours of matched patches are compared by themselves, after the
+brightness is made equal. A mirrored look-alike is known by resembling the mirrored reference more than the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+from nbhelpers.product_matching.gallery import Gallery
+from nbhelpers.product_matching.settings import Settings
+from nbhelpers.product_matching.values import Candidate, Candidates, Features, Judged
+
+AT_ONCE = 256  # candidates whose patches are held together
+WRONG_COLOUR, WRONG_WAY = 0.25, 0.15  # what they take off the score; the other side of many a thing looks mirrored
+COLOUR_SAME, COLOUR_OTHER = 0.40, 0.70  # relative difference of chroma up to which colours are equal, are different
+GREY = 10.0  # chroma, in CIELAB units, below which hues mean little
+BRIGHTNESS = (0.6, 1.5)  # chroma grows and falls with the light, so far
+MIRRORED = 0.02  # lead of the mirrored reference that is certain
+PART = 0.8  # of a candidate inside a better one, or of that one inside it: the same thing
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """``n`` candidates against one reference: each value one number a candidate."""
+
+    there: Float32[np.ndarray, " n"]
+    back: Float32[np.ndarray, " n"]
+    average: Float32[np.ndarray, " n"]
+    colour: Float32[np.ndarray, " n"]
+    mirror: Float32[np.ndarray, " n"]
+
+    def scores(self, settings: Settings) -> Float32[np.ndarray, " n"]:
+        """Similarity, less what colour and orientation take off."""
+        alike = (2 * self.there + 2 * self.back + self.average) / 5
+        wrong_colour = settings.colour_weight * WRONG_COLOUR * (1 - self.colour)
+        return alike - wrong_colour - settings.mirror_weight * WRONG_WAY * (1 - self.mirror)
+
+
+def judge(
+    candidates: Candidates, gallery: Gallery, settings: Settings, threshold: float | None = None
+) -> tuple[Judged, ...]:
+    """All candidates of a photo with their verdicts, the most similar first; see `judge_all`."""
+    return judge_all([candidates], gallery, settings, threshold)[0]
+
+
+def judge_all(
+    photos: Sequence[Candidates], gallery: Gallery, settings: Settings, threshold: float | None = None
+) -> list[tuple[Judged, ...]]:
+    """All candidates of many photos with their verdicts, for each photo the most similar first.
+
+    Args:
+        photos: the candidates of each photo.
+        gallery: what is looked for, and what is not.
+        settings: weights, number of matches in a photo, overlap from which two are one.
+        threshold: least score of a match; ``settings.similarity_threshold`` when None.
+    """
+    threshold = settings.similarity_threshold if threshold is None else threshold
+    items = [item for photo in photos for item in photo.items]
+    rows = iter(list(_scored(items, gallery, settings)))
+    out = []
+    for photo in photos:
+        scored = [(item, *next(rows)) for item in photo.items]
+        out.append(_verdicts(sorted(scored, key=lambda row: -row[1]), settings, threshold))
+    return out
+
+
+def similarities(features: Sequence[Features], gallery: Gallery, settings: Settings) -> Float32[np.ndarray, " n"]:
+    """The scores of things against the gallery's positives."""
+    return _against(features, gallery.positives, gallery, settings)[0]
+
+
+def _scored(
+    items: Sequence[Candidate], gallery: Gallery, settings: Settings
+) -> Iterator[tuple[float, dict[str, float], int]]:
+    """For each candidate its score, the parts of it, and the index of the nearest reference."""
+    for start in range(0, len(items), AT_ONCE):
+        features = [item.features for item in items[start : start + AT_ONCE]]
+        scores, parts, nearest = _against(features, gallery.positives, gallery, settings)
+        if gallery.negatives:
+            parts["reject"] = _against(features, gallery.negatives, gallery, settings)[0]
+        names = list(parts)
+        table = np.stack([parts[name] for name in names], 1).tolist()
+        for score, row, index in zip(scores.tolist(), table, nearest.tolist(), strict=True):
+            yield score, dict(zip(names, row, strict=True)), index
+
+
+def _against(
+    features: Sequence[Features], references: Sequence[Features], gallery: Gallery, settings: Settings
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """Scores, parts and nearest reference of things; each is compared with the reference of the nearest average."""
+    averages = gallery.centred(np.stack([each.average for each in features]))
+    cosines = averages @ gallery.centred(np.stack([each.average for each in references])).T
+    nearest = cosines.argmax(1)
+    scores = np.empty(len(features), np.float32)
+    parts = {name: np.empty(len(features), np.float32) for name in ("average", "patches", "colour", "mirror")}
+    for index in np.unique(nearest):
+        chosen = np.flatnonzero(nearest == index)
+        found = compare([features[i] for i in chosen], references[index], gallery, cosines[chosen, index])
+        scores[chosen] = found.scores(settings)
+        parts["average"][chosen], parts["patches"][chosen] = found.average, (found.there + found.back) / 2
+        parts["colour"][chosen], parts["mirror"][chosen] = found.colour, found.mirror
+    return scores, parts, nearest
+
+
+def compare(
+    features: Sequence[Features], reference: Features, gallery: Gallery, averages: Float32[np.ndarray, " n"]
+) -> Comparison:
+    """Things against one reference, all patches in one product of matrices.
+
+    Args:
+        features: the things.
+        reference: one of the product.
+        gallery: knows what all photos have in common.
+        averages: cosine of the centred averages of each thing and the reference.
+    """
+    counts = np.array([len(each.weights) for each in features])
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    patches = np.concatenate([each.patches for each in features])
+    weights = np.concatenate([each.weights for each in features])
+    total = np.add.reduceat(weights, starts)
+    table = centred_products(patches, reference, gallery)
+    match = table.argmax(1)
+    best = table[np.arange(len(table)), match]
+    there = np.add.reduceat(best * weights, starts) / total
+    back = np.maximum.reduceat(table, starts, axis=0) @ reference.weights / reference.weights.sum()
+    counted = weights * np.clip(best, 0, 1)
+    colours = np.concatenate([each.colours for each in features])[:, 1:]
+    colour = _colour_agreement(colours, reference.colours[match, 1:], counted, starts, counts)
+    mirror = np.ones(len(features), np.float32)
+    if reference.mirror is not None:
+        table = centred_products(patches, reference.mirror, gallery)
+        there_too = np.add.reduceat(table.max(1) * weights, starts) / total
+        flipped = reference.mirror.weights
+        back_too = np.maximum.reduceat(table, starts, axis=0) @ flipped / flipped.sum()
+        lead = (there + back - there_too - back_too) / 2
+        mirror = np.clip(1 + lead / MIRRORED, 0, 1)
+    return Comparison(there, back, averages, colour, mirror)
+
+
+def centred_products(
+    patches: Float32[np.ndarray, "n d"], reference: Features, gallery: Gallery
+) -> Float32[np.ndarray, "n k"]:
+    """Cosines of patches with a reference's patches after both were centred.
+
+    Equal to ``gallery.centred(patches) @ gallery.centred(reference.patches).T`` and several times faster: what is common
+    is taken off the products, not off the patches.
+    """
+    wanted = gallery.centred(reference.patches)
+    if gallery.mean is None:
+        return patches @ wanted.T
+    mean, directions = gallery.mean[0], gallery.mean[1:]
+    products = patches @ np.concatenate([wanted, gallery.mean]).T
+    cosines, along_mean, along = np.split(products, [len(wanted), len(wanted) + 1], axis=1)
+    spread = along - directions @ mean
+    length = 1 - 2 * along_mean[:, 0] + mean @ mean - (spread**2).sum(1)
+    return (cosines - wanted @ mean) / np.sqrt(np.maximum(length, 1e-6))[:, None]
+
+
+def _colour_agreement(
+    here: Float32[np.ndarray, "n 2"],
+    there: Float32[np.ndarray, "n 2"],
+    weights: Float32[np.ndarray, " n"],
+    starts: np.ndarray,
+    counts: np.ndarray,
+) -> Float32[np.ndarray, " m"]:
+    """1 where the chroma (CIELAB a, b) of matched patches is the same, brightness aside; 0 where it is another."""
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(weights * values, starts)
+
+    scale = np.clip(total((here * there).sum(1)) / np.maximum(total((there**2).sum(1)), 1e-6), *BRIGHTNESS)
+    apart = total(np.linalg.norm(here - np.repeat(scale, counts)[:, None] * there, axis=1))
+    chroma = (total(np.linalg.norm(here, axis=1)) + total(np.linalg.norm(there, axis=1))) / 2
+    whole = np.maximum(np.add.reduceat(weights, starts), 1e-6)
+    difference = (apart / whole) / (GREY + chroma / whole)
+    return np.clip((COLOUR_OTHER - difference) / (COLOUR_OTHER - COLOUR_SAME), 0, 1)
+
+
+def _verdicts(
+    scored: list[tuple[Candidate, float, dict[str, float], int]], settings: Settings, threshold: float
+) -> tuple[Judged, ...]:
+    out, kept = [], list[Judged]()
+    for item, score, parts, reference in scored:
+        if score < threshold:
+            verdict, why = "below threshold", _shortfall(score, parts, threshold)
+        elif parts.get("reject", -1) >= score:
+            verdict, why = "closer to a reject", f"scores {score:.2f}, and {parts['reject']:.2f} to a rejected thing"
+        elif (other := _same(item, kept, settings.nms_iou_threshold)) is not None:
+            verdict, why = "duplicate", f"overlaps match {other + 1}, which scores {kept[other].score:.2f}"
+        elif len(kept) >= settings.top_k_matches:
+            verdict, why = "beyond top k", f"{len(kept)} matches score more"
+        else:
+            verdict, why = "kept", f"scores {score:.2f}, {threshold:.2f} is needed"
+        judged = Judged(item, score, parts, verdict, why, reference)
+        out.append(judged)
+        if judged.kept:
+            kept.append(judged)
+    return tuple(out)
+
+
+def _shortfall(score: float, parts: dict[str, float], threshold: float) -> str:
+    why = f"scores {score:.2f}, {threshold:.2f} is needed"
+    if parts["colour"] < 0.5 and parts["patches"] >= threshold:
+        return f"{why}: alike, but of another colour"
+    if parts["mirror"] < 0.5 and parts["patches"] >= threshold:
+        return f"{why}: alike, but mirrored"
+    return why
+
+
+def _same(item: Candidate, kept: Sequence[Judged], iou: float) -> int | None:
+    """Index of the match that a candidate is another reading of, or None."""
+    from pycocotools import mask as coco
+
+    if not kept:
+        return None
+    masks = [dict(other.candidate.rle) for other in kept]
+    mine = [dict(item.rle)]
+    overlap = coco.iou(mine, masks, [0] * len(masks))[0]
+    inside = coco.iou(mine, masks, [1] * len(masks))[0]  # share of mine in each
+    around = inside * item.area / np.array([other.candidate.area for other in kept])
+    same = np.flatnonzero((overlap >= iou) | (inside >= PART) | (around >= PART))
+    return int(same[0]) if len(same) else None
