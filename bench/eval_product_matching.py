@@ -150,7 +150,10 @@ def dreambooth(data: Path, models, settings: Settings, cache: Path) -> dict:
         precisions[name] = float((np.cumsum(right) / np.arange(1, len(right) + 1))[right].mean())
         own, others = (np.array(scores)[np.array(truth) == wanted] for wanted in (True, False))
         print(f"{name:10} AP {precisions[name]:.3f}, own {np.round(np.sort(own), 2)}, others up to {others.max():.2f}")
-    return {"ap": {k: round(v, 3) for k, v in precisions.items()}, "map": round(float(np.mean([*precisions.values()])), 3)}
+    return {
+        "ap": {k: round(v, 3) for k, v in precisions.items()},
+        "map": round(float(np.mean([*precisions.values()])), 3),
+    }
 
 
 def main() -> None:

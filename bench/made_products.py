@@ -128,7 +128,15 @@ def make(
             scene = scenes[stems[rng.integers(len(stems))]].copy()
             present = number % 3 != 2 if look_alikes else number % 5 < 3
             alike = look_alikes and number % 3 != 1
-            yield _photo(thing, others, scene, present, alike, rng, f"{thing.name}-{'alike' if look_alikes else 'plain'}-{number:03d}")
+            yield _photo(
+                thing,
+                others,
+                scene,
+                present,
+                alike,
+                rng,
+                f"{thing.name}-{'alike' if look_alikes else 'plain'}-{number:03d}",
+            )
 
 
 def _photo(thing, others, scene, present, alike, rng, name) -> MadePhoto:

@@ -170,7 +170,7 @@ class Scene:
     def errors(self) -> Float[np.ndarray, " p"]:
         """How far from where it was seen each point projects, mean over its placed views in pixels; 0 without any."""
         total, times = np.zeros(len(self.points)), np.zeros(len(self.points))
-        for view in np.flatnonzero(self.placed):
+        for view in np.flatnonzero(self.placed).tolist():
             numbers, pixels = self.seen(view)
             projected, _ = self.project(view, self.points[numbers])
             distance = np.linalg.norm(projected - pixels, axis=1)

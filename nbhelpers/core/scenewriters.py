@@ -28,7 +28,7 @@ def write_colmap(scene: Scene, folder: str | Path) -> Path:
         NbHelpersError: no view is placed, a distortion that COLMAP's ``OPENCV`` lacks, or a full disk.
     """
     _need_placed(scene)
-    views = np.flatnonzero(scene.placed)
+    views = np.flatnonzero(scene.placed).tolist()
     curves = np.zeros((len(scene), 5))
     if scene.distortion is not None:
         curves[:, : scene.distortion.shape[1]] = scene.distortion
@@ -44,7 +44,7 @@ def write_colmap(scene: Scene, folder: str | Path) -> Path:
     return folder
 
 
-def _cameras_text(scene: Scene, views: np.ndarray, curves: np.ndarray) -> str:
+def _cameras_text(scene: Scene, views: list[int], curves: np.ndarray) -> str:
     lines = ["# Camera list with one line of data per camera:", "#   CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
     for view in views:
         height, width = scene.sizes[view]
@@ -69,7 +69,7 @@ def _spots(scene: Scene) -> tuple[dict[int, np.ndarray], list[list[tuple[int, in
     return spots, places
 
 
-def _images_text(scene: Scene, views: np.ndarray, spots: dict[int, np.ndarray]) -> str:
+def _images_text(scene: Scene, views: list[int], spots: dict[int, np.ndarray]) -> str:
     lines = [
         "# Image list with two lines of data per image:",
         "#   IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME",
@@ -98,7 +98,7 @@ def _points_text(scene: Scene, places: list[list[tuple[int, int]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _numbers(values: Sequence[float] | np.ndarray) -> str:
     return " ".join(f"{value:.12g}" for value in values)
 
 
@@ -135,7 +135,7 @@ def write_transforms(scene: Scene, path: str | Path, folder: str = "images", mas
     """
     _need_placed(scene)
     frames = []
-    for view in np.flatnonzero(scene.placed):
+    for view in np.flatnonzero(scene.placed).tolist():
         height, width = (int(each) for each in scene.sizes[view])
         K, pose = scene.K[view], scene.world_to_camera[view]  # noqa: N806 - the field's own name
         to_world = np.eye(4)

@@ -8,7 +8,9 @@ told to be not recovered.
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from nbhelpers.core.scenefiles import few
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.colmap_check import Agreement, agreement, best_pair, diagnose
 from nbhelpers.models.colmap_mapping import Run, run_mapping
-from nbhelpers.models.colmap_pairs import FeatureStore, Joined, likely_pairs, verified_pairs
+from nbhelpers.models.colmap_pairs import FeatureStore, Joined, known_pairs, likely_pairs, verified_pairs
 from nbhelpers.models.protocols import Matcher
 from nbhelpers.models.sift import Sift
 
@@ -29,6 +31,21 @@ INSTALL = "pip install pycolmap"
 LEARNED = ("xfeat-lighterglue", "disk-lightglue")
 SECOND_SEED = 1  # added for the run that starts from another pair of photos
 SEEN = 30  # points of a photo that only the matches of all runs together place
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A run, and which of its photos are believed.
+
+    Attributes:
+        run: the model.
+        sure: ``(v,)``.
+        notes: why.
+    """
+
+    run: Run
+    sure: Bool[np.ndarray, " v"]
+    notes: tuple[str, ...]
 
 
 class ColmapEstimator:
@@ -70,53 +87,62 @@ class ColmapEstimator:
             raise NbHelpersError("photos and names do not fit", given=f"{len(images)} photos, {len(names)} names")
         if len(images) == 1:
             return self._nothing(images, names, ["one photo alone shows no depth, so it is not placed"])
+        with tempfile.TemporaryDirectory(prefix="nbhelpers-features-") as folder:
+            return self._solve(images, names, Path(folder))
+
+    def _solve(self, images: Sequence[np.ndarray], names: tuple[str, ...], folder: Path) -> Scene:
         runs, stores, notes = [], [], []
-        found = None
-        for matcher in self.matchers:
+        answer = None
+        for number, matcher in enumerate(self.matchers):
             try:
-                matcher = matcher() if not isinstance(matcher, Matcher) else matcher
+                matcher = matcher if isinstance(matcher, Matcher) else matcher()
             except NbHelpersError as error:
                 notes.append(f"learned features cannot be had, so fewer runs were made: {error.what}")
                 continue
-            store = FeatureStore(matcher, images)
-            run = run_mapping(store, verified_pairs(store, likely_pairs(store), self.seed), self.seed)
-            log.info("%s: %d of %d photos, %d points", run.matcher, run.placed.sum(), len(store), len(run.points))
-            stores.append(store)
-            runs.append(run)
-            found = best_pair(runs)
-            if found is not None and found[2].views.all():
+            stores.append(FeatureStore(matcher, images, folder / str(number)))
+            runs.append(self._run(stores[-1], runs))
+            answer = self._judge(stores, runs, number == len(self.matchers) - 1)
+            if answer is not None and answer.sure.all():
                 break
-        if found is None:
+        if answer is None:
             return self._nothing(images, names, [*_why(runs, stores, names), *notes])
-        run, other, shared = found
-        told = [_agreed(run, other, shared)]
-        sure = shared.views
-        if not sure.all():
-            run, sure, line = self._joined(stores, runs, run, sure)
-            told += line
-        notes = [*told, *_missing(sure, run, names, stores, runs), *notes]
-        return _scene(images, names, run, sure, stores[0].sizes, self.name, notes)
+        notes = [*answer.notes, *_missing(answer, names, stores, runs), *notes]
+        return _scene(images, names, answer, stores[0].sizes, self.name, notes)
 
-    def _joined(
-        self, stores: Sequence[FeatureStore], runs: Sequence[Run], best: Run, sure: Bool[np.ndarray, " v"]
-    ) -> tuple[Run, Bool[np.ndarray, " v"], list[str]]:
+    def _run(self, store: FeatureStore, before: Sequence[Run]) -> Run:
+        wanted = known_pairs(len(store), [run.all_pairs for run in before]) if len(before) > 1 else None
+        run = run_mapping(store, verified_pairs(store, wanted or likely_pairs(store), self.seed), self.seed)
+        log.info("%s: %d of %d photos, %d points", run.matcher, run.placed.sum(), len(store), len(run.points))
+        return run
+
+    def _judge(self, stores: Sequence[FeatureStore], runs: Sequence[Run], last: bool) -> Answer | None:
+        """What the runs so far are good for; None where no two agree."""
+        found = best_pair(runs)
+        if found is None:
+            return None
+        run, other, shared = found
+        answer = Answer(run, shared.views, (_agreed(run, other, shared),))
+        return answer if shared.views.all() else self._joined(stores, runs, answer, last)
+
+    def _joined(self, stores: Sequence[FeatureStore], runs: Sequence[Run], answer: Answer, last: bool) -> Answer:
         """More photos by the matches of all runs together, with the lens that the confirmed cameras have.
 
-        The photos that were confirmed must come out the same, and the others the same from two first pairs of photos.
+        The photos that were confirmed must come out the same, and the others the same from two first pairs of photos;
+        while finer features can still be asked, also the same as in one of the runs.
         """
-        joined = Joined(stores)
+        joined, best, sure = Joined(stores), answer.run, answer.sure
         lenses = best.lenses(joined.sizes)
         pairs = joined.pairs([run.all_pairs for run in runs], lenses, self.seed)
         run = run_mapping(joined, pairs, self.seed, lenses)
         again = run_mapping(joined, pairs, self.seed + SECOND_SEED, lenses, barred=run.first_pair)
         kept = agreement(best.poses, run.poses).views & sure
-        twice = agreement(run.poses, again.poses).views
-        seen = np.bincount(run.views, minlength=len(joined)) >= SEEN
-        all_sure = twice & (kept | seen)
-        if kept.sum() < sure.sum() or all_sure.sum() <= sure.sum():
-            return best, sure, []
-        more = all_sure.sum() - sure.sum()
-        return run, all_sure, [f"{more} more by the matches of all runs together, the same from two first pairs"]
+        more = agreement(run.poses, again.poses).views & (np.bincount(run.views, minlength=len(joined)) >= SEEN)
+        if not last:
+            more &= np.any([agreement(run.poses, each.poses).views for each in runs], axis=0)
+        if kept.sum() < sure.sum() or (kept | more).sum() <= sure.sum():
+            return answer
+        line = f"{(kept | more).sum() - sure.sum()} more by the matches of all runs together, the same from two first pairs"
+        return Answer(run, kept | more, (*answer.notes, line))
 
     def _nothing(self, images: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Scene:
         """A scene with no view placed."""
@@ -143,14 +169,13 @@ def _agreed(run: Run, other: Run, shared: Agreement) -> str:
     )
 
 
-def _missing(
-    sure: Bool[np.ndarray, " v"], run: Run, names: Sequence[str], stores: Sequence[FeatureStore], runs: Sequence[Run]
-) -> list[str]:
+def _missing(answer: Answer, names: Sequence[str], stores: Sequence[FeatureStore], runs: Sequence[Run]) -> list[str]:
     """Lines on the photos that are not placed."""
+    seen = np.any([run.placed for run in runs], axis=0)
     notes = []
-    if doubted := [name for name, ok, here in zip(names, sure, run.placed, strict=True) if here and not ok]:
-        notes.append(f"not placed, because two runs put it elsewhere: {few(doubted)}")
-    if absent := [name for name, ok, here in zip(names, sure, run.placed, strict=True) if not here and not ok]:
+    if doubted := [name for name, ok, here in zip(names, answer.sure, seen, strict=True) if here and not ok]:
+        notes.append(f"not placed, because no two runs put it in the same place: {few(doubted)}")
+    if absent := [name for name, ok, here in zip(names, answer.sure, seen, strict=True) if not here and not ok]:
         notes.append(f"not placed, because it shares too little with the others: {few(absent)}")
         most = max(range(len(runs)), key=lambda at: len(runs[at].all_pairs))
         notes += diagnose(stores[most], runs[most].all_pairs, names)
@@ -177,13 +202,13 @@ def _why(runs: Sequence[Run], stores: Sequence[FeatureStore], names: Sequence[st
 def _scene(
     images: Sequence[np.ndarray],
     names: Sequence[str],
-    run: Run,
-    sure: Bool[np.ndarray, " v"],
+    answer: Answer,
     sizes: Sequence[tuple[int, int]],
     model: str,
     notes: Sequence[str],
 ) -> Scene:
     """The confirmed photos of a run, and the points that at least two of them saw."""
+    run, sure = answer.run, answer.sure
     kept = sure[run.views]
     counts = np.bincount(run.tracks[kept], minlength=len(run.points))
     kept &= counts[run.tracks] > 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from nbhelpers.models.features import Features
 from nbhelpers.models.protocols import Matcher
 
 EXHAUSTIVE = 10  # photos up to which every pair is matched
+EXHAUSTIVE_QUICK = 25  # the same for matchers that are quick
 NEIGHBOURS = 6  # photos that each photo is matched with beyond that number
+NEAREST = 4  # photos that each photo is matched with by slow features, once quick ones told which are near
 LOOKS = 384  # features of a photo that are compared to find its neighbours
 LIKENESS = 0.9  # ratio of distances below which two of those are taken for the same place
 LEAST = 15  # matches that a pair must keep (COLMAP's min_num_inliers)
@@ -40,19 +41,19 @@ class FeatureStore:
     Args:
         matcher: whose features they are.
         images: the photos; one at a time is read.
+        folder: where to keep them; made if it is missing.
     """
 
-    def __init__(self, matcher: Matcher, images: Sequence[UInt8[np.ndarray, "h w 3"]]):
-        self.matcher = matcher
-        self._folder = tempfile.TemporaryDirectory(prefix="nbhelpers-features-")
+    def __init__(self, matcher: Matcher, images: Sequence[UInt8[np.ndarray, "h w 3"]], folder: Path):
+        self.matcher, self._folder = matcher, folder
+        folder.mkdir(parents=True, exist_ok=True)
         self._recent: OrderedDict[int, Features] = OrderedDict()
         self.sizes, self.counts = [], []
         for number in tqdm(range(len(images)), desc=f"features ({matcher.name})", leave=False):
             found = matcher.features(load_image(np.asarray(images[number])))
             self.sizes.append(found.size)
             self.counts.append(len(found))
-            path = Path(self._folder.name) / f"{number}.npz"
-            np.savez(path, points=found.points, descriptors=found.descriptors, scores=found.scores)
+            np.savez(folder / f"{number}.npz", points=found.points, descriptors=found.descriptors, scores=found.scores)
 
     @property
     def name(self) -> str:
@@ -68,7 +69,7 @@ class FeatureStore:
 
     def __getitem__(self, number: int) -> Features:
         if number not in self._recent:
-            with np.load(Path(self._folder.name) / f"{number}.npz") as arrays:
+            with np.load(self._folder / f"{number}.npz") as arrays:
                 self._recent[number] = Features(self.sizes[number], self.matcher.name, **arrays)
             if len(self._recent) > KEPT:
                 self._recent.popitem(last=False)
@@ -116,13 +117,39 @@ def verified_pairs(store: FeatureStore, wanted: Sequence[tuple[int, int]], seed:
 def likely_pairs(store: FeatureStore) -> list[tuple[int, int]]:
     """The pairs worth matching: all of few photos; of many each with its neighbours, by look and in order."""
     views = len(store)
-    if views <= EXHAUSTIVE:
+    if views <= (EXHAUSTIVE_QUICK if store.matcher.quick else EXHAUSTIVE):
         return list(itertools.combinations(range(views), 2))
     alike = likeness(store)
     chosen = {(view, view + 1) for view in range(views - 1)}
     for view in range(views):
         for other in np.argsort(-alike[view], kind="stable")[:NEIGHBOURS]:
             chosen.add((min(view, int(other)), max(view, int(other))))
+    return sorted(chosen)
+
+
+def known_pairs(views: int, found: Sequence[Sequence[Pair]]) -> list[tuple[int, int]] | None:
+    """The pairs worth matching with finer and slower features, by what earlier runs found.
+
+    Each photo with its best neighbours; one that has found too few is matched with all.
+
+    Args:
+        views: number of photos.
+        found: the pairs of each earlier run.
+
+    Returns:
+        The pairs; None where nothing was found that could tell.
+    """
+    shared = np.zeros((views, views))
+    for pair in itertools.chain.from_iterable(found):
+        shared[pair.first, pair.second] += len(pair.matches)
+    shared += shared.T
+    if not shared.any() or views > EXHAUSTIVE:
+        return None
+    chosen = set()
+    for view in range(views):
+        best = np.argsort(-shared[view], kind="stable")[:NEAREST]
+        others = best if shared[view, best].all() else np.delete(np.arange(views), view)
+        chosen |= {(min(view, int(other)), max(view, int(other))) for other in others}
     return sorted(chosen)
 
 

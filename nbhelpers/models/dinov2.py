@@ -53,7 +53,7 @@ class Dinov2Encoder:
         self.dimension: int = model.config.hidden_size
         self._before = 1 + getattr(model.config, "num_register_tokens", 0)  # class token and registers
 
-    def tokens(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Float32[np.ndarray, "rows columns d"]]:
+    def tokens(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Float32[np.ndarray, "_ _ d"]]:
         """The tokens of each picture after the last layer norm; see `PatchEncoder.tokens`.
 
         Raises:

@@ -50,6 +50,8 @@ class LightGlueMatcher:
         longest: longer side in pixels to which larger photos are made smaller.
     """
 
+    quick = False
+
     def __init__(
         self,
         extractor: Any,

@@ -217,6 +217,8 @@ class Matcher(Protocol):
 
     name: str
     device: str
+    quick: bool
+    """Whether a pair costs well under a second on a CPU, so that all pairs of some dozens of photos can be asked."""
 
     def features(self, image: UInt8[np.ndarray, "h w 3"]) -> Features:
         """Distinct places of a picture; few or none where it has no texture."""

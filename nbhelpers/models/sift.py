@@ -38,6 +38,7 @@ class Sift:
     contrast: float = 0.02 / 3
     ratio: float = 0.8
     longest: int = LONGEST
+    quick = True
 
     def features(self, image: UInt8[np.ndarray, "h w 3"]) -> Features:
         """Distinct places of a picture, with scores 1."""

@@ -13,7 +13,7 @@ from nbhelpers.multiview.grammar import BETWEEN_THINGS, SIDES
 from nbhelpers.multiview.phrases import Phrase, Relation
 from nbhelpers.multiview.relations import Measure, measure, placed, related
 
-CLEAR = 1.5  # how many times better than the next one a choice must be
+CLEAR = 1.8  # how many times better than the next one a choice must be
 ENOUGH = 0.3  # a relation that is fulfilled less is not
 STANDING = 0.5  # share of the best score that a thing needs to be ranked among the nearest, leftmost and so on
 BY_CLOSENESS = ("left of", "right of", "above", "below", "behind", "in front of")

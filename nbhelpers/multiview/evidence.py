@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from nbhelpers.core.scenes import Scene
 
 NEIGHBOURS, NEAR = 5, 0.08  # seen points around a pixel that tell what is in front there, so far as a share of the side
+FRONT = 0.25  # quantile of the neighbours' depths that is the nearest surface
 BEHIND = 0.05  # of the depth: a point so far behind its neighbours is hidden
 FACING = 0.35  # cosine between two directions to a point, below which another side of it is seen
 PROJECTED = 0.5  # what a point counts that was not found in a view but should be visible there
@@ -172,7 +173,7 @@ class Evidence:
         around = np.where(known, depth[found][np.minimum(index, len(found) - 1)], np.nan)
         enough = known.sum(1) >= 2
         front = np.full(len(numbers), -np.inf)
-        front[enough] = np.nanmedian(around[enough], axis=1)
+        front[enough] = np.nanquantile(around[enough], FRONT, axis=1)  # at an edge the nearer side counts
         shown = enough & (depth[numbers] <= front * (1 + BEHIND))
         return numbers[shown], pixels[numbers[shown]]
 

@@ -16,7 +16,7 @@ from nbhelpers.multiview.order import Survey
 from nbhelpers.multiview.views import Photos
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 COLOUR = 0.3  # of the similarity; the rest is the features'
 FREQUENCIES = 32

@@ -37,13 +37,16 @@ class Survey:
 def survey(photos: Photos, progress: Callable[[int], None] | None = None) -> Survey:
     """Encode all photos once and compare each two: the mean cosine of a token to the most similar one of the other.
 
+    The photos keep what comes out, so that a second call costs nothing.
+
     Args:
         photos: of the scene.
         progress: called with the number of photos done.
     """
-    import torch
     from torch.nn import functional
 
+    if photos.survey is not None:
+        return photos.survey
     sums: dict[str, torch.Tensor] = {}
     pooled = []
     for view in range(len(photos)):
@@ -59,7 +62,8 @@ def survey(photos: Photos, progress: Callable[[int], None] | None = None) -> Sur
         for b in range(a):
             cosines = tokens[a] @ tokens[b].T
             likeness[a, b] = likeness[b, a] = float(cosines.amax(0).mean() + cosines.amax(1).mean()) / 2
-    return Survey(sums, likeness)
+    photos.survey = Survey(sums, likeness)
+    return photos.survey
 
 
 def with_scene(likeness: Float[np.ndarray, "v v"], scene: Scene | None) -> Float[np.ndarray, "v v"]:

@@ -13,6 +13,7 @@ from nbhelpers.multiview.grammar import BETWEEN_THINGS, RANKS, SIDES
 
 Told = tuple[float, str]
 NOISE = 0.08  # of a thing's own size: how far its middle may be off, since it is seen from some sides alone
+CARRIED = 0.65  # what "above" loses where "on" is the word
 PLAINLY = 4.0  # log odds for a difference of a whole size
 
 
@@ -154,7 +155,11 @@ def _vertical(sign: int) -> Callable[[Body, Body], Told]:
         side = "higher" if difference > 0 else "lower"
         why = f"its middle is {_times(difference / thing.size[1])} of its own heights {side} than the other's"
         why += f", and {away:.1f} sizes beside it" if away > 0.3 else ""
-        return _odds(_ahead(sign * difference, thing, other, 1)) * float(np.exp(-((away / 1.5) ** 2))), why
+        score = _odds(1.5 * _ahead(sign * difference, thing, other, 1) - 1) * float(np.exp(-((away / 1.5) ** 2)))
+        carried = _on(thing, other)[0] if sign > 0 else _on(other, thing)[0]
+        if carried > 0.5:
+            why += ", but one carries the other"
+        return score * (1 - CARRIED * carried), why
 
     return told
 

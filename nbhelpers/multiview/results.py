@@ -82,7 +82,11 @@ class Result:
     def __getitem__(self, view: int) -> ViewResult:
         each = self.views[view]
         similarity = float("nan")
-        if self.found is not None and self.found.similarity.shape[1] and self.found.choice.phrase.noun in self.found.nouns:
+        if (
+            self.found is not None
+            and self.found.similarity.shape[1]
+            and self.found.choice.phrase.noun in self.found.nouns
+        ):
             column = self.found.nouns.index(self.found.choice.phrase.noun)
             similarity = float(self.found.similarity[view, column])
         return ViewResult(view, each.name, similarity, each.consistency.value, each.consistency.why, each.found, self)
@@ -151,4 +155,3 @@ class Result:
     def with_views(self, views: Views) -> Result:
         """The same with the views of a later ``session.solve()``."""
         return Result(self.session, views, self.found, self.name, self.notes)
-

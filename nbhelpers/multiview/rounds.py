@@ -13,12 +13,12 @@ from nbhelpers.models.label_prompts import recipes, soft_iou
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview import consistency
 from nbhelpers.multiview.evidence import Evidence
-from nbhelpers.multiview.order import Survey, nearest, reach, survey, with_scene
+from nbhelpers.multiview.order import nearest, reach, survey, with_scene
 from nbhelpers.multiview.propagate import Finder, Found
 from nbhelpers.multiview.values import View, Views
 from nbhelpers.multiview.views import Photos
 
-ANCHORS, OTHERS = 3, 4  # prompted and found views that vote on another: the most similar ones
+ANCHORS, OTHERS = 3, 3  # prompted and found views that vote on another: the most similar ones
 RELIABLE = 0.5  # of the best: a view that is found again less well in the prompted one gets no vote
 ABSENT = 0.5  # likeness below which what was found is another thing
 LEAST = 0.001  # of the photo's area: less was not found
@@ -59,9 +59,11 @@ class Rounds:
         self.photos, self.scene, self.progress = photos, scene, progress
         self.steps = len(photos) + 3 * (len(photos) - len(anchors))
         self.done = 0
-        self.survey = self._survey()
-        self.likeness = with_scene(self.survey.likeness, scene)
-        self.finder = Finder(photos, self.survey)
+        known = photos.survey is not None
+        seen = survey(photos, lambda done: self._step("reading the photos"))
+        self.done = len(photos) if known else self.done
+        self.likeness = with_scene(seen.likeness, scene)
+        self.finder = Finder(photos, seen)
         self.anchors = {view: self.finder.given(view, prediction) for view, prediction in anchors.items()}
         self.trust = {view: self.finder.trust(view, found) for view, found in self.anchors.items()}
         self.found: dict[int, Found] = {}
@@ -78,13 +80,6 @@ class Rounds:
         for view in sorted(order, key=lambda view: -self.reliable[view]):
             self._again(view)
         return self._views(order, start)
-
-    def _survey(self) -> Survey:
-        if self.photos.survey is None:
-            self.photos.survey = survey(self.photos, lambda done: self._step("reading the photos"))
-        else:
-            self.done = len(self.photos)
-        return self.photos.survey
 
     def _step(self, what: str) -> None:
         self.done += 1

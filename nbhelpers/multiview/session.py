@@ -76,7 +76,7 @@ class ViewsSession:
         head = {"name": self.photos.names[0], "size": list(self.photos.size(0)), "frames": len(self.photos)}
         if log is not None and log.image.get("frames") != len(self.photos):
             raise NbHelpersError(
-                "the log is of other photos", given=f"{log.image.get('frames')} views", expected=len(self.photos)
+                "the log is of other photos", given=f"{log.image.get('frames')} views", expected=f"{len(self.photos)}"
             )
         self.log = PromptLog(head, self.photos.segmenter.name) if log is None else log
         if OBJECT not in self.log.entries():
@@ -187,35 +187,71 @@ class ViewsSession:
         """
         from nbhelpers.multiview.rounds import solve
 
+        if len(self.prompted) == 1 and len(self.photos) > 1:
+            self._read_click(self.prompted[0], progress)
         anchors = {view: self.answer(view) for view in self.prompted}
         if not anchors:
             raise NbHelpersError("nothing was said yet", do="click the object in one of the views first")
         self.views = solve(self.photos, anchors, self.scene, progress)
         return self.views
 
+    def _read_click(self, view: int, progress: Progress | None) -> None:
+        """Choose among the readings of a lone click, once, and record the choice."""
+        from nbhelpers.multiview.order import survey, with_scene
+        from nbhelpers.multiview.propagate import Finder
+        from nbhelpers.multiview.readings import readings
+
+        said = self.said(view)
+        if said.candidate is not None or said.base_rle is not None or said.strokes:
+            return
+        prompt = said.prompt()
+        if prompt is None or not prompt.is_ambiguous:
+            return
+        count = len(self.photos)
+        report = progress or (lambda done, steps, what: None)
+        seen = survey(self.photos, lambda done: report(done, 4 * count, "reading the photos"))
+        found = readings(Finder(self.photos, seen), view, prompt, with_scene(seen.likeness, self.scene))
+        if found:
+            self.log.append("candidate.set", object=OBJECT, frame=view, index=found[0].candidate)
+
     def _say(self, view: int, events: Sequence[dict]) -> np.ndarray:
         """Record events of one view if their answer can be had, all or none."""
         trial = PromptLog(self.log.image, self.log.model, self.log.events[: self.log.cursor])
-        first = self.said(view).is_empty
+        base = self._to_correct(view)
         for event in events:
-            base = {}
-            if first and event["op"] == "point.add" and self.views is not None and self.views[view].found:
-                base, first = {"base": self.views.mask(view)}, False
-            trial.append(
-                event["op"], object=OBJECT, frame=view, **base, **{k: v for k, v in event.items() if k != "op"}
-            )
+            what = {key: value for key, value in event.items() if key != "op"}
+            if base is not None and event["op"] == "point.add":
+                what, base = {**what, "base": base}, None
+            trial.append(event["op"], object=OBJECT, frame=view, **what)
         answered = self._answer(view, trial.objects(view)[OBJECT])
         self.log.events, self.log.cursor = trial.events, trial.cursor
         return answered.best
 
+    def _to_correct(self, view: int) -> np.ndarray | None:
+        """The mask that a click in a view would correct, where the click and what was said there do not tell it."""
+        said = self.said(view)
+        if not said.is_empty:
+            return None if said.candidate is None else self.answer(view).best
+        found = self.views is not None and self.views[view].found and bool(self.prompted)
+        return self.views.mask(view) if found else None
+
     def _answer(self, view: int, said: ObjectPrompts) -> Prediction:
         key = view, said.digest
         if key not in self._answers:
-            embedding = self.photos.embedding(view)
-            side = 4 * embedding.tensors["image_embed"].shape[-1]
-            found = None if said.base_rle is None else mask_logits(decode_rle(said.base_rle), (side, side))
-            mask = None if said.mask_rle is None else decode_rle(said.mask_rle)
-            prompt = Prompt(said.points, said.labels, said.box, mask)
             self._answers = {k: v for k, v in self._answers.items() if k[0] != view}
-            self._answers[key] = answer(self.photos.segmenter, embedding, prompt, found)
+            self._answers[key] = self._ask(view, said)
         return self._answers[key]
+
+    def _ask(self, view: int, said: ObjectPrompts) -> Prediction:
+        from nbhelpers.multiview.readings import read
+
+        segmenter, embedding = self.photos.segmenter, self.photos.embedding(view)
+        mask = None if said.mask_rle is None else decode_rle(said.mask_rle)
+        prompt = Prompt(said.points, said.labels, said.box, mask)
+        if said.candidate is not None and prompt.is_ambiguous:
+            chosen = read(segmenter, embedding, prompt, said.candidate)
+            if chosen is not None:
+                return chosen
+        side = 4 * embedding.tensors["image_embed"].shape[-1]
+        found = None if said.base_rle is None else mask_logits(decode_rle(said.base_rle), (side, side))
+        return answer(segmenter, embedding, prompt, found)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +66,7 @@ class Photos:
         self._lab: dict[tuple[int, int], np.ndarray] = {}
         self._recent: OrderedDict[int, Embedding] = OrderedDict()
         self.survey: Any = None
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -113,8 +115,9 @@ class Photos:
 
     def _path(self, view: int) -> Path:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="nbhelpers-views-")
-        return Path(self._folder.name) / f"{view}.pt"
+            self._folder = Path(tempfile.mkdtemp(prefix="nbhelpers-views-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder / f"{view}.pt"
 
     def _encode(self, view: int) -> Embedding:
         import torch

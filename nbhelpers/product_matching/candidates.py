@@ -21,6 +21,7 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.regions import components, distinct, intersections
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.models.values import Embedding, Prediction
+from nbhelpers.product_matching.blind import BlindReading, blind_readings
 from nbhelpers.product_matching.features import cut_square, describe_all, describe_crops, square_around, unit
 from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.settings import Settings
@@ -100,19 +101,15 @@ def find(
         embedding: of the photo by this segmenter, where it is there already.
     """
     started = time.perf_counter()
-    looks = [look(image, encoder, gallery, side) for side in settings.scales]
-    embedding = segmenter.encode(image) if embedding is None else embedding
     if settings.candidates == "grid":
-        from nbhelpers.product_matching.blind import blind_readings
-
-        offered, prompts = blind_readings(image, segmenter, embedding, settings)
+        readings, prompts = blind_readings(image, segmenter, embedding, settings)
     else:
+        embedding = segmenter.encode(image) if embedding is None else embedding
+        looks = [look(image, encoder, gallery, side) for side in settings.scales]
         offered, prompts = guided_predictions(segmenter, embedding, looks, settings)
-    readings = similar(image, promising(offered, looks, settings), encoder, gallery, settings)
-    items = described(image, readings, encoder, settings)
-    return Candidates(
-        image.shape[:2], items, prompts, time.perf_counter() - started, (segmenter.name, encoder.name)
-    )
+        readings = promising(offered, looks, settings)
+    items = described(image, similar(image, readings, encoder, gallery, settings), encoder, settings)
+    return Candidates(image.shape[:2], items, prompts, time.perf_counter() - started, (segmenter.name, encoder.name))
 
 
 def look(image: UInt8[np.ndarray, "h w 3"], encoder: PatchEncoder, gallery: Gallery, side: int) -> Look:
@@ -225,11 +222,11 @@ def promising(offered: Sequence[Prediction], looks: Sequence[Look], settings: Se
 
 def similar(
     image: UInt8[np.ndarray, "h w 3"],
-    readings: Sequence[Reading],
+    readings: Sequence[Reading | BlindReading],
     encoder: PatchEncoder,
     gallery: Gallery,
     settings: Settings,
-) -> list[Reading]:
+) -> list[Reading | BlindReading]:
     """The readings that resemble the gallery most at a glance: in small crops, a quarter of the patches."""
     if len(readings) <= settings.max_candidates:
         return list(readings)
@@ -252,7 +249,10 @@ def glance_score(features: Features, gallery: Gallery) -> float:
 
 
 def described(
-    image: UInt8[np.ndarray, "h w 3"], readings: Sequence[Reading], encoder: PatchEncoder, settings: Settings
+    image: UInt8[np.ndarray, "h w 3"],
+    readings: Sequence[Reading | BlindReading],
+    encoder: PatchEncoder,
+    settings: Settings,
 ) -> tuple[Candidate, ...]:
     """The masks at the photo's size, each looked at by itself."""
     items = []

@@ -94,7 +94,7 @@ class Gallery:
 
 
 def mean_feature(
-    images: Iterable[UInt8[np.ndarray, "h w 3"]], encoder: PatchEncoder, most: int = 8
+    images: Iterable[UInt8[np.ndarray, "_ _ 3"]], encoder: PatchEncoder, most: int = 8
 ) -> Float32[np.ndarray, "m d"]:
     """What the patch tokens, each of length 1, of some photos of a session have in common.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 KINDS = (  # name, colour, whether a thing counts
     ("matches", "#009E73", lambda found: found.kept),
     ("rejected", "#D55E00", lambda found: found.verdict == "closer to a reject"),
-    ("other things", "#8C8C8C", lambda found: not found.kept and found.verdict != "closer to a reject"),
+    ("other things", "#8C8C8C", lambda found: found.verdict == "below threshold"),
 )
 EXPECTED = "expected of a match", "#0072B2"
 BINS = 40
@@ -24,7 +24,7 @@ WIDTH, HEIGHT, LEFT, FOOT, TOP = 640, 190, 34, 34, 24
 
 
 def scores_by_kind(results: Sequence[MatchedPhoto]) -> dict[str, np.ndarray]:
-    """The scores of all things that were considered, by what became of them."""
+    """The scores of all things that were considered, by what became of them; second readings of a match left out."""
     every = [found for result in results for found in result.found]
     return {name: np.array([found.score for found in every if belongs(found)]) for name, _, belongs in KINDS}
 

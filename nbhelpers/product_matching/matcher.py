@@ -59,7 +59,7 @@ class ProductMatcher:
         reference_point: Sequence[float] | None = None,
         *,
         reference_box: Sequence[float] | None = None,
-        reference_mask: Bool[np.ndarray, "h w"] | None = None,
+        reference_mask: Bool[np.ndarray, "mask_h mask_w"] | None = None,
         panorama: bool = False,
         turntable: bool | str = False,
         client: Any = None,

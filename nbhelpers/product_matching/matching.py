@@ -151,8 +151,8 @@ def centred_products(
 ) -> Float32[np.ndarray, "n k"]:
     """Cosines of patches with a reference's patches after both were centred.
 
-    Equal to ``gallery.centred(patches) @ gallery.centred(reference.patches).T`` and several times faster: what is common
-    is taken off the products, not off the patches.
+    Equal to ``gallery.centred(patches) @ gallery.centred(reference.patches).T`` and several times faster: what is
+    common is taken off the products, not off the patches.
     """
     wanted = gallery.centred(reference.patches)
     if gallery.mean is None:

@@ -18,7 +18,7 @@ from nbhelpers.product_matching.values import Candidate, Judged
 if TYPE_CHECKING:
     from nbhelpers.product_matching.session import ProductSession
 
-KEPT_BY_A_LINK = 0.97  # of a score is left after each link of a chain
+KEPT_BY_A_LINK = 0.995  # of a score is left after each link of a chain
 SWEEPS = 2  # forwards and backwards, so often
 
 

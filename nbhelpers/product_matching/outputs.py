@@ -152,6 +152,17 @@ def small_mask(found: Found, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     return share > 127
 
 
+def lit(small: UInt8[np.ndarray, "h w 3"], found: Found, longest: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """A thing cut out of its photo, its surroundings faded, with at most ``longest`` pixels a side."""
+    mask = small_mask(found, small.shape[:2])
+    box = box_of(mask)
+    if box is None:  # too thin to be seen so small
+        return fit(small, longest)
+    window = slice(box[1], box[3]), slice(box[0], box[2])
+    faded = (small[window] * 0.25 + 150).clip(0, 255).astype(np.uint8)
+    return fit(np.where(mask[window][..., None], small[window], faded), longest)
+
+
 def spotlight(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """The photo, dark and grey outside of the mask; a product of any colour is told from that."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]

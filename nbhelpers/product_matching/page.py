@@ -16,7 +16,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_text
 from nbhelpers.core.images import fit, load_image
 from nbhelpers.product_matching.histogram import histogram_svg
-from nbhelpers.product_matching.outputs import small_mask, thumbnail
+from nbhelpers.product_matching.outputs import lit, thumbnail
 from nbhelpers.product_matching.results import Found, MatchedPhoto
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _photo(result: MatchedPhoto, side: int, things: int) -> dict[str, Any]:
     shown = [*result.matches, *[found for found in result.found if not found.kept][:things]]
     for found, thing in zip(result.found, about["things"], strict=False):
         if found in shown:
-            thing["picture"] = _crop(small, small_mask(found, small.shape[:2]))
+            thing["picture"] = _jpeg(lit(small, found, THING))
     return {**about, "picture": _jpeg(thumbnail(result, side, small))}
 
 
@@ -98,15 +98,6 @@ def _thing(found: Found) -> dict[str, Any]:
         "why": found.why,
         "parts": {name: round(value, 2) for name, value in found.parts.items()},
     }
-
-
-def _crop(small: np.ndarray, mask: np.ndarray) -> str:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return ""
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    faded = (small[window] * 0.25 + 190).clip(0, 255).astype(np.uint8)
-    return _jpeg(fit(np.where(mask[window][..., None], small[window], faded), THING))
 
 
 def _jpeg(image: np.ndarray) -> str:

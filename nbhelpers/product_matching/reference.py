@@ -51,7 +51,7 @@ def shown(
     *,
     point: Sequence[float] | None = None,
     box: Sequence[float] | None = None,
-    mask: Bool[np.ndarray, "h w"] | None = None,
+    mask: Bool[np.ndarray, "mask_h mask_w"] | None = None,
 ) -> Bool[np.ndarray, "h w"]:
     """The mask of what a click ``(x, y)``, a box or a mask shows.
 

@@ -38,7 +38,7 @@ def run(
     *,
     point: Sequence[float] | None = None,
     box: Sequence[float] | None = None,
-    mask: Bool[np.ndarray, "h w"] | None = None,
+    mask: Bool[np.ndarray, "mask_h mask_w"] | None = None,
     settings: Settings | None = None,
     segmenter: Segmenter | None = None,
     encoder: PatchEncoder | None = None,

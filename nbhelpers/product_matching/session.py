@@ -134,7 +134,7 @@ class ProductSession(Searching):
         *,
         point: Sequence[float] | None = None,
         box: Sequence[float] | None = None,
-        mask: Bool[np.ndarray, "h w"] | None = None,
+        mask: Bool[np.ndarray, "mask_h mask_w"] | None = None,
     ) -> Reference:
         """Show the product once more; photos that were searched are judged again.
 

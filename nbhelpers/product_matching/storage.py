@@ -44,7 +44,7 @@ def save_candidates(candidates: Candidates, path: str | Path) -> Path:
 def load_candidates(path: str | Path) -> Candidates:
     """Read what `save_candidates` wrote; see `Candidates.load`."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
             if about["format"] != FORMAT:
                 raise ValueError(about["format"])

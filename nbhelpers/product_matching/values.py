@@ -128,8 +128,8 @@ class Judged:
         candidate: the thing.
         score: its similarity to the product, about 0 to 1; what is compared with the threshold.
         parts: what the score is made of: ``average`` and ``patches`` (cosines), ``colour`` (1 equal, 0 different),
-            ``mirror`` (1 the right way round, below 1 mirrored), ``reject`` (score to the nearest rejected thing; absent
-            where nothing was rejected).
+            ``mirror`` (1 the right way round, below 1 mirrored), ``reject`` (score to the nearest rejected thing;
+            absent where nothing was rejected).
         verdict: one of `VERDICTS`.
         why: the reason in a sentence.
         reference: index of the nearest positive of the gallery.

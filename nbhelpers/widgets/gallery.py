@@ -20,10 +20,10 @@ from nbhelpers.widgets.gallery_rows import ReferenceRow, ThresholdRow
 log = logging.getLogger(__name__)
 
 SHOWN = (
-    ("all", "th", "All photos"),
-    ("found", "check", "Photos in which the product was found"),
-    ("absent", "times", "Photos in which it was not found"),
-    ("doubtful", "question", "Photos with something close to the threshold, the closest first"),
+    ("all", "", "All photos"),
+    ("found", "", "Photos in which the product was found"),
+    ("absent", "", "Photos in which it was not found"),
+    ("doubtful", "", "Photos with something close to the threshold, the closest first"),
 )
 NEAR = 0.1  # of the threshold: a score so near to it is worth a look
 READY = "Yes and No under a photo tell whether its best match is the product; all photos are judged again at once."
@@ -156,7 +156,8 @@ class GalleryWidget(widgets.VBox):
                 self._search.disabled = False
             if problems := self.session.problems:
                 first = self.session.photos[next(iter(problems))].name
-                self._tell(f"{len(problems)} photos could not be read, the first {first}; the others are done.")
+                photos = "photo" if len(problems) == 1 else "photos"
+                self._tell(f"{len(problems)} {photos} could not be read, the first {first}; the others are done.")
 
     def _show_kind(self, kind: str) -> None:
         self._page = 0

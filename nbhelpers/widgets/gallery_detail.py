@@ -9,9 +9,8 @@ import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit, load_image
-from nbhelpers.core.masks import box_of
-from nbhelpers.product_matching.outputs import thumbnail
-from nbhelpers.product_matching.results import Found, MatchedPhoto, mask_at
+from nbhelpers.product_matching.outputs import lit, thumbnail
+from nbhelpers.product_matching.results import MatchedPhoto
 from nbhelpers.product_matching.session import ProductSession
 from nbhelpers.widgets.controls import Row, button
 from nbhelpers.widgets.gallery_cards import jpeg, say
@@ -46,7 +45,7 @@ class DetailPanel(widgets.VBox):
         if drawn == self._drawn:
             return
         self._drawn = drawn
-        name, notes = html.escape(str(result.photo)), html.escape("; ".join(result.notes))
+        name, notes = html.escape(result.photo.name), html.escape("; ".join(result.notes))
         told = html.escape(result.error) or f"threshold {result.threshold:.2f} ({result.threshold_from})"
         self.title.value = f"<b>{name}</b>: {told}. {notes}"
         try:
@@ -76,7 +75,7 @@ class ThingRow(Row):
     ):
         self._session, self._guard, self._photo, self._number = session, guard, photo, number
         found = result.found[number]
-        picture = widgets.Image(value=jpeg(_crop(small, found)), format="jpeg")
+        picture = widgets.Image(value=jpeg(lit(small, found, THING)), format="jpeg")
         picture.layout = widgets.Layout(width=f"{THING}px", height="64px", object_fit="contain", flex="0 0 auto")
         parts = ", ".join(f"{name} {value:.2f}" for name, value in found.parts.items())
         told = widgets.HTML(
@@ -97,14 +96,3 @@ class ThingRow(Row):
     def _say(self, what: str) -> None:
         with self._guard() as tell:
             tell(say(self._session, self._photo, self._number, what))
-
-
-def _crop(small: np.ndarray, found: Found) -> np.ndarray:
-    """The thing, its surroundings faded."""
-    mask = mask_at(found.rle, small.shape[:2])
-    box = box_of(mask)
-    if box is None:
-        return small
-    window = slice(box[1], box[3]), slice(box[0], box[2])
-    faded = (small[window] * 0.25 + 150).clip(0, 255).astype(np.uint8)
-    return fit(np.where(mask[window][..., None], small[window], faded), THING)

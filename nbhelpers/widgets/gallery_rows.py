@@ -14,6 +14,8 @@ from nbhelpers.widgets.click import ClickWidget
 from nbhelpers.widgets.controls import Row, button, label
 from nbhelpers.widgets.rows import Guard
 
+CLICKED = 640  # pixels, the width of the photo that is clicked
+
 
 class ReferenceRow(widgets.VBox):
     """The references as pictures, and a click widget to show one more."""
@@ -60,7 +62,7 @@ class ReferenceRow(widgets.VBox):
             photo = self._opened() or 0
             self.clicks = ClickSession(self._session.photos[photo], self._session.segmenter)
             self._photo = self._session.photos[photo]
-            widget = ClickWidget(self.clicks)
+            widget = ClickWidget(self.clicks, width=CLICKED)
             self._stage.children = (widget, Row(label(""), self.take, self._leave))
 
     def _take(self) -> None:

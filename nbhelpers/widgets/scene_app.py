@@ -1,0 +1,210 @@
+"""A page for people who do not write code: photos in, a phrase or a click, the object in every view, a zip out."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import logging
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import ipywidgets as widgets
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.runs import file_stem
+from nbhelpers.core.scenes import Scene
+from nbhelpers.multiview.footage import VIDEO, views_of
+from nbhelpers.multiview.outputs import save
+from nbhelpers.multiview.phrases import parse
+from nbhelpers.multiview.results import Result
+from nbhelpers.multiview.segmenter import MultiviewSegmenter
+from nbhelpers.multiview.session import ViewsSession
+from nbhelpers.multiview.views import Photos
+from nbhelpers.plots3d import as_frame
+from nbhelpers.widgets.controls import Row, button, error_sentence, status_html
+from nbhelpers.widgets.views import ViewsWidget, thumbnails
+
+log = logging.getLogger(__name__)
+WELCOME = "Upload photos of one scene, taken from several sides, or a video that goes around it."
+ASK = "Say what you look for, or click it in a photo below and press <i>Find in all views</i>."
+
+
+class SceneApp(widgets.VBox):
+    """The whole way from photos to a zip, on one page.
+
+    Example:
+        >>> SceneApp()                               # the one cell of app/multiview.ipynb, which voila serves
+
+    Args:
+        segmenter: holds the models; picks them when they are first needed when left out.
+        folder: where uploads and results are kept; a temporary one when left out.
+    """
+
+    def __init__(self, segmenter: MultiviewSegmenter | None = None, folder: str | Path | None = None):
+        self.segmenter = segmenter or MultiviewSegmenter()
+        self._room = None if folder is not None else tempfile.TemporaryDirectory(prefix="nbhelpers-app-")
+        self.folder = Path(folder if folder is not None else self._room.name)
+        self.paths: list[Path] = []
+        self.scene: Scene | None = None
+        self.result: Result | None = None
+        self._scene_known = False
+        accept = ",".join(("image/*", *VIDEO))
+        self.upload = widgets.FileUpload(accept=accept, multiple=True, description="Photos or a video")
+        self.upload.layout.width = "180px"
+        self.upload.observe(self._uploaded, "value")
+        self.source = widgets.Text(placeholder="or a folder on this computer", layout=widgets.Layout(width="300px"))
+        self.phrase = widgets.Text(placeholder="red chair behind the desk", layout=widgets.Layout(width="360px"))
+        self.phrase.observe(self._understand, "value")
+        self.understood = widgets.HTML()
+        self.run_button = button("Find", "Find what the phrase means", self.run, icon="search", width="110px")
+        self.run_button.disabled = True
+        self.progress = widgets.IntProgress(layout=widgets.Layout(width="240px", visibility="hidden"))
+        self.status = widgets.HTML(status_html(WELCOME, "", error=False))
+        self.views, self.overview, self.space, self.download = (widgets.VBox() for _ in range(4))
+        for part, name in (
+            (self.status, "status"),
+            (self.understood, "understood"),
+            (self.overview, "overview"),
+            (self.space, "space"),
+            (self.download, "download"),
+        ):
+            part.add_class(f"nbhelpers-app-{name}")
+        first = Row(self.upload, self.source, button("Open", "Open the folder", self._open, width="80px"))
+        second = Row(widgets.Label("Look for"), self.phrase, self.run_button, self.progress)
+        title = widgets.HTML("<h2 style='margin: 0'>The same object in every photo</h2>")
+        super().__init__(
+            [title, first, second, self.understood, self.status, self.download, self.overview, self.space, self.views],
+            layout=widgets.Layout(max_width="1100px", grid_gap="8px", overflow="visible"),
+        )
+        self.add_class("nbhelpers-app")
+
+    def open(self, source: str | Path | Sequence[Path]) -> None:
+        """Take the photos of a folder, a list of files, or a video."""
+        self.paths = views_of(source, self.folder / "frames")
+        photos = Photos(self.paths, self.segmenter.model("segmenter"))
+        self.scene, self._scene_known, self.result = None, False, None
+        self._show_views(ViewsSession(photos))
+        self.overview.children = self.space.children = self.download.children = ()
+        self.run_button.disabled = False
+        self._say(f"{len(self.paths)} photos. {ASK}")
+
+    def run(self) -> None:
+        """Find what the phrase means in all photos."""
+        with _Told(self):
+            parse(self.phrase.value)
+            self._find_cameras()
+            result = self.segmenter.run(self.paths, self.phrase.value, scene=self.scene, progress=self._tell)
+            self._finish(result)
+
+    def _find_cameras(self) -> None:
+        if not self._scene_known:
+            self.scene = self.segmenter.place(self.paths, progress=self._tell)
+            self._scene_known = True
+
+    def _finish(self, result: Result) -> None:
+        """Show a result, and pack it."""
+        self.result = result
+        captions = [
+            f"{view.name}: {'consistency %.2f' % view.consistency if view.found else 'not found'}" for view in result
+        ]
+        self.overview.children = (widgets.HTML(thumbnails([view.overlay for view in result], captions)),)
+        self.space.children = ()
+        if result.scene is not None and len(result.scene.points):
+            self.space.children = (widgets.HTML(as_frame(result.figure(height=420))),)
+        self._show_views(result.session)
+        self._tell(1, 1, "packing the files")
+        self.download.children = (widgets.HTML(self._pack(result)),)
+        self._say(html.escape(str(result)).replace("\n", "<br>"), raw=True)
+
+    def _show_views(self, session: ViewsSession) -> None:
+        widget = ViewsWidget(session, width=720, on_solve=self._solved)
+        self.views.children = (widget,)
+
+    def _solved(self, views) -> None:
+        """A click was found in all views."""
+        session = self.views.children[0].session
+        if self.result is not None and self.result.session is session:
+            self._finish(self.result.with_views(views))
+        else:
+            self._finish(Result(session, views, None, "object", views.notes))
+
+    def _pack(self, result: Result) -> str:
+        """A link that holds a zip of all files."""
+        folder = self.folder / "results"
+        written = save(result, folder, self.paths)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in dict.fromkeys(written):
+                archive.write(path, path.relative_to(folder).as_posix())
+        data, size = base64.b64encode(packed.getvalue()).decode(), len(packed.getvalue()) / 1e6
+        name = f"{file_stem(result.name)}.zip"
+        return (
+            f'<a download="{name}" href="data:application/zip;base64,{data}"><b>Download {name}</b></a> ({size:.1f} MB: '
+            "masks, cut-outs, overlays, point clouds, cameras, tables)"
+        )
+
+    def _open(self) -> None:
+        with _Told(self):
+            self.open(self.source.value)
+
+    def _uploaded(self, change) -> None:
+        files = change["new"]
+        if not files:
+            return
+        with _Told(self):
+            place = Path(tempfile.mkdtemp(prefix="upload-", dir=_made(self.folder)))
+            paths = []
+            for number, file in enumerate(files):
+                given = Path(str(file["name"]).replace("\\", "/"))
+                path = place / f"{file_stem(given.stem)}{given.suffix.lower()}"
+                path = path if path not in paths else place / f"{file_stem(given.stem)}_{number}{given.suffix.lower()}"
+                path.write_bytes(bytes(file["content"]))
+                paths.append(path)
+            videos = [path for path in paths if path.suffix in VIDEO]
+            if videos and len(paths) > 1:
+                raise NbHelpersError("photos and a video at once, or several videos", do="upload photos, or one video")
+            self.open(videos[0] if videos else paths)
+
+    def _understand(self, change) -> None:
+        """What the phrase is read as, while it is typed."""
+        text = change["new"].strip()
+        try:
+            self.understood.value = html.escape(parse(text).understood) if text else ""
+        except NbHelpersError as error:
+            self.understood.value = html.escape(error.what)
+
+    def _tell(self, done: int, total: int, doing: str) -> None:
+        self.progress.max, self.progress.value = max(total, 1), done
+        self._say(f"{doing} ...")
+
+    def _say(self, message: str, *, error: bool = False, raw: bool = False) -> None:
+        self.status.value = message if raw else status_html(message, "", error=error)
+
+
+class _Told:
+    """Shows what goes wrong in the app's status line, and that it works meanwhile."""
+
+    def __init__(self, app: SceneApp):
+        self.app = app
+
+    def __enter__(self) -> None:
+        self.app.run_button.disabled = True
+        self.app.progress.layout.visibility = "visible"
+
+    def __exit__(self, kind, error, trace) -> bool:
+        self.app.run_button.disabled = not self.app.paths
+        self.app.progress.layout.visibility = "hidden"
+        if isinstance(error, NbHelpersError):
+            self.app._say(error_sentence(error), error=True)
+        elif isinstance(error, Exception):
+            log.error("the app failed", exc_info=error)
+            self.app._say(f"This did not work. {kind.__name__}: {error}", error=True)
+        return isinstance(error, Exception)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,215 @@
+"""The views widget: look through the photos of a scene, click the object in any of them, find it in all."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import logging
+from collections.abc import Callable, Iterator
+
+import cv2
+import ipywidgets as widgets
+import numpy as np
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import fit
+from nbhelpers.multiview.session import ViewsSession
+from nbhelpers.widgets.canvas import LayeredCanvas
+from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_sentence, label, space, status_html
+from nbhelpers.widgets.render import draw_marker, encode_overlay, encode_photo
+
+log = logging.getLogger(__name__)
+TALLEST = 0.75  # of the canvas's width; a taller photo is made narrower
+OPACITY = 0.5
+HINT = "Click the object. Then find it in all views, and correct the view that is told to be the least sure."
+MODES = (
+    ("include", "plus", "Click where the object is."),
+    ("exclude", "minus", "Click where the object is not."),
+)
+
+
+class ViewsWidget(widgets.VBox):
+    """Shows a `ViewsSession` and turns clicks and buttons into its methods; holds no state of its own but the view.
+
+    Example:
+        >>> session = ViewsSession(photos, scene)
+        >>> ViewsWidget(session)                     # as the last line of a cell
+
+    Args:
+        session: what to show.
+        view: the view to begin with.
+        width: of the canvas in pixels, 320 to 1280.
+        on_solve: called with the `Views` after each "Find in all views".
+
+    Raises:
+        NbHelpersError: a width out of range, or no such view.
+    """
+
+    def __init__(
+        self,
+        session: ViewsSession,
+        view: int = 0,
+        width: int = 800,
+        on_solve: Callable[[object], object] | None = None,
+    ):
+        self.session, self._on_solve = session, on_solve
+        session.photos.check(view)
+        height = round(min(width * TALLEST, 1280))
+        self.screen = LayeredCanvas(width, height, ("photo", "mask", "marks"), repaint=self.refresh)
+        self._canvas = self.screen.widget
+        self._mode = choice(MODES, lambda _: self._say(""))
+        last = len(session) - 1
+        self._slider = widgets.IntSlider(view, 0, last, continuous_update=False, layout=widgets.Layout(width="260px"))
+        self._slider.observe(lambda _: self._moved(), "value")
+        self._name = widgets.HTML()
+        self._progress = widgets.IntProgress(layout=widgets.Layout(width="200px", visibility="hidden"))
+        self._status = widgets.HTML()
+        self.solve_button = button(
+            "Find in all views", "Find the object in all photos", self.solve, icon="search", width="160px"
+        )
+        steps = Row(
+            label("Mode"),
+            self._mode,
+            space(),
+            button("Undo", "Take the last step back", lambda: self._do(session.undo), icon="undo"),
+            button("Clear", "Forget what was said in this view", lambda: self._do(self._clear), icon="eraser"),
+        )
+        views = Row(
+            label("View"),
+            button("", "The view before", lambda: self._step(-1), icon="chevron-left"),
+            self._slider,
+            button("", "The next view", lambda: self._step(1), icon="chevron-right"),
+            button("Least sure", "The view to look at first", self._worst, icon="exclamation", width="110px"),
+            self._name,
+        )
+        layout = widgets.Layout(width=f"{width}px", max_width="100%", grid_gap="6px", overflow="visible")
+        super().__init__(
+            [steps, views, self._canvas, self._status, Row(self.solve_button, self._progress)], layout=layout
+        )
+        self.add_class("nbhelpers-views")
+        self._canvas.add_class("nbhelpers-canvas")
+        self._canvas.on_mouse_down(self._pressed)
+        self._say(colab_notice())
+        self.refresh()
+
+    @property
+    def view(self) -> int:
+        """The view that is shown."""
+        return self._slider.value
+
+    def show(self, view: int) -> None:
+        """Show another view."""
+        self._slider.value = self.session.photos.check(view)
+
+    def refresh(self) -> None:
+        """Show what the session holds now."""
+        image = self.session.image(self.view)
+        left, top, scale = self._place(image.shape[:2])
+        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+        shown = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        mask = self.session.mask(self.view).astype(np.uint8)
+        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST).astype(bool)
+        laid = encode_overlay([(0, mask)], 0, OPACITY)
+        said = self.session.said(self.view)
+        with self.screen.hold():
+            for layer in ("photo", "mask", "marks"):
+                self.screen[layer].clear()
+            self.screen.put("photo", encode_photo(shown), left, top)
+            if laid is not None:
+                self.screen.put("mask", laid[0], left + laid[1], top + laid[2])
+            for (x, y), kind in zip(said.points, said.labels, strict=True):
+                draw_marker(self.screen["marks"], left + (x + 0.5) * scale - 0.5, top + (y + 0.5) * scale - 0.5, kind)
+        self._name.value = self._about()
+
+    def solve(self) -> None:
+        """Find the object in all views, with a bar of progress."""
+        with self._guard():
+            self.solve_button.disabled = True
+            self._progress.layout.visibility = "visible"
+            try:
+                views = self.session.solve(self._tell_progress)
+            finally:
+                self.solve_button.disabled = False
+                self._progress.layout.visibility = "hidden"
+            self.refresh()
+            self._say(views.whole.why)
+            if self._on_solve is not None:
+                self._on_solve(views)
+
+    def _tell_progress(self, done: int, total: int, doing: str) -> None:
+        self._progress.max, self._progress.value = total, done
+        self._say(doing)
+
+    def _about(self) -> str:
+        name = html.escape(self.session.photos.names[self.view])
+        if self.session.views is None:
+            return f"<span class='nbhelpers-view'>{name}</span>"
+        consistency = self.session.views.consistency(self.view)
+        mark = " &#9888;" if consistency.is_doubtful else ""
+        return f"<span class='nbhelpers-view'>{name}: consistency {consistency.value:.2f}{mark}</span>"
+
+    def _place(self, size: tuple[int, int]) -> tuple[int, int, float]:
+        """Left, top and scale at which a photo of ``(H, W)`` fills the canvas."""
+        scale = min(self._canvas.width / size[1], self._canvas.height / size[0])
+        left = round((self._canvas.width - size[1] * scale) / 2)
+        return left, round((self._canvas.height - size[0] * scale) / 2), scale
+
+    def _pressed(self, x: float, y: float) -> None:
+        height, width = self.session.photos.size(self.view)
+        left, top, scale = self._place((height, width))
+        point = (x + 0.5 - left) / scale - 0.5, (y + 0.5 - top) / scale - 0.5
+        if -0.5 <= point[0] < width - 0.5 and -0.5 <= point[1] < height - 0.5:
+            kind = 1 if self._mode.value == "include" else 0
+            self._do(lambda: self.session.click(self.view, *point, label=kind))
+
+    def _clear(self) -> None:
+        self.session.clear(self.view)
+
+    def _worst(self) -> None:
+        worst = None if self.session.views is None else self.session.views.worst
+        if worst is None:
+            self._say("Find the object in all views first.")
+        else:
+            self.show(worst)
+
+    def _step(self, by: int) -> None:
+        self._slider.value = min(max(self.view + by, 0), len(self.session) - 1)
+
+    def _moved(self) -> None:
+        self._do(lambda: None)
+        if self.session.views is not None:
+            self._say(self.session.views.consistency(self.view).why)
+
+    def _do(self, action: Callable[[], object]) -> None:
+        with self._guard():
+            action()
+            self.refresh()
+            self._say("")
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except NbHelpersError as error:
+            self._say(error_sentence(error), error=True)
+        except Exception as error:
+            log.exception("an action of the views widget failed")
+            self._say(f"This did not work. {type(error).__name__}: {error}", error=True)
+
+    def _say(self, message: str, *, error: bool = False) -> None:
+        self._status.value = status_html(message or HINT, "", error=error)
+
+
+def thumbnails(images: list[np.ndarray], captions: list[str], side: int = 240) -> str:
+    """Pictures side by side as HTML, which wraps where the page is narrow."""
+    import base64
+
+    items = []
+    for image, caption in zip(images, captions, strict=True):
+        data = base64.b64encode(cv2.imencode(".jpg", fit(image, side)[:, :, ::-1])[1].tobytes()).decode()
+        text = html.escape(caption)
+        items.append(
+            f'<figure style="margin: 0; width: {side}px"><img alt="{text}" style="width: 100%" '
+            f'src="data:image/jpeg;base64,{data}"><figcaption>{text}</figcaption></figure>'
+        )
+    return f'<div style="display: flex; flex-wrap: wrap; gap: 8px; line-height: 1.3">{"".join(items)}</div>'

@@ -1,0 +1,219 @@
+"""Structure from motion on worlds that are known, by matchers that know them: right models, and every way to be wrong."""
+
+import numpy as np
+import pytest
+from fake_matcher import SIZE, FakeMatcher, cloud, looking, photos, ring
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.models.colmap import ColmapEstimator, build
+from nbhelpers.models.colmap_check import agreement, center_difference, rotation_differences, similarity
+from nbhelpers.models.colmap_pairs import FeatureStore, groups, likely_pairs, moving
+from nbhelpers.models.protocols import Matcher, SceneEstimator
+
+pytest.importorskip("pycolmap")
+
+
+def twice(poses, points, **options):
+    """Two matchers that see the same world with noise of their own."""
+    return [FakeMatcher(poses, points, f"fake {seed}", seed=seed, **options) for seed in (1, 2)]
+
+
+def told(scene):
+    return " | ".join(scene.notes)
+
+
+def worst_turn(scene, poses):
+    here = np.flatnonzero(scene.placed)
+    return rotation_differences(poses[here][:, :, :3], scene.world_to_camera[here][:, :, :3]).max()
+
+
+def test_a_ring_of_photos_is_recovered_with_its_cameras_points_and_colours():
+    poses = ring(8)
+    scene = ColmapEstimator(twice(poses, cloud())).reconstruct(photos(8), [f"{n}.jpg" for n in range(8)])
+    assert scene.placed.all()
+    assert worst_turn(scene, poses) < 0.5
+    assert center_difference(poses, scene.world_to_camera) < 0.015
+    assert np.median(scene.K[:, 0, 0]) == pytest.approx(700, rel=0.03)
+    assert scene.K[0, 0, 2] == pytest.approx((SIZE[1] - 1) / 2)
+    assert len(scene.points) > 400
+    assert np.median(scene.errors) < 1
+    assert (scene.colors == 90).all()
+    assert scene.names[3] == "3.jpg"
+    assert "agrees within" in told(scene)
+
+
+def test_the_same_photos_give_the_same_scene():
+    scenes = [ColmapEstimator(twice(ring(6), cloud())).reconstruct(photos(6)) for _ in range(2)]
+    np.testing.assert_array_equal(scenes[0].world_to_camera, scenes[1].world_to_camera)
+    np.testing.assert_array_equal(scenes[0].points, scenes[1].points)
+
+
+def test_protocols():
+    assert isinstance(build("colmap", {}, "cpu"), SceneEstimator)
+    assert isinstance(FakeMatcher(ring(2), cloud()), Matcher)
+
+
+def test_runs_that_find_different_cameras_are_not_believed():
+    """Both place every photo with a small error; the second follows another turn of the object."""
+    poses = ring(8)
+    matchers = [FakeMatcher(poses, cloud(), "one"), FakeMatcher(ring(8, arc=-260.0), cloud(), "other")]
+    scene = ColmapEstimator(matchers).reconstruct(photos(8))
+    assert not scene.placed.any()
+    assert len(scene.points) == 0
+    assert "not recovered" in told(scene)
+    assert "differ by" in told(scene)
+
+
+def test_a_third_run_decides_between_two():
+    poses = ring(8)
+    matchers = [FakeMatcher(ring(8, arc=-260.0), cloud(), "wrong"), *twice(poses, cloud())]
+    scene = ColmapEstimator(matchers).reconstruct(photos(8))
+    assert scene.placed.all()
+    assert worst_turn(scene, poses) < 0.5
+
+
+def test_a_third_run_is_not_made_when_two_agree():
+    third = FakeMatcher(ring(6), cloud(), "third")
+    ColmapEstimator([*twice(ring(6), cloud()), lambda: third]).reconstruct(photos(6))
+    assert third.asked == 0
+
+
+def test_one_run_alone_is_not_believed():
+    scene = ColmapEstimator([FakeMatcher(ring(6), cloud())]).reconstruct(photos(6))
+    assert not scene.placed.any()
+    assert "no other confirmed" in told(scene)
+
+
+def test_the_still_ground_behind_a_turntable_does_not_count():
+    poses = ring(10, arc=200.0)
+    scene = ColmapEstimator(twice(poses, cloud(), ground=900)).reconstruct(photos(10))
+    assert scene.placed.all()
+    assert worst_turn(scene, poses) < 0.5
+
+
+def test_photos_of_two_scenes_keep_the_larger_and_tell_the_other():
+    poses = np.concatenate([ring(6), ring(4)])
+    points = [cloud(seed=0)] * 6 + [cloud(seed=1)] * 4
+    scene = ColmapEstimator(twice(poses, points)).reconstruct(photos(10), [f"{n}.jpg" for n in range(10)])
+    np.testing.assert_array_equal(np.flatnonzero(scene.placed), range(6))
+    assert "2 groups" in told(scene)
+    assert "6.jpg" in told(scene)
+
+
+def test_a_photo_that_does_not_belong_is_told():
+    points = [cloud(seed=0)] * 5 + [cloud(seed=3)]
+    scene = ColmapEstimator(twice(ring(6), points)).reconstruct(photos(6), list("abcdef"))
+    np.testing.assert_array_equal(np.flatnonzero(scene.placed), range(5))
+    assert "shares too little with the others: f" in told(scene)
+
+
+def test_a_camera_that_only_turned_shows_no_depth():
+    poses = np.stack([looking((0, 0, 0), (np.cos(a), np.sin(a), 0)) for a in np.linspace(0, 0.5, 6)])
+    points = np.array([6.0, 1.5, 0]) + cloud(800, size=4)
+    scene = ColmapEstimator(twice(poses, points)).reconstruct(photos(6))
+    assert not scene.placed.any()
+    assert "only turned" in told(scene)
+
+
+def test_identical_photos_show_no_depth():
+    poses = np.repeat(ring(2)[:1], 5, axis=0)
+    scene = ColmapEstimator(twice(poses, cloud(), noise=0.05)).reconstruct(photos(5))
+    assert not scene.placed.any()
+    assert "same photo" in told(scene)
+
+
+def test_photos_without_overlap():
+    scene = ColmapEstimator(twice(ring(4), [cloud(seed=n) for n in range(4)])).reconstruct(photos(4))
+    assert not scene.placed.any()
+    assert "do not overlap" in told(scene)
+
+
+def test_photos_without_texture_are_named():
+    scene = ColmapEstimator(twice(ring(4), cloud(10))).reconstruct(photos(4), list("abcd"))
+    assert not scene.placed.any()
+    assert "hardly any texture" in told(scene)
+    assert "a, b, c, d" in told(scene)
+
+
+def test_one_photo():
+    scene = ColmapEstimator(twice(ring(1), cloud())).reconstruct(photos(1))
+    assert not scene.placed.any()
+    assert "one photo" in told(scene)
+
+
+def test_two_photos_are_enough_when_both_runs_agree():
+    poses = ring(2, arc=25.0)
+    scene = ColmapEstimator(twice(poses, cloud(), noise=0.1)).reconstruct(photos(2))
+    if scene.placed.any():
+        assert worst_turn(scene, poses) < 3
+    else:
+        assert "not recovered" in told(scene)
+
+
+def test_photos_of_different_sizes_have_cameras_of_their_own():
+    sizes = [SIZE, SIZE, SIZE, (640, 480), (640, 480), SIZE, (640, 480), SIZE]
+    poses = ring(8)
+    scene = ColmapEstimator(twice(poses, cloud())).reconstruct(photos(8, sizes))
+    assert scene.placed.all()
+    assert worst_turn(scene, poses) < 0.7
+    np.testing.assert_array_equal(scene.sizes, sizes)
+    assert scene.K[3, 0, 2] == pytest.approx(239.5)
+
+
+def test_learned_features_that_cannot_be_had_are_told():
+    def missing():
+        raise NbHelpersError("the weights are not here")
+
+    scene = ColmapEstimator([*twice(ring(6), cloud())[:1], missing, FakeMatcher(ring(6), cloud(), "b", seed=5)])
+    scene = scene.reconstruct(photos(6))
+    assert scene.placed.all()
+    assert "the weights are not here" in told(scene)
+
+
+@pytest.mark.parametrize(("count", "names"), [(0, None), (2, ["a"])])
+def test_no_photos_or_names_that_do_not_fit(count, names):
+    with pytest.raises(NbHelpersError, match="do not fit"):
+        ColmapEstimator(twice(ring(2), cloud())).reconstruct(photos(count), names)
+
+
+def test_agreement_leaves_out_the_photo_that_is_elsewhere():
+    first, second = ring(6), ring(6)
+    second[2] = looking((0, 4, 4))
+    found = agreement(first, second)
+    np.testing.assert_array_equal(found.views, [True, True, False, True, True, True])
+    assert found.median < 0.1
+    half = ring(6)
+    half[3:] = ring(6, arc=-150)[3:]
+    assert not agreement(first, half).holds
+
+
+def test_agreement_wants_the_centres_too():
+    still = ring(6).copy()
+    still[:, :, 3] = np.random.default_rng(0).normal(size=(6, 3))
+    assert not agreement(ring(6), still).holds
+
+
+def test_similarity_finds_what_was_done():
+    points = np.random.default_rng(0).normal(size=(10, 3))
+    turn = looking((1, 2, 3))[:, :3]
+    scale, found, shift = similarity(points, 2.5 * points @ turn.T + [1, 2, 3])
+    assert scale == pytest.approx(2.5)
+    np.testing.assert_allclose(found, turn, atol=1e-9)
+    np.testing.assert_allclose(shift, [1, 2, 3])
+
+
+def test_many_photos_are_matched_with_their_neighbours_only(tmp_path):
+    views = 20
+    store = FeatureStore(FakeMatcher(ring(views), cloud()), photos(views), tmp_path)
+    chosen = likely_pairs(store)
+    assert len(chosen) < views * (views - 1) / 2
+    assert {(view, view + 1) for view in range(views - 1)} <= set(chosen)
+
+
+def test_groups_and_moving():
+    assert groups(3, []) == [[0], [1], [2]]
+    points = np.zeros((30, 2))
+    assert moving(points, points).all()  # nothing moves: all are kept
+    moved = points.copy()
+    moved[:20] += 5
+    np.testing.assert_array_equal(moving(points, moved), np.arange(30) < 20)

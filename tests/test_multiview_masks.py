@@ -1,0 +1,286 @@
+"""One object in all views, from prompts in some: on a drawn scene whose truth is exact, without weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_scene import LOOK_ALIKE, SIZE, Drawn
+from fake_segmenter import FakeSegmenter
+from test_label_propagation import ColourSegmenter
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import polygon_mask
+from nbhelpers.core.metrics import iou
+from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.multiview import Photos, ViewsSession
+from nbhelpers.multiview import views as views_module
+from nbhelpers.multiview.consistency import Signs, judge, whole
+from nbhelpers.multiview.evidence import SURE, Evidence
+from nbhelpers.multiview.looks import random_features
+from nbhelpers.multiview.order import nearest, reach, with_scene
+
+RED_BALL, BLUE_BALL, OTHER_RED = 0, 1, 2
+POLYGONS = Path(__file__).parent / "data" / "kitchen_polygons.json"
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return Drawn()
+
+
+@pytest.fixture(scope="module")
+def twins():
+    return Drawn(LOOK_ALIKE)
+
+
+def session(drawn, scene=None, **options):
+    return ViewsSession(drawn.photos, scene, ColourSegmenter(), **options)
+
+
+def ious(drawn, ball, views):
+    return [iou(view.mask, drawn.truth(ball, number)) for number, view in enumerate(views)]
+
+
+@pytest.mark.parametrize("how", ["click", "box", "mask"])
+def test_an_object_prompted_in_one_view_is_found_in_all(drawn, how):
+    opened = session(drawn)
+    truth = drawn.truth(BLUE_BALL, 2)
+    rows, columns = np.nonzero(truth)
+    if how == "click":
+        opened.click(2, *drawn.centre(BLUE_BALL, 2))
+    elif how == "box":
+        opened.prompt(2, Prompt(box=(columns.min() - 1, rows.min() - 1, columns.max() + 1, rows.max() + 1)))
+    else:
+        opened.prompt(2, Prompt(mask=truth))
+    views = opened.solve()
+    assert min(ious(drawn, BLUE_BALL, views)) > 0.85
+    assert views.prompted == (2,) and views.worst != 2
+    assert views.whole.value > 0.6 and not any(view.consistency.is_doubtful for view in views)
+    assert not len(views.points) and "no cameras are known" in views.notes[0]
+
+
+def test_points_in_space_tell_an_object_from_its_look_alike(twins):
+    by_looks, in_space = session(twins), session(twins, twins.scene)
+    for opened in (by_looks, in_space):
+        opened.prompt(2, Prompt(mask=twins.truth(RED_BALL, 2)))
+    without, with_points = ious(twins, RED_BALL, by_looks.solve()), ious(twins, RED_BALL, in_space.solve())
+    others = [0, 1, 3, 4]
+    assert np.mean([with_points[v] for v in others]) > np.mean([without[v] for v in others])
+    assert min(with_points) > 0.75
+
+
+def test_the_points_of_the_object_are_named(drawn):
+    opened = session(drawn, drawn.scene)
+    opened.prompt(2, Prompt(mask=drawn.truth(RED_BALL, 2)))
+    points = opened.solve().points
+    away = np.linalg.norm(drawn.scene.points[points] - np.array(drawn.balls[RED_BALL].middle), axis=1)
+    assert len(points) > 40
+    assert (away < drawn.balls[RED_BALL].radius + 0.05).mean() > 0.9
+
+
+def test_one_more_click_in_another_view_changes_that_view_and_the_rest(drawn):
+    opened = session(drawn)
+    opened.prompt(2, Prompt(mask=drawn.truth(RED_BALL, 2) | drawn.truth(BLUE_BALL, 2)))
+    before = ious(drawn, RED_BALL, opened.solve())
+    corrected = opened.click(1, *drawn.centre(BLUE_BALL, 1), label=0)
+    assert iou(corrected, drawn.truth(RED_BALL, 1)) > 0.85 > before[1]
+    opened.clear(2)
+    views = opened.solve()
+    assert views.prompted == (1,) and np.array_equal(views.mask(1), corrected)
+    assert np.mean(ious(drawn, RED_BALL, views)) > np.mean(before) + 0.2
+
+
+def test_a_log_replays_to_the_same_masks(drawn):
+    opened = session(drawn)
+    opened.click(2, *drawn.centre(RED_BALL, 2))
+    opened.solve()
+    opened.click(4, *drawn.centre(RED_BALL, 4))
+    first = opened.solve()
+    log = PromptLog.from_json(opened.log.to_json())
+    second = session(drawn, log=log).solve()
+    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(first, second, strict=True))
+
+
+def test_what_was_said_can_be_taken_back(drawn):
+    opened = session(drawn)
+    opened.click(2, *drawn.centre(RED_BALL, 2))
+    opened.prompt(3, Prompt(mask=drawn.truth(RED_BALL, 3)))
+    assert opened.prompted == (2, 3)
+    assert opened.undo()
+    assert opened.undo()
+    assert opened.prompted == (2,)
+    assert opened.redo()
+    opened.clear()
+    assert opened.prompted == () and not opened.mask(2).any()
+
+
+def test_a_confirmed_mask_is_kept_as_it_is(drawn):
+    opened = session(drawn)
+    opened.click(2, *drawn.centre(RED_BALL, 2))
+    with pytest.raises(NbHelpersError, match="no mask to confirm"):
+        opened.confirm(0)
+    mask = opened.solve().mask(0)
+    opened.confirm(0)
+    views = opened.solve()
+    assert views.prompted == (0, 2) and np.array_equal(views.mask(0), mask)
+
+
+def test_progress_is_told_to_the_end(drawn):
+    told = []
+    opened = session(drawn)
+    opened.prompt(0, Prompt(mask=drawn.truth(RED_BALL, 0)))
+    opened.solve(lambda done, steps, what: told.append((done, steps)))
+    assert told[-1][0] == told[-1][1]
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_an_object_that_other_photos_do_not_show_is_not_found_there(drawn):
+    empty = np.full((*SIZE, 3), (70, 175, 85), np.uint8)
+    opened = ViewsSession([*drawn.photos[:3], empty], segmenter=ColourSegmenter())
+    opened.prompt(1, Prompt(mask=drawn.truth(RED_BALL, 1)))
+    views = opened.solve()
+    assert not views[3].found and not views.mask(3).any()
+    assert any("not found in view 3" in note for note in views.notes)
+
+
+def test_photos_of_other_sizes_and_a_single_photo_are_done(drawn):
+    tall = np.ascontiguousarray(np.pad(drawn.photos[3], ((20, 20), (0, 0), (0, 0)), mode="edge"))
+    opened = ViewsSession([drawn.photos[2], tall], segmenter=ColourSegmenter())
+    opened.prompt(0, Prompt(mask=drawn.truth(BLUE_BALL, 2)))
+    assert opened.solve().mask(1).shape == tall.shape[:2]
+    alone = ViewsSession(drawn.photos[:1], segmenter=ColourSegmenter())
+    alone.click(0, *drawn.centre(RED_BALL, 0))
+    views = alone.solve()
+    assert len(views) == 1 and views.worst is None
+
+
+def test_each_photo_is_encoded_once_and_few_stay_in_memory(drawn):
+    segmenter = ColourSegmenter()
+    photos = Photos(drawn.photos * 4, segmenter)
+    opened = ViewsSession(photos)
+    opened.prompt(2, Prompt(mask=drawn.truth(RED_BALL, 2)))
+    opened.solve()
+    again = ViewsSession(photos)
+    again.prompt(0, Prompt(mask=drawn.truth(BLUE_BALL, 0)))
+    again.solve()
+    assert segmenter.encoded == len(photos)
+    assert len(photos._recent) <= views_module.KEPT
+
+
+def test_bad_input_is_one_clear_error(drawn):
+    opened = session(drawn)
+    with pytest.raises(NbHelpersError, match="nothing was said yet"):
+        opened.solve()
+    with pytest.raises(NbHelpersError, match="no such view"):
+        opened.click(9, 1, 1)
+    with pytest.raises(NbHelpersError, match="outside the image"):
+        opened.click(0, 500, 1)
+    with pytest.raises(NbHelpersError, match="excluding points alone"):
+        opened.click(0, 5, 5, label=0)
+    assert opened.prompted == ()
+    with pytest.raises(NbHelpersError, match="no photos"):
+        ViewsSession([], segmenter=ColourSegmenter())
+    with pytest.raises(NbHelpersError, match="scene is of other photos"):
+        ViewsSession(drawn.photos[:2], drawn.scene, ColourSegmenter())
+    with pytest.raises(NbHelpersError, match="log is of other photos"):
+        ViewsSession(drawn.photos[:2], segmenter=ColourSegmenter(), log=opened.log)
+    with pytest.raises(NbHelpersError, match="differ in number"):
+        Photos(drawn.photos, ColourSegmenter(), names=["one"])
+    with pytest.raises(NbHelpersError, match="does not give the features"):
+        Photos(drawn.photos, FakeSegmenter()).embedding(0)
+
+
+def test_hidden_points_have_no_say(drawn):
+    evidence = Evidence(drawn.scene, 64)
+    for view in range(5):
+        seen = evidence.visible(view)
+        projected = seen.points[seen.weights < 1]
+        pixels, depth = drawn.scene.project(view, drawn.scene.points[projected])
+        columns, rows = np.clip(np.rint(pixels).astype(int), 0, np.array(SIZE[::-1]) - 1).T
+        assert len(projected) > 20
+        assert (depth < drawn.depths[view][rows, columns] * 1.06).mean() > 0.95
+
+
+def test_belief_leaves_out_the_view_that_is_judged(drawn):
+    evidence = Evidence(drawn.scene, 64)
+    wrong = np.zeros((64, 64), np.float32)
+    right = polygon_share(drawn.truth(RED_BALL, 2))
+    with_wrong, _ = evidence.belief({2: right, 3: wrong}, {2: 1.0, 3: 1.0})
+    belief, weight = evidence.belief({2: right, 3: wrong}, {2: 1.0, 3: 1.0}, without=3)
+    alone, _ = evidence.belief({2: right}, {2: 1.0})
+    assert np.array_equal(belief, alone) and not np.array_equal(belief, with_wrong)
+    own = (belief >= SURE) & (weight > 0)
+    points, missed, _ = evidence.tally(3, wrong, belief, weight)
+    assert points == missed > 10 and own.sum() >= points
+
+
+def polygon_share(mask):
+    import cv2
+
+    return cv2.resize(mask.astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA)
+
+
+def test_points_change_a_map_only_where_they_are(drawn):
+    evidence = Evidence(drawn.scene, 64)
+    belief, weight = evidence.belief({2: polygon_share(drawn.truth(RED_BALL, 2))}, {2: 1.0})
+    mixed = evidence.mix(3, np.full((64, 64), 0.5, np.float32), belief, weight)
+    ball = polygon_share(drawn.truth(RED_BALL, 3)) > 0.9
+    assert np.median(mixed[ball]) > 0.58
+    assert mixed[:4].max() == mixed[:4].min() == 0.5  # the sky has no points
+    nothing = evidence.mix(3, mixed, belief, np.zeros_like(weight))
+    assert np.array_equal(nothing, mixed)
+
+
+def test_a_view_that_disagrees_says_why():
+    good = Signs(0.95, 0.9, 0.95, 0.9, points=60, missed=2, strange=0, name="view 3")
+    bad = Signs(0.9, 0.85, 0.9, 0.85, points=60, missed=58, strange=0, name="view 7")
+    assert judge(good).value > 0.8 and not judge(good).is_doubtful
+    assert judge(bad).value < judge(good).value
+    worse = judge(Signs(0.3, 0.2, 0.5, 0.6, points=60, missed=58, strange=3, name="view 7"))
+    assert worse.is_doubtful
+    assert worse.why == "view 7 disagrees: 58 of 60 points of the object lie outside its mask"
+    both = whole({0: judge(good), 1: worse}, {0: "a.jpg", 1: "b.jpg"})
+    assert "1 of 2 views should be looked at, first b.jpg" in both.why
+    assert both.value == pytest.approx((judge(good).value + worse.value) / 2)
+
+
+@pytest.mark.parametrize("sign", ["back", "agreement", "score", "likeness"])
+def test_each_sign_lowers_the_consistency(sign):
+    signs = {"back": 0.9, "agreement": 0.9, "score": 0.9, "likeness": 0.7}
+    assert judge(Signs(**signs | {sign: 0.3})).value < judge(Signs(**signs)).value
+
+
+def test_photos_are_reached_from_the_most_similar_one():
+    likeness = np.array([[1, 0.9, 0.1, 0.2], [0.9, 1, 0.8, 0.1], [0.1, 0.8, 1, 0.7], [0.2, 0.1, 0.7, 1]])
+    assert reach(likeness, [0]) == [1, 2, 3]
+    assert reach(likeness, [3]) == [2, 1, 0]
+    assert nearest(likeness, 1, [0, 1, 2, 3], 2) == [0, 2]
+
+
+def test_common_points_bring_views_together(drawn):
+    raised = with_scene(np.zeros((5, 5)), drawn.scene)
+    assert (raised > 0).all() and np.allclose(raised, raised.T)
+    assert np.array_equal(with_scene(np.eye(5), None), np.eye(5))
+
+
+def test_colour_features_are_a_gaussian_of_the_colour_difference():
+    lab = np.array([[[50, 0, 0], [50, 6, 0], [50, 80, 0]]], np.float32)
+    features = random_features(lab)[:, 0].T
+    assert np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+    same, near, far = features @ features[0]
+    assert same == pytest.approx(1) and near == pytest.approx(np.exp(-0.125), abs=0.1) and abs(far) < 0.3
+
+
+def test_the_drawn_outlines_lie_on_the_photos():
+    data = json.loads(POLYGONS.read_text(encoding="utf-8"))
+    height, width = data["size"]
+    for name, photos in data["objects"].items():
+        assert len(photos) == 9, name
+        for outline in photos.values():
+            for points in (*outline["outline"], *outline["void"]):
+                x, y = np.array(points).T
+                assert -2 <= x.min() < x.max() <= width + 2
+                assert -2 <= y.min() < y.max() <= height + 2
+            assert polygon_mask([tuple(point) for point in outline["outline"][0]], (height, width)).mean() > 0.02
