@@ -215,35 +215,6 @@ def test_an_including_click_adds_a_part_to_what_was_followed(tracker):
     assert iou(unchanged, before) > 0.97
 
 
-class Narrow(ColourSegmenter):
-    """A click alone shows a few cells around it; with a mask, what is of its colour, and ``forgets`` the mask or not."""
-
-    forgets = False
-
-    def predict(self, embedding, prompt):
-        answer = super().predict(
-            embedding, Prompt(prompt.points) if self.forgets and prompt.mask is not None else prompt
-        )
-        if prompt.mask is None and prompt.box is None:
-            x, y = (prompt.points[0] + 0.5) * SIDE / np.array(embedding.size[::-1])
-            rows, columns = np.mgrid[:SIDE, :SIDE]
-            answer.logits[:, (columns - x) ** 2 + (rows - y) ** 2 > 4**2] = -8
-        return answer
-
-
-@pytest.mark.parametrize("forgets", [False, True])
-def test_an_including_click_is_read_together_with_the_mask_unless_that_forgets_it(forgets):
-    clip, tracker = Clip(), LabelPropagation(Narrow())
-    state = tracker.open(clip)
-    tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
-    before = followed(tracker, state, 0, 3)[3].predictions[1].best
-    tracker.segmenter.forgets = forgets
-    wider = tracker.add(state, 3, 1, Prompt([(60, 70)])).best
-    assert np.array_equal(wider, before | wider)
-    added = (wider & clip.box()).sum() / clip.box().sum()
-    assert 0 < added < 0.3 if forgets else added > 0.8
-
-
 def test_what_moves_along_is_taken_with_a_click(tracker):
     rng = np.random.default_rng(0)
     wall = rng.integers(0, 60, (24, 32, 3), np.uint8)

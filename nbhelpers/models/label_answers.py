@@ -19,7 +19,7 @@ from nbhelpers.models.values import Embedding, Prediction
 Along = Callable[[np.ndarray], np.ndarray]
 """From a mask ``(H, W) bool`` to all that moves with it, see `nbhelpers.models.label_motion.moving_along`."""
 COMPANION = 0.1  # of the clicked part's area: less that moves along is the flow's inaccuracy
-TOGETHER = 0.75  # of a part must move along for it to belong, of a mask must stay when a click adds to it
+TOGETHER = 0.75  # of a part must move along for it to belong
 SURE = np.float32(10)  # the logit of a cell whose mask is given
 
 
@@ -99,7 +99,7 @@ def correct(
 ) -> Prediction:
     """Change a mask as little as its clicks ask for.
 
-    An including click that the mask does not cover adds what it shows together with the mask. Where an excluding
+    An including click that the mask does not cover adds the part that this click alone shows. Where an excluding
     click is still covered, all clicks and the mask are put to the segmenter, and of the candidates that honour the
     clicks the one nearest to the mask is taken; if there is none, the connected part under the click is dropped.
     Clicks that the mask already honours change nothing.
@@ -114,29 +114,12 @@ def correct(
     logits = found
     for point in prompt.points[prompt.labels == INCLUDE]:
         if not _covers(logits, point, embedding.size):
-            part = _added(segmenter, embedding, prompt, point, logits)
+            part = _candidate(segmenter.predict(embedding, Prompt(point[None])), None)
             logits, score = np.maximum(logits, part.logits[0]), part.scores
     excluded = prompt.points[prompt.labels == EXCLUDE]
     if any(_covers(logits, point, embedding.size) for point in excluded):
         logits, score = _taken_away(segmenter, embedding, prompt, logits)
     return Prediction(logits[None], score, embedding.size, logits.shape)
-
-
-def _added(
-    segmenter: Segmenter, embedding: Embedding, prompt: Prompt, point: np.ndarray, logits: np.ndarray
-) -> Prediction:
-    """What an including click adds to a mask that does not cover it.
-
-    The decoder is trained to correct its last mask by one more click (Kirillov et al. 2023, arXiv 2304.02643, appendix
-    A), and the mask tells it of which object the click is a part: alone, a click on the rim of a wheel shows a piece
-    of the rim. Where it forgets the mask over the click, the part that the click alone shows is added.
-    """
-    together = _candidate(segmenter.predict(embedding, Prompt(prompt.points, prompt.labels, mask=logits)), None)
-    before, after = logits > 0, together.logits[0] > 0
-    kept = np.count_nonzero(before & after) >= TOGETHER * np.count_nonzero(before)
-    if kept and _covers(together.logits[0], point, embedding.size):
-        return together
-    return _candidate(segmenter.predict(embedding, Prompt(point[None])), None)
 
 
 def _taken_away(
