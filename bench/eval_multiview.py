@@ -208,14 +208,10 @@ def evaluate(data: Path, scenes: list[str], folder: Path | None, with_poses: boo
         photos = Photos(files, segmenter)
         for name, truth in objects(scene, files).items():
             references = REFERENCES[name][: 1 if quick else None]
-            runs = [
-                lambda r=r, how=how: run(name, truth, photos, placed, r, how, not quick)
-                for how in ("box", "click")
-                for r in references
-            ]
-            runs += [lambda r=r: run_wrong(name, truth, photos, placed, r) for r in references[:2]]
-            for each in runs:
-                result = each()
+            asked = [(run, (reference, how, not quick)) for how in ("box", "click") for reference in references]
+            asked += [(run_wrong, (reference,)) for reference in references[:2]]
+            for measure, arguments in asked:
+                result = measure(name, truth, photos, placed, *arguments)
                 results.append(result)
                 corrected = f"  corrected {result['corrected']:.3f}" if "corrected" in result else ""
                 print(

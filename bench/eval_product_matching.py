@@ -4,8 +4,8 @@
 
 The made set (`made_products`): cup, cat, flower, printed box and quokka, each searched in photos that hold it or not,
 half of them with look-alikes. One reference each, its original photo; the threshold is calibrated, nobody confirms or
-rejects. A match is right when its IoU with the visible product is at least 0.5. DREAMBOOTH: one reference of each object,
-ranked by the best score of each photo over all other photos, mean average precision over the objects.
+rejects. A match is right when its IoU with the visible product is at least 0.5. dreambooth: one reference of each
+object, ranked by the best score of each photo over all other photos, mean average precision over the objects.
 
 What was found in a photo is kept in the cache, so a run that was cut off goes on where it was. Prints a table and one
 line of JSON.

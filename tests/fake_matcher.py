@@ -34,7 +34,7 @@ def ring(count, radius=4.0, height=1.2, arc=150.0):
     return np.stack([looking((radius * np.cos(a), radius * np.sin(a), height)) for a in angles])
 
 
-def cloud(count=600, seed=0, size=1.0):
+def cloud(count=300, seed=0, size=1.0):
     """Points in a ball."""
     return np.random.default_rng(seed).normal(0, 0.5 * size, (count, 3))
 

@@ -20,6 +20,7 @@ from nbhelpers.multiview.consistency import Signs, judge, whole
 from nbhelpers.multiview.evidence import SURE, Evidence
 from nbhelpers.multiview.looks import random_features
 from nbhelpers.multiview.order import nearest, reach, with_scene
+from nbhelpers.multiview.parts import belonging, farthest
 
 RED_BALL, BLUE_BALL, OTHER_RED = 0, 1, 2
 POLYGONS = Path(__file__).parent / "data" / "kitchen_polygons.json"
@@ -263,6 +264,22 @@ def test_common_points_bring_views_together(drawn):
     raised = with_scene(np.zeros((5, 5)), drawn.scene)
     assert (raised > 0).all() and np.allclose(raised, raised.T)
     assert np.array_equal(with_scene(np.eye(5), None), np.eye(5))
+
+
+def test_parts_far_from_the_main_one_are_something_else():
+    region = np.zeros((64, 64), bool)
+    region[10:30, 10:30] = region[10:30, 33:38] = region[55:60, 55:60] = True
+    kept = belonging(region, region.astype(np.float32))
+    assert kept[20, 20] and kept[20, 35] and not kept[57, 57]
+    assert belonging(region, region.astype(np.float32), 3.0).sum() == region.sum()
+    assert not belonging(region & False, region.astype(np.float32)).any()
+    support = np.where(region, np.float32(0.01), 0)
+    support[57, 57] = 20
+    assert belonging(region, support.astype(np.float32)).sum() == 25  # what the votes mean, not what is large
+    region[55:60] = False
+    assert farthest(region) == pytest.approx(4 / 20)
+    region[:, 33:] = False
+    assert farthest(region) == 0
 
 
 def test_colour_features_are_a_gaussian_of_the_colour_difference():

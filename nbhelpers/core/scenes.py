@@ -54,8 +54,8 @@ class Scene:
     observation_point: Int[np.ndarray, " o"]
     observation_pixel: Float[np.ndarray, "o 2"]
     distortion: Float[np.ndarray, "v coefficients"] | None = None
-    depth: Sequence[Float32[np.ndarray, "h w"]] | None = field(default=None, repr=False)
-    confidence: Sequence[Float32[np.ndarray, "h w"]] | None = field(default=None, repr=False)
+    depth: Sequence[Float32[np.ndarray, "_ _"]] | None = field(default=None, repr=False)
+    confidence: Sequence[Float32[np.ndarray, "_ _"]] | None = field(default=None, repr=False)
     model: str = ""
     notes: tuple[str, ...] = ()
 
@@ -111,6 +111,18 @@ class Scene:
         """How far the placed cameras stand from their middle, root mean square: the scene's yardstick; 0 for one."""
         centers = self.centers[self.placed]
         return float(np.sqrt(((centers - centers.mean(0)) ** 2).sum(1).mean())) if len(centers) else 0.0
+
+    @cached_property
+    def standard_points(self) -> Float[np.ndarray, "p 3"]:
+        """The points less their mean, over their root mean square distance from it; for comparing distances.
+
+        A scene has no scale of its own, so a threshold means something only for points that are z-scored; one factor for
+        all axes keeps the shape (arXiv 2601.17866 finds such scores essential).
+        """
+        if not len(self.points):
+            return self.points.astype(np.float64)
+        centred = self.points.astype(np.float64) - self.points.mean(0)
+        return centred / max(float(np.sqrt((centred**2).sum(1).mean())), 1e-12)
 
     @cached_property
     def up(self) -> Float[np.ndarray, " 3"] | None:

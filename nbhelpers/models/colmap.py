@@ -7,6 +7,7 @@ told to be not recovered.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,12 +18,12 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import load_image
 from nbhelpers.core.scenefiles import few
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.colmap_check import Agreement, agreement, best_pair, diagnose
-from nbhelpers.models.colmap_mapping import Run, run_mapping
+from nbhelpers.models.colmap_check import Agreement, agreement, best_pair, diagnose, shows_no_depth
+from nbhelpers.models.colmap_mapping import Run, quiet, run_mapping
 from nbhelpers.models.colmap_pairs import FeatureStore, Joined, known_pairs, likely_pairs, verified_pairs
+from nbhelpers.models.colors import point_colors
 from nbhelpers.models.protocols import Matcher
 from nbhelpers.models.sift import Sift
 
@@ -72,7 +73,7 @@ class ColmapEstimator:
     ):
         self.matchers, self.name, self.device, self.seed = matchers, name, device, seed
 
-    def reconstruct(self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | None = None) -> Scene:
+    def reconstruct(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], names: Sequence[str] | None = None) -> Scene:
         """A scene of all photos; what could not be placed, and why, is told in its notes.
 
         Args:
@@ -87,7 +88,7 @@ class ColmapEstimator:
             raise NbHelpersError("photos and names do not fit", given=f"{len(images)} photos, {len(names)} names")
         if len(images) == 1:
             return self._nothing(images, names, ["one photo alone shows no depth, so it is not placed"])
-        with tempfile.TemporaryDirectory(prefix="nbhelpers-features-") as folder:
+        with tempfile.TemporaryDirectory(prefix="nbhelpers-features-") as folder, quiet():
             return self._solve(images, names, Path(folder))
 
     def _solve(self, images: Sequence[np.ndarray], names: tuple[str, ...], folder: Path) -> Scene:
@@ -116,9 +117,9 @@ class ColmapEstimator:
         return run
 
     def _judge(self, stores: Sequence[FeatureStore], runs: Sequence[Run], last: bool) -> Answer | None:
-        """What the runs so far are good for; None where no two agree."""
+        """What the runs so far are good for; None where no two agree, or the photos show no depth."""
         found = best_pair(runs)
-        if found is None:
+        if found is None or shows_no_depth(found[0].all_pairs):
             return None
         run, other, shared = found
         answer = Answer(run, shared.views, (_agreed(run, other, shared),))
@@ -141,7 +142,7 @@ class ColmapEstimator:
             more &= np.any([agreement(run.poses, each.poses).views for each in runs], axis=0)
         if kept.sum() < sure.sum() or (kept | more).sum() <= sure.sum():
             return answer
-        line = f"{(kept | more).sum() - sure.sum()} more by the matches of all runs together, the same from two first pairs"
+        line = f"{(kept | more).sum() - sure.sum()} more by the matches of all runs, the same from two first pairs"
         return Answer(run, kept | more, (*answer.notes, line))
 
     def _nothing(self, images: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Scene:
@@ -184,15 +185,14 @@ def _missing(answer: Answer, names: Sequence[str], stores: Sequence[FeatureStore
 
 def _why(runs: Sequence[Run], stores: Sequence[FeatureStore], names: Sequence[str]) -> list[str]:
     """Lines on why there is no model at all."""
-    placed = [run for run in runs if run.placed.sum() > 1]
     notes = ["the scene was not recovered: no photo is placed"]
+    placed = [run for run in runs if run.placed.sum() > 1]
     if len(placed) > 1:
-        shared = agreement(placed[0].poses, placed[1].poses)
-        if np.isfinite(shared.median):
-            notes.append(
-                f"two runs ({placed[0].matcher}, {placed[1].matcher}) found cameras that differ by "
-                f"{shared.median:.0f} degrees (median), so neither is believed"
-            )
+        apart = [agreement(first.poses, second.poses) for first, second in itertools.combinations(placed, 2)]
+        differ = [each.median for each in apart if not each.holds and np.isfinite(each.median)]
+        if differ:
+            who = ", ".join(run.matcher for run in placed)
+            notes.append(f"runs ({who}) found cameras that differ by {min(differ):.0f} degrees or more (median)")
     elif placed:
         notes.append(f"only the run with {placed[0].matcher} found cameras, and no other confirmed them")
     most = max(range(len(runs)), key=lambda at: len(runs[at].all_pairs), default=None)
@@ -230,20 +230,6 @@ def _scene(
         model=model,
         notes=tuple(notes),
     )
-
-
-def point_colors(
-    images: Sequence[np.ndarray], views: np.ndarray, tracks: np.ndarray, pixels: np.ndarray, count: int
-) -> UInt8[np.ndarray, "p 3"]:
-    """The mean colour of each point over the views that saw it."""
-    total, times = np.zeros((count, 3)), np.zeros(count)
-    for view in np.unique(views):
-        image = load_image(np.asarray(images[int(view)]))
-        here = views == view
-        x, y = np.clip(np.rint(pixels[here]).astype(int), 0, np.array(image.shape[1::-1]) - 1).T
-        np.add.at(total, tracks[here], image[y, x])
-        np.add.at(times, tracks[here], 1)
-    return np.rint(total / np.maximum(times, 1)[:, None]).astype(np.uint8)
 
 
 def build(name: str, files: dict[str, Path], device: str, install: str = INSTALL) -> ColmapEstimator:

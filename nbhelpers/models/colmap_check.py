@@ -19,6 +19,7 @@ from nbhelpers.models.colmap_pairs import FeatureStore, Pair, groups
 DEGREES = 3.0  # by which the relative rotations of two runs may differ
 AWAY = 0.2  # of the cameras' spread by which their centres may differ, root mean square, after alignment
 MAJORITY = 0.5  # of the photos that both runs placed, which must agree for any to be believed
+DEEP = 0.15  # of the pairs that must show depth
 TEXTURELESS = 40  # distinct places of a photo below which there is nothing to match
 STILL = 0.7  # pixels of movement between two photos below which they are the same photo
 
@@ -101,12 +102,16 @@ def similarity(
     return scale, turn, target.mean(0) - scale * turn @ source.mean(0)
 
 
+def shows_no_depth(pairs: Sequence[Pair]) -> bool:
+    """Whether hardly any two photos need more than a turn of the camera, or one plane, to be explained.
+
+    From such photos runs can agree on cameras that are all wrong: a false focal length makes up for the missing step.
+    """
+    return sum(not pair.flat for pair in pairs) <= DEEP * len(pairs)
+
+
 def diagnose(store: FeatureStore, pairs: Sequence[Pair], names: Sequence[str]) -> list[str]:
     """What a person should know of photos of which no, or not every, camera was found: one line each."""
-    import pycolmap
-
-    kinds = pycolmap.TwoViewGeometryConfiguration
-    turning = {int(kinds.PANORAMIC), int(kinds.PLANAR_OR_PANORAMIC)}
     notes = []
     bare = [name for name, count in zip(names, store.counts, strict=True) if count < TEXTURELESS]
     if bare:
@@ -115,10 +120,9 @@ def diagnose(store: FeatureStore, pairs: Sequence[Pair], names: Sequence[str]) -
         if len(bare) < len(names):
             notes.append("no two photos show enough of the same places: they do not overlap, or from too far apart")
         return notes
-    still = [pair for pair in pairs if pair.shift < STILL]
-    if len(still) == len(pairs):
+    if all(pair.shift < STILL for pair in pairs):
         notes.append("the photos that match are the same photo, taken from one place: they show no depth")
-    elif sum(int(pair.geometry.config) in turning for pair in pairs) > MAJORITY * len(pairs):
+    elif shows_no_depth(pairs):
         notes.append("between most photos the camera only turned, or the scene is flat: they show no depth")
     parts = [part for part in groups(len(names), pairs) if len(part) > 1]
     if len(parts) > 1:

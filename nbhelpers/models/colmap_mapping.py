@@ -5,9 +5,10 @@ Schoenberger and Frahm, CVPR 2016, "Structure-from-Motion Revisited".
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def run_mapping(
     views, all_pairs = len(store), pairs
     together = set(groups(views, pairs)[0])
     pairs = [pair for pair in pairs if pair.first in together]
-    with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, quiet():
         path = Path(folder) / "database.db"
         _write_database(path, store, pairs, lenses)
         options = _options(seed)
@@ -125,19 +126,17 @@ def _options(seed: int):
     return options
 
 
-class _quiet:  # noqa: N801 - used as a function
-    """COLMAP writes a page of log a photo; only its errors matter here."""
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing but fatal errors of COLMAP's log, which has a page a photo otherwise."""
+    import pycolmap
 
-    def __enter__(self):
-        import pycolmap
-
-        self.level = pycolmap.logging.minloglevel
-        pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)
-
-    def __exit__(self, *_):
-        import pycolmap
-
-        pycolmap.logging.minloglevel = self.level
+    level = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = level
 
 
 def _write_database(path: Path, store: FeatureStore | Joined, pairs: Sequence[Pair], lenses: Lenses | None) -> None:

@@ -44,7 +44,7 @@ class FeatureStore:
         folder: where to keep them; made if it is missing.
     """
 
-    def __init__(self, matcher: Matcher, images: Sequence[UInt8[np.ndarray, "h w 3"]], folder: Path):
+    def __init__(self, matcher: Matcher, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], folder: Path):
         self.matcher, self._folder = matcher, folder
         folder.mkdir(parents=True, exist_ok=True)
         self._recent: OrderedDict[int, Features] = OrderedDict()
@@ -96,6 +96,14 @@ class Pair:
     geometry: object
     offered: int
     shift: float
+
+    @property
+    def flat(self) -> bool:
+        """Whether turning the camera, or one plane, explains the matches as well: they show no depth."""
+        import pycolmap
+
+        kinds = pycolmap.TwoViewGeometryConfiguration
+        return int(self.geometry.config) in (int(kinds.PLANAR), int(kinds.PANORAMIC), int(kinds.PLANAR_OR_PANORAMIC))
 
 
 def verified_pairs(store: FeatureStore, wanted: Sequence[tuple[int, int]], seed: int) -> list[Pair]:
@@ -181,7 +189,7 @@ def likeness(store: FeatureStore) -> Float[np.ndarray, "v v"]:
 
 
 def _flat(features: Features) -> bool:
-    return len(features) > 0 and features.scores.min() == features.scores.max()
+    return bool(len(features) and features.scores.min() == features.scores.max())
 
 
 def verify(

@@ -141,7 +141,7 @@ def _xfeat(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np
     points, descriptors, scores = _arrays(found["keypoints"], found["descriptors"], found["scores"])
     # it works on whole steps and reports its pixel i at i * factor; its centre lies at (i + 0.5) * factor - 0.5
     factor = np.array([width / (width // XFEAT_STEP * XFEAT_STEP), height / (height // XFEAT_STEP * XFEAT_STEP)])
-    return points + (factor - 1) / 2, descriptors, scores
+    return (points + (factor - 1) / 2).astype(np.float32), descriptors, scores
 
 
 EXTRACTORS: dict[str, Callable] = {"disk": _disk, "aliked": _aliked, "xfeat": _xfeat}

@@ -1,8 +1,8 @@
 """Blind automatic masks: a grid of points over the whole photo, filtered, without duplicates.
 
-A SAM 2 model is asked by the ``sam2`` package's own ``SAM2AutomaticMaskGenerator``. Any other segmenter is asked the same
-grid through `Segmenter.predict_points`, and its answers are filtered by the same rules (Kirillov et al. 2023, arXiv
-2304.02643, appendix B).
+A SAM 2 model is asked by the ``sam2`` package's own ``SAM2AutomaticMaskGenerator``. Any other segmenter is asked the
+same grid through `Segmenter.predict_points`, and its answers are filtered by the same rules (Kirillov et al. 2023,
+arXiv 2304.02643, appendix B).
 """
 
 from __future__ import annotations

@@ -51,8 +51,9 @@ class Sift:
             options = pycolmap.FeatureExtractionOptions()
             options.num_threads, options.use_gpu = 1, False
             options.sift.max_num_features, options.sift.peak_threshold = self.keypoints, self.contrast
-            sift = pycolmap.Sift(options, device=pycolmap.Device.cpu)
-            places, descriptors = sift.extract(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+            extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
+            found, looks = extractor.extract(pycolmap.Bitmap.from_array(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)))
+            places, descriptors = pycolmap.keypoints_to_matrix(found), np.asarray(looks.data, np.float32)
         scale = np.array(image.shape[1::-1]) / np.array(small.shape[1::-1])
         points = np.clip(places[:, :2] * scale - HALF, 0, np.array(image.shape[1::-1]) - 1)
         length = np.linalg.norm(descriptors, axis=1, keepdims=True)

@@ -54,7 +54,7 @@ class VggtEstimator:
         self.model = model.eval().to(device)
         self.decode, self.name, self.device, self.chunk, self.points = decode, name, device, chunk, points
 
-    def reconstruct(self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | None = None) -> Scene:
+    def reconstruct(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], names: Sequence[str] | None = None) -> Scene:
         """A scene of all photos; the network places each of them, whether it belongs or not.
 
         Args:
@@ -185,7 +185,7 @@ def memory_table(estimator: VggtEstimator, views: Sequence[int] = tuple(MEMORY))
 
 
 def prepare(
-    images: Sequence[UInt8[np.ndarray, "h w 3"]],
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
 ) -> tuple[Float32[np.ndarray, "v 3 H W"], list[SimpleNamespace], np.ndarray]:
     """The photos as one batch: longer side 518, whole patches, the smaller ones in the middle of white.
 

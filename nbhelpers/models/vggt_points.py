@@ -11,12 +11,12 @@ SAME_DEPTH = 0.03  # share of its depth by which a point may differ from a view'
 
 
 def lift(
-    depth: Sequence[Float32[np.ndarray, "h w"]],
-    confidence: Sequence[Float32[np.ndarray, "h w"]],
+    depth: Sequence[Float32[np.ndarray, "_ _"]],
+    confidence: Sequence[Float32[np.ndarray, "_ _"]],
     intrinsics: Float[np.ndarray, "v 3 3"],
     poses: Float[np.ndarray, "v 3 4"],
     sizes: Int[np.ndarray, "v 2"],
-    images: Sequence[UInt8[np.ndarray, "h w 3"]],
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     most: int,
 ) -> tuple[np.ndarray, ...]:
     """Points on a grid of each depth map, and every view whose own depth map has them too.

@@ -57,6 +57,8 @@ def share(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], colo
             return float(((value >= 60) & (value <= 200) & (saturation < 50)).mean())
     inside = np.any([(hue >= low) & (hue <= high) for low, high in HUES[colour]], axis=0)
     match colour:
+        case "red":
+            inside &= (saturation >= 110) & (value >= 45)
         case "pink":
             inside &= (saturation >= 40) & (saturation < 170) & (value > 120)
         case "brown":

@@ -13,9 +13,9 @@ import numpy as np
 
 from nbhelpers.multiview.values import Consistency
 
-POWERS = {"points": 1.0, "strangers": 1.0, "back": 1.0, "agreement": 1.0, "score": 0.5, "likeness": 0.5, "hull": 1.0}
+POWERS = {"points": 1.0, "strangers": 1.0, "back": 1.0, "agreement": 1.0, "score": 0.5, "likeness": 0.5}
 LEAST = 0.02  # no part alone makes an end of it
-FEW = 5  # points: fewer say little
+FEW = 5  # points: so many are taken to agree beforehand, so that fewer say little
 LIKE = (0.5, 0.75)  # likeness that is bad, and that is good
 
 
@@ -31,7 +31,6 @@ class Signs:
         points: how many points of the object the view shows, by what other views say of them.
         missed: how many of these its mask leaves out.
         strange: how many points that are not the object's its mask covers.
-        hull: IoU of the mask with the silhouette of what all other views allow; None where that is unknown.
         name: of the view.
     """
 
@@ -42,7 +41,6 @@ class Signs:
     points: int = 0
     missed: int = 0
     strange: int = 0
-    hull: float | None = None
     name: str = ""
 
 
@@ -89,13 +87,11 @@ def _parts(signs: Signs) -> tuple[dict[str, float], dict[str, float]]:
     }
     weights = {name: POWERS[name] for name in parts}
     if signs.points:
-        parts["points"] = 1 - signs.missed / signs.points
         covered = signs.points - signs.missed
-        parts["strangers"] = covered / (covered + signs.strange) if covered + signs.strange else 0.0
+        parts["points"] = (covered + FEW) / (signs.points + FEW)
+        parts["strangers"] = (covered + FEW) / (covered + signs.strange + FEW)
         many = signs.points / (signs.points + FEW)
         weights |= {name: POWERS[name] * many for name in ("points", "strangers")}
-    if signs.hull is not None:
-        parts["hull"], weights["hull"] = signs.hull, POWERS["hull"]
     return parts, weights
 
 
@@ -112,7 +108,6 @@ def _why(signs: Signs, parts: Mapping[str, float], value: float, prompted: bool)
         "strangers": f"its mask covers {signs.strange} points that other views see outside the object",
         "back": f"from here only {signs.back:.0%} of the prompted mask is found again",
         "agreement": f"only {signs.agreement:.0%} of its mask is where the other views expect the object",
-        "hull": f"only {parts.get('hull', 0):.0%} of its mask fits the shape that the other views allow",
         "score": "the segmenter itself is not sure of the mask",
         "likeness": "what the mask covers does not look like the object elsewhere",
     }

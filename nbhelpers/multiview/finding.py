@@ -20,15 +20,16 @@ from nbhelpers.models.protocols import TextEncoder
 from nbhelpers.multiview.colours import likeness, split
 from nbhelpers.multiview.phrases import Phrase
 from nbhelpers.multiview.views import Photos
+from nbhelpers.multiview.wholes import wholes, without_parts
 
 SURROUNDINGS = (
-    ("wall", "ceiling"), ("floor", "ground"), ("sky", "cloud"), ("tree", "grass"), ("water",), ("backdrop",),
+    ("wall", "ceiling"), ("floor", "ground"), ("sky", "cloud"), ("tree",), ("water",), ("backdrop",),
 )  # fmt: skip
 """What competes with the nouns: few and broad, since each further word takes pixels from unusual nouns."""
 
 SHOWS = 0.5  # similarity from which a view shows a noun: there it wins against the surroundings
 PEAK = 0.99  # quantile of a noun's probability over a view that counts as its similarity
-SETTINGS = clip_guided.Settings(min_confidence=0.5, lower=False, max_prompts=32, second_look=False)
+SETTINGS = clip_guided.Settings(min_confidence=0.5, lower=False, max_prompts=16, rounds=1, second_look=False)
 SMALLEST = 5e-4  # share of the picture
 GRID = 12  # points across, where any object is looked for
 ANY_SCORE = 0.75  # predicted IoU of a mask that may be any object
@@ -131,11 +132,11 @@ def look(
     for noun, head in enumerate(nouns.heads):
         if similarity[noun] < SHOWS:
             continue
-        for number, class_id in enumerate(result.instances.class_id.tolist()):
-            if nouns.vocabulary[class_id] != head.casefold():
-                continue
-            mask = result.instance_map == number
-            confidence = float(result.instances.confidence[number])
+        class_id = nouns.vocabulary.index(head.casefold())
+        own = np.flatnonzero(result.instances.class_id == class_id).tolist()
+        parts = [(result.instance_map == number, float(result.instances.confidence[number])) for number in own]
+        larger = wholes(photos.segmenter, photos.embedding(view), class_map.probabilities[class_id])
+        for mask, confidence in without_parts(parts, larger):
             colour = likeness(image, mask, nouns.colours[noun])
             found.append(instance(photos, scene, view, mask, noun, confidence, colour))
     return similarity, found

@@ -29,7 +29,7 @@ class Object:
         noun: index of the noun that it answers to; -1 for any object.
         instances: by view, the surest first.
         points: numbers of the scene's points on it.
-        xyz: ``(n, 3)`` places on its surface, in the world; none when it could not be placed.
+        xyz: ``(m, 3)`` places on its surface, in the world; none when it could not be placed.
         likeness: how well it answers to the noun, 0 to 1.
     """
 
@@ -37,7 +37,7 @@ class Object:
     noun: int
     instances: Mapping[int, Instance] = field(repr=False)
     points: Int[np.ndarray, " n"] = field(repr=False)
-    xyz: Float[np.ndarray, "n 3"] = field(repr=False)
+    xyz: Float[np.ndarray, "m 3"] = field(repr=False)
     likeness: float
 
     @property

@@ -16,8 +16,8 @@ from nbhelpers.multiview.finding import Nouns
 from nbhelpers.multiview.objects import Object
 from nbhelpers.multiview.views import Photos
 
-MOST = 12  # objects that are read, the likeliest first; each costs the text encoder once
-STANDS = 0.4  # share of both readings that the noun must have, against other nouns and the surroundings
+MOST = 10  # objects that are read, the likeliest first; each costs the text encoder once
+STANDS = 0.35  # share of both readings that the noun must have, against other nouns and the surroundings
 
 
 def read(
@@ -29,11 +29,13 @@ def read(
     see `nbhelpers.clip_guided.second_look`.
 
     Returns:
-        The objects with their likeness from both readings; and notes on those that fell.
+        The objects with their likeness from both readings, without those that were not read; and a note on how many
+        fell.
     """
     asked = words(nouns.vocabulary, None, nouns.settings).asked if nouns.asked else ()
-    order = sorted(range(len(objects)), key=lambda n: -objects[n].likeness * len(objects[n].instances))[:MOST]
-    kept, fallen = dict(enumerate(objects)), []
+    order = sorted(range(len(objects)), key=lambda n: -objects[n].likeness * _support(objects[n]))[:MOST]
+    kept: dict[int, Object] = {}
+    fallen = []
     for number in order:
         thing = objects[number]
         view = thing.best_view
@@ -49,11 +51,16 @@ def read(
         share = float(both[own] / both.sum())
         if share < STANDS:
             fallen.append(thing.name)
-            del kept[number]
         else:
             kept[number] = replace(thing, likeness=float(np.sqrt(share * thing.likeness)))
-    told = ", ".join(fallen)
-    return list(kept.values()), [f"looked at by themselves, these are something else: {told}"] if fallen else []
+    dropped = len(objects) - len(kept)
+    return list(kept.values()), [f"{dropped} regions that a word had suggested did not stand a closer look"] if fallen else []
+
+
+def _support(thing: Object) -> float:
+    """How much speaks for an object before it is read: views that show it, and its size there."""
+    area = np.mean([each.mask.mean() for each in thing.instances.values()])
+    return len(thing.instances) * float(area**0.25)
 
 
 def _mean(class_map: ClassMap, mask: np.ndarray) -> np.ndarray:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from nbhelpers.core.masks import encode_rle, upsample
 from nbhelpers.core.scenes import Scene
+from nbhelpers.models.label_answers import SURE
 from nbhelpers.models.label_prompts import recipes, soft_iou
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview import consistency
 from nbhelpers.multiview.evidence import Evidence
 from nbhelpers.multiview.order import nearest, reach, survey, with_scene
+from nbhelpers.multiview.parts import GAP, SLACK, belonging, farthest
 from nbhelpers.multiview.propagate import Finder, Found
 from nbhelpers.multiview.values import View, Views
 from nbhelpers.multiview.views import Photos
 
 ANCHORS, OTHERS = 3, 3  # prompted and found views that vote on another: the most similar ones
 RELIABLE = 0.5  # of the best: a view that is found again less well in the prompted one gets no vote
+AGREED = 0.85  # a view whose mask fits so well what was expected there is not asked a second time
 ABSENT = 0.5  # likeness below which what was found is another thing
 LEAST = 0.001  # of the photo's area: less was not found
 
@@ -66,6 +70,8 @@ class Rounds:
         self.finder = Finder(photos, seen)
         self.anchors = {view: self.finder.given(view, prediction) for view, prediction in anchors.items()}
         self.trust = {view: self.finder.trust(view, found) for view, found in self.anchors.items()}
+        parted = max(farthest(found.logits > 0) for found in self.anchors.values())
+        self.allowed = max(GAP, SLACK * parted)
         self.found: dict[int, Found] = {}
         self.reliable: dict[int, float] = {}
         self.expected: dict[int, np.ndarray] = {}
@@ -78,7 +84,9 @@ class Rounds:
         for view in order:
             self._first(view)
         for view in sorted(order, key=lambda view: -self.reliable[view]):
-            self._again(view)
+            if self._disagrees(view):
+                self._again(view)
+            self._step("with all views together")
         return self._views(order, start)
 
     def _step(self, what: str) -> None:
@@ -99,7 +107,12 @@ class Rounds:
         if self.evidence is not None:
             share = self.evidence.mix(view, share, *self._belief(view))
         anchor = nearest(self.likeness, view, self.anchors, 1)[0]
-        return self.finder.decode(view, share, votes.likeness, self.trust[anchor])
+        inside = share > 0.5
+        share = np.where(inside & ~belonging(inside, share, self.allowed), np.float32(0), share)
+        found = self.finder.decode(view, share, votes.likeness, self.trust[anchor])
+        inside = found.logits > 0
+        strange = inside & ~belonging(inside, inside * share, self.allowed)
+        return replace(found, logits=np.where(strange, -SURE, found.logits)) if strange.any() else found
 
     def _belief(self, view: int | None) -> tuple[np.ndarray, np.ndarray]:
         shares = {v: f.share for v, f in self.anchors.items()} | {v: f.share for v, f in self.found.items()}
@@ -119,7 +132,11 @@ class Rounds:
         reliable = self._back(view, again)
         if reliable >= self.reliable[view]:
             self.found[view], self.reliable[view] = again, reliable
-        self._step("with all views together")
+
+    def _disagrees(self, view: int) -> bool:
+        """Whether the first round left something to mend in a view."""
+        fits = soft_iou(self.found[view].share, self.expected[view])
+        return fits < AGREED or self.reliable[view] < AGREED * max(self.reliable.values())
 
     def _views(self, order: list[int], start: float) -> Views:
         """Masks at the photos' sizes, each with a judgement."""

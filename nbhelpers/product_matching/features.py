@@ -30,7 +30,7 @@ FILL = (124, 116, 104)  # ImageNet's mean, which is 0 after normalisation
 
 
 def describe(
-    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], encoder: PatchEncoder, side: int = SIDE
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "_ _"], encoder: PatchEncoder, side: int = SIDE
 ) -> Features:
     """The features of what ``mask`` covers.
 
@@ -52,13 +52,13 @@ def describe(
 
 
 def describe_reference(
-    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], encoder: PatchEncoder, side: int = SIDE
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "_ _"], encoder: PatchEncoder, side: int = SIDE
 ) -> Features:
     """`describe` for a reference, with its mirror image and views of it.
 
     The mirror image tells a mirrored look-alike. The views show it as it may look in other photos, turned, smaller,
-    darker, brighter, blurred and partly hidden: what they score against the reference is what a match can be expected to
-    score.
+    darker, brighter, blurred and partly hidden: what they score against the reference is what a match can be
+    expected to score.
     """
     crop, alpha = square_crop(image, mask, side)
     flipped = np.ascontiguousarray(crop[:, ::-1]), np.ascontiguousarray(alpha[:, ::-1])
@@ -83,7 +83,7 @@ def _view(crop: np.ndarray, alpha: np.ndarray, degrees: float, shrink: float, li
 
 def describe_all(
     image: UInt8[np.ndarray, "h w 3"],
-    masks: Sequence[Bool[np.ndarray, "h w"]],
+    masks: Sequence[Bool[np.ndarray, "_ _"]],
     encoder: PatchEncoder,
     side: int = SIDE,
 ) -> list[Features]:
@@ -100,7 +100,7 @@ def describe_crops(
 
 
 def square_crop(
-    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], side: int
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "_ _"], side: int
 ) -> tuple[UInt8[np.ndarray, "s s 3"], Float32[np.ndarray, "s s"]]:
     """The square around a mask with a margin, ``side`` pixels wide, and how much of each pixel the mask covers.
 
@@ -125,7 +125,7 @@ def square_around(box: Sequence[float]) -> tuple[float, float, float]:
 
 
 def cut_square(picture: np.ndarray, square: tuple[float, float, float], side: int) -> np.ndarray:
-    """A square piece scaled to ``side`` pixels: of a photo ``uint8``, of a mask ``float32`` (0 outside of the photo)."""
+    """A square piece, ``side`` pixels wide: of a photo ``uint8``, of a mask ``float32`` (0 outside of the photo)."""
     left, top, wide = square
     # cut first, then scale: the photo may be large and the thing small
     a, b = max(0, int(left)), max(0, int(top))

@@ -1,8 +1,8 @@
 """What the product looks like, and what it is not: the references of a session.
 
-The tokens of any two photos have much in common, so all cosines are high. What is common is taken off: the mean token of
-the session's photos, and the directions in which their tokens differ most, which tell where in a picture a patch lies
-and whether it belongs to a subject, not what it shows (as INSID3 does against positional bias).
+The tokens of any two photos have much in common, so all cosines are high. What is common is taken off: the mean token
+of the session's photos, and the directions in which their tokens differ most, which tell where in a picture a patch
+lies and whether it belongs to a subject, not what it shows (as INSID3 does against positional bias).
 """
 
 from __future__ import annotations

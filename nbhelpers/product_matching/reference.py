@@ -12,10 +12,12 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
-from nbhelpers.core.masks import box_of, encode_rle
+from nbhelpers.core.masks import encode_rle
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.protocols import PatchEncoder, Segmenter
+from nbhelpers.product_matching.features import describe_reference
 from nbhelpers.product_matching.results import cropped
+from nbhelpers.product_matching.search import LONGEST
 from nbhelpers.product_matching.values import Features
 
 FULL = 0.9  # of the photo: a reference that covers more leaves nothing to tell it from
@@ -98,22 +100,36 @@ def reference_of(
     how: str,
     image: UInt8[np.ndarray, "h w 3"],
     mask: Bool[np.ndarray, "h w"],
-    features: Features,
-    panorama: bool = False,
+    encoder: PatchEncoder,
+    side: int,
+    features: Features | None = None,
 ) -> Reference:
-    """The reference that a mask of a photo makes."""
-    picture = cropped(image, mask, panorama)
-    scale = min(1.0, THUMB / max(picture.shape[:2]))
-    if scale < 1:
-        colours, alpha = fit(np.ascontiguousarray(picture[:, :, :3]), THUMB), picture[:, :, 3:].repeat(3, 2)
-        picture = np.dstack([colours, fit(np.ascontiguousarray(alpha), THUMB)[:, :, 0]])
+    """The reference that a mask of a photo makes.
+
+    Args:
+        photo: its name.
+        how: one of `WAYS`.
+        image: the photo; a huge one is looked at on a reduced copy, as in a search.
+        mask: what the product covers.
+        encoder: who looks.
+        side: of the square crop that it sees, in pixels.
+        features: where they are known; then the mask may cross a panorama's seam.
+    """
+    small = fit(image, LONGEST)
+    if features is None:
+        reduced = mask if small.shape[:2] == mask.shape else _fit_mask(mask, LONGEST)
+        features = describe_reference(small, reduced, encoder, side)
+        picture = cropped(image, mask)
+    else:
+        picture = cropped(image, mask, panorama=True)
+    if max(picture.shape[:2]) > THUMB:
+        colours = fit(np.ascontiguousarray(picture[:, :, :3]), THUMB)
+        picture = np.dstack([colours, _fit_mask(picture[:, :, 3] > 127, THUMB).view(np.uint8) * 255])
     return Reference(photo, how, encode_rle(mask), features, picture, float(mask.mean()))
 
 
-def around(mask: Bool[np.ndarray, "h w"]) -> str:
-    """Where a mask lies, in words for a log."""
-    x0, y0, x1, y1 = box_of(mask)
-    return f"{x1 - x0} x {y1 - y0} pixels at ({x0}, {y0})"
+def _fit_mask(mask: Bool[np.ndarray, "h w"], longest: int) -> Bool[np.ndarray, "h2 w2"]:
+    return fit(np.repeat(mask.view(np.uint8)[:, :, None] * 255, 3, axis=2), longest)[:, :, 0] > 127
 
 
 def named(image: UInt8[np.ndarray, "h w 3"] | str | Path) -> str:

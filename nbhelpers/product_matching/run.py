@@ -107,19 +107,27 @@ def run(
     save_image(output / "reference.png", shown.picture)
     _same_mean(session, output / "mean.npy")
     results = session.search(client=client, on_photo=on_photo)
-    _write(session, output)
+    write(session, output)
     return results
 
 
-def _write(session: ProductSession, output: Path) -> None:
-    records = []
+def write(session: ProductSession, output: str | Path) -> list[Path]:
+    """Write all results of a session; a photo whose files are there and say the same is left as it is.
+
+    Args:
+        session: after a search.
+        output: a folder; see `run` for what it then holds.
+
+    Returns:
+        The files about all photos; each photo's own are beside them.
+    """
+    output, records = Path(output).expanduser(), []
     for result in session.results:
         known = _known(output / f"{result.name}.json", result)
         records.append(known if known is not None else save_photo(result, output))
         _tidy(output, result)
-    save_run(records, output)
-    save_gallery(session.results, output / "gallery.jpg")
-    save_page(session, output / "index.html")
+    paths = save_run(records, output)
+    return [*paths, save_gallery(session.results, output / "gallery.jpg"), save_page(session, output / "index.html")]
 
 
 def _known(path: Path, result: MatchedPhoto) -> dict[str, Any] | None:

@@ -71,6 +71,10 @@ class Searching:
         """Indices of the photos whose candidates are known."""
         return sorted(self._sizes)
 
+    def is_done(self, photo: int) -> bool:
+        """Whether a photo has a result."""
+        return photo in self._results
+
     def candidates(self, photo: int) -> Candidates:
         """All that a search found in a photo, with features; from the cache.
 

@@ -19,13 +19,11 @@ from nbhelpers.core.images import fit, load_image
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.calibrate import Calibration, calibrate
-from nbhelpers.product_matching.features import describe_reference
 from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.matching import judge_all
 from nbhelpers.product_matching.order import neighbours_agree
 from nbhelpers.product_matching.reference import Reference, named, reference_of, shown
 from nbhelpers.product_matching.results import Found, MatchedPhoto
-from nbhelpers.product_matching.search import LONGEST
 from nbhelpers.product_matching.searching import Searching
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.values import Candidates, Judged
@@ -123,10 +121,6 @@ class ProductSession(Searching):
         if photo not in self._results:
             raise NbHelpersError("this photo was not searched yet", given=photo, do="search()")
         return self._results[photo]
-
-    def is_done(self, photo: int) -> bool:
-        """Whether a photo has a result."""
-        return photo in self._results
 
     def add_reference(
         self,
@@ -258,6 +252,12 @@ class ProductSession(Searching):
             near += [(result, each) for each in result.matches if each.score < self.threshold + 0.1]
         return sorted(near, key=lambda row: -row[1].score)[:most]
 
+    def export(self, folder: str | Path) -> list[Path]:
+        """Write everything that `nbhelpers.product_matching.run.run` writes, and return the files about all photos."""
+        from nbhelpers.product_matching.run import write
+
+        return write(self, folder)
+
     def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
         """Call ``listener()`` after every change; returns a function that stops it."""
         self._listeners.append(listener)
@@ -280,10 +280,7 @@ class ProductSession(Searching):
         )
 
     def _add(self, pixels: np.ndarray, mask: np.ndarray, name: str, how: str) -> Reference:
-        small = fit(pixels, LONGEST)
-        reduced = mask if small.shape[:2] == mask.shape else fit(_rgb(mask), LONGEST)[:, :, 0] > 127
-        features = describe_reference(small, reduced, self.encoder, self.settings.crop_side)
-        reference = reference_of(name, how, pixels, mask, features)
+        reference = reference_of(name, how, pixels, mask, self.encoder, self.settings.crop_side)
         self.references.append(reference)
         self.judge()
         return reference
@@ -297,24 +294,21 @@ class ProductSession(Searching):
         found = result.found[thing]
         mask = decode_rle(found.rle)
         pixels = fit(load_image(result.photo), max(mask.shape))
-        if self.panorama:  # as its tile showed it, undistorted
-            features = self.candidates(photo).items[found.number].features
-        else:
-            features = describe_reference(pixels, mask, self.encoder, self.settings.crop_side)
-        reference = reference_of(result.photo.name, "confirmed", pixels, mask, features, self.panorama)
+        # of a panorama as its tile showed it, undistorted
+        features = self.candidates(photo).items[found.number].features if self.panorama else None
+        name, side = result.photo.name, self.settings.crop_side
+        reference = reference_of(name, "confirmed", pixels, mask, self.encoder, side, features)
         return (photo, found.number), reference
 
     def _forget(self, photo: int, thing: int) -> None:
         found = self.result(photo).found
         mark = (photo, found[thing].number) if 0 <= thing < len(found) else None
         self._rejected.pop(mark, None)
+        if self.references == [self._marks.get(mark)]:
+            raise NbHelpersError("the last reference stays", given=self.references[0].photo, do="add another one first")
         gone = self._marks.pop(mark, None)
         self.references = [each for each in self.references if each is not gone]
 
     def _changed(self) -> None:
         for listener in tuple(self._listeners):
             listener()
-
-
-def _rgb(mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    return np.repeat(mask.view(np.uint8)[:, :, None] * 255, 3, axis=2)

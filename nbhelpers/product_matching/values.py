@@ -22,8 +22,8 @@ class Features:
     """What a patch encoder sees of one masked thing.
 
     Attributes:
-        average: foreground feature average, of length 1.
-        patches: the tokens of patches that the mask covers, each of length 1.
+        average: ``(d,)``, the foreground feature average, of length 1.
+        patches: ``(k, d)``, the tokens of patches that the mask covers, each of length 1.
         weights: how much of each of these patches the mask covers, 0 to 1.
         places: centre of each patch in the square crop: x right, y down, 0 to 1.
         colours: mean CIELAB colour of the masked pixels of each patch: L 0 to 100, a and b about -100 to 100.
@@ -31,11 +31,11 @@ class Features:
         views: of a reference, the features of the same crop turned, smaller, darker, partly hidden.
     """
 
-    average: Float32[np.ndarray, " d"]
-    patches: Float32[np.ndarray, "k d"] = field(repr=False)
-    weights: Float32[np.ndarray, " k"] = field(repr=False)
-    places: Float32[np.ndarray, "k 2"] = field(repr=False)
-    colours: Float32[np.ndarray, "k 3"] = field(repr=False)
+    average: Float32[np.ndarray, " _"]
+    patches: Float32[np.ndarray, "_ _"] = field(repr=False)
+    weights: Float32[np.ndarray, " _"] = field(repr=False)
+    places: Float32[np.ndarray, "_ 2"] = field(repr=False)
+    colours: Float32[np.ndarray, "_ 3"] = field(repr=False)
     mirror: Features | None = field(default=None, repr=False)
     views: tuple[Features, ...] = field(default=(), repr=False)
 

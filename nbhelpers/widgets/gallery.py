@@ -120,7 +120,10 @@ class GalleryWidget(widgets.VBox):
         if kind != "doubtful":
             return [index for index, result in known.items() if result.status == kind]
         gaps = {
-            index: min((abs(found.score - session.threshold) for found in result.found), default=1.0)
+            index: min(
+                (abs(each.score - session.threshold) for each in result.found if each.verdict != "duplicate"),
+                default=1.0,
+            )
             for index, result in known.items()
         }
         return sorted((index for index, gap in gaps.items() if gap < NEAR), key=lambda index: gaps[index])

@@ -105,7 +105,6 @@ class Card(widgets.VBox):
             small = self._small(photo)
             shown = small if result is None or result.error else thumbnail(result, LONGEST, small)
             self.picture.value = jpeg(shown)
-            self.picture.alt = f"{name}: {_line(result)}"
 
     def _confirm(self) -> None:
         with self._guard() as tell:

@@ -46,7 +46,7 @@ class ReferenceRow(widgets.VBox):
 
         reference, file = self._session.references[index], io.BytesIO()
         Image.fromarray(reference.picture).save(file, "PNG")
-        shown = widgets.Image(value=file.getvalue(), format="png", alt=f"reference: {reference.photo}")
+        shown = widgets.Image(value=file.getvalue(), format="png")
         shown.layout = widgets.Layout(height="72px", width="auto", max_width="120px", object_fit="contain")
         tooltip = f"Take this reference out ({reference.photo}, {reference.how})"
         out = button("", tooltip, lambda: self._remove(index), icon="trash")

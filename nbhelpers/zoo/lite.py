@@ -181,7 +181,7 @@ LITE = (
         # patches of one thing in two photos against all others, measured on cut-outs of VOC and DAVIS: area under the
         # curve 1.00 after 10 blocks, 0.95 after 12, so the last two were tuned for something else
         {"blocks": 10},
-        "DINOv2's architecture, size S; any picture size. Of its 12 blocks the last 2, tuned to something else, are not used.",
+        "DINOv2's architecture, size S, any picture size; the last 2 of its 12 blocks, tuned otherwise, are left out.",
     ),
     Model(
         "colmap",

@@ -1,0 +1,51 @@
+"""Which parts of a mask can be one object: what hides its middle may part it, but its parts stay near each other."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+
+from nbhelpers.core.regions import components
+
+GAP = 0.75  # of the main part's size (root of its area): parts farther off are something else
+SLACK = 1.25  # a prompted mask that is parted farther allows so much more in other views
+SPECK = 0.02  # of the mask's area: smaller parts say nothing about how far an object is parted
+
+
+def belonging(
+    region: Bool[np.ndarray, "s s"], support: Float[np.ndarray, "s s"], allowed: float = GAP
+) -> Bool[np.ndarray, "s s"]:
+    """The main part of a region and the parts near it.
+
+    Args:
+        region: what to look through.
+        support: how much speaks for each cell; the part with the largest sum is the main one.
+        allowed: distance to the main part, as a share of its size.
+    """
+    labels, main, away = _distances(region, support)
+    if main is None:
+        return region
+    near = [number for number, distance in away.items() if distance <= allowed]
+    return np.isin(labels, [main, *near])
+
+
+def farthest(region: Bool[np.ndarray, "s s"]) -> float:
+    """How far the parts of a mask lie from its main one, as a share of its size; 0 for a mask in one piece."""
+    sure = components(region, SPECK * np.count_nonzero(region)) > 0
+    _, _, away = _distances(sure, sure.astype(np.float32))
+    return max(away.values(), default=0.0)
+
+
+def _distances(region: np.ndarray, support: np.ndarray) -> tuple[np.ndarray, int | None, dict[int, float]]:
+    """Numbered parts, the number of the main one, and how far each other one lies from it in units of its size."""
+    labels = components(region)
+    count = int(labels.max(initial=0))
+    if not count:
+        return labels, None, {}
+    sums = np.bincount(labels.ravel(), support.ravel(), count + 1)
+    main = 1 + int(sums[1:].argmax())
+    apart = cv2.distanceTransform((labels != main).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    size = np.sqrt(np.count_nonzero(labels == main))
+    others = [number for number in range(1, count + 1) if number != main]
+    return labels, main, {number: float(apart[labels == number].min() / size) for number in others}

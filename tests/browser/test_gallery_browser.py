@@ -1,0 +1,105 @@
+"""The gallery widget and the page of a run in a real browser: buttons on the page, state in the kernel."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+CELL = """
+from pathlib import Path
+from fake_products import PRODUCT_AT, FakePatchEncoder, FakePointSegmenter, write_shelf
+from nbhelpers.product_matching import ProductSession, Settings
+from nbhelpers.widgets.gallery import GalleryWidget
+
+shelf = write_shelf(Path("shelf").resolve())
+models = {"segmenter": FakePointSegmenter(), "encoder": FakePatchEncoder()}
+session = ProductSession(shelf, settings=Settings(scales=(224, 448)), cache=Path("cache").resolve(), **models)
+session.add_reference(shelf[0], point=PRODUCT_AT)
+widget = GalleryWidget(session)
+widget
+"""
+
+
+@pytest.fixture(scope="module")
+def notebook(lab):
+    opened = lab("shelf.ipynb", CELL)
+    opened.page.locator(".nbhelpers-gallery button", has_text="Search").click()
+    opened.page.wait_for_selector("text=found in 4 of 6 photos")
+    return opened
+
+
+def card(notebook, number):
+    return notebook.page.locator(".nbhelpers-card").nth(number)
+
+
+def test_each_photo_is_shown_in_its_proportions(notebook):
+    assert notebook.page.locator(".nbhelpers-card").count() == 6
+    picture = card(notebook, 3).locator("img")
+    natural = picture.evaluate("image => [image.naturalWidth, image.naturalHeight, getComputedStyle(image).objectFit]")
+    assert natural == [320, 240, "contain"]
+    boxes = [card(notebook, number).bounding_box() for number in range(6)]
+    assert len({round(box["width"]) for box in boxes}) == 1 and boxes[0]["y"] == boxes[3]["y"] < boxes[4]["y"]
+
+
+def test_yes_and_no_reach_the_session_and_come_back(notebook):
+    card(notebook, 3).locator("button", has_text="Yes").click()
+    notebook.eventually("len(session.references)", 2)
+    notebook.page.wait_for_selector("text=The gallery has 2 references now.")
+    card(notebook, 2).locator("button", has_text="No").click()
+    notebook.eventually("len(session.gallery.negatives)", 1)
+    notebook.run("session.forget(3, session.result(3).likeliest); session.forget(2, 0)")
+    notebook.eventually("(len(session.references), len(session.gallery.negatives))", (1, 0))
+
+
+def test_the_lens_opens_a_photo_with_reasons(notebook):
+    card(notebook, 0).locator("button[title^='All that']").click()
+    notebook.page.wait_for_selector(".nbhelpers-detail >> text=is needed >> nth=0")
+    assert notebook.value("widget.detail.photo") == 0
+    assert notebook.page.locator(".nbhelpers-detail img").first.evaluate("image => image.naturalWidth") == 320
+
+
+def test_the_histogram_takes_the_pages_colour(notebook):
+    axis = notebook.page.locator(".nbhelpers-gallery svg text").first
+    colours = axis.evaluate("text => [getComputedStyle(text).fill, getComputedStyle(text.closest('svg')).color]")
+    assert colours[0] == colours[1]
+
+
+def test_the_page_of_a_run_works_by_keys_and_asks_nothing_of_the_network(notebook, lab, tmp_path):
+    from nbhelpers.product_matching import ProductSession, Settings, save_page
+
+    from fake_products import PRODUCT_AT, FakePatchEncoder, FakePointSegmenter  # isort: skip
+
+    shelf = sorted((lab.work / "shelf").glob("*.png"))
+    models = {"segmenter": FakePointSegmenter(), "encoder": FakePatchEncoder()}
+    session = ProductSession(shelf, settings=Settings(scales=(224, 448)), cache=lab.work / "cache", **models)
+    session.add_reference(shelf[0], point=PRODUCT_AT)
+    session.search()
+    file = save_page(session, tmp_path / "index.html")
+    page = notebook.page.context.new_page()
+    asked, faults = [], []
+    page.on("request", lambda request: asked.append(request.url) if not request.url.startswith("data:") else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text))
+    try:
+        page.goto(file.as_uri())
+        assert page.locator(".card").count() == 6 and page.locator(".references img").count() == 1
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        assert page.locator("dialog[open] h2").inner_text().startswith("photo 1.png")
+        page.keyboard.press("ArrowRight")
+        assert page.locator("dialog[open] h2").inner_text().startswith("photo 2.png: absent")
+        page.keyboard.press("Escape")
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("photo 2.png")
+        page.keyboard.press("3")
+        assert page.locator(".count").inner_text() == "2 of 6 shown"
+        page.locator(".bar input").fill("photo 4")
+        assert page.locator(".card b").all_inner_texts() == ["photo 4.png"]
+        before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.locator(".theme").click()
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+        assert asked == [file.as_uri()] and faults == []
+    finally:
+        page.close()

@@ -1,0 +1,395 @@
+"""From photos and a phrase to masks, files and pictures, on drawn scenes with a text encoder of colours."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import trimesh
+from fake_words import COLOURS, FakeTextEncoder, FloodSegmenter
+from scene_maker import SIZE, make_scene
+from typer.testing import CliRunner
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import load_image, save_image
+from nbhelpers.core.scenewriters import write_colmap
+from nbhelpers.multiview import colours
+from nbhelpers.multiview.finding import Nouns, anything, instance, look, views_to_look_at
+from nbhelpers.multiview.footage import sharpness, views_of
+from nbhelpers.multiview.objects import join, lift, make_object
+from nbhelpers.multiview.phrases import parse
+from nbhelpers.multiview.search import search
+from nbhelpers.multiview.views import Photos
+from nbhelpers.multiview.wholes import without_parts
+from nbhelpers.plots3d import Arrow, as_frame, draw_scene, save_html
+
+THINGS = {
+    "ball 1": ((-1.0, 0.2, 0.0), (0.4, 0.4, 0.4)),
+    "ball 2": ((0.9, 0.2, 0.4), (0.4, 0.4, 0.4)),
+    "box": ((0.0, 0.35, -0.6), (0.7, 0.7, 0.7)),
+}
+
+
+class Flood(FloodSegmenter):
+    """Answers a box by what most of it shows, a mask by itself."""
+
+    def predict(self, embedding, prompt):
+        from nbhelpers.core.prompts import Prompt
+
+        if prompt.box is not None:
+            x0, y0, x1, y1 = prompt.box
+            return super().predict(embedding, Prompt([((x0 + x1) / 2, (y0 + y1) / 2)]))
+        return super().predict(embedding, prompt)
+
+
+def drawn(scene, numbers, view):
+    """The photo of a view: each thing the hull of its points in its colour, the farther ones first."""
+    picture = np.full((*SIZE, 3), COLOURS["lawn"], np.uint8)
+    depth = {name: np.median(scene.project(view, scene.points[own])[1]) for name, own in numbers.items()}
+    for name in sorted(numbers, key=lambda name: -depth[name]):
+        pixels, _ = scene.project(view, scene.points[numbers[name]])
+        hull = cv2.convexHull(np.round(pixels).astype(np.int32))
+        cv2.fillConvexPoly(picture, hull, COLOURS[name.split()[0]])
+    return picture
+
+
+@pytest.fixture(scope="module")
+def made():
+    scene, numbers = make_scene(THINGS)
+    return scene, numbers, [drawn(scene, numbers, view) for view in range(len(scene))]
+
+
+@pytest.fixture
+def photos(made):
+    return Photos(made[2], Flood(), names=made[0].names)
+
+
+@pytest.fixture(autouse=True)
+def embeddings_without_torch(monkeypatch):
+    """The colours' segmenter has no features that a disk could keep: each embedding is made anew."""
+    monkeypatch.setattr(Photos, "embedding", lambda self, view: self.segmenter.encode(self.image(view)))
+
+
+def find(photos, scene, text, reference=0):
+    return search(photos, parse(text), FakeTextEncoder(), scene, reference)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("ball on the left", "ball 1"),
+        ("ball on the right", "ball 2"),
+        ("nearest ball", "ball 2"),
+        ("ball left of the box", "ball 1"),
+        ("box behind the ball on the right", "box"),
+        ("blue box", "box"),
+    ],
+)
+def test_a_phrase_leads_to_the_thing_that_is_meant(made, photos, text, place):
+    scene, numbers, _ = made
+    found = find(photos, scene, text)
+    assert found.choice.decided, found.choice.why
+    truth = set(numbers[place].tolist())
+    own = set(found.chosen.points.tolist())
+    assert len(own & truth) > 0.6 * len(truth) and len(own - truth) < 0.3 * len(own)
+
+
+def test_an_object_is_one_in_all_views(made, photos):
+    scene, numbers, _ = made
+    found = find(photos, scene, "ball on the left")
+    assert len(found.objects) == 2 and all(len(each.instances) >= 4 for each in found.objects)
+    center = np.median(found.chosen.xyz, axis=0)
+    assert np.linalg.norm(center - np.median(scene.points[numbers["ball 1"]], axis=0)) < 0.3
+    assert found.similarity.shape == (5, 1) and (found.similarity > 0.5).all()
+
+
+def test_without_cameras_the_picture_of_the_reference_view_is_used(photos):
+    found = find(photos, None, "ball on the right")
+    assert found.choice.decided and any("no camera" in note for note in found.notes)
+    columns = np.nonzero(found.chosen.mask(0))[1]
+    assert columns.mean() > SIZE[1] / 2
+
+
+def test_what_nothing_looks_like_is_told(made, photos):
+    found = find(photos, made[0], "zebra behind the box")
+    assert found.chosen is None and any("no view looks like" in note for note in found.notes)
+
+
+def test_any_object_is_found_without_words(made, photos):
+    found = anything(photos, 0, made[0])
+    assert len(found) >= 3
+    truth = drawn(made[0], made[1], 0)
+    for name in ("ball", "box"):
+        area = (truth == COLOURS[name]).all(2)
+        assert any(
+            (each.mask & area).sum() > 0.3 * area.sum() and (each.mask & ~area).sum() < 0.2 * each.mask.sum()
+            for each in found
+        )
+
+
+def test_look_gives_masks_with_the_points_inside(made, photos):
+    similarity, found = look(photos, 0, Nouns.of(parse("ball behind the box")), FakeTextEncoder(), made[0])
+    assert len(similarity) == 2 and {each.noun for each in found} == {0, 1}
+    assert all(len(each.points) for each in found)
+
+
+def test_a_thing_is_lifted_to_where_it_is(made):
+    scene, numbers, images = made
+    mask = (images[0] == COLOURS["box"]).all(2)
+    xyz = lift(scene, 0, mask)
+    true = scene.points[numbers["box"]]
+    assert len(xyz) > 100 and np.linalg.norm(np.median(xyz, 0) - true.mean(0)) < 0.45
+    pixels, _ = scene.project(0, xyz)
+    assert mask[tuple(np.round(pixels[:, ::-1]).astype(int).T)].all()
+    assert not len(lift(scene, 0, np.zeros(SIZE, bool)))
+
+
+def test_depth_maps_are_used_where_the_scene_has_them(made):
+    from dataclasses import replace
+
+    scene, _, _ = made
+    depth = [np.full((60, 80), 2.0, np.float32)] * len(scene)
+    confidence = [np.ones((60, 80), np.float32)] * len(scene)
+    mask = np.zeros(SIZE, bool)
+    mask[100:140, 100:200] = True
+    xyz = lift(replace(scene, depth=depth, confidence=confidence), 0, mask)
+    assert np.allclose(scene.to_camera(0, xyz)[:, 2], 2.0)
+
+
+def test_joining_keeps_two_things_of_one_view_apart(made, photos):
+    scene, _, images = made
+    instances = []
+    for view in range(3):
+        red = (images[view] == COLOURS["ball"]).all(2)
+        _, labels = cv2.connectedComponents(red.astype(np.uint8))
+        instances += [instance(photos, scene, view, labels == n, 0, 0.9, 1.0) for n in range(1, labels.max() + 1)]
+    groups = join(instances, scene)
+    assert len(groups) == 2
+    assert all(len({each.view for each in group}) == len(group) == 3 for group in groups)
+    thing = make_object("ball", groups[0], scene, 0)
+    assert thing.best_view in thing.instances and len(thing.xyz) > 100
+
+
+def test_parts_of_a_whole_are_dropped():
+    whole, part, other = (np.zeros((20, 20), bool) for _ in range(3))
+    whole[2:12, 2:12] = True
+    part[3:6, 3:6] = True
+    other[13:19, 13:19] = True
+    kept = without_parts([(part, 0.9), (other, 0.8)], [(whole, 0.7)])
+    assert [confidence for _, confidence in kept] == [0.7, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("noun", "head", "words"),
+    [
+        ("red chair", "chair", ("red",)),
+        ("orange", "orange", ()),
+        ("old grey house", "old house", ("grey",)),
+        ("cup", "cup", ()),
+    ],
+)
+def test_colour_words_are_split_off(noun, head, words):
+    assert colours.split(noun) == (head, words)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "word"),
+    [
+        ((200, 30, 30), "red"), ((30, 60, 210), "blue"), ((60, 160, 60), "green"), ((230, 210, 40), "yellow"),
+        ((20, 20, 20), "black"), ((245, 245, 245), "white"), ((128, 128, 128), "grey"), ((240, 130, 20), "orange"),
+        ((120, 70, 30), "brown"), ((150, 60, 190), "purple"), ((240, 150, 170), "pink"),
+    ],
+)  # fmt: skip
+def test_colours_are_known_from_pixels(rgb, word):
+    image = np.full((10, 10, 3), rgb, np.uint8)
+    mask = np.ones((10, 10), bool)
+    assert colours.share(image, mask, word) == 1
+    others = {"red", "blue", "green", "yellow", "black", "white"} - {word}
+    assert sum(colours.share(image, mask, other) for other in others) == 0
+    assert colours.likeness(image, mask, ("blue" if word != "blue" else "red",)) < 0.1
+
+
+def test_few_views_of_many_are_searched_and_the_reference_is_among_them():
+    assert list(views_to_look_at(5, 0, 12)) == [0, 1, 2, 3, 4]
+    chosen = views_to_look_at(60, 17, 12)
+    assert len(chosen) == 12 and 17 in chosen
+
+
+def test_the_sharpest_frames_of_a_video_are_taken(tmp_path):
+    path = tmp_path / "walk.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (160, 120))
+    rng = np.random.default_rng(0)
+    sharp = rng.integers(0, 255, (120, 160, 3), np.uint8)
+    for number in range(48):
+        writer.write(sharp if number % 2 else cv2.GaussianBlur(sharp, (0, 0), 6))
+    writer.release()
+    found = views_of(path, tmp_path / "frames")
+    assert len(found) == 24 and found == views_of(path, tmp_path / "frames")
+    assert np.mean([sharpness(load_image(each)) for each in found]) > 0.6 * sharpness(load_image(found[0]))
+    with pytest.raises(NbHelpersError):
+        views_of(tmp_path / "nothing", tmp_path)
+    with pytest.raises(NbHelpersError):
+        views_of([], tmp_path)
+
+
+def test_the_picture_of_a_scene_has_objects_cameras_and_relations(made, tmp_path):
+    scene, numbers, _ = made
+    labels = np.full(len(scene.points), -1)
+    labels[numbers["ball 1"]], labels[numbers["box"]] = 0, 1
+    figure = draw_scene(scene, labels, ["ball", "box"], ["#E69F00", "#56B4E9"], arrows=[Arrow(0, 1, "left of"), Arrow(0, -1, "nearest")], reference=2)  # fmt: skip
+    names = [trace.name for trace in figure.data]
+    assert "ball: 200 points" in names and "view 2 (reference)" in names and {"left of", "nearest"} <= set(names)
+    assert sum(name.startswith("view ") for name in names) == 5
+    page = save_html(tmp_path / "scene.html", figure).read_text(encoding="utf-8")
+    assert "Plotly.newPlot" in page and 'src="http' not in page
+    assert as_frame(figure).startswith("<iframe") and "srcdoc" in as_frame(figure)
+    with pytest.raises(NbHelpersError, match="do not fit"):
+        draw_scene(scene, labels[:5])
+
+
+def test_a_picture_without_an_up_or_points_is_still_drawn(made):
+    from dataclasses import replace
+
+    scene = made[0]
+    none = np.empty(0, int)
+    bare = replace(scene, points=np.empty((0, 3)), colors=np.empty((0, 3), np.uint8), observation_view=none, observation_point=none, observation_pixel=np.empty((0, 2)))  # fmt: skip
+    assert len(draw_scene(bare).data) == 5
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    scene, _, images = made
+    for name, image in zip(scene.names, images, strict=True):
+        save_image(tmp_path / "photos" / f"{name.replace(' ', '')}.png", image)
+    from dataclasses import replace
+
+    named = replace(scene, names=tuple(f"{name.replace(' ', '')}.png" for name in scene.names))
+    write_colmap(named, tmp_path / "model")
+    return tmp_path
+
+
+@pytest.fixture
+def solved(monkeypatch):
+    """Propagation needs SAM 2's features: here the prompted view keeps its mask and the others are flooded."""
+    from nbhelpers.core.masks import encode_rle
+    from nbhelpers.multiview.session import ViewsSession
+    from nbhelpers.multiview.values import Consistency, View, Views
+
+    def solve(self, progress=None):
+        said = {view: self.said(view) for view in self.prompted}
+        views = []
+        for view in range(len(self)):
+            mask = np.zeros(self.photos.size(view), bool)
+            if view in said:
+                mask = self.mask(view)
+            how = Consistency(0.9 if mask.any() else 0.2, {}, "made up")
+            views.append(View(self.photos.names[view], encode_rle(mask), 0.9, how, view in said, bool(mask.any())))
+        self.views = Views(tuple(views), np.arange(5), Consistency(0.8, {}, "made up"))
+        return self.views
+
+    def mask(self, view):
+        from nbhelpers.core.masks import decode_rle
+
+        said = self.said(view)
+        return decode_rle(said.mask_rle) if said.mask_rle is not None else np.ones(self.photos.size(view), bool)
+
+    monkeypatch.setattr(ViewsSession, "solve", solve)
+    monkeypatch.setattr(ViewsSession, "mask", mask)
+    monkeypatch.setattr(ViewsSession, "_answer", lambda self, view, said: type("A", (), {"best": mask(self, view)}))
+
+
+def maker():
+    from nbhelpers.multiview import MultiviewSegmenter
+
+    return MultiviewSegmenter(Flood(), FakeTextEncoder())
+
+
+def test_a_run_writes_what_people_and_tools_read(folder, solved):
+    from nbhelpers.multiview import run
+
+    told = run(folder / "photos", folder / "out", "ball on the left", cameras=folder / "model", segmenter=maker())
+    out = folder / "out"
+    assert told["phrase"]["decided"] and told["object"].startswith("ball") and len(told["views"]) == 5
+    for place in (
+        "masks/view0.png",
+        "overlays/view0.jpg",
+        "alpha/view0.png",
+        "colmap/view0.png.png",
+        "nerfstudio/masks/view0.png",
+    ):
+        assert (out / place).is_file(), place
+    assert load_image(out / "masks" / "view0.png").shape[:2] == SIZE
+    cloud = trimesh.load(out / "scene.ply")
+    assert len(cloud.vertices) >= 600 and (out / "scene.glb").is_file() and (out / "scene.html").is_file()
+    with (out / "results.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["view_index"] for row in rows] == list("01234") and float(rows[0]["similarity"]) > 0.5
+    assert (
+        json.loads((out / "nerfstudio" / "transforms.json").read_text())["frames"][0]["mask_path"] == "masks/view0.png"
+    )
+
+
+def test_a_run_that_is_done_is_told_from_its_file_and_another_is_refused(folder, solved):
+    from nbhelpers.multiview import run
+
+    first = run(folder / "photos", folder / "out", "ball on the left", cameras=folder / "model", segmenter=maker())
+    before = (folder / "out" / "results.json").stat().st_mtime_ns
+    assert (
+        run(folder / "photos", folder / "out", "ball on the left", cameras=folder / "model", segmenter=maker()) == first
+    )
+    assert (folder / "out" / "results.json").stat().st_mtime_ns == before
+    with pytest.raises(NbHelpersError, match="another run") as error:
+        run(folder / "photos", folder / "out", "ball on the right", cameras=folder / "model", segmenter=maker())
+    assert "phrase" in str(error.value.given)
+
+
+def test_a_result_is_a_sequence_of_views(folder, solved):
+    result = maker().run(folder / "photos", "ball on the left", cameras=folder / "model")
+    assert [view.view_index for view in result] == [0, 1, 2, 3, 4]
+    first = result[result.views.prompted[0]]
+    assert (
+        first.mask.any() and first.overlay.shape == (*SIZE, 3) and first.similarity > 0.5 and first.consistency == 0.9
+    )
+    assert "looking for" in str(result) and "consistency" in str(result)
+    labels, names, colours_ = result.labels()
+    assert (labels == 0).sum() == 5 and len(names) == len(colours_)
+    assert result.figure().data
+
+
+def test_a_click_needs_no_phrase(folder, solved):
+    result = maker().run(folder / "photos", click={1: [(160, 120)]}, cameras=folder / "model")
+    assert result.found is None and result.views.prompted == (1,) and np.isnan(result[0].similarity)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "click", "says"),
+    [
+        (None, None, "nothing to look for"),
+        ("on the left", None, "names no thing"),
+        ("", None, "no words"),
+        ("zebra", None, "nothing looks like"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_error(folder, phrase, click, says):
+    with pytest.raises(NbHelpersError, match=says):
+        maker().run(folder / "photos", phrase, click=click, cameras=folder / "model")
+
+
+def test_a_reference_view_that_is_not_there_is_told_at_once(folder):
+    with pytest.raises(NbHelpersError, match="no such view"):
+        maker().run(folder / "photos", "ball", reference_view=9, cameras=folder / "model")
+
+
+def test_the_command_tells_what_was_understood(folder, solved, monkeypatch):
+    from nbhelpers.cli import app
+    from nbhelpers.models import load as loading
+
+    models = {"segmenter": Flood(), "text_encoder": FakeTextEncoder()}
+    monkeypatch.setattr(loading, "load", lambda task, *_, **__: models[task])
+    arguments = ["multiview", "--images", str(folder / "photos"), "--phrase", "ball on the left", "--cameras", str(folder / "model"), "--output", str(folder / "out")]  # fmt: skip
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert 'looking for "ball"' in done.output and "view4.png" in done.output and "consistency" in done.output
+    bad = CliRunner().invoke(app, [*arguments[:5], "--output", str(folder / "two"), "--click", "here"])
+    assert isinstance(bad.exception, NbHelpersError)

@@ -1,0 +1,356 @@
+"""The engine of product matching: features, gallery, candidates, judging and calibration, on made pictures."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from fake_encoder import FakeEncoder
+from fake_segmenter import FakeSegmenter
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import encode_rle
+from nbhelpers.core.metrics import iou
+from nbhelpers.models import sam2_grid
+from nbhelpers.product_matching import candidates as searching
+from nbhelpers.product_matching import features as looking
+from nbhelpers.product_matching.calibrate import Calibration, calibrate
+from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
+from nbhelpers.product_matching.matching import centred_products, compare, judge, judge_all, similarities
+from nbhelpers.product_matching.settings import Settings
+from nbhelpers.product_matching.values import VERDICTS, Candidate, Candidates, Features
+
+
+class Segmenter(FakeSegmenter):
+    """The fake one, with points."""
+
+    def predict_points(self, embedding, points, choose=None):
+        from nbhelpers.core.prompts import Prompt
+        from nbhelpers.models.values import Prediction
+
+        kept = []
+        for number, point in enumerate(points):
+            answer = self.predict(embedding, Prompt(points=[point]))
+            readings = replace(answer, logits=answer.logits[1:], scores=answer.scores[1:], choice=1)
+            index = choose(number, readings) if choose else readings.choice
+            kept.append((readings.logits[index], readings.scores[index]))
+        logits, scores = (np.stack(part) for part in zip(*kept, strict=True))
+        return Prediction(logits, scores, embedding.size, logits.shape[1:])
+
+
+def scene(*things, size=(240, 320), seed=0):
+    """A calm background with blobs of a striped product ``(x, y, radius, colour)``."""
+    rng = np.random.default_rng(seed)
+    image = np.full((*size, 3), (90, 110, 90), np.uint8) + rng.integers(0, 6, (*size, 3), dtype=np.uint8)
+    masks = []
+    for x, y, radius, colour in things:
+        mask = np.zeros(size, np.uint8)
+        cv2.circle(mask, (x, y), radius, 1, -1)
+        image[mask > 0] = colour
+        masks.append(mask > 0)
+    return image, masks
+
+
+RED, BLUE = (200, 40, 40), (40, 60, 200)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    image, (mask,) = scene((100, 120, 50, RED))
+    return image, mask
+
+
+@pytest.fixture(scope="module")
+def gallery(reference):
+    encoder = FakeEncoder()
+    return Gallery((looking.describe_reference(*reference, encoder),), mean=mean_feature([reference[0]], encoder))
+
+
+def random_features(seed, k=30, d=24, colour=(50, 40, 30), base=None):
+    rng = np.random.default_rng(seed)
+    patches = looking.unit(rng.normal(size=(k, d)).astype(np.float32) if base is None else np.asarray(base, np.float32))
+    return Features(
+        looking.unit(patches.mean(0)),
+        patches.astype(np.float32),
+        np.ones(k, np.float32),
+        rng.random((k, 2), np.float32),
+        np.tile(np.array(colour, np.float32), (k, 1)),
+    )
+
+
+def candidate(features, box=(10, 10, 50, 50), size=(100, 100), quality=0.9):
+    mask = np.zeros(size, bool)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    return Candidate(encode_rle(mask), box, int(mask.sum()), quality, features)
+
+
+def found(*items, size=(100, 100)):
+    return Candidates(size, tuple(items), 5, 0.5, ("fake", "fake-encoder"))
+
+
+def test_the_foreground_average_is_the_weighted_mean_of_tokens_of_length_1():
+    rng = np.random.default_rng(1)
+    tokens, cover = rng.normal(size=(3, 4, 5)).astype(np.float32), rng.random((3, 4)).astype(np.float32)
+    wanted = sum(cover[r, c] * tokens[r, c] for r in range(3) for c in range(4))
+    np.testing.assert_allclose(looking.foreground_average(tokens, cover), wanted / np.linalg.norm(wanted), rtol=1e-5)
+
+
+def test_a_description_is_that_of_the_masked_crop_whatever_lies_around(reference):
+    image, mask = reference
+    encoder = FakeEncoder()
+    first = looking.describe(image, mask, encoder)
+    other = image.copy()
+    other[~mask] = np.random.default_rng(3).integers(0, 256, (np.count_nonzero(~mask), 3))
+    second = looking.describe(other, mask, encoder)
+    assert first.average @ second.average > 0.999
+    np.testing.assert_allclose(np.linalg.norm(first.patches, axis=1), 1, rtol=1e-5)
+    assert first.weights.min() > 0 and first.weights.max() <= 1.0001
+    assert first.places.min() > 0 and first.places.max() < 1
+    lab = cv2.cvtColor(np.float32([[RED]]) / 255, cv2.COLOR_RGB2LAB)[0, 0]
+    np.testing.assert_allclose(np.median(first.colours, axis=0), lab, atol=2)
+
+
+def test_a_crop_shows_the_thing_in_the_middle_also_at_the_border_of_the_photo():
+    image, (mask,) = scene((5, 120, 30, RED))
+    crop, alpha = looking.square_crop(image, mask, 112)
+    assert crop.shape == (112, 112, 3) and alpha.shape == (112, 112)
+    rows, columns = np.nonzero(alpha > 0.5)
+    assert abs(rows.mean() - 55.5) < 2 and abs((columns.min() + columns.max()) / 2 - 55.5) < 2
+    assert np.abs(crop[alpha > 0.9].astype(int) - RED).max() < 10
+
+
+def test_what_cannot_be_described_is_refused(reference):
+    image, mask = reference
+    with pytest.raises(NbHelpersError, match="nothing to describe"):
+        looking.describe(image, np.zeros_like(mask), FakeEncoder())
+    with pytest.raises(NbHelpersError, match="does not fit"):
+        looking.describe(image, mask[:100], FakeEncoder())
+
+
+def test_features_and_galleries_check_what_they_are_given():
+    one = random_features(0)
+    with pytest.raises(NbHelpersError, match="do not fit together"):
+        replace(one, weights=one.weights[:-1])
+    with pytest.raises(NbHelpersError, match="does not fit together"):
+        Gallery(())
+    with pytest.raises(NbHelpersError, match="does not fit together"):
+        Gallery((one,)).add(random_features(1, d=12))
+
+
+def test_a_gallery_grows_without_changing_and_its_digest_tells():
+    first = Gallery((random_features(0),))
+    grown, rejected = first.add(random_features(1)), first.reject(random_features(1))
+    assert (len(first.positives), len(grown.positives), len(rejected.negatives)) == (1, 2, 1)
+    assert len({first.digest, grown.digest, rejected.digest}) == 3
+    assert first.digest == Gallery((random_features(0),)).digest == rejected.guide.digest
+
+
+def test_centring_takes_the_mean_and_the_common_directions_off():
+    encoder = FakeEncoder()
+    images = [scene((60 + 20 * i, 120, 30, RED), seed=i)[0] for i in range(3)]
+    common = mean_feature(images, encoder)
+    assert common.shape == (3, 24)
+    np.testing.assert_allclose(common[1:] @ common[1:].T, np.eye(2), atol=1e-5)
+    centred = Gallery((random_features(0),), mean=common).centred(random_features(1).patches)
+    np.testing.assert_allclose(centred @ common[1:].T, 0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(centred, axis=1), 1, rtol=1e-5)
+    with pytest.raises(NbHelpersError, match="no photo"):
+        mean_feature([], encoder)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_the_fast_products_are_those_of_centred_patches(centre):
+    rng = np.random.default_rng(2)
+    directions = np.linalg.qr(rng.normal(size=(24, 2)))[0].T
+    common = np.concatenate([rng.normal(size=(1, 24)) * 0.1, directions]).astype(np.float32) if centre else None
+    reference, thing = random_features(0), random_features(1, k=40)
+    gallery = Gallery((reference,), mean=common)
+    slow = gallery.centred(thing.patches) @ gallery.centred(reference.patches).T
+    np.testing.assert_allclose(centred_products(thing.patches, reference, gallery), slow, atol=1e-5)
+
+
+def test_a_comparison_equals_a_few_lines_for_each_pair():
+    reference, things = random_features(0, k=20), [random_features(seed, k=10 + seed) for seed in (1, 2, 3)]
+    gallery = Gallery((reference,))
+    averages = np.array([thing.average @ reference.average for thing in things])
+    result = compare(things, reference, gallery, averages)
+    for index, thing in enumerate(things):
+        table = thing.patches @ reference.patches.T
+        np.testing.assert_allclose(result.there[index], table.max(1).mean(), rtol=1e-5)
+        np.testing.assert_allclose(result.back[index], table.max(0).mean(), rtol=1e-5)
+    assert (result.mirror == 1).all() and (result.colour == 1).all()
+
+
+def test_another_colour_counts_and_other_light_does_not():
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(30, 24)).astype(np.float32)
+    gallery = Gallery((random_features(0, base=patches, colour=(50, 40, 30)),))
+    same = random_features(1, base=patches, colour=(35, 30, 22.5))
+    other = random_features(1, base=patches, colour=(50, -40, 30))
+    bright, wrong = similarities([same, other], gallery, Settings())
+    assert bright == pytest.approx(1, abs=1e-4) and wrong == pytest.approx(0.75, abs=1e-4)
+    assert similarities([other], gallery, Settings(colour_weight=0))[0] == pytest.approx(1, abs=1e-4)
+
+
+def test_what_is_more_like_the_mirrored_reference_loses():
+    rng = np.random.default_rng(0)
+    straight, mirrored = (rng.normal(size=(30, 24)).astype(np.float32) for _ in range(2))
+    reference = replace(random_features(0, base=straight), mirror=random_features(0, base=mirrored))
+    gallery = Gallery((reference,))
+    between = random_features(1, base=0.45 * straight + 0.55 * mirrored)
+    rows = judge(found(candidate(between)), gallery, Settings())
+    assert rows[0].parts["mirror"] == 0
+    relaxed = judge(found(candidate(between)), gallery, Settings(mirror_weight=0))
+    assert relaxed[0].score > rows[0].score + 0.1
+    assert "mirrored" in judge(found(candidate(between)), gallery, Settings(), threshold=0.6)[0].why
+
+
+def test_every_verdict_says_why():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(30, 24)).astype(np.float32)
+
+    def like(share, seed=9):
+        noise = np.random.default_rng(seed).normal(size=(30, 24)).astype(np.float32)
+        return random_features(0, base=share * base + (1 - share) * noise)
+
+    gallery = Gallery((random_features(0, base=base),))
+    items = [
+        candidate(like(1.0), (0, 0, 20, 20)),
+        candidate(like(0.95), (1, 1, 20, 20)),  # the same place
+        candidate(like(0.9), (5, 5, 10, 10)),  # a part of it
+        candidate(like(0.9), (40, 40, 60, 60)),
+        candidate(like(0.85), (70, 70, 90, 90)),
+        candidate(like(0.1), (70, 0, 90, 20)),
+    ]
+    rows = judge(found(*items), gallery, Settings(top_k_matches=2))
+    assert [row.verdict for row in rows] == [
+        "kept", "duplicate", "duplicate", "kept", "beyond top k", "below threshold",
+    ]  # fmt: skip
+    assert all(row.why and row.verdict in VERDICTS for row in rows)
+    assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
+    rejecting = gallery.reject(items[3].features)
+    verdicts = {row.candidate.box: row for row in judge(found(*items), rejecting, Settings())}
+    assert verdicts[40, 40, 60, 60].verdict == "closer to a reject"
+    assert verdicts[40, 40, 60, 60].parts["reject"] > verdicts[40, 40, 60, 60].score
+    assert verdicts[0, 0, 20, 20].kept
+
+
+def test_many_photos_are_judged_as_one_by_one_and_an_empty_one_is_empty():
+    gallery = Gallery((random_features(0), random_features(1)))
+    photos = [found(*(candidate(random_features(10 * n + i, k=8 + i)) for i in range(n))) for n in (3, 0, 2)]
+    together, alone = judge_all(photos, gallery, Settings()), [judge(each, gallery, Settings()) for each in photos]
+    assert [len(rows) for rows in together] == [3, 0, 2]
+    for many, one in zip(together, alone, strict=True):
+        np.testing.assert_allclose([row.score for row in many], [row.score for row in one], atol=1e-5)
+    assert judge_all([], gallery, Settings()) == []
+
+
+def test_a_new_reference_can_make_a_match():
+    thing = random_features(5)
+    gallery = Gallery((random_features(0),))
+    assert judge(found(candidate(thing)), gallery, Settings())[0].verdict == "below threshold"
+    rows = judge(found(candidate(thing)), gallery.add(thing), Settings())
+    assert rows[0].kept and rows[0].reference == 1
+
+
+def test_candidates_survive_the_disk(tmp_path):
+    before = found(candidate(random_features(0)), candidate(random_features(1, k=7), (20, 30, 40, 60)))
+    after = Candidates.load(before.save(tmp_path / "photo.npz"))
+    assert (after.size, after.prompts, after.models, len(after)) == (before.size, 5, before.models, 2)
+    for one, two in zip(before.items, after.items, strict=True):
+        assert (one.rle, one.box, one.area, one.quality) == (two.rle, two.box, two.area, two.quality)
+        np.testing.assert_array_equal(one.mask, two.mask)
+        np.testing.assert_allclose(one.features.patches, two.features.patches, atol=1e-3)
+    assert len(Candidates.load(found().save(tmp_path / "none.npz"))) == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"PK nothing", None])
+def test_a_damaged_file_of_candidates_is_one_clear_error(tmp_path, content):
+    path = tmp_path / "photo.npz"
+    if content is None:
+        np.savez(path, about=np.array(json.dumps({"format": "another"})))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(NbHelpersError, match="cannot be read"):
+        Candidates.load(path)
+
+
+@pytest.mark.parametrize("way", ["guided", "grid"])
+def test_the_product_is_found_where_it_is(gallery, way):
+    image, (mask, _) = scene((220, 100, 35, RED), (80, 180, 30, BLUE), seed=4)
+    settings = Settings(
+        candidates=way, sam2_points_per_side=8, sam2_pred_iou_thresh=0.5, sam2_stability_score_thresh=0.5
+    )
+    result = searching.find(image, Segmenter(), FakeEncoder(), gallery, settings)
+    assert result.size == (240, 320) and result.models == ("fake", "fake-encoder") and result.seconds > 0
+    assert result.prompts == 64 if way == "grid" else 0 < result.prompts <= settings.max_prompts
+    rows = judge(result, gallery, settings, threshold=0)
+    assert iou(rows[0].candidate.mask, mask) > 0.8
+    assert rows[0].parts["colour"] == 1
+    for row in rows:
+        assert settings.min_mask_area_ratio <= row.candidate.area / image[:, :, 0].size <= settings.max_mask_area_ratio
+        assert np.count_nonzero(row.candidate.mask) == row.candidate.area
+
+
+def test_a_photo_of_one_colour_has_candidates_or_none_but_no_error(gallery):
+    blank = np.full((30, 40, 3), 128, np.uint8)
+    assert len(searching.find(blank, Segmenter(), FakeEncoder(), gallery, Settings())) >= 0
+
+
+def test_the_same_search_finds_the_same(gallery):
+    image, _ = scene((220, 100, 35, RED), seed=4)
+    one, two = (searching.find(image, Segmenter(), FakeEncoder(), gallery, Settings()) for _ in range(2))
+    assert [item.rle for item in one.items] == [item.rle for item in two.items]
+
+
+def test_a_known_embedding_is_not_made_again(gallery):
+    segmenter, (image, _) = Segmenter(), scene((220, 100, 35, RED))
+    embedding = segmenter.encode(image)
+    searching.find(image, segmenter, FakeEncoder(), gallery, Settings(), embedding)
+    assert segmenter.encoded == 1
+
+
+def test_the_grid_lies_in_the_photo_and_has_the_asked_number_of_points():
+    points = sam2_grid.grid_points((100, 200), 8)
+    assert points.shape == (64, 2) and points.min() >= 0 and (points.max(0) <= (199, 99)).all()
+    np.testing.assert_allclose(points[0], (12, 5.75))
+
+
+def scores_photo(values, gallery, seed=0):
+    """Candidates that score about ``values``, the first the highest, apart from each other."""
+    base = gallery.positives[0].patches
+    items = []
+    for number, value in enumerate(values):
+        noise = looking.unit(np.random.default_rng((seed, number)).normal(size=base.shape).astype(np.float32))
+        noise = looking.unit(noise - (noise * base).sum(1, keepdims=True) * base)
+        mixed = value * base + np.sqrt(1 - value**2) * noise
+        items.append(candidate(random_features(0, base=mixed), (10 * number, 0, 10 * number + 8, 8)))
+    return found(*items)
+
+
+def test_the_threshold_lies_between_background_and_what_matches_can_be_expected_to_score():
+    first = random_features(0)
+    plain = Gallery((first,))
+    views = tuple(scores_photo((0.9, 0.85), plain).items[i].features for i in range(2))
+    gallery = Gallery((replace(first, views=views),))
+    photos = [scores_photo((0.8 if n % 2 else 0.2, 0.3, 0.25, 0.2, 0.1), gallery, n) for n in range(1, 11)]
+    result = calibrate(iter(photos), gallery, Settings())
+    assert isinstance(result, Calibration) and result.source == "calibration"
+    assert max(result.background) < result.threshold < min(result.expected)
+    assert sum(score > result.threshold for score in result.best) == 5
+    edges, counts = result.histogram()
+    assert len(edges) == 41 and counts["background"].sum() == 40 and counts["best"].sum() == 10
+    nearest = scores_photo((0.7,), gallery, 77).items[0].features
+    stricter = calibrate(photos, gallery.reject(nearest), Settings())
+    assert stricter.threshold > max(stricter.rejected)
+
+
+def test_with_little_to_calibrate_from_the_threshold_is_that_of_the_settings():
+    gallery = Gallery((random_features(0),))
+    result = calibrate([found()], gallery, Settings(similarity_threshold=0.6))
+    assert (result.threshold, result.source) == (0.6, "settings") and "too little" in result.why
+
+
+def test_evenly_takes_the_first_and_the_last():
+    assert evenly(list(range(100)), 3) == [0, 50, 99] and evenly([1, 2], 8) == [1, 2] and evenly([], 8) == []
