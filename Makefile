@@ -5,12 +5,13 @@ BIN := .venv/bin
 JOBS ?= 2
 
 # What the notebooks and the tests run on: `nbhelpers doctor` tells sizes and licences.
-WEIGHTS := sam2-hiera-tiny-lite mobilesam conse-lite migan
-SAMPLES := quokka.jpg quokka_annotations.json coffee.png chelsea.png astronaut.png china.jpg flower.jpg bikes.mp4
+WEIGHTS := sam2-hiera-tiny-lite mobilesam conse-lite migan vit-s14-lite xfeat-lighterglue disk-lightglue
+SAMPLES := quokka.jpg quokka_annotations.json coffee.png chelsea.png astronaut.png china.jpg flower.jpg bikes.mp4 \
+	box.mp4 $(foreach number,1 2 3 4 5,BalbianelloMedium-$(number).jpg) Balbianello.out
 NOTEBOOK := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help install fetch demo lab test bench eval picture address lint format clean
+.PHONY: help install fetch demo lab app test bench eval picture address lint format clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of"
@@ -21,8 +22,8 @@ install:  ## make .venv and install the pinned packages, once
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) on this machine; name one: make PYTHON=... demo"; exit 1; }
 	@$(PYTHON) tools/install.py
 
-fetch: install  ## fetch the weights, photos and the clip of the notebooks and the tests, once
-	@echo "Fetching weights, photos and a clip (about 200 MB the first time, nothing later)"
+fetch: install  ## fetch the weights, photos and clips of the notebooks and the tests, once
+	@echo "Fetching weights, photos and clips (about 600 MB the first time, nothing later)"
 	@$(BIN)/nbhelpers fetch $(WEIGHTS) $(SAMPLES)
 
 demo: fetch  ## run the first notebook on real photos; results in outputs/
@@ -34,6 +35,9 @@ demo: fetch  ## run the first notebook on real photos; results in outputs/
 
 lab: install  ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
+
+app: fetch  ## open the multi-view page for people who do not code, in a browser
+	@$(BIN)/voila app/multiview.ipynb
 
 test: fetch  ## unit tests, real-weight tests, notebooks, and browser tests where a Chromium is found
 	@echo "Testing, $(JOBS) at a time; several minutes"

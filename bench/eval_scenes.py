@@ -2,9 +2,9 @@
 
     python bench/eval_scenes.py DATA [--scenes balbianello temple kitchen] [--estimator colmap]
 
-A scene is a folder of DATA with photos; where it holds known cameras too (a COLMAP model, ``transforms.json``, a Bundler
-file, ``*_par.txt``), the errors are against these. Rotations are compared from view to view, in degrees; positions after
-the best similarity, as a share of the spread of the cameras.
+A scene is a folder of DATA with photos; where it holds known cameras too (a COLMAP model, ``transforms.json``, a
+Bundler file, ``*_par.txt``), the errors are against these. Rotations are compared from view to view, in degrees;
+positions after the best similarity, as a share of the spread of the cameras.
 """
 
 from __future__ import annotations

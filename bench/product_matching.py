@@ -4,9 +4,9 @@
 
 1. A photo of 1000 x 700 with a warm model: candidates and judging.
 2. A thousand photos' candidates (copies of real ones, each a little different) against a gallery of ten.
-3. Guided against blind candidates (`SAM2AutomaticMaskGenerator`, 32 points a side) on made photos that hold the product,
-   same weights, one run: prompts, seconds, and whether a candidate has an IoU of at least 0.5 with the product. The blind
-   ones take minutes a photo on two cores, so few photos are asked; ``--blind 0`` leaves them out.
+3. Guided against blind candidates (`SAM2AutomaticMaskGenerator`, 32 points a side) on made photos with the product,
+   same weights, one run: prompts, seconds, and whether a candidate has an IoU of at least 0.5 with the product. The
+   blind ones take minutes a photo on two cores, so few photos are asked; ``--blind 0`` leaves them out.
 4. Memory: the largest resident size after 10 and after 100 photos searched and judged one after the other.
 
 Prints a table and one line of JSON.

@@ -16,7 +16,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 320  # lines of a module
 IMPORT_SECONDS = 0.5
 
-FLOORS = {"core": 1, "zoo": 2, "models": 3, "export": 3, "plots": 3, "widgets": 5, "cli": 5, "__main__": 6}
+FLOORS = {
+    "core": 1,
+    "zoo": 2,
+    "models": 3,
+    "export": 3,
+    "plots": 3,
+    "plots3d": 3,
+    "multiview": 4.5,
+    "widgets": 5,
+    "cli": 5,
+    "__main__": 6,
+}
 JOBS = 4  # every other module or package at the top: segment, doctor, ...
 
 NETWORKS = {"sam2", "open_clip", "transformers", "diffusers", "timm", "segment_anything", "vggt", "must3r"}

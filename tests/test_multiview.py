@@ -113,7 +113,7 @@ def test_without_cameras_the_picture_of_the_reference_view_is_used(photos):
 
 def test_what_nothing_looks_like_is_told(made, photos):
     found = find(photos, made[0], "zebra behind the box")
-    assert found.chosen is None and any("no view looks like" in note for note in found.notes)
+    assert found.chosen is None and any("no view looks like it" in note for note in found.notes)
 
 
 def test_any_object_is_found_without_words(made, photos):

@@ -242,6 +242,8 @@ def test_a_view_that_disagrees_says_why():
     worse = judge(Signs(0.3, 0.2, 0.5, 0.6, points=60, missed=58, strange=3, name="view 7"))
     assert worse.is_doubtful
     assert worse.why == "view 7 disagrees: 58 of 60 points of the object lie outside its mask"
+    contradicted = judge(Signs(0.1, 0.1, 0.9, 0.7, name="view 2"), prompted=True)
+    assert contradicted.why == "what was said in view 2 does not go together with the other views"
     both = whole({0: judge(good), 1: worse}, {0: "a.jpg", 1: "b.jpg"})
     assert "1 of 2 views should be looked at, first b.jpg" in both.why
     assert both.value == pytest.approx((judge(good).value + worse.value) / 2)
@@ -269,9 +271,12 @@ def test_common_points_bring_views_together(drawn):
 def test_parts_far_from_the_main_one_are_something_else():
     region = np.zeros((64, 64), bool)
     region[10:30, 10:30] = region[10:30, 33:38] = region[55:60, 55:60] = True
-    kept = belonging(region, region.astype(np.float32))
+    support = np.where(region, np.float32(0.9), np.float32(0))
+    assert np.array_equal(belonging(region, support), region)  # something may hide what lies between
+    support[55:60, 55:60] = 0.6
+    kept = belonging(region, support)
     assert kept[20, 20] and kept[20, 35] and not kept[57, 57]
-    assert belonging(region, region.astype(np.float32), 3.0).sum() == region.sum()
+    assert np.array_equal(belonging(region, support, 3.0), region)
     assert not belonging(region & False, region.astype(np.float32)).any()
     support = np.where(region, np.float32(0.01), 0)
     support[57, 57] = 20

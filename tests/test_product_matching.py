@@ -22,6 +22,7 @@ from nbhelpers.product_matching import search as searching
 from nbhelpers.product_matching.cache import Cache, signature
 from nbhelpers.product_matching.page import page
 from nbhelpers.product_matching.run import check, told
+from nbhelpers.product_matching.saved import reopen
 
 OURS = Settings(scales=(224, 448))
 
@@ -252,6 +253,34 @@ def test_results_hold_no_features_and_few_bytes(session):
 
     assert len(pickle.dumps(session.results)) < 20_000 * len(session.photos)
     assert b"patches" not in pickle.dumps([found.rle for result in session.results for found in result.found])
+
+
+def test_a_saved_session_is_gone_on_with(session, models, tmp_path):
+    session.confirm(1, session.result(1).likeliest)
+    session.reject(4, 0)
+    session.set_threshold(0.8)
+    file = session.save(tmp_path / "shelf.json")
+    encoded = models["segmenter"].encoded
+    again = reopen(file, settings=OURS, cache=tmp_path / "cache", **models)
+    assert models["segmenter"].encoded == encoded, "from the cache"
+    assert [each.how for each in again.references] == ["mask", "confirmed"] and len(again.gallery.negatives) == 1
+    assert again.threshold == 0.8 and again.marks.keys() == session.marks.keys()
+    for a, b in zip(session.results, again.results, strict=True):
+        assert [(f.verdict, round(f.score, 3)) for f in a.found] == [(f.verdict, round(f.score, 3)) for f in b.found]
+
+
+def test_a_session_that_cannot_be_gone_on_with(session, models, tmp_path):
+    file = session.save(tmp_path / "shelf.json")
+    other = FakePatchEncoder()
+    other.name = "another"
+    with pytest.raises(NbHelpersError, match="other models"):
+        reopen(file, cache=tmp_path / "cache", segmenter=models["segmenter"], encoder=other)
+    file.write_text(file.read_text()[:200])
+    with pytest.raises(NbHelpersError, match="session cannot be read"):
+        reopen(file, cache=tmp_path / "cache", **models)
+    session.add_reference(load_image(session.photos[1]), point=(220, 140))
+    with pytest.raises(NbHelpersError, match="no file"):
+        session.save(tmp_path / "shelf.json")
 
 
 # the cache

@@ -153,7 +153,7 @@ def test_a_picture_on_the_wall_is_on_it():
 
 
 def test_up_is_the_views_own_where_the_cameras_do_not_agree():
-    scene, numbers = make_scene({"a": ((0, 0, 0), (1, 1, 1))}, eyes=[(0, 0, 4), (0, 0.1, 4)])
+    scene, _ = make_scene({"a": ((0, 0, 0), (1, 1, 1))}, eyes=[(0, 0, 4), (0, 0.1, 4)])
     turned = scene.world_to_camera.copy()
     turned[1, :3] = np.diag([-1.0, -1.0, 1.0]) @ turned[1, :3]  # upside down
     from dataclasses import replace

@@ -116,8 +116,8 @@ class Scene:
     def standard_points(self) -> Float[np.ndarray, "p 3"]:
         """The points less their mean, over their root mean square distance from it; for comparing distances.
 
-        A scene has no scale of its own, so a threshold means something only for points that are z-scored; one factor for
-        all axes keeps the shape (arXiv 2601.17866 finds such scores essential).
+        A scene has no scale of its own, so a threshold means something only for points that are z-scored; one factor
+        for all axes keeps the shape (arXiv 2601.17866 finds such scores essential).
         """
         if not len(self.points):
             return self.points.astype(np.float64)

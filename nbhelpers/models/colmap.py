@@ -20,7 +20,7 @@ from jaxtyping import Bool, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenefiles import few
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.colmap_check import Agreement, agreement, best_pair, diagnose, shows_no_depth
+from nbhelpers.models.colmap_check import MAJORITY, Agreement, agreement, best_pair, diagnose, shows_no_depth
 from nbhelpers.models.colmap_mapping import Run, quiet, run_mapping
 from nbhelpers.models.colmap_pairs import FeatureStore, Joined, known_pairs, likely_pairs, verified_pairs
 from nbhelpers.models.colors import point_colors
@@ -123,13 +123,25 @@ class ColmapEstimator:
             return None
         run, other, shared = found
         answer = Answer(run, shared.views, (_agreed(run, other, shared),))
-        return answer if shared.views.all() else self._joined(stores, runs, answer, last)
+        if not shared.views.all() and shared.views.sum() >= MAJORITY * run.placed.sum():
+            answer = self._restarted(stores[runs.index(run)], answer)
+        return self._joined(stores, runs, answer) if last and not answer.sure.all() else answer
 
-    def _joined(self, stores: Sequence[FeatureStore], runs: Sequence[Run], answer: Answer, last: bool) -> Answer:
+    def _restarted(self, store: FeatureStore, answer: Answer) -> Answer:
+        """The other photos of a run that another confirmed for the most part, if they come out the same once more."""
+        run = answer.run
+        again = run_mapping(store, run.all_pairs, self.seed + SECOND_SEED, barred=run.first_pair)
+        seen = np.bincount(run.views, minlength=len(store)) >= SEEN
+        more = agreement(run.poses, again.poses).views & seen & ~answer.sure
+        if not more.any():
+            return answer
+        line = f"{more.sum()} more by {run.matcher} alone, the same from two first pairs"
+        return Answer(run, answer.sure | more, (*answer.notes, line))
+
+    def _joined(self, stores: Sequence[FeatureStore], runs: Sequence[Run], answer: Answer) -> Answer:
         """More photos by the matches of all runs together, with the lens that the confirmed cameras have.
 
-        The photos that were confirmed must come out the same, and the others the same from two first pairs of photos;
-        while finer features can still be asked, also the same as in one of the runs.
+        The photos that were confirmed must come out the same, and the others the same from two first pairs of photos.
         """
         joined, best, sure = Joined(stores), answer.run, answer.sure
         lenses = best.lenses(joined.sizes)
@@ -138,8 +150,6 @@ class ColmapEstimator:
         again = run_mapping(joined, pairs, self.seed + SECOND_SEED, lenses, barred=run.first_pair)
         kept = agreement(best.poses, run.poses).views & sure
         more = agreement(run.poses, again.poses).views & (np.bincount(run.views, minlength=len(joined)) >= SEEN)
-        if not last:
-            more &= np.any([agreement(run.poses, each.poses).views for each in runs], axis=0)
         if kept.sum() < sure.sum() or (kept | more).sum() <= sure.sum():
             return answer
         line = f"{(kept | more).sum() - sure.sum()} more by the matches of all runs, the same from two first pairs"

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 FIRST_PAIR = 50  # matches that the first pair must have: COLMAP asks for 100, which wide baselines rarely have
 SEEN = 20  # points by which a photo is placed: COLMAP asks for 30
 FEWEST = 15  # points that a photo must see in the finished model; its place hangs on fewer by chance
+MODELS = 6  # that a run may begin, each from another first pair; COLMAP's 50 take minutes where matches are wrong
+SECONDS = 120  # after which a run ends with what it has
 SMALLEST = 2  # photos of a model
 
 
@@ -120,6 +122,7 @@ def _options(seed: int):
     options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = seed
     options.num_threads = options.mapper.num_threads = 1  # with more, the order of sums is left to chance
     options.extract_colors = False
+    options.max_num_models, options.max_runtime_seconds = MODELS, SECONDS
     options.min_num_matches, options.min_model_size = LEAST, SMALLEST
     options.mapper.init_min_num_inliers = FIRST_PAIR
     options.mapper.abs_pose_min_num_inliers = SEEN

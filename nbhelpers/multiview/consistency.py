@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbhelpers.multiview.values import Consistency
+from nbhelpers.multiview.values import DOUBTFUL, Consistency
 
-POWERS = {"points": 1.0, "strangers": 1.0, "back": 1.0, "agreement": 1.0, "score": 0.5, "likeness": 0.5}
+POWERS = {"back": 1.0, "agreement": 2.0, "score": 2.0, "likeness": 0.25, "points": 1.0, "strangers": 0.5}
 LEAST = 0.02  # no part alone makes an end of it
 FEW = 5  # points: so many are taken to agree beforehand, so that fewer say little
 LIKE = (0.5, 0.75)  # likeness that is bad, and that is good
+SCORE = (0.8, 1.0)  # predicted IoU likewise: a segmenter that is shown a mask and its box seldom says less
+VAGUE = {"score": 0.5, "likeness": 0.5}  # reasons that tell a person little are named only where others fail
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Signs:
     """What was observed about one view's mask.
 
     Attributes:
-        back: soft IoU of the prompted view's mask with what this view's mask votes there.
+        back: soft IoU of the prompted views' masks with what this view's mask votes there, the mean over them.
         agreement: soft IoU of the mask with what all other views vote here.
         score: IoU that the segmenter predicts for the mask.
         likeness: of its cells to the object elsewhere, see `nbhelpers.models.label_votes.Votes`.
@@ -78,12 +80,11 @@ def whole(views: Mapping[int, Consistency], names: Mapping[int, str]) -> Consist
 
 
 def _parts(signs: Signs) -> tuple[dict[str, float], dict[str, float]]:
-    low, high = LIKE
     parts = {
         "back": signs.back,
         "agreement": signs.agreement,
-        "score": signs.score,
-        "likeness": float(np.clip((signs.likeness - low) / (high - low), 0, 1)),
+        "score": _between(signs.score, *SCORE),
+        "likeness": _between(signs.likeness, *LIKE),
     }
     weights = {name: POWERS[name] for name in parts}
     if signs.points:
@@ -95,14 +96,20 @@ def _parts(signs: Signs) -> tuple[dict[str, float], dict[str, float]]:
     return parts, weights
 
 
+def _between(value: float, low: float, high: float) -> float:
+    return float(np.clip((value - low) / (high - low), 0, 1))
+
+
 def _why(signs: Signs, parts: Mapping[str, float], value: float, prompted: bool) -> str:
-    if prompted:
-        return "a person said what the object is here"
     name = signs.name or "this view"
-    if value >= 0.5:
+    if prompted:
+        if value >= DOUBTFUL:
+            return "a person said what the object is here"
+        return f"what was said in {name} does not go together with the other views"
+    if value >= DOUBTFUL:
         held = f", and {signs.points - signs.missed} of {signs.points} points of it lie inside" if signs.points else ""
         return f"{name} agrees with the others{held}"
-    weakest = min(parts, key=parts.get)
+    weakest = min(parts, key=lambda part: parts[part] + VAGUE.get(part, 0))
     reasons = {
         "points": f"{signs.missed} of {signs.points} points of the object lie outside its mask",
         "strangers": f"its mask covers {signs.strange} points that other views see outside the object",

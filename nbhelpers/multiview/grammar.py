@@ -157,13 +157,17 @@ PREPOSITION = _compiled(
 )
 
 UNKNOWN = re.compile(
-    r"(?:inside|within|outside|around|against|through|along|across from|across|towards?|facing|opposite|past|among|amongst|"
-    rf"throughout|amid|surrounding){_END}"
+    r"(?:inside|within|outside|around|against|through|along|across from|across|towards?|facing|opposite|past|"
+    rf"among|amongst|throughout|amid|surrounding){_END}"
 )
 """Words of space that are no relation of ours; they stay in the noun phrase, with a note."""
 
-GENERIC = frozenset("object objects item items thing things one ones something anything stuff".split())
+GENERIC = frozenset(
+    ("object", "objects", "item", "items", "thing", "things", "one", "ones", "something", "anything", "stuff")
+)
 """Nouns that every object answers to."""
 
-ONLY_PREPOSITIONS = frozenset("on above below behind beside between under over near by next".split())
+ONLY_PREPOSITIONS = frozenset(
+    ("on", "above", "below", "behind", "beside", "between", "under", "over", "near", "by", "next")
+)
 """Words that no thing begins with."""

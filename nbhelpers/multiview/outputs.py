@@ -27,6 +27,7 @@ from nbhelpers.plots import rgb
 from nbhelpers.plots3d import save_html
 
 TOOLS = ("colmap", "nerfstudio")
+CAMERAS = "nerfstudio/transforms.json"
 COLUMNS = ("view_index", "photo", "found", "prompted", "similarity", "consistency", "score", "share", "why")
 
 
@@ -56,6 +57,7 @@ def save(result: Result, folder: str | Path, paths: Sequence[str | Path] | None 
         written.append(save_image(folder / "overlays" / f"{stem}.jpg", view.overlay))
         image = result.session.image(view.view_index)
         written.append(save_cutout(folder / "alpha" / f"{stem}.png", image, mask))
+    (folder / CAMERAS).unlink(missing_ok=True)  # an earlier one of ours: the exporter takes it for the photos' own
     for tool in TOOLS:
         written += _layout(tool, result, folder / tool, photos)
     written += _scene(result, folder)
@@ -135,10 +137,10 @@ def _scene(result: Result, folder: Path) -> list[Path]:
     if points is None or scene is None:
         return []
     write_colmap(scene, folder / "sparse")
-    write_transforms(scene, folder / "nerfstudio" / "transforms.json", masks="masks")
+    write_transforms(scene, folder / CAMERAS, masks="masks")
     page = save_html(folder / "scene.html", result.figure(title=result.name))
     made = [save_ply(folder / "scene.ply", points), save_glb(folder / "scene.glb", points, scene.up), page]
-    return [*made, folder / "nerfstudio" / "transforms.json", *sorted((folder / "sparse").glob("*.txt"))]
+    return [*made, folder / CAMERAS, *sorted((folder / "sparse").glob("*.txt"))]
 
 
 class _Clip:

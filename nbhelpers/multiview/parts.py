@@ -1,4 +1,4 @@
-"""Which parts of a mask can be one object: what hides its middle may part it, but its parts stay near each other."""
+"""Which parts of a mask can be one object: what hides its middle parts it, but its parts are near, or just as sure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from nbhelpers.core.regions import components
 
 GAP = 0.75  # of the main part's size (root of its area): parts farther off are something else
+STRONG = 0.9  # of the main part's mean support: a part as sure as this may lie anywhere
 SLACK = 1.25  # a prompted mask that is parted farther allows so much more in other views
 SPECK = 0.02  # of the mask's area: smaller parts say nothing about how far an object is parted
 
@@ -16,7 +17,7 @@ SPECK = 0.02  # of the mask's area: smaller parts say nothing about how far an o
 def belonging(
     region: Bool[np.ndarray, "s s"], support: Float[np.ndarray, "s s"], allowed: float = GAP
 ) -> Bool[np.ndarray, "s s"]:
-    """The main part of a region and the parts near it.
+    """The main part of a region, the parts near it, and those that as much speaks for.
 
     Args:
         region: what to look through.
@@ -26,8 +27,9 @@ def belonging(
     labels, main, away = _distances(region, support)
     if main is None:
         return region
-    near = [number for number, distance in away.items() if distance <= allowed]
-    return np.isin(labels, [main, *near])
+    sure = STRONG * support[labels == main].mean()
+    kept = [part for part, distance in away.items() if distance <= allowed or support[labels == part].mean() >= sure]
+    return np.isin(labels, [main, *kept])
 
 
 def farthest(region: Bool[np.ndarray, "s s"]) -> float:

@@ -265,7 +265,7 @@ class _Reader:
         return Relation(kind, self._said(start))
 
     def _of_rank(self, noun: list[str], relations: list[Relation], depth: int, paired: bool) -> bool:
-        """ "Nearest cup to the window": the second half, behind the noun."""
+        """The second half of "nearest cup to the window", behind the noun."""
         last = relations[-1] if relations else None
         match = grammar.TO.match(self.rest())
         if not (match and last and last.kind in RELATIVES and not last.references):

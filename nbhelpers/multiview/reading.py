@@ -16,8 +16,8 @@ from nbhelpers.multiview.finding import Nouns
 from nbhelpers.multiview.objects import Object
 from nbhelpers.multiview.views import Photos
 
-MOST = 10  # objects that are read, the likeliest first; each costs the text encoder once
-STANDS = 0.35  # share of both readings that the noun must have, against other nouns and the surroundings
+MOST = 6  # objects of each noun that are read, the likeliest first; each costs the text encoder once
+STANDS = 0.35  # share of both readings that the noun must have; less where several views agreed on it, by their root
 
 
 def read(
@@ -33,7 +33,8 @@ def read(
         fell.
     """
     asked = words(nouns.vocabulary, None, nouns.settings).asked if nouns.asked else ()
-    order = sorted(range(len(objects)), key=lambda n: -objects[n].likeness * _support(objects[n]))[:MOST]
+    order = sorted(range(len(objects)), key=lambda n: -objects[n].likeness * _support(objects[n]))
+    order = [n for noun in range(len(nouns.asked)) for n in [m for m in order if objects[m].noun == noun][:MOST]]
     kept: dict[int, Object] = {}
     fallen = []
     for number in order:
@@ -49,12 +50,14 @@ def read(
         first[own] = thing.likeness
         both = np.maximum(first, FLOOR) * second
         share = float(both[own] / both.sum())
-        if share < STANDS:
+        if share < STANDS / np.sqrt(len(thing.instances)):
             fallen.append(thing.name)
         else:
             kept[number] = replace(thing, likeness=float(np.sqrt(share * thing.likeness)))
     dropped = len(objects) - len(kept)
-    return list(kept.values()), [f"{dropped} regions that a word had suggested did not stand a closer look"] if fallen else []
+    return list(kept.values()), [
+        f"{dropped} regions that a word had suggested did not stand a closer look"
+    ] if fallen else []
 
 
 def _support(thing: Object) -> float:

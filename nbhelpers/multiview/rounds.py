@@ -120,7 +120,7 @@ class Rounds:
         return self.evidence.belief(shares, trust, without=view)
 
     def _back(self, view: int, found: Found) -> float:
-        return self.finder.back(view, found, self.anchors, nearest(self.likeness, view, self.anchors, 1))
+        return self.finder.back(view, found, self.anchors, nearest(self.likeness, view, self.anchors, ANCHORS))
 
     def _first(self, view: int) -> None:
         self.found[view] = self._look(view)
@@ -167,7 +167,9 @@ class Rounds:
         if view in self.anchors and others:
             votes = self.finder.vote(view, others)
             expected, likeness = votes.share, votes.likeness
-            back = soft_iou(expected, found.share)
+            rest = {anchor: known for anchor, known in self.anchors.items() if anchor != view}
+            order = nearest(self.likeness, view, rest, ANCHORS)
+            back = self.finder.back(view, found, rest, order) if rest else soft_iou(expected, found.share)
         else:
             expected, likeness = self.expected.get(view, found.share), found.likeness
             back = self.reliable.get(view, 1.0)

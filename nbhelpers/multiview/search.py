@@ -112,10 +112,10 @@ def search(
     for noun in nouns.asked:
         if not pools[noun]:
             best = np.nanmax(similarity[:, nouns.asked.index(noun)])
-            notes.append(
-                f'no view looks like "{noun}" to {text_encoder.name}: {best:.2f} at most, {SHOWS} is needed; '
-                "try a plainer word for it, or click it"
-            )
+            how = f"no view looks like it: {best:.2f} at most, {SHOWS} is needed"
+            if best >= SHOWS:
+                how = "what looked like it in a view did not stand a closer look"
+            notes.append(f'"{noun}" was not found by {text_encoder.name}: {how}; try a plainer word, or click it')
     bodies = [_body(frame, each, reference) for each in objects]
     things = {}
     for thing in phrase.things():

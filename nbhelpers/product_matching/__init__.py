@@ -19,6 +19,7 @@ _HOME_OF = {
     "Settings": "nbhelpers.product_matching.settings",
     "describe": "nbhelpers.product_matching.features",
     "load_settings": "nbhelpers.product_matching.options",
+    "reopen": "nbhelpers.product_matching.saved",
     "run": "nbhelpers.product_matching.run",
     "save_page": "nbhelpers.product_matching.page",
 }
@@ -31,6 +32,7 @@ __all__ = [
     "Settings",
     "describe",
     "load_settings",
+    "reopen",
     "run",
     "save_page",
 ]

@@ -29,6 +29,7 @@ from nbhelpers.product_matching.values import Candidate, Candidates, Features
 
 WARM = 0.6  # of the hottest place: the level at which a region ends
 WARMER = 0.8
+FAINT = 0.25  # the level at which peaks end
 SAME = 0.85  # IoU from which two masks are one before anything is described
 LOOKED_AT = 80  # masks of a photo that are looked at in small
 GRID = 256  # cells along the longer side on which masks are compared
@@ -154,14 +155,15 @@ def guided_predictions(
 def peaks(looks: Sequence[Look], size: tuple[int, int], settings: Settings) -> Float32[np.ndarray, "n 2"]:
     """Local maxima of the heat of all scales as ``(x, y)`` pixels of a photo of ``size``, the hottest first.
 
-    A peak must be at least half as hot as the hottest one, and no second peak lies within 1.5 patches of it.
+    A peak must be at least a quarter as hot as the hottest one, and no second peak lies within 1.5 patches of it: a
+    small thing is fainter than a large one that resembles it less.
     """
     found: list[tuple[float, float, float]] = []
     hottest = max(float(each.heat.max()) for each in looks)
     for each in looks:
         rows, columns = each.heat.shape
         smooth = cv2.GaussianBlur(each.heat, (0, 0), 0.7)
-        top = (smooth >= cv2.dilate(smooth, np.ones((3, 3), np.uint8))) & (each.heat >= hottest / 2)
+        top = (smooth >= cv2.dilate(smooth, np.ones((3, 3), np.uint8))) & (each.heat >= FAINT * hottest)
         for y, x in np.argwhere(top):
             place = (x + 0.5) * size[1] / columns - 0.5, (y + 0.5) * size[0] / rows - 0.5
             found.append((float(smooth[y, x]), *place))

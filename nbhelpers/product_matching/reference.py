@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from nbhelpers.product_matching.values import Features
 FULL = 0.9  # of the photo: a reference that covers more leaves nothing to tell it from
 BORDER = 0.3  # of a border of the photo that background covers
 THUMB = 192  # pixels of a reference's picture
-WAYS = ("click", "box", "mask", "confirmed")
+WAYS = ("click", "box", "mask", "confirmed", "rejected")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +36,7 @@ class Reference:
         features: what the patch encoder sees of it.
         picture: the product on transparent ground, at most 192 pixels a side.
         share: of the photo's area, 0 to 1.
+        source: the photo's file; empty for an array.
     """
 
     photo: str
@@ -45,6 +45,7 @@ class Reference:
     features: Features = field(repr=False)
     picture: UInt8[np.ndarray, "h w 4"] = field(repr=False)
     share: float
+    source: str = ""
 
 
 def shown(
@@ -103,6 +104,7 @@ def reference_of(
     encoder: PatchEncoder,
     side: int,
     features: Features | None = None,
+    source: str = "",
 ) -> Reference:
     """The reference that a mask of a photo makes.
 
@@ -114,6 +116,7 @@ def reference_of(
         encoder: who looks.
         side: of the square crop that it sees, in pixels.
         features: where they are known; then the mask may cross a panorama's seam.
+        source: the photo's file.
     """
     small = fit(image, LONGEST)
     if features is None:
@@ -125,13 +128,8 @@ def reference_of(
     if max(picture.shape[:2]) > THUMB:
         colours = fit(np.ascontiguousarray(picture[:, :, :3]), THUMB)
         picture = np.dstack([colours, _fit_mask(picture[:, :, 3] > 127, THUMB).view(np.uint8) * 255])
-    return Reference(photo, how, encode_rle(mask), features, picture, float(mask.mean()))
+    return Reference(photo, how, encode_rle(mask), features, picture, float(mask.mean()), source)
 
 
 def _fit_mask(mask: Bool[np.ndarray, "h w"], longest: int) -> Bool[np.ndarray, "h2 w2"]:
     return fit(np.repeat(mask.view(np.uint8)[:, :, None] * 255, 3, axis=2), longest)[:, :, 0] > 127
-
-
-def named(image: UInt8[np.ndarray, "h w 3"] | str | Path) -> str:
-    """What a reference's photo is called."""
-    return "reference" if isinstance(image, np.ndarray) else Path(image).name

@@ -71,6 +71,21 @@ class Searching:
         """Indices of the photos whose candidates are known."""
         return sorted(self._sizes)
 
+    @property
+    def results(self) -> tuple[MatchedPhoto, ...]:
+        """A result for each photo that was searched or failed, in the order of the photos."""
+        return tuple(self._results[index] for index in sorted(self._results))
+
+    def result(self, photo: int) -> MatchedPhoto:
+        """The result of one photo.
+
+        Raises:
+            NbHelpersError: it was not searched yet.
+        """
+        if photo not in self._results:
+            raise NbHelpersError("this photo was not searched yet", given=photo, do="search()")
+        return self._results[photo]
+
     def is_done(self, photo: int) -> bool:
         """Whether a photo has a result."""
         return photo in self._results

@@ -8,6 +8,7 @@ cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from nbhelpers.product_matching.calibrate import Calibration, calibrate
 from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.matching import judge_all
 from nbhelpers.product_matching.order import neighbours_agree
-from nbhelpers.product_matching.reference import Reference, named, reference_of, shown
+from nbhelpers.product_matching.reference import Reference, reference_of, shown
 from nbhelpers.product_matching.results import Found, MatchedPhoto
 from nbhelpers.product_matching.searching import Searching
 from nbhelpers.product_matching.settings import Settings
@@ -107,21 +108,6 @@ class ProductSession(Searching):
             return "person"
         return self.calibration.source if self.settings.calibrate and self.calibration is not None else "settings"
 
-    @property
-    def results(self) -> tuple[MatchedPhoto, ...]:
-        """A result for each photo that was searched or failed, in the order of the photos."""
-        return tuple(self._results[index] for index in sorted(self._results))
-
-    def result(self, photo: int) -> MatchedPhoto:
-        """The result of one photo.
-
-        Raises:
-            NbHelpersError: it was not searched yet.
-        """
-        if photo not in self._results:
-            raise NbHelpersError("this photo was not searched yet", given=photo, do="search()")
-        return self._results[photo]
-
     def add_reference(
         self,
         image: UInt8[np.ndarray, "h w 3"] | str | Path,
@@ -144,7 +130,12 @@ class ProductSession(Searching):
         pixels = load_image(image)
         found = shown(pixels, self.segmenter, point=point, box=box, mask=mask)
         how = "click" if point is not None else "box" if box is not None else "mask"
-        return self._add(pixels, found, named(image), how)
+        name, source = ("reference", "") if isinstance(image, np.ndarray) else (Path(image).name, str(image))
+        side = self.settings.crop_side
+        reference = reference_of(name, how, pixels, found, self.encoder, side, source=source)
+        self.references.append(reference)
+        self.judge()
+        return reference
 
     def search(
         self, *, client: Any = None, on_photo: Callable[[int], object] | None = None, again: bool = False
@@ -205,9 +196,14 @@ class ProductSession(Searching):
         """Say that a thing is not the product: what is more like it than like the product is dropped from now on."""
         self._forget(photo, thing)
         mark, reference = self._mark(photo, thing)
-        self._rejected[mark] = reference
+        self._rejected[mark] = replace(reference, how="rejected")
         self.judge()
-        return reference
+        return self._rejected[mark]
+
+    @property
+    def marks(self) -> dict[tuple[int, int], Reference]:
+        """What a person confirmed or rejected, by photo and index into its `Candidates`; ``how`` tells which."""
+        return {**self._marks, **self._rejected}
 
     def forget(self, photo: int, thing: int = 0) -> None:
         """Take back what was said about a thing."""
@@ -252,6 +248,12 @@ class ProductSession(Searching):
             near += [(result, each) for each in result.matches if each.score < self.threshold + 0.1]
         return sorted(near, key=lambda row: -row[1].score)[:most]
 
+    def save(self, path: str | Path) -> Path:
+        """Write what was shown and said as JSON; `nbhelpers.product_matching.saved.reopen` goes on from there."""
+        from nbhelpers.product_matching.saved import save
+
+        return save(self, path)
+
     def export(self, folder: str | Path) -> list[Path]:
         """Write everything that `nbhelpers.product_matching.run.run` writes, and return the files about all photos."""
         from nbhelpers.product_matching.run import write
@@ -279,12 +281,6 @@ class ProductSession(Searching):
             panorama=self.panorama,
         )
 
-    def _add(self, pixels: np.ndarray, mask: np.ndarray, name: str, how: str) -> Reference:
-        reference = reference_of(name, how, pixels, mask, self.encoder, self.settings.crop_side)
-        self.references.append(reference)
-        self.judge()
-        return reference
-
     def _mark(self, photo: int, thing: int) -> tuple[tuple[int, int], Reference]:
         result = self.result(photo)
         if not 0 <= thing < len(result.found):
@@ -297,7 +293,7 @@ class ProductSession(Searching):
         # of a panorama as its tile showed it, undistorted
         features = self.candidates(photo).items[found.number].features if self.panorama else None
         name, side = result.photo.name, self.settings.crop_side
-        reference = reference_of(name, "confirmed", pixels, mask, self.encoder, side, features)
+        reference = reference_of(name, "confirmed", pixels, mask, self.encoder, side, features, str(result.photo))
         return (photo, found.number), reference
 
     def _forget(self, photo: int, thing: int) -> None:

@@ -81,7 +81,7 @@ class SceneApp(widgets.VBox):
         )
         self.add_class("nbhelpers-app")
 
-    def open(self, source: str | Path | Sequence[Path]) -> None:
+    def open_photos(self, source: str | Path | Sequence[Path]) -> None:
         """Take the photos of a folder, a list of files, or a video."""
         self.paths = views_of(source, self.folder / "frames")
         photos = Photos(self.paths, self.segmenter.model("segmenter"))
@@ -108,7 +108,7 @@ class SceneApp(widgets.VBox):
         """Show a result, and pack it."""
         self.result = result
         captions = [
-            f"{view.name}: {'consistency %.2f' % view.consistency if view.found else 'not found'}" for view in result
+            f"{view.name}: {f'consistency {view.consistency:.2f}' if view.found else 'not found'}" for view in result
         ]
         self.overview.children = (widgets.HTML(thumbnails([view.overlay for view in result], captions)),)
         self.space.children = ()
@@ -142,13 +142,13 @@ class SceneApp(widgets.VBox):
         data, size = base64.b64encode(packed.getvalue()).decode(), len(packed.getvalue()) / 1e6
         name = f"{file_stem(result.name)}.zip"
         return (
-            f'<a download="{name}" href="data:application/zip;base64,{data}"><b>Download {name}</b></a> ({size:.1f} MB: '
-            "masks, cut-outs, overlays, point clouds, cameras, tables)"
+            f'<a download="{name}" href="data:application/zip;base64,{data}"><b>Download {name}</b></a> '
+            f"({size:.1f} MB: masks, cut-outs, overlays, point clouds, cameras, tables)"
         )
 
     def _open(self) -> None:
         with _Told(self):
-            self.open(self.source.value)
+            self.open_photos(self.source.value)
 
     def _uploaded(self, change) -> None:
         files = change["new"]
@@ -166,7 +166,7 @@ class SceneApp(widgets.VBox):
             videos = [path for path in paths if path.suffix in VIDEO]
             if videos and len(paths) > 1:
                 raise NbHelpersError("photos and a video at once, or several videos", do="upload photos, or one video")
-            self.open(videos[0] if videos else paths)
+            self.open_photos(videos[0] if videos else paths)
 
     def _understand(self, change) -> None:
         """What the phrase is read as, while it is typed."""
