@@ -132,7 +132,7 @@ def as_frame(figure: Figure) -> str:
     page = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
     height = int(figure.layout.height or 560) + 20
     style = f"width: 100%; height: {height}px; border: none"
-    return f'<iframe title="scene in 3D" style="{style}" srcdoc="{html.escape(page)}"></iframe>'
+    return f'<div><iframe title="scene in 3D" style="{style}" srcdoc="{html.escape(page)}"></iframe></div>'
 
 
 def _upright(scene: Scene) -> tuple[np.ndarray, np.ndarray]:

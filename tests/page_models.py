@@ -7,8 +7,10 @@ import numpy as np
 from fake_words import COLOURS, FakeTextEncoder, FloodSegmenter
 from scene_maker import SIZE, make_scene
 
+from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import decode_rle, encode_rle
+from nbhelpers.core.prompts import Prompt
 from nbhelpers.multiview import MultiviewSegmenter
 from nbhelpers.multiview.session import ViewsSession
 from nbhelpers.multiview.values import Consistency, View, Views
@@ -25,8 +27,6 @@ class Flood(FloodSegmenter):
     """Answers a box by what its middle shows."""
 
     def predict(self, embedding, prompt):
-        from nbhelpers.core.prompts import Prompt
-
         if prompt.box is not None:
             x0, y0, x1, y1 = prompt.box
             return super().predict(embedding, Prompt([((x0 + x1) / 2, (y0 + y1) / 2)]))
@@ -60,6 +60,8 @@ def write_photos(folder):
 
 def solve(self, progress=None):
     """In place of propagation, which needs SAM 2's features: prompted views keep their masks, the others have none."""
+    if not self.prompted:
+        raise NbHelpersError("nothing was said yet")
     views = []
     for view in range(len(self)):
         prompted = not self.said(view).is_empty
@@ -70,24 +72,25 @@ def solve(self, progress=None):
     return self.views
 
 
-def mask_of(self, view):
-    """What was said as it is; flooded from clicks."""
-    said = self.said(view)
-    if said.mask_rle is not None:
-        return decode_rle(said.mask_rle)
-    if said.is_empty:
-        return np.zeros(self.photos.size(view), bool)
-    from nbhelpers.core.prompts import Prompt
+class Answer:
+    """A mask as it was said, or flooded from clicks."""
 
-    return self.photos.segmenter.predict(self.photos.embedding(view), Prompt(said.points, said.labels)).best
+    def __init__(self, session, view, said):
+        if said.mask_rle is not None:
+            self.best = decode_rle(said.mask_rle)
+        elif said.is_empty:
+            self.best = np.zeros(session.photos.size(view), bool)
+        else:
+            prompt = Prompt(said.points, said.labels)
+            self.best = session.photos.segmenter.predict(session.photos.embedding(view), prompt).best
 
 
 def without_networks(patch=setattr):
     """Let sessions work on a segmenter that has no features to compare photos by."""
     patch(Photos, "embedding", lambda self, view: self.segmenter.encode(self.image(view)))
     patch(ViewsSession, "solve", solve)
-    patch(ViewsSession, "mask", mask_of)
-    patch(ViewsSession, "_answer", lambda self, view, said: type("Answer", (), {"best": None}))
+    patch(ViewsSession, "mask", lambda self, view: Answer(self, view, self.said(view)).best)
+    patch(ViewsSession, "_answer", lambda self, view, said: Answer(self, view, said))
 
 
 def page_segmenter(photos=None):

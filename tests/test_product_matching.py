@@ -1,6 +1,7 @@
 """Product matching around its engine: references, sessions, cache, runs, outputs, the page and the command."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import nbhelpers
 from nbhelpers.core.equirect import Tile, tiles
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import image_size, load_image, save_image
-from nbhelpers.core.masks import box_of, decode_rle
+from nbhelpers.core.masks import box_of, decode_rle, encode_rle
 from nbhelpers.product_matching import ProductMatcher, ProductSession, Settings, load_settings, run
 from nbhelpers.product_matching import search as searching
 from nbhelpers.product_matching.cache import Cache, signature
@@ -366,6 +367,24 @@ def test_a_huge_photo_is_searched_small_and_its_mask_carried_up(shelf, models, t
     assert max(abs(a - b) for a, b in zip(found.box, box_of(mask), strict=True)) <= 5
     with Image.open(result.save_crop(tmp_path / "crop.png")) as crop:
         assert crop.mode == "RGBA" and abs(crop.width - 300) < 20
+
+
+def test_specks_and_pinholes_are_tidied_away_and_parts_stay(session):
+    item = session.candidates(0).items[0]
+    mask = np.zeros((100, 120), bool)
+    mask[20:60, 20:60] = mask[20:60, 62:80] = True  # a product in two parts
+    wanted = mask.copy()
+    mask[5, 110] = True
+    mask[30:33, 30:33] = False
+    worn = dataclasses.replace(item, rle=encode_rle(mask), box=box_of(mask), area=int(mask.sum()))
+    clean = searching.tidied(worn)
+    assert np.array_equal(decode_rle(clean.rle), wanted)
+    assert (clean.box, clean.area) == ((20, 20, 80, 60), int(wanted.sum())) and clean.features is item.features
+    ring = np.zeros((100, 120), bool)
+    ring[20:60, 20:60] = True
+    ring[30:50, 30:50] = False
+    whole = dataclasses.replace(item, rle=encode_rle(ring), box=box_of(ring), area=int(ring.sum()))
+    assert searching.tidied(whole) is whole, "a handle keeps its hole"
 
 
 def test_a_turned_photo_has_the_size_that_is_shown(tmp_path):

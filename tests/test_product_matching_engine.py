@@ -317,6 +317,16 @@ def test_the_grid_lies_in_the_photo_and_has_the_asked_number_of_points():
     np.testing.assert_allclose(points[0], (12, 5.75))
 
 
+@pytest.mark.weights
+def test_the_generator_of_sam_2_answers_with_masks_of_the_asked_quality():
+    from nbhelpers import load, load_image, sample
+
+    image = load_image(sample("coffee"))
+    masks = sam2_grid.automatic_masks(load("segmenter", "sam2-hiera-tiny-lite"), image, None, 3, 0.8, 0.9, 0.5)
+    assert masks and all(mask.quality > 0.8 and mask.rle["size"] == [400, 600] for mask in masks)
+    assert [mask.quality for mask in masks] == sorted((mask.quality for mask in masks), reverse=True)
+
+
 def scores_photo(values, gallery, seed=0):
     """Candidates that score about ``values``, the first the highest, apart from each other."""
     base = gallery.positives[0].patches

@@ -25,10 +25,11 @@ def photos(source: str | Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and not each.name.startswith(".")]
+        found = [each for each in path.iterdir() if each.suffix.lower() in SUFFIXES]
     else:
         pattern = path.relative_to(path.anchor) if path.anchor else path
         found = [each for each in Path(path.anchor or ".").glob(str(pattern)) if each.is_file()]
+    found = [each for each in found if not each.name.startswith(".")]
     if not found:
         raise NbHelpersError(
             "there is no such picture", given=source, expected="a picture, a folder with pictures, or a glob"

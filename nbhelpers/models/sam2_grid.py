@@ -7,6 +7,7 @@ arXiv 2304.02643, appendix B).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,16 +68,18 @@ def automatic_masks(
     from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 
     def run() -> list[BlindMask]:
-        generator = SAM2AutomaticMaskGenerator(
-            segmenter.model,
-            points_per_side=points_per_side,
-            points_per_batch=POINTS_AT_ONCE[segmenter.device.partition(":")[0]],
-            pred_iou_thresh=pred_iou_thresh,
-            stability_score_thresh=stability_score_thresh,
-            stability_score_offset=STABILITY_OFFSET,
-            box_nms_thresh=box_nms_thresh,
-            output_mode="coco_rle",
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # sam2 scripts its transforms, which torch has deprecated
+            generator = SAM2AutomaticMaskGenerator(
+                segmenter.model,
+                points_per_side=points_per_side,
+                points_per_batch=POINTS_AT_ONCE[segmenter.device.partition(":")[0]],
+                pred_iou_thresh=pred_iou_thresh,
+                stability_score_thresh=stability_score_thresh,
+                stability_score_offset=STABILITY_OFFSET,
+                box_nms_thresh=box_nms_thresh,
+                output_mode="coco_rle",
+            )
         with autocast(segmenter.device):
             found = generator.generate(image)
         return [BlindMask(each["segmentation"], float(each["predicted_iou"])) for each in found]

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from nbhelpers.core.regions import components
 from nbhelpers.core.scenes import Scene
 
 NEIGHBOURS, NEAR = 5, 0.08  # seen points around a pixel that tell what is in front there, so far as a share of the side
@@ -19,6 +20,7 @@ PROJECTED = 0.5  # what a point counts that was not found in a view but should b
 RIM = 0.012  # of the side: so near to the contour a mask is not believed
 SPREAD = 0.016  # of the side: around a point that it speaks for (standard deviation)
 WEIGHT = 2.0  # of a certain point, where the votes of the features have 1
+ENOUGH, FOREIGN = 4, 0.85  # points, and the share of them that make a part of a mask another thing
 SURE = 0.7  # belief from which a point is the object's; below 1 - SURE it is not
 
 
@@ -114,6 +116,28 @@ class Evidence:
         peak = 2 * np.pi * spread**2  # so that one certain point weighs WEIGHT at its own pixel
         pull, amount = (cv2.GaussianBlur(each, (0, 0), spread) * peak * WEIGHT for each in (pull, amount))
         return ((share + pull) / (1 + amount)).astype(np.float32)
+
+    def against(
+        self,
+        view: int,
+        region: Bool[np.ndarray, "s s"],
+        belief: Float[np.ndarray, " p"],
+        weight: Float[np.ndarray, " p"],
+    ) -> Bool[np.ndarray, "s s"]:
+        """The connected parts of a region that points say are not the object: its look-alikes.
+
+        A part counts as another thing when it holds at least `ENOUGH` points of which nearly all are not the object's.
+        """
+        seen = self.visible(view)
+        labels = components(region)
+        columns, rows = np.clip(seen.cells.astype(int), 0, self.side - 1).T
+        at, says, known = labels[rows, columns], belief[seen.points], weight[seen.points] > 0
+        count = int(labels.max(initial=0)) + 1
+        own = np.bincount(at[known & (says >= SURE)], minlength=count)
+        other = np.bincount(at[known & (says <= 1 - SURE)], minlength=count)
+        strange = (other >= ENOUGH) & (other >= FOREIGN * (own + other))
+        strange[0] = False
+        return strange[labels]
 
     def tally(
         self,

@@ -12,7 +12,6 @@ from nbhelpers.core.scenes import Scene
 from nbhelpers.multiview.finding import Instance
 
 JOINED = 0.3  # share of the points of two instances that must be the same for one object
-APART = 0.05  # below this share, points tell that two instances are two objects
 ALIKE = 0.75  # cosine of features from which instances without common points are one object
 FEW = 4  # points that can tell anything
 PIXELS = 300  # pixels of a mask that are lifted to space

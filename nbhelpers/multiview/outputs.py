@@ -125,11 +125,22 @@ def _tables(result: Result, folder: Path) -> list[Path]:
 
 
 def cloud(result: Result) -> Cloud | None:
-    """The scene's points with the labels of the object and of what its relations named; None without a scene."""
+    """The scene's points with the labels of the object and of what its relations named, and these things' surfaces.
+
+    None without a scene.
+    """
     if result.scene is None or not len(result.scene.points):
         return None
     labels, names, colours = result.labels()
-    return Cloud(result.scene.points, result.scene.colors, labels, names, [rgb(colour) for colour in colours])
+    more, owners = result.surface()
+    shown = [rgb(colour) for colour in colours]
+    return Cloud(
+        np.concatenate([result.scene.points, more]),
+        np.concatenate([result.scene.colors, np.array(shown, np.uint8)[owners]]),
+        np.concatenate([labels, owners]),
+        names,
+        shown,
+    )
 
 
 def _scene(result: Result, folder: Path) -> list[Path]:

@@ -10,16 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from nbhelpers.core.masks import mask_logits
-from nbhelpers.models.label_prompts import (
-    FLOOR,
-    PRIOR_POWER,
-    TRUST_POWER,
-    probability,
-    recipes,
-    soft_iou,
-    soft_logits,
-    trust_in_recipes,
-)
+from nbhelpers.models.label_prompts import decode, probability, soft_iou, trust_in_recipes
 from nbhelpers.models.label_votes import Remembered, Votes, remember, resize, vote
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.looks import NO_MEANS, looks
@@ -27,7 +18,6 @@ from nbhelpers.multiview.order import Survey
 from nbhelpers.multiview.views import Photos
 
 APART = 200  # frames that two photos are apart, for `vote`: an object may be anywhere in the next photo
-UNSURE, SCORE_POWER = 0.5, 8  # predicted IoU that counts nothing, and how sharply better ones are preferred
 KEPT = 8  # views whose cells are kept in memory, 5 MB each
 
 
@@ -87,29 +77,9 @@ class Finder:
         return vote(0, looks(self.photos, view, self.survey), NO_MEANS, cells)
 
     def decode(self, view: int, share: Float[np.ndarray, "s s"], likeness: float, trust: Mapping[str, float]) -> Found:
-        """The mask that a map of the object asks for: the recipes' logits, averaged.
-
-        The weights are those of `nbhelpers.models.label_prompts.decode`, and the segmenter's own confidence beside
-        them. In a clip the map is nearly the mask; between photos it may hold a half of the object, which a recipe
-        that contains the map repeats, while the one with its box alone sees the whole and is surer of it.
-        """
-        prompts = recipes(share, self.photos.size(view))
-        asked = {name: self.photos.segmenter.predict(self.photos.embedding(view), p) for name, p in prompts.items()}
-        logits = {name: prediction.logits[0] for name, prediction in asked.items()}
-        fits = {name: soft_iou((each > 0).astype(np.float32), share) for name, each in logits.items()}
-        agreement = max(fits.values(), default=0.0)
-        weights = np.array(
-            [
-                fits[name] ** PRIOR_POWER
-                * trust.get(name, 1.0) ** TRUST_POWER
-                * float(np.clip((asked[name].scores[0] - UNSURE) / (1 - UNSURE), 0.01, 1)) ** SCORE_POWER
-                for name in asked
-            ]
-        )
-        if agreement < FLOOR or weights.sum() <= 0:
-            return Found(soft_logits(share), likeness, agreement)
-        mean = np.tensordot((weights / weights.sum()).astype(np.float32), np.stack(list(logits.values())), 1)
-        return Found(mean.astype(np.float32), likeness, agreement)
+        """The mask that a map of the object asks for."""
+        answer = decode(self.photos.segmenter, self.photos.embedding(view), share, trust)
+        return Found(answer.logits, likeness, answer.agreement)
 
     def back(self, view: int, found: Found, anchors: Mapping[int, Found], asked: Sequence[int]) -> float:
         """How well the object is found again in prompted views from this view alone: mean soft IoU, 0 to 1.

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from nbhelpers.core.scenes import Scene
+from nbhelpers.multiview.objects import lift
 from nbhelpers.multiview.search import Found
 from nbhelpers.multiview.session import ViewsSession
 from nbhelpers.multiview.values import Views
@@ -18,6 +19,8 @@ from nbhelpers.plots3d import Arrow, draw_scene
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+SURFACES = 4  # views from which the object's surface is lifted
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +133,20 @@ class Result:
             labels[other.points] = number
         labels[self.views.points] = 0
         return labels, names, tuple(colour_of(number) for number in range(len(names)))
+
+    def surface(self) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, " n"]]:
+        """More places on the objects than the scene's own points, and the index of the object of each.
+
+        The pixels of the masks, lifted to space; of the object in its `SURFACES` most consistent views.
+        """
+        scene = self.scene
+        if scene is None:
+            return np.empty((0, 3)), np.empty(0, int)
+        order = sorted((view for view in self if view.found), key=lambda view: -view.consistency)
+        placed = [view for view in order if scene.placed[view.view_index]][:SURFACES]
+        parts = [np.concatenate([np.empty((0, 3)), *(lift(scene, view.view_index, view.mask) for view in placed)])]
+        parts += [other.xyz for other in (() if self.found is None else self.found.references)]
+        return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
     def arrows(self) -> tuple[Arrow, ...]:
         """The relations that decided, for a picture."""

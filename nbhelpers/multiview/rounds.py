@@ -103,15 +103,20 @@ class Rounds:
 
     def _look(self, view: int) -> Found:
         votes = self.finder.vote(view, self._memory(view))
-        share = self.expected[view] = votes.share
+        share = votes.share
         if self.evidence is not None:
-            share = self.evidence.mix(view, share, *self._belief(view))
-        anchor = nearest(self.likeness, view, self.anchors, 1)[0]
+            belief = self._belief(view)
+            share = np.where(self.evidence.against(view, share > 0.5, *belief), np.float32(0), share)
+            share = self.evidence.mix(view, share, *belief)
         inside = share > 0.5
         share = np.where(inside & ~belonging(inside, share, self.allowed), np.float32(0), share)
+        self.expected[view] = share
+        anchor = nearest(self.likeness, view, self.anchors, 1)[0]
         found = self.finder.decode(view, share, votes.likeness, self.trust[anchor])
         inside = found.logits > 0
         strange = inside & ~belonging(inside, inside * share, self.allowed)
+        if self.evidence is not None:
+            strange |= self.evidence.against(view, inside, *belief)
         return replace(found, logits=np.where(strange, -SURE, found.logits)) if strange.any() else found
 
     def _belief(self, view: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -113,7 +113,9 @@ class ViewsSession:
             NbHelpersError: no such view, a point outside it, or only excluding points where nothing was found.
         """
         Prompt([(x, y)], [label]).check_inside(self.photos.size(self.photos.check(view)))
-        return self._say(view, [{"op": "point.add", "x": float(x), "y": float(y), "label": int(label)}])
+        event = {"op": "point.add", "x": float(x), "y": float(y), "label": int(label)}
+        base = self._to_correct(view)
+        return self._say(view, [event if base is None else {**event, "base": base}])
 
     def prompt(self, view: int, prompt: Prompt) -> Bool[np.ndarray, "h w"]:
         """Say what the object is in a view, in place of what was said there; the mask that is meant.
@@ -125,7 +127,7 @@ class ViewsSession:
         """
         size = self.photos.size(self.photos.check(view))
         prompt.check_inside(size)
-        events: list[dict] = [{"op": "clear"}]
+        events: list[dict] = [] if self.said(view).is_empty else [{"op": "clear"}]
         if prompt.box is not None:
             events.append({"op": "box.set", "box": prompt.box.tolist()})
         if prompt.mask is not None:
@@ -154,17 +156,28 @@ class ViewsSession:
 
     def undo(self) -> bool:
         """Take the last thing back that was said; False when there is none."""
-        return self.log.cursor > 1 and self.log.undo() is not None
+        while self.log.cursor > 1:
+            if self.log.undo()["op"] != "candidate.set":  # how a click was read was not said by the person
+                return True
+        return False
 
     def redo(self) -> bool:
         """Say again what was taken back; False when there is none."""
-        return self.log.redo() is not None
+        if self.log.redo() is None:
+            return False
+        following = self.log.events[self.log.cursor : self.log.cursor + 1]
+        if following and following[0]["op"] == "candidate.set":
+            self.log.redo()
+        return True
 
     def mask(self, view: int) -> Bool[np.ndarray, "h w"]:
-        """The mask in a view: what its prompts mean, else what was found by the last `solve`, else empty."""
+        """The mask in a view: what its prompts mean, else what was found by the last `solve`.
+
+        Empty where nothing was found, or nothing is said any more.
+        """
         if not self.said(view).is_empty:
             return self.answer(view).best
-        if self.views is not None:
+        if self.views is not None and self.prompted:
             return self.views.mask(view)
         return np.zeros(self.photos.size(view), bool)
 
@@ -217,12 +230,8 @@ class ViewsSession:
     def _say(self, view: int, events: Sequence[dict]) -> np.ndarray:
         """Record events of one view if their answer can be had, all or none."""
         trial = PromptLog(self.log.image, self.log.model, self.log.events[: self.log.cursor])
-        base = self._to_correct(view)
         for event in events:
-            what = {key: value for key, value in event.items() if key != "op"}
-            if base is not None and event["op"] == "point.add":
-                what, base = {**what, "base": base}, None
-            trial.append(event["op"], object=OBJECT, frame=view, **what)
+            trial.append(object=OBJECT, frame=view, **event)
         answered = self._answer(view, trial.objects(view)[OBJECT])
         self.log.events, self.log.cursor = trial.events, trial.cursor
         return answered.best

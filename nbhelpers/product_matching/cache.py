@@ -19,7 +19,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.values import Candidates
 
-FORMAT = 1  # raised when what a search finds changes
+FORMAT = 2  # raised when what a search finds changes
 JUDGING = ("similarity_threshold", "top_k_matches", "calibrate", "colour_weight", "mirror_weight")  # not of the search
 MEMORY = 256_000_000  # bytes of features kept decoded; more photos are read from disk again
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 Three kinds of scores are known without a person: what the references score against each other and against views of
 themselves (turned, smaller, darker, partly hidden) is what a match can be expected to reach; what other things of the
 photos score is background; and what was rejected must stay below. The threshold is where the histogram of all scores is
-emptiest between background and expected matches.
+emptiest between background and expected matches, near the settings' threshold where few scores tell.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from nbhelpers.product_matching.values import Candidates
 BACKGROUND = 0.98  # share of background scores that must stay below
 EXPECTED = 0.1  # share of expected matches that may fall short
 SMOOTH = 0.02  # width of the kernel that smooths the histogram
+STRAY = 0.1  # as far from the settings' threshold is as bad as one score at the very place
 LEAST = 8  # background scores that are needed
 BINS = 40
 
@@ -112,7 +113,7 @@ def _threshold(
         threshold = low
         why = f"the product is not told from the background, which scores up to {low:.2f}: matches are unsure"
     else:
-        threshold = _emptiest(np.array([*best, *background, *expected]), low, high)
+        threshold = _emptiest(np.array([*best, *background, *expected]), low, high, settings.similarity_threshold)
         why = (
             f"the emptiest place of the histogram between the background (up to {low:.2f}) and expected matches "
             f"(from {high:.2f})"
@@ -123,9 +124,8 @@ def _threshold(
     return Calibration(float(threshold), "calibration", why, **known)
 
 
-def _emptiest(scores: np.ndarray, low: float, high: float) -> float:
-    """Where between two scores the smoothed histogram is lowest; the middle, where much of it is equally low."""
+def _emptiest(scores: np.ndarray, low: float, high: float, usual: float) -> float:
+    """Where between two scores the smoothed histogram is lowest; of places about as low, the nearest to ``usual``."""
     grid = np.linspace(low, high, 101)
     density = np.exp(-0.5 * ((grid[:, None] - scores[None]) / SMOOTH) ** 2).sum(1)
-    from_middle = np.abs(np.linspace(-1, 1, 101))
-    return float(grid[np.argmin(density + 0.5 * from_middle)])
+    return float(grid[np.argmin(density + np.abs(grid - np.clip(usual, low, high)) / STRAY)])

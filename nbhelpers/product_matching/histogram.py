@@ -56,8 +56,8 @@ def histogram_svg(session: ProductSession) -> str:
     line = LEFT + (threshold - low) / (high - low) * BINS * across
     anchor = "end" if line > WIDTH * 0.6 else "start"
     label = html.escape(f"threshold {threshold:.2f} ({session.threshold_from})")
-    parts.append(f'<path d="M{line:.1f} {TOP - 6}V{HEIGHT - FOOT}" stroke="currentColor" stroke-dasharray="4 3"/>')
-    parts.append(_text(line + (-5 if anchor == "end" else 5), TOP + 4, label, anchor))
+    parts.append(f'<path d="M{line:.1f} {TOP - 18}V{HEIGHT - FOOT}" stroke="currentColor" stroke-dasharray="4 3"/>')
+    parts.append(_text(line + (-5 if anchor == "end" else 5), TOP - 8, label, anchor))
     for step in np.linspace(low, high, 6):
         parts.append(
             _text(LEFT + (step - low) / (high - low) * BINS * across, HEIGHT - FOOT + 15, f"{step:.1f}", "middle")

@@ -4,13 +4,15 @@ The similarity is made of cosines, centred (see `nbhelpers.product_matching.gall
 the candidate in the reference, the same the other way, and the two foreground averages. Patches forgive a hidden part
 and tell labels apart where the averages are alike (NOCTIS, Gandyra et al. 2025, arXiv 2507.01463, compares patches in
 the same spirit). DINO's features hardly see colour, so colours of matched patches are compared by themselves, after the
-brightness is made equal. A mirrored look-alike is known by resembling the mirrored reference more than the reference.
+brightness is made equal. A mirrored look-alike is known by resembling the mirrored reference more than the reference,
+and more so than views of the reference itself do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float32
@@ -137,13 +139,39 @@ def compare(
     colour = _colour_agreement(colours, reference.colours[match, 1:], counted, starts, counts)
     mirror = np.ones(len(features), np.float32)
     if reference.mirror is not None:
-        table = centred_products(patches, reference.mirror, gallery)
-        there_too = np.add.reduceat(table.max(1) * weights, starts) / total
-        flipped = reference.mirror.weights
-        back_too = np.maximum.reduceat(table, starts, axis=0) @ flipped / flipped.sum()
-        lead = (there + back - there_too - back_too) / 2
-        mirror = np.clip(1 + lead / MIRRORED, 0, 1)
+        flipped = _alike(patches, weights, starts, reference.mirror, gallery)
+        lead = (there + back) / 2 - flipped
+        mirror = np.clip(1 + (lead - _symmetry(reference, gallery)) / MIRRORED, 0, 1).astype(np.float32)
     return Comparison(there, back, averages, colour, mirror)
+
+
+def _alike(
+    patches: Float32[np.ndarray, "n d"],
+    weights: Float32[np.ndarray, " n"],
+    starts: np.ndarray,
+    reference: Features,
+    gallery: Gallery,
+) -> Float32[np.ndarray, " m"]:
+    """Best-match similarity of patches, both ways, of things whose patches begin at ``starts``."""
+    table = centred_products(patches, reference, gallery)
+    there = np.add.reduceat(table.max(1) * weights, starts) / np.add.reduceat(weights, starts)
+    back = np.maximum.reduceat(table, starts, axis=0) @ reference.weights / reference.weights.sum()
+    return (there + back) / 2
+
+
+@lru_cache(maxsize=64)
+def _symmetry(reference: Features, gallery: Gallery) -> float:
+    """How far the mirrored reference leads on the reference's own views, which are not mirrored; 0 or less.
+
+    A nearly symmetric thing, turned a little, resembles its mirror image as much as itself: that is no sign.
+    """
+    if not reference.views:
+        return 0.0
+    patches = np.concatenate([view.patches for view in reference.views])
+    weights = np.concatenate([view.weights for view in reference.views])
+    starts = np.concatenate([[0], np.cumsum([len(view.weights) for view in reference.views])[:-1]])
+    straight, flipped = (_alike(patches, weights, starts, each, gallery) for each in (reference, reference.mirror))
+    return min(0.0, float((straight - flipped).min()))
 
 
 def centred_products(

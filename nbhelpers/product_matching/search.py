@@ -11,7 +11,8 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.equirect import same_things, seam_box, tiles
 from nbhelpers.core.images import fit
-from nbhelpers.core.masks import decode_rle, encode_rle
+from nbhelpers.core.masks import box_of, decode_rle, encode_rle
+from nbhelpers.core.regions import components, fill_holes
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.candidates import find
 from nbhelpers.product_matching.gallery import Gallery
@@ -21,6 +22,7 @@ from nbhelpers.product_matching.values import Candidate, Candidates
 LONGEST = 2048  # pixels: larger photos are searched on a reduced copy, for the networks see no more than this
 LONGEST_PANORAMA = 4096
 TILE = 1024  # pixels of a panorama's tile
+SPECK, PINHOLE = 0.02, 0.03  # of the largest part of a mask, and of its area
 PANORAMA_SHARE = 3  # times as many candidates as of a flat photo are kept
 
 
@@ -49,7 +51,8 @@ def search(
         NbHelpersError: a panorama that is not twice as wide as high.
     """
     if not panorama:
-        return find(fit(image, LONGEST), segmenter, encoder, gallery, settings)
+        found = find(fit(image, LONGEST), segmenter, encoder, gallery, settings)
+        return replace(found, items=tuple(map(tidied, found.items)))
     started, small = time.perf_counter(), fit(image, LONGEST_PANORAMA)
     size = small.shape[:2]
     views = tiles(size)
@@ -61,7 +64,7 @@ def search(
         # areas are shares of a picture, and a tile is a small part of this one
         found = find(view.view(small), segmenter, encoder, gallery, settings)
         prompts += found.prompts
-        for item in found.items:
+        for item in map(tidied, found.items):
             seen = decode_rle(item.rle)
             mask = view.carry(seen)
             if mask.any():
@@ -72,6 +75,18 @@ def search(
     models = segmenter.name, encoder.name
     note = f"searched through {len(views)} tiles, in which {len(things)} things might have been it"
     return Candidates(size, tuple(kept), prompts, time.perf_counter() - started, models, (note,))
+
+
+def tidied(item: Candidate) -> Candidate:
+    """A candidate without the specks beside its mask and the pinholes in it, which would show in a cut-out."""
+    mask = decode_rle(item.rle)
+    parts = components(mask)
+    sizes = np.bincount(parts.ravel())[1:]
+    clean = (parts > 0) & (parts <= np.count_nonzero(sizes >= SPECK * sizes.max(initial=0)))  # numbered by size
+    clean = fill_holes(clean, PINHOLE * item.area)
+    if np.array_equal(clean, mask):
+        return item
+    return replace(item, rle=encode_rle(clean), box=box_of(clean), area=int(np.count_nonzero(clean)))
 
 
 def _carried(item: Candidate, mask: Bool[np.ndarray, "h w"]) -> Candidate:

@@ -76,7 +76,7 @@ class SceneApp(widgets.VBox):
         second = Row(widgets.Label("Look for"), self.phrase, self.run_button, self.progress)
         title = widgets.HTML("<h2 style='margin: 0'>The same object in every photo</h2>")
         super().__init__(
-            [title, first, second, self.understood, self.status, self.download, self.overview, self.space, self.views],
+            [title, first, second, self.understood, self.status, self.download, self.overview, self.views, self.space],
             layout=widgets.Layout(max_width="1100px", grid_gap="8px", overflow="visible"),
         )
         self.add_class("nbhelpers-app")
@@ -117,7 +117,8 @@ class SceneApp(widgets.VBox):
         self._show_views(result.session)
         self._tell(1, 1, "packing the files")
         self.download.children = (widgets.HTML(self._pack(result)),)
-        self._say(html.escape(str(result)).replace("\n", "<br>"), raw=True)
+        lines = "<br>".join(html.escape(line) for line in str(result).splitlines())
+        self._say(f'<div style="line-height: 1.5">{lines}</div>', raw=True)
 
     def _show_views(self, session: ViewsSession) -> None:
         widget = ViewsWidget(session, width=720, on_solve=self._solved)

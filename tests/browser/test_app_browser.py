@@ -88,8 +88,6 @@ def test_from_photos_and_a_phrase_to_a_zip(page, tmp_path):
     with page.expect_download() as waiting:
         page.click(".nbhelpers-app-download a")
     waiting.value.save_as(tmp_path / "ball.zip")
-    if "NBHELPERS_SHOT" in os.environ:
-        page.screenshot(path=os.environ["NBHELPERS_SHOT"], full_page=True)
     names = zipfile.ZipFile(tmp_path / "ball.zip").namelist()
     assert {"results.csv", "scene.ply", "scene.glb", "masks/view0.png", "alpha/view4.png"} <= set(names)
 

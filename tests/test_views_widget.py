@@ -1,0 +1,133 @@
+"""The views widget and the page, without a browser: what buttons and clicks do to the session, and what is told."""
+
+import io
+import zipfile
+
+import pytest
+from page_models import page_segmenter, without_networks, write_photos
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.multiview.session import ViewsSession
+from nbhelpers.widgets.scene_app import SceneApp
+from nbhelpers.widgets.views import ViewsWidget, thumbnails
+
+BALL = (108, 147)  # in the photo of view 0
+
+
+@pytest.fixture(autouse=True)
+def no_networks(monkeypatch):
+    without_networks(monkeypatch.setattr)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return write_photos(tmp_path / "photos")
+
+
+@pytest.fixture
+def segmenter(monkeypatch):
+    monkeypatch.setattr("page_models.without_networks", lambda: None)
+    return page_segmenter()
+
+
+@pytest.fixture
+def widget(paths, segmenter):
+    return ViewsWidget(ViewsSession(paths, segmenter=segmenter.model("segmenter")), width=640)
+
+
+def press(widget, x, y):
+    left, top, scale = widget._place(widget.session.photos.size(widget.view))
+    widget._pressed(left + (x + 0.5) * scale - 0.5, top + (y + 0.5) * scale - 0.5)
+
+
+def test_a_click_is_said_of_the_view_that_is_shown_in_its_own_pixels(widget):
+    widget.show(0)
+    press(widget, *BALL)
+    assert widget.session.said(0).points[0] == pytest.approx(BALL, abs=0.01)
+    assert widget.session.prompted == (0,) and widget.session.mask(0)[BALL[1], BALL[0]]
+
+
+def test_exclude_undo_and_clear(widget):
+    press(widget, *BALL)
+    widget._mode.value = "exclude"
+    press(widget, 160, 120)
+    assert list(widget.session.said(0).labels) == [1, 0]
+    widget._do(widget.session.undo)
+    assert len(widget.session.said(0).points) == 1
+    widget._do(widget._clear)
+    assert widget.session.said(0).is_empty
+
+
+def test_a_click_beside_the_photo_is_nothing(widget):
+    widget._pressed(-5, -5)
+    assert widget.session.prompted == ()
+
+
+def test_finding_tells_what_came_out_and_whom(paths, segmenter):
+    told = []
+    session = ViewsSession(paths, segmenter=segmenter.model("segmenter"))
+    widget = ViewsWidget(session, width=640, on_solve=told.append)
+    widget.solve()
+    assert "nothing was said" in widget._status.value.casefold() and not told
+    press(widget, *BALL)
+    widget.solve()
+    assert told[-1] is session.views and not widget.solve_button.disabled
+    assert "consistency" in widget._name.value
+    widget._worst()
+    assert widget.view == session.views.worst
+
+
+def test_moving_through_the_views_stays_inside(widget):
+    widget._step(-1)
+    assert widget.view == 0
+    for _ in range(9):
+        widget._step(1)
+    assert widget.view == 4
+    with pytest.raises(NbHelpersError, match="no such view"):
+        widget.show(5)
+
+
+def test_thumbnails_hold_their_pictures_and_escape_names(paths, widget):
+    page = thumbnails([widget.session.image(0)], ["<b>view</b>"])
+    assert "data:image/jpeg;base64," in page and "<b>view" not in page
+
+
+def test_the_page_goes_from_photos_to_a_zip(paths, segmenter, tmp_path):
+    app = SceneApp(segmenter, tmp_path / "room")
+    assert app.run_button.disabled
+    app.open_photos(paths)
+    app.phrase.value = "ball on the left"
+    assert "looking for" in app.understood.value
+    app.run()
+    assert "ball" in app.status.value and app.overview.children and app.space.children
+    data = app.download.children[0].value.split("base64,")[1].split('"')[0]
+    import base64
+
+    names = zipfile.ZipFile(io.BytesIO(base64.b64decode(data))).namelist()
+    assert {"results.json", "scene.ply", "masks/view2.png"} <= set(names)
+    press(app.views.children[0], *BALL)
+    app.views.children[0].solve()
+    assert app.download.children and not app.run_button.disabled
+
+
+def test_the_page_takes_uploads_of_any_names(segmenter, paths, tmp_path):
+    app = SceneApp(segmenter, tmp_path / "room")
+    files = [{"name": "../a b.png", "content": path.read_bytes()} for path in paths[:2]]
+    app._uploaded({"new": tuple(files)})
+    assert len(app.paths) == 2 and all(path.is_relative_to(tmp_path / "room") for path in app.paths)
+
+
+@pytest.mark.parametrize("text", ["", "on the left", "zebra"])
+def test_what_cannot_be_done_is_told_and_the_page_stays_usable(segmenter, paths, tmp_path, text):
+    app = SceneApp(segmenter, tmp_path / "room")
+    app.open_photos(paths)
+    app.phrase.value = text
+    app.run()
+    assert "exclamation" in app.status.value and not app.run_button.disabled
+
+
+def test_a_folder_that_is_not_there_is_told(segmenter, tmp_path):
+    app = SceneApp(segmenter, tmp_path / "room")
+    app.source.value = str(tmp_path / "nothing")
+    app._open()
+    assert "no such picture" in app.status.value.casefold()
