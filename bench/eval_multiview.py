@@ -51,7 +51,7 @@ class Truth:
         counted = ~self.void[view]
         a, b = mask & counted, self.masks[view] & counted
         union = np.count_nonzero(a | b)
-        return np.count_nonzero(a & b) / union if union else 1.0
+        return float(np.count_nonzero(a & b) / union) if union else 1.0
 
     def wrong(self, view: int, mask: np.ndarray) -> tuple[tuple[float, float], int]:
         """A correcting click and its label: the deepest point of the largest wrong part."""
@@ -226,7 +226,7 @@ def evaluate(data: Path, scenes: list[str], folder: Path | None, with_poses: boo
         "measure": "multiview masks",
         "segmenter": segmenter.name,
         "auc": None if area is None else round(area, 3),
-        "bad_views": sum(iou < BAD for iou, _ in pairs),
+        "bad_views": int(sum(iou < BAD for iou, _ in pairs)),
         "views": len(pairs),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "targets": TARGETS,

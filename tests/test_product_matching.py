@@ -18,7 +18,7 @@ from nbhelpers.core.equirect import Tile, tiles
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import image_size, load_image, save_image
 from nbhelpers.core.masks import box_of, decode_rle, encode_rle
-from nbhelpers.product_matching import ProductMatcher, ProductSession, Settings, load_settings, run
+from nbhelpers.product_matching import ProductMatcher, ProductSession, Settings, load_settings, pictures, run
 from nbhelpers.product_matching import search as searching
 from nbhelpers.product_matching.cache import Cache, signature
 from nbhelpers.product_matching.page import page
@@ -610,6 +610,29 @@ def test_workers_of_dask_find_the_same(shelf, models, tmp_path, monkeypatch):
         assert [(f.score, f.rle) for f in a.found] == [(f.score, f.rle) for f in b.found]
     same = "matches.csv", "annotations.coco.json"
     assert all((tmp_path / "alone" / n).read_bytes() == (tmp_path / "together" / n).read_bytes() for n in same)
+
+
+# pictures
+
+
+def test_equal_features_have_equal_colours(models):
+    tokens = models["encoder"].tokens([scene([(RED, 90, 110, 40)]), scene([(RED, 220, 100, 40), (BLUE, 80, 120, 40)])])
+    first, second = pictures.patch_colours(tokens)
+    assert first.dtype == np.uint8 and first.shape == (17, 23, 3)
+    at = lambda grid, x, y: grid[y // 14, x // 14].astype(int)  # noqa: E731
+    same = np.abs(at(first, 90, 110) - at(second, 220, 100)).max()
+    assert same < 10 < np.abs(at(second, 220, 100) - at(second, 80, 120)).max()
+    assert pictures.enlarged(first, (240, 320)).shape == (240, 320, 3)
+
+
+def test_turning_hurts_pixels_and_strangers_are_told(session):
+    curves = pictures.turned(session, (0, 90))
+    assert curves.shape == (2, 2) and curves[0, 0] == pytest.approx(1, abs=1e-6) and curves[0, 1] > 0.8
+    others = pictures.strangers(session)
+    assert len(others) and others[:, 1].max() < session.threshold
+    table = pictures.lookalike_table(session)
+    assert table.count("<tr>") == len(session.lookalikes(8)) + 1 and "is needed" in table
+    assert pictures.gallery(session.results).shape[2] == 3
 
 
 # the command

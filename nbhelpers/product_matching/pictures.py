@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -12,15 +13,16 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from nbhelpers.core.images import fit, load_image
-from nbhelpers.core.masks import box_of, decode_rle
-from nbhelpers.product_matching.features import unit
+from nbhelpers.core.masks import decode_rle
+from nbhelpers.product_matching.features import describe_crops, painted_over, square_crop, unit
+from nbhelpers.product_matching.matching import similarities
 from nbhelpers.product_matching.outputs import contact_sheet, lit, thumbnail
-from nbhelpers.product_matching.results import Found, MatchedPhoto
+from nbhelpers.product_matching.results import MatchedPhoto
 
 if TYPE_CHECKING:
     from nbhelpers.product_matching.session import ProductSession
 
-SMALL = 48  # pixels a side at which `pixel_similarity` compares
+SMALL = 48  # pixels a side at which pixels are compared
 THING, SHOWN = 96, 640  # pixels of a thing in the table, and of the photo it is cut from
 
 
@@ -49,36 +51,54 @@ def enlarged(grid: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]) -> UInt8[n
     return cv2.resize(grid, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def pixel_similarity(session: ProductSession, result: MatchedPhoto, found: Found) -> float:
-    """How alike the pixels of a thing and of the first reference are: normalised cross-correlation, -1 to 1.
+def turned(session: ProductSession, angles: Sequence[float]) -> Float[np.ndarray, "n 2"]:
+    """How alike the first reference stays to itself when it is turned: by its pixels, and by its features.
 
-    Both are cut out along their boxes and stretched to one small square, so size and place do not matter; angle, light,
-    and what a hand hides do.
+    Args:
+        session: its first reference was given by a file.
+        angles: in degrees.
+
+    Returns:
+        For each angle the `pixel_similarity` and the score.
     """
     reference = session.references[0]
-    photo = fit(load_image(result.photo), max(found.rle["size"]))
-    mask = decode_rle(found.rle)
-    x0, y0, x1, y1 = box_of(mask)
-    there = np.where(mask[y0:y1, x0:x1, None], photo[y0:y1, x0:x1], 128)
-    own = reference.picture
-    here = np.where(own[:, :, 3:] > 0, own[:, :, :3], 128).astype(np.uint8)
-    a, b = (cv2.resize(each, (SMALL, SMALL), interpolation=cv2.INTER_AREA).astype(float) for each in (here, there))
+    image, mask = load_image(reference.source), decode_rle(reference.rle)
+    crop, alpha = square_crop(image, mask, session.settings.crop_side)
+    middle, views = (len(crop) / 2 - 0.5,) * 2, []
+    for angle in angles:
+        turn = cv2.getRotationMatrix2D(middle, angle, 0.75)  # smaller, so that no corner is cut off
+        view = [cv2.warpAffine(part, turn, crop.shape[1::-1], flags=cv2.INTER_AREA) for part in (crop, alpha)]
+        views.append((view[0], np.ascontiguousarray(view[1])))
+    gallery = replace(session.gallery, positives=(reference.features,), negatives=())
+    scores = similarities(describe_crops(views, session.encoder), gallery, session.settings)
+    here = painted_over(*views[0])
+    return np.array(
+        [(pixel_similarity(here, painted_over(*view)), score) for view, score in zip(views, scores, strict=True)]
+    )
+
+
+def strangers(session: ProductSession) -> Float[np.ndarray, "n 2"]:
+    """`pixel_similarity` to the first reference and score, of all things in photos without the product."""
+    reference = session.references[0]
+    own = load_image(reference.source), decode_rle(reference.rle)
+    here = painted_over(*square_crop(*own, SMALL))
+    rows = []
+    for result in session.results:
+        for found in result.found if result.absent else ():
+            photo = fit(load_image(result.photo), max(found.rle["size"]))
+            there = painted_over(*square_crop(photo, decode_rle(found.rle), SMALL))
+            rows.append((pixel_similarity(here, there), found.score))
+    return np.array(rows, float).reshape(-1, 2)
+
+
+def pixel_similarity(one: UInt8[np.ndarray, "_ _ 3"], other: UInt8[np.ndarray, "_ _ 3"]) -> float:
+    """Normalised cross-correlation of two crops at 48 x 48 pixels, -1 to 1: the way of template matching."""
+    a, b = (cv2.resize(each, (SMALL, SMALL), interpolation=cv2.INTER_AREA).astype(float) for each in (one, other))
     a, b = a - a.mean(), b - b.mean()
     return float((a * b).sum() / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-9))
 
 
-def feature_against_pixels(session: ProductSession) -> dict[str, Float[np.ndarray, "n 2"]]:
-    """For each thing of a session its `pixel_similarity` and its score; ``"matches"`` and ``"other things"`` apart."""
-    rows: dict[str, list] = {"matches": [], "other things": []}
-    for result in session.results:
-        for found in result.found:
-            if found.verdict in ("kept", "below threshold", "closer to a reject"):
-                kind = "matches" if found.kept else "other things"
-                rows[kind].append((pixel_similarity(session, result, found), found.score))
-    return {kind: np.array(values, float).reshape(-1, 2) for kind, values in rows.items()}
-
-
-def gallery(results: Sequence[MatchedPhoto], across: int = 4, tile: int = 300) -> UInt8[np.ndarray, "_ _ 3"]:
+def gallery(results: Sequence[MatchedPhoto], across: int = 5, tile: int = 240) -> UInt8[np.ndarray, "_ _ 3"]:
     """All photos in order, the product lit where it was found, with name and score."""
     shown = [result for result in results if not result.error]
     return contact_sheet(

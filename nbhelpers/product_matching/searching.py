@@ -138,8 +138,10 @@ class Searching:
 
     def _outcomes(self, work: list, task: spread.Task, client: Any) -> Iterator[tuple[int, spread.Outcome]]:
         if client is not None:
-            yield from spread.over_workers(work, task, client)
-            return
+            known = [each for each in work if each[2] in self.cache]  # no worker need load its models for these
+            if rest := [each for each in work if each not in known]:
+                yield from spread.over_workers(rest, task, client)
+            work = known
         for index, path, key in work:
             yield index, spread.look(path, key, task, self.cache, self.segmenter, self.encoder)
 

@@ -29,7 +29,7 @@ from nbhelpers.widgets.views import ViewsWidget, thumbnails
 
 log = logging.getLogger(__name__)
 WELCOME = "Upload photos of one scene, taken from several sides, or a video that goes around it."
-ASK = "Say what you look for, or click it in a photo below and press <i>Find in all views</i>."
+ASK = "Say what you look for, or click it in a photo below and press Find in all views."
 
 
 class SceneApp(widgets.VBox):
@@ -89,7 +89,7 @@ class SceneApp(widgets.VBox):
         self._show_views(ViewsSession(photos))
         self.overview.children = self.space.children = self.download.children = ()
         self.run_button.disabled = False
-        self._say(f"{len(self.paths)} photos. {ASK}")
+        self._say(f"{len(self.paths)} photo{'s' * (len(self.paths) > 1)}. {ASK}")
 
     def run(self) -> None:
         """Find what the phrase means in all photos."""

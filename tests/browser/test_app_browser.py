@@ -10,8 +10,11 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lab import CANVAS, chromium
+
+from nbhelpers.core.images import save_image
 
 TESTS = Path(__file__).resolve().parents[1]
 CELL = """
@@ -31,6 +34,7 @@ def served(folder, cell):
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 
+    (folder / "voila.json").write_bytes((TESTS.parent / "app" / "voila.json").read_bytes())
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(new_notebook(cells=[new_code_cell(cell)], metadata=kernel), folder / "page.ipynb")
     with socket.socket() as free:
@@ -73,10 +77,14 @@ def page(tmp_path_factory):
         yield opened
 
 
-def test_from_photos_and_a_phrase_to_a_zip(page, tmp_path):
+def upload(page, paths):
     with page.expect_file_chooser() as choosing:
         page.click("button:has-text('Photos or a video')")
-    choosing.value.set_files([str(path) for path in page.photos])
+    choosing.value.set_files([str(path) for path in paths])
+
+
+def test_from_photos_and_a_phrase_to_a_zip(page, tmp_path):
+    upload(page, page.photos)
     page.wait_for_selector(".nbhelpers-app-status:has-text('5 photos')", timeout=SECONDS * 1000)
     page.fill("input[placeholder*='red chair']", "ball on the left")
     page.wait_for_selector(".nbhelpers-app-understood:has-text('looking for')")
@@ -112,3 +120,11 @@ def test_a_phrase_without_a_thing_is_told(page):
     page.wait_for_selector(".nbhelpers-app-understood:has-text('names no thing')")
     page.click("button:has-text('Find') >> nth=0")
     page.wait_for_selector(".nbhelpers-app-status:has-text('no thing')")
+
+
+def test_photos_of_many_megabytes_arrive(page, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (2100, 2100, 3), np.uint8)
+    path = save_image(tmp_path / "large.png", noise)
+    assert path.stat().st_size > 12e6  # a page's messages are cut off at 10 MB unless the server is told otherwise
+    upload(page, [path])
+    page.wait_for_selector(".nbhelpers-app-status:has-text('1 photo.')", timeout=SECONDS * 1000)
