@@ -37,7 +37,7 @@ lab: install  ## open JupyterLab on the notebooks
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
 
 app: fetch  ## open the multi-view page for people who do not code, in a browser
-	@$(BIN)/voila app/multiview.ipynb
+	@cd app && ../$(BIN)/voila multiview.ipynb
 
 test: fetch  ## unit tests, real-weight tests, notebooks, and browser tests where a Chromium is found
 	@echo "Testing, $(JOBS) at a time; several minutes"

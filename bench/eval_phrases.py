@@ -122,7 +122,7 @@ def judge(entry: dict, name: str | None, decided: bool, parsed: bool, why: str) 
     row |= {
         "guess": guess,
         "held_out": entry.get("held_out", False),
-        "real": "point" in entry,
+        "real": "view" in entry,
         "honest": wanted is None,
     }
     mark = "right" if right else "guess" if guess else "WRONG"
@@ -151,7 +151,8 @@ def evaluate(data: Path, made_only: bool, segmenter_name: str, encoder_name: str
             found = search(views, phrase, load("text_encoder", encoder_name), scene, entry["view"])
             choice = found.choice
             entry = {**entry, "right": "marked"}
-            name = "marked" if holds(found, scene, entry["view"], entry["point"]) else "another"
+            marks = entry.get("points") or [entry["point"]]
+            name = "marked" if any(holds(found, scene, entry["view"], mark) for mark in marks) else "another"
         rows.append(judge(entry, name, choice.decided, parsed, choice.why))
     return {"measure": "phrases", "targets": TARGETS, **_figures(rows)}
 

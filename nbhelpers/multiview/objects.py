@@ -14,6 +14,7 @@ from nbhelpers.multiview.finding import Instance
 JOINED = 0.3  # share of the points of two instances that must be the same for one object
 ALIKE = 0.75  # cosine of features from which instances without common points are one object
 FEW = 4  # points that can tell anything
+PART = 0.6  # share of a thing's places that another one's masks cover, from which it is a part of that one
 PIXELS = 300  # pixels of a mask that are lifted to space
 VIEWS = 3  # views from which a thing is lifted
 UNSURE = 15.0  # percent of the depths that are dropped, the least confident
@@ -178,6 +179,34 @@ def _from_points(scene: Scene, view: int, mask: np.ndarray) -> tuple[np.ndarray,
     chosen = np.argsort(near, axis=1)[:, :count]
     weight = 1 / (np.take_along_axis(near, chosen, 1) + 1)
     return pixels, (weight * depths[chosen]).sum(1) / weight.sum(1)
+
+
+def without_parts(objects: Sequence[Object], scene: Scene | None) -> list[Object]:
+    """Objects of one noun without those that lie inside another one that more speaks for, seen from its views."""
+    order = sorted(objects, key=lambda each: -each.likeness * len(each.instances))
+    kept: list[Object] = []
+    for thing in order:
+        if not any(_covered(scene, thing, whole) >= PART for whole in kept):
+            kept.append(thing)
+    return kept
+
+
+def _covered(scene: Scene | None, thing: Object, whole: Object) -> float:
+    """Share of a thing that the other one's masks cover: of its masks in common views, else of its places."""
+    both = [view for view in thing.instances if view in whole.instances]
+    if both:
+        shares = [float((thing.mask(view) & whole.mask(view)).sum() / max(1, thing.mask(view).sum())) for view in both]
+        return max(shares)
+    shares = []
+    for view in whole.instances if scene is not None else ():
+        if not scene.placed[view] or not len(thing.xyz):
+            continue
+        pixels, depth = scene.project(view, thing.xyz)
+        ahead = (depth > 0) & scene.inside(view, pixels)
+        mask = whole.mask(view)
+        columns, rows = np.clip(np.round(pixels[ahead]).astype(int), 0, np.array(mask.shape[::-1]) - 1).T
+        shares.append(float(mask[rows, columns].sum() / len(thing.xyz)))
+    return float(np.mean(shares)) if shares else 0.0
 
 
 def make_object(name: str, group: Sequence[Instance], scene: Scene | None, reference: int) -> Object:

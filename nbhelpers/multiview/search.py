@@ -16,7 +16,7 @@ from nbhelpers.models.protocols import TextEncoder
 from nbhelpers.multiview.choose import Candidate, Choice, choose
 from nbhelpers.multiview.finding import SHOWS, Nouns, anything, look, views_to_look_at
 from nbhelpers.multiview.frames import Frame, silhouette_scale
-from nbhelpers.multiview.objects import Object, join, make_object
+from nbhelpers.multiview.objects import Object, join, make_object, without_parts
 from nbhelpers.multiview.phrases import Phrase
 from nbhelpers.multiview.reading import read
 from nbhelpers.multiview.views import Photos
@@ -140,7 +140,8 @@ def _objects(instances: list[list], nouns: tuple[str, ...], scene: Scene | None,
     for noun, own in zip(nouns, instances, strict=True):
         groups = sorted(join(own, scene), key=lambda group: -sum(each.confidence for each in group))
         names = numbered([noun] * len(groups))
-        out += [make_object(name, group, scene, reference) for name, group in zip(names, groups, strict=True)]
+        every = [make_object(name, group, scene, reference) for name, group in zip(names, groups, strict=True)]
+        out += without_parts(every, scene)
     return out
 
 
