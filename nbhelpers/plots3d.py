@@ -207,5 +207,5 @@ def _eye(points: np.ndarray, centers: np.ndarray, reference: int) -> dict[str, A
     away = centers[reference] - np.median(points, axis=0)
     away[2] = 0
     flat = away / max(float(np.linalg.norm(away)), 1e-9)
-    eye = 1.5 * flat + np.array([-0.6 * flat[1], 0.6 * flat[0], 0.9])
+    eye = 1.8 * flat + np.array([-0.7 * flat[1], 0.7 * flat[0], 1.1])
     return {"up": {"x": 0, "y": 0, "z": 1}, "eye": dict(zip("xyz", eye.tolist(), strict=True))}

@@ -73,7 +73,7 @@ def whole(views: Mapping[int, Consistency], names: Mapping[int, str]) -> Consist
     mean = float(np.mean(list(values.values())))
     doubtful = [view for view, each in views.items() if each.is_doubtful]
     if doubtful:
-        why = f"{len(doubtful)} of {len(views)} views should be looked at, first {names[worst]}: {views[worst].why}"
+        why = f"{len(doubtful)} of {len(views)} views should be looked at, first {names[worst]}"
     else:
         why = f"all {len(views)} views go together; the least sure is {names[worst]}"
     return Consistency(mean, {names[view]: value for view, value in values.items()}, why)

@@ -117,7 +117,7 @@ class Result:
             f"{self.views.whole.why}"
         )
         doubtful = [view for view in self.views if view.consistency.is_doubtful]
-        lines += [f"look at {view.name}: {view.consistency.why}" for view in doubtful]
+        lines += [f"look again: {view.consistency.why}" for view in doubtful]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def labels(self) -> tuple[Int[np.ndarray, " p"], tuple[str, ...], tuple[str, ...]]:
