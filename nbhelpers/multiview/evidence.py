@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from nbhelpers.core.regions import components
 from nbhelpers.core.scenes import Scene
@@ -21,6 +21,7 @@ RIM = 0.012  # of the side: so near to the contour a mask is not believed
 SPREAD = 0.016  # of the side: around a point that it speaks for (standard deviation)
 WEIGHT = 2.0  # of a certain point, where the votes of the features have 1
 ENOUGH, FOREIGN = 4, 0.85  # points, and the share of them that make a part of a mask another thing
+ALL_OVER = 0.3  # of such a part must be near them
 SURE = 0.7  # belief from which a point is the object's; below 1 - SURE it is not
 
 
@@ -126,16 +127,25 @@ class Evidence:
     ) -> Bool[np.ndarray, "s s"]:
         """The connected parts of a region that points say are not the object: its look-alikes.
 
-        A part counts as another thing when it holds at least `ENOUGH` points of which nearly all are not the object's.
+        A part counts as another thing when it holds at least `ENOUGH` points of which nearly all are not the object's,
+        and they lie all over it: a plain object has few points of its own, and strangers along its rim.
         """
         seen = self.visible(view)
         labels = components(region)
+        _, sure = _read(region, seen.cells)
+        sure &= weight[seen.points] > 0
         columns, rows = np.clip(seen.cells.astype(int), 0, self.side - 1).T
-        at, says, known = labels[rows, columns], belief[seen.points], weight[seen.points] > 0
+        at, says = labels[rows, columns], belief[seen.points]
+        foreign = sure & (says <= 1 - SURE)
         count = int(labels.max(initial=0)) + 1
-        own = np.bincount(at[known & (says >= SURE)], minlength=count)
-        other = np.bincount(at[known & (says <= 1 - SURE)], minlength=count)
-        strange = (other >= ENOUGH) & (other >= FOREIGN * (own + other))
+        own = np.bincount(at[sure & (says >= SURE)], minlength=count)
+        other = np.bincount(at[foreign], minlength=count)
+        far = np.ones(region.shape, np.uint8)
+        far[rows[foreign], columns[foreign]] = 0
+        near = cv2.distanceTransform(far, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= 2 * SPREAD * self.side
+        areas = np.bincount(labels.ravel(), minlength=count)
+        covered = np.bincount(labels[near], minlength=count) >= ALL_OVER * areas
+        strange = (other >= ENOUGH) & (other >= FOREIGN * (own + other)) & covered
         strange[0] = False
         return strange[labels]
 
@@ -211,7 +221,7 @@ class Evidence:
 
 
 def _read(
-    share: Float[np.ndarray, "s s"], cells: Float[np.ndarray, "n 2"]
+    share: Shaped[np.ndarray, "s s"], cells: Float[np.ndarray, "n 2"]
 ) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """A mask at points: 1 inside and 0 outside, and whether that is sure because the contour is not next to it."""
     inside = (share > 0.5).astype(np.uint8)
