@@ -105,6 +105,18 @@ def test_look_gives_masks_with_the_points_inside(made, photos):
     assert all(len(each.points) for each in found)
 
 
+@pytest.mark.parametrize(("cosine", "found"), [(0.19, False), (0.21, True)])
+def test_an_encoder_that_compares_whole_photos_says_what_a_view_shows(made, photos, cosine, found):
+    class Comparing(FakeTextEncoder):
+        shows = 0.2
+
+        def similarity(self, image, names):
+            return np.array([cosine if name == "ball" else 0.1 for name in names], np.float32)
+
+    similarity, instances = look(photos, 0, Nouns.of(parse("ball behind the box")), Comparing(), made[0])
+    assert similarity == pytest.approx((cosine, 0.1)) and {each.noun for each in instances} == ({0} if found else set())
+
+
 def test_a_thing_is_lifted_to_where_it_is(made):
     scene, numbers, images = made
     mask = (images[0] == COLOURS["box"]).all(2)

@@ -16,7 +16,7 @@ from nbhelpers.models import openclip, openclip_network
 from nbhelpers.models.dense import PROTOCOLS, DenseSettings, as_classes, class_probabilities
 from nbhelpers.models.load import load, unload
 from nbhelpers.models.pamr import pamr
-from nbhelpers.models.protocols import TextEncoder
+from nbhelpers.models.protocols import ImageTextEncoder, TextEncoder
 from nbhelpers.models.sliding import stitch, windows
 from nbhelpers.zoo import catalog
 from nbhelpers.zoo.entries import Asset
@@ -577,3 +577,17 @@ def test_a_missing_package_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(NbHelpersError, match="open_clip is not installed"):
         openclip_network.build_model("ViT-B-16")
+
+
+def test_a_whole_photo_is_compared_as_clip_compares_it(encoder, model):
+    image = np.random.default_rng(4).integers(0, 255, (32, 32, 3), np.uint8)
+    pixels = (torch.from_numpy(image).permute(2, 0, 1).float() / 255 - torch.tensor(openclip.MEAN)[:, None, None]) / (
+        torch.tensor(openclip.STD)[:, None, None]
+    )
+    photo = model.encode_image(pixels[None], normalize=True)
+    texts = torch.cat(
+        [model.encode_text(encoder.tokenizer([ONE[0].format(n)]), normalize=True) for n in ("cat", "cup")]
+    )
+    cosines = encoder.similarity(image, ["cat", "cup"])
+    np.testing.assert_allclose(cosines, (photo @ texts.T)[0].numpy(), atol=1e-5)
+    assert isinstance(encoder, ImageTextEncoder) and encoder.similarity(image[:20], ["cat"]).shape == (1,)

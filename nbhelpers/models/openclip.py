@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 
 from nbhelpers.core.compute import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
@@ -61,6 +61,9 @@ class OpenClipTextEncoder:
         mean: of the photos it was trained on, RGB, 0 to 1.
         std: their standard deviation.
     """
+
+    shows = 0.2
+    """Cosine from which a photo shows what a name says: usual for CLIP, whose cosines lie between 0.1 and 0.35."""
 
     def __init__(
         self,
@@ -116,6 +119,30 @@ class OpenClipTextEncoder:
 
         probabilities = with_room(self, run)
         return ClassMap(probabilities, tuple(group[0] for group in classes), image.shape[:2], self.name)
+
+    def similarity(self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> Float32[np.ndarray, " n"]:
+        """Cosine of the whole photo with each name, as CLIP compares them; above `shows` the photo shows it.
+
+        The photo is squashed to the network's square, so that nothing at its rims is cut off.
+
+        Args:
+            image: a photo of any size.
+            names: what to compare it with; over the settings' sentences.
+
+        Raises:
+            NbHelpersError: a name that is too long.
+        """
+        import torch
+
+        texts = self.text_embeddings(names, self.settings.templates)
+        pixels = self._pixels(load_image(image), tuple(self.model.visual.image_size))
+
+        def run():
+            with autocast(self.device), torch.inference_mode():
+                photo = self.model.encode_image(pixels[None])
+            return torch.nn.functional.normalize(photo.float()).cpu()
+
+        return (with_room(self, run) @ texts.T)[0].numpy()
 
     def text_embeddings(self, names: Sequence[str], templates: tuple[str, ...] | None = None) -> Float[Tensor, "n d"]:
         """One unit vector for each name, on the CPU: the mean over its sentences' unit vectors, of length 1 again.

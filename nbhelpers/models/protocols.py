@@ -73,6 +73,18 @@ class TextEncoder(Protocol):
 
 
 @runtime_checkable
+class ImageTextEncoder(TextEncoder, Protocol):
+    """A text encoder that also compares a whole photo with a name, as CLIP was trained to."""
+
+    shows: float
+    """Similarity from which a photo shows what a name says."""
+
+    def similarity(self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> Float32[np.ndarray, " n"]:
+        """Cosine of the photo with each name, -1 to 1."""
+        ...
+
+
+@runtime_checkable
 class Inpainter(Protocol):
     """Fills a hole in a photo.
 

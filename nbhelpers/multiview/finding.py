@@ -16,7 +16,7 @@ from nbhelpers.core.masks import decode_rle, encode_rle
 from nbhelpers.core.regions import distinct, intersections
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.vocabulary import root
-from nbhelpers.models.protocols import TextEncoder
+from nbhelpers.models.protocols import ImageTextEncoder, TextEncoder
 from nbhelpers.multiview.colours import likeness, split
 from nbhelpers.multiview.phrases import Phrase
 from nbhelpers.multiview.views import Photos
@@ -27,7 +27,7 @@ SURROUNDINGS = (
 )  # fmt: skip
 """What competes with the nouns: few and broad, since each further word takes pixels from unusual nouns."""
 
-SHOWS = 0.5  # similarity from which a view shows a noun: there it wins against the surroundings
+SHOWS = 0.5  # a noun's peak probability from which a view shows it: there it wins against the surroundings
 PEAK = 0.99  # quantile of a noun's probability over a view that counts as its similarity
 SETTINGS = clip_guided.Settings(min_confidence=0.5, lower=False, max_prompts=16, rounds=1, second_look=False)
 SMALLEST = 5e-4  # share of the picture
@@ -112,7 +112,8 @@ def look(
         scene: whose points are counted to the masks; may be None.
 
     Returns:
-        The similarity of the view to each noun, 0 to 1, and the instances of those that it shows.
+        The similarity of the view to each noun, and the instances of those that it shows. The similarity is the cosine
+        of the whole photo where the encoder can tell it (CLIP), else the noun's peak probability, 0 to 1.
     """
     if not nouns.asked:
         return (), []
@@ -121,8 +122,11 @@ def look(
     asked = words(nouns.vocabulary, None, settings)
     class_map = text_encoder.dense(image, asked.asked)
     peaks = {name: float(np.quantile(class_map.probabilities[i], PEAK)) for i, name in enumerate(nouns.vocabulary)}
+    if isinstance(text_encoder, ImageTextEncoder):
+        peaks = dict(zip(nouns.vocabulary, text_encoder.similarity(image, nouns.vocabulary).tolist(), strict=True))
+    least = shows(text_encoder)
     similarity = tuple(peaks[head.casefold()] for head in nouns.heads)
-    if max(similarity) < SHOWS:
+    if max(similarity) < least:
         return similarity, []
     result = clip_guided.segment(
         image, nouns.vocabulary, settings=settings, segmenter=photos.segmenter, text_encoder=text_encoder,
@@ -130,7 +134,7 @@ def look(
     )  # fmt: skip
     found = []
     for noun, head in enumerate(nouns.heads):
-        if similarity[noun] < SHOWS:
+        if similarity[noun] < least:
             continue
         class_id = nouns.vocabulary.index(head.casefold())
         own = np.flatnonzero(result.instances.class_id == class_id).tolist()
@@ -140,6 +144,11 @@ def look(
             colour = likeness(image, mask, nouns.colours[noun])
             found.append(instance(photos, scene, view, mask, noun, confidence, colour))
     return similarity, found
+
+
+def shows(text_encoder: TextEncoder) -> float:
+    """Similarity from which a view shows a noun: a cosine where the encoder compares whole photos, else `SHOWS`."""
+    return text_encoder.shows if isinstance(text_encoder, ImageTextEncoder) else SHOWS
 
 
 def anything(photos: Photos, view: int, scene: Scene | None) -> list[Instance]:

@@ -14,7 +14,7 @@ from nbhelpers.core.metrics import iou
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.protocols import TextEncoder
 from nbhelpers.multiview.choose import Candidate, Choice, choose
-from nbhelpers.multiview.finding import SHOWS, Nouns, anything, look, views_to_look_at
+from nbhelpers.multiview.finding import Nouns, anything, look, shows, views_to_look_at
 from nbhelpers.multiview.frames import Frame, silhouette_scale
 from nbhelpers.multiview.objects import Object, join, make_object, without_parts
 from nbhelpers.multiview.phrases import Phrase
@@ -112,8 +112,9 @@ def search(
     for noun in nouns.asked:
         if not pools[noun]:
             best = np.nanmax(similarity[:, nouns.asked.index(noun)])
-            how = f"no view looks like it: {best:.2f} at most, {SHOWS} is needed"
-            if best >= SHOWS:
+            least = shows(text_encoder)
+            how = f"no view looks like it: {best:.2f} at most, {least} is needed"
+            if best >= least:
                 how = "what looked like it in a view did not stand a closer look"
             notes.append(f'"{noun}" was not found by {text_encoder.name}: {how}; try a plainer word, or click it')
     bodies = [_body(frame, each, reference) for each in objects]
