@@ -36,6 +36,7 @@ from nbhelpers.product_matching.features import describe_reference
 from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
 from nbhelpers.product_matching.matching import judge, judge_all
 from nbhelpers.product_matching.settings import Settings
+from nbhelpers.product_matching.storage import load_candidates, save_candidates
 from nbhelpers.product_matching.values import Candidates
 
 TARGETS = {"plain": 0.90, "alike": 0.75, "absent_matched": 0.05, "dreambooth_map": 0.90, "box": 0.9}
@@ -67,9 +68,9 @@ def search(photos: Sequence[MadePhoto], galleries: dict[str, Gallery], models, s
         file = cache / f"{photo.name}-{gallery.digest[:8]}.npz"
         if not file.is_file():
             started = time.perf_counter()
-            find(photo.image, *models, gallery, settings).save(file)
+            save_candidates(find(photo.image, *models, gallery, settings), file)
             print(f"{number + 1:4d} of {len(photos)} {photo.name} {time.perf_counter() - started:.1f} s", flush=True)
-        found[photo.name] = Candidates.load(file)
+        found[photo.name] = load_candidates(file)
     return found
 
 
@@ -145,9 +146,9 @@ def dreambooth(data: Path, models, settings: Settings, cache: Path) -> dict:
                 continue
             kept = cache / f"{name}-{file.parent.name}-{file.stem}-{gallery.digest[:8]}.npz"
             if not kept.is_file():
-                find(images[file], *models, gallery, settings).save(kept)
+                save_candidates(find(images[file], *models, gallery, settings), kept)
                 print(f"{name} in {file.parent.name}/{file.name}", flush=True)
-            rows = judge(Candidates.load(kept), gallery, settings)
+            rows = judge(load_candidates(kept), gallery, settings)
             scores.append(max((row.score for row in rows), default=-1.0))
             truth.append(file.parent.name == name)
         right = np.array(truth)[np.argsort(scores, kind="stable")[::-1]]

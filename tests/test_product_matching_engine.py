@@ -19,6 +19,7 @@ from nbhelpers.product_matching.calibrate import Calibration, calibrate
 from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
 from nbhelpers.product_matching.matching import centred_products, compare, judge, judge_all, similarities
 from nbhelpers.product_matching.settings import Settings
+from nbhelpers.product_matching.storage import load_candidates, save_candidates
 from nbhelpers.product_matching.values import VERDICTS, Candidate, Candidates, Features
 
 
@@ -256,13 +257,13 @@ def test_a_new_reference_can_make_a_match():
 
 def test_candidates_survive_the_disk(tmp_path):
     before = found(candidate(random_features(0)), candidate(random_features(1, k=7), (20, 30, 40, 60)))
-    after = Candidates.load(before.save(tmp_path / "photo.npz"))
+    after = load_candidates(save_candidates(before, tmp_path / "photo.npz"))
     assert (after.size, after.prompts, after.models, len(after)) == (before.size, 5, before.models, 2)
     for one, two in zip(before.items, after.items, strict=True):
         assert (one.rle, one.box, one.area, one.quality) == (two.rle, two.box, two.area, two.quality)
         np.testing.assert_array_equal(one.mask, two.mask)
         np.testing.assert_allclose(one.features.patches, two.features.patches, atol=1e-3)
-    assert len(Candidates.load(found().save(tmp_path / "none.npz"))) == 0
+    assert len(load_candidates(save_candidates(found(), tmp_path / "none.npz"))) == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"PK nothing", None])
@@ -273,7 +274,7 @@ def test_a_damaged_file_of_candidates_is_one_clear_error(tmp_path, content):
     else:
         path.write_bytes(content)
     with pytest.raises(NbHelpersError, match="cannot be read"):
-        Candidates.load(path)
+        load_candidates(path)
 
 
 @pytest.mark.parametrize("way", ["guided", "grid"])

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.product_matching.settings import Settings
+from nbhelpers.product_matching.storage import load_candidates, save_candidates
 from nbhelpers.product_matching.values import Candidates
 
 FORMAT = 2  # raised when what a search finds changes
@@ -75,7 +76,7 @@ class Cache:
         if not self.path(key).is_file():
             return None
         try:
-            found = Candidates.load(self.path(key))
+            found = load_candidates(self.path(key))
         except NbHelpersError as error:
             log.warning("a damaged file of the cache is not used: %s", error.given)
             return None
@@ -87,7 +88,7 @@ class Cache:
 
         Who always takes these gets the same results from the cache as without it.
         """
-        candidates.save(self.path(key))
+        save_candidates(candidates, self.path(key))
         self._kept.pop(key, None)
         return self.get(key) or candidates
 

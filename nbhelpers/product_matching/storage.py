@@ -16,7 +16,7 @@ PER_PATCH = ("patches", "weights", "places", "colours")
 
 
 def save_candidates(candidates: Candidates, path: str | Path) -> Path:
-    """Write candidates whole or not at all; what is stored for each patch in half precision."""
+    """Write candidates as one ``.npz`` file, whole or not at all; what is stored for each patch in half precision."""
     about = {
         "format": FORMAT,
         "size": list(candidates.size),
@@ -42,7 +42,11 @@ def save_candidates(candidates: Candidates, path: str | Path) -> Path:
 
 
 def load_candidates(path: str | Path) -> Candidates:
-    """Read what `save_candidates` wrote; see `Candidates.load`."""
+    """Read what `save_candidates` wrote.
+
+    Raises:
+        NbHelpersError: missing, damaged, or no file of candidates.
+    """
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,23 +100,6 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.items)
-
-    def save(self, path: str | Path) -> Path:
-        """Write them as one ``.npz`` file, whole or not at all; tokens in half precision."""
-        from nbhelpers.product_matching.storage import save_candidates
-
-        return save_candidates(self, path)
-
-    @staticmethod
-    def load(path: str | Path) -> Candidates:
-        """Read what `save` wrote.
-
-        Raises:
-            NbHelpersError: missing, damaged, or no file of candidates.
-        """
-        from nbhelpers.product_matching.storage import load_candidates
-
-        return load_candidates(path)
 
 
 @dataclass(frozen=True, eq=False)
