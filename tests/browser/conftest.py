@@ -15,11 +15,18 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory):
+def browser_page(tmp_path_factory):
+    """The first page of the one Chromium: playwright can be open only once in a process."""
+    with chromium(tmp_path_factory.mktemp("chromium") / "profile") as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory, browser_page):
     """A notebook opener: ``lab(name, *cells)`` runs a new notebook in the one page."""
     folder = tmp_path_factory.mktemp("lab")
-    opened = []
-    with lab_server(folder) as server, chromium(folder / "profile") as page:
+    opened, page = [], browser_page
+    with lab_server(folder) as server:
 
         def open_notebook(name, *cells):
             opened.append(Notebook(page, server, folder / "work", name, *cells))

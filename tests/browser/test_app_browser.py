@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lab import CANVAS, chromium
+from lab import CANVAS
 
 from nbhelpers.core.images import save_image
 
@@ -64,13 +64,14 @@ def served(folder, cell):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def page(tmp_path_factory, browser_page):
     from page_models import write_photos
 
     folder = tmp_path_factory.mktemp("voila")
     photos = write_photos(folder / "photos")
     cell = CELL.format(tests=str(TESTS), photos=str(folder / "photos"))
-    with served(folder, cell) as address, chromium(folder / "profile", height=1400) as opened:
+    with served(folder, cell) as address, contextlib.closing(browser_page.context.new_page()) as opened:
+        opened.set_viewport_size({"width": 1360, "height": 1400})
         opened.goto(address)
         opened.wait_for_selector(".nbhelpers-app", timeout=SECONDS * 1000)
         opened.photos = photos
