@@ -9,7 +9,7 @@
 The names below are loaded when they are first used, so that ``import nbhelpers`` costs next to nothing.
 """
 
-from importlib import import_module
+from nbhelpers.core.lazy import lazily
 
 _HOME_OF = {
     "ClickSession": "nbhelpers.segment",
@@ -28,14 +28,4 @@ _HOME_OF = {
 
 __all__ = list(_HOME_OF)
 
-
-def __getattr__(name: str):
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'nbhelpers' has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOME_OF)

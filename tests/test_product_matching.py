@@ -20,9 +20,9 @@ from nbhelpers.core.images import image_size, load_image, save_image
 from nbhelpers.core.masks import box_of, decode_rle, encode_rle
 from nbhelpers.product_matching import ProductMatcher, ProductSession, Settings, load_settings, pictures, run
 from nbhelpers.product_matching import search as searching
+from nbhelpers.product_matching.batch import check, told
 from nbhelpers.product_matching.cache import Cache, signature
 from nbhelpers.product_matching.page import page
-from nbhelpers.product_matching.run import check, told
 from nbhelpers.product_matching.saved import reopen
 
 OURS = Settings(scales=(224, 448))

@@ -9,7 +9,7 @@
 The names below are loaded when they are first used.
 """
 
-from importlib import import_module
+from nbhelpers.core.lazy import lazily
 
 _HOME_OF = {
     "Consistency": "nbhelpers.multiview.values",
@@ -19,23 +19,11 @@ _HOME_OF = {
     "View": "nbhelpers.multiview.values",
     "Views": "nbhelpers.multiview.values",
     "ViewsSession": "nbhelpers.multiview.session",
-    "choose": "nbhelpers.multiview.choose",
     "parse": "nbhelpers.multiview.phrases",
     "run": "nbhelpers.multiview.batch",
     "save": "nbhelpers.multiview.outputs",
-    "search": "nbhelpers.multiview.search",
 }
 
 __all__ = list(_HOME_OF)
 
-
-def __getattr__(name: str):
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'nbhelpers.multiview' has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOME_OF)

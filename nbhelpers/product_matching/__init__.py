@@ -9,7 +9,7 @@
 The names below are loaded when they are first used.
 """
 
-from importlib import import_module
+from nbhelpers.core.lazy import lazily
 
 _HOME_OF = {
     "Gallery": "nbhelpers.product_matching.gallery",
@@ -20,7 +20,7 @@ _HOME_OF = {
     "describe": "nbhelpers.product_matching.features",
     "load_settings": "nbhelpers.product_matching.options",
     "reopen": "nbhelpers.product_matching.saved",
-    "run": "nbhelpers.product_matching.run",
+    "run": "nbhelpers.product_matching.batch",
     "save_page": "nbhelpers.product_matching.page",
 }
 
@@ -37,14 +37,4 @@ __all__ = [
     "save_page",
 ]
 
-
-def __getattr__(name: str):
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'nbhelpers.product_matching' has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOME_OF)

@@ -62,8 +62,8 @@ def batch(
     from nbhelpers.core.images import load_image
     from nbhelpers.core.runs import photos as listed
     from nbhelpers.models.load import load
+    from nbhelpers.product_matching.batch import check, run, told
     from nbhelpers.product_matching.options import load_settings
-    from nbhelpers.product_matching.run import check, run, told
 
     paths = list(dict.fromkeys(path for source in images for path in listed(source)))
     point = None if ref_point is None else _numbers(ref_point, "--ref-point", "x,y", 2)

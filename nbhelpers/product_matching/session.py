@@ -255,8 +255,8 @@ class ProductSession(Searching):
         return save(self, path)
 
     def export(self, folder: str | Path) -> list[Path]:
-        """Write everything that `nbhelpers.product_matching.run.run` writes, and return the files about all photos."""
-        from nbhelpers.product_matching.run import write
+        """Write all that `nbhelpers.product_matching.run` writes, and return the files about all photos."""
+        from nbhelpers.product_matching.batch import write
 
         return write(self, folder)
 

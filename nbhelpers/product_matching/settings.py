@@ -48,7 +48,7 @@ class Settings:
     top_k_matches: int = 3
     candidates: str = "guided"
     calibrate: bool = True
-    scales: tuple[int, ...] = (560, 1120)
+    scales: tuple[int, ...] = (560,)
     max_prompts: int = 32
     max_candidates: int = 8
     crop_side: int = 224

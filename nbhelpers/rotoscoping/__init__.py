@@ -11,7 +11,7 @@
 The names below are loaded when they are first used.
 """
 
-from importlib import import_module
+from nbhelpers.core.lazy import lazily
 
 _HOME_OF = {
     "Drift": "nbhelpers.rotoscoping.drift",
@@ -26,14 +26,4 @@ _HOME_OF = {
 
 __all__ = ["Drift", "Outcome", "RotoSession", "Task", "export", "open_clip", "run", "run_many"]
 
-
-def __getattr__(name: str):
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'nbhelpers.rotoscoping' has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOME_OF)

@@ -3,31 +3,21 @@
 The names below are loaded when they are first used.
 """
 
-from importlib import import_module
+from nbhelpers.core.lazy import lazily
 
 _HOME_OF = {
-    "Asset": "catalog",
-    "Model": "catalog",
-    "Sample": "catalog",
-    "fetch": "fetching",
-    "files": "fetching",
-    "find": "catalog",
-    "here": "fetching",
-    "models": "catalog",
-    "path_of": "fetching",
-    "sample": "fetching",
+    "Asset": "nbhelpers.zoo.catalog",
+    "Model": "nbhelpers.zoo.catalog",
+    "Sample": "nbhelpers.zoo.catalog",
+    "fetch": "nbhelpers.zoo.fetching",
+    "files": "nbhelpers.zoo.fetching",
+    "find": "nbhelpers.zoo.catalog",
+    "here": "nbhelpers.zoo.fetching",
+    "models": "nbhelpers.zoo.catalog",
+    "path_of": "nbhelpers.zoo.fetching",
+    "sample": "nbhelpers.zoo.fetching",
 }
 
 __all__ = ["Asset", "Model", "Sample", "fetch", "files", "find", "here", "models", "path_of", "sample"]
 
-
-def __getattr__(name: str):
-    if name not in __all__:
-        raise AttributeError(f"module 'nbhelpers.zoo' has no attribute {name!r}")
-    value = getattr(import_module(f"nbhelpers.zoo.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOME_OF)
