@@ -48,11 +48,24 @@ Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best the
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    measure: Annotated[str | None, typer.Option(help="vggt-1b: count its memory and seconds on this GPU")] = None,
+) -> None:
     """Tell what this machine has: Python, torch, device, memory, and each model with the command that fetches it."""
+    from nbhelpers.models import vggt
     from nbhelpers.zoo.doctor import doctor as examine
 
-    typer.echo(str(examine()))
+    if measure is not None:
+        from nbhelpers.models.load import load
+
+        if not measure.startswith("vggt-"):
+            raise NbHelpersError(
+                "memory is counted for VGGT alone", given=measure, expected="vggt-1b, vggt-1b-commercial"
+            )
+        estimator = load("scene_estimator", measure, "cuda")
+        typer.echo(vggt.memory_text(vggt.memory_table(estimator)))
+        return
+    typer.echo(f"{examine()}\n{vggt.memory_text()}")
 
 
 @app.command()

@@ -34,7 +34,14 @@ def test_doctor_prints_one_table_with_every_model_and_its_command(tmp_path):
     for model in catalog.models():
         assert model.name in result.stdout
     assert "Python" in result.stdout and "torch" in result.stdout and "nbhelpers fetch" in result.stdout
+    assert "VGGT by number of photos" in result.stdout
     assert not any(tmp_path.iterdir())  # it only looks
+
+
+def test_doctor_measures_nothing_without_a_gpu():
+    result = run("doctor", "--measure", "vggt-1b", CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 1 and "cuda" in result.stderr
+    assert "VGGT alone" in run("doctor", "--measure", "colmap").stderr
 
 
 @pytest.mark.weights

@@ -137,6 +137,18 @@ def test_memory_is_counted_on_cuda_only(estimator):
         vggt.memory_table(estimator)
 
 
+def test_the_memory_is_told_as_a_table_that_fits_a_terminal():
+    head, photos, memory = vggt.memory_text().splitlines()
+    assert "publisher" in head and photos.split()[1:] == [str(count) for count in vggt.MEMORY]
+    assert len(memory.split()) == len(photos.split()) and max(map(len, (head, photos, memory))) <= 100
+    counted = vggt.memory_text({1: (6.12, 0.5), 200: (44.9, 12.3)}).splitlines()
+    assert [line.split() for line in counted[1:]] == [
+        ["photos", "1", "200"],
+        ["GB", "6.1", "44.9"],
+        ["seconds", "0.5", "12.3"],
+    ]
+
+
 def test_no_photos(estimator):
     with pytest.raises(NbHelpersError, match="no photos"):
         estimator.reconstruct([])

@@ -52,9 +52,9 @@ def test_exclude_undo_and_clear(widget):
     widget._mode.value = "exclude"
     press(widget, 160, 120)
     assert list(widget.session.said(0).labels) == [1, 0]
-    widget._do(widget.session.undo)
+    widget._key("Z", shift=False, control=False, meta=False)
     assert len(widget.session.said(0).points) == 1
-    widget._do(widget._clear)
+    widget._change(widget._clear)
     assert widget.session.said(0).is_empty
 
 
@@ -85,6 +85,28 @@ def test_moving_through_the_views_stays_inside(widget):
     assert widget.view == 4
     with pytest.raises(NbHelpersError, match="no such view"):
         widget.show(5)
+
+
+def test_keys_choose_the_mode_and_the_view(widget):
+    for key in ("e", "ArrowRight", "ArrowRight", "ArrowLeft"):
+        widget._key(key, False, False, False)
+    assert widget._mode.value == "exclude" and widget.view == 1
+
+
+def test_a_view_that_was_changed_since_it_was_judged_says_so(widget):
+    press(widget, *BALL)
+    assert "find it in all views" in widget._status.value.casefold() and "again" not in widget._status.value
+    widget.solve()
+    assert "consistency" in widget._name.value
+    widget._change(widget._clear)
+    assert "changed" in widget._name.value and "again" in widget._status.value
+
+
+def test_a_photo_that_cannot_be_read_is_told_when_it_is_shown(paths, segmenter):
+    widget = ViewsWidget(ViewsSession(paths, segmenter=segmenter.model("segmenter")), width=640)
+    paths[1].write_bytes(b"no picture")
+    widget._step(1)
+    assert "exclamation" in widget._status.value
 
 
 def test_thumbnails_hold_their_pictures_and_escape_names(paths, widget):

@@ -60,14 +60,6 @@ class Tile:
         y = (0.5 - np.arctan2(rays[:, 1], np.hypot(rays[:, 0], rays[:, 2])) / np.pi) * height - 0.5
         return np.column_stack([x, y])
 
-    def from_panorama(self, points: Shaped[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Where points ``(x, y)`` of the picture lie in the view; NaN for what is behind it. Any x goes round."""
-        height, width = self.size
-        points = np.asarray(points, float)
-        return self._seen(
-            ((points[:, 0] + 0.5) / width - 0.5) * 2 * np.pi, (0.5 - (points[:, 1] + 0.5) / height) * np.pi
-        )
-
     def view(self, panorama: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "s s c"]:
         """What is seen through the tile, bilinear.
 

@@ -189,11 +189,12 @@ class PatchEncoder(Protocol):
     dimension: int
     """Length of a token."""
 
-    def tokens(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Float32[np.ndarray, "rows columns d"]]:
-        """The tokens of each picture, as they leave the last layer norm: not normalised to length 1.
+    def tokens(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Float32[np.ndarray, "_ _ d"]]:
+        """The tokens of each picture, ``(rows, columns, d)``, as they leave the last layer norm: not of length 1.
 
-        A picture is stretched to whole patches: ``rows`` is ``max(1, round(h / patch))``, so each token stands for
-        ``h / rows`` by ``w / columns`` pixels. Pictures of one size are encoded in batches.
+        Pictures may differ in size. One of ``(h, w)`` is stretched to whole patches: ``rows`` is
+        ``max(1, round(h / patch))``, so each token stands for ``h / rows`` by ``w / columns`` pixels. Pictures of one
+        size are encoded in batches.
         """
         ...
 
@@ -211,8 +212,8 @@ class SceneEstimator(Protocol):
     name: str
     device: str
 
-    def reconstruct(self, images: Sequence[UInt8[np.ndarray, "h w 3"]], names: Sequence[str] | None = None) -> Scene:
-        """A scene of all photos; what could not be placed is told in its notes."""
+    def reconstruct(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], names: Sequence[str] | None = None) -> Scene:
+        """A scene of all photos, of any sizes; what could not be placed is told in its notes."""
         ...
 
 

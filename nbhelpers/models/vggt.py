@@ -184,6 +184,23 @@ def memory_table(estimator: VggtEstimator, views: Sequence[int] = tuple(MEMORY))
     return table
 
 
+def memory_text(counted: Mapping[int, tuple[float, float]] | None = None) -> str:
+    """A table of the memory by number of photos, at most 100 columns wide.
+
+    Args:
+        counted: what `memory_table` gave; `MEMORY`, the publisher's figures, when left out.
+    """
+    if counted is None:
+        head = f"VGGT by number of photos: publisher's figures (H100), beside {WEIGHTS:.0f} GB of weights"
+        rows = {"GB": MEMORY.values()}
+    else:
+        head = "VGGT by number of photos: counted on this device, weights included; it ends where the memory is full"
+        rows = {"GB": [peak for peak, _ in counted.values()], "seconds": [seconds for _, seconds in counted.values()]}
+    lines = [f"{'photos':8}" + "".join(f"{views:8}" for views in (MEMORY if counted is None else counted))]
+    lines += [f"{what:8}" + "".join(f"{value:8.1f}" for value in values) for what, values in rows.items()]
+    return "\n".join([head, *lines])
+
+
 def prepare(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
 ) -> tuple[Float32[np.ndarray, "v 3 H W"], list[SimpleNamespace], np.ndarray]:

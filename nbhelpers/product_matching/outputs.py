@@ -180,7 +180,7 @@ def save_gallery(results: Sequence[MatchedPhoto], path: Path) -> Path:
 
 
 def contact_sheet(
-    pictures: Sequence[tuple[UInt8[np.ndarray, "h w 3"], str]], across: int = ACROSS, tile: int = TILE
+    pictures: Sequence[tuple[UInt8[np.ndarray, "_ _ 3"], str]], across: int = ACROSS, tile: int = TILE
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Pictures in rows on white, each with a line of text under it; one white tile when there are none."""
     text = 22

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import weakref
 from collections.abc import Callable, Iterator
 
 import ipywidgets as widgets
@@ -14,6 +13,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_sentence, label, space, status_html
 from nbhelpers.widgets.exact import ExactPanel
+from nbhelpers.widgets.listening import Listening
 from nbhelpers.widgets.pointer import Pointer
 from nbhelpers.widgets.rows import STEP, CandidateRow, ObjectRow, SaveRow, ViewRow
 from nbhelpers.widgets.stage import Stage
@@ -30,10 +30,8 @@ MODES = (
 )
 HINTS = {mode: hint for mode, _, hint in MODES}
 
-_shown: weakref.WeakKeyDictionary[ClickSession, ClickWidget] = weakref.WeakKeyDictionary()
 
-
-class ClickWidget(widgets.VBox):
+class ClickWidget(Listening, widgets.VBox):
     """Shows a `ClickSession` and turns clicks and buttons into its methods; holds no state of its own.
 
     Example:
@@ -53,8 +51,6 @@ class ClickWidget(widgets.VBox):
     Raises:
         NbHelpersError: a width out of range.
     """
-
-    _stop_listening: Callable[[], None] | None = None
 
     def __init__(self, session: ClickSession, width: int = 1000):
         if not 320 <= width <= 1280:
@@ -84,22 +80,12 @@ class ClickWidget(widgets.VBox):
         self.add_class("nbhelpers-click")
         canvas.add_class("nbhelpers-canvas")
         canvas.on_key_down(self._key)
-        if session in _shown:
-            _shown[session].close()
-        _shown[session] = self
-        self._stop_listening = session.on_change(self.refresh)
+        self._listen()
         self._show_controls()
         self._say(colab_notice())
 
-    def close(self) -> None:
-        """Take the widget off its session and off the page; the session keeps everything."""
-        if self._stop_listening is not None:
-            self._stop_listening()
-            self._stop_listening = None
-            if _shown.get(self.session) is self:
-                del _shown[self.session]
-            self.stage.close()
-        super().close()
+    def _close_parts(self) -> None:
+        self.stage.close()
 
     def refresh(self) -> None:
         """Show what the session holds now; called after each of its steps."""

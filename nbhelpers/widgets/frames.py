@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 
 import ipywidgets as widgets
@@ -20,6 +19,7 @@ from nbhelpers.widgets.frames_stage import FrameStage
 from nbhelpers.widgets.frames_strip import FilmStrip, legend_html
 from nbhelpers.widgets.frames_time import FollowRow, TimeRow
 from nbhelpers.widgets.frames_work import Work
+from nbhelpers.widgets.listening import Listening
 from nbhelpers.widgets.rows import ViewRow
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,8 @@ STATES = {
     "empty": "nothing yet",
 }
 
-_shown: weakref.WeakKeyDictionary[RotoSession, FramesWidget] = weakref.WeakKeyDictionary()
 
-
-class FramesWidget(widgets.VBox):
+class FramesWidget(Listening, widgets.VBox):
     """Shows a `RotoSession` and turns mouse, keys and buttons into its methods; holds no prompt or mask of its own.
 
     Example:
@@ -66,8 +64,6 @@ class FramesWidget(widgets.VBox):
     Raises:
         NbHelpersError: a width out of range.
     """
-
-    _stop_listening: Callable[[], None] | None = None
 
     def __init__(self, session: RotoSession, width: int = 1000):
         if not 320 <= width <= 1280:
@@ -127,26 +123,16 @@ class FramesWidget(widgets.VBox):
         self._keys = keys(self)
         canvas.on_key_down(self._key)
         strip.on_key_down(self._key)
-        if session in _shown:
-            _shown[session].close()
-        _shown[session] = self
-        self._stop_listening = session.on_change(self.refresh)
+        self._listen()
         self._show_controls()
         self.say(colab_notice())
 
-    def close(self) -> None:
-        """Take the widget off its session and off the page; the session keeps everything."""
-        if self._stop_listening is not None:
-            self._stop_listening()
-            self._stop_listening = None
-            if _shown.get(self.session) is self:
-                del _shown[self.session]
-            self.work.close()
-            self.time.close()
-            self.pointer.close()
-            self.strip.close()
-            self.stage.close()
-        super().close()
+    def _close_parts(self) -> None:
+        self.work.close()
+        self.time.close()
+        self.pointer.close()
+        self.strip.close()
+        self.stage.close()
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:

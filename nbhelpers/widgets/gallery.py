@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_
 from nbhelpers.widgets.gallery_cards import Cards
 from nbhelpers.widgets.gallery_detail import DetailPanel
 from nbhelpers.widgets.gallery_rows import ReferenceRow, ThresholdRow
+from nbhelpers.widgets.listening import Listening
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,8 @@ SHOWN = (
 NEAR = 0.1  # of the threshold: a score so near to it is worth a look
 READY = "Yes and No under a photo tell whether its best match is the product; all photos are judged again at once."
 
-_shown: weakref.WeakKeyDictionary[ProductSession, GalleryWidget] = weakref.WeakKeyDictionary()
 
-
-class GalleryWidget(widgets.VBox):
+class GalleryWidget(Listening, widgets.VBox):
     """Shows a `ProductSession` and turns buttons into its methods; holds no state of its own.
 
     Example:
@@ -50,8 +48,6 @@ class GalleryWidget(widgets.VBox):
     Raises:
         NbHelpersError: a number of photos out of range.
     """
-
-    _stop_listening: Callable[[], None] | None = None
 
     def __init__(self, session: ProductSession, across: int = 4, rows: int = 3):
         if not (1 <= across <= 8 and 1 <= rows <= 12):
@@ -77,21 +73,9 @@ class GalleryWidget(widgets.VBox):
         children = [self.references, work, self.threshold, bar, self._status, self.cards, self.detail]
         super().__init__(children, layout=layout)
         self.add_class("nbhelpers-gallery")
-        if session in _shown:
-            _shown[session].close()
-        _shown[session] = self
-        self._stop_listening = session.on_change(self.refresh)
+        self._listen()
         self.refresh()
         self._say(colab_notice())
-
-    def close(self) -> None:
-        """Take the widget off its session and off the page; the session keeps everything."""
-        if self._stop_listening is not None:
-            self._stop_listening()
-            self._stop_listening = None
-            if _shown.get(self.session) is self:
-                del _shown[self.session]
-        super().close()
 
     def refresh(self) -> None:
         """Show what the session holds now; called after each of its changes."""

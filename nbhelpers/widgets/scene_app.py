@@ -29,6 +29,7 @@ from nbhelpers.widgets.views import ViewsWidget, thumbnails
 
 log = logging.getLogger(__name__)
 WELCOME = "Upload photos of one scene, taken from several sides, or a video that goes around it."
+LINK = "color: var(--jp-content-link-color, #1565c0); font-weight: bold; text-decoration: underline"
 ASK = "Say what you look for, or click it in a photo below and press Find in all views."
 
 
@@ -74,9 +75,8 @@ class SceneApp(widgets.VBox):
             part.add_class(f"nbhelpers-app-{name}")
         first = Row(self.upload, self.source, button("Open", "Open the folder", self._open, width="80px"))
         second = Row(widgets.Label("Look for"), self.phrase, self.run_button, self.progress)
-        title = widgets.HTML("<h2 style='margin: 0'>The same object in every photo</h2>")
         super().__init__(
-            [title, first, second, self.understood, self.status, self.download, self.overview, self.views, self.space],
+            [first, second, self.understood, self.status, self.download, self.overview, self.views, self.space],
             layout=widgets.Layout(max_width="1100px", grid_gap="8px", overflow="visible"),
         )
         self.add_class("nbhelpers-app")
@@ -117,6 +117,7 @@ class SceneApp(widgets.VBox):
         self._show_views(result.session)
         self._tell(1, 1, "packing the files")
         self.download.children = (widgets.HTML(self._pack(result)),)
+        self.understood.value = ""  # the result begins with it
         lines = "<br>".join(html.escape(line) for line in str(result).splitlines())
         self._say(f'<div style="line-height: 1.5">{lines}</div>', raw=True)
 
@@ -143,7 +144,7 @@ class SceneApp(widgets.VBox):
         data, size = base64.b64encode(packed.getvalue()).decode(), len(packed.getvalue()) / 1e6
         name = f"{file_stem(result.name)}.zip"
         return (
-            f'<a download="{name}" href="data:application/zip;base64,{data}"><b>Download {name}</b></a> '
+            f'<a style="{LINK}" download="{name}" href="data:application/zip;base64,{data}">Download {name}</a> '
             f"({size:.1f} MB: masks, cut-outs, overlays, point clouds, cameras, tables)"
         )
 

@@ -19,12 +19,13 @@ from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_
 from nbhelpers.widgets.render import draw_marker, encode_overlay, encode_photo
 
 log = logging.getLogger(__name__)
-TALLEST = 0.75  # of the canvas's width; a taller photo is made narrower
+LOWEST, TALLEST = 0.5, 0.75  # height of the canvas in widths; a taller photo is made narrower
 OPACITY = 0.5
+CHANGED = "Find it in all views again, so that they follow."
 HINT = "Click the object. Then find it in all views, and correct the view that is told to be the least sure."
 MODES = (
-    ("include", "plus", "Click where the object is."),
-    ("exclude", "minus", "Click where the object is not."),
+    ("include", "", "Click where the object is."),
+    ("exclude", "", "Click where the object is not."),
 )
 
 
@@ -34,6 +35,9 @@ class ViewsWidget(widgets.VBox):
     Example:
         >>> session = ViewsSession(photos, scene)
         >>> ViewsWidget(session)                     # as the last line of a cell
+
+    While the canvas has the focus (after a click): I and E choose the mode, Z takes back, the left and right arrows go
+    to the view before and the next, Tab leaves.
 
     Args:
         session: what to show.
@@ -53,15 +57,17 @@ class ViewsWidget(widgets.VBox):
         on_solve: Callable[[object], object] | None = None,
     ):
         self.session, self._on_solve = session, on_solve
-        session.photos.check(view)
-        height = round(min(width * TALLEST, 1280))
+        tall, wide = session.photos.size(session.photos.check(view))
+        height = round(width * min(max(tall / wide, LOWEST), TALLEST))
         self.screen = LayeredCanvas(width, height, ("photo", "mask", "marks"), repaint=self.refresh)
         self._canvas = self.screen.widget
         self._mode = choice(MODES, lambda _: self._say(""))
         last = len(session) - 1
-        self._slider = widgets.IntSlider(view, 0, last, continuous_update=False, layout=widgets.Layout(width="260px"))
+        self._slider = widgets.IntSlider(
+            view, 0, last, continuous_update=False, layout=widgets.Layout(width="auto", flex="1 1 0", min_width="0")
+        )
         self._slider.observe(lambda _: self._moved(), "value")
-        self._name = widgets.HTML()
+        self._name = widgets.HTML(layout=widgets.Layout(flex="1 1 160px", min_width="0", margin="0 0 0 4px"))
         self._progress = widgets.IntProgress(layout=widgets.Layout(width="200px", visibility="hidden"))
         self._status = widgets.HTML()
         self.solve_button = button(
@@ -71,24 +77,26 @@ class ViewsWidget(widgets.VBox):
             label("Mode"),
             self._mode,
             space(),
-            button("Undo", "Take the last step back", lambda: self._do(session.undo), icon="undo"),
-            button("Clear", "Forget what was said in this view", lambda: self._do(self._clear), icon="eraser"),
+            button("Undo", "Take the last step back", lambda: self._change(session.undo), icon="undo"),
+            button("Clear", "Forget what was said in this view", lambda: self._change(self._clear), icon="eraser"),
         )
-        views = Row(
-            label("View"),
-            button("", "The view before", lambda: self._step(-1), icon="chevron-left"),
-            self._slider,
-            button("", "The next view", lambda: self._step(1), icon="chevron-right"),
-            button("Least sure", "The view to look at first", self._worst, icon="exclamation", width="110px"),
-            self._name,
-        )
+        before = button("", "The view before", lambda: self._step(-1), icon="chevron-left")
+        after = button("", "The next view", lambda: self._step(1), icon="chevron-right")
+        before.layout.flex = after.layout.flex = "0 0 auto"
+        pick = Row(before, self._slider, after)
+        pick.layout.flex_flow, pick.layout.width, pick.layout.max_width = "row nowrap", "340px", "100%"
+        least = button("Least sure", "The view to look at first", self._worst, icon="exclamation", width="110px")
+        find = Row(self.solve_button, least, self._progress)
+        rows = (steps, Row(label("View"), pick, self._name), self._canvas, self._status, find)
+        for place, shown in enumerate(rows):
+            shown.layout.order = str(place)
+        # The canvas swallows keys. To the eye it comes third, in the order of Tab last, behind all controls.
         layout = widgets.Layout(width=f"{width}px", max_width="100%", grid_gap="6px", overflow="visible")
-        super().__init__(
-            [steps, views, self._canvas, self._status, Row(self.solve_button, self._progress)], layout=layout
-        )
+        super().__init__([*(shown for shown in rows if shown is not self._canvas), self._canvas], layout=layout)
         self.add_class("nbhelpers-views")
         self._canvas.add_class("nbhelpers-canvas")
         self._canvas.on_mouse_down(self._pressed)
+        self._canvas.on_key_down(self._key)
         self._say(colab_notice())
         self.refresh()
 
@@ -141,12 +149,18 @@ class ViewsWidget(widgets.VBox):
         self._say(doing)
 
     def _about(self) -> str:
-        name = html.escape(self.session.photos.names[self.view])
-        if self.session.views is None:
-            return f"<span class='nbhelpers-view'>{name}</span>"
-        consistency = self.session.views.consistency(self.view)
-        mark = " &#9888;" if consistency.is_doubtful else ""
-        return f"<span class='nbhelpers-view'>{name}: consistency {consistency.value:.2f}{mark}</span>"
+        """Which photo is shown, its name cut short where there is no room, and how sure its mask is."""
+        view, views = self.view, self.session.views
+        name, sure = html.escape(self.session.photos.names[view]), ""
+        if views is not None and not np.array_equal(self.session.mask(view), views.mask(view)):
+            sure = ": changed"
+        elif views is not None:
+            consistency = views.consistency(view)
+            sure = f": consistency {consistency.value:.2f}{' &#9888;' if consistency.is_doubtful else ''}"
+        short = f'<span style="overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{name}</span>'
+        # A width of 0 that grows to the room there is: the name asks for none of its own.
+        style = "display:flex;width:0;min-width:100%;white-space:nowrap"
+        return f'<div class="nbhelpers-view" style="{style}" title="{name}">{short}{sure}</div>'
 
     def _place(self, size: tuple[int, int]) -> tuple[int, int, float]:
         """Left, top and scale at which a photo of ``(H, W)`` fills the canvas."""
@@ -160,7 +174,7 @@ class ViewsWidget(widgets.VBox):
         point = (x + 0.5 - left) / scale - 0.5, (y + 0.5 - top) / scale - 0.5
         if -0.5 <= point[0] < width - 0.5 and -0.5 <= point[1] < height - 0.5:
             kind = 1 if self._mode.value == "include" else 0
-            self._do(lambda: self.session.click(self.view, *point, label=kind))
+            self._change(lambda: self.session.click(self.view, *point, label=kind))
 
     def _clear(self) -> None:
         self.session.clear(self.view)
@@ -176,15 +190,28 @@ class ViewsWidget(widgets.VBox):
         self._slider.value = min(max(self.view + by, 0), len(self.session) - 1)
 
     def _moved(self) -> None:
-        self._do(lambda: None)
-        if self.session.views is not None:
-            self._say(self.session.views.consistency(self.view).why)
+        with self._guard():
+            self.refresh()
+            self._say("" if self.session.views is None else self.session.views.consistency(self.view).why)
 
-    def _do(self, action: Callable[[], object]) -> None:
+    def _change(self, action: Callable[[], object]) -> None:
+        """Do what changes what was said."""
         with self._guard():
             action()
             self.refresh()
-            self._say("")
+            self._say("" if self.session.views is None else CHANGED)
+
+    def _key(self, key: str, shift: bool, control: bool, meta: bool) -> None:
+        """A key pressed while the canvas has the focus."""
+        match key.lower():
+            case "i" | "e" if not (control or meta):
+                self._mode.value = "include" if key.lower() == "i" else "exclude"
+            case "z":
+                self._change(self.session.undo)
+            case "arrowleft" | "arrowright":
+                self._step(-1 if key.lower() == "arrowleft" else 1)
+            case "tab" | "escape":
+                self.screen.blur()
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
