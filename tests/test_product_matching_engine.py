@@ -112,6 +112,31 @@ def test_a_description_is_that_of_the_masked_crop_whatever_lies_around(reference
     np.testing.assert_allclose(np.median(first.colours, axis=0), lab, atol=2)
 
 
+def test_a_reference_is_seen_from_afar_in_three_sizes_at_equal_cost_in_any_photo(reference):
+    image, mask = reference
+    large = cv2.copyMakeBorder(image, 900, 900, 900, 900, cv2.BORDER_REPLICATE)
+    seen = []
+
+    class Watching(FakeEncoder):
+        def tokens(self, images):
+            seen.extend(image.shape for image in images)
+            return super().tokens(images)
+
+    afar = looking.seen_from_afar(large, np.pad(mask, 900), Watching())
+    assert afar.shape == (3, Watching().dimension)
+    np.testing.assert_allclose(np.linalg.norm(afar, axis=1), 1, rtol=1e-5)
+    assert [max(shape) for shape in seen] == pytest.approx([3 * 14 * n for n in looking.AFAR], abs=14)
+
+
+def test_a_small_thing_is_the_hottest_place_of_a_photo(gallery):
+    image, (small, *_) = scene((280, 40, 14, RED), (90, 150, 60, BLUE), (220, 180, 40, (60, 160, 60)))
+    heat = searching.look(image, FakeEncoder(), gallery, 320).heat
+    y, x = np.unravel_index(heat.argmax(), heat.shape)
+    assert small[int((y + 0.5) * 240 / heat.shape[0]), int((x + 0.5) * 320 / heat.shape[1])]
+    other = cv2.resize(np.uint8(~small), heat.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    assert heat[cv2.erode(np.uint8(other), np.ones((3, 3))) > 0].max() < 0.8 * heat.max()
+
+
 def test_a_crop_shows_the_thing_in_the_middle_also_at_the_border_of_the_photo():
     image, (mask,) = scene((5, 120, 30, RED))
     crop, alpha = looking.square_crop(image, mask, 112)

@@ -37,7 +37,7 @@ GRID = 256  # cells along the longer side on which masks are compared
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A photo's patches at one scale, centred and of length 1, with what the gallery says of them.
+    """A photo's patches at one scale, without their mean and of length 1, with what the gallery says of them.
 
     Attributes:
         tokens: ``(rows, columns, d)``.
@@ -116,21 +116,18 @@ def find(
 def look(image: UInt8[np.ndarray, "h w 3"], encoder: PatchEncoder, gallery: Gallery, side: int) -> Look:
     """The photo's patches with its longer side scaled to ``side`` pixels, compared with the gallery.
 
-    A patch resembles the gallery as far as it resembles the average of a reference and that reference's most similar
-    patch, half and half.
+    The photo's mean token is taken off patches and references: what the photo shows everywhere tells nothing. Then a
+    patch resembles the gallery as far as it resembles a reference seen from afar, in the size that fits best.
     """
     scaled = fit(image, side)
     if max(scaled.shape[:2]) < side:
         grow = side / max(scaled.shape[:2])
         size = tuple(max(1, round(length * grow)) for length in scaled.shape[1::-1])
         scaled = cv2.resize(scaled, size, interpolation=cv2.INTER_LINEAR)
-    tokens = gallery.centred(unit(encoder.tokens([scaled])[0]))
-    flat = tokens.reshape(-1, tokens.shape[-1])
-    heat = np.full(len(flat), -1, np.float32)
-    for reference, average in zip(gallery.positives, gallery.averages, strict=True):
-        nearest = (flat @ gallery.centred(reference.patches).T).max(1)
-        heat = np.maximum(heat, (flat @ average + nearest) / 2)
-    return Look(tokens, heat.reshape(tokens.shape[:2]))
+    tokens = unit(encoder.tokens([scaled])[0])
+    mean = tokens.mean((0, 1))
+    tokens = unit(tokens - mean)
+    return Look(tokens, (tokens @ unit(gallery.afar - mean).T).max(-1))
 
 
 def guided_predictions(

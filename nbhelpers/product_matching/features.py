@@ -26,6 +26,7 @@ MARGIN = 0.1  # of the longer side of the box, on each side of the crop
 COVERED = 0.3  # a patch belongs to the thing from this share on
 VIEWS = ((20, 0.5, 1.0, 0.0), (-20, 0.3, 0.8, 0.0), (35, 0.7, 1.2, 0.0), (-35, 0.4, 1.0, 0.0), (10, 0.3, 0.7, 0.25),
          (-10, 0.7, 1.3, 0.35))  # fmt: skip  # degrees, shrunk to, light, hidden share
+AFAR = (4, 7, 10)  # patches along the longer side of a thing as a search in a photo may meet it
 FILL = (124, 116, 104)  # ImageNet's mean, which is 0 after normalisation
 
 
@@ -54,7 +55,7 @@ def describe(
 def describe_reference(
     image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "_ _"], encoder: PatchEncoder, side: int = SIDE
 ) -> Features:
-    """`describe` for a reference, with its mirror image and views of it.
+    """`describe` for a reference, with its mirror image, views of it, and how it looks from afar.
 
     The mirror image tells a mirrored look-alike. The views show it as it may look in other photos, turned, smaller,
     darker, brighter, blurred and partly hidden: what they score against the reference is what a match can be
@@ -64,7 +65,30 @@ def describe_reference(
     flipped = np.ascontiguousarray(crop[:, ::-1]), np.ascontiguousarray(alpha[:, ::-1])
     views = [_view(crop, alpha, *how) for how in VIEWS]
     features, mirror, *seen = describe_crops([(crop, alpha), flipped, *views], encoder)
-    return replace(features, mirror=mirror, views=tuple(seen))
+    return replace(features, mirror=mirror, views=tuple(seen), afar=seen_from_afar(image, mask, encoder))
+
+
+def seen_from_afar(
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "_ _"], encoder: PatchEncoder
+) -> Float32[np.ndarray, "n d"]:
+    """The foreground feature averages of a thing that is 4, 7 and 10 patches long, among its surroundings.
+
+    In a whole photo a thing is small and stands before something: its tokens are others than those of a large crop on
+    plain ground. So these, not the crop's, are looked for there.
+    """
+    x0, y0, x1, y1 = box_of(mask)
+    longest = max(x1 - x0, y1 - y0)
+    around = np.s_[max(0, y0 - longest) : y1 + longest, max(0, x0 - longest) : x1 + longest]
+    image, mask = image[around], mask[around].astype(np.float32)
+    averages = []
+    for patches in AFAR:
+        scale = patches * encoder.patch / longest
+        size = tuple(max(1, round(length * scale)) for length in mask.shape[::-1])
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        tokens = encoder.tokens([cv2.resize(np.ascontiguousarray(image), size, interpolation=how)])[0]
+        cover = cv2.resize(mask, tokens.shape[1::-1], interpolation=cv2.INTER_AREA)
+        averages.append(foreground_average(unit(tokens), cover))
+    return np.stack(averages)
 
 
 def _view(crop: np.ndarray, alpha: np.ndarray, degrees: float, shrink: float, light: float, hidden: float):

@@ -77,6 +77,11 @@ class Gallery:
         return self.centred(np.stack([each.average for each in self.positives]))
 
     @cached_property
+    def afar(self) -> Float32[np.ndarray, "n d"]:
+        """The positives as a search in a photo may meet them; their averages where nobody looked from afar."""
+        return np.concatenate([each.average[None] if each.afar is None else each.afar for each in self.positives])
+
+    @cached_property
     def digest(self) -> str:
         """Hexadecimal sha256 of all features: two galleries of one digest find and judge alike."""
         found = hashlib.sha256(b"" if self.mean is None else _bytes(self.mean))
@@ -85,6 +90,7 @@ class Gallery:
                 found.update(sign)
                 for name in ("average", "patches", "weights", "places", "colours"):
                     found.update(_bytes(getattr(each, name)))
+                found.update(b"" if each.afar is None else _bytes(each.afar))
         return found.hexdigest()
 
     @property

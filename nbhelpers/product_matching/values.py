@@ -28,6 +28,8 @@ class Features:
         colours: mean CIELAB colour of the masked pixels of each patch: L 0 to 100, a and b about -100 to 100.
         mirror: of a reference, the features of the same crop mirrored left to right; None where nobody looked.
         views: of a reference, the features of the same crop turned, smaller, darker, partly hidden.
+        afar: ``(n, d)`` of a reference, the foreground feature averages of the thing among its surroundings, a few
+            patches long, as a search in a photo sees it; None where nobody looked.
     """
 
     average: Float32[np.ndarray, " _"]
@@ -37,6 +39,7 @@ class Features:
     colours: Float32[np.ndarray, "_ 3"] = field(repr=False)
     mirror: Features | None = field(default=None, repr=False)
     views: tuple[Features, ...] = field(default=(), repr=False)
+    afar: Float32[np.ndarray, "_ _"] | None = field(default=None, repr=False)
 
     def __post_init__(self):
         k, d = self.patches.shape
@@ -128,38 +131,3 @@ class Judged:
     def kept(self) -> bool:
         """Whether it is a match."""
         return self.verdict == "kept"
-
-
-@dataclass(frozen=True, eq=False)
-class PhotoResult:
-    """What was found in one photo.
-
-    Attributes:
-        photo: its file, or a name.
-        size: ``(H, W)``.
-        judged: every candidate, the most similar first.
-        threshold: the score that a match needed.
-        threshold_from: ``"settings"`` or ``"calibration"``.
-        prompts: how many prompts the segmenter was asked.
-        seconds: what finding and judging took.
-        notes: what a person should know.
-    """
-
-    photo: str
-    size: tuple[int, int]
-    judged: tuple[Judged, ...] = field(repr=False)
-    threshold: float
-    threshold_from: str
-    prompts: int = 0
-    seconds: float = 0.0
-    notes: tuple[str, ...] = ()
-
-    @property
-    def matches(self) -> tuple[Judged, ...]:
-        """The candidates that are the product, the most similar first."""
-        return tuple(judged for judged in self.judged if judged.kept)
-
-    @property
-    def absent(self) -> bool:
-        """Whether the product is not in this photo."""
-        return not self.matches
