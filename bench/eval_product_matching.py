@@ -34,7 +34,7 @@ from nbhelpers.product_matching.calibrate import calibrate
 from nbhelpers.product_matching.candidates import find
 from nbhelpers.product_matching.features import describe_reference
 from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
-from nbhelpers.product_matching.matching import judge, judge_all
+from nbhelpers.product_matching.matching import judge, score_all, verdicts
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.storage import load_candidates, save_candidates
 from nbhelpers.product_matching.values import Candidates
@@ -85,8 +85,9 @@ def score_made(
             if not mine:
                 continue
             candidates = [found[photo.name] for photo in mine]
-            calibration = calibrate(candidates, gallery, settings)
-            judged = judge_all(candidates, gallery, settings, calibration.threshold)
+            scores = score_all(candidates, gallery, settings)
+            calibration = calibrate(scores, gallery, settings)
+            judged = [verdicts(each, settings, calibration.threshold) for each in scores]
             rows.append({"kind": kind, "product": product, "photos": len(mine)})
             rows[-1] |= {"threshold": round(calibration.threshold, 3), "source": calibration.source}
             rows[-1] |= _counts(mine, judged)
@@ -97,7 +98,7 @@ def _counts(photos: Sequence[MadePhoto], judged: Sequence[tuple]) -> dict:
     count = dict.fromkeys(("right", "wrong", "missed", "absent", "absent_matched", "not_offered"), 0)
     missed = []
     for photo, rows in zip(photos, judged, strict=True):
-        kept = [row.candidate.mask for row in rows if row.kept]
+        kept = [row.thing.mask for row in rows if row.kept]
         if photo.truth is None:
             count["absent"] += not photo.look_alikes
             count["absent_matched"] += bool(kept) and not photo.look_alikes
@@ -109,7 +110,7 @@ def _counts(photos: Sequence[MadePhoto], judged: Sequence[tuple]) -> dict:
         count["missed"] += not hits
         if not hits:
             missed.append(photo.name)
-            count["not_offered"] += all(iou(photo.truth, row.candidate.mask) < FOUND for row in rows)
+            count["not_offered"] += all(iou(photo.truth, row.thing.mask) < FOUND for row in rows)
     return count | {"missed_photos": missed}
 
 

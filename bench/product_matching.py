@@ -7,7 +7,8 @@
 3. Guided against blind candidates (`SAM2AutomaticMaskGenerator`, 32 points a side) on made photos with the product,
    same weights, one run: prompts, seconds, and whether a candidate has an IoU of at least 0.5 with the product. The
    blind ones take minutes a photo on two cores, so few photos are asked; ``--blind 0`` leaves them out.
-4. Memory: the largest resident size after 10 and after 100 photos searched and judged one after the other.
+4. Sessions of 10 and of 1,000 photos that were searched before: the peak of memory, seconds until all are judged, and
+   seconds after the threshold was moved. The features are read from the cache on disk (2 GB for a thousand photos).
 
 Prints a table and one line of JSON.
 """
@@ -18,22 +19,29 @@ import argparse
 import json
 import os
 import platform
-import resource
+import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 from made_products import backgrounds, make, sample_cut_outs
 
-from nbhelpers import load, sample
+from nbhelpers import ProductSession, load, sample
+from nbhelpers.core.files import sha256
 from nbhelpers.core.metrics import iou
+from nbhelpers.product_matching.cache import Cache, signature
 from nbhelpers.product_matching.candidates import find
 from nbhelpers.product_matching.features import describe_reference, unit
 from nbhelpers.product_matching.gallery import Gallery, mean_feature
-from nbhelpers.product_matching.matching import judge, judge_all
+from nbhelpers.product_matching.matching import judge, score_all, verdicts
+from nbhelpers.product_matching.reference import Reference
 from nbhelpers.product_matching.settings import Settings
+from nbhelpers.product_matching.storage import save_candidates
 from nbhelpers.product_matching.values import Candidates
 
 TARGETS = {"photo_seconds": 15, "thousand_seconds": 1, "fewer_prompts": 8, "less_time": 5}
@@ -78,8 +86,8 @@ def thousand(found: Candidates, gallery: Gallery, settings: Settings) -> dict:
             for p in ten.positives[:REFERENCES]
         ),
     )
-    judge_all(photos[:50], ten, settings)
-    _, seconds = timed(lambda: judge_all(photos, ten, settings))
+    score_all(photos[:50], ten, settings)
+    _, seconds = timed(lambda: [verdicts(each, settings) for each in score_all(photos, ten, settings)])
     return {"photos": PHOTOS, "references": REFERENCES, "seconds": round(seconds, 2), "candidates": len(found) * PHOTOS}
 
 
@@ -106,15 +114,34 @@ def against_blind(photos, galleries, models, settings: Settings) -> dict:
     }
 
 
-def memory(photo, models, gallery: Gallery, settings: Settings, counts: tuple[int, int]) -> dict:
-    """Largest resident size, in MB, after some and after more photos."""
-    out, done = {}, 0
-    for count in counts:
-        while done < count:
-            judge(find(photo.image, *models, gallery, settings), gallery, settings)
-            done += 1
-        out[str(count)] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return out
+def session_of(count: int, photo: np.ndarray, found: Candidates, gallery: Gallery, folder: Path) -> dict:
+    """Peak memory and seconds of a session of so many photos that were searched before, as a process of its own."""
+    settings = Settings()
+    cache = Cache(folder / "cache")
+    images = folder / "photos"
+    images.mkdir(exist_ok=True)
+    data = cv2.imencode(".jpg", photo)[1].tobytes()
+    for number in range(count):
+        path = images / f"{number:04}.jpg"
+        if not path.is_file():
+            path.write_bytes(data + str(number).encode())  # no two files alike
+            save_candidates(found, cache.path(signature(sha256(path), found.models, settings, gallery.guide.digest)))
+    segmenter, encoder = (SimpleNamespace(name=name, device="cpu") for name in found.models)
+    session = ProductSession(
+        sorted(images.glob("*.jpg"))[:count],
+        segmenter=segmenter,
+        encoder=encoder,
+        cache=cache.folder,
+        mean=gallery.mean,
+    )
+    session.references += [
+        Reference(str(number), "mask", found.items[0].rle, each, np.zeros((1, 1, 4), np.uint8), 0.1)
+        for number, each in enumerate(gallery.positives)
+    ]
+    _, first = timed(session.search)
+    _, again = timed(lambda: session.set_threshold(0.7))
+    peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
+    return {"photos": count, "peak_mb": peak, "seconds": round(first, 2), "new_threshold_seconds": round(again, 3)}
 
 
 def main() -> None:
@@ -122,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="lite", choices=("auto", "lite", "official"))
     parser.add_argument("--blind", type=int, default=2, help="photos that are also asked by a blind grid")
-    parser.add_argument("--memory", type=int, nargs=2, default=(3, 10), help="after how many photos memory is read")
+    parser.add_argument("--sessions", type=int, nargs="+", default=(10, 1000), help="photos of the sessions of part 4")
     arguments = parser.parse_args()
     settings = Settings()
     models = load("segmenter", models=arguments.models), load("patch_encoder", models=arguments.models)
@@ -142,7 +169,13 @@ def main() -> None:
     report = {"measure": "product_matching", "photo": photo_row, "thousand": many, "targets": TARGETS}
     if arguments.blind:
         report["blind"] = against_blind(photos[: arguments.blind], galleries, models, settings)
-    report["memory_mb"] = memory(photos[0], models, gallery, settings, tuple(arguments.memory))
+    report["sessions"] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in arguments.sessions:
+            with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+                work = alone.submit(session_of, count, photos[0].image, found, gallery, Path(folder))
+                report["sessions"].append(work.result())
+            print(f"session: {report['sessions'][-1]}", flush=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     report |= {"models": [model.name for model in models], "machine": f"{platform.machine()}, {cores} cores"}
     print(json.dumps(report))

@@ -332,13 +332,17 @@ def test_a_damaged_file_of_the_cache_is_made_again(session, shelf, models, tmp_p
     assert statuses(again.search()) == WANTED
 
 
-def test_a_cache_that_was_emptied_meanwhile_is_filled_again(session, tmp_path):
+def test_a_cache_that_was_emptied_meanwhile_is_filled_when_features_are_needed(session, shelf, tmp_path):
     import shutil
 
     session.cache = Cache(tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache")
-    session.judge()
-    assert statuses(session.results) == WANTED
+    session.set_threshold(1)
+    assert statuses(session.results) != WANTED and not (tmp_path / "cache").exists()
+    session.set_threshold(None)
+    assert statuses(session.results) == WANTED, "a threshold needs no features"
+    session.add_reference(shelf[0], point=PRODUCT_AT)
+    assert statuses(session.results) == WANTED and any((tmp_path / "cache").rglob("*.npz"))
 
 
 def test_the_cache_keeps_little_in_memory(session, tmp_path):

@@ -17,7 +17,7 @@ from nbhelpers.product_matching import candidates as searching
 from nbhelpers.product_matching import features as looking
 from nbhelpers.product_matching.calibrate import Calibration, calibrate
 from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
-from nbhelpers.product_matching.matching import centred_products, compare, judge, judge_all, similarities
+from nbhelpers.product_matching.matching import centred_products, compare, judge, score_all, similarities
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.storage import load_candidates, save_candidates
 from nbhelpers.product_matching.values import VERDICTS, Candidate, Candidates, Features
@@ -256,7 +256,7 @@ def test_every_verdict_says_why():
     assert all(row.why and row.verdict in VERDICTS for row in rows)
     assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
     rejecting = gallery.reject(items[3].features)
-    verdicts = {row.candidate.box: row for row in judge(found(*items), rejecting, Settings())}
+    verdicts = {row.thing.box: row for row in judge(found(*items), rejecting, Settings())}
     assert verdicts[40, 40, 60, 60].verdict == "closer to a reject"
     assert verdicts[40, 40, 60, 60].parts["reject"] > verdicts[40, 40, 60, 60].score
     assert verdicts[0, 0, 20, 20].kept
@@ -265,11 +265,12 @@ def test_every_verdict_says_why():
 def test_many_photos_are_judged_as_one_by_one_and_an_empty_one_is_empty():
     gallery = Gallery((random_features(0), random_features(1)))
     photos = [found(*(candidate(random_features(10 * n + i, k=8 + i)) for i in range(n))) for n in (3, 0, 2)]
-    together, alone = judge_all(photos, gallery, Settings()), [judge(each, gallery, Settings()) for each in photos]
-    assert [len(rows) for rows in together] == [3, 0, 2]
+    together, alone = score_all(photos, gallery, Settings()), [judge(each, gallery, Settings()) for each in photos]
+    assert [len(scores.things) for scores in together] == [3, 0, 2]
     for many, one in zip(together, alone, strict=True):
-        np.testing.assert_allclose([row.score for row in many], [row.score for row in one], atol=1e-5)
-    assert judge_all([], gallery, Settings()) == []
+        np.testing.assert_allclose([row.score for row in many.things], [row.score for row in one], atol=1e-5)
+        assert [row.number for row in many.things] == [row.number for row in one]
+    assert score_all([], gallery, Settings()) == []
 
 
 def test_a_new_reference_can_make_a_match():
@@ -312,11 +313,11 @@ def test_the_product_is_found_where_it_is(gallery, way):
     assert result.size == (240, 320) and result.models == ("fake", "fake-encoder") and result.seconds > 0
     assert result.prompts == 64 if way == "grid" else 0 < result.prompts <= settings.max_prompts
     rows = judge(result, gallery, settings, threshold=0)
-    assert iou(rows[0].candidate.mask, mask) > 0.8
+    assert iou(rows[0].thing.mask, mask) > 0.8
     assert rows[0].parts["colour"] == 1
     for row in rows:
-        assert settings.min_mask_area_ratio <= row.candidate.area / image[:, :, 0].size <= settings.max_mask_area_ratio
-        assert np.count_nonzero(row.candidate.mask) == row.candidate.area
+        assert settings.min_mask_area_ratio <= row.thing.area / image[:, :, 0].size <= settings.max_mask_area_ratio
+        assert np.count_nonzero(row.thing.mask) == row.thing.area
 
 
 def test_a_photo_of_one_colour_has_candidates_or_none_but_no_error(gallery):
@@ -371,20 +372,21 @@ def test_the_threshold_lies_between_background_and_what_matches_can_be_expected_
     views = tuple(scores_photo((0.9, 0.85), plain).items[i].features for i in range(2))
     gallery = Gallery((replace(first, views=views),))
     photos = [scores_photo((0.8 if n % 2 else 0.2, 0.3, 0.25, 0.2, 0.1), gallery, n) for n in range(1, 11)]
-    result = calibrate(iter(photos), gallery, Settings())
+    result = calibrate(iter(score_all(photos, gallery, Settings())), gallery, Settings())
     assert isinstance(result, Calibration) and result.source == "calibration"
     assert max(result.background) < result.threshold < min(result.expected)
     assert sum(score > result.threshold for score in result.best) == 5
     edges, counts = result.histogram()
     assert len(edges) == 41 and counts["background"].sum() == 40 and counts["best"].sum() == 10
     nearest = scores_photo((0.7,), gallery, 77).items[0].features
-    stricter = calibrate(photos, gallery.reject(nearest), Settings())
+    rejecting = gallery.reject(nearest)
+    stricter = calibrate(score_all(photos, rejecting, Settings()), rejecting, Settings())
     assert stricter.threshold > max(stricter.rejected)
 
 
 def test_with_little_to_calibrate_from_the_threshold_is_that_of_the_settings():
     gallery = Gallery((random_features(0),))
-    result = calibrate([found()], gallery, Settings(similarity_threshold=0.6))
+    result = calibrate(score_all([found()], gallery, Settings()), gallery, Settings(similarity_threshold=0.6))
     assert (result.threshold, result.source) == (0.6, "settings") and "too little" in result.why
 
 

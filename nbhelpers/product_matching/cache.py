@@ -22,7 +22,7 @@ from nbhelpers.product_matching.values import Candidates
 
 FORMAT = 3  # raised when what a search finds changes
 JUDGING = ("similarity_threshold", "top_k_matches", "calibrate", "colour_weight", "mirror_weight")  # not of the search
-MEMORY = 256_000_000  # bytes of features kept decoded; more photos are read from disk again
+MEMORY = 32_000_000  # bytes of features kept decoded; more photos are read from disk again
 log = logging.getLogger(__name__)
 
 

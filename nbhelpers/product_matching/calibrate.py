@@ -17,7 +17,7 @@ from nbhelpers.product_matching.candidates import box_iou
 from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.matching import similarities
 from nbhelpers.product_matching.settings import Settings
-from nbhelpers.product_matching.values import Candidates
+from nbhelpers.product_matching.values import Scores
 
 BACKGROUND = 0.98  # share of background scores that must stay below
 EXPECTED = 0.1  # share of expected matches that may fall short
@@ -57,26 +57,21 @@ class Calibration:
         return edges, {name: np.histogram(values, edges)[0] for name, values in kinds.items()}
 
 
-def calibrate(photos: Iterable[Candidates], gallery: Gallery, settings: Settings) -> Calibration:
+def calibrate(photos: Iterable[Scores], gallery: Gallery, settings: Settings) -> Calibration:
     """The threshold for a gallery and the photos that were searched with it.
 
     Args:
-        photos: their candidates; read one by one, so they can be a generator.
+        photos: what the gallery says of each, from `nbhelpers.product_matching.matching.score_all`.
         gallery: references with their views (`nbhelpers.product_matching.features.describe_reference`).
         settings: the threshold to fall back on, and the weights of the score.
     """
     best, background = [], []
     for photo in photos:
-        if not photo.items:
+        if not photo.things:
             continue
-        scores = similarities([item.features for item in photo.items], gallery, settings)
-        top = photo.items[int(scores.argmax())]
-        best.append(float(scores.max()))
-        background += [
-            float(score)
-            for item, score in zip(photo.items, scores, strict=True)
-            if item is not top and box_iou(item.box, top.box) == 0
-        ]
+        top, *others = photo.things
+        best.append(top.score)
+        background += [each.score for each in others if box_iou(each.thing.box, top.thing.box) == 0]
     expected = expected_scores(gallery, settings)
     rejected = similarities(gallery.negatives, gallery, settings).tolist() if gallery.negatives else []
     known = tuple(map(tuple, (expected, background, best, rejected)))

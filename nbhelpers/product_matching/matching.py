@@ -10,7 +10,7 @@ and more so than views of the reference itself do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,13 +19,14 @@ from jaxtyping import Float32
 
 from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.settings import Settings
-from nbhelpers.product_matching.values import Candidate, Candidates, Features, Judged
+from nbhelpers.product_matching.values import Candidate, Candidates, Features, Judged, Scored, Scores, Thing
 
 AT_ONCE = 256  # candidates whose patches are held together
 WRONG_COLOUR, WRONG_WAY = 0.25, 0.15  # what they take off the score; the other side of many a thing looks mirrored
 COLOUR_SAME, COLOUR_OTHER = 0.40, 0.70  # relative difference of chroma up to which colours are equal, are different
 GREY = 10.0  # chroma, in CIELAB units, below which hues mean little
 BRIGHTNESS = (0.6, 1.5)  # chroma grows and falls with the light, so far
+CLOSE = 0.45  # best-match similarity from which a thing may be a mirrored look-alike
 MIRRORED = 0.02  # lead of the mirrored reference that is certain
 PART = 0.8  # of a candidate inside a better one, or of that one inside it: the same thing
 
@@ -50,29 +51,61 @@ class Comparison:
 def judge(
     candidates: Candidates, gallery: Gallery, settings: Settings, threshold: float | None = None
 ) -> tuple[Judged, ...]:
-    """All candidates of a photo with their verdicts, the most similar first; see `judge_all`."""
-    return judge_all([candidates], gallery, settings, threshold)[0]
-
-
-def judge_all(
-    photos: Sequence[Candidates], gallery: Gallery, settings: Settings, threshold: float | None = None
-) -> list[tuple[Judged, ...]]:
-    """All candidates of many photos with their verdicts, for each photo the most similar first.
+    """All candidates of a photo with their verdicts, the most similar first.
 
     Args:
-        photos: the candidates of each photo.
+        candidates: of the photo.
         gallery: what is looked for, and what is not.
-        settings: weights, number of matches in a photo, overlap from which two are one.
+        settings: see `verdicts`.
+        threshold: see `verdicts`.
+    """
+    return verdicts(score_all([candidates], gallery, settings)[0], settings, threshold)
+
+
+def score_all(photos: Sequence[Candidates], gallery: Gallery, settings: Settings) -> list[Scores]:
+    """What a gallery says of many photos: all that needs features, and all that a verdict needs.
+
+    Args:
+        photos: the candidates of each.
+        gallery: what is looked for, and what is not.
+        settings: the weights of the score.
+    """
+    rows = _scored([item for photo in photos for item in photo.items], gallery, settings)
+    out = []
+    for photo in photos:
+        things = [Scored(item.thing, number, *next(rows)) for number, item in enumerate(photo.items)]
+        things.sort(key=lambda thing: -thing.score)
+        out.append(Scores(tuple(things), photo.prompts, photo.seconds, photo.notes))
+    return out
+
+
+def verdicts(scores: Scores, settings: Settings, threshold: float | None = None) -> tuple[Judged, ...]:
+    """The things of a photo with their verdicts, the most similar first.
+
+    Args:
+        scores: of the photo, from `score_all`.
+        settings: number of matches in a photo, overlap from which two are one.
         threshold: least score of a match; ``settings.similarity_threshold`` when None.
     """
     threshold = settings.similarity_threshold if threshold is None else threshold
-    items = [item for photo in photos for item in photo.items]
-    rows = iter(list(_scored(items, gallery, settings)))
-    out = []
-    for photo in photos:
-        scored = [(item, *next(rows)) for item in photo.items]
-        out.append(_verdicts(sorted(scored, key=lambda row: -row[1]), settings, threshold))
-    return out
+    out, kept = [], list[Judged]()
+    for each in scores.things:
+        score, reject = each.score, each.parts.get("reject", -1)
+        if score < threshold:
+            verdict, why = "below threshold", _shortfall(score, each.parts, threshold)
+        elif reject >= score:
+            verdict, why = "closer to a reject", f"scores {score:.2f}, and {reject:.2f} to a rejected thing"
+        elif (other := _same(each.thing, kept, settings.nms_iou_threshold)) is not None:
+            verdict, why = "duplicate", f"overlaps match {other + 1}, which scores {kept[other].score:.2f}"
+        elif len(kept) >= settings.top_k_matches:
+            verdict, why = "beyond top k", f"{len(kept)} matches score more"
+        else:
+            verdict, why = "kept", f"scores {score:.2f}, {threshold:.2f} is needed"
+        judged = Judged(each.thing, each.number, score, each.parts, each.reference, verdict, why)
+        out.append(judged)
+        if judged.kept:
+            kept.append(judged)
+    return tuple(out)
 
 
 def similarities(features: Sequence[Features], gallery: Gallery, settings: Settings) -> Float32[np.ndarray, " n"]:
@@ -138,10 +171,12 @@ def compare(
     colours = np.concatenate([each.colours for each in features])[:, 1:]
     colour = _colour_agreement(colours, reference.colours[match, 1:], counted, starts, counts)
     mirror = np.ones(len(features), np.float32)
-    if reference.mirror is not None:
-        flipped = _alike(patches, weights, starts, reference.mirror, gallery)
-        lead = (there + back) / 2 - flipped
-        mirror = np.clip(1 + (lead - _symmetry(reference, gallery)) / MIRRORED, 0, 1).astype(np.float32)
+    close = (there + back) / 2 >= CLOSE
+    if reference.mirror is not None and close.any():
+        inside, few = np.repeat(close, counts), counts[close]
+        flipped = _alike(patches[inside], weights[inside], np.cumsum(few) - few, reference.mirror, gallery)
+        lead = (there + back)[close] / 2 - flipped
+        mirror[close] = np.clip(1 + (lead - _symmetry(reference, gallery)) / MIRRORED, 0, 1)
     return Comparison(there, back, averages, colour, mirror)
 
 
@@ -213,29 +248,7 @@ def _colour_agreement(
     return np.clip((COLOUR_OTHER - difference) / (COLOUR_OTHER - COLOUR_SAME), 0, 1)
 
 
-def _verdicts(
-    scored: list[tuple[Candidate, float, dict[str, float], int]], settings: Settings, threshold: float
-) -> tuple[Judged, ...]:
-    out, kept = [], list[Judged]()
-    for item, score, parts, reference in scored:
-        if score < threshold:
-            verdict, why = "below threshold", _shortfall(score, parts, threshold)
-        elif parts.get("reject", -1) >= score:
-            verdict, why = "closer to a reject", f"scores {score:.2f}, and {parts['reject']:.2f} to a rejected thing"
-        elif (other := _same(item, kept, settings.nms_iou_threshold)) is not None:
-            verdict, why = "duplicate", f"overlaps match {other + 1}, which scores {kept[other].score:.2f}"
-        elif len(kept) >= settings.top_k_matches:
-            verdict, why = "beyond top k", f"{len(kept)} matches score more"
-        else:
-            verdict, why = "kept", f"scores {score:.2f}, {threshold:.2f} is needed"
-        judged = Judged(item, score, parts, verdict, why, reference)
-        out.append(judged)
-        if judged.kept:
-            kept.append(judged)
-    return tuple(out)
-
-
-def _shortfall(score: float, parts: dict[str, float], threshold: float) -> str:
+def _shortfall(score: float, parts: Mapping[str, float], threshold: float) -> str:
     why = f"scores {score:.2f}, {threshold:.2f} is needed"
     if parts["colour"] < 0.5 and parts["patches"] >= threshold:
         return f"{why}: alike, but of another colour"
@@ -244,16 +257,16 @@ def _shortfall(score: float, parts: dict[str, float], threshold: float) -> str:
     return why
 
 
-def _same(item: Candidate, kept: Sequence[Judged], iou: float) -> int | None:
-    """Index of the match that a candidate is another reading of, or None."""
+def _same(thing: Thing, kept: Sequence[Judged], iou: float) -> int | None:
+    """Index of the match that a thing is another reading of, or None."""
     from pycocotools import mask as coco
 
     if not kept:
         return None
-    masks = [dict(other.candidate.rle) for other in kept]
-    mine = [dict(item.rle)]
+    masks = [dict(other.thing.rle) for other in kept]
+    mine = [dict(thing.rle)]
     overlap = coco.iou(mine, masks, [0] * len(masks))[0]
     inside = coco.iou(mine, masks, [1] * len(masks))[0]  # share of mine in each
-    around = inside * item.area / np.array([other.candidate.area for other in kept])
+    around = inside * thing.area / np.array([other.thing.area for other in kept])
     same = np.flatnonzero((overlap >= iou) | (inside >= PART) | (around >= PART))
     return int(same[0]) if len(same) else None

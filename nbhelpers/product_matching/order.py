@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nbhelpers.product_matching.gallery import Gallery
-from nbhelpers.product_matching.matching import judge
+from nbhelpers.product_matching.matching import judge, verdicts
 from nbhelpers.product_matching.values import Candidate, Judged
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def _link(session: ProductSession, best: dict, photo: int, other: int) -> bool:
     if photo in best and best[photo][0] >= sure * KEPT_BY_A_LINK:
         return False
     gallery = Gallery((seen.features,), session.gallery.negatives, session.gallery.mean)
-    alike = judge(session.candidates(photo), gallery, session.settings, session.threshold)
+    candidates = session.candidates(photo)
+    alike = judge(candidates, gallery, session.settings, session.threshold)
     kept = [each for each in alike if each.kept]
     if not kept:
         return False
@@ -69,16 +70,15 @@ def _link(session: ProductSession, best: dict, photo: int, other: int) -> bool:
     if chain < session.threshold or (photo in best and best[photo][0] >= chain):
         return False
     name = session.photos[other].name
-    best[photo] = chain, kept[0].candidate, f"as like as {chain:.2f} by way of {name}, the view beside it"
+    thing = candidates.items[kept[0].number]
+    best[photo] = chain, thing, f"as like as {chain:.2f} by way of {name}, the view beside it"
     return True
 
 
 def _settle(session: ProductSession, photo: int, score: float, thing: Candidate, why: str) -> None:
-    candidates = session.candidates(photo)
-    own = judge(candidates, session.gallery, session.settings, session.threshold)
     judged = []
-    for each in own:
-        if _same(each.candidate, thing):
+    for each in verdicts(session.scores(photo), session.settings, session.threshold):
+        if each.thing.rle == thing.rle:
             parts = {**each.parts, "neighbours": score} if why else each.parts
             kept = replace(each, score=max(score, each.score), parts=parts, verdict="kept", why=why or each.why)
             judged.append(kept)
@@ -86,11 +86,7 @@ def _settle(session: ProductSession, photo: int, score: float, thing: Candidate,
             judged.append(replace(each, verdict="beyond top k", why="one product stands on a turntable"))
         else:
             judged.append(each)
-    session.rescore(photo, candidates, sorted(judged, key=_rank))
-
-
-def _same(a: Candidate, b: Candidate) -> bool:
-    return a is b or a.rle == b.rle
+    session.rescore(photo, sorted(judged, key=_rank))
 
 
 def _rank(judged: Judged) -> tuple[bool, float]:

@@ -53,9 +53,9 @@ class Found:
         return self.verdict == "kept"
 
     @classmethod
-    def of(cls, judged: Judged, number: int, size: tuple[int, int]) -> Found:
-        """Without features, its box carried up to a photo of ``size`` ``(H, W)``."""
-        thing = judged.candidate
+    def of(cls, judged: Judged, size: tuple[int, int]) -> Found:
+        """Its box carried up to a photo of ``size`` ``(H, W)``."""
+        thing = judged.thing
         height, width = thing.rle["size"]
         down, across = size[0] / height, size[1] / width
         x0, y0, x1, y1 = thing.box
@@ -71,7 +71,7 @@ class Found:
             judged.why,
             float(thing.quality),
             int(judged.reference),
-            number,
+            judged.number,
         )
 
 

@@ -19,11 +19,13 @@ from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching import spread
 from nbhelpers.product_matching.cache import Cache, signature
 from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
+from nbhelpers.product_matching.matching import score_all
 from nbhelpers.product_matching.results import MatchedPhoto
 from nbhelpers.product_matching.search import search
 from nbhelpers.product_matching.settings import Settings
-from nbhelpers.product_matching.values import Candidates
+from nbhelpers.product_matching.values import Candidates, Scores
 
+TOGETHER = 8  # photos compared at a time: quicker than one by one, and features of all would not fit into memory
 MEAN_OF = 8  # photos whose mean feature is taken off
 TAKEN = ("run", "summary", "annotations", "matches", "gallery", "index", "mean", "cache", "reference")
 log = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class Searching:
         self._keys: dict[int, str] = {}
         self._sizes: dict[int, tuple[int, int]] = {}
         self._results: dict[int, MatchedPhoto] = {}
+        self._scores: dict[str, Scores] = {}
+        self._scored_by = ""
 
     @property
     def gallery(self) -> Gallery:
@@ -110,6 +114,21 @@ class Searching:
         if self.mean is None:
             self.mean = mean_feature(self._some_photos(), self.encoder, MEAN_OF)
         return self.mean
+
+    def score(self, photos: Sequence[int]) -> None:
+        """Compare photos with the gallery, but for those that it has been compared with."""
+        gallery = self.gallery
+        if self._scored_by != gallery.digest:
+            self._scores, self._scored_by = {}, gallery.digest
+        rest = [index for index in photos if self._keys[index] not in self._scores]
+        for start in range(0, len(rest), TOGETHER):
+            part = rest[start : start + TOGETHER]
+            found = score_all([self.candidates(index) for index in part], gallery, self.settings)
+            self._scores.update(zip((self._keys[index] for index in part), found, strict=True))
+
+    def scores(self, photo: int) -> Scores:
+        """What the gallery says of a photo that was compared with it."""
+        return self._scores[self._keys[photo]]
 
     def look(self, client: Any, on_photo: Callable[[int], object] | None, again: bool) -> None:
         """Search the photos that were not searched yet, or all of them again; see `ProductSession.search`."""

@@ -21,15 +21,13 @@ from nbhelpers.core.masks import decode_rle
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.calibrate import Calibration, calibrate
 from nbhelpers.product_matching.gallery import Gallery
-from nbhelpers.product_matching.matching import judge_all
+from nbhelpers.product_matching.matching import verdicts
 from nbhelpers.product_matching.order import neighbours_agree
 from nbhelpers.product_matching.reference import Reference, reference_of, shown
 from nbhelpers.product_matching.results import Found, MatchedPhoto
 from nbhelpers.product_matching.searching import Searching
 from nbhelpers.product_matching.settings import Settings
-from nbhelpers.product_matching.values import Candidates, Judged
-
-TOGETHER = 32  # photos judged at a time: quicker than one by one, and features of all would not fit into memory
+from nbhelpers.product_matching.values import Judged
 
 
 class ProductSession(Searching):
@@ -159,21 +157,19 @@ class ProductSession(Searching):
         return self.results
 
     def judge(self) -> None:
-        """Judge all searched photos anew, from the cache; done by itself whenever something changes."""
+        """Judge all searched photos anew; done by itself whenever something changes.
+
+        A new threshold costs next to nothing; after a change of the gallery the features are read from the cache.
+        """
         ready = self.searched
         if not ready or not self.references:
             return self._changed()
-        gallery = self.gallery
+        self.score(ready)
         self.calibration = None
         if self.settings.calibrate:
-            self.calibration = calibrate((self.candidates(index) for index in ready), gallery, self.settings)
-        for start in range(0, len(ready), TOGETHER):
-            part = ready[start : start + TOGETHER]
-            every = [self.candidates(index) for index in part]
-            for index, candidates, judged in zip(
-                part, every, judge_all(every, gallery, self.settings, self.threshold), strict=True
-            ):
-                self.rescore(index, candidates, judged)
+            self.calibration = calibrate(map(self.scores, ready), self.gallery, self.settings)
+        for index in ready:
+            self.rescore(index, verdicts(self.scores(index), self.settings, self.threshold))
         if self.turntable:
             neighbours_agree(self, ready)
         return self._changed()
@@ -265,19 +261,19 @@ class ProductSession(Searching):
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
-    def rescore(self, photo: int, candidates: Candidates, judged: Sequence[Judged]) -> None:
+    def rescore(self, photo: int, judged: Sequence[Judged]) -> None:
         """Replace how a photo was judged; for what knows more than one photo at a time."""
-        number, size = {id(item): place for place, item in enumerate(candidates.items)}, self._sizes[photo]
+        size, scores = self._sizes[photo], self.scores(photo)
         self._results[photo] = MatchedPhoto(
             self.photos[photo],
             self.names[photo],
             size,
-            tuple(Found.of(each, number[id(each.candidate)], size) for each in judged),
+            tuple(Found.of(each, size) for each in judged),
             self.threshold,
             self.threshold_from,
-            candidates.prompts,
-            candidates.seconds,
-            candidates.notes,
+            scores.prompts,
+            scores.seconds,
+            scores.notes,
             panorama=self.panorama,
         )
 

@@ -58,27 +58,37 @@ class Features:
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
-    """One thing of a photo that might be the product.
+class Thing:
+    """One thing of a photo.
 
     Attributes:
         rle: its mask at the photo's size, as COCO's run lengths.
         box: ``(x0, y0, x1, y1)`` pixels, ``x1`` and ``y1`` exclusive.
         area: pixels.
         quality: the IoU that the segmenter predicts for the mask.
-        features: of what the mask covers.
     """
 
     rle: Mapping[str, Any] = field(repr=False)
     box: tuple[int, int, int, int]
     area: int
     quality: float
-    features: Features = field(repr=False)
 
     @cached_property
     def mask(self) -> Bool[np.ndarray, "h w"]:
         """The mask at the photo's size."""
         return decode_rle(self.rle)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate(Thing):
+    """A thing that might be the product, with the features of what its mask covers."""
+
+    features: Features = field(repr=False)
+
+    @property
+    def thing(self) -> Thing:
+        """The same without its features."""
+        return Thing(self.rle, self.box, self.area, self.quality)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,26 +116,54 @@ class Candidates:
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """A candidate and what was made of it: a row of the look-alike table.
+class Scored:
+    """A candidate and what a gallery says of it, without the features.
 
     Attributes:
-        candidate: the thing.
+        thing: the candidate.
+        number: its index into the photo's `Candidates`.
         score: its similarity to the product, about 0 to 1; what is compared with the threshold.
         parts: what the score is made of: ``average`` and ``patches`` (cosines), ``colour`` (1 equal, 0 different),
             ``mirror`` (1 the right way round, below 1 mirrored), ``reject`` (score to the nearest rejected thing;
             absent where nothing was rejected).
-        verdict: one of `VERDICTS`.
-        why: the reason in a sentence.
         reference: index of the nearest positive of the gallery.
     """
 
-    candidate: Candidate
+    thing: Thing
+    number: int
     score: float
     parts: Mapping[str, float]
+    reference: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a gallery says of a photo; light enough to hold for thousands of photos.
+
+    Attributes:
+        things: the most similar first.
+        prompts: see `Candidates`, as the next two.
+        seconds: what the search took.
+        notes: what a person should know.
+    """
+
+    things: tuple[Scored, ...]
+    prompts: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Judged(Scored):
+    """A scored thing with its verdict: a row of the look-alike table.
+
+    Attributes:
+        verdict: one of `VERDICTS`.
+        why: the reason in a sentence.
+    """
+
     verdict: str
     why: str
-    reference: int
 
     @property
     def kept(self) -> bool:
