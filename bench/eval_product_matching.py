@@ -30,11 +30,13 @@ from nbhelpers.core.files import outputs_dir
 from nbhelpers.core.images import fit, save_image
 from nbhelpers.core.metrics import iou
 from nbhelpers.product_matching import pictures
+from nbhelpers.product_matching.background import against_background
 from nbhelpers.product_matching.calibrate import calibrate
 from nbhelpers.product_matching.candidates import find
 from nbhelpers.product_matching.features import describe_reference
 from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
-from nbhelpers.product_matching.matching import judge, score_all, verdicts
+from nbhelpers.product_matching.matching import score_all, verdicts
+from nbhelpers.product_matching.searching import BACKGROUND_OF
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.storage import load_candidates, save_candidates
 from nbhelpers.product_matching.values import Candidates
@@ -85,8 +87,9 @@ def score_made(
             if not mine:
                 continue
             candidates = [found[photo.name] for photo in mine]
-            scores = score_all(candidates, gallery, settings)
-            calibration = calibrate(scores, gallery, settings)
+            judging = against_background(evenly(candidates, BACKGROUND_OF), gallery, settings)
+            scores = score_all(candidates, judging, settings)
+            calibration = calibrate(scores, judging, settings)
             judged = [verdicts(each, settings, calibration.threshold) for each in scores]
             rows.append({"kind": kind, "product": product, "photos": len(mine)})
             rows[-1] |= {"threshold": round(calibration.threshold, 3), "source": calibration.source}
@@ -141,7 +144,7 @@ def dreambooth(data: Path, models, settings: Settings, cache: Path) -> dict:
         image = load_image(reference)
         mask = segmenter.predict(segmenter.encode(image), Prompt(box=box)).best
         gallery = Gallery((describe_reference(image, mask, encoder, settings.crop_side),), mean=mean)
-        scores, truth = [], []
+        found, truth = [], []
         for file in files:
             if file == reference:
                 continue
@@ -149,9 +152,11 @@ def dreambooth(data: Path, models, settings: Settings, cache: Path) -> dict:
             if not kept.is_file():
                 save_candidates(find(images[file], *models, gallery, settings), kept)
                 print(f"{name} in {file.parent.name}/{file.name}", flush=True)
-            rows = judge(load_candidates(kept), gallery, settings)
-            scores.append(max((row.score for row in rows), default=-1.0))
+            found.append(load_candidates(kept))
             truth.append(file.parent.name == name)
+        judging = against_background(evenly(found, BACKGROUND_OF), gallery, settings)
+        rows = score_all(found, judging, settings)
+        scores = [row.things[0].score if row.things else -1.0 for row in rows]
         right = np.array(truth)[np.argsort(scores, kind="stable")[::-1]]
         precisions[name] = float((np.cumsum(right) / np.arange(1, len(right) + 1))[right].mean())
         own, others = (np.array(scores)[np.array(truth) == wanted] for wanted in (True, False))

@@ -2,8 +2,8 @@
 
 Three kinds of scores are known without a person: what the references score against each other and against views of
 themselves (turned, smaller, darker, partly hidden) is what a match can be expected to reach; what other things of the
-photos score is background; and what was rejected must stay below. The threshold is where the histogram of all scores is
-emptiest between background and expected matches, near the settings' threshold where few scores tell.
+photos score is background; and what was rejected must stay below. The threshold lies between background and expected
+matches, nearer to the background: views of a reference are more like it than other photos are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from nbhelpers.product_matching.candidates import box_iou
+from nbhelpers.product_matching.background import LEAST, others
 from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.matching import similarities
 from nbhelpers.product_matching.settings import Settings
@@ -21,9 +21,7 @@ from nbhelpers.product_matching.values import Scores
 
 BACKGROUND = 0.98  # share of background scores that must stay below
 EXPECTED = 0.1  # share of expected matches that may fall short
-SMOOTH = 0.02  # width of the kernel that smooths the histogram
-STRAY = 0.1  # as far from the settings' threshold is as bad as one score at the very place
-LEAST = 8  # background scores that are needed
+NEARER = 0.3  # of the way from background to expected matches
 BINS = 40
 
 
@@ -69,9 +67,8 @@ def calibrate(photos: Iterable[Scores], gallery: Gallery, settings: Settings) ->
     for photo in photos:
         if not photo.things:
             continue
-        top, *others = photo.things
-        best.append(top.score)
-        background += [each.score for each in others if box_iou(each.thing.box, top.thing.box) == 0]
+        best.append(photo.things[0].score)
+        background += [each.score for each in others(photo)]
     expected = expected_scores(gallery, settings)
     rejected = similarities(gallery.negatives, gallery, settings).tolist() if gallery.negatives else []
     known = tuple(map(tuple, (expected, background, best, rejected)))
@@ -84,9 +81,9 @@ def expected_scores(gallery: Gallery, settings: Settings) -> list[float]:
     for index, reference in enumerate(gallery.positives):
         if reference.views:
             found += similarities(reference.views, replace(gallery, positives=(reference,)), settings).tolist()
-        others = gallery.positives[:index] + gallery.positives[index + 1 :]
-        if others:
-            found += similarities([reference], replace(gallery, positives=others), settings).tolist()
+        rest = gallery.positives[:index] + gallery.positives[index + 1 :]
+        if rest:
+            found += similarities([reference], replace(gallery, positives=rest), settings).tolist()
     return found
 
 
@@ -108,19 +105,9 @@ def _threshold(
         threshold = low
         why = f"the product is not told from the background, which scores up to {low:.2f}: matches are unsure"
     else:
-        threshold = _emptiest(np.array([*best, *background, *expected]), low, high, settings.similarity_threshold)
-        why = (
-            f"the emptiest place of the histogram between the background (up to {low:.2f}) and expected matches "
-            f"(from {high:.2f})"
-        )
+        threshold = low + NEARER * (high - low)
+        why = f"between the background (up to {low:.2f}) and expected matches (from {high:.2f})"
     if rejected and max(rejected) >= threshold and max(rejected) < high:
         threshold = (max(rejected) + high) / 2
         why = f"between the nearest reject ({max(rejected):.2f}) and expected matches (from {high:.2f})"
     return Calibration(float(threshold), "calibration", why, **known)
-
-
-def _emptiest(scores: np.ndarray, low: float, high: float, usual: float) -> float:
-    """Where between two scores the smoothed histogram is lowest; of places about as low, the nearest to ``usual``."""
-    grid = np.linspace(low, high, 101)
-    density = np.exp(-0.5 * ((grid[:, None] - scores[None]) / SMOOTH) ** 2).sum(1)
-    return float(grid[np.argmin(density + np.abs(grid - np.clip(usual, low, high)) / STRAY)])

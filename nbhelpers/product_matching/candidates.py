@@ -30,6 +30,8 @@ from nbhelpers.product_matching.values import Candidate, Candidates, Features
 WARM = 0.6  # of the hottest place: the level at which a region ends
 WARMER = 0.8
 FAINT = 0.25  # the level at which peaks end
+BETWEEN_PEAKS, BETWEEN_POINTS = 1.5, 2.0  # patches
+LOADING = 30  # times the mean variance is added to each
 SAME = 0.85  # IoU from which two masks are one before anything is described
 LOOKED_AT = 80  # masks of a photo that are looked at in small
 GRID = 256  # cells along the longer side on which masks are compared
@@ -37,7 +39,7 @@ GRID = 256  # cells along the longer side on which masks are compared
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A photo's patches at one scale, without their mean and of length 1, with what the gallery says of them.
+    """A photo's patches at one scale, whitened and of length 1, with what the gallery says of them.
 
     Attributes:
         tokens: ``(rows, columns, d)``.
@@ -116,8 +118,11 @@ def find(
 def look(image: UInt8[np.ndarray, "h w 3"], encoder: PatchEncoder, gallery: Gallery, side: int) -> Look:
     """The photo's patches with its longer side scaled to ``side`` pixels, compared with the gallery.
 
-    The photo's mean token is taken off patches and references: what the photo shows everywhere tells nothing. Then a
-    patch resembles the gallery as far as it resembles a reference seen from afar, in the size that fits best.
+    A patch resembles the gallery as far as it resembles a reference seen from afar, in the size that fits best. The
+    similarity is that of finding a known thing in clutter, the adaptive cosine estimator (Kraut, Scharf and McWhorter
+    2001, "Adaptive Subspace Detectors"): what the photo shows everywhere is taken off, and directions in which its
+    patches differ much, such as from subject to background, count less. The covariance is loaded on its diagonal, for
+    a photo has few patches.
     """
     scaled = fit(image, side)
     if max(scaled.shape[:2]) < side:
@@ -126,8 +131,12 @@ def look(image: UInt8[np.ndarray, "h w 3"], encoder: PatchEncoder, gallery: Gall
         scaled = cv2.resize(scaled, size, interpolation=cv2.INTER_LINEAR)
     tokens = unit(encoder.tokens([scaled])[0])
     mean = tokens.mean((0, 1))
-    tokens = unit(tokens - mean)
-    return Look(tokens, (tokens @ unit(gallery.afar - mean).T).max(-1))
+    tokens = tokens - mean
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    variances, directions = np.linalg.eigh(flat.T @ flat / len(flat))
+    whitening = directions / np.sqrt(np.maximum(variances, 0) + LOADING * variances.mean() + 1e-12)
+    tokens, wanted = unit(tokens @ whitening), unit((gallery.afar - mean) @ whitening)
+    return Look(tokens, (tokens @ wanted.T).max(-1))
 
 
 def guided_predictions(
@@ -150,24 +159,26 @@ def guided_predictions(
 
 
 def peaks(looks: Sequence[Look], size: tuple[int, int], settings: Settings) -> Float32[np.ndarray, "n 2"]:
-    """Local maxima of the heat of all scales as ``(x, y)`` pixels of a photo of ``size``, the hottest first.
+    """Where to ask, as ``(x, y)`` pixels of a photo of ``size``: peaks of the heat of all scales, the hottest first.
 
-    A peak must be at least a quarter as hot as the hottest one, and no second peak lies within 1.5 patches of it: a
-    small thing is fainter than a large one that resembles it less.
+    A peak is a local maximum at least a quarter as hot as the hottest one, and no second peak lies within 1.5 patches
+    of it: a small thing is fainter than a large one that resembles it less. Where there are fewer peaks than prompts,
+    the hottest other places follow, 2 patches apart: a thing may stand before a hotter one without a peak of its own.
     """
-    found: list[tuple[float, float, float]] = []
+    found: list[tuple[bool, float, float, float]] = []
     hottest = max(float(each.heat.max()) for each in looks)
     for each in looks:
         rows, columns = each.heat.shape
         smooth = cv2.GaussianBlur(each.heat, (0, 0), 0.7)
         top = (smooth >= cv2.dilate(smooth, np.ones((3, 3), np.uint8))) & (each.heat >= FAINT * hottest)
-        for y, x in np.argwhere(top):
+        for y, x in np.argwhere(smooth > 0):
             place = (x + 0.5) * size[1] / columns - 0.5, (y + 0.5) * size[0] / rows - 0.5
-            found.append((float(smooth[y, x]), *place))
+            found.append((bool(top[y, x]), float(smooth[y, x]), *place))
     finest = min(max(size) / max(each.heat.shape) for each in looks)
     kept: list[tuple[float, float]] = []
-    for _, x, y in sorted(found, reverse=True):
-        if all((x - a) ** 2 + (y - b) ** 2 >= (1.5 * finest) ** 2 for a, b in kept):
+    for is_peak, _, x, y in sorted(found, reverse=True):
+        apart = finest * (BETWEEN_PEAKS if is_peak else BETWEEN_POINTS)
+        if all((x - a) ** 2 + (y - b) ** 2 >= apart**2 for a, b in kept):
             kept.append((x, y))
         if len(kept) == settings.max_prompts:
             break

@@ -118,8 +118,16 @@ def mean_feature(
         seen.append(tokens.reshape(-1, tokens.shape[-1]))
     if not seen:
         raise NbHelpersError("there is no photo to take the mean feature of", given="no photos")
-    mean = np.mean([tokens.mean(0, dtype=np.float64) for tokens in seen], axis=0)
-    spread = sum((tokens - mean).T @ (tokens - mean) / len(tokens) for tokens in seen)
+    return common(seen)
+
+
+def common(groups: Sequence[Float32[np.ndarray, "_ d"]]) -> Float32[np.ndarray, "m d"]:
+    """What groups of tokens, each of length 1, have in common: their mean, then the directions of largest spread.
+
+    Each group counts alike, however many tokens it has.
+    """
+    mean = np.mean([tokens.mean(0, dtype=np.float64) for tokens in groups], axis=0)
+    spread = sum((tokens - mean).T @ (tokens - mean) / len(tokens) for tokens in groups)
     _, directions = np.linalg.eigh(spread)  # in rising order
     return np.concatenate([mean[None], directions[:, : -DIRECTIONS - 1 : -1].T]).astype(np.float32)
 

@@ -26,7 +26,7 @@ WRONG_COLOUR, WRONG_WAY = 0.25, 0.15  # what they take off the score; the other 
 COLOUR_SAME, COLOUR_OTHER = 0.40, 0.70  # relative difference of chroma up to which colours are equal, are different
 GREY = 10.0  # chroma, in CIELAB units, below which hues mean little
 BRIGHTNESS = (0.6, 1.5)  # chroma grows and falls with the light, so far
-CLOSE = 0.45  # best-match similarity from which a thing may be a mirrored look-alike
+CLOSE = 0.35  # best-match similarity from which a thing may be a mirrored look-alike
 MIRRORED = 0.02  # lead of the mirrored reference that is certain
 PART = 0.8  # of a candidate inside a better one, or of that one inside it: the same thing
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.matching import judge, verdicts
 from nbhelpers.product_matching.values import Candidate, Judged
 
@@ -60,7 +59,7 @@ def _link(session: ProductSession, best: dict, photo: int, other: int) -> bool:
     sure, seen, _ = best[other]
     if photo in best and best[photo][0] >= sure * KEPT_BY_A_LINK:
         return False
-    gallery = Gallery((seen.features,), session.gallery.negatives, session.gallery.mean)
+    gallery = replace(session.judging, positives=(seen.features,))
     candidates = session.candidates(photo)
     alike = judge(candidates, gallery, session.settings, session.threshold)
     kept = [each for each in alike if each.kept]

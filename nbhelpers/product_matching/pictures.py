@@ -69,7 +69,7 @@ def turned(session: ProductSession, angles: Sequence[float]) -> Float[np.ndarray
         turn = cv2.getRotationMatrix2D(middle, angle, 0.75)  # smaller, so that no corner is cut off
         view = [cv2.warpAffine(part, turn, crop.shape[1::-1], flags=cv2.INTER_AREA) for part in (crop, alpha)]
         views.append((view[0], np.ascontiguousarray(view[1])))
-    gallery = replace(session.gallery, positives=(reference.features,), negatives=())
+    gallery = replace(session.judging, positives=(reference.features,), negatives=())
     scores = similarities(describe_crops(views, session.encoder), gallery, session.settings)
     here = painted_over(*views[0])
     return np.array(

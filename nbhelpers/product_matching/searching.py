@@ -17,6 +17,7 @@ from nbhelpers.core.runs import photos as listed
 from nbhelpers.core.runs import stems
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching import spread
+from nbhelpers.product_matching.background import against_background
 from nbhelpers.product_matching.cache import Cache, signature
 from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
 from nbhelpers.product_matching.matching import score_all
@@ -27,6 +28,7 @@ from nbhelpers.product_matching.values import Candidates, Scores
 
 TOGETHER = 8  # photos compared at a time: quicker than one by one, and features of all would not fit into memory
 MEAN_OF = 8  # photos whose mean feature is taken off
+BACKGROUND_OF = 64  # photos whose other things are looked at
 TAKEN = ("run", "summary", "annotations", "matches", "gallery", "index", "mean", "cache", "reference")
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Searching:
         self._results: dict[int, MatchedPhoto] = {}
         self._scores: dict[str, Scores] = {}
         self._scored_by = ""
+        self._judging: tuple[Any, Any] = (None, None)
 
     @property
     def gallery(self) -> Gallery:
@@ -115,9 +118,24 @@ class Searching:
             self.mean = mean_feature(self._some_photos(), self.encoder, MEAN_OF)
         return self.mean
 
-    def score(self, photos: Sequence[int]) -> None:
-        """Compare photos with the gallery, but for those that it has been compared with."""
+    @property
+    def judging(self) -> Gallery:
+        """The gallery that photos are judged by: against the other things that were found, where there are enough.
+
+        With ``calibrate`` off it is `gallery`, so that a threshold means the same in all sessions.
+        """
         gallery = self.gallery
+        if not self.settings.calibrate:
+            return gallery
+        some = evenly(self.searched, BACKGROUND_OF)
+        known = gallery.digest, tuple(self._keys[index] for index in some)
+        if known != self._judging[0]:
+            self._judging = known, against_background(map(self.candidates, some), gallery, self.settings)
+        return self._judging[1]
+
+    def score(self, photos: Sequence[int]) -> None:
+        """Compare photos with `judging`, but for those that it has been compared with."""
+        gallery = self.judging
         if self._scored_by != gallery.digest:
             self._scores, self._scored_by = {}, gallery.digest
         rest = [index for index in photos if self._keys[index] not in self._scores]
@@ -127,7 +145,7 @@ class Searching:
             self._scores.update(zip((self._keys[index] for index in part), found, strict=True))
 
     def scores(self, photo: int) -> Scores:
-        """What the gallery says of a photo that was compared with it."""
+        """What `judging` says of a photo that was compared with it."""
         return self._scores[self._keys[photo]]
 
     def look(self, client: Any, on_photo: Callable[[int], object] | None, again: bool) -> None:

@@ -167,7 +167,7 @@ class ProductSession(Searching):
         self.score(ready)
         self.calibration = None
         if self.settings.calibrate:
-            self.calibration = calibrate(map(self.scores, ready), self.gallery, self.settings)
+            self.calibration = calibrate(map(self.scores, ready), self.judging, self.settings)
         for index in ready:
             self.rescore(index, verdicts(self.scores(index), self.settings, self.threshold))
         if self.turntable:
