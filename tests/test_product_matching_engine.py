@@ -17,6 +17,7 @@ from nbhelpers.product_matching import candidates as searching
 from nbhelpers.product_matching import features as looking
 from nbhelpers.product_matching.calibrate import Calibration, calibrate
 from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
+from nbhelpers.product_matching.heat import heat_map
 from nbhelpers.product_matching.matching import centred_products, compare, judge, score_all, similarities
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.storage import load_candidates, save_candidates
@@ -130,7 +131,7 @@ def test_a_reference_is_seen_from_afar_in_three_sizes_at_equal_cost_in_any_photo
 
 def test_a_small_thing_is_the_hottest_place_of_a_photo(gallery):
     image, (small, *_) = scene((280, 40, 14, RED), (90, 150, 60, BLUE), (220, 180, 40, (60, 160, 60)))
-    heat = searching.look(image, FakeEncoder(), gallery, 320).heat
+    heat = heat_map(image, FakeEncoder(), gallery, 320)
     y, x = np.unravel_index(heat.argmax(), heat.shape)
     assert small[int((y + 0.5) * 240 / heat.shape[0]), int((x + 0.5) * 320 / heat.shape[1])]
     other = cv2.resize(np.uint8(~small), heat.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0

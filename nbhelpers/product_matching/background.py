@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from nbhelpers.product_matching.candidates import box_iou
 from nbhelpers.product_matching.gallery import Gallery, common
+from nbhelpers.product_matching.heat import box_iou
 from nbhelpers.product_matching.matching import score_all
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.values import Candidates, Scored, Scores

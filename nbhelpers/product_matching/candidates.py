@@ -15,39 +15,21 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from nbhelpers.core.images import fit
 from nbhelpers.core.masks import box_of, encode_rle
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.regions import components, distinct, intersections
+from nbhelpers.core.regions import distinct, intersections
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 from nbhelpers.product_matching.blind import BlindReading, blind_readings
-from nbhelpers.product_matching.features import cut_square, describe_all, describe_crops, square_around, unit
+from nbhelpers.product_matching.features import cut_square, describe_all, describe_crops, square_around
 from nbhelpers.product_matching.gallery import Gallery
+from nbhelpers.product_matching.heat import heat_map, peaks, warm_boxes
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.values import Candidate, Candidates, Features
 
-WARM = 0.6  # of the hottest place: the level at which a region ends
-WARMER = 0.8
-FAINT = 0.25  # the level at which peaks end
-BETWEEN_PEAKS, BETWEEN_POINTS = 1.5, 2.0  # patches
-LOADING = 30  # times the mean variance is added to each
 SAME = 0.85  # IoU from which two masks are one before anything is described
 LOOKED_AT = 80  # masks of a photo that are looked at in small
 GRID = 256  # cells along the longer side on which masks are compared
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """A photo's patches at one scale, whitened and of length 1, with what the gallery says of them.
-
-    Attributes:
-        tokens: ``(rows, columns, d)``.
-        heat: similarity of each patch to the gallery, -1 to 1.
-    """
-
-    tokens: Float32[np.ndarray, "rows columns d"]
-    heat: Float32[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,42 +90,18 @@ def find(
         readings, prompts = blind_readings(image, segmenter, embedding, settings)
     else:
         embedding = segmenter.encode(image) if embedding is None else embedding
-        looks = [look(image, encoder, gallery, side) for side in settings.scales]
-        offered, prompts = guided_predictions(segmenter, embedding, looks, settings)
-        readings = promising(offered, looks, settings)
+        heats = [heat_map(image, encoder, gallery, side) for side in settings.scales]
+        offered, prompts = guided_predictions(segmenter, embedding, heats, settings)
+        readings = promising(offered, heats, settings)
     items = described(image, similar(image, readings, encoder, gallery, settings), encoder, settings)
     return Candidates(image.shape[:2], items, prompts, time.perf_counter() - started, (segmenter.name, encoder.name))
 
 
-def look(image: UInt8[np.ndarray, "h w 3"], encoder: PatchEncoder, gallery: Gallery, side: int) -> Look:
-    """The photo's patches with its longer side scaled to ``side`` pixels, compared with the gallery.
-
-    A patch resembles the gallery as far as it resembles a reference seen from afar, in the size that fits best. The
-    similarity is that of finding a known thing in clutter, the adaptive cosine estimator (Kraut, Scharf and McWhorter
-    2001, "Adaptive Subspace Detectors"): what the photo shows everywhere is taken off, and directions in which its
-    patches differ much, such as from subject to background, count less. The covariance is loaded on its diagonal, for
-    a photo has few patches.
-    """
-    scaled = fit(image, side)
-    if max(scaled.shape[:2]) < side:
-        grow = side / max(scaled.shape[:2])
-        size = tuple(max(1, round(length * grow)) for length in scaled.shape[1::-1])
-        scaled = cv2.resize(scaled, size, interpolation=cv2.INTER_LINEAR)
-    tokens = unit(encoder.tokens([scaled])[0])
-    mean = tokens.mean((0, 1))
-    tokens = tokens - mean
-    flat = tokens.reshape(-1, tokens.shape[-1])
-    variances, directions = np.linalg.eigh(flat.T @ flat / len(flat))
-    whitening = directions / np.sqrt(np.maximum(variances, 0) + LOADING * variances.mean() + 1e-12)
-    tokens, wanted = unit(tokens @ whitening), unit((gallery.afar - mean) @ whitening)
-    return Look(tokens, (tokens @ wanted.T).max(-1))
-
-
 def guided_predictions(
-    segmenter: Segmenter, embedding: Embedding, looks: Sequence[Look], settings: Settings
+    segmenter: Segmenter, embedding: Embedding, heats: Sequence[Float32[np.ndarray, "_ _"]], settings: Settings
 ) -> tuple[list[Prediction], int]:
     """What the segmenter says at the peaks of the heat and in the boxes of its warm regions."""
-    points, boxes = peaks(looks, embedding.size, settings), warm_boxes(looks, embedding.size, settings)
+    points, boxes = peaks(heats, embedding.size, settings), warm_boxes(heats, embedding.size, settings)
     boxes = boxes[: settings.max_prompts // 3]
     points = points[: settings.max_prompts - len(boxes)]
     offered: list[Prediction] = []
@@ -158,55 +116,9 @@ def guided_predictions(
     return offered, len(points) + len(boxes)
 
 
-def peaks(looks: Sequence[Look], size: tuple[int, int], settings: Settings) -> Float32[np.ndarray, "n 2"]:
-    """Where to ask, as ``(x, y)`` pixels of a photo of ``size``: peaks of the heat of all scales, the hottest first.
-
-    A peak is a local maximum at least a quarter as hot as the hottest one, and no second peak lies within 1.5 patches
-    of it: a small thing is fainter than a large one that resembles it less. Where there are fewer peaks than prompts,
-    the hottest other places follow, 2 patches apart: a thing may stand before a hotter one without a peak of its own.
-    """
-    found: list[tuple[bool, float, float, float]] = []
-    hottest = max(float(each.heat.max()) for each in looks)
-    for each in looks:
-        rows, columns = each.heat.shape
-        smooth = cv2.GaussianBlur(each.heat, (0, 0), 0.7)
-        top = (smooth >= cv2.dilate(smooth, np.ones((3, 3), np.uint8))) & (each.heat >= FAINT * hottest)
-        for y, x in np.argwhere(smooth > 0):
-            place = (x + 0.5) * size[1] / columns - 0.5, (y + 0.5) * size[0] / rows - 0.5
-            found.append((bool(top[y, x]), float(smooth[y, x]), *place))
-    finest = min(max(size) / max(each.heat.shape) for each in looks)
-    kept: list[tuple[float, float]] = []
-    for is_peak, _, x, y in sorted(found, reverse=True):
-        apart = finest * (BETWEEN_PEAKS if is_peak else BETWEEN_POINTS)
-        if all((x - a) ** 2 + (y - b) ** 2 >= apart**2 for a, b in kept):
-            kept.append((x, y))
-        if len(kept) == settings.max_prompts:
-            break
-    points = np.array(kept, np.float32).reshape(-1, 2)
-    return np.clip(points, 0, np.array([size[1] - 1, size[0] - 1], np.float32))
-
-
-def warm_boxes(looks: Sequence[Look], size: tuple[int, int], settings: Settings) -> list[tuple[float, ...]]:
-    """Boxes around the warm regions of each scale, the hottest first, no two nearly the same."""
-    found: list[tuple[float, tuple[float, ...]]] = []
-    for each in looks:
-        rows, columns = each.heat.shape
-        step = size[1] / columns, size[0] / rows
-        for level in (WARM, WARMER):
-            parts = components(each.heat >= level * each.heat.max())
-            for number in range(1, min(parts.max(initial=0), 6) + 1):
-                part = parts == number
-                x0, y0, x1, y1 = box_of(part)
-                box = x0 * step[0], y0 * step[1], min(x1 * step[0], size[1] - 1), min(y1 * step[1], size[0] - 1)
-                found.append((float(each.heat[part].max()), box))
-    kept: list[tuple[float, ...]] = []
-    for _, box in sorted(found, reverse=True):
-        if all(box_iou(box, other) < SAME for other in kept):
-            kept.append(box)
-    return kept
-
-
-def promising(offered: Sequence[Prediction], looks: Sequence[Look], settings: Settings) -> list[Reading]:
+def promising(
+    offered: Sequence[Prediction], heats: Sequence[Float32[np.ndarray, "_ _"]], settings: Settings
+) -> list[Reading]:
     """The masks of allowed size that hold a hot place, the hottest first, without duplicates."""
     readings = []
     for prediction in offered:
@@ -214,7 +126,7 @@ def promising(offered: Sequence[Prediction], looks: Sequence[Look], settings: Se
         scale = min(1, GRID / max(size))
         shape = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
         if not readings:
-            maps = [cv2.resize(each.heat, shape[::-1], interpolation=cv2.INTER_LINEAR) for each in looks]
+            maps = [cv2.resize(heat, shape[::-1], interpolation=cv2.INTER_LINEAR) for heat in heats]
             heat = np.max(maps, axis=0)
         for index in range(len(prediction)):
             coarse = prediction.view(index, (0.0, 0.0, float(size[1]), float(size[0])), shape)
@@ -274,11 +186,3 @@ def described(
         features = describe_all(image, [mask], encoder, settings.crop_side)[0]
         items.append(Candidate(encode_rle(mask), box, area, reading.quality, features))
     return tuple(items)
-
-
-def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two XYXY boxes."""
-    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0.0, wide) * max(0.0, high)
-    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    return shared / both if both > 0 else 0.0
