@@ -9,7 +9,8 @@ as dark as the background; gaps between the columns are wider).
 
 Protocol: the prompt is the box of the true mask in a reference view, or one click at its deepest point; mean IoU over
 all views, the prompted one too. The correction: one click in the view of the lowest IoU, at the deepest point of the
-largest wrong part. Wrong prompts: the true box in a reference view, and in another view a click beside the object.
+largest wrong part. Wrong prompts: the true box in a reference view, and in another view a click beside the object,
+said before all views are solved, or later as a correction.
 The consistency is measured by the area under the ROC curve of telling views of IoU under 0.8, over all runs together,
 prompted views left out unless the prompt was wrong. Prints a table and one line of JSON.
 """
@@ -164,20 +165,25 @@ def run(name: str, truth: Truth, photos: Photos, scene, reference: int, how: str
     return result
 
 
-def run_wrong(name: str, truth: Truth, photos: Photos, scene, reference: int) -> dict:
-    """The true box in one view, and a click beside the object in another."""
+def run_wrong(name: str, truth: Truth, photos: Photos, scene, reference: int, solved: bool) -> dict:
+    """The true box in one view, and a click beside the object in another: before all views are solved, or after."""
     session = ViewsSession(photos, scene)
     session.prompt(reference, truth.prompt(reference, "box"))
     wrong = (reference + len(photos) // 2) % len(photos)
-    session.prompt(wrong, truth.beside(wrong))
+    if solved:
+        session.solve()
+    ((x, y),) = truth.beside(wrong).points.tolist()
+    session.click(wrong, x, y)
     views = session.solve()
     ious = [truth.iou(view, views.mask(view)) for view in range(len(views))]
     return {
         "object": name,
         "reference": reference,
-        "prompt": f"wrong click in view {wrong}",
+        "prompt": f"wrong click {'later ' if solved else ''}in {wrong}",
         "mean": round(float(np.mean(ious)), 4),
         "worst": round(min(ious), 4),
+        "others": round(float(np.mean([iou for view, iou in enumerate(ious) if view != wrong])), 4),
+        "noticed": views.consistency(wrong).is_doubtful,
         "consistency": round(views.whole.value, 3),
         "seconds": round(views.seconds, 1),
         "told": told(truth, session, (wrong,)),
@@ -209,11 +215,14 @@ def evaluate(data: Path, scenes: list[str], folder: Path | None, with_poses: boo
         for name, truth in objects(scene, files).items():
             references = REFERENCES[name][: 1 if quick else None]
             asked = [(run, (reference, how, not quick)) for how in ("box", "click") for reference in references]
-            asked += [(run_wrong, (reference,)) for reference in references[:2]]
+            asked += [(run_wrong, (reference, solved)) for reference in references[:2] for solved in (False, True)]
             for measure, arguments in asked:
                 result = measure(name, truth, photos, placed, *arguments)
                 results.append(result)
                 corrected = f"  corrected {result['corrected']:.3f}" if "corrected" in result else ""
+                if "others" in result:
+                    noticed = "noticed" if result["noticed"] else "NOT noticed"
+                    corrected = f"  all other views {result['others']:.3f}, {noticed}"
                 print(
                     f"{name:>10}  view {result['reference']:2}  {result['prompt']:22}  mean {result['mean']:.3f}"
                     f"  worst {result['worst']:.3f}{corrected}  consistency {result['consistency']:.2f}"

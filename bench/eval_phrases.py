@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from eval_multiview import poses
 
 from nbhelpers import NbHelpersError, load
-from nbhelpers.core.images import load_image
 from nbhelpers.core.scenefiles import read_scene
 from nbhelpers.core.scenes import Scene
 from nbhelpers.multiview.choose import Candidate, choose
@@ -87,16 +87,13 @@ def things_of(frame: Frame, clouds: dict[str, np.ndarray], phrase: Phrase) -> di
     return out
 
 
-def photo_scene(data: Path, name: str, segmenter) -> tuple[Photos, Scene]:
-    """The photos of a scene and their cameras: known ones where there are any, else found."""
+def photo_scene(data: Path, name: str, segmenter, folder: Path | None) -> tuple[Photos, Scene]:
+    """The photos of a scene and their cameras: known ones where there are any, else found or kept."""
     paths = sorted(path for path in (data / name).iterdir() if path.suffix in (".png", ".jpg"))
     if not paths:
         raise NbHelpersError("no photos to measure", given=data / name)
     known = next((data / name).glob("*.out"), None)
-    if known is not None:
-        scene = read_scene(known, paths)
-    else:
-        scene = load("scene_estimator", models="lite").reconstruct([load_image(path) for path in paths])
+    scene = read_scene(known, paths) if known is not None else poses(name, paths, folder)
     return Photos(paths, segmenter), scene
 
 
@@ -130,7 +127,7 @@ def judge(entry: dict, name: str | None, decided: bool, parsed: bool, why: str) 
     return row
 
 
-def evaluate(data: Path, made_only: bool, segmenter_name: str, encoder_name: str) -> dict:
+def evaluate(data: Path, made_only: bool, segmenter_name: str, encoder_name: str, folder: Path | None) -> dict:
     """Measure all phrases, printing as it goes, and return the figures."""
     known = json.loads(PHRASES.read_text(encoding="utf-8"))
     rows, scenes = [], {name: made(about) for name, about in known["made"].items()}
@@ -146,7 +143,8 @@ def evaluate(data: Path, made_only: bool, segmenter_name: str, encoder_name: str
             continue
         else:
             if entry["scene"] not in photos:
-                photos[entry["scene"]] = photo_scene(data, entry["scene"], load("segmenter", segmenter_name))
+                segmenter = load("segmenter", segmenter_name)
+                photos[entry["scene"]] = photo_scene(data, entry["scene"], segmenter, folder)
             views, scene = photos[entry["scene"]]
             found = search(views, phrase, load("text_encoder", encoder_name), scene, entry["view"])
             choice = found.choice
@@ -185,9 +183,10 @@ def main() -> None:
     parser.add_argument("--made-only", action="store_true", help="leave the photos out; takes a second")
     parser.add_argument("--encoder", default="conse-lite", help="catalog name of a text encoder")
     parser.add_argument("--segmenter", default="sam2-hiera-tiny-lite", help="catalog name of a segmenter")
-    arguments = parser.parse_args()
+    parser.add_argument("--poses", type=Path, help="folder where estimated scenes are kept between runs")
+    asked = parser.parse_args()
     try:
-        print(json.dumps(evaluate(arguments.data, arguments.made_only, arguments.segmenter, arguments.encoder)))
+        print(json.dumps(evaluate(asked.data, asked.made_only, asked.segmenter, asked.encoder, asked.poses)))
     except NbHelpersError as error:
         sys.exit(str(error))
 

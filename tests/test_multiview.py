@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from nbhelpers.core.scenewriters import write_colmap
 from nbhelpers.multiview import colours
 from nbhelpers.multiview.finding import Nouns, anything, instance, look, views_to_look_at
 from nbhelpers.multiview.footage import sharpness, views_of
-from nbhelpers.multiview.objects import join, lift, make_object
+from nbhelpers.multiview.objects import join, lift, make_object, without_repeats
 from nbhelpers.multiview.phrases import parse
 from nbhelpers.multiview.search import search
 from nbhelpers.multiview.views import Photos
@@ -129,8 +130,6 @@ def test_a_thing_is_lifted_to_where_it_is(made):
 
 
 def test_depth_maps_are_used_where_the_scene_has_them(made):
-    from dataclasses import replace
-
     scene, _, _ = made
     depth = [np.full((60, 80), 2.0, np.float32)] * len(scene)
     confidence = [np.ones((60, 80), np.float32)] * len(scene)
@@ -152,6 +151,28 @@ def test_joining_keeps_two_things_of_one_view_apart(made, photos):
     assert all(len({each.view for each in group}) == len(group) == 3 for group in groups)
     thing = make_object("ball", groups[0], scene, 0)
     assert thing.best_view in thing.instances and len(thing.xyz) > 100
+
+
+def test_a_thing_that_was_found_twice_is_one_object(made, photos):
+    scene, _, images = made
+    twice = {}
+    for view in range(3):
+        red = (images[view] == COLOURS["ball"]).all(2)
+        _, labels = cv2.connectedComponents(red.astype(np.uint8))
+        ball, other = labels == labels.max(), labels == 1
+        upper = ball & (np.arange(len(ball)) < np.nonzero(ball)[0].mean() + 3)[:, None]
+        for name, mask, sure in (("whole", ball, 0.7), ("upper", upper, 0.9), ("other", other, 0.6)):
+            twice.setdefault(name, []).append(instance(photos, scene, view, mask, 0, sure, 1.0))
+    found = {name: make_object(name, group[name == "whole" :], scene, 0) for name, group in twice.items()}
+    kept = {thing.name: thing for thing in without_repeats(list(found.values()), scene, 0)}
+    assert set(kept) == {"upper", "other"}
+    assert [each.confidence for each in kept["upper"].instances.values()] == [0.9, 0.9, 0.9]
+    found["whole"] = replace(found["whole"], likeness=0.95)  # as a closer look may have found
+    kept = {thing.name: thing for thing in without_repeats(list(found.values()), scene, 0)}
+    assert set(kept) == {"whole", "other"} and kept["whole"].likeness == 0.95
+    assert {view: each.confidence for view, each in kept["whole"].instances.items()} == {1: 0.7, 2: 0.7, 0: 0.9}
+    assert kept["whole"].best_view == found["whole"].best_view
+    assert kept["other"].instances == found["other"].instances
 
 
 def test_parts_of_a_whole_are_dropped():
@@ -232,8 +253,6 @@ def test_the_picture_of_a_scene_has_objects_cameras_and_relations(made, tmp_path
 
 
 def test_a_picture_without_an_up_or_points_is_still_drawn(made):
-    from dataclasses import replace
-
     scene = made[0]
     none = np.empty(0, int)
     bare = replace(scene, points=np.empty((0, 3)), colors=np.empty((0, 3), np.uint8), observation_view=none, observation_point=none, observation_pixel=np.empty((0, 2)))  # fmt: skip
@@ -245,8 +264,6 @@ def folder(made, tmp_path):
     scene, _, images = made
     for name, image in zip(scene.names, images, strict=True):
         save_image(tmp_path / "photos" / f"{name.replace(' ', '')}.png", image)
-    from dataclasses import replace
-
     named = replace(scene, names=tuple(f"{name.replace(' ', '')}.png" for name in scene.names))
     write_colmap(named, tmp_path / "model")
     return tmp_path

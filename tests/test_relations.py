@@ -82,6 +82,26 @@ def test_left_and_behind_are_those_of_the_viewer():
     assert choose(parse("cup on the table on the left"), room).best.name == "cup 2"
 
 
+def test_what_is_in_line_with_a_thing_is_not_beside_it():
+    room = things_of(
+        {
+            "table": ((0, 0.4, 0), (1.2, 0.8, 0.8)),
+            "chair 1": ((-0.15, 0.5, -1.2), (0.4, 1.0, 0.4)),
+            "chair 2": ((-1.4, 0.5, 0.1), (0.4, 1.0, 0.4)),
+            "ball 1": ((0.1, 0.1, 1.2), (0.2, 0.2, 0.2)),
+            "ball 2": ((1.9, 0.1, 0.5), (0.2, 0.2, 0.2)),
+        }
+    )
+    bodies = {each.name: each.body for each in room["object"]}
+    in_line = [related(f"{side} of", bodies["chair 1"], [bodies["table"]])[0] for side in ("left", "right")]
+    assert max(in_line) < 0.4 < 0.9 < related("left of", bodies["chair 2"], [bodies["table"]])[0]
+    assert related("in front of", bodies["ball 1"], [bodies["table"]])[0] > 0.9
+    assert related("in front of", bodies["ball 2"], [bodies["table"]])[0] < 0.3
+    for text, name in (("chair left of the table", "chair 2"), ("ball in front of the table", "ball 1")):
+        choice = choose(parse(text), room)
+        assert choice.decided and choice.best.name == name, choice.why
+
+
 @pytest.mark.parametrize("text", ["cup on the table", "chair", "cup", "object on the table"])
 def test_a_tie_is_undecided_and_told(room, text):
     choice = choose(parse(text), room)

@@ -46,7 +46,7 @@ class Signs:
     name: str = ""
 
 
-def judge(signs: Signs, prompted: bool = False, found: bool = True) -> Consistency:
+def judge(signs: Signs, prompted: bool = False, found: bool = True, followed: bool = True) -> Consistency:
     """One number for one view, and a sentence.
 
     The value is the weighted geometric mean of the parts; few points weigh less than many.
@@ -55,6 +55,7 @@ def judge(signs: Signs, prompted: bool = False, found: bool = True) -> Consisten
         signs: what was observed.
         prompted: a person said what the object is in this view.
         found: the object was found there.
+        followed: what was said there goes together with what was said elsewhere; else the view is doubtful.
     """
     if not found:
         if signs.points >= FEW:
@@ -62,7 +63,7 @@ def judge(signs: Signs, prompted: bool = False, found: bool = True) -> Consisten
         return Consistency(0.5, {}, "the object was not found here, and nothing says that it should be")
     parts, weights = _parts(signs)
     logs = [weights[name] * np.log(max(value, LEAST)) for name, value in parts.items()]
-    value = float(np.exp(sum(logs) / sum(weights.values())))
+    value = float(np.exp(sum(logs) / sum(weights.values()))) * (1 if followed else DOUBTFUL)
     return Consistency(value, parts, _why(signs, parts, value, prompted))
 
 

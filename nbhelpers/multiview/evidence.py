@@ -86,7 +86,7 @@ class Evidence:
             if view == without:
                 continue
             seen = self.visible(view)
-            values, sure = _read(share, seen.cells)
+            values, sure = read_mask(share, seen.cells)
             weights = seen.weights * sure * trust[view]
             inside[seen.points] += weights * values
             total[seen.points] += weights
@@ -132,7 +132,7 @@ class Evidence:
         """
         seen = self.visible(view)
         labels = components(region)
-        _, sure = _read(region, seen.cells)
+        _, sure = read_mask(region, seen.cells)
         sure &= weight[seen.points] > 0
         columns, rows = np.clip(seen.cells.astype(int), 0, self.side - 1).T
         at, says = labels[rows, columns], belief[seen.points]
@@ -161,7 +161,7 @@ class Evidence:
         Points next to the contour are not counted.
         """
         seen = self.visible(view)
-        values, sure = _read(share, seen.cells)
+        values, sure = read_mask(share, seen.cells)
         counted = (weight[seen.points] > 0) & (sure > 0)
         own = counted & (belief[seen.points] >= SURE)
         other = counted & (belief[seen.points] <= 1 - SURE)
@@ -220,7 +220,7 @@ class Evidence:
         return numbers[shown], pixels[numbers[shown]]
 
 
-def _read(
+def read_mask(
     share: Shaped[np.ndarray, "s s"], cells: Float[np.ndarray, "n 2"]
 ) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """A mask at points: 1 inside and 0 outside, and whether that is sure because the contour is not next to it."""

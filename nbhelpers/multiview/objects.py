@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from nbhelpers.core.metrics import iou
 from nbhelpers.core.scenes import Scene
 from nbhelpers.multiview.finding import Instance
 
@@ -179,6 +180,30 @@ def _from_points(scene: Scene, view: int, mask: np.ndarray) -> tuple[np.ndarray,
     chosen = np.argsort(near, axis=1)[:, :count]
     weight = 1 / (np.take_along_axis(near, chosen, 1) + 1)
     return pixels, (weight * depths[chosen]).sum(1) / weight.sum(1)
+
+
+def without_repeats(objects: Sequence[Object], scene: Scene | None, reference: int) -> list[Object]:
+    """Objects, those of one noun put together that were found twice: in all views that both were found in they overlap.
+
+    The likelier one keeps its masks, and gets those of views that it was not found in.
+    """
+    kept: list[Object] = []
+    for thing in sorted(objects, key=lambda each: -each.likeness):
+        twins = [n for n, other in enumerate(kept) if other.noun == thing.noun and _overlap(thing, other) >= JOINED]
+        if not twins:
+            kept.append(thing)
+            continue
+        first = kept[twins[0]]
+        both = {**first.instances, **{v: each for v, each in thing.instances.items() if v not in first.instances}}
+        joined = make_object(first.name, list(both.values()), scene, reference)
+        kept[twins[0]] = replace(joined, instances=both, likeness=first.likeness)
+    return kept
+
+
+def _overlap(one: Object, other: Object) -> float:
+    """Least IoU of two objects' masks over the views that both were found in; 0 where there is none."""
+    both = [view for view in one.instances if view in other.instances]
+    return min((iou(one.mask(view), other.mask(view)) for view in both), default=0.0)
 
 
 def without_parts(objects: Sequence[Object], scene: Scene | None) -> list[Object]:

@@ -128,9 +128,17 @@ def _odds(value: float) -> float:
     return float(1 / (1 + np.exp(-np.clip(value, -30, 30))))
 
 
-def _ahead(difference: float, thing: Body, other: Body, axis: int) -> float:
-    """Log odds that one middle is beyond the other, in half sizes of both."""
-    return PLAINLY * difference / max(0.5 * float(thing.size[axis] + other.size[axis]), 0.1 * thing.reach)
+def _halves(difference: float, thing: Body, other: Body, axis: int) -> float:
+    """A difference in half sizes of both."""
+    return difference / max(0.5 * float(thing.size[axis] + other.size[axis]), 0.1 * thing.reach)
+
+
+def _beyond(halves: float) -> float:
+    """Score of a middle that is so many half sizes of both beyond the other: 0.98 when they no longer overlap.
+
+    With the middles side by side it is 0.12 both ways: what is in line with a thing is neither left nor right of it.
+    """
+    return _odds(PLAINLY * (1.5 * halves - 0.5))
 
 
 def _times(value: float) -> str:
@@ -143,7 +151,7 @@ def _sideways(sign: int) -> Callable[[Body, Body], Told]:
         half = max(0.5 * (thing.across[2] - thing.across[0] + other.across[2] - other.across[0]), 0.04)
         side = "right" if sign * difference > 0 else "left"
         why = f"its middle is {50 * abs(difference):.0f} % of the picture's width {side} of the other's"
-        return _odds(PLAINLY * difference / half), why
+        return _beyond(difference / half), why
 
     return told
 
@@ -155,7 +163,9 @@ def _vertical(sign: int) -> Callable[[Body, Body], Told]:
         side = "higher" if difference > 0 else "lower"
         why = f"its middle is {_times(difference / thing.size[1])} of its own heights {side} than the other's"
         why += f", and {away:.1f} sizes beside it" if away > 0.3 else ""
-        score = _odds(1.5 * _ahead(sign * difference, thing, other, 1) - 1) * float(np.exp(-((away / 1.5) ** 2)))
+        score = _odds(1.5 * PLAINLY * _halves(sign * difference, thing, other, 1) - 1) * float(
+            np.exp(-((away / 1.5) ** 2))
+        )
         carried = _on(thing, other)[0] if sign > 0 else _on(other, thing)[0]
         if carried > 0.5:
             why += ", but one carries the other"
@@ -171,7 +181,11 @@ def _depthwise(sign: int) -> Callable[[Body, Body], Told]:
         side = "farther away" if difference > 0 else "nearer"
         why = f"its middle is {_times(difference / max(other.size[2], 0.1 * other.reach))} depths of the other {side}"
         why += f", and {100 * beside:.0f} % of the picture's width beside it" if beside > 0.03 else ""
-        return _odds(_ahead(sign * difference, thing, other, 2)) * float(np.exp(-((beside / 0.35) ** 2))), why
+        score = _beyond(_halves(sign * difference, thing, other, 2)) * float(np.exp(-((beside / 0.35) ** 2)))
+        if not thing.flat:  # more beside than behind
+            aside = apart(thing, other, (0,)) / max(abs(difference), 1e-9)
+            score *= float(np.exp(-(max(0.0, min(aside, 10.0) - 1) ** 2)))
+        return score, why
 
     return told
 
@@ -181,13 +195,13 @@ def _on(thing: Body, other: Body) -> Told:
         inside = min(float(thing.low[1] - other.low[1]), float(other.high[1] - thing.low[1])) / float(other.size[1])
         beside = apart(thing, other, (0,)) / thing.reach
         score = _odds(20 * (inside + 0.05)) * float(np.exp(-((beside / 0.3) ** 2)))
-        score *= _odds(_ahead(float(thing.center[1] - other.center[1]), thing, other, 1) + 1)
+        score *= _odds(PLAINLY * _halves(float(thing.center[1] - other.center[1]), thing, other, 1) + 1)
         return score, f"it ends {'inside' if inside >= 0 else 'outside'} the other's outline"
     carried = float(thing.low[1]) - support(thing, other)
     beside = apart(thing, other, (0, 2)) / thing.reach
     off = carried / max(0.5 * float(thing.size[1]), 0.05 * other.reach)
     stands = float(np.exp(-(off**2) - (beside / 0.3) ** 2))
-    stands *= _odds(2 * _ahead(float(thing.high[1] - other.high[1]), thing, other, 1) + 2)
+    stands *= _odds(2 * PLAINLY * _halves(float(thing.high[1] - other.high[1]), thing, other, 1) + 2)
     hangs = 0.0
     if other.size[2] < 0.3 * other.reach and thing.reach < other.reach:  # a wall: what touches its face is on it
         hangs = float(np.exp(-((gap(thing, other) / (0.5 * thing.reach)) ** 2))) * (apart(thing, other, (0, 1)) == 0)

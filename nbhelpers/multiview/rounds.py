@@ -12,8 +12,8 @@ from nbhelpers.core.masks import encode_rle, upsample
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.label_answers import SURE
 from nbhelpers.models.label_prompts import recipes, soft_iou
-from nbhelpers.models.values import Prediction
 from nbhelpers.multiview import consistency
+from nbhelpers.multiview.accord import Accord, Claim
 from nbhelpers.multiview.evidence import Evidence
 from nbhelpers.multiview.order import nearest, reach, survey, with_scene
 from nbhelpers.multiview.parts import GAP, SLACK, belonging, farthest
@@ -31,18 +31,18 @@ Progress = Callable[[int, int, str], None]
 
 
 def solve(
-    photos: Photos, anchors: Mapping[int, Prediction], scene: Scene | None = None, progress: Progress | None = None
+    photos: Photos, claims: Mapping[int, Claim], scene: Scene | None = None, progress: Progress | None = None
 ) -> Views:
     """Find an object in all photos.
 
     Args:
         photos: of the scene.
-        anchors: the object's mask in the views that a person prompted.
+        claims: what a person said, by view, in the order in which it was said.
         scene: cameras and points of the photos, where they are known.
         progress: called with steps done, steps in all, and what is being done.
     """
     start = time.monotonic()
-    return Rounds(photos, anchors, scene, progress or _silent).run(start)
+    return Rounds(photos, claims, scene, progress or _silent).run(start)
 
 
 def _silent(done: int, steps: int, what: str) -> None:
@@ -54,33 +54,40 @@ class Rounds:
 
     Args:
         photos: of the scene.
-        anchors: the object's mask in prompted views.
+        claims: see `solve`.
         scene: cameras and points, or None.
         progress: see `solve`.
+
+    Attributes:
+        said: the object's mask in prompted views.
+        anchors: those of them that the other views follow.
+        found: the mask in all other views.
     """
 
-    def __init__(self, photos: Photos, anchors: Mapping[int, Prediction], scene: Scene | None, progress: Progress):
+    def __init__(self, photos: Photos, claims: Mapping[int, Claim], scene: Scene | None, progress: Progress):
         self.photos, self.scene, self.progress = photos, scene, progress
-        self.steps = len(photos) + 3 * (len(photos) - len(anchors))
+        self.steps = len(photos) + 3 * (len(photos) - len(claims))
         self.done = 0
         known = photos.survey is not None
         seen = survey(photos, lambda done: self._step("reading the photos"))
         self.done = len(photos) if known else self.done
         self.likeness = with_scene(seen.likeness, scene)
         self.finder = Finder(photos, seen)
-        self.anchors = {view: self.finder.given(view, prediction) for view, prediction in anchors.items()}
+        self.said = {view: self.finder.given(view, claim.prediction) for view, claim in claims.items()}
+        side = len(next(iter(self.said.values())).logits)
+        self.evidence = Evidence(scene, side) if scene is not None and len(scene.points) else None
+        followed = Accord(claims, self.said, self.finder, self.likeness, self.evidence).followed()
+        self.anchors = {view: self.said[view] for view in followed}
         self.trust = {view: self.finder.trust(view, found) for view, found in self.anchors.items()}
         parted = max(farthest(found.logits > 0) for found in self.anchors.values())
         self.allowed = max(GAP, SLACK * parted)
         self.found: dict[int, Found] = {}
         self.reliable: dict[int, float] = {}
         self.expected: dict[int, np.ndarray] = {}
-        side = len(next(iter(self.anchors.values())).logits)
-        self.evidence = Evidence(scene, side) if scene is not None and len(scene.points) else None
 
     def run(self, start: float) -> Views:
         """Both rounds, and the judgement."""
-        order = reach(self.likeness, list(self.anchors))
+        order = [view for view in reach(self.likeness, list(self.anchors)) if view not in self.said]
         for view in order:
             self._first(view)
         for view in sorted(order, key=lambda view: -self.reliable[view]):
@@ -147,13 +154,13 @@ class Rounds:
         """Masks at the photos' sizes, each with a judgement."""
         views, judged = [], {}
         for view in range(len(self.photos)):
-            found = self.anchors.get(view) or self.found[view]
-            prompted, name = view in self.anchors, self.photos.names[view]
+            found = self.said.get(view) or self.found[view]
+            prompted, name = view in self.said, self.photos.names[view]
             mask = upsample(found.logits, found.logits.shape, self.photos.size(view)) > 0
             signs = self._signs(view, found)
             here = bool(mask.mean() >= LEAST) and (prompted or found.likeness >= ABSENT)
             mask = mask if here else np.zeros_like(mask)
-            judged[view] = consistency.judge(signs, prompted, here)
+            judged[view] = consistency.judge(signs, prompted, here, view in self.anchors or not prompted)
             views.append(View(name, encode_rle(mask), signs.score, judged[view], prompted, here))
             if not prompted:
                 self._step("judging")
@@ -169,7 +176,7 @@ class Rounds:
     def _signs(self, view: int, found: Found) -> consistency.Signs:
         others = self._memory(view)
         others.pop(view, None)
-        if view in self.anchors and others:
+        if view in self.said and others:
             votes = self.finder.vote(view, others)
             expected, likeness = votes.share, votes.likeness
             rest = {anchor: known for anchor, known in self.anchors.items() if anchor != view}
@@ -206,6 +213,13 @@ class Rounds:
 
     def _notes(self, views: list[View]) -> tuple[str, ...]:
         notes = []
+        alone = [view.name for number, view in enumerate(views) if view.prompted and number not in self.anchors]
+        if alone:
+            followed = ", ".join(self.photos.names[view] for view in sorted(self.anchors))
+            names = ", ".join(alone)
+            notes.append(
+                f"the prompt in {names} contradicts {followed} and counts in its own view only; clear one of them"
+            )
         if self.scene is None:
             notes.append("no cameras are known: views were compared by their looks alone")
         elif not self.scene.placed.all():

@@ -16,7 +16,7 @@ from nbhelpers.models.protocols import TextEncoder
 from nbhelpers.multiview.choose import Candidate, Choice, choose
 from nbhelpers.multiview.finding import Nouns, anything, look, shows, views_to_look_at
 from nbhelpers.multiview.frames import Frame, silhouette_scale
-from nbhelpers.multiview.objects import Object, join, make_object, without_parts
+from nbhelpers.multiview.objects import Object, join, make_object, without_parts, without_repeats
 from nbhelpers.multiview.phrases import Phrase
 from nbhelpers.multiview.reading import read
 from nbhelpers.multiview.views import Photos
@@ -98,7 +98,8 @@ def search(
     if progress is not None:
         progress(len(views), len(views) + 1, "looking at each object by itself")
     objects, fallen = read(photos, objects, nouns, text_encoder)
-    objects, notes = _renamed(objects, nouns.asked), notes + fallen
+    objects = _renamed(without_repeats(objects, scene, reference), nouns.asked)
+    notes += fallen
     pools = {noun: [n for n, each in enumerate(objects) if each.noun == k] for k, noun in enumerate(nouns.asked)}
     for noun in dict.fromkeys(thing.noun for thing in phrase.things() if thing.is_generic):
         if progress is not None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import outputs_dir
-from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenefiles import read_scene
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.protocols import SceneEstimator, Segmenter, TextEncoder
@@ -107,7 +106,7 @@ class MultiviewSegmenter:
             notes += found.notes
             if found.chosen is not None:
                 best = found.chosen.best_view
-                session.prompt(best, Prompt(mask=found.chosen.mask(best)))
+                session.propose(best, found.chosen.mask(best))
             elif not click:
                 raise NbHelpersError(
                     found.choice.why,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import decode_rle, mask_logits, upsample
+from nbhelpers.core.masks import decode_rle, mask_logits, polygon_mask, upsample
 from nbhelpers.core.promptevents import ObjectPrompts
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
@@ -19,6 +20,9 @@ from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.values import Views
 from nbhelpers.multiview.views import Photos
+
+if TYPE_CHECKING:
+    from nbhelpers.multiview.accord import Claim
 
 OBJECT = "object 1"
 Progress = Callable[[int, int, str], None]
@@ -36,8 +40,9 @@ class ViewsSession:
         >>> views = session.solve()
 
     Prompted views keep the mask that their prompts mean; a click in a view that was found already corrects the mask
-    that was found there. All that is said is in `log`, and a session on the same photos with that log gives the same
-    masks.
+    that was found there. Where prompts of two views contradict each other, only one of them is followed by the other
+    views; see `nbhelpers.multiview.accord`. All that is said is in `log`, and a session on the same photos with that
+    log gives the same masks.
 
     Args:
         images: files or RGB arrays of any sizes, or `Photos` that other sessions share.
@@ -138,6 +143,16 @@ class ViewsSession:
             events.append({"op": "point.add", "x": x, "y": y, "label": label})
         return self._say(view, events)
 
+    def propose(self, view: int, mask: Bool[np.ndarray, "h w"]) -> None:
+        """Begin with a mask that was found otherwise, for example by a phrase; what a person says counts more.
+
+        Raises:
+            NbHelpersError: no such view, or a mask that does not fit it.
+        """
+        Prompt(mask=mask).check_inside(self.photos.size(self.photos.check(view)))
+        events: list[dict] = [] if self.said(view).is_empty else [{"op": "clear"}]
+        self._say(view, [*events, {"op": "mask.set", "mask": mask, "proposed": True}])
+
     def confirm(self, view: int) -> Bool[np.ndarray, "h w"]:
         """Say that the mask of a view is right as it is: all other views are found from it too.
 
@@ -202,11 +217,30 @@ class ViewsSession:
 
         if len(self.prompted) == 1 and len(self.photos) > 1:
             self._read_click(self.prompted[0], progress)
-        anchors = {view: self.answer(view) for view in self.prompted}
-        if not anchors:
+        frames = self.log.entries()[OBJECT].frames  # in the order in which they were prompted
+        claims = {view: self._claim(view) for view, said in frames.items() if view is not None and not said.is_empty}
+        if not claims:
             raise NbHelpersError("nothing was said yet", do="click the object in one of the views first")
-        self.views = solve(self.photos, anchors, self.scene, progress)
+        self.views = solve(self.photos, claims, self.scene, progress)
         return self.views
+
+    def _claim(self, view: int) -> Claim:
+        """What was said in a view, as it is compared with what was said in others."""
+        from nbhelpers.multiview.accord import Claim
+
+        said, size = self.said(view), self.photos.size(view)
+        corrects = None if said.base_rle is None else decode_rle(said.base_rle)
+        if corrects is not None and said.labels[0] == INCLUDE:
+            column, row = np.clip(np.rint(said.points[0]).astype(int), 0, np.array(size[::-1]) - 1)
+            if corrects[row, column]:  # the first click is on it: it is what that click means
+                corrects = None
+        bounds = None if said.mask_rle is None else decode_rle(said.mask_rle)
+        if said.box is not None:
+            x0, y0, x1, y1 = said.box
+            bounds = polygon_mask([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], size)
+        sets = [e for e in self.log.events[: self.log.cursor] if e["op"] == "mask.set" and e.get("frame") == view]
+        proposed = bool(sets) and sets[-1].get("proposed", False) and not said.points and said.box is None
+        return Claim(self.answer(view), corrects, bounds, proposed)
 
     def _read_click(self, view: int, progress: Progress | None) -> None:
         """Choose among the readings of a lone click, once, and record the choice."""
