@@ -363,3 +363,20 @@ def test_the_command_tells_what_was_understood(folder, monkeypatch):
     assert 'looking for "ball"' in done.output and "view4.png" in done.output and "consistency" in done.output
     bad = CliRunner().invoke(app, [*arguments[:5], "--output", str(folder / "two"), "--click", "here"])
     assert isinstance(bad.exception, NbHelpersError)
+
+
+@pytest.mark.weights
+def test_points_are_found_for_cameras_that_come_without(tmp_path):
+    from nbhelpers import sample
+    from nbhelpers.core.scenefiles import read_scene
+    from nbhelpers.core.scenewriters import write_transforms
+
+    paths = [sample(f"BalbianelloMedium-{number}.jpg") for number in range(1, 6)]
+    known = read_scene(sample("Balbianello.out"), paths)
+    cameras = write_transforms(known, tmp_path / "transforms.json")
+    assert not len(read_scene(cameras, paths).points)
+    scene = maker().place(paths, cameras)
+    assert scene.placed.all() and len(scene.points) > 300
+    pixels = scene.project(0, scene.points)[0][scene.observation_point[scene.observation_view == 0]]
+    found = scene.observation_pixel[scene.observation_view == 0]
+    assert np.median(np.linalg.norm(pixels - found, axis=1)) < 2

@@ -113,18 +113,6 @@ class Scene:
         return float(np.sqrt(((centers - centers.mean(0)) ** 2).sum(1).mean())) if len(centers) else 0.0
 
     @cached_property
-    def standard_points(self) -> Float[np.ndarray, "p 3"]:
-        """The points less their mean, over their root mean square distance from it; for comparing distances.
-
-        A scene has no scale of its own, so a threshold means something only for points that are z-scored; one factor
-        for all axes keeps the shape (arXiv 2601.17866 finds such scores essential).
-        """
-        if not len(self.points):
-            return self.points.astype(np.float64)
-        centred = self.points.astype(np.float64) - self.points.mean(0)
-        return centred / max(float(np.sqrt((centred**2).sum(1).mean())), 1e-12)
-
-    @cached_property
     def up(self) -> Float[np.ndarray, " 3"] | None:
         """Which way is up, a unit vector of the world; None where the cameras do not agree on one.
 

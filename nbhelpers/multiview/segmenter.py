@@ -124,9 +124,19 @@ class MultiviewSegmenter:
     def place(
         self, paths: Sequence[Path], cameras: str | Path | None = None, progress: Progress | None = None
     ) -> Scene | None:
-        """Cameras and points of photos; None for a single photo without known cameras."""
+        """Cameras and points of photos; None for a single photo without known cameras.
+
+        Where a file tells cameras only, as `transforms.json` does, the points are triangulated from matches.
+        """
         if cameras is not None:
-            return read_scene(cameras, paths)
+            known = read_scene(cameras, paths)
+            if len(known.points) or known.placed.sum() < FEWEST:
+                return known
+            from nbhelpers.models.colmap_points import triangulate
+
+            if progress is not None:
+                progress(0, 1, f"finding points that {known.placed.sum()} photos share")
+            return triangulate(known, Pictures(paths))
         if len(paths) < FEWEST:
             return None
         if progress is not None:

@@ -140,7 +140,7 @@ class ViewsWidget(widgets.VBox):
                 self.solve_button.disabled = False
                 self._progress.layout.visibility = "hidden"
             self.refresh()
-            self._say(views.whole.why)
+            self._say("; ".join((views.whole.why, *views.notes)))
             if self._on_solve is not None:
                 self._on_solve(views)
 
