@@ -19,9 +19,9 @@ from nbhelpers.product_matching.matching import similarities
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.values import Scores
 
-BACKGROUND = 0.98  # share of background scores that must stay below
+BACKGROUND = 0.9  # share of background scores below which the background ends: the rest may be look-alikes
 EXPECTED = 0.1  # share of expected matches that may fall short
-NEARER = 0.3  # of the way from background to expected matches
+NEARER = 0.4  # of the way from background to expected matches
 BINS = 40
 
 
