@@ -21,7 +21,7 @@ from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.values import Candidate, Candidates, Features, Judged, Scored, Scores, Thing
 
-AT_ONCE = 256  # candidates whose patches are held together
+AT_ONCE = 48  # candidates whose patches are compared together: as many as a processor's cache holds
 WRONG_COLOUR, WRONG_WAY = 0.25, 0.15  # what they take off the score; the other side of many a thing looks mirrored
 COLOUR_SAME, COLOUR_OTHER = 0.40, 0.70  # relative difference of chroma up to which colours are equal, are different
 GREY = 10.0  # chroma, in CIELAB units, below which hues mean little
@@ -117,15 +117,16 @@ def _scored(
     items: Sequence[Candidate], gallery: Gallery, settings: Settings
 ) -> Iterator[tuple[float, dict[str, float], int]]:
     """For each candidate its score, the parts of it, and the index of the nearest reference."""
-    for start in range(0, len(items), AT_ONCE):
-        features = [item.features for item in items[start : start + AT_ONCE]]
-        scores, parts, nearest = _against(features, gallery.positives, gallery, settings)
-        if gallery.negatives:
-            parts["reject"] = _against(features, gallery.negatives, gallery, settings)[0]
-        names = list(parts)
-        table = np.stack([parts[name] for name in names], 1).tolist()
-        for score, row, index in zip(scores.tolist(), table, nearest.tolist(), strict=True):
-            yield score, dict(zip(names, row, strict=True)), index
+    if not items:
+        return
+    features = [item.features for item in items]
+    scores, parts, nearest = _against(features, gallery.positives, gallery, settings)
+    if gallery.negatives:
+        parts["reject"] = _against(features, gallery.negatives, gallery, settings)[0]
+    names = list(parts)
+    table = np.stack([parts[name] for name in names], 1).tolist()
+    for score, row, index in zip(scores.tolist(), table, nearest.tolist(), strict=True):
+        yield score, dict(zip(names, row, strict=True)), index
 
 
 def _against(
@@ -137,8 +138,14 @@ def _against(
     nearest = cosines.argmax(1)
     scores = np.empty(len(features), np.float32)
     parts = {name: np.empty(len(features), np.float32) for name in ("average", "patches", "colour", "mirror")}
-    for index in np.unique(nearest):
-        chosen = np.flatnonzero(nearest == index)
+    order = np.argsort(nearest, kind="stable")
+    bounds = np.searchsorted(nearest[order], np.arange(len(references) + 1))
+    parcels = [
+        (index, order[start : min(start + AT_ONCE, bounds[index + 1])])
+        for index in range(len(references))
+        for start in range(bounds[index], bounds[index + 1], AT_ONCE)
+    ]
+    for index, chosen in parcels:
         found = compare([features[i] for i in chosen], references[index], gallery, cosines[chosen, index])
         scores[chosen] = found.scores(settings)
         parts["average"][chosen], parts["patches"][chosen] = found.average, (found.there + found.back) / 2
@@ -225,7 +232,9 @@ def centred_products(
     cosines, along_mean, along = np.split(products, [len(wanted), len(wanted) + 1], axis=1)
     spread = along - directions @ mean
     length = 1 - 2 * along_mean[:, 0] + mean @ mean - (spread**2).sum(1)
-    return (cosines - wanted @ mean) / np.sqrt(np.maximum(length, 1e-6))[:, None]
+    cosines -= wanted @ mean  # in place: the table is what takes the time
+    cosines /= np.sqrt(np.maximum(length, 1e-6))[:, None]
+    return cosines
 
 
 def _colour_agreement(
