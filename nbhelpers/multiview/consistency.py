@@ -105,7 +105,7 @@ def _why(signs: Signs, parts: Mapping[str, float], value: float, prompted: bool)
     name = signs.name or "this view"
     if prompted:
         if value >= DOUBTFUL:
-            return "a person said what the object is here"
+            return "the object was shown here"
         return f"what was said in {name} does not go together with the other views"
     if value >= DOUBTFUL:
         held = f", and {signs.points - signs.missed} of {signs.points} points of it lie inside" if signs.points else ""
