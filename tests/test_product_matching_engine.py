@@ -15,9 +15,10 @@ from nbhelpers.core.metrics import iou
 from nbhelpers.models import sam2_grid
 from nbhelpers.product_matching import candidates as searching
 from nbhelpers.product_matching import features as looking
+from nbhelpers.product_matching.background import against_background
 from nbhelpers.product_matching.calibrate import Calibration, calibrate
 from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
-from nbhelpers.product_matching.heat import heat_map
+from nbhelpers.product_matching.heat import heat_map, peaks
 from nbhelpers.product_matching.matching import centred_products, compare, judge, score_all, similarities
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.storage import load_candidates, save_candidates
@@ -383,6 +384,49 @@ def test_the_threshold_lies_between_background_and_what_matches_can_be_expected_
     rejecting = gallery.reject(nearest)
     stricter = calibrate(score_all(photos, rejecting, Settings()), rejecting, Settings())
     assert stricter.threshold > max(stricter.rejected)
+
+
+def test_what_other_things_share_is_taken_off_and_the_product_stands_out():
+    shared = random_features(50, k=1).patches[0]
+
+    def like(own, share, seed):  # all things of a session look alike, in the product's direction too
+        noise = random_features(seed).patches
+        return random_features(0, base=own * share + 2 * shared + 0.3 * noise)
+
+    product = random_features(3).patches
+    gallery = Gallery((like(product, 0.5, 60),))
+    photos = [
+        found(
+            candidate(like(product, 0.5, 100 + n), (0, 0, 20, 20)),
+            *(
+                candidate(like(random_features(9 * n + i).patches, 0.5, 200 + n), (30 * i, 40, 30 * i + 20, 60))
+                for i in (0, 1, 2)
+            ),
+        )
+        for n in range(6)
+    ]
+    before, judging = score_all(photos, gallery, Settings()), against_background(photos, gallery, Settings())
+    after = score_all(photos, judging, Settings())
+
+    def gap(scores):
+        return min(each.things[0].score - each.things[1].score for each in scores)
+
+    assert all(each.things[0].number == 0 for each in after) and gap(after) > 1.5 * gap(before) > 0
+    assert judging.positives == gallery.positives
+    few = against_background(photos[:2], gallery, Settings())
+    assert few is gallery, "six other things tell too little"
+
+
+def test_places_without_a_peak_are_asked_where_prompts_are_left():
+    heat = np.full((20, 30), 0.01, np.float32)
+    heat[4:10, 5:15] = np.linspace(0.5, 0.9, 10, dtype=np.float32)  # one slope: one peak at its end
+    points = peaks([heat], (200, 300), Settings(max_prompts=12))
+    assert len(points) == 12
+    places = points / 10
+    inside = (places[:, 0] > 4) & (places[:, 0] < 15) & (places[:, 1] > 3) & (places[:, 1] < 10)
+    assert inside.all(), "the hot places come first"
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2) + 1e9 * np.eye(12)
+    assert apart.min() >= 15 - 1e-3
 
 
 def test_with_little_to_calibrate_from_the_threshold_is_that_of_the_settings():
