@@ -19,8 +19,8 @@ import numpy as np
 from eval_multiview import poses
 
 from nbhelpers import NbHelpersError, load
-from nbhelpers.core.scenefiles import read_scene
 from nbhelpers.core.scenes import Scene
+from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.multiview.choose import Candidate, choose
 from nbhelpers.multiview.frames import Frame
 from nbhelpers.multiview.phrases import Phrase, parse

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.scenefiles import read_scene
+from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.core.viewpick import pick_views
-from nbhelpers.models.colmap_check import center_difference, rotation_differences
+from nbhelpers.models.colmap.check import center_difference, rotation_differences
 from nbhelpers.models.load import load
 
 COLUMNS = (

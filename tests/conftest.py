@@ -1,5 +1,6 @@
 """Fixtures for all tests. Nothing of nbhelpers is imported here: jaxtyping must hook in before."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,15 @@ def _reason_why_missing(name):
         except NbHelpersError as error:
             _missing[name] = error.what
     return _missing[name]
+
+
+@pytest.fixture(autouse=True)
+def ordinary_priority():
+    """No test may leave this process a real-time one: later ones, and what they start, would starve the machine."""
+    yield
+    if hasattr(os, "sched_getscheduler"):
+        real_time = (os.SCHED_FIFO, os.SCHED_RR)
+        assert os.sched_getscheduler(0) not in real_time, "this test made the process a real-time one"
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.mattes import MatteSettings
 from nbhelpers.plots import rgb
 from nbhelpers.rotoscoping.session import RotoSession
-from nbhelpers.widgets.frames import LOOKING, FramesWidget
-from nbhelpers.widgets.frames_keys import TABLE
-from nbhelpers.widgets.frames_picture import BACKGROUNDS
-from nbhelpers.widgets.frames_strip import BAR, COLOURS, GAP, THUMB
+from nbhelpers.widgets.frames import FramesWidget
+from nbhelpers.widgets.frames.keys import TABLE
+from nbhelpers.widgets.frames.picture import BACKGROUNDS
+from nbhelpers.widgets.frames.strip import BAR, COLOURS, GAP, THUMB
+from nbhelpers.widgets.frames.widget import LOOKING
 
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
-from nbhelpers.core.scenewriters import write_colmap
+from nbhelpers.core.scenes.writers import write_colmap
 from nbhelpers.multiview import colours
 from nbhelpers.multiview.finding import Nouns, anything, instance, look, views_to_look_at
 from nbhelpers.multiview.footage import sharpness, views_of
@@ -368,8 +368,8 @@ def test_the_command_tells_what_was_understood(folder, monkeypatch):
 @pytest.mark.weights
 def test_points_are_found_for_cameras_that_come_without(tmp_path):
     from nbhelpers import sample
-    from nbhelpers.core.scenefiles import read_scene
-    from nbhelpers.core.scenewriters import write_transforms
+    from nbhelpers.core.scenes.files import read_scene
+    from nbhelpers.core.scenes.writers import write_transforms
 
     paths = [sample(f"BalbianelloMedium-{number}.jpg") for number in range(1, 6)]
     known = read_scene(sample("Balbianello.out"), paths)

@@ -159,6 +159,6 @@ class Mattes:
             )
         if mask.shape == self.size:
             return mask
-        from nbhelpers.core.videowrap import fold_wrap
+        from nbhelpers.core.video.wrap import fold_wrap
 
         return fold_wrap(mask, self.wrap)

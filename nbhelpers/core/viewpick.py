@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit, load_image
 from nbhelpers.core.video import Frames
-from nbhelpers.core.videofolder import PictureFolder
+from nbhelpers.core.video.folder import PictureFolder
 
 MOST = 40  # views: more take longer and seldom show more
 APART = 0.08  # of the longer side that the picture must have moved for the next view: about nine tenths overlap
@@ -90,7 +90,7 @@ def pick_views(source: str | Path | Sequence[str | Path], most: int = MOST, apar
 
 
 def _is_photo(path: Path) -> bool:
-    from nbhelpers.core.videofolder import is_picture
+    from nbhelpers.core.video.folder import is_picture
 
     return is_picture(path)
 

@@ -11,8 +11,8 @@ from typing import Any
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import sha256
 from nbhelpers.core.runs import sign
-from nbhelpers.core.scenefiles import read_scene
-from nbhelpers.core.scenewriters import write_colmap
+from nbhelpers.core.scenes.files import read_scene
+from nbhelpers.core.scenes.writers import write_colmap
 from nbhelpers.multiview.footage import views_of
 from nbhelpers.multiview.outputs import save
 from nbhelpers.multiview.phrases import parse

@@ -29,7 +29,7 @@ class Signs:
         back: soft IoU of the prompted views' masks with what this view's mask votes there, the mean over them.
         agreement: soft IoU of the mask with what all other views vote here.
         score: IoU that the segmenter predicts for the mask.
-        likeness: of its cells to the object elsewhere, see `nbhelpers.models.label_votes.Votes`.
+        likeness: of its cells to the object elsewhere, see `nbhelpers.models.label_propagation.votes.Votes`.
         points: how many points of the object the view shows, by what other views say of them.
         missed: how many of these its mask leaves out.
         strange: how many points that are not the object's its mask covers.

@@ -25,7 +25,7 @@ NO_MEANS = {"image_embed": 0.0, "high_res_feats_0": 0.0, "high_res_feats_1": 0.0
 
 
 def looks(photos: Photos, view: int, survey: Survey) -> Embedding:
-    """A photo's features as `nbhelpers.models.label_votes` compares them, less the means, with colour joined to them.
+    """A photo's features as label propagation compares them, less the means, with colour joined to them.
 
     The joined vectors have length 1, so that their product is a weighted mean of two similarities: the cosine of the
     features, and a Gaussian of the colour difference.

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.label_votes import feature_means
+from nbhelpers.models.label_propagation.votes import feature_means
 from nbhelpers.multiview.views import Photos
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from nbhelpers.core.files import write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.matting import Mattes
 from nbhelpers.core.runs import stems
-from nbhelpers.core.scenewriters import write_colmap, write_transforms
+from nbhelpers.core.scenes.writers import write_colmap, write_transforms
 from nbhelpers.export.alpha import save_cutout, save_mask
 from nbhelpers.export.cloud import Cloud, save_glb, save_ply
 from nbhelpers.export.plan import write

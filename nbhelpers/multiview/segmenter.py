@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import outputs_dir
-from nbhelpers.core.scenefiles import read_scene
 from nbhelpers.core.scenes import Scene
+from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.models.protocols import SceneEstimator, Segmenter, TextEncoder
 from nbhelpers.multiview.footage import Pictures, views_of
 from nbhelpers.multiview.phrases import Phrase, parse
@@ -79,7 +79,7 @@ class MultiviewSegmenter:
             phrase: such as ``"cup on the table, left of the lamp"``.
             click: by view, ``(x, y)`` or ``(x, y, 0)`` where it is not, in pixels; in addition to a phrase they
                 correct what it found.
-            cameras: a file of known cameras; see `nbhelpers.core.scenefiles.read_scene`.
+            cameras: a file of known cameras; see `nbhelpers.core.scenes.files.read_scene`.
             scene: of an earlier run on the same photos, to save its time.
             reference_view: whose left and right the phrase means; the first view that has a camera when left out.
             progress: called with steps done, all steps, and what is being done.
@@ -132,7 +132,7 @@ class MultiviewSegmenter:
             known = read_scene(cameras, paths)
             if len(known.points) or known.placed.sum() < FEWEST:
                 return known
-            from nbhelpers.models.colmap_points import triangulate
+            from nbhelpers.models.colmap.points import triangulate
 
             if progress is not None:
                 progress(0, 1, f"finding points that {known.placed.sum()} photos share")

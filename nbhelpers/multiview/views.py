@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.models.label_propagation import FEATURES
+from nbhelpers.models.label_propagation.tracker import FEATURES
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding
 

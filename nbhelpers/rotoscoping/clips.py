@@ -11,7 +11,7 @@ import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.video import Frames
-from nbhelpers.core.videofolder import is_picture
+from nbhelpers.core.video.folder import is_picture
 from nbhelpers.export.ledger import written_here
 from nbhelpers.models.protocols import FrameSequence
 

@@ -33,7 +33,7 @@ def extract(
     """Write numbered frames; run again, it goes on where it stopped."""
     from tqdm.auto import tqdm
 
-    from nbhelpers.core.videoextract import extract as write
+    from nbhelpers.core.video.extract import extract as write
     from nbhelpers.rotoscoping.clips import open_clip
 
     frames = open_clip(clip, step=every, start=start, stop=stop, on_bad=on_bad, on_size=on_size)

@@ -135,7 +135,7 @@ class RotoSession(Following):
 
         Looks at the whole clip once. ``Frames(path, start=cut)`` opens what follows a cut.
         """
-        from nbhelpers.core.videocuts import cuts
+        from nbhelpers.core.video.cuts import cuts
 
         return cuts(self.frames[index] for index in range(len(self.frames)))
 

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.videowrap import wrap_columns
+from nbhelpers.core.video.wrap import wrap_columns
 from nbhelpers.plots import EXCLUDE_COLOUR, colour_of
 from nbhelpers.rotoscoping.session import RotoSession
-from nbhelpers.widgets.frames_picture import CHECKERBOARD, cut_out, grey, seen, wiped
+from nbhelpers.widgets.frames.picture import CHECKERBOARD, cut_out, grey, seen, wiped
 from nbhelpers.widgets.render import Photo, encode_overlay
 from nbhelpers.widgets.stage import Stage
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.widgets.frames_runner import Runner
+from nbhelpers.widgets.frames.runner import Runner
 
 if TYPE_CHECKING:
-    from nbhelpers.widgets.frames import FramesWidget
+    from nbhelpers.widgets.frames.widget import FramesWidget
 
 
 class StoppedError(Exception):

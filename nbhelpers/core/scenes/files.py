@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.scenereaders import HALF, CameraFile, read_file
-from nbhelpers.core.scenes import Scene
-from nbhelpers.core.videofolder import PictureFolder
+from nbhelpers.core.scenes.readers import HALF, CameraFile, read_file
+from nbhelpers.core.scenes.scene import Scene
+from nbhelpers.core.video.folder import PictureFolder
 
 SHAPE_SLACK = 1.0  # pixels by which a photo made smaller may miss the shape that the file tells
 TOLD = 5  # names that a note tells before it says how many more there are

@@ -1,8 +1,7 @@
 """Follow objects through a clip with an image segmenter alone: no weights are trained for video.
 
-Each frame's cells are compared with those of remembered frames (`nbhelpers.models.label_votes`), and the map that
-results is a prompt to the mask decoder (`nbhelpers.models.label_prompts`). Frames that a person prompted are remembered
-for good; of the others only the last few.
+Each frame's cells are compared with those of remembered frames (`votes`), and the map that results is a prompt to the
+mask decoder (`prompts`). Frames that a person prompted are remembered for good; of the others only the last few.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from jaxtyping import Float
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.label_answers import SURE, answer, given, is_given
-from nbhelpers.models.label_memory import put_back, remembered
-from nbhelpers.models.label_motion import moving_along
-from nbhelpers.models.label_prompts import decode, probability, soft_iou, trust_in_recipes
-from nbhelpers.models.label_state import Anchor, Track, TrackState
-from nbhelpers.models.label_votes import feature_means, remember, resize, vote
+from nbhelpers.models.label_propagation.answers import SURE, answer, given, is_given
+from nbhelpers.models.label_propagation.memory import put_back, remembered
+from nbhelpers.models.label_propagation.motion import moving_along
+from nbhelpers.models.label_propagation.prompts import decode, probability, soft_iou, trust_in_recipes
+from nbhelpers.models.label_propagation.state import Anchor, Track, TrackState
+from nbhelpers.models.label_propagation.votes import feature_means, remember, resize, vote
 from nbhelpers.models.protocols import FrameSequence, Segmenter
 from nbhelpers.models.values import Embedding, Prediction, TrackedFrame
 
@@ -106,8 +105,8 @@ class LabelPropagation:
             frame: which was prompted.
             prompt: what was said.
             prediction: what was answered.
-            trust: as of `nbhelpers.models.label_state.Anchor`, where it is known already. It costs four questions to
-                the segmenter, for which a click should not wait: `propagate` finds it out.
+            trust: as of `Anchor`, where it is known already. It costs four questions to the segmenter, for which a
+                click should not wait: `propagate` finds it out.
         """
         embedding = self._embedding(state, frame)
         share = _share(prediction, embedding)

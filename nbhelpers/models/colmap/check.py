@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from nbhelpers.core.scenefiles import few
-from nbhelpers.models.colmap_mapping import Run
-from nbhelpers.models.colmap_pairs import FeatureStore, Pair, groups
+from nbhelpers.core.scenes.files import few
+from nbhelpers.models.colmap.mapping import Run
+from nbhelpers.models.colmap.pairs import FeatureStore, Pair, groups
 
 DEGREES = 3.0  # by which the relative rotations of two runs may differ
 AWAY = 0.2  # of the cameras' spread by which their centres may differ, root mean square, after alignment

@@ -14,8 +14,8 @@ from nbhelpers.core.mattes import MatteSettings
 from nbhelpers.rotoscoping.exports import KINDS
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.controls import Row, button, choice, label, short_path, space
-from nbhelpers.widgets.frames_picture import BACKGROUNDS, CHECKERBOARD
-from nbhelpers.widgets.frames_stage import FrameStage
+from nbhelpers.widgets.frames.picture import BACKGROUNDS, CHECKERBOARD
+from nbhelpers.widgets.frames.stage import FrameStage
 from nbhelpers.widgets.rows import Guard, ObjectRow
 
 SHOWS = (

@@ -17,7 +17,7 @@ from jaxtyping import Float32
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.label_votes import Remembered
+from nbhelpers.models.label_propagation.votes import Remembered
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.models.values import Embedding, Prediction
 
@@ -36,7 +36,7 @@ class Anchor:
         score: the confidence in it.
         remembered: its cells, which vote on other frames.
         area: of the mask, in cells of the decoder's grid.
-        trust: how well each recipe of `nbhelpers.models.label_prompts` does here; None until that is needed.
+        trust: how well each recipe of `prompts` does here; None until that is needed.
     """
 
     prompt: Prompt

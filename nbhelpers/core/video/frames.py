@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.videofile import NEAR, VideoFile
-from nbhelpers.core.videofolder import PictureFolder, is_picture
-from nbhelpers.core.videowrap import check_wrap, wrap_columns
+from nbhelpers.core.video.file import NEAR, VideoFile
+from nbhelpers.core.video.folder import PictureFolder, is_picture
+from nbhelpers.core.video.wrap import check_wrap, wrap_columns
 
 CACHE_BYTES = 128 << 20
 ADVICE = 'copy it again, or pass on_bad="skip" (leave it out) or on_bad="hold" (show the frame before)'
@@ -66,7 +66,7 @@ class Frames(Sequence):
             whole clip is decoded once at opening; ``"hold"`` shows the frame before (or the next good one) instead.
         on_size: what to do about frames of another size than most: ``"error"``, ``"skip"`` or ``"resize"``.
         wrap: columns added at both sides of each frame, taken from the other side: for equirectangular clips, so
-            that what crosses the seam is seen whole. `nbhelpers.core.videowrap.fold_wrap` folds masks back.
+            that what crosses the seam is seen whole. `nbhelpers.core.video.wrap.fold_wrap` folds masks back.
         cache_bytes: for decoded frames; the latest one is always kept.
 
     Attributes:

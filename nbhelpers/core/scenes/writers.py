@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_text
-from nbhelpers.core.scenereaders import HALF, OPENGL
-from nbhelpers.core.scenes import Scene
+from nbhelpers.core.scenes.readers import HALF, OPENGL
+from nbhelpers.core.scenes.scene import Scene
 
 
 def write_colmap(scene: Scene, folder: str | Path) -> Path:

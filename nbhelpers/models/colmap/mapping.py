@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from nbhelpers.models.colmap_pairs import HALF, LEAST, FeatureStore, Joined, Lenses, Pair, cameras_for, groups
+from nbhelpers.models.colmap.pairs import HALF, LEAST, FeatureStore, Joined, Lenses, Pair, cameras_for, groups
 
 log = logging.getLogger(__name__)
 FIRST_PAIR = 50  # matches that the first pair must have: COLMAP asks for 100, which wide baselines rarely have

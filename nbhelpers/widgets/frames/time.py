@@ -9,7 +9,7 @@ import ipywidgets as widgets
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.canvas import Later
 from nbhelpers.widgets.controls import Row, button, label, space
-from nbhelpers.widgets.frames_strip import FilmStrip
+from nbhelpers.widgets.frames.strip import FilmStrip
 from nbhelpers.widgets.rows import Guard
 
 FPS = 12.0  # where the clip does not say

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 from nbhelpers.widgets.canvas import Later
-from nbhelpers.widgets.frames_stage import FrameStage
+from nbhelpers.widgets.frames.stage import FrameStage
 from nbhelpers.widgets.pointer import Pointer
 
 BRUSHES = ("brush", "erase")

@@ -12,9 +12,9 @@ import ipywidgets as widgets
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.product_matching.session import ProductSession
 from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_sentence, label, space, status_html
-from nbhelpers.widgets.gallery_cards import Cards
-from nbhelpers.widgets.gallery_detail import DetailPanel
-from nbhelpers.widgets.gallery_rows import ReferenceRow, ThresholdRow
+from nbhelpers.widgets.gallery.cards import Cards
+from nbhelpers.widgets.gallery.detail import DetailPanel
+from nbhelpers.widgets.gallery.rows import ReferenceRow, ThresholdRow
 from nbhelpers.widgets.listening import Listening
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.colmap_mapping import quiet
-from nbhelpers.models.colmap_pairs import HALF, LEAST, FeatureStore, likely_pairs
+from nbhelpers.models.colmap.mapping import quiet
+from nbhelpers.models.colmap.pairs import HALF, LEAST, FeatureStore, likely_pairs
 from nbhelpers.models.colors import point_colors
 from nbhelpers.models.protocols import Matcher
 

@@ -15,7 +15,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.plots import rgb
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.canvas import Later, LayeredCanvas
-from nbhelpers.widgets.frames_runner import Runner
+from nbhelpers.widgets.frames.runner import Runner
 from nbhelpers.widgets.render import encode_photo
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nbhelpers.widgets.rows import STEP
 
 if TYPE_CHECKING:
-    from nbhelpers.widgets.frames import FramesWidget
+    from nbhelpers.widgets.frames.widget import FramesWidget
 
 TABLE = (
     ("I E B D X R P", "include, exclude, box, brush (draw), erase, remove, pan"),

@@ -17,7 +17,7 @@ from nbhelpers.models.protocols import FrameSequence
 if TYPE_CHECKING:
     import torch
 
-    from nbhelpers.models.sam2_video_network import VideoPredictor
+    from nbhelpers.models.sam2_video.network import VideoPredictor
 
 FORWARD, BACKWARD = 1, 2
 REMEMBERED = ("maskmem_features", "pred_masks", "obj_ptr", "object_score_logits")
@@ -86,7 +86,7 @@ class TrackState:
     def on(self, device: torch.device) -> dict[str, Any]:
         """The inference state on a device, brought there if it is elsewhere; image features are then computed anew."""
         if self.inference["device"] != device:
-            from nbhelpers.models.sam2_video_network import moved
+            from nbhelpers.models.sam2_video.network import moved
 
             images = self.inference["images"]
             self.inference.update(moved({k: v for k, v in self.inference.items() if k != "images"}, device))
@@ -121,7 +121,7 @@ def full_mask(prompt: Prompt, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
 
 def remembered(state: TrackState, frame: int) -> dict[str, np.ndarray]:
     """Arrays by ``<object id>/<what>``: all that the state holds of one frame."""
-    from nbhelpers.models.sam2_video_network import packed
+    from nbhelpers.models.sam2_video.network import packed
 
     arrays = {}
     for object_id, said in state.prompts.items():
@@ -150,7 +150,7 @@ def put_back(
     Raises:
         NbHelpersError: the arrays and the prompts do not fit.
     """
-    from nbhelpers.models.sam2_video_network import unpacked
+    from nbhelpers.models.sam2_video.network import unpacked
 
     ids = dict.fromkeys(int(name.partition("/")[0]) for name in arrays)
     prompted = {i for i in ids if f"{i}/score" in arrays}

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.videopicture import display_matrix, picture_of
+from nbhelpers.core.video.picture import display_matrix, picture_of
 
 if TYPE_CHECKING:
     import av

@@ -13,7 +13,7 @@ from nbhelpers.product_matching.outputs import lit, thumbnail
 from nbhelpers.product_matching.results import MatchedPhoto
 from nbhelpers.product_matching.session import ProductSession
 from nbhelpers.widgets.controls import Row, button
-from nbhelpers.widgets.gallery_cards import jpeg, say
+from nbhelpers.widgets.gallery.cards import jpeg, say
 from nbhelpers.widgets.rows import Guard
 
 LONGEST = 760

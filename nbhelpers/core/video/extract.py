@@ -9,7 +9,7 @@ from pathlib import Path
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_text
 from nbhelpers.core.images import save_image
-from nbhelpers.core.video import Frames
+from nbhelpers.core.video.frames import Frames
 
 NOTE = ".frames.json"
 SUFFIXES = (".png", ".jpg", ".tif", ".webp", ".bmp")

@@ -11,13 +11,13 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE, Prompt
 from nbhelpers.core.regions import components
-from nbhelpers.models.label_motion import point_beside
-from nbhelpers.models.label_prompts import soft_iou
+from nbhelpers.models.label_propagation.motion import point_beside
+from nbhelpers.models.label_propagation.prompts import soft_iou
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 
 Along = Callable[[np.ndarray], np.ndarray]
-"""From a mask ``(H, W) bool`` to all that moves with it, see `nbhelpers.models.label_motion.moving_along`."""
+"""From a mask ``(H, W) bool`` to all that moves with it; `motion.moving_along` is one."""
 COMPANION = 0.1  # of the clicked part's area: less that moves along is the flow's inaccuracy
 TOGETHER = 0.75  # of a part must move along for it to belong
 SURE = np.float32(10)  # the logit of a cell whose mask is given

@@ -22,7 +22,7 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.models.room import with_room
 from nbhelpers.models.sam2 import builders, load_weights
-from nbhelpers.models.sam2_video_state import (
+from nbhelpers.models.sam2_video.state import (
     BACKWARD,
     FORWARD,
     TrackState,
@@ -35,7 +35,7 @@ from nbhelpers.models.sam2_video_state import (
 from nbhelpers.models.values import Prediction, TrackedFrame
 
 if TYPE_CHECKING:
-    from nbhelpers.models.sam2_video_network import VideoPredictor
+    from nbhelpers.models.sam2_video.network import VideoPredictor
 
 NEAREST = 16  # conditioning frames that a frame attends to; each is 4096 tokens, and without a limit memory grows
 Result = TypeVar("Result")
@@ -72,7 +72,7 @@ class Sam2Tracker:
 
     def open(self, frames: FrameSequence) -> TrackState:
         """A new state for a clip; decodes nothing yet."""
-        from nbhelpers.models.sam2_video_network import LazyImages
+        from nbhelpers.models.sam2_video.network import LazyImages
 
         return TrackState(frames, self.model.new_inference(LazyImages(frames, self.model.image_size)))
 
@@ -282,7 +282,7 @@ def build_model(config: str, *overrides: str) -> VideoPredictor:
         config: the yaml in the ``sam2`` package.
         overrides: changes to it in Hydra's syntax, e.g. ``"model.image_size=512"``.
     """
-    target = "++model._target_=nbhelpers.models.sam2_video_network.VideoPredictor"
+    target = "++model._target_=nbhelpers.models.sam2_video.network.VideoPredictor"
     nearest = f"++model.max_cond_frames_in_attn={NEAREST}"
     changes = [target, nearest, *overrides]
     return builders().build_sam2_video_predictor(config, None, device="cpu", hydra_overrides_extra=changes)

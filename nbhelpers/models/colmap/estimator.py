@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.scenefiles import few
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.colmap_check import MAJORITY, Agreement, agreement, best_pair, diagnose, shows_no_depth
-from nbhelpers.models.colmap_mapping import Run, quiet, run_mapping
-from nbhelpers.models.colmap_pairs import FeatureStore, Joined, known_pairs, likely_pairs, verified_pairs
+from nbhelpers.core.scenes.files import few
+from nbhelpers.models.colmap.check import MAJORITY, Agreement, agreement, best_pair, diagnose, shows_no_depth
+from nbhelpers.models.colmap.mapping import Run, quiet, run_mapping
+from nbhelpers.models.colmap.pairs import FeatureStore, Joined, known_pairs, likely_pairs, verified_pairs
 from nbhelpers.models.colors import point_colors
 from nbhelpers.models.protocols import Matcher
 from nbhelpers.models.sift import Sift

@@ -12,13 +12,13 @@ import ipywidgets as widgets
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_sentence, label, space, status_html
-from nbhelpers.widgets.frames_keys import help_html, keys
-from nbhelpers.widgets.frames_pointer import FramePointer
-from nbhelpers.widgets.frames_rows import BrushSlider, ExportPanel, FrameObjectRow, MattePanel, ShowRow
-from nbhelpers.widgets.frames_stage import FrameStage
-from nbhelpers.widgets.frames_strip import FilmStrip, legend_html
-from nbhelpers.widgets.frames_time import FollowRow, TimeRow
-from nbhelpers.widgets.frames_work import Work
+from nbhelpers.widgets.frames.keys import help_html, keys
+from nbhelpers.widgets.frames.pointer import FramePointer
+from nbhelpers.widgets.frames.rows import BrushSlider, ExportPanel, FrameObjectRow, MattePanel, ShowRow
+from nbhelpers.widgets.frames.stage import FrameStage
+from nbhelpers.widgets.frames.strip import FilmStrip, legend_html
+from nbhelpers.widgets.frames.time import FollowRow, TimeRow
+from nbhelpers.widgets.frames.work import Work
 from nbhelpers.widgets.listening import Listening
 from nbhelpers.widgets.rows import ViewRow
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.label_answers import given, is_given
-from nbhelpers.models.label_state import STEPS, Track, TrackState
+from nbhelpers.models.label_propagation.answers import given, is_given
+from nbhelpers.models.label_propagation.state import STEPS, Track, TrackState
 from nbhelpers.models.values import Prediction
 
 if TYPE_CHECKING:
-    from nbhelpers.models.label_propagation import LabelPropagation
+    from nbhelpers.models.label_propagation.tracker import LabelPropagation
 
 PASSES = {1: "forwards", -1: "backwards"}
 
