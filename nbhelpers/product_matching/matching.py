@@ -166,10 +166,10 @@ def compare(
     """
     counts = np.array([len(each.weights) for each in features])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    patches = np.concatenate([each.patches for each in features])
+    patches = centred_rows([each.patches for each in features], gallery)
     weights = np.concatenate([each.weights for each in features])
     total = np.add.reduceat(weights, starts)
-    table = centred_products(patches, reference, gallery)
+    table = patches @ columns(reference, gallery)
     match = table.argmax(1)
     best = table[np.arange(len(table)), match]
     there = np.add.reduceat(best * weights, starts) / total
@@ -180,22 +180,21 @@ def compare(
     mirror = np.ones(len(features), np.float32)
     close = (there + back) / 2 >= CLOSE
     if reference.mirror is not None and close.any():
-        inside, few = np.repeat(close, counts), counts[close]
-        flipped = _alike(patches[inside], weights[inside], np.cumsum(few) - few, reference.mirror, gallery)
-        lead = (there + back)[close] / 2 - flipped
+        # every second patch of each: whole things would take as long again as all that was compared so far
+        some = np.flatnonzero(np.repeat(close, counts) & ((np.arange(len(table)) - np.repeat(starts, counts)) % 2 == 0))
+        few = (counts[close] + 1) // 2
+        heads = np.cumsum(few) - few
+        straight = _both_ways(table[some], weights[some], heads, reference)
+        flipped = _both_ways(patches[some] @ columns(reference.mirror, gallery), weights[some], heads, reference.mirror)
+        lead = straight - flipped
         mirror[close] = np.clip(1 + (lead - _symmetry(reference, gallery)) / MIRRORED, 0, 1)
     return Comparison(there, back, averages, colour, mirror)
 
 
-def _alike(
-    patches: Float32[np.ndarray, "n d"],
-    weights: Float32[np.ndarray, " n"],
-    starts: np.ndarray,
-    reference: Features,
-    gallery: Gallery,
+def _both_ways(
+    table: Float32[np.ndarray, "n k"], weights: Float32[np.ndarray, " n"], starts: np.ndarray, reference: Features
 ) -> Float32[np.ndarray, " m"]:
-    """Best-match similarity of patches, both ways, of things whose patches begin at ``starts``."""
-    table = centred_products(patches, reference, gallery)
+    """Best-match similarity, from the things to the reference and back, of things whose patches begin at ``starts``."""
     there = np.add.reduceat(table.max(1) * weights, starts) / np.add.reduceat(weights, starts)
     back = np.maximum.reduceat(table, starts, axis=0) @ reference.weights / reference.weights.sum()
     return (there + back) / 2
@@ -209,32 +208,40 @@ def _symmetry(reference: Features, gallery: Gallery) -> float:
     """
     if not reference.views:
         return 0.0
-    patches = np.concatenate([view.patches for view in reference.views])
+    patches = centred_rows([view.patches for view in reference.views], gallery)
     weights = np.concatenate([view.weights for view in reference.views])
     starts = np.concatenate([[0], np.cumsum([len(view.weights) for view in reference.views])[:-1]])
-    straight, flipped = (_alike(patches, weights, starts, each, gallery) for each in (reference, reference.mirror))
+    straight, flipped = (
+        _both_ways(patches @ columns(each, gallery), weights, starts, each) for each in (reference, reference.mirror)
+    )
     return min(0.0, float((straight - flipped).min()))
 
 
-def centred_products(
-    patches: Float32[np.ndarray, "n d"], reference: Features, gallery: Gallery
-) -> Float32[np.ndarray, "n k"]:
-    """Cosines of patches with a reference's patches after both were centred.
+def centred_rows(groups: Sequence[Float32[np.ndarray, "_ d"]], gallery: Gallery) -> Float32[np.ndarray, "n e"]:
+    """Patches of many things, one below another, made such that their product with `columns` is a cosine.
 
-    Equal to ``gallery.centred(patches) @ gallery.centred(reference.patches).T`` and several times faster: what is
-    common is taken off the products, not off the patches.
+    ``centred_rows([p], gallery) @ columns(r, gallery)`` equals ``gallery.centred(p) @ gallery.centred(r.patches).T``.
+    What is common is taken off by one more element, which is 1 before all are divided by the length that is left: the
+    patches are many, and to subtract from each of them, and to measure what remains, takes longer than the products.
     """
+    width = groups[0].shape[1]
+    rows = np.empty((sum(map(len, groups)), width + 1), np.float32)
+    np.concatenate(groups, out=rows[:, :width])
+    rows[:, width] = 1
+    if gallery.mean is not None:
+        mean, directions = gallery.mean[0], gallery.mean[1:]
+        along = rows[:, :width] @ gallery.mean.T
+        spread = along[:, 1:] - directions @ mean
+        length = 1 - 2 * along[:, 0] + mean @ mean - (spread**2).sum(1)
+        rows /= np.sqrt(np.maximum(length, 1e-6))[:, None]
+    return rows
+
+
+def columns(reference: Features, gallery: Gallery) -> Float32[np.ndarray, "e k"]:
+    """A reference's patches as `centred_rows` wants them; see there."""
     wanted = gallery.centred(reference.patches)
-    if gallery.mean is None:
-        return patches @ wanted.T
-    mean, directions = gallery.mean[0], gallery.mean[1:]
-    products = patches @ np.concatenate([wanted, gallery.mean]).T
-    cosines, along_mean, along = np.split(products, [len(wanted), len(wanted) + 1], axis=1)
-    spread = along - directions @ mean
-    length = 1 - 2 * along_mean[:, 0] + mean @ mean - (spread**2).sum(1)
-    cosines -= wanted @ mean  # in place: the table is what takes the time
-    cosines /= np.sqrt(np.maximum(length, 1e-6))[:, None]
-    return cosines
+    common = 0 * wanted[:, 0] if gallery.mean is None else -wanted @ gallery.mean[0]
+    return np.concatenate([wanted.T, common[None]])
 
 
 def _colour_agreement(
