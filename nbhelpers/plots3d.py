@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 MOST = 20_000  # points that are drawn
 FRUSTUM = 0.06  # length of a camera's pyramid, as a share of the scene's extent
-CAMERA, REFERENCE = "#8A8A8A", "#D55E00"
+CAMERA, REFERENCE, ARROW, TEXT = "#8A8A8A", "#D55E00", "#C2478F", "#858585"  # seen on white and on black
+CLEAR = "rgba(0,0,0,0)"  # the page's own background, light or dark
 FAR = 4.0  # median distances from the middle beyond which points are left out
 
 
@@ -104,9 +105,12 @@ def draw_scene(
         height=height,
         title=title,
         margin={"l": 0, "r": 0, "t": 40 if title else 0, "b": 0},
-        legend={"itemsizing": "constant", "x": 0.01, "y": 0.99, "bgcolor": "rgba(255,255,255,0.7)"},
+        paper_bgcolor=CLEAR,
+        font={"color": TEXT},
+        legend={"itemsizing": "constant", "x": 0.01, "y": 0.99, "bgcolor": CLEAR},
         scene={
             "aspectmode": "data",
+            "bgcolor": CLEAR,
             **{f"{axis}axis": {"visible": False} for axis in "xyz"},
             "camera": _eye(points[kept], centers, reference if reference is not None else 0),
         },
@@ -131,7 +135,8 @@ def as_frame(figure: Figure) -> str:
     """A figure as an HTML frame that holds its own page, so that nothing around it matters."""
     page = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
     height = int(figure.layout.height or 560) + 20
-    style = f"width: 100%; height: {height}px; border: none"
+    # browsers paint a frame white whose scheme is not that of the page around it
+    style = f"width: 100%; height: {height}px; border: none; color-scheme: light"
     return f'<div><iframe title="scene in 3D" style="{style}" srcdoc="{html.escape(page)}"></iframe></div>'
 
 
@@ -195,8 +200,8 @@ def _line(ends: np.ndarray, text: str):
 
     x, y, z = np.stack([ends[0], ends.mean(0), ends[1]]).T
     return graph_objects.Scatter3d(
-        x=x, y=y, z=z, mode="lines+text", text=["", text, ""], name=text, line={"color": "black", "width": 5},
-        textfont={"size": 14, "color": "black"}, hoverinfo="name", showlegend=False,
+        x=x, y=y, z=z, mode="lines+text", text=["", text, ""], name=text, line={"color": ARROW, "width": 5},
+        textfont={"size": 14, "color": ARROW}, hoverinfo="name", showlegend=False,
     )  # fmt: skip
 
 

@@ -248,6 +248,8 @@ def test_the_picture_of_a_scene_has_objects_cameras_and_relations(made, tmp_path
     page = save_html(tmp_path / "scene.html", figure).read_text(encoding="utf-8")
     assert "Plotly.newPlot" in page and 'src="http' not in page
     assert "<iframe" in as_frame(figure) and "srcdoc" in as_frame(figure)
+    assert figure.layout.paper_bgcolor == figure.layout.scene.bgcolor == "rgba(0,0,0,0)"  # seen on light and dark pages
+    assert "color-scheme: light" in as_frame(figure)  # or browsers fill it with white
     with pytest.raises(NbHelpersError, match="do not fit"):
         draw_scene(scene, labels[:5])
 

@@ -72,6 +72,20 @@ def test_points_in_space_tell_an_object_from_its_look_alike(twins):
     assert min(with_points) > 0.9
 
 
+def test_listeners_hear_of_every_change_until_they_stop(drawn):
+    opened, heard = session(drawn), []
+    stop = opened.on_change(lambda: heard.append((len(opened.prompted), opened.views is not None)))
+    opened.prompt(2, Prompt(mask=drawn.truth(BLUE_BALL, 2)))
+    with pytest.raises(NbHelpersError):
+        opened.click(0, -50, 5)
+    opened.solve()
+    opened.clear(2)
+    assert opened.undo() and opened.redo() and not opened.redo()
+    stop()
+    opened.propose(1, drawn.truth(BLUE_BALL, 1))
+    assert heard == [(1, False), (1, True), (0, True), (1, True), (0, True)]
+
+
 def test_the_points_of_the_object_are_named(drawn):
     opened = session(drawn, drawn.scene)
     opened.prompt(2, Prompt(mask=drawn.truth(RED_BALL, 2)))

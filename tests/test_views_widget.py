@@ -1,5 +1,6 @@
 """The views widget and the page, without a browser: what buttons and clicks do to the session, and what is told."""
 
+import html
 import io
 import zipfile
 
@@ -109,6 +110,44 @@ def test_a_photo_that_cannot_be_read_is_told_when_it_is_shown(paths, segmenter):
     assert "exclamation" in widget._status.value
 
 
+def test_it_follows_a_session_that_another_cell_changes(widget):
+    session = widget.session
+    session.click(0, *BALL)
+    clicked = widget._name.value
+    assert "find it in all views" in widget._status.value.casefold() and "again" not in widget._status.value
+    views = session.solve()
+    assert "consistency" in widget._name.value and "consistency" not in clicked
+    assert views.whole.why in html.unescape(widget._status.value)
+    session.clear(0)
+    assert "changed" in widget._name.value and "again" in widget._status.value
+    session.undo()
+    assert "consistency" in widget._name.value and "again" in widget._status.value
+
+
+def test_each_change_of_another_cell_is_painted(widget, monkeypatch):
+    painted = []
+    monkeypatch.setattr("nbhelpers.widgets.views.draw_marker", lambda *at: painted.append(at[-1]))
+    widget.session.click(0, *BALL)
+    widget.session.click(0, 160, 120, label=0)
+    assert painted == [1, 1, 0]
+    widget.session.undo()
+    assert painted == [1, 1, 0, 1]
+
+
+def test_what_cannot_be_shown_is_told_and_does_not_stop_the_other_cell(widget, monkeypatch):
+    monkeypatch.setattr(widget, "_about", lambda: 1 / 0)
+    widget.session.click(0, *BALL)
+    assert widget.session.prompted == (0,) and "ZeroDivisionError" in widget._status.value
+
+
+def test_a_session_has_one_widget(widget):
+    other = ViewsWidget(widget.session, width=640)
+    assert widget.comm is None and other.comm is not None
+    widget.session.click(0, *BALL)
+    other.close()
+    assert widget.session._listeners == []
+
+
 def test_thumbnails_hold_their_pictures_and_escape_names(paths, widget):
     page = thumbnails([widget.session.image(0)], ["<b>view</b>"])
     assert "data:image/jpeg;base64," in page and "<b>view" not in page
@@ -130,6 +169,20 @@ def test_the_page_goes_from_photos_to_a_zip(paths, segmenter, tmp_path):
     press(app.views.children[0], *BALL)
     app.views.children[0].solve()
     assert app.download.children and not app.run_button.disabled
+
+
+def test_the_page_keeps_the_view_after_a_search_and_lets_go_of_photos_that_were_replaced(segmenter, paths, tmp_path):
+    app = SceneApp(segmenter, tmp_path / "room")
+    app.open_photos(paths)
+    widget = app.views.children[0]
+    press(widget, *BALL)
+    widget.show(2)
+    widget.solve()
+    assert app.download.children and app.views.children == (widget,) and widget.view == 2
+    session = widget.session
+    app.open_photos(paths[:3])
+    assert widget.comm is None and session._listeners == []
+    assert len(app.views.children[0].session) == 3
 
 
 def test_the_page_takes_uploads_of_any_names(segmenter, paths, tmp_path):

@@ -87,6 +87,7 @@ class ViewsSession:
         if OBJECT not in self.log.entries():
             self.log.append("object.add", object=OBJECT)
         self._answers: dict[tuple[int, str], Prediction] = {}
+        self._listeners: list[Callable[[], object]] = []
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -168,11 +169,13 @@ class ViewsSession:
         """Forget what was said in a view, or in all of them."""
         for number in self.prompted if view is None else [self.photos.check(view)]:
             self.log.append("clear", object=OBJECT, frame=number)
+        self._changed()
 
     def undo(self) -> bool:
         """Take the last thing back that was said; False when there is none."""
         while self.log.cursor > 1:
             if self.log.undo()["op"] != "candidate.set":  # how a click was read was not said by the person
+                self._changed()
                 return True
         return False
 
@@ -183,6 +186,7 @@ class ViewsSession:
         following = self.log.events[self.log.cursor : self.log.cursor + 1]
         if following and following[0]["op"] == "candidate.set":
             self.log.redo()
+        self._changed()
         return True
 
     def mask(self, view: int) -> Bool[np.ndarray, "h w"]:
@@ -222,7 +226,13 @@ class ViewsSession:
         if not claims:
             raise NbHelpersError("nothing was said yet", do="click the object in one of the views first")
         self.views = solve(self.photos, claims, self.scene, progress)
+        self._changed()
         return self.views
+
+    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Call ``listener()`` after every change; returns a function that stops it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
     def _claim(self, view: int) -> Claim:
         """What was said in a view, as it is compared with what was said in others."""
@@ -260,6 +270,7 @@ class ViewsSession:
         found = readings(Finder(self.photos, seen), view, prompt, with_scene(seen.likeness, self.scene))
         if found:
             self.log.append("candidate.set", object=OBJECT, frame=view, index=found[0].candidate)
+            self._changed()
 
     def _say(self, view: int, events: Sequence[dict]) -> np.ndarray:
         """Record events of one view if their answer can be had, all or none."""
@@ -268,6 +279,7 @@ class ViewsSession:
             trial.append(object=OBJECT, frame=view, **event)
         answered = self._answer(view, trial.objects(view)[OBJECT])
         self.log.events, self.log.cursor = trial.events, trial.cursor
+        self._changed()
         return answered.best
 
     def _to_correct(self, view: int) -> np.ndarray | None:
@@ -298,3 +310,7 @@ class ViewsSession:
         side = 4 * embedding.tensors["image_embed"].shape[-1]
         found = None if said.base_rle is None else mask_logits(decode_rle(said.base_rle), (side, side))
         return answer(segmenter, embedding, prompt, found)
+
+    def _changed(self) -> None:
+        for listener in tuple(self._listeners):
+            listener()

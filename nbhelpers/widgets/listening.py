@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Session(Protocol):
-    """What can be listened to: `ClickSession`, `RotoSession`, `ProductSession`."""
+    """What can be listened to: `ClickSession`, `RotoSession`, `ProductSession`, `ViewsSession`."""
 
     def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
         """Have ``listener`` called after each change; call the answer to stop that."""

@@ -122,8 +122,13 @@ class SceneApp(widgets.VBox):
         self._say(f'<div style="line-height: 1.5">{lines}</div>', raw=True)
 
     def _show_views(self, session: ViewsSession) -> None:
-        widget = ViewsWidget(session, width=720, on_solve=self._solved)
-        self.views.children = (widget,)
+        """The views of a session; a widget that shows it already stays, at the view that the person chose."""
+        before = self.views.children
+        if before and before[0].session is session:
+            return
+        self.views.children = (ViewsWidget(session, width=720, on_solve=self._solved),)
+        for widget in before:
+            widget.close()
 
     def _solved(self, views) -> None:
         """A click was found in all views."""

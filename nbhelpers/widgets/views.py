@@ -16,6 +16,7 @@ from nbhelpers.core.images import fit
 from nbhelpers.multiview.session import ViewsSession
 from nbhelpers.widgets.canvas import LayeredCanvas
 from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_sentence, label, space, status_html
+from nbhelpers.widgets.listening import Listening
 from nbhelpers.widgets.render import draw_marker, encode_overlay, encode_photo
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ MODES = (
 )
 
 
-class ViewsWidget(widgets.VBox):
+class ViewsWidget(Listening, widgets.VBox):
     """Shows a `ViewsSession` and turns clicks and buttons into its methods; holds no state of its own but the view.
 
     Example:
@@ -38,6 +39,8 @@ class ViewsWidget(widgets.VBox):
 
     While the canvas has the focus (after a click): I and E choose the mode, Z takes back, the left and right arrows go
     to the view before and the next, Tab leaves.
+
+    A session has one widget: making another closes the first (show one widget twice to see it twice).
 
     Args:
         session: what to show.
@@ -57,9 +60,10 @@ class ViewsWidget(widgets.VBox):
         on_solve: Callable[[object], object] | None = None,
     ):
         self.session, self._on_solve = session, on_solve
+        self._busy, self._told = False, session.views
         tall, wide = session.photos.size(session.photos.check(view))
         height = round(width * min(max(tall / wide, LOWEST), TALLEST))
-        self.screen = LayeredCanvas(width, height, ("photo", "mask", "marks"), repaint=self.refresh)
+        self.screen = LayeredCanvas(width, height, ("photo", "mask", "marks"), repaint=self._paint)
         self._canvas = self.screen.widget
         self._mode = choice(MODES, lambda _: self._say(""))
         last = len(session) - 1
@@ -97,8 +101,9 @@ class ViewsWidget(widgets.VBox):
         self._canvas.add_class("nbhelpers-canvas")
         self._canvas.on_mouse_down(self._pressed)
         self._canvas.on_key_down(self._key)
+        self._paint()
+        self._listen()
         self._say(colab_notice())
-        self.refresh()
 
     @property
     def view(self) -> int:
@@ -110,7 +115,24 @@ class ViewsWidget(widgets.VBox):
         self._slider.value = self.session.photos.check(view)
 
     def refresh(self) -> None:
-        """Show what the session holds now."""
+        """Show what the session holds now; called after each of its changes, also those of another cell."""
+        if self._busy:  # what is under way tells how it went
+            self._paint()
+            return
+        with self._guard():
+            views = self.session.views
+            self._paint()
+            self._say(self._outcome() if views is not self._told else "" if views is None else CHANGED)
+            self._told = views
+
+    def _outcome(self) -> str:
+        """What the last search told."""
+        return "; ".join((self.session.views.whole.why, *self.session.views.notes))
+
+    def _close_parts(self) -> None:
+        self._canvas.close()
+
+    def _paint(self) -> None:
         image = self.session.image(self.view)
         left, top, scale = self._place(image.shape[:2])
         size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
@@ -139,8 +161,8 @@ class ViewsWidget(widgets.VBox):
             finally:
                 self.solve_button.disabled = False
                 self._progress.layout.visibility = "hidden"
-            self.refresh()
-            self._say("; ".join((views.whole.why, *views.notes)))
+            self._told = views
+            self._say(self._outcome())
             if self._on_solve is not None:
                 self._on_solve(views)
 
@@ -191,14 +213,13 @@ class ViewsWidget(widgets.VBox):
 
     def _moved(self) -> None:
         with self._guard():
-            self.refresh()
+            self._paint()
             self._say("" if self.session.views is None else self.session.views.consistency(self.view).why)
 
     def _change(self, action: Callable[[], object]) -> None:
-        """Do what changes what was said."""
+        """Do what changes what was said; the session has it shown."""
         with self._guard():
             action()
-            self.refresh()
             self._say("" if self.session.views is None else CHANGED)
 
     def _key(self, key: str, shift: bool, control: bool, meta: bool) -> None:
@@ -215,6 +236,7 @@ class ViewsWidget(widgets.VBox):
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
+        before, self._busy = self._busy, True
         try:
             yield
         except NbHelpersError as error:
@@ -222,6 +244,8 @@ class ViewsWidget(widgets.VBox):
         except Exception as error:
             log.exception("an action of the views widget failed")
             self._say(f"This did not work. {type(error).__name__}: {error}", error=True)
+        finally:
+            self._busy = before
 
     def _say(self, message: str, *, error: bool = False) -> None:
         self._status.value = status_html(message or HINT, "", error=error)

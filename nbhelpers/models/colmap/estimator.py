@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 INSTALL = "pip install pycolmap"
 LEARNED = ("xfeat-lighterglue", "disk-lightglue")
 SECOND_SEED = 1  # added for the run that starts from another pair of photos
+ROUNDS = (2, 3, 5)  # first pairs from which all matches together are tried, until every photo is placed
 SEEN = 30  # points of a photo that only the matches of all runs together place
 
 
@@ -125,12 +126,12 @@ class ColmapEstimator:
         answer = Answer(run, shared.views, (_agreed(run, other, shared),))
         if not shared.views.all() and shared.views.sum() >= MAJORITY * run.placed.sum():
             answer = self._restarted(stores[runs.index(run)], answer)
-        return self._joined(stores, runs, answer) if last and not answer.sure.all() else answer
+        return self._joined(stores, runs, answer, shared.views) if last and not answer.sure.all() else answer
 
     def _restarted(self, store: FeatureStore, answer: Answer) -> Answer:
         """The other photos of a run that another confirmed for the most part, if they come out the same once more."""
         run = answer.run
-        again = run_mapping(store, run.all_pairs, self.seed + SECOND_SEED, barred=run.first_pair)
+        again = run_mapping(store, run.all_pairs, self.seed + SECOND_SEED, barred=[run.first_pair])
         seen = np.bincount(run.views, minlength=len(store)) >= SEEN
         more = agreement(run.poses, again.poses).views & seen & ~answer.sure
         if not more.any():
@@ -138,22 +139,31 @@ class ColmapEstimator:
         line = f"{more.sum()} more by {run.matcher} alone, the same from two first pairs"
         return Answer(run, answer.sure | more, (*answer.notes, line))
 
-    def _joined(self, stores: Sequence[FeatureStore], runs: Sequence[Run], answer: Answer) -> Answer:
+    def _joined(
+        self, stores: Sequence[FeatureStore], runs: Sequence[Run], answer: Answer, shared: Bool[np.ndarray, " v"]
+    ) -> Answer:
         """More photos by the matches of all runs together, with the lens that the confirmed cameras have.
 
-        The photos that were confirmed must come out the same, and the others the same from two first pairs of photos.
+        The photos on which two matchers agree must come out as one of the runs had them, and the others the same from
+        most first pairs of photos. Few matches can end in a place that depends on where a run started; where two starts
+        differ, further ones decide, which take a second each for few photos.
         """
-        joined, best, sure = Joined(stores), answer.run, answer.sure
+        joined, best = Joined(stores), answer.run
         lenses = best.lenses(joined.sizes)
         pairs = joined.pairs([run.all_pairs for run in runs], lenses, self.seed)
-        run = run_mapping(joined, pairs, self.seed, lenses)
-        again = run_mapping(joined, pairs, self.seed + SECOND_SEED, lenses, barred=run.first_pair)
-        kept = agreement(best.poses, run.poses).views & sure
-        more = agreement(run.poses, again.poses).views & (np.bincount(run.views, minlength=len(joined)) >= SEEN)
-        if kept.sum() < sure.sum() or (kept | more).sum() <= sure.sum():
-            return answer
-        line = f"{(kept | more).sum() - sure.sum()} more by the matches of all runs, the same from two first pairs"
-        return Answer(run, kept | more, (*answer.notes, line))
+        tries: list[Run] = []
+        for count in ROUNDS:
+            while len(tries) < count:
+                barred = [run.first_pair for run in tries]
+                tries.append(run_mapping(joined, pairs, self.seed + len(tries) * SECOND_SEED, lenses, barred))
+            found = _most_confirmed(tries, runs, shared)
+            if found is not None and found.sure.sum() > answer.sure.sum():
+                more = found.sure.sum() - answer.sure.sum()
+                line = f"{more} more by the matches of all runs, the same from {count // 2 + 1} of {count} first pairs"
+                answer = Answer(found.run, found.sure, (*answer.notes, line))
+            if answer.sure.all() or not tries[-1].placed.any():
+                break
+        return answer
 
     def _nothing(self, images: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Scene:
         """A scene with no view placed."""
@@ -171,6 +181,26 @@ class ColmapEstimator:
             model=self.name,
             notes=tuple(notes),
         )
+
+
+def _most_confirmed(tries: Sequence[Run], runs: Sequence[Run], shared: Bool[np.ndarray, " v"]) -> Answer | None:
+    """Of runs from several first pairs the one of which most photos are confirmed by most others.
+
+    Args:
+        tries: what to choose from.
+        runs: earlier ones, one a matcher.
+        shared: the photos on which two of those agree; a run that has not all of them as one of these is wrong.
+    """
+    best = None
+    for run in tries:
+        # What two runs put in the same place may now lie between them, nearer to the other than to the best one.
+        kept = np.any([agreement(each.poses, run.poses).views for each in runs], axis=0) & shared
+        votes = 1 + sum(agreement(run.poses, other.poses).views.astype(int) for other in tries if other is not run)
+        seen = np.bincount(run.views, minlength=len(shared)) >= SEEN
+        sure = kept | (seen & (votes > len(tries) / 2))
+        if kept.sum() == shared.sum() and (best is None or sure.sum() > best.sure.sum()):
+            best = Answer(run, sure, ())
+    return best
 
 
 def _agreed(run: Run, other: Run, shared: Agreement) -> str:
