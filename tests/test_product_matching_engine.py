@@ -17,7 +17,8 @@ from nbhelpers.product_matching import candidates as searching
 from nbhelpers.product_matching import features as looking
 from nbhelpers.product_matching.background import against_background
 from nbhelpers.product_matching.calibrate import Calibration, calibrate
-from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
+from nbhelpers.product_matching.features import unit
+from nbhelpers.product_matching.gallery import Gallery, common, evenly, mean_feature
 from nbhelpers.product_matching.heat import heat_map, peaks
 from nbhelpers.product_matching.matching import centred_rows, columns, compare, judge, score_all, similarities
 from nbhelpers.product_matching.settings import Settings
@@ -177,11 +178,11 @@ def test_a_gallery_grows_without_changing_and_its_digest_tells():
 def test_centring_takes_the_mean_and_the_common_directions_off():
     encoder = FakeEncoder()
     images = [scene((60 + 20 * i, 120, 30, RED), seed=i)[0] for i in range(3)]
-    common = mean_feature(images, encoder)
-    assert common.shape == (3, 24)
-    np.testing.assert_allclose(common[1:] @ common[1:].T, np.eye(2), atol=1e-5)
-    centred = Gallery((random_features(0),), mean=common).centred(random_features(1).patches)
-    np.testing.assert_allclose(centred @ common[1:].T, 0, atol=1e-5)
+    shared = mean_feature(images, encoder)
+    assert shared.shape == (3, 24)
+    np.testing.assert_allclose(shared[1:] @ shared[1:].T, np.eye(2), atol=1e-5)
+    centred = Gallery((random_features(0),), mean=shared).centred(random_features(1).patches)
+    np.testing.assert_allclose(centred @ shared[1:].T, 0, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(centred, axis=1), 1, rtol=1e-5)
     with pytest.raises(NbHelpersError, match="no photo"):
         mean_feature([], encoder)
@@ -191,12 +192,25 @@ def test_centring_takes_the_mean_and_the_common_directions_off():
 def test_the_fast_products_are_those_of_centred_patches(centre):
     rng = np.random.default_rng(2)
     directions = np.linalg.qr(rng.normal(size=(24, 2)))[0].T
-    common = np.concatenate([rng.normal(size=(1, 24)) * 0.1, directions]).astype(np.float32) if centre else None
+    shared = np.concatenate([rng.normal(size=(1, 24)) * 0.1, directions]).astype(np.float32) if centre else None
     reference, thing = random_features(0), random_features(1, k=40)
-    gallery = Gallery((reference,), mean=common)
+    gallery = Gallery((reference,), mean=shared)
     slow = gallery.centred(thing.patches) @ gallery.centred(reference.patches).T
     fast = centred_rows([thing.patches[:3], thing.patches[3:]], gallery) @ columns(reference, gallery)
     np.testing.assert_allclose(fast, slow, atol=1e-5)
+
+
+def test_what_groups_have_in_common_is_their_mean_and_the_directions_in_which_they_spread_most():
+    rng = np.random.default_rng(0)
+    groups = [unit((rng.normal(size=(n, 12)) * np.arange(1, 13)).astype(np.float32)) for n in (5, 40, 17)]
+    mean, *directions = common(iter(groups))
+    weights = np.concatenate([np.full(len(group), 1 / len(group)) for group in groups])
+    every = np.concatenate(groups)
+    np.testing.assert_allclose(mean, np.average(every, 0, weights), atol=1e-6)
+    rest = every - mean
+    _, axes = np.linalg.eigh((rest * weights[:, None]).T @ rest)
+    for found, axis in zip(directions, axes.T[::-1], strict=False):
+        assert abs(found @ axis) == pytest.approx(1, abs=1e-4)
 
 
 def test_a_comparison_equals_a_few_lines_for_each_pair():

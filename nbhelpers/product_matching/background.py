@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain, islice
 
 from nbhelpers.product_matching.gallery import Gallery, common
 from nbhelpers.product_matching.heat import box_iou
@@ -35,8 +36,10 @@ def against_background(photos: Iterable[Candidates], gallery: Gallery, settings:
     Returns:
         The same gallery where there are fewer than 8 other things.
     """
-    patches = []
-    for photo in photos:
-        chosen = others(score_all([photo], gallery, settings)[0])
-        patches += [photo.items[each.number].features.patches for each in chosen]
-    return gallery if len(patches) < LEAST else replace(gallery, mean=common(patches))
+    patches = (
+        photo.items[each.number].features.patches
+        for photo in photos
+        for each in others(score_all([photo], gallery, settings)[0])
+    )
+    first = list(islice(patches, LEAST))
+    return gallery if len(first) < LEAST else replace(gallery, mean=common(chain(first, patches)))

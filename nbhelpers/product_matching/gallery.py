@@ -121,14 +121,17 @@ def mean_feature(
     return common(seen)
 
 
-def common(groups: Sequence[Float32[np.ndarray, "_ d"]]) -> Float32[np.ndarray, "m d"]:
+def common(groups: Iterable[Float32[np.ndarray, "_ d"]]) -> Float32[np.ndarray, "m d"]:
     """What groups of tokens, each of length 1, have in common: their mean, then the directions of largest spread.
 
-    Each group counts alike, however many tokens it has.
+    Each group counts alike, however many tokens it has. Only sums are kept, not the groups.
     """
-    mean = np.mean([tokens.mean(0, dtype=np.float64) for tokens in groups], axis=0)
-    spread = sum((tokens - mean).T @ (tokens - mean) / len(tokens) for tokens in groups)
-    _, directions = np.linalg.eigh(spread)  # in rising order
+    count, total, squares = 0, 0.0, 0.0
+    for tokens in groups:
+        wide = tokens.astype(np.float64)
+        count, total, squares = count + 1, total + wide.mean(0), squares + wide.T @ wide / len(wide)
+    mean = total / count
+    _, directions = np.linalg.eigh(squares - count * np.outer(mean, mean))  # in rising order
     return np.concatenate([mean[None], directions[:, : -DIRECTIONS - 1 : -1].T]).astype(np.float32)
 
 
