@@ -69,6 +69,7 @@ def solve(self, progress=None):
         how = Consistency(0.9 if mask.any() else 0.2, {}, f"made up from {len(self.prompted)}")
         views.append(View(self.photos.names[view], encode_rle(mask), 0.9, how, prompted, bool(mask.any())))
     self.views = Views(tuple(views), np.arange(5), Consistency(0.8, {}, "made up"))
+    self._changed()
     return self.views
 
 

@@ -46,6 +46,22 @@ def test_xfeat_on_real_weights(crops):
     check(matcher, crops, 0.8, 3)
 
 
+@pytest.mark.weights("xfeat-lighterglue")
+def test_xfeat_finds_the_same_with_any_number_of_threads(crops):
+    matcher, found = load("matcher", "xfeat-lighterglue", "cpu"), []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(matcher.features(crops[0]))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other.points, found[0].points)
+        np.testing.assert_array_equal(other.descriptors, found[0].descriptors)
+
+
 @pytest.mark.weights("disk-lightglue")
 def test_disk_on_real_weights(crops):
     check(load("matcher", "disk-lightglue", "cpu"), crops, 0.95, 3)

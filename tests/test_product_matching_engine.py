@@ -12,6 +12,7 @@ from fake_segmenter import FakeSegmenter
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import encode_rle
 from nbhelpers.core.metrics import iou
+from nbhelpers.core.prompts import Prompt
 from nbhelpers.models import sam2_grid
 from nbhelpers.product_matching import candidates as searching
 from nbhelpers.product_matching import features as looking
@@ -30,7 +31,6 @@ class Segmenter(FakeSegmenter):
     """The fake one, with points."""
 
     def predict_points(self, embedding, points, choose=None):
-        from nbhelpers.core.prompts import Prompt
         from nbhelpers.models.values import Prediction
 
         kept = []
@@ -198,6 +198,36 @@ def test_the_fast_products_are_those_of_centred_patches(centre):
     slow = gallery.centred(thing.patches) @ gallery.centred(reference.patches).T
     fast = centred_rows([thing.patches[:3], thing.patches[3:]], gallery) @ columns(reference, gallery)
     np.testing.assert_allclose(fast, slow, atol=1e-5)
+
+
+class PartsSegmenter(Segmenter):
+    """A point shows the upper half of what was clicked, a box all that is in it."""
+
+    def predict(self, embedding, prompt):
+        answer = super().predict(embedding, prompt)
+        if prompt.box is None:
+            rows = np.nonzero((answer.logits[0] > 0).any(1))[0]
+            logits = answer.logits.copy()
+            logits[:, (rows[0] + rows[-1]) // 2 :] = -50
+            return replace(answer, logits=logits)
+        x, y = prompt.box.reshape(2, 2).mean(0)
+        whole = super().predict(embedding, Prompt(points=[(x, y)]))
+        return replace(whole, logits=whole.logits[:1], scores=whole.scores[:1], choice=0)
+
+
+def test_what_a_point_shows_in_part_is_whole_once_its_box_was_asked(gallery, monkeypatch):
+    image, (_, mask) = scene((60, 60, 20, BLUE), (200, 120, 45, RED), seed=4)
+    monkeypatch.setattr(searching, "warm_boxes", lambda *_: [])
+
+    def best():
+        got = searching.find(image, PartsSegmenter(), FakeEncoder(), gallery, Settings())
+        return max(iou(mask, item.mask) for item in got.items), got.prompts
+
+    (whole, prompts) = best()
+    monkeypatch.setattr(searching, "ASKED_AGAIN", 0)
+    part, before = best()
+    assert whole > 0.9 and part < 0.7
+    assert 0 < prompts - before <= 4
 
 
 def test_what_groups_have_in_common_is_their_mean_and_the_directions_in_which_they_spread_most():

@@ -6,8 +6,9 @@ Lindenberger et al. 2023 (arXiv 2306.13643).
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,10 @@ def _xfeat(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np
     height, width = image.shape[:2]
     if min(height, width) < XFEAT_STEP:
         return _none("xfeat")
-    found = matcher.model["extractor"].detectAndCompute(_tensor(image, matcher.device), top_k=matcher.keypoints)[0]
+    # Its sums depend on the number of threads, and so do its places, and whether a photo far from the others is
+    # registered. One thread costs a tenth of a second a photo. DISK and LightGlue give the same with any number.
+    with _one_thread():
+        found = matcher.model["extractor"].detectAndCompute(_tensor(image, matcher.device), top_k=matcher.keypoints)[0]
     points, descriptors, scores = _arrays(found["keypoints"], found["descriptors"], found["scores"])
     # it works on whole steps and reports its pixel i at i * factor; its centre lies at (i + 0.5) * factor - 0.5
     factor = np.array([width / (width // XFEAT_STEP * XFEAT_STEP), height / (height // XFEAT_STEP * XFEAT_STEP)])
@@ -145,6 +149,18 @@ def _xfeat(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np
 
 
 EXTRACTORS: dict[str, Callable] = {"disk": _disk, "aliked": _aliked, "xfeat": _xfeat}
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _tensor(image: np.ndarray, device: str):

@@ -20,7 +20,7 @@ from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.storage import load_candidates, save_candidates
 from nbhelpers.product_matching.values import Candidates
 
-FORMAT = 4  # raised when what a search finds changes
+FORMAT = 5  # raised when what a search finds changes
 JUDGING = ("similarity_threshold", "top_k_matches", "calibrate", "colour_weight", "mirror_weight")  # not of the search
 MEMORY = 32_000_000  # bytes of features kept decoded; more photos are read from disk again
 log = logging.getLogger(__name__)

@@ -2,7 +2,8 @@
 
 The photo's patches are compared with the gallery at several scales. Peaks of the similarity become points, warm regions
 become boxes, and the segmenter turns both into masks. Of each point all its readings (part, larger part, whole) are
-kept until the patch encoder has looked at the most promising ones by themselves.
+kept until the patch encoder has looked at the most promising ones by themselves. The best of those are asked once more
+by their box: a point shows the cup, its box the cup with its saucer.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from nbhelpers.product_matching.values import Candidate, Candidates, Features
 
 SAME = 0.85  # IoU from which two masks are one before anything is described
 LOOKED_AT = 80  # masks of a photo that are looked at in small
+ASKED_AGAIN = 4  # of those, by their box
 GRID = 256  # cells along the longer side on which masks are compared
 
 
@@ -55,11 +57,23 @@ class Reading:
         """At the photo's size."""
         return self.prediction.mask(self.index)
 
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """About it, in pixels of the photo, as a prompt."""
+        step_x, step_y = self._step
+        x0, y0, x1, y1 = box_of(self.coarse)
+        return x0 * step_x - 0.5, y0 * step_y - 0.5, x1 * step_x - 0.5, y1 * step_y - 0.5
+
+    @property
+    def _step(self) -> tuple[float, float]:
+        """Pixels of the photo a cell of the coarse grid."""
+        (height, width), (rows, columns) = self.prediction.size, self.coarse.shape
+        return width / columns, height / rows
+
     def glance(self, image: UInt8[np.ndarray, "H W 3"], side: int) -> tuple[np.ndarray, np.ndarray]:
         """A small square crop with its alpha, as `square_crop` makes it, without the mask at the photo's size."""
-        (height, width), (rows, columns) = self.prediction.size, self.coarse.shape
-        x0, y0, x1, y1 = box_of(self.coarse)
-        step_x, step_y = width / columns, height / rows
+        height, width = self.prediction.size
+        (x0, y0, x1, y1), (step_x, step_y) = box_of(self.coarse), self._step
         left, top, wide = square_around((x0 * step_x, y0 * step_y, x1 * step_x, y1 * step_y))
         alpha = self.prediction.view(self.index, (left, top, left + wide, top + wide), (side, side)).astype(np.float32)
         across, down = (start + (np.arange(side) + 0.5) * wide / side for start in (left, top))
@@ -92,7 +106,10 @@ def find(
         embedding = segmenter.encode(image) if embedding is None else embedding
         heats = [heat_map(image, encoder, gallery, side) for side in settings.scales]
         offered, prompts = guided_predictions(segmenter, embedding, heats, settings)
-        readings = promising(offered, heats, settings)
+        readings = similar(image, promising(offered, heats, settings), encoder, gallery, settings)
+        boxes = [reading.box for reading in readings[:ASKED_AGAIN]]
+        more = promising([segmenter.predict(embedding, Prompt(box=box)) for box in boxes], heats, settings)
+        readings, prompts = apart([*readings, *more]), prompts + len(boxes)
     items = described(image, similar(image, readings, encoder, gallery, settings), encoder, settings)
     return Candidates(image.shape[:2], items, prompts, time.perf_counter() - started, (segmenter.name, encoder.name))
 
@@ -136,10 +153,16 @@ def promising(
     if not readings:
         return []
     order = np.argsort([-reading.promise for reading in readings], kind="stable")[: 4 * LOOKED_AT]
-    readings = [readings[index] for index in order]
+    return apart([readings[index] for index in order])[:LOOKED_AT]
+
+
+def apart(readings: Sequence[Reading]) -> list[Reading]:
+    """Readings without duplicates, of two the one of the higher quality, in their order."""
+    if not readings:
+        return []
     shared = intersections(np.stack([reading.coarse for reading in readings]))
     stands_for = distinct(shared, np.array([reading.quality for reading in readings]), SAME)
-    return [reading for index, reading in enumerate(readings) if stands_for[index] == index][:LOOKED_AT]
+    return [reading for index, reading in enumerate(readings) if stands_for[index] == index]
 
 
 def similar(

@@ -22,7 +22,7 @@ from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import few
 from nbhelpers.models.colmap.check import MAJORITY, Agreement, agreement, best_pair, diagnose, shows_no_depth
 from nbhelpers.models.colmap.mapping import Run, quiet, run_mapping
-from nbhelpers.models.colmap.pairs import FeatureStore, Joined, known_pairs, likely_pairs, verified_pairs
+from nbhelpers.models.colmap.pairs import FeatureStore, Joined, Lenses, Pair, known_pairs, likely_pairs, verified_pairs
 from nbhelpers.models.colors import point_colors
 from nbhelpers.models.protocols import Matcher
 from nbhelpers.models.sift import Sift
@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 INSTALL = "pip install pycolmap"
 LEARNED = ("xfeat-lighterglue", "disk-lightglue")
 SECOND_SEED = 1  # added for the run that starts from another pair of photos
-ROUNDS = (2, 3, 5)  # first pairs from which all matches together are tried, until every photo is placed
+STARTS = (2, 3, 5)  # first pairs from which runs are made on the same matches, until every photo is placed
+FEW = 25  # photos up to which more than two are worth their time
 SEEN = 30  # points of a photo that only the matches of all runs together place
 
 
@@ -43,11 +44,13 @@ class Answer:
         run: the model.
         sure: ``(v,)``.
         notes: why.
+        witnesses: the runs of which two put each of these photos in the same place.
     """
 
     run: Run
     sure: Bool[np.ndarray, " v"]
     notes: tuple[str, ...]
+    witnesses: tuple[Run, ...]
 
 
 class ColmapEstimator:
@@ -123,47 +126,48 @@ class ColmapEstimator:
         if found is None or shows_no_depth(found[0].all_pairs):
             return None
         run, other, shared = found
-        answer = Answer(run, shared.views, (_agreed(run, other, shared),))
-        if not shared.views.all() and shared.views.sum() >= MAJORITY * run.placed.sum():
+        answer = Answer(run, shared.views, (_agreed(run, other, shared),), (run, other))
+        # Where the two matchers contradict each other, the one's matches find the same wrong place from any first pair.
+        disputed = last and bool((run.placed & other.placed & ~shared.views).any())
+        if not (disputed or shared.views.all()) and shared.views.sum() >= MAJORITY * run.placed.sum():
             answer = self._restarted(stores[runs.index(run)], answer)
-        return self._joined(stores, runs, answer, shared.views) if last and not answer.sure.all() else answer
+        return self._joined(stores, runs, answer) if last and not answer.sure.all() else answer
 
     def _restarted(self, store: FeatureStore, answer: Answer) -> Answer:
         """The other photos of a run that another confirmed for the most part, if they come out the same once more."""
-        run = answer.run
-        again = run_mapping(store, run.all_pairs, self.seed + SECOND_SEED, barred=[run.first_pair])
-        seen = np.bincount(run.views, minlength=len(store)) >= SEEN
-        more = agreement(run.poses, again.poses).views & seen & ~answer.sure
-        if not more.any():
-            return answer
-        line = f"{more.sum()} more by {run.matcher} alone, the same from two first pairs"
-        return Answer(run, answer.sure | more, (*answer.notes, line))
+        what = f"by {answer.run.matcher} alone"
+        return self._from_other_pairs(store, answer.run.all_pairs, answer, what, None, answer.run)
 
-    def _joined(
-        self, stores: Sequence[FeatureStore], runs: Sequence[Run], answer: Answer, shared: Bool[np.ndarray, " v"]
-    ) -> Answer:
-        """More photos by the matches of all runs together, with the lens that the confirmed cameras have.
-
-        The photos on which two matchers agree must come out as one of the runs had them, and the others the same from
-        most first pairs of photos. Few matches can end in a place that depends on where a run started; where two starts
-        differ, further ones decide, which take a second each for few photos.
-        """
-        joined, best = Joined(stores), answer.run
-        lenses = best.lenses(joined.sizes)
+    def _joined(self, stores: Sequence[FeatureStore], runs: Sequence[Run], answer: Answer) -> Answer:
+        """More photos by the matches of all runs together, with the lens that the confirmed cameras have."""
+        joined = Joined(stores)
+        lenses = answer.run.lenses(joined.sizes)
         pairs = joined.pairs([run.all_pairs for run in runs], lenses, self.seed)
-        tries: list[Run] = []
-        for count in ROUNDS:
-            while len(tries) < count:
-                barred = [run.first_pair for run in tries]
-                tries.append(run_mapping(joined, pairs, self.seed + len(tries) * SECOND_SEED, lenses, barred))
-            found = _most_confirmed(tries, runs, shared)
-            if found is not None and found.sure.sum() > answer.sure.sum():
-                more = found.sure.sum() - answer.sure.sum()
-                line = f"{more} more by the matches of all runs, the same from {count // 2 + 1} of {count} first pairs"
-                answer = Answer(found.run, found.sure, (*answer.notes, line))
-            if answer.sure.all() or not tries[-1].placed.any():
+        return self._from_other_pairs(joined, pairs, answer, "by the matches of all runs", lenses)
+
+    def _from_other_pairs(
+        self,
+        store: FeatureStore | Joined,
+        pairs: Sequence[Pair],
+        answer: Answer,
+        what: str,
+        lenses: Lenses | None = None,
+        *tries: Run,
+    ) -> Answer:
+        """The photos that come out the same from most first pairs of photos, as those must that were confirmed already.
+
+        A photo with few matches can end where it does because of where the run started; so where two starts differ,
+        further ones decide, which take about a second each for ten photos.
+        """
+        found, made = None, list(tries)
+        for count in STARTS if len(store) <= FEW else STARTS[:1]:
+            while len(made) < count:
+                barred = [run.first_pair for run in made]
+                made.append(run_mapping(store, pairs, self.seed + len(made) * SECOND_SEED, lenses, barred))
+            found = most_confirmed(made, answer, what)
+            if (found is not None and found.sure.all()) or not made[-1].placed.any():
                 break
-        return answer
+        return answer if found is None else found
 
     def _nothing(self, images: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Scene:
         """A scene with no view placed."""
@@ -183,23 +187,32 @@ class ColmapEstimator:
         )
 
 
-def _most_confirmed(tries: Sequence[Run], runs: Sequence[Run], shared: Bool[np.ndarray, " v"]) -> Answer | None:
-    """Of runs from several first pairs the one of which most photos are confirmed by most others.
+def most_confirmed(tries: Sequence[Run], answer: Answer, what: str) -> Answer | None:
+    """Of runs on the same matches from several first pairs the one of which most photos are confirmed by most others.
+
+    A run that has not every photo of which the answer is sure where one of the answer's witnesses has it is wrong.
 
     Args:
         tries: what to choose from.
-        runs: earlier ones, one a matcher.
-        shared: the photos on which two of those agree; a run that has not all of them as one of these is wrong.
+        answer: what is known already.
+        what: who tells more photos, for the note.
+
+    Returns:
+        The answer with more photos; None where no run adds any.
     """
-    best = None
+    best, most = None, int(answer.sure.sum())
     for run in tries:
-        # What two runs put in the same place may now lie between them, nearer to the other than to the best one.
-        kept = np.any([agreement(each.poses, run.poses).views for each in runs], axis=0) & shared
-        votes = 1 + sum(agreement(run.poses, other.poses).views.astype(int) for other in tries if other is not run)
-        seen = np.bincount(run.views, minlength=len(shared)) >= SEEN
+        # What two runs put in the same place may now lie between them, nearer to the one than to the other.
+        kept = np.any([agreement(each.poses, run.poses).views for each in answer.witnesses], axis=0) & answer.sure
+        votes = 1 + sum(agreement(run.poses, each.poses).views.astype(int) for each in tries if each is not run)
+        seen = np.bincount(run.views, minlength=len(kept)) >= SEEN
         sure = kept | (seen & (votes > len(tries) / 2))
-        if kept.sum() == shared.sum() and (best is None or sure.sum() > best.sure.sum()):
-            best = Answer(run, sure, ())
+        if kept.sum() < answer.sure.sum() or sure.sum() <= most:
+            continue
+        most = int(sure.sum())
+        most_of = f"at least {len(tries) // 2 + 1} of {len(tries)}" if len(tries) > 2 else "two"
+        line = f"{most - answer.sure.sum()} more {what}, the same from {most_of} first pairs"
+        best = Answer(run, sure, (*answer.notes, line), (*answer.witnesses, *tries))
     return best
 
 

@@ -24,7 +24,7 @@ FEWEST = 15  # points that a photo must see in the finished model; its place han
 MODELS = 6  # that a run may begin, each from another first pair; COLMAP's 50 take minutes where matches are wrong
 SECONDS = 120  # after which a run ends with what it has
 SMALLEST = 2  # photos of a model
-STARTS = 4  # first pairs that a run tries which may not begin where COLMAP would
+TRIED = 4  # first pairs that a run tries which may not begin where COLMAP would
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Run:
         error: mean reprojection error in pixels.
         pairs: the pairs of photos that it was made from.
         all_pairs: with those of the smaller groups of photos.
-        first_pair: the photos that it started from; where COLMAP chose them, those that share most places.
+        first_pair: the photos that it started from; None where it found no model.
     """
 
     matcher: str
@@ -57,7 +57,7 @@ class Run:
     error: float
     pairs: Sequence[Pair] = field(repr=False)
     all_pairs: Sequence[Pair] = field(repr=False)
-    first_pair: tuple[int, int] | None = None
+    first_pair: tuple[int, int] | None
 
     def lenses(self, sizes: Sequence[tuple[int, int]]) -> Lenses:
         """Focal length and ``k1`` by size of photo; one camera took all of a size."""
@@ -75,7 +75,7 @@ def run_mapping(
     pairs: Sequence[Pair],
     seed: int,
     lenses: Lenses | None = None,
-    barred: Collection[tuple[int, int]] = (),
+    barred: Collection[tuple[int, int] | None] = (),
 ) -> Run:
     """One model of the largest group of photos that hang together.
 
@@ -95,9 +95,12 @@ def run_mapping(
     with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, quiet():
         path = Path(folder) / "database.db"
         _write_database(path, store, pairs, lenses)
-        model, start = None, None
+        model = None
         for start in _starts(pairs, barred):
             options = _options(seed)
+            # Of few photos far apart most places are seen in two only. Without them a photo hangs on so little that
+            # where it ends depends on where the run began. With a lens that is still a guess they mislead.
+            options.triangulation.ignore_two_view_tracks = lenses is None
             if start is not None:
                 options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
                 options.init_num_trials = 1  # the same pair again fails again, and 200 times take half a minute
@@ -106,12 +109,12 @@ def run_mapping(
             model = max(models.values(), key=lambda each: (each.num_reg_images(), each.num_points3D()), default=None)
             if model is not None:
                 break
-    return _run_of(model, views, store.name, pairs, all_pairs, start or next(iter(_ranked(pairs)), None))
+    return _run_of(model, views, store.name, pairs, all_pairs)
 
 
-def _starts(pairs: Sequence[Pair], barred: Collection[tuple[int, int]]) -> list[tuple[int, int] | None]:
+def _starts(pairs: Sequence[Pair], barred: Collection[tuple[int, int] | None]) -> list[tuple[int, int] | None]:
     """The first pairs to try until one can be: COLMAP's own choice (None), or those that are not barred."""
-    return [pair for pair in _ranked(pairs) if pair not in barred][:STARTS] if barred else [None]
+    return [pair for pair in _ranked(pairs) if pair not in barred][:TRIED] if barred else [None]
 
 
 def _ranked(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
@@ -173,14 +176,7 @@ def _write_database(path: Path, store: FeatureStore | Joined, pairs: Sequence[Pa
     database.close()
 
 
-def _run_of(
-    model,
-    views: int,
-    matcher: str,
-    pairs: Sequence[Pair],
-    all_pairs: Sequence[Pair],
-    first_pair: tuple[int, int] | None,
-) -> Run:
+def _run_of(model, views: int, matcher: str, pairs: Sequence[Pair], all_pairs: Sequence[Pair]) -> Run:
     """The arrays of a `pycolmap.Reconstruction`, or of none."""
     poses, intrinsics = np.full((views, 3, 4), np.nan), np.full((views, 3, 3), np.nan)
     distortion = np.zeros((views, 2))
@@ -212,5 +208,5 @@ def _run_of(
         float(model.compute_mean_reprojection_error()) if model is not None else float("nan"),
         pairs,
         all_pairs,
-        first_pair,
+        None if model is None else tuple(sorted(number - 1 for number in model.reg_image_ids()[:2])),
     )
