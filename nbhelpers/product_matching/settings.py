@@ -29,7 +29,8 @@ class Settings:
         candidates: ``"guided"``: prompts only where patch features resemble the gallery; ``"grid"``: blind.
         calibrate: take the threshold from this session's own scores.
         scales: longer sides, in pixels, at which a photo's patches are compared with the gallery.
-        max_prompts: most points and boxes that the segmenter is asked in a guided photo.
+        max_prompts: most points and boxes that the segmenter is asked where a photo resembles the gallery; up to 4 of
+            the masks are asked once more by their box.
         max_candidates: most candidates of a photo that are described, the most similar places first.
         crop_side: side in pixels of the square crop that a masked thing is described from.
         colour_weight: how much a different colour counts against a candidate; 0 ignores colour.
