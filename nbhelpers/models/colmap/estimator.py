@@ -22,7 +22,7 @@ from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import few
 from nbhelpers.models.colmap.check import MAJORITY, Agreement, agreement, best_pair, diagnose, shows_no_depth
 from nbhelpers.models.colmap.mapping import Run, quiet, run_mapping
-from nbhelpers.models.colmap.pairs import FeatureStore, Joined, Lenses, Pair, known_pairs, likely_pairs, verified_pairs
+from nbhelpers.models.colmap.pairs import FeatureStore, Joined, known_pairs, likely_pairs, verified_pairs
 from nbhelpers.models.colors import point_colors
 from nbhelpers.models.protocols import Matcher
 from nbhelpers.models.sift import Sift
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 INSTALL = "pip install pycolmap"
 LEARNED = ("xfeat-lighterglue", "disk-lightglue")
 SECOND_SEED = 1  # added for the run that starts from another pair of photos
-STARTS = (2, 3, 5)  # first pairs from which runs are made on the same matches, until every photo is placed
-FEW = 25  # photos up to which more than two are worth their time
 SEEN = 30  # points of a photo that only the matches of all runs together place
 
 
@@ -44,13 +42,11 @@ class Answer:
         run: the model.
         sure: ``(v,)``.
         notes: why.
-        witnesses: the runs of which two put each of these photos in the same place.
     """
 
     run: Run
     sure: Bool[np.ndarray, " v"]
     notes: tuple[str, ...]
-    witnesses: tuple[Run, ...]
 
 
 class ColmapEstimator:
@@ -126,48 +122,38 @@ class ColmapEstimator:
         if found is None or shows_no_depth(found[0].all_pairs):
             return None
         run, other, shared = found
-        answer = Answer(run, shared.views, (_agreed(run, other, shared),), (run, other))
-        # Where the two matchers contradict each other, the one's matches find the same wrong place from any first pair.
-        disputed = last and bool((run.placed & other.placed & ~shared.views).any())
-        if not (disputed or shared.views.all()) and shared.views.sum() >= MAJORITY * run.placed.sum():
+        answer = Answer(run, shared.views, (_agreed(run, other, shared),))
+        if not shared.views.all() and shared.views.sum() >= MAJORITY * run.placed.sum():
             answer = self._restarted(stores[runs.index(run)], answer)
         return self._joined(stores, runs, answer) if last and not answer.sure.all() else answer
 
     def _restarted(self, store: FeatureStore, answer: Answer) -> Answer:
         """The other photos of a run that another confirmed for the most part, if they come out the same once more."""
-        what = f"by {answer.run.matcher} alone"
-        return self._from_other_pairs(store, answer.run.all_pairs, answer, what, None, answer.run)
+        run = answer.run
+        again = run_mapping(store, run.all_pairs, self.seed + SECOND_SEED, barred=run.first_pair)
+        seen = np.bincount(run.views, minlength=len(store)) >= SEEN
+        more = agreement(run.poses, again.poses).views & seen & ~answer.sure
+        if not more.any():
+            return answer
+        line = f"{more.sum()} more by {run.matcher} alone, the same from two first pairs"
+        return Answer(run, answer.sure | more, (*answer.notes, line))
 
     def _joined(self, stores: Sequence[FeatureStore], runs: Sequence[Run], answer: Answer) -> Answer:
-        """More photos by the matches of all runs together, with the lens that the confirmed cameras have."""
-        joined = Joined(stores)
-        lenses = answer.run.lenses(joined.sizes)
-        pairs = joined.pairs([run.all_pairs for run in runs], lenses, self.seed)
-        return self._from_other_pairs(joined, pairs, answer, "by the matches of all runs", lenses)
+        """More photos by the matches of all runs together, with the lens that the confirmed cameras have.
 
-    def _from_other_pairs(
-        self,
-        store: FeatureStore | Joined,
-        pairs: Sequence[Pair],
-        answer: Answer,
-        what: str,
-        lenses: Lenses | None = None,
-        *tries: Run,
-    ) -> Answer:
-        """The photos that come out the same from most first pairs of photos, as those must that were confirmed already.
-
-        A photo with few matches can end where it does because of where the run started; so where two starts differ,
-        further ones decide, which take about a second each for ten photos.
+        The photos that were confirmed must come out the same, and the others the same from two first pairs of photos.
         """
-        found, made = None, list(tries)
-        for count in STARTS if len(store) <= FEW else STARTS[:1]:
-            while len(made) < count:
-                barred = [run.first_pair for run in made]
-                made.append(run_mapping(store, pairs, self.seed + len(made) * SECOND_SEED, lenses, barred))
-            found = most_confirmed(made, answer, what)
-            if (found is not None and found.sure.all()) or not made[-1].placed.any():
-                break
-        return answer if found is None else found
+        joined, best, sure = Joined(stores), answer.run, answer.sure
+        lenses = best.lenses(joined.sizes)
+        pairs = joined.pairs([run.all_pairs for run in runs], lenses, self.seed)
+        run = run_mapping(joined, pairs, self.seed, lenses)
+        again = run_mapping(joined, pairs, self.seed + SECOND_SEED, lenses, barred=run.first_pair)
+        kept = agreement(best.poses, run.poses).views & sure
+        more = agreement(run.poses, again.poses).views & (np.bincount(run.views, minlength=len(joined)) >= SEEN)
+        if kept.sum() < sure.sum() or (kept | more).sum() <= sure.sum():
+            return answer
+        line = f"{(kept | more).sum() - sure.sum()} more by the matches of all runs, the same from two first pairs"
+        return Answer(run, kept | more, (*answer.notes, line))
 
     def _nothing(self, images: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Scene:
         """A scene with no view placed."""
@@ -185,35 +171,6 @@ class ColmapEstimator:
             model=self.name,
             notes=tuple(notes),
         )
-
-
-def most_confirmed(tries: Sequence[Run], answer: Answer, what: str) -> Answer | None:
-    """Of runs on the same matches from several first pairs the one of which most photos are confirmed by most others.
-
-    A run that has not every photo of which the answer is sure where one of the answer's witnesses has it is wrong.
-
-    Args:
-        tries: what to choose from.
-        answer: what is known already.
-        what: who tells more photos, for the note.
-
-    Returns:
-        The answer with more photos; None where no run adds any.
-    """
-    best, most = None, int(answer.sure.sum())
-    for run in tries:
-        # What two runs put in the same place may now lie between them, nearer to the one than to the other.
-        kept = np.any([agreement(each.poses, run.poses).views for each in answer.witnesses], axis=0) & answer.sure
-        votes = 1 + sum(agreement(run.poses, each.poses).views.astype(int) for each in tries if each is not run)
-        seen = np.bincount(run.views, minlength=len(kept)) >= SEEN
-        sure = kept | (seen & (votes > len(tries) / 2))
-        if kept.sum() < answer.sure.sum() or sure.sum() <= most:
-            continue
-        most = int(sure.sum())
-        most_of = f"at least {len(tries) // 2 + 1} of {len(tries)}" if len(tries) > 2 else "two"
-        line = f"{most - answer.sure.sum()} more {what}, the same from {most_of} first pairs"
-        best = Answer(run, sure, (*answer.notes, line), (*answer.witnesses, *tries))
-    return best
 
 
 def _agreed(run: Run, other: Run, shared: Agreement) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,6 @@ FEWEST = 15  # points that a photo must see in the finished model; its place han
 MODELS = 6  # that a run may begin, each from another first pair; COLMAP's 50 take minutes where matches are wrong
 SECONDS = 120  # after which a run ends with what it has
 SMALLEST = 2  # photos of a model
-TRIED = 4  # first pairs that a run tries which may not begin where COLMAP would
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +42,6 @@ class Run:
         error: mean reprojection error in pixels.
         pairs: the pairs of photos that it was made from.
         all_pairs: with those of the smaller groups of photos.
-        first_pair: the photos that it started from; None where it found no model.
     """
 
     matcher: str
@@ -57,7 +55,12 @@ class Run:
     error: float
     pairs: Sequence[Pair] = field(repr=False)
     all_pairs: Sequence[Pair] = field(repr=False)
-    first_pair: tuple[int, int] | None
+
+    @property
+    def first_pair(self) -> tuple[int, int]:
+        """The photos that share most places, where a run would start."""
+        best = max(self.pairs, key=lambda pair: len(pair.matches))
+        return best.first, best.second
 
     def lenses(self, sizes: Sequence[tuple[int, int]]) -> Lenses:
         """Focal length and ``k1`` by size of photo; one camera took all of a size."""
@@ -75,7 +78,7 @@ def run_mapping(
     pairs: Sequence[Pair],
     seed: int,
     lenses: Lenses | None = None,
-    barred: Collection[tuple[int, int] | None] = (),
+    barred: tuple[int, int] | None = None,
 ) -> Run:
     """One model of the largest group of photos that hang together.
 
@@ -84,8 +87,7 @@ def run_mapping(
         pairs: those that share places.
         seed: of everything that is drawn by lot.
         lenses: what is known of the cameras; see `cameras_for`.
-        barred: pairs that must not be the first, so that another run starts elsewhere; where all are, or no other one
-            shows depth enough, the model is empty.
+        barred: a pair that must not be the first, so that another run starts elsewhere.
     """
     import pycolmap
 
@@ -95,31 +97,22 @@ def run_mapping(
     with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, quiet():
         path = Path(folder) / "database.db"
         _write_database(path, store, pairs, lenses)
-        model = None
-        for start in _starts(pairs, barred):
-            options = _options(seed)
-            # Of few photos far apart most places are seen in two only. Without them a photo hangs on so little that
-            # where it ends depends on where the run began. With a lens that is still a guess they mislead.
-            options.triangulation.ignore_two_view_tracks = lenses is None
-            if start is not None:
-                options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
-                options.init_num_trials = 1  # the same pair again fails again, and 200 times take half a minute
-            pycolmap.set_random_seed(seed)
-            models = pycolmap.incremental_mapping(str(path), folder, folder, options)
-            model = max(models.values(), key=lambda each: (each.num_reg_images(), each.num_points3D()), default=None)
-            if model is not None:
-                break
-    return _run_of(model, views, store.name, pairs, all_pairs)
+        options = _options(seed)
+        if pairs and (start := _start(pairs, barred)) is not None:
+            options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
+        pycolmap.set_random_seed(seed)
+        models = pycolmap.incremental_mapping(str(path), folder, folder, options)
+    best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
+    return _run_of(best, views, store.name, pairs, all_pairs)
 
 
-def _starts(pairs: Sequence[Pair], barred: Collection[tuple[int, int] | None]) -> list[tuple[int, int] | None]:
-    """The first pairs to try until one can be: COLMAP's own choice (None), or those that are not barred."""
-    return [pair for pair in _ranked(pairs) if pair not in barred][:TRIED] if barred else [None]
-
-
-def _ranked(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
-    """Pairs by number of matches, those that show no depth last: nothing can be built on them."""
-    return [(pair.first, pair.second) for pair in sorted(pairs, key=lambda pair: (pair.flat, -len(pair.matches)))]
+def _start(pairs: Sequence[Pair], barred: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Another first pair than the one barred: of the others the one with most matches and a clear parallax."""
+    if barred is None:
+        return None
+    others = [pair for pair in pairs if {pair.first, pair.second} != set(barred)]
+    best = max(others, key=lambda pair: len(pair.matches), default=None)
+    return None if best is None else (best.first, best.second)
 
 
 def _options(seed: int):
@@ -208,5 +201,4 @@ def _run_of(model, views: int, matcher: str, pairs: Sequence[Pair], all_pairs: S
         float(model.compute_mean_reprojection_error()) if model is not None else float("nan"),
         pairs,
         all_pairs,
-        None if model is None else tuple(sorted(number - 1 for number in model.reg_image_ids()[:2])),
     )
