@@ -1,6 +1,7 @@
 """A segmenter without weights: what has nearly the colour of the clicked pixels belongs to the object."""
 
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,11 +17,13 @@ class FakeSegmenter:
 
     name, device = "fake", "cpu"
 
-    def __init__(self, encode_seconds=0.0):
-        self.encode_seconds, self.encoded, self.asked = encode_seconds, 0, 0
+    def __init__(self, wait_for=None):
+        self.wait_for, self.encoded, self.asked = wait_for, 0, 0
 
     def encode(self, image):
-        time.sleep(self.encode_seconds)
+        """Look at an image; as a slow model, not before the file ``wait_for`` is there, where one is named."""
+        while self.wait_for and not Path(self.wait_for).exists():
+            time.sleep(0.05)
         self.encoded += 1
         small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
         return Embedding(image.shape[:2], self.name, {"small": small})

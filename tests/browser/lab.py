@@ -27,7 +27,7 @@ FLAGS = [
 ]
 CANVAS = "canvas.nbhelpers-canvas"
 ERROR = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
-TIMEOUT = 30_000  # milliseconds; generous, for a machine that is busy with other tests
+TIMEOUT = 60_000  # milliseconds; generous, for a machine that is busy with other tests
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def lab_server(folder: Path, *, theme: str = "JupyterLab Light"):
 @contextlib.contextmanager
 def chromium(profile: Path, width: int = 1360, height: int = 1150):
     """A page of a fresh headless Chromium."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch_persistent_context(
@@ -84,6 +84,7 @@ def chromium(profile: Path, width: int = 1360, height: int = 1150):
         )
         try:
             browser.set_default_timeout(TIMEOUT)
+            expect.set_options(timeout=TIMEOUT)
             yield browser.pages[0] if browser.pages else browser.new_page()
         finally:
             browser.close()
@@ -129,7 +130,7 @@ class Notebook:
         self.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         self.page.wait_for_selector("text=| Idle")
 
-    def save(self, seconds: float = 20) -> None:
+    def save(self, seconds: float = TIMEOUT / 1000) -> None:
         """Save as a person does, and wait until the outputs are on the disk."""
         deadline = time.monotonic() + seconds
         while not any(cell.get("outputs") for cell in json.loads(self.file.read_text() or "{}").get("cells", ())):
@@ -156,7 +157,7 @@ class Notebook:
                 assert it["status"] == "ok", it
                 return ast.literal_eval(ast.literal_eval(it["data"]["text/plain"]))
 
-    def eventually(self, expression: str, wanted, seconds: float = 20):
+    def eventually(self, expression: str, wanted, seconds: float = TIMEOUT / 1000):
         """Wait until an expression has a value in the kernel."""
         deadline = time.monotonic() + seconds
         while (value := self.value(expression)) != wanted:
@@ -164,8 +165,10 @@ class Notebook:
             time.sleep(0.05)
 
     def box(self) -> dict:
-        """Where the canvas lies on the page."""
-        return self.page.locator(CANVAS).bounding_box()
+        """Where the canvas lies on the page, once it lies still."""
+        canvas = self.page.wait_for_selector(CANVAS)
+        canvas.wait_for_element_state("stable")
+        return canvas.bounding_box()
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Page position of canvas pixel ``(x, y)``."""
@@ -190,7 +193,7 @@ class Notebook:
             [CANVAS, x, y],
         )
 
-    def wait_pixel(self, x: int, y: int, accept, seconds: float = 20) -> list[int]:
+    def wait_pixel(self, x: int, y: int, accept, seconds: float = TIMEOUT / 1000) -> list[int]:
         """Wait until ``accept(rgba)`` holds."""
         deadline = time.monotonic() + seconds
         while not accept(value := self.pixel(x, y)):
@@ -215,7 +218,7 @@ def _free_port() -> int:
         return it.getsockname()[1]
 
 
-def _wait_for(url: str, server: subprocess.Popen, log: Path, seconds: float = 60) -> None:
+def _wait_for(url: str, server: subprocess.Popen, log: Path, seconds: float = 2 * TIMEOUT / 1000) -> None:
     deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lab import CANVAS
+from playwright.sync_api import expect
 
 from nbhelpers.core.images import save_image
 
@@ -91,7 +92,7 @@ def test_from_photos_and_a_phrase_to_a_zip(page, tmp_path):
     page.wait_for_selector(".nbhelpers-app-understood:has-text('looking for')")
     page.click("button:has-text('Find') >> nth=0")
     page.wait_for_selector(".nbhelpers-app-overview img", timeout=SECONDS * 1000)
-    assert page.locator(".nbhelpers-app-overview img").count() == 5
+    expect(page.locator(".nbhelpers-app-overview img")).to_have_count(5)
     page.wait_for_selector(".nbhelpers-app-status:has-text('ball 1: found in')", timeout=SECONDS * 1000)
     page.wait_for_selector(".nbhelpers-app-space iframe")
     with page.expect_download() as waiting:
@@ -113,7 +114,7 @@ def test_a_click_instead_of_a_phrase(page):
         arg=before,
         timeout=SECONDS * 1000,
     )
-    assert page.locator(".nbhelpers-app-overview img").count() == 5
+    expect(page.locator(".nbhelpers-app-overview img")).to_have_count(5)
 
 
 def test_a_phrase_without_a_thing_is_told(page):

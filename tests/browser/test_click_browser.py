@@ -33,6 +33,8 @@ def notebook(opened):
     opened.run("while session.undo(): pass\nwidget._view.closer(0); widget._view.opacity.value = 0.5")
     opened.press("Include")
     opened.wait_pixel(5, 5, near(GREY))
+    opened.wait_pixel(230, 260, near(RED))
+    opened.wait_pixel(600, 260, near(BLUE))
     opened.page.locator("canvas.nbhelpers-canvas").scroll_into_view_if_needed()
     return opened
 
@@ -178,7 +180,7 @@ def test_a_narrow_page_shrinks_the_canvas_and_clicks_still_fit(notebook):
 def test_tab_leaves_the_canvas(notebook):
     focus = "document.activeElement.matches('canvas.nbhelpers-canvas')"
     notebook.click(20, 20)
-    assert notebook.page.evaluate(focus)
+    notebook.page.wait_for_function(focus)
     notebook.page.keyboard.press("b")
     notebook.eventually("widget.pointer.mode", "box")
     notebook.page.keyboard.press("Tab")
@@ -202,14 +204,16 @@ def test_the_state_outlives_a_page_reload(notebook):
     notebook.wait_pixel(600, 260, near(BLUE))
 
 
-def test_while_the_photo_is_looked_at_the_widget_says_so_and_clicks_are_kept(lab):
-    slow = lab("slow.ipynb", CELL.replace("FakeSegmenter()", "FakeSegmenter(encode_seconds=2)"))
+def test_while_the_photo_is_looked_at_the_widget_says_so_and_clicks_are_kept(lab, tmp_path):
+    done = tmp_path / "looked"
+    slow = lab("slow.ipynb", CELL.replace("FakeSegmenter()", f"FakeSegmenter(wait_for={str(done)!r})"))
     slow.page.wait_for_selector("text=Looking at the photo")
     slow.wait_pixel(270, 300, near(RED))
     slow.click(270, 300)
     assert "Looking at the photo" in slow.message()
+    done.touch()
     slow.wait_pixel(230, 260, tinted(RED))
-    assert "Looking" not in slow.message()
+    slow.page.wait_for_selector("text=Click on the object")
 
 
 @pytest.mark.weights

@@ -167,7 +167,7 @@ def test_cut_out_and_wipe(notebook):
 
 
 def test_stop_ends_following_and_keeps_what_is_done(lab):
-    notebook = lab("frames_slow.ipynb", cell(60, 0.15))
+    notebook = lab("frames_slow.ipynb", cell(60, 0.6))
     notebook.page.wait_for_selector("text=Click on the object")
     notebook.wait_pixel(*at(14, 20), near(RED))
     notebook.click(*at(14, 20))

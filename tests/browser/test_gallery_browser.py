@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -35,10 +36,13 @@ def card(notebook, number):
 
 
 def test_each_photo_is_shown_in_its_proportions(notebook):
-    assert notebook.page.locator(".nbhelpers-card").count() == 6
+    expect(notebook.page.locator(".nbhelpers-card")).to_have_count(6)
+    for number in range(6):
+        expect(card(notebook, number).locator("img")).to_have_js_property("complete", True)
     picture = card(notebook, 3).locator("img")
-    natural = picture.evaluate("image => [image.naturalWidth, image.naturalHeight, getComputedStyle(image).objectFit]")
-    assert natural == [320, 240, "contain"]
+    expect(picture).to_have_js_property("naturalWidth", 320)
+    expect(picture).to_have_js_property("naturalHeight", 240)
+    expect(picture).to_have_css("object-fit", "contain")
     boxes = [card(notebook, number).bounding_box() for number in range(6)]
     assert len({round(box["width"]) for box in boxes}) == 1 and boxes[0]["y"] == boxes[3]["y"] < boxes[4]["y"]
 
@@ -57,7 +61,7 @@ def test_the_lens_opens_a_photo_with_reasons(notebook):
     card(notebook, 0).locator("button[title^='All that']").click()
     notebook.page.wait_for_selector(".nbhelpers-detail >> text=is needed >> nth=0")
     assert notebook.value("widget.detail.photo") == 0
-    assert notebook.page.locator(".nbhelpers-detail img").first.evaluate("image => image.naturalWidth") == 320
+    expect(notebook.page.locator(".nbhelpers-detail img").first).to_have_js_property("naturalWidth", 320)
 
 
 def test_the_histogram_takes_the_pages_colour(notebook):
@@ -84,23 +88,24 @@ def test_the_page_of_a_run_works_by_keys_and_asks_nothing_of_the_network(noteboo
     page.on("console", lambda message: faults.append(message.text))
     try:
         page.goto(file.as_uri())
-        assert page.locator(".card").count() == 6 and page.locator(".references img").count() == 1
+        expect(page.locator(".card")).to_have_count(6)
+        expect(page.locator(".references img")).to_have_count(1)
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
-        assert page.locator("dialog[open] h2").inner_text().startswith("photo 1.png")
+        expect(page.locator("dialog[open] h2")).to_contain_text("photo 1.png")
         page.keyboard.press("ArrowRight")
-        assert page.locator("dialog[open] h2").inner_text().startswith("photo 2.png: absent")
+        expect(page.locator("dialog[open] h2")).to_contain_text("photo 2.png: absent")
         page.keyboard.press("Escape")
         # a dialog tells of its closing a moment later
         page.wait_for_function("(document.activeElement.getAttribute('aria-label') ?? '').startsWith('photo 2.png')")
         page.keyboard.press("3")
-        assert page.locator(".count").inner_text() == "2 of 6 shown"
+        expect(page.locator(".count")).to_have_text("2 of 6 shown")
         page.locator(".bar input").fill("photo 4")
-        assert page.locator(".card b").all_inner_texts() == ["photo 4.png"]
+        expect(page.locator(".card b")).to_have_text(["photo 4.png"])
         before = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.locator(".theme").click()
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+        expect(page.locator("body")).not_to_have_css("background-color", before)
         assert asked == [file.as_uri()] and faults == []
     finally:
         page.close()
