@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_propagation.answers import given, is_given
-from nbhelpers.models.label_propagation.state import STEPS, Track, TrackState
+from nbhelpers.models.label_propagation.state import STEPS, Anchor, Track, TrackState
+from nbhelpers.models.tracks import by_object
 from nbhelpers.models.values import Prediction
 
 if TYPE_CHECKING:
-    from nbhelpers.models.label_propagation.tracker import LabelPropagation
+    import torch
 
 PASSES = {1: "forwards", -1: "backwards"}
 
@@ -40,54 +40,52 @@ def remembered(state: TrackState, frame: int) -> dict[str, np.ndarray]:
 
 
 def put_back(
-    tracker: LabelPropagation,
     state: TrackState,
     frame: int,
     arrays: Mapping[str, np.ndarray],
     prompts: Mapping[int, Prompt],
+    device: str,
+    anchor: Callable[..., Anchor],
 ) -> None:
-    """Put back what `remembered` gave; ``prompts`` are those of this frame, by object id.
+    """Put back what `remembered` gave.
+
+    Args:
+        state: of the clip.
+        frame: which one.
+        arrays: what was remembered of it.
+        prompts: those of this frame, by object id.
+        device: where tensors live.
+        anchor: what makes an anchor of a prompted frame, `LabelPropagation.anchor`.
 
     Raises:
         NbHelpersError: the arrays and the prompts do not fit.
     """
-    ids = dict.fromkeys(int(name.partition("/")[0]) for name in arrays)
-    prompted = {object_id for object_id in ids if f"{object_id}/score" in arrays}
-    if prompted != set(prompts):
-        raise NbHelpersError(
-            "the memory does not fit the prompts",
-            given=f"frame {frame}: prompted objects {sorted(prompts)}, memory of {sorted(prompted)}",
-            expected="the prompts that were there when the memory was taken",
-        )
-    for object_id in ids:
-        own = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith(f"{object_id}/")}
+    for object_id, own in by_object(arrays, frame, prompts).items():
         track = state.tracks.setdefault(object_id, Track())
         for step, name in PASSES.items():
             if f"{name}/mask" in own:
                 logits = own[f"{name}/mask"].astype(np.float32) / STEPS
                 track.put(frame, step, logits, float(own[f"{name}/score"]))
         if object_id in prompts:
-            _put_anchor(tracker, state, track, frame, prompts[object_id], own)
+            if not state.means:
+                state.means = _means(own, device)
+            prompt = prompts[object_id]
+            trust = {name: float(value) for name, value in _under("trust/", own).items()} or None
+            track.anchors[frame] = anchor(state, frame, prompt, _answer(prompt, state.frames.size, own), trust)
 
 
-def _put_anchor(
-    tracker: LabelPropagation,
-    state: TrackState,
-    track: Track,
-    frame: int,
-    prompt: Prompt,
-    own: Mapping[str, np.ndarray],
-) -> None:
+def _means(own: Mapping[str, np.ndarray], device: str) -> dict[str, torch.Tensor]:
     import torch
 
-    if not state.means:
-        means = {name.partition("/")[2]: value for name, value in own.items() if name.startswith("means/")}
-        state.means = {name: torch.from_numpy(value.copy()).to(tracker.device) for name, value in means.items()}
-    size, score = state.frames.size, own["score"]
+    return {name: torch.from_numpy(value.copy()).to(device) for name, value in _under("means/", own).items()}
+
+
+def _answer(prompt: Prompt, size: tuple[int, int], own: Mapping[str, np.ndarray]) -> Prediction:
+    """What was answered to a prompt: the mask itself where one was given."""
     if is_given(prompt):
-        prediction = given(prompt, size)
-    else:
-        extent = tuple(own["extent"].tolist())
-        prediction = Prediction(own["answer"], np.array([score], np.float32), size, extent)
-    trust = {name.partition("/")[2]: float(value) for name, value in own.items() if name.startswith("trust/")} or None
-    track.anchors[frame] = tracker.anchor(state, frame, prompt, prediction, trust)
+        return given(prompt, size)
+    return Prediction(own["answer"], np.array([own["score"]], np.float32), size, tuple(own["extent"].tolist()))
+
+
+def _under(start: str, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(start): value for name, value in own.items() if name.startswith(start)}

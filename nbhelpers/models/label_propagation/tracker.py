@@ -155,7 +155,7 @@ class LabelPropagation:
             NbHelpersError: the memory does not fit the prompts.
         """
         state.check(frame)
-        put_back(self, state, frame, memory, prompts or {})
+        put_back(state, frame, memory, prompts or {}, self.device, self.anchor)
 
     def remove(self, state: TrackState, object_id: int, frame: int | None = None) -> None:
         """Forget what was said about an object on one frame, or everything about it.

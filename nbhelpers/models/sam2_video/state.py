@@ -13,6 +13,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.models.protocols import FrameSequence
+from nbhelpers.models.tracks import by_object
 
 if TYPE_CHECKING:
     import torch
@@ -152,18 +153,9 @@ def put_back(
     """
     from nbhelpers.models.sam2_video.network import unpacked
 
-    ids = dict.fromkeys(int(name.partition("/")[0]) for name in arrays)
-    prompted = {i for i in ids if f"{i}/score" in arrays}
-    if prompted != set(prompts):
-        raise NbHelpersError(
-            "the memory does not fit the prompts",
-            given=f"frame {frame}: prompted objects {sorted(prompts)}, memory of {sorted(prompted)}",
-            expected="the prompts that were there when the memory was taken",
-        )
-    for object_id in ids:
+    for object_id, own in by_object(arrays, frame, prompts).items():
         index = model._obj_id_to_idx(state.inference, object_id)
         notes = state.tracked.setdefault(object_id, bytearray(len(state.frames)))
-        own = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith(f"{object_id}/")}
         direction, logits = int(own["direction"]), own.get("before")
         if object_id in prompts:
             state.prompts.setdefault(object_id, {})[frame] = prompts[object_id]
