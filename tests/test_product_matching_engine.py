@@ -21,7 +21,7 @@ from nbhelpers.product_matching.calibrate import Calibration, calibrate
 from nbhelpers.product_matching.features import unit
 from nbhelpers.product_matching.gallery import Gallery, common, evenly, mean_feature
 from nbhelpers.product_matching.heat import heat_map, peaks
-from nbhelpers.product_matching.matching import centred_rows, columns, compare, judge, score_all, similarities
+from nbhelpers.product_matching.matching import compare, cosines, judge, score_all, similarities
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.storage import load_candidates, save_candidates
 from nbhelpers.product_matching.values import VERDICTS, Candidate, Candidates, Features
@@ -196,7 +196,7 @@ def test_the_fast_products_are_those_of_centred_patches(centre):
     reference, thing = random_features(0), random_features(1, k=40)
     gallery = Gallery((reference,), mean=shared)
     slow = gallery.centred(thing.patches) @ gallery.centred(reference.patches).T
-    fast = centred_rows([thing.patches[:3], thing.patches[3:]], gallery) @ columns(reference, gallery)
+    fast = cosines([thing.patches[:3], thing.patches[3:]], reference, gallery)
     np.testing.assert_allclose(fast, slow, atol=1e-5)
 
 

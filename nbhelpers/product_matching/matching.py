@@ -166,10 +166,9 @@ def compare(
     """
     counts = np.array([len(each.weights) for each in features])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    patches = centred_rows([each.patches for each in features], gallery)
     weights = np.concatenate([each.weights for each in features])
     total = np.add.reduceat(weights, starts)
-    table = patches @ columns(reference, gallery)
+    table = cosines([each.patches for each in features], reference, gallery)
     match = table.argmax(1)
     best = table[np.arange(len(table)), match]
     there = np.add.reduceat(best * weights, starts) / total
@@ -185,7 +184,9 @@ def compare(
         few = (counts[close] + 1) // 2
         heads = np.cumsum(few) - few
         straight = _both_ways(table[some], weights[some], heads, reference)
-        flipped = _both_ways(patches[some] @ columns(reference.mirror, gallery), weights[some], heads, reference.mirror)
+        halves = [features[n].patches[::2] for n in np.flatnonzero(close)]
+        mirrored = cosines(halves, reference.mirror, gallery)
+        flipped = _both_ways(mirrored, weights[some], heads, reference.mirror)
         lead = straight - flipped
         mirror[close] = np.clip(1 + (lead - _symmetry(reference, gallery)) / MIRRORED, 0, 1)
     return Comparison(there, back, averages, colour, mirror)
@@ -208,40 +209,44 @@ def _symmetry(reference: Features, gallery: Gallery) -> float:
     """
     if not reference.views:
         return 0.0
-    patches = centred_rows([view.patches for view in reference.views], gallery)
+    patches = [view.patches for view in reference.views]
     weights = np.concatenate([view.weights for view in reference.views])
     starts = np.concatenate([[0], np.cumsum([len(view.weights) for view in reference.views])[:-1]])
     straight, flipped = (
-        _both_ways(patches @ columns(each, gallery), weights, starts, each) for each in (reference, reference.mirror)
+        _both_ways(cosines(patches, each, gallery), weights, starts, each) for each in (reference, reference.mirror)
     )
     return min(0.0, float((straight - flipped).min()))
 
 
-def centred_rows(groups: Sequence[Float32[np.ndarray, "_ d"]], gallery: Gallery) -> Float32[np.ndarray, "n e"]:
-    """Patches of many things, one below another, made such that their product with `columns` is a cosine.
+def cosines(
+    groups: Sequence[Float32[np.ndarray, "_ d"]], reference: Features, gallery: Gallery
+) -> Float32[np.ndarray, "n k"]:
+    """Cosines of the patches of many things, one below another, and those of a reference, all centred.
 
-    ``centred_rows([p], gallery) @ columns(r, gallery)`` equals ``gallery.centred(p) @ gallery.centred(r.patches).T``.
-    What is common is taken off by one more element, which is 1 before all are divided by the length that is left: the
-    patches are many, and to subtract from each of them, and to measure what remains, takes longer than the products.
+    ``cosines([p], r, gallery)`` equals ``gallery.centred(p) @ gallery.centred(r.patches).T``. What is common is taken
+    off the products, and the length that is left is reckoned from products too: the patches are many, and to subtract
+    from each of them, and to measure what remains, takes as long again as the products.
     """
-    width = groups[0].shape[1]
-    rows = np.empty((sum(map(len, groups)), width + 1), np.float32)
-    np.concatenate(groups, out=rows[:, :width])
-    rows[:, width] = 1
-    if gallery.mean is not None:
-        mean, directions = gallery.mean[0], gallery.mean[1:]
-        along = rows[:, :width] @ gallery.mean.T
-        spread = along[:, 1:] - directions @ mean
-        length = 1 - 2 * along[:, 0] + mean @ mean - (spread**2).sum(1)
-        rows /= np.sqrt(np.maximum(length, 1e-6))[:, None]
-    return rows
+    columns, shift = _columns(reference, gallery)
+    table = np.concatenate(groups) @ columns
+    if gallery.mean is None:
+        return table
+    mean, directions = gallery.mean[0], gallery.mean[1:]
+    table, along = table[:, : len(shift)], table[:, len(shift) :]
+    spread = along[:, 1:] - directions @ mean
+    length = 1 - 2 * along[:, 0] + mean @ mean - (spread**2).sum(1)
+    table -= shift
+    table /= np.sqrt(np.maximum(length, 1e-6))[:, None]
+    return table
 
 
-def columns(reference: Features, gallery: Gallery) -> Float32[np.ndarray, "e k"]:
-    """A reference's patches as `centred_rows` wants them; see there."""
+@lru_cache(maxsize=128)
+def _columns(reference: Features, gallery: Gallery) -> tuple[Float32[np.ndarray, "d m"], Float32[np.ndarray, " k"]]:
+    """A reference's centred patches and what is common, as columns; the patches' products with the common mean."""
     wanted = gallery.centred(reference.patches)
-    common = 0 * wanted[:, 0] if gallery.mean is None else -wanted @ gallery.mean[0]
-    return np.concatenate([wanted.T, common[None]])
+    if gallery.mean is None:
+        return wanted.T, 0 * wanted[:, 0]
+    return np.ascontiguousarray(np.concatenate([wanted, gallery.mean]).T), wanted @ gallery.mean[0]
 
 
 def _colour_agreement(
