@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.scenes.writers import write_colmap
-from nbhelpers.multiview import colours
+from nbhelpers.models.values import ClassMap
+from nbhelpers.multiview import colours, finding
 from nbhelpers.multiview.finding import Nouns, anything, instance, look, views_to_look_at
 from nbhelpers.multiview.footage import sharpness, views_of
 from nbhelpers.multiview.objects import join, lift, make_object, without_repeats
@@ -104,6 +105,27 @@ def test_look_gives_masks_with_the_points_inside(made, photos):
     similarity, found = look(photos, 0, Nouns.of(parse("ball behind the box")), FakeTextEncoder(), made[0])
     assert len(similarity) == 2 and {each.noun for each in found} == {0, 1}
     assert all(len(each.points) for each in found)
+
+
+def test_what_the_segmenter_adds_to_a_thing_is_no_part_of_it(monkeypatch):
+    """Two bands in one mask: the word fits the lower one; the upper one is a thing less sure, or none."""
+    image = np.full((90, 120, 3), COLOURS["ball"], np.uint8)
+    image[30:60] = COLOURS["box"]
+    both = (image == COLOURS["ball"]).all(2)
+    monkeypatch.setattr(finding, "without_parts", lambda found, larger: [(both, 0.9)])
+    for upper, areas in ((0.9, [60]), (0.6, [30, 30]), (0.4, [30])):
+
+        class Bands(FakeTextEncoder):
+            def dense(self, image, names, upper=upper):
+                shares = np.full((len(names), 9, 12), 0.0, np.float32)
+                shares[0, :3], shares[0, 6:] = upper, 0.9
+                shares[1] = 1 - shares[0]
+                return ClassMap(shares, tuple(group[0] for group in names), image.shape[:2], self.name)
+
+        _, found = look(Photos([image], Flood()), 0, Nouns.of(parse("ball")), Bands(), None)
+        assert [each.mask.sum() / 120 for each in found] == pytest.approx(areas, abs=2)
+        assert found[0].confidence == 0.9 and found[0].mask[75, 60]
+        assert all(each.confidence == pytest.approx(upper, abs=0.05) for each in found[1:])
 
 
 @pytest.mark.parametrize(("cosine", "found"), [(0.19, False), (0.21, True)])

@@ -20,7 +20,7 @@ from nbhelpers.multiview.consistency import Signs, judge, whole
 from nbhelpers.multiview.evidence import SURE, Evidence
 from nbhelpers.multiview.looks import random_features
 from nbhelpers.multiview.order import nearest, reach, with_scene
-from nbhelpers.multiview.parts import belonging, farthest
+from nbhelpers.multiview.parts import apart, belonging, farthest
 
 RED_BALL, BLUE_BALL, OTHER_RED = 0, 1, 2
 POLYGONS = Path(__file__).parent / "data" / "kitchen_polygons.json"
@@ -305,6 +305,19 @@ def test_parts_far_from_the_main_one_are_something_else():
     assert farthest(region) == pytest.approx(4 / 20)
     region[:, 33:] = False
     assert farthest(region) == 0
+
+
+def test_what_a_word_fits_less_is_a_thing_of_its_own():
+    mask = np.zeros((60, 80), bool)
+    mask[:20] = mask[40:] = True
+    mask[30:33, 10:13] = True
+    support = np.full(mask.shape, 0.9, np.float32)
+    assert [each.sum() for each in apart(mask, support)] == [mask.sum()]  # a thing that something hides in the middle
+    support[:20] = 0.6
+    water, sky = apart(mask, support)
+    assert water[40:].all() and water[31, 11] and not water[:20].any()  # a speck stays where the most is
+    assert sky[:20].all() and not sky[20:].any()
+    assert not apart(mask & False, support)[0].any()
 
 
 def test_colour_features_are_a_gaussian_of_the_colour_difference():

@@ -18,6 +18,7 @@ from nbhelpers.core.scenes import Scene
 from nbhelpers.core.vocabulary import root
 from nbhelpers.models.protocols import ImageTextEncoder, TextEncoder
 from nbhelpers.multiview.colours import likeness, split
+from nbhelpers.multiview.parts import apart
 from nbhelpers.multiview.phrases import Phrase
 from nbhelpers.multiview.views import Photos
 from nbhelpers.multiview.wholes import wholes, without_parts
@@ -140,9 +141,14 @@ def look(
         own = np.flatnonzero(result.instances.class_id == class_id).tolist()
         parts = [(result.instance_map == number, float(result.instances.confidence[number])) for number in own]
         larger = wholes(photos.segmenter, photos.embedding(view), class_map.probabilities[class_id])
-        for mask, confidence in without_parts(parts, larger):
-            colour = likeness(image, mask, nouns.colours[noun])
-            found.append(instance(photos, scene, view, mask, noun, confidence, colour))
+        probability = cv2.resize(class_map.probabilities[class_id], image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        for whole, worth in without_parts(parts, larger):
+            for number, mask in enumerate(apart(whole, probability)):
+                confidence = min(worth, float(probability[mask].mean())) if number else worth
+                if number and confidence < settings.min_confidence:
+                    continue
+                colour = likeness(image, mask, nouns.colours[noun])
+                found.append(instance(photos, scene, view, mask, noun, confidence, colour))
     return similarity, found
 
 

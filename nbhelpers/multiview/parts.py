@@ -12,6 +12,8 @@ GAP = 0.75  # of the main part's size (root of its area): parts farther off are 
 STRONG = 0.9  # of the main part's mean support: a part as sure as this may lie anywhere
 SLACK = 1.25  # a prompted mask that is parted farther allows so much more in other views
 SPECK = 0.02  # of the mask's area: smaller parts say nothing about how far an object is parted
+WEAK = 0.75  # of the main part's mean support: a part less sure than this is another thing,
+LARGE = 0.1  # if it has at least this share of the mask's area
 
 
 def belonging(
@@ -30,6 +32,25 @@ def belonging(
     sure = STRONG * support[labels == main].mean()
     kept = [part for part, distance in away.items() if distance <= allowed or support[labels == part].mean() >= sure]
     return np.isin(labels, [main, *kept])
+
+
+def apart(region: Bool[np.ndarray, "h w"], support: Float[np.ndarray, "h w"]) -> list[Bool[np.ndarray, "h w"]]:
+    """The things that lie in one mask: its main part with what goes with it, then each large part less spoken for.
+
+    A segmenter takes water and a white sky for one thing, if it is asked for so much; the word fits one of them better.
+
+    Args:
+        region: the mask.
+        support: how much speaks for each pixel; the part with the largest sum is the main one.
+    """
+    labels = components(region, LARGE * np.count_nonzero(region))
+    count = int(labels.max(initial=0))
+    if count < 2:
+        return [region]
+    sums, sizes = np.bincount(labels.ravel(), support.ravel(), count + 1)[1:], np.bincount(labels.ravel())[1:]
+    means = sums / sizes
+    others = 1 + np.flatnonzero(means < WEAK * means[sums.argmax()])
+    return [region & ~np.isin(labels, others), *(labels == other for other in others)]
 
 
 def farthest(region: Bool[np.ndarray, "s s"]) -> float:
