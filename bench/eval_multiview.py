@@ -10,7 +10,7 @@ as dark as the background; gaps between the columns are wider).
 Protocol: the prompt is the box of the true mask in a reference view, or one click at its deepest point; mean IoU over
 all views, the prompted one too. The correction: one click in the view of the lowest IoU, at the deepest point of the
 largest wrong part. Wrong prompts: the true box in a reference view, and in another view a click beside the object,
-said before all views are solved, or later as a correction.
+said before all views are solved, or later as a correction. Phrases: what `MultiviewSegmenter` makes of one.
 The consistency is measured by the area under the ROC curve of telling views of IoU under 0.8, over all runs together,
 prompted views left out unless the prompt was wrong. Prints a table and one line of JSON.
 """
@@ -24,6 +24,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -32,11 +33,12 @@ import numpy as np
 from nbhelpers import NbHelpersError, Prompt, load, load_image
 from nbhelpers.core.masks import box_of, polygon_mask
 from nbhelpers.core.regions import components, deepest_points, fill_holes
-from nbhelpers.multiview import Photos, ViewsSession
+from nbhelpers.multiview import MultiviewSegmenter, Photos, ViewsSession
 
 TARGETS = {"temple": 0.93, "bulldozer": 0.88, "bulldozer worst view": 0.60, "pink mat": 0.85, "auc": 0.85}
 POLYGONS = Path(__file__).resolve().parents[1] / "tests" / "data" / "kitchen_polygons.json"
 BAD = 0.8
+PHRASES = {"bulldozer": "yellow tractor", "pink mat": "pink mat"}
 REFERENCES = {"bulldozer": (0, 3, 6), "pink mat": (0, 3, 6), "temple": (0, 5, 11)}
 
 
@@ -190,6 +192,24 @@ def run_wrong(name: str, truth: Truth, photos: Photos, scene, reference: int, so
     }
 
 
+def run_phrase(name: str, truth: Truth, files: list[Path], segmenter, scene, phrase: str) -> dict:
+    """What a phrase leads to, in all views; the view that the others follow is the reference."""
+    result = MultiviewSegmenter(segmenter, models="lite").run(files, phrase, scene=scene)
+    ious = [truth.iou(view.view_index, view.mask) for view in result]
+    (reference,) = result.session.prompted
+    return {
+        "object": name,
+        "reference": reference,
+        "prompt": phrase,
+        "mean": round(float(np.mean(ious)), 4),
+        "worst": round(min(ious), 4),
+        "own": round(ious[reference], 4),
+        "consistency": round(result.consistency, 3),
+        "seconds": round(result.views.seconds, 1),
+        "told": told(truth, result.session),
+    }
+
+
 def area_under_roc(pairs: list[tuple[float, float]]) -> float | None:
     """Chance that a bad view has a lower consistency than a good one; None where all are good or all bad."""
     bad, good = ([value for iou, value in pairs if (iou < BAD) == kind] for kind in (True, False))
@@ -216,8 +236,10 @@ def evaluate(data: Path, scenes: list[str], folder: Path | None, with_poses: boo
             references = REFERENCES[name][: 1 if quick else None]
             asked = [(run, (reference, how, not quick)) for how in ("box", "click") for reference in references]
             asked += [(run_wrong, (reference, solved)) for reference in references[:2] for solved in (False, True)]
-            for measure, arguments in asked:
-                result = measure(name, truth, photos, placed, *arguments)
+            runs = [partial(measure, name, truth, photos, placed, *arguments) for measure, arguments in asked]
+            runs += [partial(run_phrase, name, truth, files, segmenter, placed, PHRASES[name])] * (name in PHRASES)
+            for each in runs:
+                result = each()
                 results.append(result)
                 corrected = f"  corrected {result['corrected']:.3f}" if "corrected" in result else ""
                 if "others" in result:

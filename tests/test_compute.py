@@ -50,6 +50,56 @@ def test_the_device_is_described_in_one_line():
     assert line.startswith("cpu: ") and "threads" in line and "\n" not in line
 
 
+@pytest.fixture
+def processor(monkeypatch, machine):
+    """Pretend a processor, with PyTorch's precision as it is at the start; both are put back."""
+    before = torch.get_float32_matmul_precision()
+
+    def pretend(name, cuda=0):
+        machine(cuda=cuda)
+        monkeypatch.setattr(compute, "_processor", lambda: name)
+        torch.set_float32_matmul_precision("highest")
+        compute.multiply_by_onednn.cache_clear()
+
+    yield pretend
+    torch.set_float32_matmul_precision(before)
+    compute.multiply_by_onednn.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["AMD EPYC", "AMD64 Family 26 Model 2 Stepping 1, AuthenticAMD"])
+def test_on_amd_onednn_multiplies_and_float32_stays_float32(processor, name):
+    processor(name)
+    assert compute.multiply_by_onednn() == compute._is_exact()
+    assert compute._is_exact()  # also after the switch, whatever this machine's processor is
+
+
+@pytest.mark.parametrize("name", ["Intel(R) Xeon(R)", "AMD64 Family 6 Model 85 Stepping 7, GenuineIntel", "arm"])
+def test_on_other_processors_products_stay_as_they_are(processor, name):
+    processor(name)
+    assert not compute.multiply_by_onednn() and torch.get_float32_matmul_precision() == "highest"
+
+
+def test_products_stay_as_they_are_where_cuda_would_change_too(processor):
+    processor("AMD EPYC", cuda=1)
+    assert not compute.multiply_by_onednn() and torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_precision_that_somebody_chose_is_left(processor):
+    processor("AMD EPYC")
+    torch.set_float32_matmul_precision("high")
+    assert not compute.multiply_by_onednn() and torch.get_float32_matmul_precision() == "high"
+
+
+def test_a_rounded_product_is_noticed_and_the_permission_taken_back(processor, monkeypatch):
+    def rounded(left, right):
+        return left.bfloat16().float() @ right.bfloat16().float()
+
+    assert not compute._is_exact(rounded)
+    processor("AMD EPYC")
+    monkeypatch.setattr(torch, "matmul", rounded)
+    assert not compute.multiply_by_onednn() and torch.get_float32_matmul_precision() == "highest"
+
+
 def test_autocast_changes_nothing_outside_its_block(monkeypatch):
     seen = []
     real = torch.autocast

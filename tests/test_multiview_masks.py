@@ -14,6 +14,7 @@ from nbhelpers.core.masks import polygon_mask
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.values import Prediction
 from nbhelpers.multiview import Photos, ViewsSession
 from nbhelpers.multiview import views as views_module
 from nbhelpers.multiview.consistency import Signs, judge, whole
@@ -21,6 +22,7 @@ from nbhelpers.multiview.evidence import SURE, Evidence
 from nbhelpers.multiview.looks import random_features
 from nbhelpers.multiview.order import nearest, reach, with_scene
 from nbhelpers.multiview.parts import apart, belonging, farthest
+from nbhelpers.multiview.wholes import by_its_box
 
 RED_BALL, BLUE_BALL, OTHER_RED = 0, 1, 2
 POLYGONS = Path(__file__).parent / "data" / "kitchen_polygons.json"
@@ -318,6 +320,22 @@ def test_what_a_word_fits_less_is_a_thing_of_its_own():
     assert water[40:].all() and water[31, 11] and not water[:20].any()  # a speck stays where the most is
     assert sky[:20].all() and not sky[20:].any()
     assert not apart(mask & False, support)[0].any()
+
+
+@pytest.mark.parametrize("rows, taken", [((20, 50), True), ((20, 26), False)])
+def test_the_box_of_a_mask_means_the_thing_unless_it_finds_another(rows, taken):
+    mask, answer = np.zeros((2, *SIZE), bool)
+    mask[20:40, 10:40], answer[slice(*rows), 10:44] = True, True
+
+    class Asked(FakeSegmenter):
+        def predict(self, embedding, prompt):
+            assert len(prompt.points) == 0 and tuple(prompt.box) == (10, 20, 40, 40)
+            logits = np.where(answer, 8, -8).astype(np.float32)[None]
+            return Prediction(logits, np.array([0.9], np.float32), SIZE, SIZE, 0)
+
+    segmenter = Asked()
+    embedding = segmenter.encode(np.zeros((*SIZE, 3), np.uint8))
+    np.testing.assert_array_equal(by_its_box(segmenter, embedding, mask), answer if taken else mask)
 
 
 def test_colour_features_are_a_gaussian_of_the_colour_difference():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nbhelpers.core.compute import choose_device
+from nbhelpers.core.compute import choose_device, multiply_by_onednn
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.zoo import catalog
@@ -46,5 +46,6 @@ def load_checkpoint(path: str | Path, config: str | None = None, device: str | N
         raise NbHelpersError("there is no such configuration", given=config, expected=", ".join(configs))
     from nbhelpers.models.sam2 import build
 
+    multiply_by_onednn()
     name = model.name if model and model.options["config"] == chosen else path.name
     return build(name, {"checkpoint": path}, choose_device(device), config=chosen)

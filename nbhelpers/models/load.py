@@ -6,7 +6,7 @@ import os
 import threading
 from importlib import import_module
 
-from nbhelpers.core.compute import choose_device
+from nbhelpers.core.compute import choose_device, multiply_by_onednn
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.zoo import catalog, fetching
 from nbhelpers.zoo.entries import SETS, TASKS, Model
@@ -43,6 +43,7 @@ def load(task: str, name: str | None = None, device: str | None = None, models: 
                     given=entry.name,
                     expected=f"one of {', '.join(m.name for m in catalog.models(task) if m.adapter) or 'none so far'}",
                 )
+            multiply_by_onednn()
             module, _, function = entry.adapter.partition(":")
             build = getattr(import_module(module), function)
             _loaded[entry.name, device] = build(entry.name, fetching.files(entry), device, **entry.options)

@@ -17,6 +17,7 @@ from nbhelpers.multiview.results import Result
 from nbhelpers.multiview.search import search
 from nbhelpers.multiview.session import ViewsSession
 from nbhelpers.multiview.views import Photos
+from nbhelpers.multiview.wholes import by_its_box
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
@@ -106,7 +107,8 @@ class MultiviewSegmenter:
             notes += found.notes
             if found.chosen is not None:
                 best = found.chosen.best_view
-                session.propose(best, found.chosen.mask(best))
+                whole = by_its_box(photos.segmenter, photos.embedding(best), found.chosen.mask(best))
+                session.propose(best, whole)
             elif not click:
                 raise NbHelpersError(
                     found.choice.why,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from nbhelpers.core.masks import box_of
+from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.regions import components, deepest_points
 from nbhelpers.models.protocols import Segmenter
@@ -22,6 +23,7 @@ SMALLEST = 2e-3  # of the picture
 INSIDE = 0.6  # share of a part that lies in a whole, from which it is a part
 GOOD = 0.45  # agreement from which a whole is kept
 SIDE = 320  # cells at which masks are compared with the map
+SAME = 0.5  # IoU from which the answer to a mask's box is the same thing
 
 
 def wholes(
@@ -71,6 +73,21 @@ def _judged(prediction, index: int, plane: np.ndarray, region: np.ndarray, grid:
     recall = float((plane * (small & region)).sum() / max(float((plane * region).sum()), 1e-9))
     agreement = 2 * precision * recall / max(precision + recall, 1e-9)
     return small, float(prediction.scores[index]) * agreement, prediction, index
+
+
+def by_its_box(segmenter: Segmenter, embedding: Embedding, mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """What the segmenter answers to the box of a mask, where that is the same thing; else the mask.
+
+    A mask that a word led to lies where the word fits: of a yellow tractor where it is yellow, of a lake on the shore
+    too. Its box means the thing itself, with its tracks, without its shore.
+
+    Args:
+        segmenter: answers boxes.
+        embedding: of the photo.
+        mask: not empty.
+    """
+    whole = segmenter.predict(embedding, Prompt(box=box_of(mask))).best
+    return whole if iou(whole, mask) >= SAME else mask
 
 
 def without_parts(

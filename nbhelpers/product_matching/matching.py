@@ -13,13 +13,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
 
+from nbhelpers.core.compute import multiply_by_onednn
 from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.settings import Settings
 from nbhelpers.product_matching.values import Candidate, Candidates, Features, Judged, Scored, Scores, Thing
+
+if TYPE_CHECKING:
+    import torch
 
 AT_ONCE = 48  # candidates whose patches are compared together: as many as a processor's cache holds
 WRONG_COLOUR, WRONG_WAY = 0.25, 0.15  # what they take off the score; the other side of many a thing looks mirrored
@@ -227,26 +232,30 @@ def cosines(
     off the products, and the length that is left is reckoned from products too: the patches are many, and to subtract
     from each of them, and to measure what remains, takes as long again as the products.
     """
+    import torch
+
+    multiply_by_onednn()
     columns, shift = _columns(reference, gallery)
-    table = np.concatenate(groups) @ columns
+    table = torch.addmm(shift, torch.from_numpy(np.concatenate(groups)), columns)
     if gallery.mean is None:
-        return table
-    mean, directions = gallery.mean[0], gallery.mean[1:]
-    table, along = table[:, : len(shift)], table[:, len(shift) :]
-    spread = along[:, 1:] - directions @ mean
-    length = 1 - 2 * along[:, 0] + mean @ mean - (spread**2).sum(1)
-    table -= shift
-    table /= np.sqrt(np.maximum(length, 1e-6))[:, None]
-    return table
+        return table.numpy()
+    mean, directions = torch.from_numpy(gallery.mean).split([1, len(gallery.mean) - 1])
+    table, along = table.split([len(reference.patches), len(gallery.mean)], 1)
+    spread = along[:, 1:] - (directions @ mean.T).T
+    length = 1 - 2 * along[:, :1] + mean @ mean.T - (spread**2).sum(1, keepdim=True)
+    return table.mul_(length.clamp_(min=1e-6).rsqrt_()).numpy()
 
 
 @lru_cache(maxsize=128)
-def _columns(reference: Features, gallery: Gallery) -> tuple[Float32[np.ndarray, "d m"], Float32[np.ndarray, " k"]]:
-    """A reference's centred patches and what is common, as columns; the patches' products with the common mean."""
+def _columns(reference: Features, gallery: Gallery) -> tuple[torch.Tensor, torch.Tensor]:
+    """A reference's centred patches and what is common, ``(d, m)``; what to add to the products with each, ``(m,)``."""
+    import torch
+
     wanted = gallery.centred(reference.patches)
     if gallery.mean is None:
-        return wanted.T, 0 * wanted[:, 0]
-    return np.ascontiguousarray(np.concatenate([wanted, gallery.mean]).T), wanted @ gallery.mean[0]
+        return torch.from_numpy(wanted.T), torch.zeros(len(wanted))
+    shift = np.concatenate([-wanted @ gallery.mean[0], np.zeros(len(gallery.mean), np.float32)])
+    return torch.from_numpy(np.concatenate([wanted, gallery.mean])).T.contiguous(), torch.from_numpy(shift)
 
 
 def _colour_agreement(
