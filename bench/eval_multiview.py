@@ -237,7 +237,8 @@ def evaluate(data: Path, scenes: list[str], folder: Path | None, with_poses: boo
             asked = [(run, (reference, how, not quick)) for how in ("box", "click") for reference in references]
             asked += [(run_wrong, (reference, solved)) for reference in references[:2] for solved in (False, True)]
             runs = [partial(measure, name, truth, photos, placed, *arguments) for measure, arguments in asked]
-            runs += [partial(run_phrase, name, truth, files, segmenter, placed, PHRASES[name])] * (name in PHRASES)
+            if name in PHRASES:
+                runs.append(partial(run_phrase, name, truth, files, segmenter, placed, PHRASES[name]))
             for each in runs:
                 result = each()
                 results.append(result)
