@@ -11,8 +11,8 @@ Protocol: the prompt is the box of the true mask in a reference view, or one cli
 all views, the prompted one too. The correction: one click in the view of the lowest IoU, at the deepest point of the
 largest wrong part. Wrong prompts: the true box in a reference view, and in another view a click beside the object,
 said before all views are solved, or later as a correction. Phrases: what `MultiviewSegmenter` makes of one.
-The consistency is measured by the area under the ROC curve of telling views of IoU under 0.8, over all runs together,
-prompted views left out unless the prompt was wrong. Prints a table and one line of JSON.
+The consistency is measured by the area under the ROC curve of telling views of IoU under 0.8, over all runs with prompts
+together, prompted views left out unless the prompt was wrong. Prints a table and one line of JSON.
 """
 
 from __future__ import annotations
@@ -206,7 +206,6 @@ def run_phrase(name: str, truth: Truth, files: list[Path], segmenter, scene, phr
         "own": round(ious[reference], 4),
         "consistency": round(result.consistency, 3),
         "seconds": round(result.views.seconds, 1),
-        "told": told(truth, result.session),
     }
 
 
@@ -252,7 +251,7 @@ def evaluate(data: Path, scenes: list[str], folder: Path | None, with_poses: boo
                     f"  {result['seconds']:.0f} s",
                     flush=True,
                 )
-    pairs = [pair for result in results for pair in result.pop("told")]
+    pairs = [pair for result in results for pair in result.pop("told", ())]
     area = area_under_roc(pairs)
     return {
         "measure": "multiview masks",

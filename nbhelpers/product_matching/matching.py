@@ -26,7 +26,7 @@ from nbhelpers.product_matching.values import Candidate, Candidates, Features, J
 if TYPE_CHECKING:
     import torch
 
-AT_ONCE = 48  # candidates whose patches are compared together: as many as a processor's cache holds
+AT_ONCE = 24  # candidates whose patches are compared together: as many as a processor's cache holds
 WRONG_COLOUR, WRONG_WAY = 0.25, 0.15  # what they take off the score; the other side of many a thing looks mirrored
 COLOUR_SAME, COLOUR_OTHER = 0.40, 0.70  # relative difference of chroma up to which colours are equal, are different
 GREY = 10.0  # chroma, in CIELAB units, below which hues mean little
@@ -270,9 +270,11 @@ def _colour_agreement(
     def total(values: np.ndarray) -> np.ndarray:
         return np.add.reduceat(weights * values, starts)
 
-    scale = np.clip(total((here * there).sum(1)) / np.maximum(total((there**2).sum(1)), 1e-6), *BRIGHTNESS)
-    apart = total(np.linalg.norm(here - np.repeat(scale, counts)[:, None] * there, axis=1))
-    chroma = (total(np.linalg.norm(here, axis=1)) + total(np.linalg.norm(there, axis=1))) / 2
+    (a, b), (ours, theirs) = here.T, there.T
+    scale = np.clip(total(a * ours + b * theirs) / np.maximum(total(ours**2 + theirs**2), 1e-6), *BRIGHTNESS)
+    scale = np.repeat(scale, counts)
+    apart = total(np.sqrt((a - scale * ours) ** 2 + (b - scale * theirs) ** 2))
+    chroma = (total(np.sqrt(a**2 + b**2)) + total(np.sqrt(ours**2 + theirs**2))) / 2
     whole = np.maximum(np.add.reduceat(weights, starts), 1e-6)
     difference = (apart / whole) / (GREY + chroma / whole)
     return np.clip((COLOUR_OTHER - difference) / (COLOUR_OTHER - COLOUR_SAME), 0, 1)
