@@ -11,7 +11,7 @@ Protocol: the prompt is the box of the true mask in a reference view, or one cli
 all views, the prompted one too. The correction: one click in the view of the lowest IoU, at the deepest point of the
 largest wrong part. Wrong prompts: the true box in a reference view, and in another view a click beside the object,
 said before all views are solved, or later as a correction. Phrases: what `MultiviewSegmenter` makes of one.
-The consistency is measured by the area under the ROC curve of telling views of IoU under 0.8, over all runs with prompts
+The consistency is measured by the area under the ROC curve of telling views of IoU under 0.8, over all runs by prompts
 together, prompted views left out unless the prompt was wrong. Prints a table and one line of JSON.
 """
 
