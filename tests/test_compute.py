@@ -67,7 +67,11 @@ def processor(monkeypatch, machine):
 
 
 @pytest.mark.parametrize("name", ["AMD EPYC", "AMD64 Family 26 Model 2 Stepping 1, AuthenticAMD"])
-def test_on_amd_onednn_multiplies_and_float32_stays_float32(processor, name):
+def test_on_amd_onednn_multiplies_and_float32_stays_float32(processor, monkeypatch, name):
+    processor(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(compute, "_is_exact", lambda: True)
+        assert compute.multiply_by_onednn() and torch.get_float32_matmul_precision() == "medium"
     processor(name)
     switched = compute.multiply_by_onednn()  # not where the processor that is pretended to be AMD's has AMX
     assert torch.get_float32_matmul_precision() == ("medium" if switched else "highest")

@@ -324,6 +324,24 @@ def test_a_run_writes_what_people_and_tools_read(folder):
     )
 
 
+def test_views_follow_the_answer_to_the_box_of_what_a_phrase_led_to(folder, monkeypatch):
+    from nbhelpers.core.scenes.files import read_scene
+    from nbhelpers.multiview import segmenter
+
+    asked = []
+
+    def grown(model, embedding, mask):
+        asked.append(mask)
+        return mask | np.roll(mask, 2, 1)
+
+    monkeypatch.setattr(segmenter, "by_its_box", grown)
+    paths = sorted((folder / "photos").iterdir())
+    result = maker().run(paths, "ball on the left", scene=read_scene(folder / "model", paths))
+    best = result.found.chosen.best_view
+    np.testing.assert_array_equal(asked[0], result.found.chosen.mask(best))
+    np.testing.assert_array_equal(result[best].mask, grown(None, None, asked[0]))
+
+
 def test_a_run_that_is_done_is_told_from_its_file_and_another_is_refused(folder):
     from nbhelpers.multiview import run
 
