@@ -1,6 +1,7 @@
 """Make `.venv` and install the pinned packages; do nothing when that has been done for these very pins.
 
-`make install` calls this with the machine's own Python, before anything is installed: standard library only.
+`make install` calls this with the machine's own Python, before anything is installed: standard library only. Packages
+are installed by uv (the one on PATH, else one that pip brings into `.venv`), and by pip where uv cannot.
 """
 
 import hashlib
@@ -16,17 +17,14 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 DONE = ROOT / ".stamps" / "installed"
 BEGUN = ROOT / ".stamps" / "installing"
 OLDEST = (3, 11)
-NOT_OURS = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PYTHONHOME", "PYTHONPATH")
+NOT_OURS = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "UV_SYSTEM_PYTHON", "PYTHONHOME", "PYTHONPATH")
 
 STEPS = (
-    ("1/4 what builds packages", {}, ["setuptools", "wheel"]),
     (
-        "2/4 torch and torchvision: up to 2.5 GB to download and 5 GB on disk, some minutes the first time",
-        {},
-        ["torch", "torchvision"],
+        "1/2 torch, nbhelpers, JupyterLab and the test tools: up to 2.5 GB to download and 7 GB on disk the first time",
+        ["setuptools", "wheel", "torch", "torchvision", "-e", ".[all,lab,dev]"],
     ),
-    ("3/4 nbhelpers, JupyterLab and the test tools", {}, ["-e", ".[lab,scale,dev]"]),
-    ("4/4 SAM 2", {"SAM2_BUILD_CUDA": "0"}, ["--no-deps", "--no-build-isolation", "sam2"]),
+    ("2/2 SAM 2", ["--no-deps", "--no-build-isolation", "sam2"]),
 )
 
 
@@ -47,10 +45,10 @@ def main() -> int:
         install()
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"The installation did not finish ({error}).", file=sys.stderr)
-        print("Run the same command again; finished downloads are kept by pip.", file=sys.stderr)
+        print("Run the same command again; finished downloads are kept.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped. The same command starts again; finished downloads are kept by pip.", file=sys.stderr)
+        print("\nStopped. The same command starts again; finished downloads are kept.", file=sys.stderr)
         return 130
     return 0
 
@@ -79,13 +77,27 @@ def install() -> None:
     DONE.unlink(missing_ok=True)
     BEGUN.touch()
     environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
-    environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    environment.update(PIP_DISABLE_PIP_VERSION_CHECK="1", SAM2_BUILD_CUDA="0")
+
+    def run(*command: str) -> None:
+        subprocess.run(command, check=True, cwd=ROOT, env=environment)
+
+    def follow_steps(*installer: str) -> None:
+        for title, what in STEPS:
+            print(f"\nInstalling {title}", flush=True)
+            run(*installer, "-c", "constraints.txt", *what)
+
     print(f"Making .venv with Python {sys.version.split()[0]}", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True, cwd=ROOT, env=environment)
-    for title, more, what in STEPS:
-        print(f"\nInstalling {title}", flush=True)
-        command = [str(PYTHON), "-m", "pip", "install", "-c", "constraints.txt", *what]
-        subprocess.run(command, check=True, cwd=ROOT, env={**environment, **more})
+    run(sys.executable, "-m", "venv", str(VENV))
+    pip, uv = (str(PYTHON), "-m", "pip", "install"), shutil.which("uv")
+    try:
+        if uv is None:
+            run(*pip, "--quiet", "-c", "constraints.txt", "uv")
+            uv = str(PYTHON.with_name("uv" + PYTHON.suffix))
+        follow_steps(uv, "pip", "install", "--python", str(PYTHON))
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"\nuv could not install ({error}). Continuing with pip, which takes longer.", flush=True)
+        follow_steps(*pip)
     DONE.write_text(key() + "\n")
     BEGUN.unlink()
     print("\nThe environment in .venv is ready.", flush=True)
