@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
+from nbhelpers.core.lazy import needs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -183,6 +184,7 @@ def _listed(masks: Any) -> dict[Any, np.ndarray]:
 
 def _figure(image: np.ndarray, rows: int, columns: int, width: float) -> tuple[Figure, list[list[Axes]]]:
     """A figure made without pyplot, which would show it a second time at the end of the cell."""
+    needs("widgets", "matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -234,6 +236,7 @@ def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=Fa
 
 
 def _display(figure: Figure, alt: str | None) -> None:
+    needs("widgets", "IPython")
     from IPython.display import Image, display
 
     file = io.BytesIO()

@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_text
+from nbhelpers.core.lazy import needs
 from nbhelpers.core.scenes import Scene
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def draw_scene(
     Raises:
         NbHelpersError: labels that do not fit the points, or a scene without points and cameras.
     """
+    needs("multiview", "plotly")
     from plotly import graph_objects
 
     labels = np.full(len(scene.points), -1) if labels is None else np.asarray(labels)
@@ -125,6 +127,7 @@ def save_html(path: str | Path, figure: Figure) -> Path:
 
 def show_scene(scene: Scene, labels: Any = None, names: Sequence[str] = (), colours: Sequence[str] = (), **what: Any):
     """Show `draw_scene`'s figure in the notebook, in JupyterLab, Colab and voila alike and without a network."""
+    needs("widgets", "IPython")
     from IPython.display import HTML, display
 
     figure = draw_scene(scene, labels, names, colours, **what)

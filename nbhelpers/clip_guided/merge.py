@@ -13,6 +13,7 @@ from jaxtyping import Float16, Int16
 from nbhelpers.clip_guided.choose import Answer, mean_inside
 from nbhelpers.clip_guided.values import Conflict, Settings
 from nbhelpers.clip_guided.where import Evidence
+from nbhelpers.core.lazy import needs
 from nbhelpers.core.masks import box_of, view_logits
 from nbhelpers.core.regions import components, distinct, intersections, is_group, ranked_pairs
 from nbhelpers.models.values import Prediction
@@ -212,6 +213,7 @@ def detections(
         confidence: of each instance.
         names: class name of each instance.
     """
+    needs("text", "supervision")
     import supervision
 
     if not len(class_ids):
@@ -238,6 +240,7 @@ def detections(
 
 def no_detections() -> supervision.Detections:
     """What is answered where nothing was found."""
+    needs("text", "supervision")
     import supervision
 
     return supervision.Detections(

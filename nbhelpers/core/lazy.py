@@ -1,4 +1,4 @@
-"""Names of a package that are loaded when they are first used (PEP 562)."""
+"""Imports that wait: names that are loaded when they are first used (PEP 562), and packages that an extra brings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
+
+from nbhelpers.core.errors import NbHelpersError
 
 
 def lazily(package: str, home_of: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -31,3 +33,30 @@ def lazily(package: str, home_of: Mapping[str, str]) -> tuple[Callable[[str], An
         return sorted({*vars(sys.modules[package]), *home_of})
 
     return load, listed
+
+
+def needs(extra: str, *modules: str) -> None:
+    """Import packages that one of our extras brings, before a function uses them.
+
+    Example:
+        >>> needs("video", "av")
+
+    Args:
+        extra: its name in ``pyproject.toml``, that of the job at hand.
+        modules: names as in an ``import`` statement.
+
+    Raises:
+        NbHelpersError: one cannot be imported; names the command that installs it.
+    """
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise missing(extra, module, error) from error
+
+
+def missing(extra: str, module: str, reason: object) -> NbHelpersError:
+    """The error for a package that is not installed, or is there and cannot be imported."""
+    return NbHelpersError(
+        f"the package {module} is not installed", given=reason, do=f"pip install 'nbhelpers[{extra}]'"
+    )

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing, write_bytes
+from nbhelpers.core.lazy import needs
 
 PALE = 0.55  # share of white in the colours of what belongs to no object
 REST = "rest of the scene"
@@ -92,6 +93,7 @@ def save_glb(path: str | Path, cloud: Cloud, up: Shaped[np.ndarray, " 3"] | None
     Raises:
         NbHelpersError: a cloud without points, or another suffix.
     """
+    needs("multiview", "trimesh")
     import trimesh
 
     if not len(cloud.points):

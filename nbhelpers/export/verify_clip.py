@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import needs
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.matting import Mattes
 from nbhelpers.export.sequence_coco import sequence_to_coco
@@ -22,6 +23,7 @@ LOSSY = 6.0  # levels of mean difference that compression may make
 
 def verify_video(video: Video, mattes: Mattes) -> Report:
     """Decode a video and compare codec, size, count, rate, alpha and every frame with what it should show."""
+    needs("video", "av")
     import av
 
     what = "it is missing" if not video.path.is_file() else None

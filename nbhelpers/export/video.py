@@ -17,6 +17,7 @@ from nbhelpers.core.compositing import paste
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
 from nbhelpers.core.images import fit
+from nbhelpers.core.lazy import needs
 from nbhelpers.core.matting import Mattes
 from nbhelpers.export.bleed import premultiplied_rgba, straight_rgba
 from nbhelpers.export.ledger import Ledger, unwritable
@@ -176,6 +177,7 @@ def side_by_side(
 
 
 def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, int], object] | None) -> None:
+    needs("video", "av")
     import av
 
     _, encoder, pixel_format, options = ENCODERS[video.style]

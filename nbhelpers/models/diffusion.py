@@ -16,6 +16,7 @@ from jaxtyping import Bool, UInt8
 from nbhelpers.core.compositing import fit_square, unfit_square
 from nbhelpers.core.compute import choose_device, is_out_of_memory, release_memory
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import needs
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -163,6 +164,7 @@ def from_folder(folder: str | Path, device: str | None = None, name: str | None 
 
     folder, device = Path(folder).expanduser(), choose_device(device)
     kind = _kind(folder)
+    needs("edit", "diffusers", "transformers", "accelerate")
     import diffusers
 
     plain = list((folder / "unet").glob("diffusion_pytorch_model*.safetensors"))

@@ -17,6 +17,7 @@ from jaxtyping import Float32, UInt8
 
 from nbhelpers.core.compute import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import needs
 from nbhelpers.models.room import with_room
 from nbhelpers.zoo.convert_vit import vit_state_dict
 
@@ -105,6 +106,7 @@ def build(name: str, files: dict[str, Path], device: str, **_: Any) -> Dinov2Enc
     Raises:
         NbHelpersError: the files are damaged, do not belong together, or are no DINOv2.
     """
+    needs("match", "transformers")
     from safetensors.torch import load_file
     from transformers import AutoConfig
 
@@ -134,6 +136,7 @@ def build_lite(name: str, files: dict[str, Path], device: str, *, blocks: int = 
         device: where it computes.
         blocks: how many of the 12 transformer blocks to run before the last layer norm.
     """
+    needs("match", "transformers")
     import torch
     from transformers import Dinov2Config
 

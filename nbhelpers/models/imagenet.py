@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import missing
 
 if TYPE_CHECKING:
     import onnx
@@ -157,9 +158,7 @@ def class_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
     spec = find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
-        raise NbHelpersError(
-            "the names of the ImageNet classes come with timm", given="no timm here", do="pip install timm"
-        )
+        raise missing("text", "timm", "it holds the names of the ImageNet classes")
     tables = Path(spec.submodule_search_locations[0]) / "data" / "_info"
     try:
         synsets = (tables / "imagenet_synsets.txt").read_text().split()

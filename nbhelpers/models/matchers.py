@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
+from nbhelpers.core.lazy import needs
 from nbhelpers.models.features import Features, check_same_model
 from nbhelpers.models.room import with_room
 from nbhelpers.models.weights import read_weights
@@ -224,12 +225,7 @@ def build(name: str, files: Mapping[str, Path], device: str, kind: str, keypoint
     Raises:
         NbHelpersError: kornia is not installed, or the files are damaged or of another network.
     """
-    try:
-        import kornia.feature  # noqa: F401 - asked for here, so that its absence is one clear error
-    except ImportError as error:
-        raise NbHelpersError(
-            "the learned matchers need the package kornia", given=str(error), do="pip install kornia"
-        ) from error
+    needs("multiview", "kornia")
     states = {role: read_weights(files[role], f"the {role} of {name}") for role in ("extractor", "matcher")}
     try:
         extractor = _extractor(kind, states["extractor"], keypoints)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import needs
 
 LONGEST = 128  # tokens of a sentence; the model was trained on as many
 BATCH = 64
@@ -65,6 +66,7 @@ class SentenceEncoder:
         Raises:
             NbHelpersError: a file that cannot be read, or another architecture.
         """
+        needs("text", "tokenizers")
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
 

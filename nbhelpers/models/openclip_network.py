@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import needs
 from nbhelpers.models.dense import DenseSettings
 from nbhelpers.models.weights import read_weights
 
@@ -148,12 +149,9 @@ def build_model(architecture: str) -> torch.nn.Module:
     Raises:
         NbHelpersError: ``open_clip`` is not installed, or the architecture is unknown or not made of plain towers.
     """
-    try:
-        import open_clip
-    except ImportError as error:
-        raise NbHelpersError(
-            "the package open_clip is not installed", given=str(error), do="pip install open_clip_torch"
-        ) from error
+    needs("text", "open_clip")
+    import open_clip
+
     config = open_clip.get_model_config(architecture)
     if config is None or not _is_plain(config):
         plain = [name for name in open_clip.list_models() if _is_plain(open_clip.get_model_config(name))]

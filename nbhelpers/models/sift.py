@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
 from nbhelpers.core.images import fit
+from nbhelpers.core.lazy import needs
 from nbhelpers.models.features import Features, check_same_model
 
 LONGEST = 1600  # pixels of the longer side; larger photos cost time and give no better cameras
@@ -42,6 +43,7 @@ class Sift:
 
     def features(self, image: UInt8[np.ndarray, "h w 3"]) -> Features:
         """Distinct places of a picture, with scores 1."""
+        needs("multiview", "pycolmap")
         import pycolmap
 
         small = fit(image, self.longest)

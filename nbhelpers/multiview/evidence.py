@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from nbhelpers.core.lazy import needs
 from nbhelpers.core.regions import components
 from nbhelpers.core.scenes import Scene
 
@@ -184,6 +185,7 @@ class Evidence:
 
     def _unfound(self, view: int, found: np.ndarray, seen_at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points that were not found in a view though it should show them, and their pixels."""
+        needs("multiview", "scipy")
         from scipy.spatial import cKDTree
 
         scene = self.scene

@@ -6,17 +6,12 @@ features.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from jaxtyping import Float32
 
 from nbhelpers.models.values import Embedding
 from nbhelpers.multiview.order import Survey
 from nbhelpers.multiview.views import Photos
-
-if TYPE_CHECKING:
-    pass
 
 COLOUR = 0.3  # of the similarity; the rest is the features'
 FREQUENCIES = 32

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import needs
 
 app = typer.Typer(help="Show a product once; find that very product in other photos.", no_args_is_help=True)
 
@@ -110,12 +111,9 @@ def batch(
 
 
 def _client(workers: int, stack):
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise NbHelpersError(
-            "several workers need Dask", given=str(error), do='pip install "dask[distributed]"'
-        ) from error
+    needs("scale", "distributed")
+    from distributed import Client, LocalCluster
+
     cluster = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
     return stack.enter_context(Client(cluster))
 

@@ -60,7 +60,7 @@ def over_workers(work: Sequence[tuple[int, Path, str]], task: Task, client: Any)
     Args:
         work: index, path and signature of each photo; paths mean the same on all workers.
         task: what they have in common; sent to each worker once.
-        client: of Dask distributed (``pip install "dask[distributed]"``).
+        client: of Dask distributed (``pip install 'nbhelpers[scale]'``).
     """
     from distributed import as_completed
 

@@ -151,7 +151,7 @@ def run_many(
     Args:
         tasks: the clips.
         export: kinds, for all of them.
-        client: of Dask distributed (``pip install "dask[distributed]"``); each worker loads the tracker once. The paths
+        client: of Dask distributed (``pip install 'nbhelpers[scale]'``); each worker loads the tracker once. The paths
             must mean the same on all workers. Left out: one clip after the other in this process.
         on_done: called with each outcome as it comes.
 

@@ -192,7 +192,7 @@ LITE = (
         "no weights",
         "seconds to minutes for 5 to 25 photos",
         "nbhelpers.models.colmap:build",
-        options={"install": "pip install pycolmap"},
+        options={"install": "pip install 'nbhelpers[multiview]'"},
         note="Structure from motion by the package pycolmap; needs overlap between the photos.",
     ),
     Model(

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import needs
 
 OPENGL = np.diag([1.0, -1.0, -1.0])  # turns axes right, up, back into right, down, ahead
 HALF = 0.5  # COLMAP counts pixels from the corner of the picture: its first pixel's centre is (0.5, 0.5)
@@ -116,6 +117,7 @@ def _kind(path: Path) -> tuple[Path, Callable[[Path], CameraFile]]:
 
 def _colmap(folder: Path) -> CameraFile:
     """A COLMAP model, text or binary."""
+    needs("multiview", "pycolmap")
     import pycolmap
 
     for part in COLMAP_FILES:

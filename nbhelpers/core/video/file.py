@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import needs
 from nbhelpers.core.video.picture import display_matrix, picture_of
 
 if TYPE_CHECKING:
@@ -143,10 +144,9 @@ class VideoFile:
         return {**self.__dict__, "_container": None, "_stream": None, "_frames": None}
 
     def _open(self) -> None:
-        try:
-            import av
-        except ImportError as error:
-            raise NbHelpersError("PyAV is not installed", given=str(error), do="pip install av") from error
+        needs("video", "av")
+        import av
+
         try:
             self._container = av.open(str(self.path))
             self._stream = self._container.streams.best("video")

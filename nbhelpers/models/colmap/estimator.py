@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import needs
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import few
 from nbhelpers.models.colmap.check import MAJORITY, Agreement, agreement, best_pair, diagnose, shows_no_depth
@@ -28,7 +29,6 @@ from nbhelpers.models.protocols import Matcher
 from nbhelpers.models.sift import Sift
 
 log = logging.getLogger(__name__)
-INSTALL = "pip install pycolmap"
 LEARNED = ("xfeat-lighterglue", "disk-lightglue")
 SECOND_SEED = 1  # added for the run that starts from another pair of photos
 SEEN = 30  # points of a photo that only the matches of all runs together place
@@ -242,18 +242,13 @@ def _scene(
     )
 
 
-def build(name: str, files: dict[str, Path], device: str, install: str = INSTALL) -> ColmapEstimator:
-    """Build the estimator; ``files`` is empty, for it has no weights of its own.
+def build(name: str, files: dict[str, Path], device: str, install: str = "") -> ColmapEstimator:
+    """Build the estimator; ``files`` is empty, for it has no weights of its own, and ``install`` is for the catalog.
 
     Raises:
         NbHelpersError: pycolmap is not installed.
     """
-    try:
-        import pycolmap  # noqa: F401 - asked for here, so that its absence is one clear error
-    except ImportError as error:
-        raise NbHelpersError(
-            "structure from motion needs the package pycolmap", given=str(error), do=install
-        ) from error
+    needs("multiview", "pycolmap")
     from nbhelpers.models.load import load
 
     learned = [lambda which=which: load("matcher", which, device) for which in LEARNED]
