@@ -11,7 +11,7 @@ SAMPLES := quokka.jpg quokka_annotations.json coffee.png chelsea.png astronaut.p
 NOTEBOOK := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help install fetch demo lab app test bench eval picture address lint format clean
+.PHONY: help install fetch demo lab app test bench eval picture address lint types format clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of"
@@ -60,6 +60,9 @@ lint: install  ## check style and spelling
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell
+
+types: install  ## check types with pyright; not yet free of errors
+	@$(BIN)/pyright
 
 format: install  ## put style right, and strip outputs from the notebooks
 	@$(BIN)/ruff check --fix .

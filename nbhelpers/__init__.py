@@ -28,4 +28,12 @@ _HOME_OF = {
 
 __all__ = list(_HOME_OF)
 
-__getattr__, __dir__ = lazily(__name__, _HOME_OF)
+_load, __dir__ = lazily(__name__, _HOME_OF)
+
+
+def __getattr__(name: str):
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("nbhelpers")
+    return _load(name)

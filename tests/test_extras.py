@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -21,7 +22,7 @@ from nbhelpers.core.lazy import needs
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "nbhelpers"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "open_clip": "open-clip-torch", "ipython": "IPython"}
+DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "open_clip": "open-clip-torch"}
 APART = {"sam2", "vggt", "google"}  # a step of its own; from its repository; Colab's own module
 # modules that are reached only through another one, which checks
 BEHIND = {
@@ -46,7 +47,6 @@ def names(requirements):
 CORE = names(PROJECT["dependencies"])
 EXTRAS = {extra: names(requirements) for extra, requirements in PROJECT["optional-dependencies"].items()}
 OPTIONAL = set().union(*(EXTRAS[extra] for extra in EXTRAS if extra not in ("lab", "dev"))) - CORE
-MODULES = {name: module for module, name in ((m, distribution(m)) for m in DISTRIBUTIONS)}
 
 
 def third_party(source):
@@ -161,7 +161,9 @@ def a_pipeline(tmp):
 def a_cloud(tmp):
     cloud = importlib.import_module("nbhelpers.export.cloud")
     points = np.zeros((1, 3))
-    cloud.save_glb(tmp / "a.glb", cloud.Cloud(points, np.zeros((1, 3), np.uint8), np.zeros(1, int), ("a",), [(0, 0, 0)]))
+    cloud.save_glb(
+        tmp / "a.glb", cloud.Cloud(points, np.zeros((1, 3), np.uint8), np.zeros(1, int), ("a",), [(0, 0, 0)])
+    )
 
 
 def a_scene(_):

@@ -17,9 +17,11 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-APART = {"sam2", "setuptools", "wheel"}  # installed by a step of their own, after torch
+APART = {"sam2", "setuptools", "uv", "wheel"}  # installed by a step of their own
+EVERYTHING = ".[all,lab,dev]"
 ONE_SYSTEM = ("nvidia-", "cuda-", "triton")  # of Linux alone: torch pins them itself
 PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][A-Za-z0-9.!+-]*)")
 
@@ -48,7 +50,11 @@ def pins(text):
 
 PINS = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
 DIRECT = [
-    Requirement(text) for text in [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]
+    requirement
+    for requirement in map(
+        Requirement, [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]
+    )
+    if requirement.name != PROJECT["name"]
 ]
 
 
@@ -105,19 +111,16 @@ def test_the_conda_environment_is_the_same():
         for minor in range(int(wanted.split(".")[1]), 14)
     )
     assert sorted(item for item in conda if "python" not in item) == ["pip"], "everything else comes by pip, pinned"
-    assert last["pip"] == ["-c constraints.txt", "setuptools", "wheel", f"-e .[{','.join(EXTRAS)}]"]
+    assert last["pip"] == ["-c constraints.txt", "setuptools", "wheel", f"-e {EVERYTHING}"]
     assert f"--no-deps --no-build-isolation sam2=={PINS['sam2']}" in text
     assert environment["name"] == PROJECT["name"]
 
 
 def test_the_makefile_installs_every_extra_and_sam2_from_the_same_pins():
     steps = tool("install").STEPS
-    what = [" ".join(step[2]) for step in steps]
-    order = [
-        next(i for i, words in enumerate(what) if word in words) for word in ("setuptools", "torch", "-e .", "sam2")
-    ]
-    assert order == sorted(order), "sam2 is built after torch"
-    assert f"-e .[{','.join(EXTRAS)}]" in what
+    what = [" ".join(words) for _, words in steps]
+    assert {"setuptools", "wheel", "torch", "torchvision", EVERYTHING} <= set(what[0].split())
+    assert what[1] == "--no-deps --no-build-isolation sam2", "sam2 is built after torch"
     assert not [words for words in what if "==" in words], "versions stand in constraints.txt alone"
 
 
@@ -141,13 +144,40 @@ def test_pre_commit_runs_the_pinned_tools():
         assert revisions[repo] == PINS[package]
 
 
+def workflow(name):
+    """Jobs of a workflow, and the commands of each."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8"))["jobs"]
+    return jobs, {job: [step["run"] for step in jobs[job]["steps"] if "run" in step] for job in jobs}
+
+
 def test_continuous_integration_runs_the_same_two_commands():
-    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
-    job = yaml.safe_load(workflow)["jobs"]["test"]
-    commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert "make demo" in commands and ".ci/run" in commands
-    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    jobs, commands = workflow("ci")
+    assert {"make demo", ".ci/run"} <= set(commands["notebooks"]) and "make lint" in commands["lint"]
+    assert jobs["notebooks"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
     assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").rstrip().endswith("make test")
+
+
+def test_units_run_on_every_system_and_once_on_the_lowest_versions():
+    jobs, commands = workflow("ci")
+    matrix = jobs["unit"]["strategy"]["matrix"]
+    assert [system.split("-")[0] for system in matrix["os"]] == ["ubuntu", "macos", "windows"]
+    assert matrix["python"] == ["3.11", "3.13"] and matrix["include"][0]["resolution"] == "lowest-direct"
+    assert [line for line in commands["unit"] if '-m "not weights and not browser"' in line]
+
+
+def test_a_release_is_built_once_and_published_without_a_password():
+    jobs, commands = workflow("release")
+    assert "uv build" in commands["build"] and jobs["publish"]["needs"] == "build"
+    assert jobs["publish"]["permissions"] == {"id-token": "write"} and commands["publish"] == []
+    assert "secrets." not in (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["bug", "model"])
+def test_an_issue_form_asks_for_something(name):
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml").read_text(encoding="utf-8"))
+    assert {"name", "description", "body"} <= set(form)
+    fields = [field["id"] for field in form["body"]]
+    assert len(fields) == len(set(fields)) and any(field["validations"]["required"] for field in form["body"][:1])
 
 
 def test_the_licence_is_whole():
@@ -160,6 +190,16 @@ def test_the_citation_agrees():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
     assert citation["repository-code"] == PROJECT["urls"]["Repository"]
+    section = re.search(r"\(README, (.*?)\)", citation["message"])[1]
+    assert f"\n## {section}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_types_and_the_version_of_the_package_can_be_read():
+    assert (ROOT / "nbhelpers" / "py.typed").is_file()
+    assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"]["nbhelpers"]
+    import nbhelpers
+
+    assert nbhelpers.__version__ == PROJECT["version"]
 
 
 def test_the_address_is_the_same_everywhere():
@@ -228,18 +268,57 @@ def fresh(tmp_path, monkeypatch):
         ran.append([Path(command[0]).name, *command[1:]])
         install.PYTHON.parent.mkdir(parents=True, exist_ok=True)
         install.PYTHON.touch()
-        if install.fail_at in command:
+        if install.fail_at in command or (install.uv_fails and Path(command[0]).name.startswith("uv")):
             raise install.stops_by
         return subprocess.CompletedProcess(command, 0)
 
+    monkeypatch.setattr(install.shutil, "which", lambda name: None)
+    install.uv_fails = False
     install.fail_at, install.stops_by = None, subprocess.CalledProcessError(1, "pip")
     monkeypatch.setattr(install.subprocess, "run", run)
     install.ran = ran
     return install
 
 
+def test_uv_is_brought_by_pip_and_installs(fresh):
+    assert fresh.main() == 0
+    _, bring, *steps = fresh.ran
+    assert bring[1:] == ["-m", "pip", "install", "--quiet", "-c", "constraints.txt", "uv"]
+    for command, (_, what) in zip(steps, fresh.STEPS, strict=True):
+        assert command[0].startswith("uv") and command[1:4] == ["pip", "install", "--python"]
+        assert command[4] == str(fresh.PYTHON) and command[5:] == ["-c", "constraints.txt", *what]
+
+
+def test_the_uv_of_the_machine_is_taken(fresh, monkeypatch):
+    monkeypatch.setattr(fresh.shutil, "which", {"uv": "/somewhere/uv"}.get)
+    assert fresh.main() == 0 and [command[0] for command in fresh.ran[1:]] == ["uv"] * len(fresh.STEPS)
+
+
+@pytest.mark.parametrize("stops_by", [subprocess.CalledProcessError(2, "uv"), OSError("no such file")])
+@pytest.mark.parametrize("which", ["uv fails", "uv cannot be had"])
+def test_pip_installs_where_uv_cannot(fresh, which, stops_by, capsys):
+    fresh.stops_by = stops_by
+    fresh.uv_fails, fresh.fail_at = which == "uv fails", "uv" if which == "uv cannot be had" else None
+    assert fresh.main() == 0 and fresh.is_ready()
+    for command, (_, what) in zip(fresh.ran[-len(fresh.STEPS) :], fresh.STEPS, strict=True):
+        assert command[1:] == ["-m", "pip", "install", "-c", "constraints.txt", *what]
+    assert len([line for line in capsys.readouterr().out.splitlines() if "uv could not" in line and "pip" in line]) == 1
+
+
+def test_variables_that_would_move_the_installation_are_dropped(fresh, monkeypatch):
+    seen, run = [], fresh.subprocess.run
+    for name in fresh.NOT_OURS:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(
+        fresh.subprocess, "run", lambda *a, **options: (seen.append(options["env"]), run(*a, **options))
+    )
+    assert fresh.main() == 0
+    assert not [name for environment in seen for name in fresh.NOT_OURS if name in environment]
+    assert {environment["SAM2_BUILD_CUDA"] for environment in seen} == {"0"}
+
+
 def test_a_second_installation_does_nothing(fresh, capsys):
-    assert fresh.main() == 0 and len(fresh.ran) == 1 + len(fresh.STEPS)
+    assert fresh.main() == 0 and len(fresh.ran) == 2 + len(fresh.STEPS)
     assert "torch" in capsys.readouterr().out
     fresh.ran.clear()
     assert fresh.main() == 0 and fresh.ran == [] and capsys.readouterr().out == ""
@@ -251,7 +330,7 @@ def test_changed_pins_are_installed_into_what_is_there(fresh):
     with (fresh.ROOT / "constraints.txt").open("a") as file:
         file.write("another==1.0\n")
     fresh.ran.clear()
-    assert fresh.main() == 0 and len(fresh.ran) == 1 + len(fresh.STEPS) and (fresh.VENV / "marker").exists()
+    assert fresh.main() == 0 and len(fresh.ran) == 2 + len(fresh.STEPS) and (fresh.VENV / "marker").exists()
 
 
 def test_a_setting_of_a_tool_installs_nothing(fresh):

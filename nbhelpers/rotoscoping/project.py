@@ -42,7 +42,7 @@ class Project:
         >>> project.mask(12, 1, "prompted").shape
         (480, 854)
 
-    Of every frame it keeps all but the masks in memory; of masks, decoded, the latest within 64 MB.
+    Of every frame it keeps all but the masks in memory; of masks, decoded, the latest within 32 MiB.
 
     Args:
         folder: made if it is missing; a temporary one, deleted with the project, when left out.
