@@ -187,12 +187,13 @@ def _figure(image: np.ndarray, rows: int, columns: int, width: float) -> tuple[F
     needs("widgets", "matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     tall = image.shape[0] / image.shape[1]
     if rows * columns == 1:
         width = min(width, width / tall)
-    figure = Figure(figsize=(width, rows * (width / columns * tall + 0.3)), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03)
+    figure = Figure(figsize=(width, rows * (width / columns * tall + 0.3)), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False).tolist()
 

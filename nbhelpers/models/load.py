@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import threading
 from importlib import import_module
+from typing import Any
 
 from nbhelpers.core.compute import choose_device, multiply_by_onednn
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.zoo import catalog, fetching
 from nbhelpers.zoo.entries import SETS, TASKS, Model
 
-_loaded: dict[tuple[str, str], object] = {}
+_loaded: dict[tuple[str, str], Any] = {}
 _lock = threading.RLock()
 
 
-def load(task: str, name: str | None = None, device: str | None = None, models: str | None = None):
+def load(task: str, name: str | None = None, device: str | None = None, models: str | None = None) -> Any:
     """The model that does a task; built at the first call and shared afterwards.
 
     Example:

@@ -82,8 +82,8 @@ class Report:
                     table.add_row()
                 table.add_row(Text(model.task.replace("_", " "), style="bold"))
                 task = model.task
-            before, _, name = model.command.rpartition(" ")
-            command = Text.assemble("  " if model.adapter else "* ", (f"{before} ", "bright_black"), (name, "cyan"))
+            before = model.command.removesuffix(model.name) if model.assets else f"{model.command}  # "
+            command = Text.assemble("  " if model.adapter else "* ", (before, "bright_black"), (model.name, "cyan"))
             colour = {HERE: "green", IN_HUB: "green", WRONG: "red", PARTLY: "yellow"}.get(state, "bright_black")
             table.add_row(command, model.set, _size(model.bytes), Text(state, style=colour), Text(model.licence))
         return table
