@@ -10,7 +10,18 @@ import sys
 
 import numpy as np
 import pytest
-from fake_products import BLUE, HOLDS, PRODUCT_AT, RED, FakePatchEncoder, FakePointSegmenter, scene, write_shelf
+from fake_products import (
+    BLUE,
+    HOLDS,
+    OURS,
+    PRODUCT_AT,
+    RED,
+    FakePatchEncoder,
+    FakePointSegmenter,
+    scene,
+    searched_session,
+    write_shelf,
+)
 from PIL import Image
 
 import nbhelpers
@@ -25,8 +36,6 @@ from nbhelpers.product_matching.cache import Cache, signature
 from nbhelpers.product_matching.page import page
 from nbhelpers.product_matching.saved import reopen
 
-OURS = Settings(scales=(224, 448))
-
 
 @pytest.fixture
 def shelf(tmp_path):
@@ -39,12 +48,9 @@ def models():
 
 
 @pytest.fixture
-def session(shelf, models, tmp_path):
+def session(models, tmp_path):
     """A session that has searched."""
-    session = ProductSession(shelf, settings=OURS, cache=tmp_path / "cache", **models)
-    session.add_reference(shelf[0], point=PRODUCT_AT)
-    session.search()
-    return session
+    return searched_session(tmp_path, **models)
 
 
 def start(shelf, output, models, **options):
