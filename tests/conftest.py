@@ -1,6 +1,8 @@
 """Fixtures for all tests. Nothing of nbhelpers is imported here: jaxtyping must hook in before."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
@@ -27,6 +29,13 @@ LONGEST = (
     "test_sam2_video.py",
 )
 _missing: dict[str, str] = {}
+
+
+def pytest_sessionstart(session):
+    """What this process and its children (kernels, servers, browsers) leave in the temporary folder is removed."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps there what failed tests wrote
+    tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="nbhelpers-tests-")
+    session.config.add_cleanup(lambda: shutil.rmtree(tempfile.tempdir, ignore_errors=True))
 
 
 def _rank(nodeid: str) -> int:

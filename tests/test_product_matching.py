@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -339,8 +340,6 @@ def test_a_damaged_file_of_the_cache_is_made_again(session, shelf, models, tmp_p
 
 
 def test_a_cache_that_was_emptied_meanwhile_is_filled_when_features_are_needed(session, shelf, tmp_path):
-    import shutil
-
     session.cache = Cache(tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache")
     session.set_threshold(1)
@@ -355,7 +354,10 @@ def test_the_cache_keeps_little_in_memory(session, tmp_path):
     small = Cache(tmp_path / "cache", memory=1)
     for path in (tmp_path / "cache").rglob("*.npz"):
         assert small.get(path.stem) is not None
-    assert len(small._kept) == 1 and small.get("0" * 40) is None
+    assert small.get("0" * 40) is None
+    keys = [path.stem for path in (tmp_path / "cache").rglob("*.npz")]
+    shutil.rmtree(tmp_path / "cache")
+    assert sum(key in small for key in keys) == 1 < len(keys)
 
 
 # photos of any size
@@ -411,7 +413,7 @@ def test_a_turned_photo_has_the_size_that_is_shown(tmp_path):
 
 def test_neighbours_carry_a_match_to_a_side_that_no_reference_shows(models, tmp_path):
     """A disc whose colour turns from red to blue: its far side is like its neighbours, not like the reference."""
-    steps = [np.array(RED) * (1 - t) + np.array(BLUE) * t for t in np.linspace(0, 1, 20)]
+    steps = [np.array(RED) * (1 - t) + np.array(BLUE) * t for t in np.linspace(0, 1, 12)]
     folder = tmp_path / "views"
     folder.mkdir()
     for number, colour in enumerate(steps):
@@ -423,7 +425,7 @@ def test_neighbours_carry_a_match_to_a_side_that_no_reference_shows(models, tmp_
         session.add_reference(folder / "00.png", point=(150, 120))
         found.append(sum(not result.absent for result in session.search()))
         assert all(len(result.matches) <= 1 for result in session.results) or not turntable
-    assert found[0] < found[1] and found[1] >= 18
+    assert found[0] < found[1] and found[1] >= 11
     by_chain = [each for result in session.results for each in result.matches if "neighbours" in each.parts]
     assert by_chain and all("view beside it" in each.why for each in by_chain)
     scores = [result.score for result in session.results if not result.absent]
@@ -536,9 +538,8 @@ def test_the_page_is_whole_by_itself_and_holds_whatever_a_name_holds(shelf, mode
     assert photos[0]["picture"].startswith("data:image/jpeg;base64,") and photos[0]["things"][0]["why"]
 
 
-def test_the_page_of_many_photos_stays_small(session):
-    one = session.result(1)
-    session._results = dict.fromkeys(range(320), one)
+def test_the_page_of_many_photos_stays_small(session, monkeypatch):
+    monkeypatch.setattr(ProductSession, "results", [session.result(1)] * 320)
     assert len(page(session)) < 320 * 40_000
 
 
@@ -670,13 +671,10 @@ def test_a_command_that_makes_no_sense_says_so(shelf, tmp_path, arguments, says)
 
 @pytest.mark.weights("sam2-hiera-tiny-lite", "vit-s14-lite")
 def test_the_command_on_real_weights(tmp_path):
-    photo = load_image(nbhelpers.sample("coffee"))
-    for number, picture in enumerate(
-        (photo, np.ascontiguousarray(photo[:, ::-1]), load_image(nbhelpers.sample("china")))
-    ):
-        save_image(tmp_path / f"{number}.jpg", picture)
+    for number, name in enumerate(("coffee", "china")):
+        save_image(tmp_path / f"{number}.jpg", load_image(nbhelpers.sample(name)))
     output = tmp_path / "out"
     arguments = ["--images", *sorted(tmp_path.glob("*.jpg")), "--reference", tmp_path / "0.jpg", "--models", "lite"]
-    done = command(*arguments, "--ref-bbox", "160,60,470,330", "--output", output)
+    done = command(*arguments, "--ref-bbox", "160,60,470,330", "--output", output, NBHELPERS_MAX_PROMPTS="8")
     assert done.returncode == 0, done.stderr
-    assert "0.jpg: found" in done.stdout and "2.jpg: absent" in done.stdout and "index.html" in done.stdout
+    assert "0.jpg: found" in done.stdout and "1.jpg: absent" in done.stdout and "index.html" in done.stdout
