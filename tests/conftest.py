@@ -27,6 +27,11 @@ LONGEST = (
     "00_start_here.ipynb",
     "02_editing.ipynb",
     "test_sam2_video.py",
+    "test_product_matching.py",
+    "test_clip_guided.py",
+    "test_rotoscoping.py",
+    "test_multiview.py",
+    "test_frames_widget.py",
 )
 _missing: dict[str, str] = {}
 
