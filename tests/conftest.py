@@ -39,8 +39,8 @@ _missing: dict[str, str] = {}
 def pytest_sessionstart(session):
     """What this process and its children (kernels, servers, browsers) leave in the temporary folder is removed."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps there what failed tests wrote
-    tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="nbhelpers-tests-")
-    session.config.add_cleanup(lambda: shutil.rmtree(tempfile.tempdir, ignore_errors=True))
+    tempfile.tempdir = os.environ["TMPDIR"] = folder = tempfile.mkdtemp(prefix="nbhelpers-tests-")
+    session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def _rank(nodeid: str) -> int:
