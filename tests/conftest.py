@@ -1,7 +1,14 @@
 """Fixtures for all tests. Nothing of nbhelpers is imported here: jaxtyping must hook in before."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Before numpy and torch are imported: the workers, and the kernels of their notebooks, share the cores.
+    for variable in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+        os.environ.setdefault(variable, str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 import numpy as np
 import pytest
@@ -9,7 +16,54 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_WEIGHTS = "sam2-hiera-tiny-lite"
 NO_WEIGHTS = "the weights cannot be had"
+BROWSER = "tests/browser/"  # one JupyterLab and one Chromium serve the whole folder
+# Files that take longest, longest first. They start first, and the short ones fill the cores at the end.
+LONGEST = (
+    "04_multiview.ipynb",
+    "01_clip_guided.ipynb",
+    "03_rotoscoping.ipynb",
+    "05_product_matching.ipynb",
+    BROWSER,
+    "00_start_here.ipynb",
+    "02_editing.ipynb",
+    "test_sam2_video.py",
+    "test_product_matching.py",
+    "test_clip_guided.py",
+    "test_rotoscoping.py",
+    "test_multiview.py",
+    "test_frames_widget.py",
+)
 _missing: dict[str, str] = {}
+
+
+def pytest_sessionstart(session):
+    """What this process and its children (kernels, servers, browsers) leave in the temporary folder is removed."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps there what failed tests wrote
+    tempfile.tempdir = os.environ["TMPDIR"] = folder = tempfile.mkdtemp(prefix="nbhelpers-tests-")
+    session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def _rank(nodeid: str) -> int:
+    return next((rank for rank, name in enumerate(LONGEST) if name in nodeid), len(LONGEST))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Longest files first."""
+    items.sort(key=lambda item: _rank(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``--dist loadfile``: files in the order above, each on one worker, all browser tests on one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Longest(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return BROWSER if BROWSER in nodeid else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False  # it would start the files with the fewest tests last: the notebooks
+    return Longest(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_runtest_setup(item):

@@ -1,5 +1,9 @@
 """Models without weights for product matching, and photos to match: things are told apart by their colours alone."""
 
+import functools
+import tempfile
+from pathlib import Path
+
 import cv2
 import numpy as np
 from fake_segmenter import SIDE, FakeSegmenter
@@ -7,6 +11,7 @@ from fake_segmenter import SIDE, FakeSegmenter
 from nbhelpers.core.images import save_image
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.values import Prediction
+from nbhelpers.product_matching import ProductSession, Settings
 
 RED, BLUE, GREEN, YELLOW = (210, 40, 30), (30, 60, 200), (40, 150, 60), (230, 200, 40)
 
@@ -74,3 +79,33 @@ def write_shelf(folder):
 
 PRODUCT_AT = (90, 110)
 HOLDS = (True, True, False, True, False, True)
+OURS = Settings(scales=(224, 448))
+
+
+def new_session(folder, segmenter=None, encoder=None):
+    """A session on the shelf, shown the product, not searched yet; photos and cache lie in ``folder``."""
+    models = {"segmenter": segmenter or FakePointSegmenter(), "encoder": encoder or FakePatchEncoder()}
+    shelf = write_shelf(folder / "shelf")
+    session = ProductSession(shelf, settings=OURS, cache=folder / "cache", **models)
+    session.add_reference(shelf[0], point=PRODUCT_AT)
+    return session
+
+
+def searched_session(folder, segmenter=None, encoder=None):
+    """The same after its search, which really takes place once in a process: candidates come from that one's cache."""
+    for name, content in _candidates().items():
+        path = folder / "cache" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    session = new_session(folder, segmenter, encoder)
+    session.search()
+    return session
+
+
+@functools.cache
+def _candidates():
+    with tempfile.TemporaryDirectory() as folder:
+        session = new_session(Path(folder))
+        session.search()
+        cache = session.cache.folder
+        return {path.relative_to(cache): path.read_bytes() for path in cache.rglob("*.npz")}

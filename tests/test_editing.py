@@ -1,7 +1,5 @@
 """Removing, replacing and restyling: what the inpainter sees, what is pasted, and what is refused."""
 
-import time
-
 import numpy as np
 import pytest
 from fake_inpainter import FakeInpainter
@@ -105,9 +103,7 @@ def test_a_photo_of_50_megapixels_is_edited_on_a_crop():
     mask = np.zeros((6000, 9000), bool)
     mask[2950:3050, 4350:4450] = True
     inpainter = FakeInpainter(side=512)
-    started = time.perf_counter()
     result = editing.remove(image, mask, inpainter)
-    seconds = time.perf_counter() - started
     (asked,) = inpainter.asked
     assert max(asked["image"].shape) <= 700
     assert result.shape == image.shape and (result[mask] != 200).any()
@@ -115,7 +111,6 @@ def test_a_photo_of_50_megapixels_is_edited_on_a_crop():
     result[y0 : y0 + 1500, x0 : x0 + 1500] = 0
     image[y0 : y0 + 1500, x0 : x0 + 1500] = 0
     assert np.array_equal(result, image)
-    assert seconds < 20
 
 
 @pytest.mark.parametrize("do", EVERY.values(), ids=EVERY)

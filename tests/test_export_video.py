@@ -119,7 +119,9 @@ def test_broken_or_foreign_videos_are_found_out(mattes, mask, tmp_path):
     assert "missing" in str(verify_video(video, mattes))
     write_video(video, mattes)
     part = Mattes(mattes.frames[:3], [{1: np.roll(mask, 5 * n, 1)} for n in range(3)], MatteSettings(feather=3))
-    inverse = Mattes(mattes.frames, lambda index: mattes._masks(index), MatteSettings(feather=3), invert=True)
+    inverse = Mattes(
+        mattes.frames, [{1: np.roll(mask, 5 * n, 1)} for n in range(4)], MatteSettings(feather=3), invert=True
+    )
     assert "polarity" in str(verify_video(video, inverse))
     moved = Mattes(mattes.frames, [mask] * 4, MatteSettings(feather=3))
     assert "frame 1: its alpha is not" in str(verify_video(video, moved))

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -254,10 +255,15 @@ def test_memory_that_cannot_be_read_or_written_does_no_harm(zoo, monkeypatch):
     assert fetch("little")
 
 
+def pins(zoo):
+    file = zoo.home / "checkpoints" / "pins.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
 def test_without_a_published_hash_the_first_arrival_is_pinned(zoo, server, monkeypatch):
     asset = change(monkeypatch, sha256=None, exact=False)
     path = fetch("little")["w.onnx"]
-    assert checks._read("pins.json") == {"w.onnx": sha(WEIGHTS)}
+    assert pins(zoo) == {"w.onnx": sha(WEIGHTS)}
     path.unlink()
     server.files["/w.onnx"], server.etag = WEIGHTS[::-1], '"two"'
     with pytest.raises(NbHelpersError, match=sha(WEIGHTS)):
@@ -273,7 +279,7 @@ def test_the_hash_that_the_hub_declares_is_checked(zoo, monkeypatch):
     put_in_hub_cache(zoo.home / "hf", "owner/big", "big.pt", WEIGHTS[::-1], sha(WEIGHTS))
     with pytest.raises(NbHelpersError, match=sha(WEIGHTS)):
         fetch("big")
-    assert checks._read("pins.json") == {}
+    assert pins(zoo) == {}
 
 
 def test_two_processes_at_once_fetch_once(zoo, server):

@@ -1,28 +1,30 @@
 """The gallery widget without a browser: what buttons do to the session, and what the session does to the widget."""
 
 import pytest
-from fake_products import HOLDS, PRODUCT_AT, FakePatchEncoder, FakePointSegmenter, write_shelf
+from fake_products import (
+    HOLDS,
+    OURS,
+    PRODUCT_AT,
+    FakePatchEncoder,
+    FakePointSegmenter,
+    new_session,
+    searched_session,
+    write_shelf,
+)
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.product_matching import ProductSession, Settings
+from nbhelpers.product_matching import ProductSession
 from nbhelpers.widgets.gallery import GalleryWidget
-
-OURS = Settings(scales=(224, 448))
 
 
 @pytest.fixture
 def session(tmp_path):
-    shelf = write_shelf(tmp_path / "shelf")
-    models = {"segmenter": FakePointSegmenter(), "encoder": FakePatchEncoder()}
-    session = ProductSession(shelf, settings=OURS, cache=tmp_path / "cache", **models)
-    session.add_reference(shelf[0], point=PRODUCT_AT)
-    return session
+    return new_session(tmp_path)
 
 
 @pytest.fixture
-def searched(session):
-    session.search()
-    return session
+def searched(tmp_path):
+    return searched_session(tmp_path)
 
 
 def told(widget):
