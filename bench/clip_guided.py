@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from nbhelpers import load, load_image, sample
-from nbhelpers.clip_guided import Settings, segment
+from nbhelpers.clip_guided import ClipGuidedSettings, segment
 from nbhelpers.core.metrics import iou
 from nbhelpers.models.values import ClassMap
 
@@ -96,7 +96,7 @@ def many_prompts(segmenter, encoder) -> dict:
     everywhere = ClassMap(
         np.stack([np.ones((48, 64)), np.zeros((48, 64))]).astype(np.float32), ("a", "b"), (480, 640), ""
     )
-    lattice = Settings(placement="regular", spacing=21.5 / 384, max_prompts=1000)
+    lattice = ClipGuidedSettings(placement="regular", spacing=21.5 / 384, max_prompts=1000)
     budget = segment(image, ["a", "b"], settings=lattice, segmenter=segmenter, class_map=everywhere).budget
     seconds = budget.decoder + budget.merge
     return {

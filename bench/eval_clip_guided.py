@@ -21,13 +21,15 @@ import cv2
 import numpy as np
 
 from nbhelpers import NbHelpersError, load, load_image
-from nbhelpers.clip_guided import Settings, segment
+from nbhelpers.clip_guided import ClipGuidedSettings, segment
 from nbhelpers.core.metrics import class_iou, confusion, mean_iou
 from nbhelpers.models.values import ClassMap
 
 TARGETS = {"dense": 0.70, "guided": 0.80}
 VOID = 255
-GUIDED = Settings(min_confidence=0.4)  # the protocol wants a name for every pixel, so unsure places are asked too
+GUIDED = ClipGuidedSettings(
+    min_confidence=0.4
+)  # the protocol wants a name for every pixel, so unsure places are asked too
 # VOC's classes in its order, "pottedplant" and its like written as words, with synonyms where the name is unusual.
 CLASSES: tuple[str | list[str], ...] = (
     ["aeroplane", "airplane"],

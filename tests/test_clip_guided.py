@@ -293,7 +293,7 @@ def test_fifty_megapixels_in_bounded_memory():
 
 def test_a_class_map_can_be_used_again_and_must_fit(result):
     encoder = FakeTextEncoder()
-    given = {"text_encoder": encoder, "class_map": result.class_map, "settings": Settings(second_look=False)}
+    given = {"text_encoder": encoder, "class_map": result.class_map, "settings": Settings(verify_crops=False)}
     again = segment(scene(), WORDS, segmenter=FloodSegmenter(), **given)
     assert not encoder.asked and (again.labels == result.labels).all()
     with pytest.raises(NbHelpersError, match="another question"):
@@ -500,7 +500,7 @@ class FarSighted(FakeTextEncoder):
 
 def test_a_second_look_corrects_a_word_and_says_so():
     asked = {"segmenter": FloodSegmenter(), "text_encoder": FarSighted()}
-    once = segment(scene(), WORDS, settings=Settings(second_look=False), **asked)
+    once = segment(scene(), WORDS, settings=Settings(verify_crops=False), **asked)
     assert "lid" not in once.names and not once.looks
     twice = segment(scene(), WORDS, **asked)
     lid = twice.names.index("lid")

@@ -114,6 +114,9 @@ class ConseTextEncoder:
         device: where it computes; always the CPU.
     """
 
+    needs_detector = True
+    """Many everyday things (person, couch, cow) are no class of ImageNet: a detector helps."""
+
     def __init__(
         self,
         classifier: DenseClassifier,

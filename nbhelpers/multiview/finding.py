@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from nbhelpers import clip_guided
-from nbhelpers.clip_guided.words import words
+from nbhelpers.clip_guided.values import prepare_vocabulary
 from nbhelpers.core.masks import decode_rle, encode_rle
 from nbhelpers.core.regions import distinct, intersections
 from nbhelpers.core.scenes import Scene
@@ -30,7 +30,7 @@ SURROUNDINGS = (
 
 SHOWS = 0.5  # a noun's peak probability from which a view shows it: there it wins against the surroundings
 PEAK = 0.99  # quantile of a noun's probability over a view that counts as its similarity
-SETTINGS = clip_guided.Settings(min_confidence=0.5, lower=False, max_prompts=16, rounds=1, second_look=False)
+SETTINGS = clip_guided.ClipGuidedSettings(min_confidence=0.5, lower=False, max_prompts=16, rounds=1, verify_crops=False)
 SMALLEST = 5e-4  # share of the picture
 GRID = 12  # points across, where any object is looked for
 ANY_SCORE = 0.75  # predicted IoU of a mask that may be any object
@@ -93,7 +93,7 @@ class Nouns:
         return tuple(dict.fromkeys(head.casefold() for head in self.heads))
 
     @property
-    def settings(self) -> clip_guided.Settings:
+    def settings(self) -> clip_guided.ClipGuidedSettings:
         """With the surroundings that are no noun themselves."""
         have = {root(word) for head in self.heads for word in (head, head.split()[-1])}
         groups = [tuple(name for name in group if root(name) not in have) for group in SURROUNDINGS]
@@ -120,8 +120,8 @@ def look(
         return (), []
     image = photos.image(view)
     settings = replace(nouns.settings, min_region_size=max(50.0, SMALLEST * image.shape[0] * image.shape[1]))
-    asked = words(nouns.vocabulary, None, settings)
-    class_map = text_encoder.dense(image, asked.asked)
+    asked = prepare_vocabulary(nouns.vocabulary, None, settings)
+    class_map = text_encoder.dense(image, asked.classes)
     peaks = {name: float(np.quantile(class_map.probabilities[i], PEAK)) for i, name in enumerate(nouns.vocabulary)}
     if isinstance(text_encoder, ImageTextEncoder):
         peaks = dict(zip(nouns.vocabulary, text_encoder.similarity(image, nouns.vocabulary).tolist(), strict=True))

@@ -8,9 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from nbhelpers.clip_guided.second_look import SAID
-from nbhelpers.clip_guided.values import Result
-from nbhelpers.clip_guided.words import words
+from nbhelpers.clip_guided.values import ClipGuidedResult, prepare_vocabulary
 from nbhelpers.core.vocabulary import BACKGROUND, near_duplicates, suggested_background
 from nbhelpers.models.protocols import TextEncoder
 
@@ -82,7 +80,7 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def diagnose(result: Result, text_encoder: TextEncoder | None = None) -> Diagnosis:
+def diagnose(result: ClipGuidedResult, text_encoder: TextEncoder | None = None) -> Diagnosis:
     """Examine the words of a result.
 
     Example:
@@ -105,7 +103,7 @@ def diagnose(result: Result, text_encoder: TextEncoder | None = None) -> Diagnos
     return Diagnosis(rows, tuple(near_duplicates(result.vocabulary)), _rivals(probabilities, names, winner), background)
 
 
-def _word(result: Result, index: int, winner: np.ndarray, second: np.ndarray) -> Word:
+def _word(result: ClipGuidedResult, index: int, winner: np.ndarray, second: np.ndarray) -> Word:
     plane, names = result.class_map.probabilities[index], result.class_map.names
     asked = [prompt for prompt in result.prompts if prompt.class_id == index]
     count = int((result.instances.class_id == index).sum())
@@ -119,7 +117,7 @@ def _word(result: Result, index: int, winner: np.ndarray, second: np.ndarray) ->
     return Word(names[index], float(wins.mean()), float(plane.max()), regions, len(asked), count, runner_up, remark)
 
 
-def _remark(result: Result, index: int, wins: np.ndarray, runner_up: str, fates: list[str]) -> str:
+def _remark(result: ClipGuidedResult, index: int, wins: np.ndarray, runner_up: str, fates: list[str]) -> str:
     """Why a word found nothing."""
     settings, plane = result.settings, result.class_map.probabilities[index]
     level = result.confidence_used.get(result.class_map.names[index], settings.min_confidence)
@@ -134,7 +132,11 @@ def _remark(result: Result, index: int, wins: np.ndarray, runner_up: str, fates:
     if not fates:
         return f"its confident regions are smaller than {settings.min_region_size:g} pixels, or were too many"
     if all(fate == "covered" for fate in fates):
-        if looked := [note for note in result.notes if note.startswith(SAID) and result.class_map.names[index] in note]:
+        if looked := [
+            note
+            for note in result.notes
+            if note.startswith("crop verification") and result.class_map.names[index] in note
+        ]:
             return "; ".join(looked)
         return "other words claimed the same pixels and were more confident; see conflicts"
     if "disagrees" in fates:
@@ -142,9 +144,9 @@ def _remark(result: Result, index: int, wins: np.ndarray, runner_up: str, fates:
     return f"its masks are smaller than {settings.min_region_size:g} pixels"
 
 
-def words_from(result: Result) -> dict[int, bool]:
+def words_from(result: ClipGuidedResult) -> dict[int, bool]:
     """The classes of a result that were to be found, each with whether it is stuff."""
-    return words(result.vocabulary, result.target, result.settings).wanted
+    return prepare_vocabulary(result.vocabulary, result.target, result.settings).wanted
 
 
 def _rivals(
@@ -162,7 +164,7 @@ def _rivals(
     return tuple((names[a], names[b], found[a, b]) for a, b in order)
 
 
-def _would_win(result: Result, text_encoder: TextEncoder) -> tuple[tuple[str, float], ...]:
+def _would_win(result: ClipGuidedResult, text_encoder: TextEncoder) -> tuple[tuple[str, float], ...]:
     """Background words that would win a part of the photo where no word is sure now."""
     names = result.class_map.names
     more = suggested_background(names)
