@@ -225,7 +225,7 @@ def _instances(
                 instance,
                 "covered" if hidden else fates[i],
                 proposal.box,
-            )  # fmt: skip
+            )
         )
     numbers = number[painted]
     kept = [merged[i] for i in standing]

@@ -177,7 +177,7 @@ def place(
 
 
 def add_uncovered(placement: Placement, claimed: Bool[np.ndarray, "ch cw"], settings: ClipGuidedSettings) -> Placement:
-    """The placement with points added in confident parts of regions that no mask covers yet; the same if there are none.
+    """Add points in confident parts of regions that no mask covers yet; the same placement if there are none.
 
     Args:
         placement: with the points that have been asked.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BATCH = 256  # points whose masks are held as float32; afterwards as float16
 MIN_AGREEMENT = 0.5  # a mask of which the class map gives less to the class is dropped
 PART_INSIDE = 0.8  # fraction of a mask inside a larger one of its class from which it is a part of it
+BOX_OVERLAP = 0.3  # a point's mask that shares more with a box's mask of its class is the same, or a worse one
 MIN_KEPT = 0.25  # an instance that keeps a smaller fraction of its mask in conflicts is covered
 MAX_DENSE_BYTES = 1 << 28  # masks of all instances up to this size are one array, beyond it they are compact
 
@@ -258,12 +259,54 @@ def _merge_stuff(proposals: Sequence[MaskProposal], own: list[int]) -> MergedIns
 def _merge_things(
     proposals: Sequence[MaskProposal], own: list[int], fates: list[str], threshold: float
 ) -> list[MergedInstance]:
-    """The distinct masks of a class: no duplicates, no parts of others, no groups of others."""
+    """The distinct masks of a class: boxes first, then what points found elsewhere."""
+    boxes = [i for i in own if proposals[i].box]
+    masks = {i: proposals[i].logits > 0 for i in own}
+    members: dict[int, list[int]] = {}
+    for i in sorted(boxes, key=lambda i: -proposals[i].confidence):
+        inside = {j: _fraction_inside(masks[i], masks[j]) for j in members}
+        if inside and max(inside.values()) >= PART_INSIDE:
+            members[max(inside, key=inside.get)].append(i)
+            fates[i] = "duplicate"
+        else:
+            members[i] = [i]
+    points = []
+    for i in own:
+        if i in boxes:
+            continue
+        inside = {j: _fraction_inside(masks[i], masks[j]) for j in members}
+        if inside and max(inside.values()) >= BOX_OVERLAP:
+            fates[i] = "duplicate"
+        else:
+            points.append(i)
+    members |= _merge_points(proposals, points, fates, threshold)
+    return [
+        MergedInstance(
+            proposals[i].logits,
+            proposals[i].class_id,
+            proposals[i].confidence,
+            proposals[i].predicted_iou,
+            tuple(group),
+        )
+        for i, group in members.items()
+    ]
+
+
+def _fraction_inside(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection of two masks over the smaller of them."""
+    return np.count_nonzero(a & b) / max(1, min(np.count_nonzero(a), np.count_nonzero(b)))
+
+
+def _merge_points(
+    proposals: Sequence[MaskProposal], own: list[int], fates: list[str], threshold: float
+) -> dict[int, list[int]]:
+    """Of the proposals of points those that are no duplicates, no parts of others and no groups of others."""
+    if not own:
+        return {}
     masks = np.stack([proposals[i].logits > 0 for i in own])
     confidence = np.array([proposals[i].confidence for i in own])
-    representative = distinct(intersections(masks), confidence, threshold)
     members: dict[int, list[int]] = {}
-    for k, keeper in enumerate(representative.tolist()):
+    for k, keeper in enumerate(distinct(intersections(masks), confidence, threshold).tolist()):
         members.setdefault(keeper, []).append(k)
         if keeper != k:
             fates[own[k]] = "duplicate"
@@ -278,16 +321,7 @@ def _merge_things(
         if larger:
             fates[own[order[small]]] = "part"
             members[order[larger[-1]]] += members.pop(order[small])
-    return [
-        MergedInstance(
-            proposals[own[k]].logits,
-            proposals[own[k]].class_id,
-            proposals[own[k]].confidence,
-            proposals[own[k]].predicted_iou,
-            (own[k], *(own[other] for other in group if other != k)),
-        )
-        for k, group in members.items()
-    ]
+    return {own[k]: [own[k], *(own[other] for other in group if other != k)] for k, group in members.items()}
 
 
 def assign_pixels(
@@ -345,7 +379,7 @@ def assign_pixels(
 
 
 def paint(order: list[int], merged: list[MergedInstance], prediction: Prediction) -> Int16[np.ndarray, "H W"]:
-    """MergedInstance indices at photo size, painted in order, each in its own box: memory does not grow with their number.
+    """Instance indices at photo size, painted in order, each in its own box: memory does not grow with their number.
 
     Args:
         order: indices into ``merged``; later ones lie over earlier ones.

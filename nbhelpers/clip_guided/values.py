@@ -112,8 +112,8 @@ def prepare_vocabulary(
     """Clean a vocabulary and add what must compete with it.
 
     "background" stands for common surroundings that the vocabulary lacks; it competes and is not segmented, unless it
-    is the target. Without it, words for surroundings compete one by one (`ClipGuidedSettings.surroundings`), save those that the
-    vocabulary or the excluded words name. A single word without any competitor gets "background".
+    is the target. Without it, words for surroundings compete one by one (`ClipGuidedSettings.surroundings`), save those
+    that the vocabulary or the excluded words name. A single word without any competitor gets "background".
     """
     classes, notes = clean(vocabulary)
     if not classes:
@@ -265,8 +265,8 @@ class Budget:
     def __str__(self) -> str:
         return (
             f"{self.prompts} prompts in {self.regions} regions, {self.saved:.0f} times fewer than a blind grid of "
-            f"{GRID**2}\n{self.seconds:.1f} s: text {self.text:.1f}, detector {self.detector:.1f}, image encoder {self.image:.1f}, "
-            f"decoder {self.decoder:.1f}, merge {self.merge:.1f}"
+            f"{GRID**2}\n{self.seconds:.1f} s: text {self.text:.1f}, detector {self.detector:.1f}, "
+            f"image encoder {self.image:.1f}, decoder {self.decoder:.1f}, merge {self.merge:.1f}"
         )
 
 
@@ -282,7 +282,8 @@ class ClipGuidedResult:
         class_map: probabilities over ``vocabulary``, then excluded words, surroundings and rivals: the text encoder's,
             fused with the detector's boxes.
         instances: one row each: ``mask``, ``xyxy``, ``confidence``, ``class_id``, ``data["class_name"]``, and
-            ``data["evidence"]``: ``"text"``, ``"detector"`` or ``"both"``, what found it. Masks do not overlap. Of large photos they are a `supervision.CompactMask`, which behaves like the array.
+            ``data["evidence"]``: ``"text"``, ``"detector"`` or ``"both"``, what found it. Masks do not overlap. Of
+            large photos they are a `supervision.CompactMask`, which behaves like the array.
         instance_map: index of the instance at each pixel, -1 where there is none.
         prompts: every point that was asked.
         conflicts: pixels that two instances claimed, largest first.
