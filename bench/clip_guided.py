@@ -41,9 +41,9 @@ def compare(name: str, segmenter, encoder) -> dict:
     image = load_image(sample(name))
     results = {}
     first = segment(image, WORDS[name], segmenter=segmenter, text_encoder=encoder)
-    shared = {"segmenter": segmenter, "class_map": first.class_map, "embedding": segmenter.encode(image)}
+    shared = {"segmenter": segmenter, "class_map": first.text_map, "embedding": segmenter.encode(image)}
     for placement in PLACEMENTS:
-        results[placement] = segment(image, WORDS[name], settings=Settings(placement=placement), **shared)
+        results[placement] = segment(image, WORDS[name], settings=ClipGuidedSettings(placement=placement), **shared)
     named = carrying_their_word(results["grid"], first)
     rows = {placement: _row(result, results["grid"], named) for placement, result in results.items()}
     ours, grid = rows["deepest"], rows["grid"]

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from fake_words import COLOURS, FakeTextEncoder, FloodSegmenter, scene
+from fake_words import COLOURS, FakeDetector, FakeTextEncoder, FloodSegmenter, scene
 
 from nbhelpers import ClickSession, NbHelpersError
 from nbhelpers.clip_guided import ClipGuidedSession, ClipGuidedSettings, batch, diagnose, run, segment
@@ -597,3 +597,129 @@ def test_specks_are_taken_off_but_a_small_instance_stays():
     painted[35:37, 2:4] = 1
     remove_specks(painted, 10)
     assert (painted == 0).sum() == 400 and (painted[30:32, 30:32] == -1).all() and (painted == 1).sum() == 4
+
+
+def detect(words, scores, image=None, encoder=None, synonyms=None, **settings):
+    return segment(
+        scene() if image is None else image,
+        words,
+        settings=ClipGuidedSettings(**settings),
+        segmenter=FloodSegmenter(),
+        text_encoder=encoder or FakeTextEncoder(),
+        detector=FakeDetector(scores, synonyms),
+    )
+
+
+class BlindTextEncoder(FakeTextEncoder):
+    """Knows nothing but the sky: all other words are as probable as each other."""
+
+    def _near(self, small, name):
+        return super()._near(small, name if name == "sky" else "unknown")
+
+
+def test_a_box_finds_what_the_text_encoder_does_not_know():
+    found = detect(["ball", "box"], {"ball": 0.9}, encoder=BlindTextEncoder())
+    assert found.names == ("ball 1", "ball 2")
+    assert iou(found.mask("ball"), colour_mask(scene(), (60, 160))) > 0.9
+    assert set(found.instances.data["evidence"]) == {"detector"}
+    boxes = [prompt for prompt in found.prompts if prompt.box is not None]
+    assert len(boxes) == 2 and all(prompt.candidate == 0 and prompt.region == -1 for prompt in boxes)
+    assert found.summary()["evidence"] == {"detector": 2} and found.models[-1] == "fake-detector"
+    assert not detect(["ball", "box"], {"ball": 0.3}, encoder=BlindTextEncoder()).mask("ball").any()
+
+
+def test_each_instance_tells_what_found_it():
+    found = detect(WORDS, {"ball": 0.9})
+    evidence = dict(zip(found.names, found.instances.data["evidence"], strict=True))
+    assert evidence["ball 1"] == "both" and evidence["box"] == "text"
+
+
+def test_boxes_save_points():
+    assert detect(WORDS, {"ball": 0.9, "box": 0.9}).budget.prompts < ask().budget.prompts
+
+
+def test_a_synonym_is_said():
+    found = detect(["bauble"], {"ball": 0.9}, synonyms={"bauble": "ball"})
+    assert found.names == ("bauble 1", "bauble 2")
+    assert 'the detector knows "bauble" as ball' in found.notes
+
+
+def test_what_the_detector_sees_and_nobody_asked_for_competes():
+    class Generous(FakeTextEncoder):
+        """Takes the box's colour for a ball as well."""
+
+        def _near(self, small, name):
+            near = super()._near(small, name)
+            return np.maximum(near, super()._near(small, "box")) if name == "ball" else near
+
+    alone = detect(["ball"], {"ball": 0.9}, encoder=Generous())
+    assert alone.mask("ball")[200, 230]
+    found = detect(["ball"], {"ball": 0.9, "box": 0.9}, encoder=Generous())
+    assert found.names == ("ball 1", "ball 2") and not found.mask("ball")[200, 230]
+    assert found.class_map.names[-1] == "box" and found.vocabulary == ("ball",)
+
+
+def test_the_text_encoder_decides_between_boxes_of_one_object():
+    class Confused(FakeDetector):
+        def detect(self, image, names, min_score=0.1):
+            found = super().detect(image, names, min_score)
+            found.data["detected"] = np.where(found.confidence == np.float32(0.8), "box", found.data["detected"])
+            return found
+
+    detector = Confused({"ball": 0.7, "box": 0.6})
+    twice = detector.detect(scene(), ["ball", "box"])
+    ball = twice[twice.data["detected"] == "ball"]
+    wrong = ball[:]
+    wrong.confidence, wrong.data["detected"] = wrong.confidence + np.float32(0.1), np.array(["box"] * len(ball))
+    import supervision
+
+    detector.detect = lambda *_: supervision.Detections.merge([wrong, ball])
+    found = segment(
+        scene(), ["ball", "box"], segmenter=FloodSegmenter(), text_encoder=FakeTextEncoder(), detector=detector
+    )
+    assert found.mask("ball")[160, 60] and not found.mask("box")[160, 60]
+
+
+def test_elsewhere_a_class_of_the_detector_is_less_probable():
+    found = detect(["ball", "box"], {"ball": 0.9})
+    ball = found.vocabulary.index("ball")
+    assert found.class_map.probabilities[ball].max() > 0.8
+    assert found.class_map.probabilities[ball, -1, -1] <= found.text_map.probabilities[ball, -1, -1]
+    assert np.allclose(found.class_map.probabilities.sum(0), 1, atol=1e-5)
+
+
+def test_a_detector_that_cannot_be_had_is_said_once_and_done_without(monkeypatch):
+    from nbhelpers.models import load as loading
+
+    def missing(task, *_, **__):
+        raise NbHelpersError("the file cannot be fetched")
+
+    monkeypatch.setattr(loading, "load", missing)
+    encoder = FakeTextEncoder()
+    encoder.name = "conse-lite"
+    encoder.nearest = lambda name: [("thing", 1.0)]
+    encoder.min_similarity = 0.3
+    found = ask(encoder=encoder)
+    assert sum("without a detector" in note for note in found.notes) == 1 and "ball 1" in found.names
+    assert not any("detector" in note for note in ask(encoder=encoder, detect=False).notes)
+
+
+def test_an_unknown_word_is_said_to_be_unknown_and_not_searched():
+    encoder = FakeTextEncoder()
+    encoder.min_similarity = 0.3
+    encoder.nearest = lambda name: [("thing", 0.9 if name in COLOURS else 0.1), ("other", 0.1)]
+    found = detect(["ball", "zorgblat"], {"box": 0.9}, encoder=encoder)
+    (note,) = (note for note in found.notes if "unknown" in note)
+    assert '"zorgblat"' in note and "thing" in note and "box" in note
+    assert not found.mask("zorgblat").any() and found.mask("ball").any()
+
+
+def test_a_session_starts_from_boxes_too():
+    found = detect(["ball", "box"], {"ball": 0.9}, encoder=BlindTextEncoder())
+    clicks = ClickSession(found.image, FloodSegmenter())
+    session = ClipGuidedSession(found, clicks)
+    assert clicks.objects == ("ball 1", "ball 2") and session.result.names == found.names
+    assert set(session.result.instances.data["evidence"]) == {"detector"}
+    session.remove(60, 160)
+    session.add(260, 200, "box")
+    assert dict(zip(session.result.names, session.result.instances.data["evidence"], strict=True))["box"] == "click"

@@ -23,6 +23,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
 from nbhelpers.models.values import ClassMap, Embedding, Prediction
+from nbhelpers.zoo import catalog
 
 log = logging.getLogger(__name__)
 
@@ -60,17 +61,20 @@ class Detected:
 
 
 def choose_detector(
-    given: Detector | None, text_encoder: TextEncoder | None, settings: ClipGuidedSettings
+    given: Detector | None, text_model: str, settings: ClipGuidedSettings
 ) -> tuple[Detector | None, tuple[str, ...]]:
     """The detector to use, or None, and a note where the one that is wanted cannot be had.
 
-    Left to itself, a detector is used with a text encoder of the lite set.
+    Left to itself, a detector is used with a text encoder of the lite set: many everyday things (person, couch, cow)
+    are no class of ImageNet.
     """
     if settings.detect is False:
         return None, ()
     if given is not None:
         return given, ()
-    if settings.detect is None and not getattr(text_encoder, "needs_detector", False):
+    if settings.detect is None and not any(
+        model.name == text_model for model in catalog.models("text_encoder", "lite")
+    ):
         return None, ()
     from nbhelpers.models.load import load
 
@@ -146,7 +150,7 @@ def propose(
         rival = np.delete(joint, class_id).max(initial=0.0)
         probability = float(scores.max() * joint[class_id] / (joint[class_id] + rival))
         if probability >= MIN_PROBABILITY:
-            evidence = "both" if mean.argmax() == class_id else "detector"
+            evidence = "both" if mean[class_id] > np.delete(mean, class_id).max(initial=0.0) else "detector"
             predicted_iou = float(prediction.scores[prediction.choice])
             proposals.append(
                 MaskProposal(
@@ -192,10 +196,33 @@ def _first_same(box: np.ndarray, boxes: Sequence[np.ndarray]) -> int | None:
     return None
 
 
+def without_unknown(
+    words: Vocabulary, detector: Detector | None, text_encoder: TextEncoder | None
+) -> tuple[Vocabulary, tuple[str, ...]]:
+    """The vocabulary without the words that neither the detector nor the text encoder knows, and notes on them.
+
+    They stay among the classes, and are not searched. A text encoder that can tell has a method ``nearest`` and a
+    threshold ``min_similarity``; CLIP takes any word.
+    """
+    if not hasattr(text_encoder, "nearest"):
+        return words, ()
+    wanted, notes = dict(words.wanted), []
+    classes = [()] * words.count if detector is None else detector.classes(words.classes[: words.count])
+    for index, (names, own) in enumerate(zip(words.classes, classes, strict=False)):
+        if own or words.wanted.get(index, True):
+            continue
+        nearest = max((text_encoder.nearest(name) for name in names), key=lambda each: each[0][1])
+        if nearest[0][1] < text_encoder.min_similarity:
+            del wanted[index]
+            known = [name for name, _ in nearest] + list(detector.nearest(names[0], 2) if detector else ())
+            notes.append(f'"{names[0]}" is unknown and not searched; the nearest known words are {", ".join(known)}')
+    return replace(words, wanted=wanted), tuple(notes)
+
+
 def _notes(words: Vocabulary, known: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Which names were read as another class of the detector."""
     notes = []
     for names, own in zip(words.classes[: words.count], known, strict=False):
         if own and not {name.casefold() for name in names} & set(own):
-            notes.append(f'the detector looked for {", ".join(own)}, as which "{names[0]}" is known to it')
+            notes.append(f'the detector knows "{names[0]}" as {", ".join(own)}')
     return tuple(notes)

@@ -99,15 +99,20 @@ def segment(
     segmenter = segmenter or load("segmenter")
     if text_encoder is None and class_map is None:
         text_encoder = load("text_encoder")
-    detector, notes = detection.choose_detector(detector, text_encoder, settings)
+    text_model = class_map.model if text_encoder is None else text_encoder.name
+    detector, notes = detection.choose_detector(detector, text_model, settings)
+    words, unknown = detection.without_unknown(words, detector, text_encoder)
+    notes = (*notes, *unknown)
     clock = _Clock()
     boxes = None
     if detector is not None:
         boxes = detection.detect(image, words, detector)
         words, notes = boxes.words, (*notes, *boxes.notes)
     detecting = clock.lap()
-    text_map = text_encoder.dense(image, words.classes) if class_map is None else class_map
-    _check_class_map(text_map, words, image)
+    if class_map is None:
+        text_map = text_encoder.dense(image, words.classes)
+    else:
+        text_map, words = class_map, _fitting(class_map, words, image)
     text, encoding, decoding = clock.lap(), 0.0, 0.0
     proposals: list[MaskProposal] = []
     class_map, shape = text_map, None
@@ -268,14 +273,16 @@ def _target_name(words: Vocabulary, target: str) -> str:
     return next(names[0] for names in words.classes if is_named(target, names))
 
 
-def _check_class_map(class_map: ClassMap, words: Vocabulary, image: np.ndarray) -> None:
+def _fitting(class_map: ClassMap, words: Vocabulary, image: np.ndarray) -> Vocabulary:
+    """The vocabulary with the rivals of an earlier class map, which must be of the same photo and words."""
     names = tuple(names[0] for names in words.classes)
-    if class_map.names != names or class_map.size != image.shape[:2]:
+    if class_map.names[: len(names)] != names or class_map.size != image.shape[:2]:
         raise NbHelpersError(
             "the class map belongs to another photo or other words",
             given=f"{class_map.size}, {', '.join(class_map.names)}",
             expected=f"{image.shape[:2]}, {', '.join(names)}",
         )
+    return words.with_rivals(class_map.names[len(names) :])
 
 
 def _nothing_found(

@@ -114,9 +114,6 @@ class ConseTextEncoder:
         device: where it computes; always the CPU.
     """
 
-    needs_detector = True
-    """Many everyday things (person, couch, cow) are no class of ImageNet: a detector helps."""
-
     def __init__(
         self,
         classifier: DenseClassifier,
@@ -190,6 +187,11 @@ class ConseTextEncoder:
             name: [(lemmas[i].split(",")[0], round(float(row[i] / row.sum()), 2)) for i in np.argsort(-row)[:top]]
             for name, row in zip(flat, self.carry(groups), strict=True)
         }
+
+    @property
+    def min_similarity(self) -> float:
+        """Cosine with the nearest ImageNet class under which a name means nothing that the classifier knows."""
+        return self.settings.unlike
 
     def nearest(self, name: str, count: int = 3) -> list[tuple[str, float]]:
         """The ImageNet classes that mean what a name means, with the cosine of each, the most similar first."""

@@ -39,6 +39,9 @@ def read(
     fallen = []
     for number in order:
         thing = objects[number]
+        if any(each.detected for each in thing.instances.values()):
+            kept[number] = thing
+            continue
         view = thing.best_view
         image, mask = photos.image(view), thing.mask(view)
         x0, y0, x1, y1 = crop_box(mask)
