@@ -5,7 +5,7 @@ BIN := .venv/bin
 JOBS ?= 2
 
 # What the notebooks and the tests run on: `nbhelpers doctor` tells sizes and licences.
-WEIGHTS := sam2-hiera-tiny-lite mobilesam conse-lite migan vit-s14-lite xfeat-lighterglue disk-lightglue
+WEIGHTS := sam2-hiera-tiny-lite mobilesam conse-lite yolox-nano-lite migan vit-s14-lite xfeat-lighterglue disk-lightglue
 SAMPLES := quokka.jpg quokka_annotations.json coffee.png chelsea.png astronaut.png china.jpg flower.jpg bikes.mp4 \
 	box.mp4 $(foreach number,1 2 3 4 5,BalbianelloMedium-$(number).jpg) Balbianello.out
 NOTEBOOK := 00_start_here

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from nbhelpers import load, load_image, sample
-from nbhelpers.clip_guided import Settings, segment
+from nbhelpers.clip_guided import ClipGuidedSettings, segment
 from nbhelpers.core.metrics import iou
 from nbhelpers.models.values import ClassMap
 
@@ -41,9 +41,9 @@ def compare(name: str, segmenter, encoder) -> dict:
     image = load_image(sample(name))
     results = {}
     first = segment(image, WORDS[name], segmenter=segmenter, text_encoder=encoder)
-    shared = {"segmenter": segmenter, "class_map": first.class_map, "embedding": segmenter.encode(image)}
+    shared = {"segmenter": segmenter, "class_map": first.text_map, "embedding": segmenter.encode(image)}
     for placement in PLACEMENTS:
-        results[placement] = segment(image, WORDS[name], settings=Settings(placement=placement), **shared)
+        results[placement] = segment(image, WORDS[name], settings=ClipGuidedSettings(placement=placement), **shared)
     named = carrying_their_word(results["grid"], first)
     rows = {placement: _row(result, results["grid"], named) for placement, result in results.items()}
     ours, grid = rows["deepest"], rows["grid"]
@@ -96,7 +96,7 @@ def many_prompts(segmenter, encoder) -> dict:
     everywhere = ClassMap(
         np.stack([np.ones((48, 64)), np.zeros((48, 64))]).astype(np.float32), ("a", "b"), (480, 640), ""
     )
-    lattice = Settings(placement="regular", spacing=21.5 / 384, max_prompts=1000)
+    lattice = ClipGuidedSettings(placement="regular", spacing=21.5 / 384, max_prompts=1000)
     budget = segment(image, ["a", "b"], settings=lattice, segmenter=segmenter, class_map=everywhere).budget
     seconds = budget.decoder + budget.merge
     return {

@@ -151,7 +151,7 @@ def clip_guided(
 ) -> None:
     """Segment what words name, and edit it if you like; a folder is worked through, and resumed when cut off."""
     from nbhelpers import editing
-    from nbhelpers.clip_guided import Settings, batch
+    from nbhelpers.clip_guided import ClipGuidedSettings, batch
     from nbhelpers.models.checkpoint import load_checkpoint
     from nbhelpers.models.load import load
 
@@ -160,7 +160,7 @@ def clip_guided(
     if edit_prompt is None and (edit == "restyle" or (edit == "replace" and use_inpainting)):
         raise NbHelpersError("the inpainter needs to be told what to paint", do='--edit-prompt "a sunset"')
     photos = batch.photos(image)  # before the models: a wrong name is told at once
-    settings = Settings(min_confidence, min_region_size, iou_threshold, tuple(exclude or ()))
+    settings = ClipGuidedSettings(min_confidence, min_region_size, iou_threshold, tuple(exclude or ()))
     segmenter = (
         load_checkpoint(checkpoint, model_cfg, device) if checkpoint else load("segmenter", None, device, models)
     )

@@ -56,7 +56,9 @@ class FloodSegmenter:
     def predict(self, embedding, prompt):
         small, (height, width) = embedding.tensors["small"], embedding.size
         scale = np.array([self.side / width, self.side / height])
-        x, y = np.clip((prompt.points[0] + 0.5) * scale, 0, self.side - 1).astype(int)
+        boxed = prompt.box is not None
+        point = np.mean(np.reshape(prompt.box, (2, 2)), axis=0) if boxed else prompt.points[0]
+        x, y = np.clip((point + 0.5) * scale, 0, self.side - 1).astype(int)
         same = np.abs(small.astype(int) - small[y, x]).max(2) < 12
         _, labels = cv2.connectedComponents(same.astype(np.uint8))
         area = labels == labels[y, x]
@@ -65,7 +67,8 @@ class FloodSegmenter:
         upper[(rows[0] + rows[-1]) // 2 + 1 :] = False
         masks = np.stack([area, upper, area, same])
         scores = np.concatenate([[0.9], self.scores]).astype(np.float32)
-        return Prediction(np.where(masks, 8, -8).astype(np.float32), scores, embedding.size, masks.shape[1:], 2)
+        choice = 0 if boxed else 2
+        return Prediction(np.where(masks, 8, -8).astype(np.float32), scores, embedding.size, masks.shape[1:], choice)
 
     def predict_points(self, embedding, points, choose=None):
         from nbhelpers.core.prompts import Prompt
@@ -90,3 +93,40 @@ def scene(height=240, width=320):
     picture[140:220, 220:300] = COLOURS["box"]
     picture[140:165, 240:280] = COLOURS["lid"]
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+class FakeDetector:
+    """Boxes around what has the colour of one of its own classes; everything else it does not know."""
+
+    name, device = "fake-detector", "cpu"
+
+    def __init__(self, scores, synonyms=None):
+        self.scores, self.synonyms, self.asked = scores, synonyms or {}, []
+
+    def classes(self, names):
+        groups = [(name,) if isinstance(name, str) else tuple(name) for name in names]
+        known = [[self.synonyms.get(name.casefold(), name.casefold()) for name in group] for group in groups]
+        return [tuple(name for name in names if name in self.scores) for names in known]
+
+    def nearest(self, name, count=3):
+        return tuple(self.scores)[:count]
+
+    def detect(self, image, names, min_score=0.1):
+        import supervision
+
+        self.asked.append(names)
+        known, boxes, scores, labels = self.classes(names), [], [], []
+        for own, score in self.scores.items():
+            same = (np.abs(image.astype(int) - COLOURS[own]).max(2) < 12).astype(np.uint8)
+            count, _, stats, _ = cv2.connectedComponentsWithStats(same)
+            for x, y, width, height, _ in stats[1:count].tolist():
+                boxes.append((x, y, x + width, y + height))
+                scores.append(score)
+                labels.append(own)
+        ids = [next((i for i, owns in enumerate(known) if own in owns), -1) for own in labels]
+        return supervision.Detections(
+            xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+            confidence=np.array(scores, np.float32),
+            class_id=np.array(ids, int),
+            data={"detected": np.array(labels, str), "class_name": np.array(labels, str)},
+        )

@@ -2,15 +2,14 @@ import json
 
 import numpy as np
 import pytest
-from fake_words import COLOURS, FakeTextEncoder, FloodSegmenter, scene
+from fake_words import COLOURS, FakeDetector, FakeTextEncoder, FloodSegmenter, scene
 
 from nbhelpers import ClickSession, NbHelpersError
-from nbhelpers.clip_guided import ClipGuidedSession, Settings, batch, diagnose, run, segment
-from nbhelpers.clip_guided.choose import Answer
-from nbhelpers.clip_guided.merge import Instance, drop_specks, instances, share_out
-from nbhelpers.clip_guided.second_look import rename, standing_out, told
-from nbhelpers.clip_guided.values import Look
-from nbhelpers.clip_guided.where import Evidence, place, unanswered
+from nbhelpers.clip_guided import ClipGuidedSession, ClipGuidedSettings, batch, diagnose, run, segment
+from nbhelpers.clip_guided.placement import ClassGrid, add_uncovered, place
+from nbhelpers.clip_guided.selection import MaskProposal, MergedInstance, assign_pixels, merge, remove_specks
+from nbhelpers.clip_guided.values import CropReading
+from nbhelpers.clip_guided.verification import blur_surroundings, describe, reassign
 from nbhelpers.core.images import save_image
 from nbhelpers.core.metrics import iou
 from nbhelpers.models.values import ClassMap
@@ -21,7 +20,9 @@ WORDS = ["ball", "box", "lid", "lawn", "sky"]
 def ask(image=None, words=WORDS, target=None, encoder=None, segmenter=None, **settings):
     image = scene() if image is None else image
     encoder, segmenter = encoder or FakeTextEncoder(), segmenter or FloodSegmenter()
-    return segment(image, words, target, settings=Settings(**settings), segmenter=segmenter, text_encoder=encoder)
+    return segment(
+        image, words, target, settings=ClipGuidedSettings(**settings), segmenter=segmenter, text_encoder=encoder
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +149,8 @@ def test_other_placements_find_the_same_scene(placement, result):
         assert found.budget.prompts == 4096
 
 
-def answer(mask, class_id=0, score=0.9, agreement=1.0):
-    return Answer(np.where(mask, 8, -8).astype(np.float16), class_id, 2, score, agreement)
+def proposal(mask, class_id=0, score=0.9, agreement=1.0):
+    return MaskProposal(np.where(mask, 8, -8).astype(np.float16), class_id, 2, score, agreement)
 
 
 def square(x0, y0, x1, y1, size=64):
@@ -160,14 +161,14 @@ def square(x0, y0, x1, y1, size=64):
 
 def test_merging_tells_the_fate_of_each_mask():
     whole, twin, part = square(0, 0, 40, 40), square(0, 0, 40, 39), square(5, 5, 15, 15)
-    answers = [
-        answer(whole),
-        answer(twin, score=0.8),
-        answer(part),
-        answer(square(50, 50, 51, 51)),
-        answer(square(44, 0, 60, 20), agreement=0.3),
+    proposals = [
+        proposal(whole),
+        proposal(twin, score=0.8),
+        proposal(part),
+        proposal(square(50, 50, 51, 51)),
+        proposal(square(44, 0, 60, 20), agreement=0.3),
     ]
-    found, fates = instances(answers, {0: False}, Settings(min_region_size=4), cell=1.0)
+    found, fates = merge(proposals, {0: False}, ClipGuidedSettings(min_region_size=4), cell=1.0)
     assert fates == ["kept", "duplicate", "part", "small", "disagrees"]
     assert [item.members for item in found] == [(0, 1, 2)]
 
@@ -178,8 +179,8 @@ def test_a_conflict_is_decided_by_confidence_at_the_place_and_explained():
     class_map = ClassMap(
         np.stack([probabilities, 1 - probabilities]).astype(np.float32), ("table", "cup"), (64, 64), "x"
     )
-    found, _ = instances([answer(table), answer(cup, 1, 0.7)], {0: False, 1: False}, Settings(), 1.0)
-    order, covered, conflicts = share_out(found, Evidence(class_map, (64, 64)), class_map.names, 1.0, 10)
+    found, _ = merge([proposal(table), proposal(cup, 1, 0.7)], {0: False, 1: False}, ClipGuidedSettings(), 1.0)
+    order, covered, conflicts = assign_pixels(found, ClassGrid(class_map, (64, 64)), class_map.names, 1.0, 10)
     assert order == [0, 1] and covered == []
     (conflict,) = conflicts
     assert conflict.names == ("cup", "table") and conflict.pixels == 400
@@ -192,8 +193,8 @@ def test_an_instance_that_loses_nearly_all_is_covered():
     class_map = ClassMap(
         np.stack([np.full((64, 64), 0.8), np.full((64, 64), 0.2)]).astype(np.float32), ("a", "b"), (64, 64), "x"
     )
-    found, _ = instances([answer(one), answer(two, 1)], {0: False, 1: False}, Settings(), 1.0)
-    assert share_out(found, Evidence(class_map, (64, 64)), ("a", "b"), 1.0, 100)[:2] == ([0], [1])
+    found, _ = merge([proposal(one), proposal(two, 1)], {0: False, 1: False}, ClipGuidedSettings(), 1.0)
+    assert assign_pixels(found, ClassGrid(class_map, (64, 64)), ("a", "b"), 1.0, 100)[:2] == ([0], [1])
 
 
 @pytest.mark.parametrize(
@@ -223,15 +224,32 @@ def test_a_target_that_is_not_in_the_vocabulary_is_refused():
 )
 def test_bad_settings_are_refused(bad):
     with pytest.raises(NbHelpersError):
-        Settings(**bad)
+        ClipGuidedSettings(**bad)
 
 
 def test_one_word_gets_something_to_compete_with():
     encoder = FakeTextEncoder()
     found = ask(words=["ball"], encoder=encoder)
-    assert found.vocabulary == ("ball",) and "compete" in found.notes[0]
-    assert encoder.asked[0][1][0] == "background" and "sky" in encoder.asked[0][1]
+    assert found.vocabulary == ("ball",) and ("sky", "cloud") in encoder.asked[0]
     assert found.mask().mean() < 0.2 and "ball 2" in found.names
+    bare = ask(words=["ball"], encoder=FakeTextEncoder(), surroundings=False)
+    assert "compete" in bare.notes[0] and bare.class_map.names == ("ball", "background")
+
+
+def test_surroundings_compete_unless_they_are_named():
+    encoder = FakeTextEncoder()
+    ask(words=["ball", "wet lawn", "sky"], encoder=encoder, exclude=("forest",))
+    asked = [name for group in encoder.asked[0] for name in group]
+    assert "wall" in asked and asked.count("sky") == 1
+    assert not {"cloud", "grass", "meadow", "tree"} & set(asked)
+    plain = FakeTextEncoder()
+    ask(words=["ball", "box"], encoder=plain, surroundings=False)
+    assert plain.asked[0] == [("ball",), ("box",)]
+
+
+def test_a_single_word_that_is_not_there_finds_nothing_and_says_so():
+    found = ask(words=["猫"], image=scene()[:100])
+    assert not found.mask().any() and "nothing was found" in found.notes[-1] and "猫" in found.notes[-1]
 
 
 def test_background_competes_without_words_that_are_asked():
@@ -262,7 +280,7 @@ def test_words_in_other_scripts():
 def test_nothing_found_is_an_empty_result():
     found = ask(np.full((60, 80, 3), 128, np.uint8), ["ball", "box"], min_region_size=10_000)
     assert len(found) == 0 and (found.labels == -1).all() and found.mask("ball").sum() == 0
-    assert found.names == () and found.masks() == {} and "no word has a region" in found.notes[-1]
+    assert found.names == () and found.masks() == {} and "nothing was found" in found.notes[-1]
 
 
 def test_everything_found():
@@ -280,7 +298,7 @@ def test_a_photo_of_sixteen_pixels():
 def test_a_large_photo_in_bounded_memory(monkeypatch):
     import tracemalloc
 
-    monkeypatch.setattr("nbhelpers.clip_guided.merge.DENSE_BYTES", 1 << 24)
+    monkeypatch.setattr("nbhelpers.clip_guided.selection.MAX_DENSE_BYTES", 1 << 24)
     image = scene(2000, 2800)
     tracemalloc.start()
     found = ask(image)
@@ -294,11 +312,11 @@ def test_a_large_photo_in_bounded_memory(monkeypatch):
 
 def test_a_class_map_can_be_used_again_and_must_fit(result):
     encoder = FakeTextEncoder()
-    given = {"text_encoder": encoder, "class_map": result.class_map, "settings": Settings(second_look=False)}
+    given = {"text_encoder": encoder, "class_map": result.text_map, "settings": ClipGuidedSettings(verify_crops=False)}
     again = segment(scene(), WORDS, segmenter=FloodSegmenter(), **given)
     assert not encoder.asked and (again.labels == result.labels).all()
-    with pytest.raises(NbHelpersError, match="another question"):
-        segment(scene(), ["ball"], segmenter=FloodSegmenter(), class_map=result.class_map)
+    with pytest.raises(NbHelpersError, match="another photo or other words"):
+        segment(scene(), ["ball"], segmenter=FloodSegmenter(), class_map=result.text_map)
 
 
 def test_the_doctor_tells_what_won_and_why_not():
@@ -314,7 +332,7 @@ def test_the_doctor_tells_what_won_and_why_not():
 
 
 def test_the_doctor_suggests_background_words_that_would_win():
-    found = ask(words=["ball", "box", "lid"], min_confidence=0.99, lower=False)
+    found = ask(words=["ball", "box", "lid"], min_confidence=0.99, lower=False, surroundings=False)
     assert diagnose(found, FakeTextEncoder()).background[0][0] in ("sky", "grass")
     every = dict(diagnose(found).background)
     assert every["sky"] == -1 and "ball" not in every
@@ -479,7 +497,7 @@ def test_the_command_tells_what_is_wrong(command, words, says):
     assert isinstance(done.exception, NbHelpersError) and says in str(done.exception)
 
 
-@pytest.mark.weights("sam2-hiera-tiny-lite", "conse-lite")
+@pytest.mark.weights("sam2-hiera-tiny-lite", "conse-lite", "yolox-nano-lite")
 def test_on_real_weights_the_cat_is_found():
     from nbhelpers import load, load_image, sample
 
@@ -501,24 +519,24 @@ class FarSighted(FakeTextEncoder):
 
 def test_a_second_look_corrects_a_word_and_says_so():
     asked = {"segmenter": FloodSegmenter(), "text_encoder": FarSighted()}
-    once = segment(scene(), WORDS, settings=Settings(second_look=False), **asked)
-    assert "lid" not in once.names and not once.looks
+    once = segment(scene(), WORDS, settings=ClipGuidedSettings(verify_crops=False), **asked)
+    assert "lid" not in once.names and not once.readings
     twice = segment(scene(), WORDS, **asked)
     lid = twice.names.index("lid")
     assert twice.mask("lid")[150, 260] and not twice.mask("lid")[200, 260] and twice.mask("box")[200, 260]
-    look = twice.looks[lid]
-    assert look.changed and WORDS[look.asked] == "box" and WORDS[look.now] == "lid" and look.together > 0.9
-    assert look.first < 0.2 and look.second > 0.9
-    assert "a second look made 1 of box into lid" in twice.notes
-    assert twice.instances.confidence[lid] == pytest.approx(0.9 * look.together, abs=0.01)
+    reading = twice.readings[lid]
+    assert reading.changed and WORDS[reading.asked] == "box" and WORDS[reading.now] == "lid" and reading.together > 0.9
+    assert reading.first < 0.2 and reading.second > 0.9
+    assert "crop verification changed 1 of box to lid" in twice.notes
+    assert twice.instances.confidence[lid] == pytest.approx(0.9 * reading.together, abs=0.01)
 
 
 def test_what_a_second_look_finds_unwanted_is_left_out():
-    settings = Settings(exclude=("lid",))
+    settings = ClipGuidedSettings(exclude=("lid",))
     asked = {"segmenter": FloodSegmenter(), "text_encoder": FarSighted()}
     result = segment(scene(), ["ball", "box", "lawn", "sky"], settings=settings, **asked)
     assert result.instance_map[150, 260] == -1 and result.mask("box")[200, 260]
-    assert "a second look made 1 of box into lid" in result.notes
+    assert "crop verification changed 1 of box to lid" in result.notes
 
 
 def test_what_surrounds_an_instance_is_blurred_before_it_is_read():
@@ -526,49 +544,49 @@ def test_what_surrounds_an_instance_is_blurred_before_it_is_read():
     picture = rng.integers(0, 256, (120, 200, 3), np.uint8)
     mask = np.zeros((120, 200), bool)
     mask[30:90, 60:140] = True
-    shown = standing_out(picture, mask)
+    shown = blur_surroundings(picture, mask)
     assert (shown[40:80, 70:130] == picture[40:80, 70:130]).all()
     assert shown[:15].std() < 0.2 * picture[:15].std()
-    assert max(standing_out(np.zeros((10, 3000, 3), np.uint8), np.ones((10, 3000), bool)).shape) == 1024
+    assert max(blur_surroundings(np.zeros((10, 3000, 3), np.uint8), np.ones((10, 3000), bool)).shape) == 1024
 
 
 def test_what_fills_the_photo_is_not_read_again():
     encoder = FakeTextEncoder()
     picture = np.full((120, 160, 3), COLOURS["ball"], np.uint8)
     result = segment(picture, ["ball", "box"], segmenter=FloodSegmenter(), text_encoder=encoder)
-    assert result.names == ("ball",) and not result.looks and len(encoder.asked) == 1
+    assert result.names == ("ball",) and not result.readings and len(encoder.asked) == 1
 
 
 def test_uncovered_places_are_asked_again_within_the_budget():
     everywhere = ClassMap(np.ones((1, 60, 80), np.float32), ("wall",), (480, 640), "fake")
-    first = place(everywhere, (0,), Settings(max_prompts=40))
+    first = place(everywhere, (0,), ClipGuidedSettings(max_prompts=40))
     assert 0 < len(first.points) <= 20, "half of the points are kept back"
     half = np.zeros((30, 40), bool)
     half[:, :20] = True
-    more = unanswered(first, half, Settings(max_prompts=40))
+    more = add_uncovered(first, half, ClipGuidedSettings(max_prompts=40))
     added = more.points[len(first.points) :]
     assert len(added) and (added[:, 0] > 310).all() and len(more.points) <= 40
     assert len(more.class_ids) == len(more.region_ids) == len(more.points)
     distance = np.linalg.norm(added[:, None] - first.points[None], axis=2)
     assert distance.min() > 640 / 12 / 2 - 3, "places near an asked point are known"
-    assert unanswered(first, ~half | half, Settings(max_prompts=40)) is first
-    assert unanswered(first, half, Settings(max_prompts=len(first.points))) is first
+    assert add_uncovered(first, ~half | half, ClipGuidedSettings(max_prompts=40)) is first
+    assert add_uncovered(first, half, ClipGuidedSettings(max_prompts=len(first.points))) is first
 
 
 def test_what_is_too_unsure_at_a_second_look_is_left_out():
-    one = Instance(np.ones((4, 4), np.float16), 0, 0.9, 0.9, (0,))
+    one = MergedInstance(np.ones((4, 4), np.float16), 0, 0.9, 0.9, (0,))
     painted = np.array([[0, 0, 1, 1]], np.int16)
-    looks = {0: Look(0, 0, 0.8, 0.3, 0.6), 1: Look(0, 0, 0.8, 0.9, 0.9)}
-    found, dropped = rename([one, one], painted, looks, {0: False}, {0: 0.7})
-    assert painted.tolist() == [[-1, -1, 1, 1]] and dropped == [looks[0]] and len(found) == 2
-    assert told([looks[1]], dropped, ["cat"]) == ["a second look left out 1 of cat as too unsure"]
+    readings = {0: CropReading(0, 0, 0.8, 0.3, 0.6), 1: CropReading(0, 0, 0.8, 0.9, 0.9)}
+    found, dropped = reassign([one, one], painted, readings, {0: False}, {0: 0.7})
+    assert painted.tolist() == [[-1, -1, 1, 1]] and dropped == [readings[0]] and len(found) == 2
+    assert describe([readings[1]], dropped, ["cat"]) == ["crop verification removed 1 of cat as too unsure"]
 
 
 def test_parts_of_a_stuff_that_a_second_look_finds_come_together():
-    one = Instance(np.ones((4, 4), np.float16), 0, 0.9, 0.9, (0,))
+    one = MergedInstance(np.ones((4, 4), np.float16), 0, 0.9, 0.9, (0,))
     painted = np.array([[0, 0, 1, 1, -1]], np.int16)
-    looks = {0: Look(0, 1, 0.1, 0.9, 0.8), 1: Look(0, 1, 0.1, 0.9, 0.5)}
-    found, dropped = rename([one, one], painted, looks, {0: False, 1: True}, {0: 0.7, 1: 0.7})
+    readings = {0: CropReading(0, 1, 0.1, 0.9, 0.8), 1: CropReading(0, 1, 0.1, 0.9, 0.5)}
+    found, dropped = reassign([one, one], painted, readings, {0: False, 1: True}, {0: 0.7, 1: 0.7})
     assert painted.tolist() == [[0, 0, 0, 0, -1]] and not dropped
     assert found[0].class_id == 1 and found[0].confidence == pytest.approx(0.9 * 0.8)
 
@@ -578,5 +596,131 @@ def test_specks_are_taken_off_but_a_small_instance_stays():
     painted[5:25, 5:25] = 0
     painted[30:32, 30:32] = 0
     painted[35:37, 2:4] = 1
-    drop_specks(painted, 10)
+    remove_specks(painted, 10)
     assert (painted == 0).sum() == 400 and (painted[30:32, 30:32] == -1).all() and (painted == 1).sum() == 4
+
+
+def detect(words, scores, image=None, encoder=None, synonyms=None, **settings):
+    return segment(
+        scene() if image is None else image,
+        words,
+        settings=ClipGuidedSettings(**settings),
+        segmenter=FloodSegmenter(),
+        text_encoder=encoder or FakeTextEncoder(),
+        detector=FakeDetector(scores, synonyms),
+    )
+
+
+class BlindTextEncoder(FakeTextEncoder):
+    """Knows nothing but the sky: all other words are as probable as each other."""
+
+    def _near(self, small, name):
+        return super()._near(small, name if name == "sky" else "unknown")
+
+
+def test_a_box_finds_what_the_text_encoder_does_not_know():
+    found = detect(["ball", "box"], {"ball": 0.9}, encoder=BlindTextEncoder())
+    assert found.names == ("ball 1", "ball 2")
+    assert iou(found.mask("ball"), colour_mask(scene(), (60, 160))) > 0.9
+    assert set(found.instances.data["evidence"]) == {"detector"}
+    boxes = [prompt for prompt in found.prompts if prompt.box is not None]
+    assert len(boxes) == 2 and all(prompt.candidate == 0 and prompt.region == -1 for prompt in boxes)
+    assert found.summary()["evidence"] == {"detector": 2} and found.models[-1] == "fake-detector"
+    assert not detect(["ball", "box"], {"ball": 0.3}, encoder=BlindTextEncoder()).mask("ball").any()
+
+
+def test_each_instance_tells_what_found_it():
+    found = detect(WORDS, {"ball": 0.9})
+    evidence = dict(zip(found.names, found.instances.data["evidence"], strict=True))
+    assert evidence["ball 1"] == "both" and evidence["box"] == "text"
+
+
+def test_boxes_save_points():
+    assert detect(WORDS, {"ball": 0.9, "box": 0.9}).budget.prompts < ask().budget.prompts
+
+
+def test_a_synonym_is_said():
+    found = detect(["bauble"], {"ball": 0.9}, synonyms={"bauble": "ball"})
+    assert found.names == ("bauble 1", "bauble 2")
+    assert 'the detector knows "bauble" as ball' in found.notes
+
+
+def test_what_the_detector_sees_and_nobody_asked_for_competes():
+    class Generous(FakeTextEncoder):
+        """Takes the box's colour for a ball as well."""
+
+        def _near(self, small, name):
+            near = super()._near(small, name)
+            return np.maximum(near, super()._near(small, "box")) if name == "ball" else near
+
+    alone = detect(["ball"], {"ball": 0.9}, encoder=Generous())
+    assert alone.mask("ball")[200, 230]
+    found = detect(["ball"], {"ball": 0.9, "box": 0.9}, encoder=Generous())
+    assert found.names == ("ball 1", "ball 2") and not found.mask("ball")[200, 230]
+    assert found.class_map.names[-1] == "box" and found.vocabulary == ("ball",)
+
+
+def test_the_text_encoder_decides_between_boxes_of_one_object():
+    class Confused(FakeDetector):
+        def detect(self, image, names, min_score=0.1):
+            found = super().detect(image, names, min_score)
+            found.data["detected"] = np.where(found.confidence == np.float32(0.8), "box", found.data["detected"])
+            return found
+
+    detector = Confused({"ball": 0.7, "box": 0.6})
+    twice = detector.detect(scene(), ["ball", "box"])
+    ball = twice[twice.data["detected"] == "ball"]
+    wrong = ball[:]
+    wrong.confidence, wrong.data["detected"] = wrong.confidence + np.float32(0.1), np.array(["box"] * len(ball))
+    import supervision
+
+    detector.detect = lambda *_: supervision.Detections.merge([wrong, ball])
+    found = segment(
+        scene(), ["ball", "box"], segmenter=FloodSegmenter(), text_encoder=FakeTextEncoder(), detector=detector
+    )
+    assert found.mask("ball")[160, 60] and not found.mask("box")[160, 60]
+
+
+def test_elsewhere_a_class_of_the_detector_is_less_probable():
+    found = detect(["ball", "box"], {"ball": 0.9})
+    ball = found.vocabulary.index("ball")
+    assert found.class_map.probabilities[ball].max() > 0.8
+    assert found.class_map.probabilities[ball, -1, -1] <= found.text_map.probabilities[ball, -1, -1]
+    assert np.allclose(found.class_map.probabilities.sum(0), 1, atol=1e-5)
+
+
+def test_a_detector_that_cannot_be_had_is_said_once_and_done_without(monkeypatch):
+    from nbhelpers.models import load as loading
+
+    def missing(task, *_, **__):
+        raise NbHelpersError("the file cannot be fetched")
+
+    monkeypatch.setattr(loading, "load", missing)
+    encoder = FakeTextEncoder()
+    encoder.name = "conse-lite"
+    encoder.nearest = lambda name: [("thing", 1.0)]
+    encoder.min_similarity = 0.3
+    found = ask(encoder=encoder)
+    assert sum("without a detector" in note for note in found.notes) == 1 and "ball 1" in found.names
+    assert not any("detector" in note for note in ask(encoder=encoder, detect=False).notes)
+
+
+def test_an_unknown_word_is_said_to_be_unknown_and_not_searched():
+    encoder = FakeTextEncoder()
+    encoder.min_similarity = 0.3
+    encoder.nearest = lambda name: [("thing", 0.9 if name in COLOURS else 0.1), ("other", 0.1)]
+    found = detect(["ball", "zorgblat"], {"box": 0.9}, encoder=encoder)
+    (note,) = (note for note in found.notes if "unknown" in note)
+    assert '"zorgblat"' in note and "thing" in note and "box" in note
+    assert not found.mask("zorgblat").any() and found.mask("ball").any()
+
+
+def test_a_session_starts_from_boxes_too():
+    found = detect(["ball", "box"], {"ball": 0.9}, encoder=BlindTextEncoder())
+    clicks = ClickSession(found.image, FloodSegmenter())
+    session = ClipGuidedSession(found, clicks)
+    assert clicks.objects == ("ball 1", "ball 2") and session.result.names == found.names
+    assert set(session.result.instances.data["evidence"]) == {"detector"}
+    session.remove(60, 160)
+    session.add(260, 200, "box")
+    assert dict(zip(session.result.names, session.result.instances.data["evidence"], strict=True))["box"] == "click"

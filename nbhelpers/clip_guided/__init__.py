@@ -6,23 +6,23 @@
 >>> print(result.budget)
 23 prompts in 9 regions, 178 times fewer than a blind grid of 4096
 
-`segment` answers with a `Result`; `diagnose` tells how the words of its vocabulary did; `ClipGuidedSession` lets a
+`segment` returns a `ClipGuidedResult`; `diagnose` tells how the words of its vocabulary did; `ClipGuidedSession` lets a
 person correct it by clicks; `run` works through a folder of photos.
 """
 
 from nbhelpers.clip_guided.batch import run
-from nbhelpers.clip_guided.doctor import diagnose
 from nbhelpers.clip_guided.pipeline import segment
+from nbhelpers.clip_guided.report import diagnose
 from nbhelpers.clip_guided.session import ClipGuidedSession
-from nbhelpers.clip_guided.values import Budget, Conflict, PlacedPrompt, Result, Settings
+from nbhelpers.clip_guided.values import Budget, ClipGuidedResult, ClipGuidedSettings, Conflict, PlacedPrompt
 
 __all__ = [
     "Budget",
+    "ClipGuidedResult",
     "ClipGuidedSession",
+    "ClipGuidedSettings",
     "Conflict",
     "PlacedPrompt",
-    "Result",
-    "Settings",
     "diagnose",
     "run",
     "segment",

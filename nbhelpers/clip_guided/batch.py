@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nbhelpers.clip_guided.pipeline import segment
-from nbhelpers.clip_guided.values import Result, Settings
-from nbhelpers.clip_guided.words import words
+from nbhelpers.clip_guided.values import ClipGuidedResult, ClipGuidedSettings, prepare_vocabulary
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import sha256, write_text
 from nbhelpers.core.images import save_image
@@ -39,10 +38,10 @@ def run(
     output: str | Path,
     target: str | None = None,
     *,
-    settings: Settings | None = None,
+    settings: ClipGuidedSettings | None = None,
     segmenter: Segmenter | None = None,
     text_encoder: TextEncoder | None = None,
-    render: Callable[[Result], UInt8[np.ndarray, "h w c"]] | None = None,
+    render: Callable[[ClipGuidedResult], UInt8[np.ndarray, "h w c"]] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Segment one photo, or many, and write pictures and records.
@@ -80,9 +79,9 @@ def run(
         from nbhelpers.models.load import load
 
         segmenter, text_encoder = segmenter or load("segmenter"), text_encoder or load("text_encoder")
-    settings = settings or Settings()
+    settings = settings or ClipGuidedSettings()
     how = {"settings": settings, "segmenter": segmenter, "text_encoder": text_encoder}
-    words(vocabulary, target, settings)  # a bad vocabulary is told before anything is written
+    prepare_vocabulary(vocabulary, target, settings)  # a bad vocabulary is told before anything is written
     if output.suffix.lower() in SUFFIXES:
         if len(paths) > 1:
             raise NbHelpersError("several photos need a folder", given=output, do=f"--output {output.with_suffix('')}")
@@ -111,12 +110,12 @@ def run(
     return records
 
 
-def picture(result: Result) -> UInt8[np.ndarray, "h w 3"]:
+def picture(result: ClipGuidedResult) -> UInt8[np.ndarray, "h w 3"]:
     """The photo with its regions laid over it; of a target those of the target alone."""
     return overlay(result.image, result.masks())
 
 
-def _write(result: Result, path: Path, output: Path, render: Callable) -> dict[str, Any]:
+def _write(result: ClipGuidedResult, path: Path, output: Path, render: Callable) -> dict[str, Any]:
     """Picture, COCO file, and last the record, which says that the others are whole."""
     save_image(output, render(result))
     rles = {name: encode_rle(mask) for name, mask in result.masks().items()}

@@ -12,15 +12,36 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int16, UInt8
 
-from nbhelpers.clip_guided.ask import Questions
-from nbhelpers.clip_guided.merge import detections, drop_specks, instances, no_detections, paint, share_out
-from nbhelpers.clip_guided.second_look import look_again, rename, told
-from nbhelpers.clip_guided.values import Budget, Conflict, Look, PlacedPrompt, Result, Settings, numbered
-from nbhelpers.clip_guided.where import place
-from nbhelpers.clip_guided.words import Words, is_named, words
+from nbhelpers.clip_guided import detection
+from nbhelpers.clip_guided.placement import Placement, place
+from nbhelpers.clip_guided.selection import (
+    MaskProposal,
+    Prompted,
+    assign_pixels,
+    detections,
+    empty_detections,
+    merge,
+    paint,
+    prompt,
+    remove_specks,
+)  # fmt: skip
+from nbhelpers.clip_guided.values import (
+    Budget,
+    ClipGuidedResult,
+    ClipGuidedSettings,
+    Conflict,
+    CropReading,
+    PlacedPrompt,
+    Vocabulary,
+    is_named,
+    numbered,
+    prepare_vocabulary,
+)  # fmt: skip
+from nbhelpers.clip_guided.verification import describe, read_crops, reassign
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.models.protocols import Segmenter, TextEncoder
+from nbhelpers.core.regions import deepest_points
+from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
 from nbhelpers.models.values import ClassMap, Embedding
 
 if TYPE_CHECKING:
@@ -34,152 +55,182 @@ def segment(
     vocabulary: Sequence[str | Sequence[str]],
     target: str | None = None,
     *,
-    settings: Settings | None = None,
+    settings: ClipGuidedSettings | None = None,
     segmenter: Segmenter | None = None,
     text_encoder: TextEncoder | None = None,
+    detector: Detector | None = None,
     class_map: ClassMap | None = None,
     embedding: Embedding | None = None,
-) -> Result:
+) -> ClipGuidedResult:
     """Find and segment what the words name.
 
     Example:
-        >>> result = segment(image, ["cat", "sofa", ["lamp", "floor lamp"], "background"])
+        >>> result = segment(image, ["cat", "sofa", ["lamp", "floor lamp"]])
         >>> result.mask("cat").shape, result.names
         ((480, 640), ('cat 1', 'sofa', 'cat 2', 'lamp'))
 
-    The text encoder's confident regions are taken apart into connected ones; points well inside each are asked of the
-    segmenter, all on one embedding; of each point the candidate that agrees best with the class map is taken;
-    duplicates within a class are merged; pixels that several claim go to the more confident one. Confident places that
-    are left are asked again; last, each instance is read by itself, and may get another word.
+    The detector's boxes and the text encoder's class map are fused into one class map. The segmenter predicts a mask
+    for each box; where no box has found anything, confident regions get points deep inside, all on one embedding, and
+    the candidate mask that agrees best with the class map is selected. Duplicates within a class are merged, and
+    pixels that several instances cover go to the more confident one. Uncovered confident places get more points. Last,
+    each instance that only the text encoder found is verified by its own crop, and may change its class.
 
     Args:
         image: RGB, or the path of a picture.
-        vocabulary: a word for each class; see `nbhelpers.core.vocabulary.clean` for several names of one class. Say
-            what else is there too, or "background": a word wins where no better one is offered.
+        vocabulary: a word for each class; see `nbhelpers.core.vocabulary.clean` for several names of one class.
         target: the class that is wanted. The others are found as well, since they contend for pixels; the target's
             masks are the same with and without it.
-        settings: thresholds; see `Settings`.
-        segmenter: `nbhelpers.load` picks one when left out, and the text encoder.
+        settings: thresholds and switches.
+        segmenter: `nbhelpers.load` picks one when left out, and the text encoder and detector.
         text_encoder: see above.
-        class_map: an earlier answer of the text encoder to the same words, to save its time.
+        detector: see above; used unless ``settings.detect`` is False.
+        class_map: ``text_map`` of an earlier result for the same photo and words, to save the text encoder's time.
         embedding: an earlier embedding of the same photo, to save the image encoder's time.
 
     Raises:
         NbHelpersError: an unreadable picture, an empty vocabulary, a target that is not in it, a class map of other
             words or another photo.
     """
-    settings = settings or Settings()
-    asked = words(vocabulary, target, settings)
+    from nbhelpers.models.load import load
+
+    settings = settings or ClipGuidedSettings()
+    words = prepare_vocabulary(vocabulary, target, settings)
     image = load_image(image)
-    if segmenter is None:
-        from nbhelpers.models.load import load
-
-        segmenter = load("segmenter")
+    segmenter = segmenter or load("segmenter")
     if text_encoder is None and class_map is None:
-        from nbhelpers.models.load import load
-
         text_encoder = load("text_encoder")
+    text_model = class_map.model if text_encoder is None else text_encoder.name
+    detector, notes = detection.choose_detector(detector, text_model, settings)
+    words, unknown = detection.without_unknown(words, detector, text_encoder)
+    notes = (*notes, *unknown)
     clock = _Clock()
+    boxes = None
+    if detector is not None:
+        boxes = detection.detect(image, words, detector)
+        words, notes = boxes.words, (*notes, *boxes.notes)
+    detecting = clock.lap()
     if class_map is None:
-        class_map = text_encoder.dense(image, asked.asked)
-    if class_map.names != tuple(names[0] for names in asked.asked) or class_map.size != image.shape[:2]:
-        raise NbHelpersError(
-            "the class map answers another question",
-            given=f"{class_map.size}, {', '.join(class_map.names)}",
-            expected=f"{image.shape[:2]}, {', '.join(names[0] for names in asked.asked)}",
-        )
-    text = clock.lap()
-    wanted_target = next((i for i in asked.wanted if is_named(target, asked.asked[i])), None)
-    places = place(class_map, tuple(asked.wanted), settings, wanted_target)
-    merge = clock.lap()
-    budget = Budget(len(places.points), len(places.regions), text, 0.0, 0.0, merge)
-    notes = [*asked.notes, *places.notes]
-    for note in places.notes:
-        log.warning(note)
-    found = _Found((), (), no_detections(), np.full(image.shape[:2], -1, np.int16), {}, ())
-    if len(places.points):
-        clock.lap()
-        embedding = segmenter.encode(image) if embedding is None else embedding
-        budget = replace(budget, image=clock.lap())
-        questions = Questions(segmenter, embedding, class_map, places)
-        questions.ask(asked.wanted, settings)
-        budget = replace(budget, prompts=len(questions.answers), decoder=clock.lap() - questions.choosing)
-        reader = text_encoder if settings.second_look and len(asked.asked) > 1 else None
-        found, looking = _merge(questions, image, class_map, asked, settings, reader)
-        budget = replace(budget, text=text + looking, merge=merge + questions.choosing + clock.lap() - looking)
-        notes += told(found.looks.values(), found.dropped, class_map.names)
+        text_map = text_encoder.dense(image, words.classes)
     else:
-        notes.append(f"no word has a region of {settings.min_region_size:g} pixels; diagnose(result) tells more")
-        log.warning(notes[-1])
-    if len(places.points) and not len(found.detections):
-        notes.append("no mask agreed with the words; diagnose(result) tells more")
-        log.warning(notes[-1])
-    elif wanted_target is not None and wanted_target not in found.detections.class_id:
-        notes.append(f"nothing of {class_map.names[wanted_target]} was found, but other words were")
-        log.warning(notes[-1])
-    return Result(
+        text_map, words = class_map, _fitting(class_map, words, image)
+    text, encoding, decoding = clock.lap(), 0.0, 0.0
+    proposals: list[MaskProposal] = []
+    class_map, shape = text_map, None
+    if boxes is not None:
+        if len(boxes.boxes):
+            embedding = segmenter.encode(image) if embedding is None else embedding
+            encoding = clock.lap()
+            proposals, shape = detection.propose(boxes, text_map, segmenter, embedding)
+        class_map = detection.fuse(text_map, proposals, boxes.known)
+        decoding = clock.lap()
+    target_id = next((i for i in words.wanted if is_named(target, words.classes[i])), None)
+    placement = place(
+        class_map,
+        tuple(words.wanted),
+        settings,
+        target_id,
+        detection.covered(proposals),
+        frozenset(proposal.class_id for proposal in proposals),
+    )
+    notes = [*words.notes, *notes, *placement.notes]
+    found, merging, verifying = _empty(image), clock.lap(), 0.0
+    if len(placement.points) or proposals:
+        if embedding is None:
+            embedding = segmenter.encode(image)
+            encoding += clock.lap()
+        prompted = prompt(segmenter, embedding, class_map, placement, proposals, shape, words.wanted, settings)
+        decoding += clock.lap() - prompted.seconds
+        reader = text_encoder if settings.verify_crops and len(words.classes) > 1 else None
+        found, verifying = _instances(prompted, image, class_map, words, settings, reader)
+        merging += prompted.seconds + clock.lap() - verifying
+        notes += describe(found.readings.values(), found.dropped, class_map.names)
+    notes += _nothing_found(found, placement, proposals, words, target_id, settings, detector)
+    for note in notes[len(words.notes) :]:
+        log.warning(note)
+    count = len(found.prompts)
+    return ClipGuidedResult(
         image,
-        asked.names,
-        None if target is None else next(n[0] for n in asked.asked if is_named(target, n)),
+        words.names,
+        None if target_id is None and target is None else _target_name(words, target),
         settings,
         class_map,
         found.detections,
         found.numbers,
         found.prompts,
         found.conflicts,
-        budget,
-        {class_map.names[index]: level for index, level in places.used.items()},
-        tuple(notes),
-        (class_map.model, segmenter.name),
-        found.looks,
+        Budget(count, len(placement.regions), text + verifying, detecting, encoding, decoding, merging),
+        {class_map.names[index]: level for index, level in placement.used.items()},
+        tuple(dict.fromkeys(notes)),
+        (text_map.model, segmenter.name, *([detector.name] if detector is not None else [])),
+        found.readings,
+        text_map,
     )
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Merged:
+    """What is left after merging, verification and the assignment of pixels."""
+
     prompts: tuple[PlacedPrompt, ...]
     conflicts: tuple[Conflict, ...]
     detections: supervision.Detections
     numbers: Int16[np.ndarray, "h w"]
-    looks: dict[int, Look]
-    dropped: tuple[Look, ...]
+    readings: dict[int, CropReading]
+    dropped: tuple[CropReading, ...]
 
 
-def _merge(
-    questions: Questions,
+def _empty(image: np.ndarray) -> _Merged:
+    return _Merged((), (), empty_detections(), np.full(image.shape[:2], -1, np.int16), {}, ())
+
+
+def _instances(
+    prompted: Prompted,
     image: UInt8[np.ndarray, "h w 3"],
     class_map: ClassMap,
-    asked: Words,
-    settings: Settings,
+    words: Vocabulary,
+    settings: ClipGuidedSettings,
     text_encoder: TextEncoder | None,
-) -> tuple[_Found, float]:
-    """All that was found, and the seconds that a second look took; without a text encoder there is none."""
-    answers, evidence, places = questions.answers, questions.evidence, questions.places
-    shape, cell = questions.shape, questions.cell
-    merged, fates = instances(answers, asked.wanted, settings, cell)
-    names = tuple(each[0] for each in asked.asked)
-    order, covered, conflicts = share_out(merged, evidence, names, cell, settings.min_region_size)
-    painted = paint(order, merged, shape)
-    drop_specks(painted, settings.min_region_size)
-    looks, dropped, clock = {}, [], _Clock()
+) -> tuple[_Merged, float]:
+    """Merge all proposals, and the seconds that verification took; without a text encoder there is none."""
+    proposals, cell = prompted.proposals, prompted.cell
+    wanted = words.wanted | dict.fromkeys({each.class_id for each in proposals if each.box} - set(words.wanted), False)
+    merged, fates = merge(proposals, wanted, settings, cell)
+    names = class_map.names
+    order, covered, conflicts = assign_pixels(merged, prompted.grid, names, cell, settings.min_region_size)
+    painted = paint(order, merged, prompted.shape)
+    remove_specks(painted, settings.min_region_size)
+    for index, item in enumerate(merged):
+        if item.class_id not in words.wanted:
+            painted[painted == index] = -1
+    readings, dropped, clock = {}, [], _Clock()
     if text_encoder is not None:
-        looks = look_again(merged, painted, image, class_map, asked.asked, text_encoder)
-        levels = dict.fromkeys(asked.wanted, settings.min_confidence) | places.used
-        merged, dropped = rename(merged, painted, looks, asked.wanted, levels)
-    looking = clock.lap()
+        sure = {index for index, item in enumerate(merged) if any(proposals[i].box for i in item.members)}
+        readings = read_crops(merged, painted, image, class_map, words.classes, text_encoder, sure)
+        levels = dict.fromkeys(words.wanted, settings.min_confidence) | prompted.placement.used
+        merged, dropped = reassign(merged, painted, readings, words.wanted, levels)
+    verifying = clock.lap()
     areas = np.bincount(painted.ravel() + 1, minlength=len(merged) + 1)[1:]
     standing = sorted((i for i in order if areas[i]), key=lambda i: (merged[i].class_id, -areas[i]))
     number = np.full(len(merged) + 1, -1, np.int16)  # the last entry stands for -1
     number[standing] = np.arange(len(standing))
     owner = {member: i for i, item in enumerate(merged) for member in item.members}
     prompts = []
-    for i, (point, answer) in enumerate(zip(places.points.tolist(), answers, strict=True)):
+    for i, proposal in enumerate(proposals):
         instance = int(number[owner[i]]) if i in owner else -1
-        fate = "covered" if i in owner and (owner[i] in covered or instance < 0) else fates[i]
-        region = int(places.region_ids[i])
-        score, agreement = answer.score, answer.agreement
+        hidden = i in owner and (owner[i] in covered or instance < 0)
+        point, region = _place_of(prompted, i)
         prompts.append(
-            PlacedPrompt(tuple(point), answer.class_id, region, answer.candidate, score, agreement, instance, fate)
+            PlacedPrompt(
+                point,
+                proposal.class_id,
+                region,
+                proposal.candidate,
+                proposal.predicted_iou,
+                proposal.agreement,
+                instance,
+                "covered" if hidden else fates[i],
+                proposal.box,
+            )
         )
     numbers = number[painted]
     kept = [merged[i] for i in standing]
@@ -197,8 +248,61 @@ def _merge(
     ]
     ids, confidence = [item.class_id for item in kept], [item.confidence for item in kept]
     found = detections(numbers, ids, confidence, [names[index] for index in ids])
-    looks = {int(number[i]): look for i, look in looks.items() if number[i] >= 0}
-    return _Found(tuple(prompts), tuple(conflicts), found, numbers, looks, tuple(dropped)), looking
+    found.data["evidence"] = np.array([_evidence([proposals[i].evidence for i in item.members]) for item in kept], str)
+    readings = {int(number[i]): reading for i, reading in readings.items() if number[i] >= 0}
+    return _Merged(tuple(prompts), tuple(conflicts), found, numbers, readings, tuple(dropped)), verifying
+
+
+def _place_of(prompted: Prompted, number: int) -> tuple[tuple[float, float], int]:
+    """The point of a prompt, of a box the deepest of its mask, in pixels of the photo; and its region."""
+    placement, proposal = prompted.placement, prompted.proposals[number]
+    if proposal.box is None:
+        x, y = placement.points[number].tolist()
+        return (x, y), int(placement.region_ids[number])
+    (height, width), (rows, columns) = prompted.shape.size, prompted.grid.size
+    x, y = deepest_points(proposal.logits > 0, 1, 1)[0].tolist()
+    return ((x + 0.5) * width / columns - 0.5, (y + 0.5) * height / rows - 0.5), -1
+
+
+def _evidence(kinds: Sequence[str]) -> str:
+    """What found an instance: of its prompts the boxes decide."""
+    return "both" if "both" in kinds or len(set(kinds)) > 1 else kinds[0]
+
+
+def _target_name(words: Vocabulary, target: str) -> str:
+    return next(names[0] for names in words.classes if is_named(target, names))
+
+
+def _fitting(class_map: ClassMap, words: Vocabulary, image: np.ndarray) -> Vocabulary:
+    """The vocabulary with the rivals of an earlier class map, which must be of the same photo and words."""
+    names = tuple(names[0] for names in words.classes)
+    if class_map.names[: len(names)] != names or class_map.size != image.shape[:2]:
+        raise NbHelpersError(
+            "the class map belongs to another photo or other words",
+            given=f"{class_map.size}, {', '.join(class_map.names)}",
+            expected=f"{image.shape[:2]}, {', '.join(names)}",
+        )
+    return words.with_rivals(class_map.names[len(names) :])
+
+
+def _nothing_found(
+    found: _Merged,
+    placement: Placement,
+    proposals: Sequence[MaskProposal],
+    words: Vocabulary,
+    target_id: int | None,
+    settings: ClipGuidedSettings,
+    detector: Detector | None,
+) -> list[str]:
+    """Notes on why there is nothing, or nothing of the target."""
+    if len(found.detections):
+        if target_id is None or target_id in found.detections.class_id:
+            return []
+        return [f"nothing of {words.classes[target_id][0]} was found, but other words were"]
+    what = ", ".join(f'"{words.classes[index][0]}"' for index in list(words.wanted)[:5])
+    if not len(placement.points) and not proposals:
+        return [f"nothing was found: no region of {settings.min_region_size:g} pixels looks like {what}"]
+    return [f"nothing was found: no mask agreed with {what}; diagnose(result) tells more"]
 
 
 class _Clock:

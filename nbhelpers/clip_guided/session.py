@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool
 
-from nbhelpers.clip_guided.merge import detections
-from nbhelpers.clip_guided.values import Result
+from nbhelpers.clip_guided.selection import detections
+from nbhelpers.clip_guided.values import ClipGuidedResult
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.metrics import iou
 
@@ -24,7 +24,7 @@ CLICKED = 1.0  # confidence of what a person clicked
 
 
 class ClipGuidedSession:
-    """A `Result` that follows a person's clicks.
+    """A `ClipGuidedResult` that follows a person's clicks.
 
     Example:
         >>> clicks = nbhelpers.ClickSession(image, segmenter)
@@ -46,7 +46,7 @@ class ClipGuidedSession:
         NbHelpersError: a session on another photo, or one that has been used.
     """
 
-    def __init__(self, result: Result, clicks: ClickSession):
+    def __init__(self, result: ClipGuidedResult, clicks: ClickSession):
         if clicks.image.shape != result.image.shape or not np.array_equal(clicks.image, result.image):
             raise NbHelpersError("the click session is on another photo", do="ClickSession(result.image, segmenter)")
         if len(clicks.objects) > 1 or not clicks.prompts().is_empty:
@@ -54,12 +54,12 @@ class ClipGuidedSession:
         self.found, self.clicks = result, clicks
         self._owners: list[str] = []
         self._seeded: dict[str, tuple[int, tuple]] = {}
-        self._current: Result | None = None
+        self._current: ClipGuidedResult | None = None
         self._seed()
         clicks.on_change(self._forget)
 
     @property
-    def result(self) -> Result:
+    def result(self) -> ClipGuidedResult:
         """The result with all corrections so far."""
         if self._current is None:
             self._current = self._corrected()
@@ -111,8 +111,11 @@ class ClipGuidedSession:
             else:
                 clicks.rename_object(clicks.active, name)
             best = max((p for p in result.prompts if p.instance == index), key=lambda p: p.score * p.agreement)
-            clicks.click(*best.point)
-            clicks.choose_candidate(best.candidate)
+            if best.box is not None:
+                clicks.set_box(best.box)
+            else:
+                clicks.click(*best.point)
+                clicks.choose_candidate(best.candidate)
             mask = result.instance_map == index
             if iou(clicks.mask(), mask) < FAITHFUL:
                 clicks.set_mask(mask)
@@ -123,10 +126,15 @@ class ClipGuidedSession:
         rle = said.mask_rle and said.mask_rle["counts"]
         return said.points, said.labels, said.box, said.candidate, rle
 
+    def _evidence(self, name: str) -> str:
+        """What found an object: a person, unless it is an untouched instance."""
+        index, said = self._seeded.get(name, (-1, None))
+        return str(self.found.instances.data["evidence"][index]) if said == self._said(name) else "click"
+
     def _forget(self) -> None:
         self._current = None
 
-    def _corrected(self) -> Result:
+    def _corrected(self) -> ClipGuidedResult:
         """Untouched instances first, then what was clicked, in the order of the click session."""
         found, clicks = self.found, self.clicks
         vocabulary = list(found.vocabulary)
@@ -157,6 +165,8 @@ class ClipGuidedSession:
         self._owners = [owners[i] for i in standing]
         ids, confidence = [ids[i] for i in standing], [confidence[i] for i in standing]
         instances = detections(number[numbers], ids, confidence, [vocabulary[i] for i in ids])
+        evidence = [self._evidence(name) for name in self._owners]
+        instances.data["evidence"] = np.array(evidence, str)
         untouched = {name: i for i, name in enumerate(self._owners)}
         moved = {old: untouched.get(name, -1) for name, (old, _) in self._seeded.items()}
         prompts = tuple(replace(p, instance=moved.get(p.instance, -1)) for p in found.prompts)

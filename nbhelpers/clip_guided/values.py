@@ -1,9 +1,10 @@
-"""What a guided segmentation is asked, and what it answers."""
+"""The values of a guided segmentation: settings, the classes that compete, prompts, conflicts and the result."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,19 @@ import numpy as np
 from jaxtyping import Bool, Int16, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.vocabulary import BACKGROUND, clean, is_stuff, suggested_background, surroundings
 from nbhelpers.models.values import ClassMap
 
 if TYPE_CHECKING:
     import supervision
 
 GRID = 64  # points a side of the blind grid that a budget is compared with
+PARTS = ("text", "detector", "image", "decoder", "merge")  # of the seconds
 PLACEMENTS = ("deepest", "centroid", "regular", "grid")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ClipGuidedSettings:
     """How `segment` looks for the words of a vocabulary.
 
     Attributes:
@@ -36,8 +39,11 @@ class Settings:
         placement: where to point: ``deepest`` inside of each region; for comparison ``centroid``, ``regular``
             (a lattice inside of each region), and ``grid`` (64 x 64 over the whole photo, sure or not).
         rounds: how often confident places that no mask has covered yet are pointed at; for ``deepest`` alone.
-        second_look: read the piece of the photo around each instance by itself, and let its word change; needs the
-            text encoder, so it is left out where only a class map is given.
+        surroundings: words for what commonly surrounds things (sky, wall, grass ...) compete without being asked; see
+            `nbhelpers.core.vocabulary.SURROUNDINGS`.
+        detect: use a detector beside the text encoder; None: with text encoders of the lite set.
+        verify_crops: read the crop of the photo around each instance that only the text encoder found by itself, and
+            let its class change; needs the text encoder, so it is left out where only a class map is given.
     """
 
     min_confidence: float = 0.7
@@ -50,7 +56,9 @@ class Settings:
     spacing: float = 1 / 12
     placement: str = "deepest"
     rounds: int = 3
-    second_look: bool = True
+    surroundings: bool = True
+    detect: bool | None = None
+    verify_crops: bool = True
 
     def __post_init__(self):
         for name, low, high in (
@@ -72,14 +80,88 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """A vocabulary with everything that competes with it.
+
+    Attributes:
+        classes: names of each class for the text encoder: the vocabulary, then excluded words and surroundings, then
+            rivals that a detector saw.
+        count: how many of them are the vocabulary.
+        wanted: class index -> whether it is stuff, for the classes that are to be found.
+        notes: what was dropped or added.
+    """
+
+    classes: tuple[tuple[str, ...], ...]
+    count: int
+    wanted: dict[int, bool]
+    notes: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The first name of each class of the vocabulary."""
+        return tuple(names[0] for names in self.classes[: self.count])
+
+    def with_rivals(self, names: Sequence[str]) -> Vocabulary:
+        """The same with more classes that compete and are not to be found."""
+        return replace(self, classes=(*self.classes, *((name,) for name in names)))
+
+
+def prepare_vocabulary(
+    vocabulary: Sequence[str | Sequence[str]], target: str | None, settings: ClipGuidedSettings
+) -> Vocabulary:
+    """Clean a vocabulary and add what must compete with it.
+
+    "background" stands for common surroundings that the vocabulary lacks; it competes and is not segmented, unless it
+    is the target. Without it, words for surroundings compete one by one (`ClipGuidedSettings.surroundings`), save those
+    that the vocabulary or the excluded words name. A single word without any competitor gets "background".
+    """
+    classes, notes = clean(vocabulary)
+    if not classes:
+        raise NbHelpersError("the vocabulary is empty", expected="at least one word for what may be in the photo")
+    notes = list(notes)
+    excluded, _ = clean(settings.exclude)
+    have = {name.casefold() for names in classes for name in names}
+    excluded = tuple(names for names in excluded if names[0].casefold() not in have)
+    out = {word.casefold() for word in settings.exclude} & have
+    if target is not None and target.casefold() not in have:
+        raise NbHelpersError(
+            "the target is not in the vocabulary",
+            given=target,
+            expected="one of " + ", ".join(names[0] for names in classes),
+            do="add it to the vocabulary",
+        )
+    flat = [name for names in (*classes, *excluded) for name in names]
+    others = suggested_background(flat)
+    asked = [(*names, *others) if names[0].casefold() == BACKGROUND else names for names in (*classes, *excluded)]
+    if settings.surroundings and BACKGROUND not in (name.casefold() for name in flat):
+        asked += surroundings(flat)
+    if len(asked) == 1:
+        asked.append((BACKGROUND, *others))
+        notes.append("a single word would win everywhere: it competes with words for common surroundings")
+    wanted = {
+        index: names[0].casefold() == BACKGROUND or is_stuff(names[0], settings.stuff)
+        for index, names in enumerate(classes)
+        if (names[0].casefold() != BACKGROUND or is_named(target, names)) and not out & {n.casefold() for n in names}
+    }
+    if not wanted:
+        raise NbHelpersError("the vocabulary has nothing to find", given=", ".join(flat), expected="a word for a thing")
+    return Vocabulary(tuple(asked), len(classes), wanted, tuple(notes))
+
+
+def is_named(target: str | None, names: Sequence[str]) -> bool:
+    """Whether a target is one of a class's names."""
+    return target is not None and target.casefold() in {name.casefold() for name in names}
+
+
+@dataclass(frozen=True)
 class PlacedPrompt:
     """One point that the segmenter was asked, and what became of it.
 
     Attributes:
-        point: ``(x, y)`` pixels of the photo.
+        point: ``(x, y)`` pixels of the photo; of a box the point deepest inside its mask.
         class_id: index into the class map's names: the word that it was asked for.
-        region: number of the region that it lies in, from 0.
-        candidate: which of the segmenter's readings was taken: 1, 2 or 3.
+        region: number of the region that it lies in, from 0; -1 for a box.
+        candidate: which of the segmenter's readings was taken: 1, 2 or 3; 0 for a box.
         score: IoU that the segmenter predicts for it.
         agreement: share of the mask, 0 to 1, that the class map gives to the class.
         instance: index of the instance that it led to; -1 when it led to none.
@@ -95,6 +177,8 @@ class PlacedPrompt:
     agreement: float
     instance: int
     fate: str
+    box: tuple[float, float, float, float] | None = None
+    """``(x0, y0, x1, y1)`` where the prompt was a box of a detector."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +207,7 @@ class Conflict:
 
 
 @dataclass(frozen=True)
-class Look:
+class CropReading:
     """What two readings say of an instance: of the whole photo, and of its own piece.
 
     Attributes:
@@ -148,12 +232,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Budget:
-    """What an answer cost.
+    """What a result cost.
 
     Attributes:
-        prompts: points that the segmenter was asked.
-        regions: confident regions that they lie in.
+        prompts: points and boxes with which the segmenter was prompted.
+        regions: confident regions that the points lie in.
         text: seconds of the text encoder.
+        detector: seconds of the detector.
         image: seconds of the segmenter's image encoder.
         decoder: seconds of its decoder.
         merge: seconds for placing, choosing, merging and drawing the label map.
@@ -162,6 +247,7 @@ class Budget:
     prompts: int
     regions: int
     text: float
+    detector: float
     image: float
     decoder: float
     merge: float
@@ -174,18 +260,18 @@ class Budget:
     @property
     def seconds(self) -> float:
         """All of it."""
-        return self.text + self.image + self.decoder + self.merge
+        return self.text + self.detector + self.image + self.decoder + self.merge
 
     def __str__(self) -> str:
         return (
             f"{self.prompts} prompts in {self.regions} regions, {self.saved:.0f} times fewer than a blind grid of "
-            f"{GRID**2}\n{self.seconds:.1f} s: text {self.text:.1f}, image encoder {self.image:.1f}, "
-            f"decoder {self.decoder:.1f}, merge {self.merge:.1f}"
+            f"{GRID**2}\n{self.seconds:.1f} s: text {self.text:.1f}, detector {self.detector:.1f}, "
+            f"image encoder {self.image:.1f}, decoder {self.decoder:.1f}, merge {self.merge:.1f}"
         )
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class ClipGuidedResult:
     """A photo whose parts have names.
 
     Attributes:
@@ -193,23 +279,26 @@ class Result:
         vocabulary: names of the classes that were asked for; the first of each.
         target: the class that was wanted, or None for all.
         settings: as given.
-        class_map: the text encoder's answer, over ``vocabulary``, then excluded and background words.
-        instances: one row each: ``mask``, ``xyxy``, ``confidence``, ``class_id``, ``data["class_name"]``. Masks do not
-            overlap. Of large photos they are a `supervision.CompactMask`, which behaves like the array.
+        class_map: probabilities over ``vocabulary``, then excluded words, surroundings and rivals: the text encoder's,
+            fused with the detector's boxes.
+        instances: one row each: ``mask``, ``xyxy``, ``confidence``, ``class_id``, ``data["class_name"]``, and
+            ``data["evidence"]``: ``"text"``, ``"detector"`` or ``"both"``, what found it. Masks do not overlap. Of
+            large photos they are a `supervision.CompactMask`, which behaves like the array.
         instance_map: index of the instance at each pixel, -1 where there is none.
         prompts: every point that was asked.
         conflicts: pixels that two instances claimed, largest first.
         budget: what it cost.
         confidence_used: class -> the confidence that was used for it, where it is not the one of the settings.
         notes: what a person should know: lowered confidences, added words, dropped points.
-        models: names of the text encoder and of the segmenter.
-        looks: instance -> its second look, for those that had one.
+        models: names of the text encoder, of the segmenter, and of the detector if one was used.
+        readings: instance -> its crop reading, for those that were verified.
+        text_map: the text encoder's own class map.
     """
 
     image: UInt8[np.ndarray, "h w 3"] = field(repr=False)
     vocabulary: tuple[str, ...]
     target: str | None
-    settings: Settings
+    settings: ClipGuidedSettings
     class_map: ClassMap = field(repr=False)
     instances: supervision.Detections = field(repr=False)
     instance_map: Int16[np.ndarray, "h w"] = field(repr=False)
@@ -218,8 +307,9 @@ class Result:
     budget: Budget
     confidence_used: dict[str, float]
     notes: tuple[str, ...]
-    models: tuple[str, str]
-    looks: dict[int, Look] = field(default_factory=dict, repr=False)
+    models: tuple[str, ...]
+    readings: dict[int, CropReading] = field(default_factory=dict, repr=False)
+    text_map: ClassMap | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.instances)
@@ -270,9 +360,10 @@ class Result:
             "share": {name: round(float(part), 5) for name, part in zip(self.vocabulary, share, strict=True)},
             "prompts": self.budget.prompts,
             "regions": self.budget.regions,
-            "seconds": {name: round(getattr(self.budget, name), 3) for name in ("text", "image", "decoder", "merge")},
+            "seconds": {name: round(getattr(self.budget, name), 3) for name in PARTS},
             "conflicts": [str(conflict) for conflict in self.conflicts],
             "confidence_used": self.confidence_used,
+            "evidence": dict(Counter(self.instances.data["evidence"].tolist())),
             "notes": list(self.notes),
         }
 

@@ -37,6 +37,15 @@ BACKGROUND_WORDS = (
 Source: ``configs/cls_voc21.txt`` of https://github.com/wangf3014/SCLIP
 """
 
+SURROUNDINGS = (
+    ("sky", "cloud"), ("wall",), ("ceiling",), ("floor", "carpet", "rug"), ("window",), ("door",), ("curtain",),
+    ("shelf", "cupboard"), ("building", "house"), ("road", "street", "pavement"), ("ground", "soil"),
+    ("sand", "beach"), ("grass", "lawn", "field", "meadow"), ("tree", "forest", "bush", "foliage"),
+    ("water", "sea", "river", "lake"), ("mountain", "hill"), ("rock", "stone"), ("snow",), ("fence", "railing"),
+    ("backdrop",),
+)  # fmt: skip
+"""What surrounds the things of a photo, indoors and outdoors: names that mean nearly the same are one group."""
+
 BACKGROUND = "background"
 ARTICLE = re.compile(r"^(?:a|an|the|some)\s+")
 LONGEST = 200  # characters of a name
@@ -119,6 +128,17 @@ def suggested_background(names: Sequence[str]) -> tuple[str, ...]:
     """The `BACKGROUND_WORDS` that the vocabulary does not have yet."""
     have = {root(name) for name in names}
     return tuple(word for word in BACKGROUND_WORDS if root(word) not in have)
+
+
+def surroundings(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The groups of `SURROUNDINGS` of which the vocabulary names none, neither whole nor as the last word of a phrase.
+
+    Example:
+        >>> ("grass", "lawn", "field", "meadow") in surroundings(["cow", "wet lawn"])
+        False
+    """
+    have = {root(word) for name in names for word in (name, name.split()[-1])}
+    return tuple(group for group in SURROUNDINGS if have.isdisjoint(map(root, group)))
 
 
 @lru_cache(maxsize=8)

@@ -188,6 +188,16 @@ class ConseTextEncoder:
             for name, row in zip(flat, self.carry(groups), strict=True)
         }
 
+    @property
+    def min_similarity(self) -> float:
+        """Cosine with the nearest ImageNet class under which a name means nothing that the classifier knows."""
+        return self.settings.unlike
+
+    def nearest(self, name: str, count: int = 3) -> list[tuple[str, float]]:
+        """The ImageNet classes that mean what a name means, with the cosine of each, the most similar first."""
+        lemmas, alike = class_texts()[0], self._alike([name])[0]
+        return [(lemmas[i].split(",")[0], float(alike[i])) for i in np.argsort(-alike, kind="stable")[:count]]
+
     @cached_property
     def _meanings(self) -> Float32[np.ndarray, "c d"]:
         """Vectors of the ImageNet classes, from lemma and definition; takes seconds, once."""

@@ -6,7 +6,7 @@ Jobs are written against these; `nbhelpers.load` gives something that fulfils th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Shaped, UInt8
@@ -15,6 +15,9 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.features import Features
 from nbhelpers.models.values import Choose, ClassMap, Embedding, Prediction, TrackedFrame
+
+if TYPE_CHECKING:
+    import supervision
 
 
 @runtime_checkable
@@ -69,6 +72,41 @@ class TextEncoder(Protocol):
 
     def dense(self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str | Sequence[str]]) -> ClassMap:
         """Probabilities over ``names``; a class may have several names, of which the most probable counts."""
+        ...
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Boxes of named things.
+
+    Example:
+        >>> detector = nbhelpers.load("detector")
+        >>> detector.classes(["sofa", "tractor"])
+        [('couch',), ()]
+        >>> found = detector.detect(image, ["sofa", "tractor"])        # (480, 640, 3) uint8
+        >>> found.xyxy.shape, found.data["detected"]
+        ((3, 4), ['couch', 'couch', 'person'])
+    """
+
+    name: str
+    device: str
+
+    def classes(self, names: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
+        """For each name the detector's own classes that it stands for; none where the detector does not know it."""
+        ...
+
+    def nearest(self, name: str, count: int = 3) -> tuple[str, ...]:
+        """The detector's own classes that are nearest in meaning to a name."""
+        ...
+
+    def detect(
+        self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str | Sequence[str]], min_score: float = 0.1
+    ) -> supervision.Detections:
+        """Boxes of everything that the detector sees, with ``class_id`` -1 for what nobody asked for.
+
+        ``xyxy`` in pixels of the image, ``confidence`` 0 to 1, ``data["detected"]`` the detector's own class and
+        ``data["class_name"]`` the first name of the asked class.
+        """
         ...
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from nbhelpers import clip_guided
-from nbhelpers.clip_guided.words import words
 from nbhelpers.core.masks import decode_rle, encode_rle
 from nbhelpers.core.regions import distinct, intersections
 from nbhelpers.core.scenes import Scene
@@ -30,7 +29,9 @@ SURROUNDINGS = (
 
 SHOWS = 0.5  # a noun's peak probability from which a view shows it: there it wins against the surroundings
 PEAK = 0.99  # quantile of a noun's probability over a view that counts as its similarity
-SETTINGS = clip_guided.Settings(min_confidence=0.5, lower=False, max_prompts=16, rounds=1, second_look=False)
+SETTINGS = clip_guided.ClipGuidedSettings(
+    min_confidence=0.5, lower=False, max_prompts=16, rounds=1, verify_crops=False, surroundings=False
+)
 SMALLEST = 5e-4  # share of the picture
 GRID = 12  # points across, where any object is looked for
 ANY_SCORE = 0.75  # predicted IoU of a mask that may be any object
@@ -59,6 +60,8 @@ class Instance:
     colour: float
     points: Int[np.ndarray, " n"] = field(repr=False)
     feature: Float[np.ndarray, " d"] | None = field(default=None, repr=False)
+    detected: bool = False
+    """Whether a detector found it, so that its noun needs no verification."""
 
     @property
     def mask(self) -> Bool[np.ndarray, "h w"]:
@@ -93,7 +96,7 @@ class Nouns:
         return tuple(dict.fromkeys(head.casefold() for head in self.heads))
 
     @property
-    def settings(self) -> clip_guided.Settings:
+    def settings(self) -> clip_guided.ClipGuidedSettings:
         """With the surroundings that are no noun themselves."""
         have = {root(word) for head in self.heads for word in (head, head.split()[-1])}
         groups = [tuple(name for name in group if root(name) not in have) for group in SURROUNDINGS]
@@ -120,19 +123,21 @@ def look(
         return (), []
     image = photos.image(view)
     settings = replace(nouns.settings, min_region_size=max(50.0, SMALLEST * image.shape[0] * image.shape[1]))
-    asked = words(nouns.vocabulary, None, settings)
-    class_map = text_encoder.dense(image, asked.asked)
-    peaks = {name: float(np.quantile(class_map.probabilities[i], PEAK)) for i, name in enumerate(nouns.vocabulary)}
+    result = clip_guided.segment(
+        image, nouns.vocabulary, settings=settings, segmenter=photos.segmenter, text_encoder=text_encoder,
+        embedding=photos.embedding(view),
+    )  # fmt: skip
+    planes = result.class_map.probabilities
+    peaks = {name: float(np.quantile(planes[i], PEAK)) for i, name in enumerate(nouns.vocabulary)}
+    evidence = result.instances.data["evidence"]
+    for class_id in np.unique(result.instances.class_id[evidence != "text"]).tolist():
+        peaks[nouns.vocabulary[class_id]] = 1.0  # the detector saw it, however small it is
     if isinstance(text_encoder, ImageTextEncoder):
         peaks = dict(zip(nouns.vocabulary, text_encoder.similarity(image, nouns.vocabulary).tolist(), strict=True))
     least = shows(text_encoder)
     similarity = tuple(peaks[head.casefold()] for head in nouns.heads)
     if max(similarity) < least:
         return similarity, []
-    result = clip_guided.segment(
-        image, nouns.vocabulary, settings=settings, segmenter=photos.segmenter, text_encoder=text_encoder,
-        class_map=class_map, embedding=photos.embedding(view),
-    )  # fmt: skip
     found = []
     for noun, head in enumerate(nouns.heads):
         if similarity[noun] < least:
@@ -140,8 +145,13 @@ def look(
         class_id = nouns.vocabulary.index(head.casefold())
         own = np.flatnonzero(result.instances.class_id == class_id).tolist()
         parts = [(result.instance_map == number, float(result.instances.confidence[number])) for number in own]
-        larger = wholes(photos.segmenter, photos.embedding(view), class_map.probabilities[class_id])
-        probability = cv2.resize(class_map.probabilities[class_id], image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        if detected := [part for part, number in zip(parts, own, strict=True) if evidence[number] != "text"]:
+            for mask, worth in detected:
+                colour = likeness(image, mask, nouns.colours[noun])
+                found.append(instance(photos, scene, view, mask, noun, worth, colour, detected=True))
+            continue
+        larger = wholes(photos.segmenter, photos.embedding(view), planes[class_id])
+        probability = cv2.resize(planes[class_id], image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         for whole, worth in without_parts(parts, larger):
             for number, mask in enumerate(apart(whole, probability)):
                 confidence = min(worth, float(probability[mask].mean())) if number else worth
@@ -193,6 +203,7 @@ def instance(
     noun: int,
     confidence: float,
     colour: float,
+    detected: bool = False,
 ) -> Instance:
     """An `Instance` with the scene's points inside its mask and its mean feature."""
     points = np.empty(0, np.int64)
@@ -202,7 +213,8 @@ def instance(
         inside = (columns >= 0) & (rows >= 0) & (columns < mask.shape[1]) & (rows < mask.shape[0])
         inside[inside] = mask[rows[inside], columns[inside]]
         points = np.unique(numbers[inside])
-    return Instance(noun, view, encode_rle(mask), confidence, colour, points, _feature(photos, view, mask))
+    feature = _feature(photos, view, mask)
+    return Instance(noun, view, encode_rle(mask), confidence, colour, points, feature, detected)
 
 
 def _feature(photos: Photos, view: int, mask: np.ndarray) -> Float[np.ndarray, " d"] | None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from nbhelpers.clip_guided.second_look import FLOOR, piece, standing_out
-from nbhelpers.clip_guided.words import words
+from nbhelpers.clip_guided.values import prepare_vocabulary
+from nbhelpers.clip_guided.verification import MIN_READING, blur_surroundings, crop_box
 from nbhelpers.models.protocols import TextEncoder
 from nbhelpers.models.values import ClassMap
 from nbhelpers.multiview.finding import Nouns
@@ -32,23 +32,26 @@ def read(
         The objects with their likeness from both readings, without those that were not read; and a note on how many
         fell.
     """
-    asked = words(nouns.vocabulary, None, nouns.settings).asked if nouns.asked else ()
+    asked = prepare_vocabulary(nouns.vocabulary, None, nouns.settings).classes if nouns.asked else ()
     order = sorted(range(len(objects)), key=lambda n: -objects[n].likeness * _support(objects[n]))
     order = [n for noun in range(len(nouns.asked)) for n in [m for m in order if objects[m].noun == noun][:MOST]]
     kept: dict[int, Object] = {}
     fallen = []
     for number in order:
         thing = objects[number]
+        if any(each.detected for each in thing.instances.values()):
+            kept[number] = thing
+            continue
         view = thing.best_view
         image, mask = photos.image(view), thing.mask(view)
-        x0, y0, x1, y1 = piece(mask)
+        x0, y0, x1, y1 = crop_box(mask)
         inside = mask[y0:y1, x0:x1]
-        classes = text_encoder.dense(standing_out(image[y0:y1, x0:x1], inside), asked)
-        second = np.maximum(_mean(classes, inside), FLOOR)
+        classes = text_encoder.dense(blur_surroundings(image[y0:y1, x0:x1], inside), asked)
+        second = np.maximum(_mean(classes, inside), MIN_READING)
         own = nouns.vocabulary.index(nouns.heads[thing.noun].casefold())
         first = np.full(len(second), (1 - thing.likeness) / max(1, len(second) - 1))
         first[own] = thing.likeness
-        both = np.maximum(first, FLOOR) * second
+        both = np.maximum(first, MIN_READING) * second
         share = float(both[own] / both.sum())
         if share < STANDS / np.sqrt(len(thing.instances)):
             fallen.append(thing.name)

@@ -10,7 +10,9 @@ from typing import Any, Literal
 from nbhelpers.core.files import checkpoints_dir, data_dir
 from nbhelpers.zoo.sources import Source
 
-TASKS = ("segmenter", "tracker", "text_encoder", "patch_encoder", "scene_estimator", "inpainter", "matcher")
+TASKS = (
+    "segmenter", "tracker", "text_encoder", "detector", "patch_encoder", "scene_estimator", "inpainter", "matcher",
+)  # fmt: skip
 SETS = ("lite", "official")
 
 

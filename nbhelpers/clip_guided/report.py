@@ -1,4 +1,4 @@
-"""The vocabulary doctor: which word won where, which words compete, which found nothing, and what to add."""
+"""Reports on a result: how each word did and what to change, and images of the steps from words to masks."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, UInt8
 
-from nbhelpers.clip_guided.second_look import SAID
-from nbhelpers.clip_guided.values import Result
-from nbhelpers.clip_guided.words import words
+from nbhelpers.clip_guided.placement import ClassGrid, working_size
+from nbhelpers.clip_guided.values import ClipGuidedResult, prepare_vocabulary
+from nbhelpers.core.images import fit
 from nbhelpers.core.vocabulary import BACKGROUND, near_duplicates, suggested_background
 from nbhelpers.models.protocols import TextEncoder
+from nbhelpers.plots import LONGEST
 
 RIVAL = 0.5  # where a word wins, another at so much of its probability competes with it
 MOST_RIVALS = 12  # pairs that are told
 WORTH_ADDING = 0.03  # of the photo: a background word that wins so much is worth adding
+DIM = 0.25  # brightness of the photo where a word is impossible
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Word:
         instances: what came of them.
         runner_up: the word that comes second where this one wins, or that wins where this one is strongest.
         remark: why it found nothing; empty when it found something.
+        evidence: what found its instances: ``"text"``, ``"detector"``, ``"both"``, several joined by a comma.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Word:
     instances: int
     runner_up: str
     remark: str
+    evidence: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,11 @@ class Diagnosis:
 
     def __str__(self) -> str:
         wide = max(5, *(len(word.name) for word in self.words))
-        lines = [f"{'word':<{wide}}  wins  surest  regions  prompts  found  runner-up"]
+        lines = [f"{'word':<{wide}}  wins  peak  regions  prompts  found  by        runner-up"]
         for word in self.words:
             lines.append(
-                f"{word.name:<{wide}}  {word.share:4.0%}  {word.peak:6.2f}  {word.regions:7d}  {word.prompts:7d}  "
-                f"{word.instances:5d}  {word.runner_up}"
+                f"{word.name:<{wide}}  {word.share:4.0%}  {word.peak:4.2f}  {word.regions:7d}  {word.prompts:7d}  "
+                f"{word.instances:5d}  {word.evidence:8}  {word.runner_up}"
             )
         lines += [f"{word.name} found nothing: {word.remark}" for word in self.words if word.remark]
         lines += [f'"{a}" and "{b}" are one word twice: keep one, or join them as "{a}|{b}"' for a, b in self.alike]
@@ -82,7 +86,7 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def diagnose(result: Result, text_encoder: TextEncoder | None = None) -> Diagnosis:
+def diagnose(result: ClipGuidedResult, text_encoder: TextEncoder | None = None) -> Diagnosis:
     """Examine the words of a result.
 
     Example:
@@ -99,13 +103,13 @@ def diagnose(result: Result, text_encoder: TextEncoder | None = None) -> Diagnos
     asked = [i for i, (name, word) in enumerate(zip(names, result.vocabulary, strict=False)) if name == word]
     rows = tuple(_word(result, index, winner, second) for index in asked)  # without the words that clicks have added
     background = ()
-    if not any(name.casefold() == BACKGROUND for name in names):  # which stands for all these words already
+    if not result.settings.surroundings and BACKGROUND not in map(str.casefold, names):
         background = tuple((word, -1.0) for word in suggested_background(names))
         background = background if text_encoder is None else _would_win(result, text_encoder)
     return Diagnosis(rows, tuple(near_duplicates(result.vocabulary)), _rivals(probabilities, names, winner), background)
 
 
-def _word(result: Result, index: int, winner: np.ndarray, second: np.ndarray) -> Word:
+def _word(result: ClipGuidedResult, index: int, winner: np.ndarray, second: np.ndarray) -> Word:
     plane, names = result.class_map.probabilities[index], result.class_map.names
     asked = [prompt for prompt in result.prompts if prompt.class_id == index]
     count = int((result.instances.class_id == index).sum())
@@ -116,10 +120,13 @@ def _word(result: Result, index: int, winner: np.ndarray, second: np.ndarray) ->
         runner_up = names[winner.ravel()[plane.argmax()]]
     regions = len({prompt.region for prompt in asked} - {-1})
     remark = "" if count else _remark(result, index, wins, runner_up, [prompt.fate for prompt in asked])
-    return Word(names[index], float(wins.mean()), float(plane.max()), regions, len(asked), count, runner_up, remark)
+    evidence = ", ".join(sorted(set(result.instances.data["evidence"][result.instances.class_id == index].tolist())))
+    return Word(
+        names[index], float(wins.mean()), float(plane.max()), regions, len(asked), count, runner_up, remark, evidence
+    )
 
 
-def _remark(result: Result, index: int, wins: np.ndarray, runner_up: str, fates: list[str]) -> str:
+def _remark(result: ClipGuidedResult, index: int, wins: np.ndarray, runner_up: str, fates: list[str]) -> str:
     """Why a word found nothing."""
     settings, plane = result.settings, result.class_map.probabilities[index]
     level = result.confidence_used.get(result.class_map.names[index], settings.min_confidence)
@@ -134,7 +141,11 @@ def _remark(result: Result, index: int, wins: np.ndarray, runner_up: str, fates:
     if not fates:
         return f"its confident regions are smaller than {settings.min_region_size:g} pixels, or were too many"
     if all(fate == "covered" for fate in fates):
-        if looked := [note for note in result.notes if note.startswith(SAID) and result.class_map.names[index] in note]:
+        if looked := [
+            note
+            for note in result.notes
+            if note.startswith("crop verification") and result.class_map.names[index] in note
+        ]:
             return "; ".join(looked)
         return "other words claimed the same pixels and were more confident; see conflicts"
     if "disagrees" in fates:
@@ -142,9 +153,9 @@ def _remark(result: Result, index: int, wins: np.ndarray, runner_up: str, fates:
     return f"its masks are smaller than {settings.min_region_size:g} pixels"
 
 
-def words_from(result: Result) -> dict[int, bool]:
+def words_from(result: ClipGuidedResult) -> dict[int, bool]:
     """The classes of a result that were to be found, each with whether it is stuff."""
-    return words(result.vocabulary, result.target, result.settings).wanted
+    return prepare_vocabulary(result.vocabulary, result.target, result.settings).wanted
 
 
 def _rivals(
@@ -162,7 +173,7 @@ def _rivals(
     return tuple((names[a], names[b], found[a, b]) for a, b in order)
 
 
-def _would_win(result: Result, text_encoder: TextEncoder) -> tuple[tuple[str, float], ...]:
+def _would_win(result: ClipGuidedResult, text_encoder: TextEncoder) -> tuple[tuple[str, float], ...]:
     """Background words that would win a part of the photo where no word is sure now."""
     names = result.class_map.names
     more = suggested_background(names)
@@ -174,3 +185,29 @@ def _would_win(result: Result, text_encoder: TextEncoder) -> tuple[tuple[str, fl
     winner = np.where(taken > 0, -1, winner)
     shares = {word: float((winner == len(names) + i).mean()) for i, word in enumerate(more)}
     return tuple(sorted(((w, s) for w, s in shares.items() if s >= WORTH_ADDING), key=lambda pair: -pair[1]))
+
+
+def heat(result: ClipGuidedResult, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo, lit where a word is probable and dark where it is not; at most 1600 pixels a side.
+
+    Args:
+        result: of `nbhelpers.clip_guided.segment`.
+        name: a word of its class map, background and excluded words too.
+    """
+    shown = fit(result.image, LONGEST)
+    plane = result.class_map.probabilities[result.class_map.names.index(name)]
+    light = cv2.resize(plane, (shown.shape[1], shown.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return (shown * (DIM + (1 - DIM) * np.clip(light, 0, 1))[:, :, None]).astype(np.uint8)
+
+
+def regions(result: ClipGuidedResult) -> dict[str, Bool[np.ndarray, "h w"]]:
+    """Where each word of the vocabulary was confident enough to be pointed at, at photo size."""
+    grid = ClassGrid(result.class_map, working_size(result.class_map.size))
+    out = {}
+    for index, name in enumerate(result.vocabulary):
+        level = result.confidence_used.get(name, result.settings.min_confidence)
+        region = (grid.winner == index) & (grid.peak >= level)
+        if region.any() and any(prompt.class_id == index for prompt in result.prompts):
+            size = result.image.shape[1::-1]
+            out[name] = cv2.resize(region.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    return out

@@ -1,4 +1,4 @@
-"""From a class map to points: confident regions, their connected parts, and places well inside each."""
+"""From a class map to points: confident regions, their connected parts, and placement well inside each."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from nbhelpers.clip_guided.values import GRID, Settings
+from nbhelpers.clip_guided.values import GRID, ClipGuidedSettings
 from nbhelpers.core.regions import centroid_point, components, deepest_points, depth, regular_points
 from nbhelpers.models.values import ClassMap
 
 WORKING_SIDE = 384  # cells of the longer side of the grid in which points are placed
+FREE = 0.2  # a cell of which boxes cover more is not free for points
 RIM = 2.0  # cells; what a mask leaves of its region along its edge is no deeper
 FIRST = 0.5  # share of the points for the first round, if more follow
 THINNER = 1.25  # points move so much farther apart until they are few enough
 
 
-class Evidence:
+class ClassGrid:
     """A class map on a grid of any size: what wins where, how surely, and how probable one class is against the rest.
 
     Args:
@@ -54,7 +55,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Region:
+class ConfidentRegion:
     """One connected, confident part of a class, on the grid of placing.
 
     Attributes:
@@ -71,7 +72,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Places:
+class Placement:
     """All regions and points of a photo.
 
     Attributes:
@@ -85,7 +86,7 @@ class Places:
         size: ``(H, W)`` of the photo.
     """
 
-    regions: tuple[Region, ...]
+    regions: tuple[ConfidentRegion, ...]
     numbers: Int[np.ndarray, "h w"]
     points: Float32[np.ndarray, "n 2"]
     class_ids: Int[np.ndarray, " n"]
@@ -101,31 +102,43 @@ def working_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def place(class_map: ClassMap, wanted: tuple[int, ...], settings: Settings, target: int | None = None) -> Places:
-    """Find where to point.
+def place(
+    class_map: ClassMap,
+    wanted: tuple[int, ...],
+    settings: ClipGuidedSettings,
+    target: int | None = None,
+    covered: Bool[np.ndarray, "ch cw"] | None = None,
+    found: frozenset[int] = frozenset(),
+) -> Placement:
+    """Place points in the confident regions of a class map.
 
     Args:
         class_map: of the photo.
         wanted: indices of the classes that are to be found.
         settings: confidence, size, spacing and number of points.
         target: a class for which the confidence is lowered even if others are found.
+        covered: where boxes have found something already, on a grid of any size over the whole photo.
+        found: classes that boxes have found.
     """
     size = working_size(class_map.size)
     if settings.placement == "grid":
         return _blind(class_map, size)
-    evidence = Evidence(class_map, size)
+    grid = ClassGrid(class_map, size)
+    free = np.ones(size, bool)
+    if covered is not None:
+        free = cv2.resize(covered.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) < FREE
     cell = class_map.size[0] * class_map.size[1] / (size[0] * size[1])  # pixels of the photo
     smallest = max(1.0, settings.min_region_size / cell)
     levels = dict.fromkeys(wanted, settings.min_confidence)
-    parts = _parts(evidence, levels, smallest)
+    parts = _parts(grid, levels, smallest, free)
     used, notes = {}, []
     if settings.lower:
-        searched = wanted if not parts else (target,) if target is not None else ()
+        searched = wanted if not (parts or found) else (target,) if target is not None and target not in found else ()
         if not any(class_id in searched for class_id, _ in parts):
-            level = _lower(evidence, searched, settings.min_confidence, smallest)
+            level = _lower(grid, searched, settings.min_confidence, smallest, free)
             if level is not None:
                 levels |= dict.fromkeys(searched, level)
-                parts = _parts(evidence, levels, smallest)
+                parts = _parts(grid, levels, smallest, free)
                 used = {index: level for index in searched if any(index == found for found, _ in parts)}
                 names = ", ".join(class_map.names[index] for index in used)
                 notes.append(
@@ -138,7 +151,7 @@ def place(class_map: ClassMap, wanted: tuple[int, ...], settings: Settings, targ
         spacing *= THINNER
         points = _points(parts, spacing, settings)
     regions = [
-        Region(class_id, int(part.sum()), float(evidence.peak[part].mean()), spots)
+        ConfidentRegion(class_id, int(part.sum()), float(grid.peak[part].mean()), spots)
         for (class_id, part), spots in zip(parts, points, strict=True)
     ]
     order = sorted(range(len(regions)), key=lambda i: -regions[i].area * regions[i].confidence)
@@ -151,7 +164,7 @@ def place(class_map: ClassMap, wanted: tuple[int, ...], settings: Settings, targ
     regions = tuple(regions[i] for i in order)
     cells = np.concatenate([region.points for region in regions]) if regions else np.empty((0, 2))
     counts = [len(region.points) for region in regions]
-    return Places(
+    return Placement(
         regions,
         numbers,
         _to_pixels(cells, size, class_map.size),
@@ -163,60 +176,64 @@ def place(class_map: ClassMap, wanted: tuple[int, ...], settings: Settings, targ
     )
 
 
-def unanswered(places: Places, claimed: Bool[np.ndarray, "ch cw"], settings: Settings) -> Places:
-    """The places with points added in confident parts of regions that no mask covers yet; the same if there are none.
+def add_uncovered(placement: Placement, claimed: Bool[np.ndarray, "ch cw"], settings: ClipGuidedSettings) -> Placement:
+    """Add points in confident parts of regions that no mask covers yet; the same placement if there are none.
 
     Args:
-        places: with the points that have been asked.
+        placement: with the points that have been asked.
         claimed: where a mask was found, on a grid of any size over the whole photo.
         settings: number of points in all, their spacing, and the smallest region.
     """
-    height, width = places.numbers.shape
-    size = places.size
+    height, width = placement.numbers.shape
+    size = placement.size
     covered = cv2.resize(claimed.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     scale = np.array([width / size[1], height / size[0]])
     spacing = max(2.0, settings.spacing * max(height, width))
-    for x, y in np.round((places.points + 0.5) * scale - 0.5).astype(int).tolist():  # what they say is known
+    for x, y in np.round((placement.points + 0.5) * scale - 0.5).astype(int).tolist():  # what they say is known
         cv2.circle(covered, (x, y), round(spacing / 2), 1, -1)
     smallest = max(1.0, settings.min_region_size * width * height / (size[0] * size[1]))
     parts = []
-    for number in range(len(places.regions)):
-        labels = components((places.numbers == number) & (covered < 0.5), smallest)
+    for number in range(len(placement.regions)):
+        labels = components((placement.numbers == number) & (covered < 0.5), smallest)
         parts += [(number, labels == part) for part in range(1, labels.max(initial=0) + 1)]
     parts = [part for part in parts if depth(part[1]).max() >= RIM]
     parts.sort(key=lambda part: -np.count_nonzero(part[1]))
     found = [(number, cell) for number, part in parts for cell in _cropped_points(part, spacing, settings.max_prompts)]
-    found = found[: max(0, settings.max_prompts - len(places.points))]
+    found = found[: max(0, settings.max_prompts - len(placement.points))]
     if not found:
-        return places
+        return placement
     numbers = np.array([number for number, _ in found])
     cells = np.array([cell for _, cell in found])
     return replace(
-        places,
-        points=np.concatenate([places.points, _to_pixels(cells, (height, width), size)]),
-        class_ids=np.concatenate([places.class_ids, [places.regions[number].class_id for number in numbers]]),
-        region_ids=np.concatenate([places.region_ids, numbers]),
+        placement,
+        points=np.concatenate([placement.points, _to_pixels(cells, (height, width), size)]),
+        class_ids=np.concatenate([placement.class_ids, [placement.regions[number].class_id for number in numbers]]),
+        region_ids=np.concatenate([placement.region_ids, numbers]),
     )
 
 
-def _parts(evidence: Evidence, levels: dict[int, float], smallest: float) -> list[tuple[int, np.ndarray]]:
+def _parts(
+    grid: ClassGrid, levels: dict[int, float], smallest: float, free: Bool[np.ndarray, "h w"]
+) -> list[tuple[int, np.ndarray]]:
     """The connected parts where a class wins with at least its level: ``(class, (h, w) bool)``."""
     out = []
-    for index in np.intersect1d(list(levels), np.unique(evidence.winner)).tolist():
-        labels = components((evidence.winner == index) & (evidence.peak >= levels[index]), smallest)
+    for index in np.intersect1d(list(levels), np.unique(grid.winner)).tolist():
+        labels = components((grid.winner == index) & (grid.peak >= levels[index]) & free, smallest)
         out += [(index, labels == number) for number in range(1, labels.max(initial=0) + 1)]
     return out
 
 
-def _lower(evidence: Evidence, classes: tuple[int, ...], level: float, smallest: float) -> float | None:
+def _lower(
+    grid: ClassGrid, classes: tuple[int, ...], level: float, smallest: float, free: Bool[np.ndarray, "h w"]
+) -> float | None:
     """The highest of ten lower levels at which a class has a region, or None."""
     for lower in np.linspace(level, 0, 11)[1:].tolist():
-        if _parts(evidence, dict.fromkeys(classes, lower), smallest):
+        if _parts(grid, dict.fromkeys(classes, lower), smallest, free):
             return lower
     return None
 
 
-def _points(parts: list[tuple[int, np.ndarray]], spacing: float, settings: Settings) -> list[np.ndarray]:
+def _points(parts: list[tuple[int, np.ndarray]], spacing: float, settings: ClipGuidedSettings) -> list[np.ndarray]:
     match settings.placement:
         case "centroid":
             return [centroid_point(part) for _, part in parts]
@@ -238,14 +255,14 @@ def _to_pixels(cells: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) 
     return ((np.asarray(cells, float).reshape(-1, 2) + 0.5) * scale - 0.5).astype(np.float32)
 
 
-def _blind(class_map: ClassMap, size: tuple[int, int]) -> Places:
+def _blind(class_map: ClassMap, size: tuple[int, int]) -> Placement:
     """The points of the grid; each has the word that wins there, however unsurely, and its whole connected region."""
-    evidence = Evidence(class_map, size)
+    grid = ClassGrid(class_map, size)
     numbers: Int[np.ndarray, "h w"] = np.full(size, -1, np.int32)
-    for index in np.unique(evidence.winner).tolist():
-        parts = components(evidence.winner == index)
+    for index in np.unique(grid.winner).tolist():
+        parts = components(grid.winner == index)
         numbers[parts > 0] = parts[parts > 0] + numbers.max()
     cells = np.stack(np.meshgrid(np.arange(GRID), np.arange(GRID)), -1).reshape(-1, 2)
     columns, rows = ((cells + 0.5) * (size[1] / GRID, size[0] / GRID)).astype(int).T
     points = _to_pixels(cells, (GRID, GRID), class_map.size)
-    return Places((), numbers, points, evidence.winner[rows, columns], numbers[rows, columns], {}, (), class_map.size)
+    return Placement((), numbers, points, grid.winner[rows, columns], numbers[rows, columns], {}, (), class_map.size)

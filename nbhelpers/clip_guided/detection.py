@@ -1,0 +1,228 @@
+"""Boxes of a detector and the class map of a text encoder, fused into one class map.
+
+A detector knows few classes well; a text encoder takes any name and knows it roughly. Each box is segmented, and the
+class map is averaged inside the mask: what the detector and the text encoder together make most probable is the class
+of the box (a product of experts; Hinton 2002, doi 10.1162/089976602760128018). The fused class map says so in every
+later step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+
+from nbhelpers.clip_guided.selection import MaskProposal
+from nbhelpers.clip_guided.values import ClipGuidedSettings, Vocabulary
+from nbhelpers.clip_guided.verification import mean_probabilities
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
+from nbhelpers.models.values import ClassMap, Embedding, Prediction
+from nbhelpers.zoo import catalog
+
+log = logging.getLogger(__name__)
+
+MIN_SCORE = 0.1  # of a box that is considered; with the class map it must reach `MIN_PROBABILITY`
+MIN_RIVAL = 0.5  # of a box of a class that nobody asked for
+MAX_BOXES = 48
+MAX_RIVALS = 12
+SAME_BOX = 0.6  # IoU from which boxes of different classes are one object
+UNKNOWN = 0.15  # score of a thing that the detector does not know, beside those that it knows
+FLOOR = 0.2  # probability that the text encoder grants each class: it may be wrong
+MIN_PROBABILITY = 0.5  # of a box that is kept
+ELSEWHERE = 0.3  # what is left of the probability of a class that the detector knows, outside of its boxes
+
+
+@dataclass(frozen=True, eq=False)
+class Detected:
+    """What a detector sees in a photo, in terms of the classes that are asked.
+
+    Attributes:
+        boxes: ``(k, 4)`` pixels, one box an object, the highest score first.
+        scores: for each box the score of each class, ``(k, n)``: 0 where the detector knows the class and does not see
+            it, and for stuff; `UNKNOWN` for things that it does not know.
+        detected: the detector's own name of each box.
+        known: whether the detector knows each of the ``n`` classes.
+        words: the classes that are asked, with the rivals that the detector saw.
+        notes: how names were read.
+    """
+
+    boxes: Float[np.ndarray, "k 4"]
+    scores: Float[np.ndarray, "k n"]
+    detected: tuple[str, ...]
+    known: tuple[bool, ...]
+    words: Vocabulary
+    notes: tuple[str, ...]
+
+
+def choose_detector(
+    given: Detector | None, text_model: str, settings: ClipGuidedSettings
+) -> tuple[Detector | None, tuple[str, ...]]:
+    """The detector to use, or None, and a note where the one that is wanted cannot be had.
+
+    Left to itself, a detector is used with a text encoder of the lite set: many everyday things (person, couch, cow)
+    are no class of ImageNet.
+    """
+    if settings.detect is False:
+        return None, ()
+    if given is not None:
+        return given, ()
+    if settings.detect is None and not any(
+        model.name == text_model for model in catalog.models("text_encoder", "lite")
+    ):
+        return None, ()
+    from nbhelpers.models.load import load
+
+    try:
+        return load("detector"), ()
+    except NbHelpersError as error:
+        return None, (f"goes on without a detector: {error.what}",)
+
+
+def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected:
+    """Ask a detector for the classes of a vocabulary.
+
+    What it sees that nobody asked for (the person beside the dog) is added to the classes as a rival: it competes, and
+    is not segmented.
+    """
+    found = detector.detect(image, words.classes, MIN_SCORE)
+    found = found[np.argsort(-found.confidence, kind="stable")]
+    own = found.data["detected"].tolist()
+    known = detector.classes(words.classes)
+    asked = {name for names in known for name in names}
+    strong = [
+        name for name, score in zip(own, found.confidence, strict=True) if name not in asked and score >= MIN_RIVAL
+    ]
+    rivals = tuple(dict.fromkeys(strong))[:MAX_RIVALS]
+    words = words.with_rivals(rivals)
+    known = [*known, *((name,) for name in rivals)]
+    table = {name: [i for i, names in enumerate(known) if name in names] for names in known for name in names}
+    things = [index for index, stuff in words.wanted.items() if not known[index] and not stuff]
+    boxes, scores, labels = [], [], []
+    for box, score, name in zip(found.xyxy, found.confidence.tolist(), own, strict=True):
+        if name not in table:
+            continue
+        same = _first_same(box, boxes)
+        if same is None:
+            same = len(boxes)
+            boxes.append(box)
+            labels.append(name)
+            scores.append(np.zeros(len(known)))
+            scores[same][things] = UNKNOWN
+        for index in table[name]:
+            scores[same][index] = max(scores[same][index], score)
+    count = min(len(boxes), MAX_BOXES)
+    return Detected(
+        np.array(boxes[:count], float).reshape(-1, 4),
+        np.array(scores[:count], float).reshape(-1, len(known)),
+        tuple(labels[:count]),
+        tuple(bool(names) for names in known),
+        words,
+        _notes(words, known),
+    )
+
+
+def propose(
+    found: Detected, class_map: ClassMap, segmenter: Segmenter, embedding: Embedding
+) -> tuple[list[MaskProposal], Prediction | None]:
+    """Segment each box, and give it the class that detector and class map together make most probable.
+
+    Returns:
+        The proposals of at least `MIN_PROBABILITY`, and one prediction, for its size and extent.
+    """
+    height, width = embedding.size
+    proposals, prediction = [], None
+    for box, scores in zip(found.boxes, found.scores, strict=True):
+        box = np.clip(box, 0, [width - 1, height - 1] * 2)
+        prediction = segmenter.predict(embedding, Prompt(box=box))
+        rows, columns = (max(1, round(side)) for side in prediction.extent)
+        logits = prediction.logits[prediction.choice, :rows, :columns]
+        if not (logits > 0).any():
+            continue
+        mean = mean_probabilities(class_map, logits > 0)
+        joint = scores * np.maximum(mean, FLOOR)
+        class_id = int(joint.argmax())
+        rival = np.delete(joint, class_id).max(initial=0.0)
+        probability = float(scores.max() * joint[class_id] / (joint[class_id] + rival))
+        if probability >= MIN_PROBABILITY:
+            evidence = "both" if mean[class_id] > np.delete(mean, class_id).max(initial=0.0) else "detector"
+            predicted_iou = float(prediction.scores[prediction.choice])
+            proposals.append(
+                MaskProposal(
+                    logits.astype(np.float16), class_id, 0, predicted_iou, probability, tuple(box.tolist()), evidence
+                )
+            )
+    return proposals, prediction
+
+
+def fuse(class_map: ClassMap, proposals: Sequence[MaskProposal], known: Sequence[bool]) -> ClassMap:
+    """The class map with what the detector knows.
+
+    Inside the mask of a box its class gets the box's probability, and the others share the rest. Elsewhere a class
+    that the detector knows keeps `ELSEWHERE` of its probability.
+    """
+    planes = class_map.probabilities.copy()
+    planes[np.asarray(known, bool)] *= ELSEWHERE
+    planes /= np.maximum(planes.sum(0), 1e-12)
+    for proposal in sorted(proposals, key=lambda each: each.agreement):
+        cover = _cover(proposal.logits > 0, planes.shape[1:])
+        planes *= 1 - proposal.agreement * cover
+        planes[proposal.class_id] += proposal.agreement * cover
+    return replace(class_map, probabilities=planes)
+
+
+def _cover(mask: np.ndarray, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
+    """Fraction of each cell that a mask covers."""
+    return cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def covered(proposals: Sequence[MaskProposal]) -> Bool[np.ndarray, "h w"] | None:
+    """Where the masks of proposals lie, on their grid; None for no proposals."""
+    return np.any([proposal.logits > 0 for proposal in proposals], axis=0) if proposals else None
+
+
+def _first_same(box: np.ndarray, boxes: Sequence[np.ndarray]) -> int | None:
+    """Index of the first box that is the same object: IoU of at least `SAME_BOX`."""
+    for index, other in enumerate(boxes):
+        low, high = np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])
+        shared = np.prod(np.clip(high - low, 0, None))
+        if shared >= SAME_BOX * (np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2]) - shared):
+            return index
+    return None
+
+
+def without_unknown(
+    words: Vocabulary, detector: Detector | None, text_encoder: TextEncoder | None
+) -> tuple[Vocabulary, tuple[str, ...]]:
+    """The vocabulary without the words that neither the detector nor the text encoder knows, and notes on them.
+
+    They stay among the classes, and are not searched. A text encoder that can tell has a method ``nearest`` and a
+    threshold ``min_similarity``; CLIP takes any word.
+    """
+    if not hasattr(text_encoder, "nearest"):
+        return words, ()
+    wanted, notes = dict(words.wanted), []
+    classes = [()] * words.count if detector is None else detector.classes(words.classes[: words.count])
+    for index, (names, own) in enumerate(zip(words.classes, classes, strict=False)):
+        if own or words.wanted.get(index, True):
+            continue
+        nearest = max((text_encoder.nearest(name) for name in names), key=lambda each: each[0][1])
+        if nearest[0][1] < text_encoder.min_similarity:
+            del wanted[index]
+            known = [name for name, _ in nearest] + list(detector.nearest(names[0], 2) if detector else ())
+            notes.append(f'"{names[0]}" is unknown and not searched; the nearest known words are {", ".join(known)}')
+    return replace(words, wanted=wanted), tuple(notes)
+
+
+def _notes(words: Vocabulary, known: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Which names were read as another class of the detector."""
+    notes = []
+    for names, own in zip(words.classes[: words.count], known, strict=False):
+        if own and not {name.casefold() for name in names} & set(own):
+            notes.append(f'the detector knows "{names[0]}" as {", ".join(own)}')
+    return tuple(notes)

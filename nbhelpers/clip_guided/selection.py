@@ -1,0 +1,471 @@
+"""From prompts to instances: prompt the segmenter, select a mask for each prompt, merge, and assign pixels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float16, Int16
+
+from nbhelpers.clip_guided.placement import ClassGrid, Placement, add_uncovered
+from nbhelpers.clip_guided.values import ClipGuidedSettings, Conflict
+from nbhelpers.core.lazy import needs
+from nbhelpers.core.masks import box_of, view_logits
+from nbhelpers.core.regions import components, distinct, intersections, is_group, ranked_pairs
+from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.values import ClassMap, Embedding, Prediction
+
+if TYPE_CHECKING:
+    import supervision
+
+BATCH = 256  # points whose masks are held as float32; afterwards as float16
+MIN_AGREEMENT = 0.5  # a mask of which the class map gives less to the class is dropped
+PART_INSIDE = 0.8  # fraction of a mask inside a larger one of its class from which it is a part of it
+BOX_OVERLAP = 0.3  # a point's mask that shares more with a box's mask of its class is the same, or a worse one
+MIN_KEPT = 0.25  # an instance that keeps a smaller fraction of its mask in conflicts is covered
+MAX_DENSE_BYTES = 1 << 28  # masks of all instances up to this size are one array, beyond it they are compact
+
+
+@dataclass(frozen=True)
+class MaskProposal:
+    """The mask that was selected for one prompt.
+
+    Attributes:
+        logits: on the segmenter's grid; 16 bits are enough, since only the sign and the slope at the edge count.
+        class_id: index into the class map's names.
+        candidate: 1, 2 or 3 for a point; 0 for a box.
+        predicted_iou: of the segmenter.
+        agreement: of a point the mean of the class map's relative probability over the mask; of a box its
+            calibrated probability; 0 to 1.
+        box: ``(x0, y0, x1, y1)`` pixels of the photo, where the prompt was a box of a detector.
+        evidence: ``"text"``, ``"detector"`` or ``"both"``: what found it.
+    """
+
+    logits: Float16[np.ndarray, "h w"]
+    class_id: int
+    candidate: int
+    predicted_iou: float
+    agreement: float
+    box: tuple[float, float, float, float] | None = None
+    evidence: str = "text"
+
+    @property
+    def confidence(self) -> float:
+        """Predicted IoU times agreement."""
+        return self.predicted_iou * self.agreement
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """All prompts of a photo with a mask for each.
+
+    Attributes:
+        placement: the points, with those that later rounds added.
+        proposals: of the points, in their order, then of the boxes.
+        grid: the class map on the grid of the masks.
+        shape: a prediction of this photo, for its size and extent.
+        seconds: spent on selection and placement, not on the decoder.
+    """
+
+    placement: Placement
+    proposals: tuple[MaskProposal, ...]
+    grid: ClassGrid
+    shape: Prediction
+    seconds: float
+
+    @property
+    def cell(self) -> float:
+        """Pixels of the photo in one cell of the grid."""
+        return _cell(self.shape, self.grid)
+
+
+@dataclass(frozen=True)
+class MergedInstance:
+    """One thing, or all of one stuff, before pixels are assigned; ``members`` are indices of its proposals."""
+
+    logits: Float16[np.ndarray, "h w"]
+    class_id: int
+    confidence: float
+    predicted_iou: float
+    members: tuple[int, ...]
+
+
+def prompt(
+    segmenter: Segmenter,
+    embedding: Embedding,
+    class_map: ClassMap,
+    placement: Placement,
+    boxes: Sequence[MaskProposal],
+    shape: Prediction | None,
+    wanted: dict[int, bool],
+    settings: ClipGuidedSettings,
+) -> Prompted:
+    """Prompt the segmenter with all points, then in some rounds with points in confident places without a mask.
+
+    Args:
+        segmenter: predicts the masks.
+        embedding: of the photo.
+        class_map: of the photo.
+        placement: the points.
+        boxes: proposals of boxes; their places are covered.
+        shape: a prediction of this photo, where there are boxes; without them there must be a point.
+        wanted: class index -> whether it is stuff.
+        settings: number of rounds and points.
+    """
+    selector = CandidateSelector(class_map, placement)
+    if shape is not None:
+        selector.start(shape)
+    points: list[MaskProposal] = []
+    for number in range(settings.rounds if settings.placement == "deepest" else 1):
+        if number:
+            started = time.perf_counter()
+            merged, _ = merge([*points, *boxes], wanted, settings, _cell(shape, selector.grid))
+            covered = np.zeros(selector.grid.size, bool)
+            for item in merged:
+                covered |= item.logits > 0
+            selector.placement = add_uncovered(selector.placement, covered, settings)
+            selector.seconds += time.perf_counter() - started
+        fresh = range(len(points), len(selector.placement.points))
+        if not len(fresh):
+            break
+        for start in fresh[::BATCH]:
+            prediction = segmenter.predict_points(
+                embedding,
+                selector.placement.points[start : start + BATCH],
+                lambda index, candidates, start=start: selector.select(start + index, candidates),
+            )
+            height, width = selector.grid.size
+            for index, score in enumerate(prediction.scores.tolist()):
+                class_id, candidate, agreement = selector.selected[start + index]
+                logits = prediction.logits[index, :height, :width].astype(np.float16)
+                points.append(MaskProposal(logits, class_id, candidate, score, agreement))
+            shape = replace(prediction, logits=prediction.logits[:1], scores=prediction.scores[:1], choice=0)
+    return Prompted(selector.placement, (*points, *boxes), selector.grid, shape, selector.seconds)
+
+
+class CandidateSelector:
+    """Selects for each point the candidate that agrees best with the segmenter's score and the class map.
+
+    A candidate's worth is its predicted IoU, times the fraction of it that belongs to the class, times the fourth root
+    of the fraction of the point's region that it covers, times the root of the fraction of it that is connected to the
+    point. The third prefers the whole animal to its head, and is weak enough that two animals side by side, which are
+    one region, stay two; the last is against masks of two animals that stand apart.
+    """
+
+    def __init__(self, class_map: ClassMap, placement: Placement):
+        self.placement = placement
+        """May get more points; the regions stay."""
+        self.selected: dict[int, tuple[int, int, float]] = {}
+        """Point -> class, candidate and agreement."""
+        self.seconds = 0.0
+        self._class_map = class_map
+        self._grid: ClassGrid | None = None
+
+    @property
+    def grid(self) -> ClassGrid:
+        """The class map on the grid of the masks; known from the first prediction on."""
+        return self._grid
+
+    def start(self, prediction: Prediction) -> None:
+        """Resample class map and regions to the grid of a prediction, once."""
+        if self._grid is None:
+            numbers = self.placement.numbers
+            self._grid = ClassGrid(self._class_map, grid_size(prediction))
+            self._regions = cv2.resize(numbers, self._grid.size[::-1], interpolation=cv2.INTER_NEAREST)
+            self._areas = np.bincount(self._regions.ravel() + 1, minlength=numbers.max(initial=0) + 2)[1:]
+
+    def select(self, number: int, candidates: Prediction) -> int:
+        """Index of the candidate for point ``number``."""
+        started = time.perf_counter()
+        self.start(candidates)
+        height, width = self._grid.size
+        masks = candidates.logits[:, :height, :width] > 0
+        class_id, region = int(self.placement.class_ids[number]), int(self.placement.region_ids[number])
+        relative, inside = self._grid.relative(class_id), self._regions == region
+        agreements = [mean_inside(relative, mask) for mask in masks]
+        covers = [np.count_nonzero(mask & inside) / max(1, self._areas[region]) for mask in masks]
+        connected = [self._connected(number, mask, candidates.size) for mask in masks]
+        worth = candidates.scores * np.array(agreements) * np.power(covers, 0.25) * np.sqrt(connected)
+        best = int(worth.argmax())
+        self.selected[number] = class_id, best + 1, agreements[best]
+        self.seconds += time.perf_counter() - started
+        return best
+
+    def _connected(self, number: int, mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> float:
+        """Fraction of a mask that is connected to its point; 0 where the point is outside."""
+        across, down = mask.shape[1] / size[1], mask.shape[0] / size[0]
+        x, y = self.placement.points[number]
+        column, row = min(int((x + 0.5) * across), mask.shape[1] - 1), min(int((y + 0.5) * down), mask.shape[0] - 1)
+        if not mask[row, column]:
+            return 0.0
+        _, labels = cv2.connectedComponents(mask.astype(np.uint8))
+        return np.count_nonzero(labels == labels[row, column]) / np.count_nonzero(mask)
+
+
+def grid_size(prediction: Prediction) -> tuple[int, int]:
+    """``(h, w)``: the part of a prediction's logits that shows the photo."""
+    return max(1, round(prediction.extent[0])), max(1, round(prediction.extent[1]))
+
+
+def mean_inside(values: Float[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"]) -> float:
+    """Mean of values over a mask; 0 for an empty one."""
+    count = np.count_nonzero(mask)
+    return float(values[mask].sum() / count) if count else 0.0
+
+
+def merge(
+    proposals: Sequence[MaskProposal], wanted: dict[int, bool], settings: ClipGuidedSettings, cell: float
+) -> tuple[list[MergedInstance], list[str]]:
+    """Merge within each class.
+
+    Args:
+        proposals: of all points, on the part of the grid that shows the photo.
+        wanted: class index -> whether it is stuff.
+        settings: smallest size and IoU of duplicates.
+        cell: pixels of the photo in one cell of the grid.
+
+    Returns:
+        Instances of all classes, and the fate of each proposal.
+    """
+    fates = ["kept"] * len(proposals)
+    for i, proposal in enumerate(proposals):
+        if proposal.class_id not in wanted or proposal.agreement < MIN_AGREEMENT:
+            fates[i] = "disagrees"
+        elif np.count_nonzero(proposal.logits > 0) * cell < settings.min_region_size:
+            fates[i] = "small"
+    out = []
+    for class_id, stuff in wanted.items():
+        own = [i for i, proposal in enumerate(proposals) if proposal.class_id == class_id and fates[i] == "kept"]
+        if own and stuff:
+            out.append(_merge_stuff(proposals, own))
+        elif own:
+            out += _merge_things(proposals, own, fates, settings.iou_threshold)
+    return out, fates
+
+
+def _merge_stuff(proposals: Sequence[MaskProposal], own: list[int]) -> MergedInstance:
+    """All masks of a class as one."""
+    logits = np.max([proposals[i].logits for i in own], axis=0)
+    areas = [np.count_nonzero(proposals[i].logits > 0) for i in own]
+    confidence = float(np.average([proposals[i].confidence for i in own], weights=areas))
+    predicted_iou = float(np.average([proposals[i].predicted_iou for i in own], weights=areas))
+    return MergedInstance(logits, proposals[own[0]].class_id, confidence, predicted_iou, tuple(own))
+
+
+def _merge_things(
+    proposals: Sequence[MaskProposal], own: list[int], fates: list[str], threshold: float
+) -> list[MergedInstance]:
+    """The distinct masks of a class: boxes first, then what points found elsewhere."""
+    boxes = [i for i in own if proposals[i].box]
+    masks = {i: proposals[i].logits > 0 for i in own}
+    members: dict[int, list[int]] = {}
+    for i in sorted(boxes, key=lambda i: -proposals[i].confidence):
+        inside = {j: _fraction_inside(masks[i], masks[j]) for j in members}
+        if inside and max(inside.values()) >= PART_INSIDE:
+            members[max(inside, key=inside.get)].append(i)
+            fates[i] = "duplicate"
+        else:
+            members[i] = [i]
+    points = []
+    for i in own:
+        if i in boxes:
+            continue
+        inside = {j: _fraction_inside(masks[i], masks[j]) for j in members}
+        if inside and max(inside.values()) >= BOX_OVERLAP:
+            fates[i] = "duplicate"
+        else:
+            points.append(i)
+    members |= _merge_points(proposals, points, fates, threshold)
+    return [
+        MergedInstance(
+            proposals[i].logits,
+            proposals[i].class_id,
+            proposals[i].confidence,
+            proposals[i].predicted_iou,
+            tuple(group),
+        )
+        for i, group in members.items()
+    ]
+
+
+def _fraction_inside(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection of two masks over the smaller of them."""
+    return np.count_nonzero(a & b) / max(1, min(np.count_nonzero(a), np.count_nonzero(b)))
+
+
+def _merge_points(
+    proposals: Sequence[MaskProposal], own: list[int], fates: list[str], threshold: float
+) -> dict[int, list[int]]:
+    """Of the proposals of points those that are no duplicates, no parts of others and no groups of others."""
+    if not own:
+        return {}
+    masks = np.stack([proposals[i].logits > 0 for i in own])
+    confidence = np.array([proposals[i].confidence for i in own])
+    members: dict[int, list[int]] = {}
+    for k, keeper in enumerate(distinct(intersections(masks), confidence, threshold).tolist()):
+        members.setdefault(keeper, []).append(k)
+        if keeper != k:
+            fates[own[k]] = "duplicate"
+    for k in sorted(members, key=lambda k: -np.count_nonzero(masks[k])):
+        if is_group(masks[k], (masks[other] for other in members if other != k)):
+            del members[k]
+            fates[own[k]] = "group"
+    order = sorted(members, key=lambda k: -np.count_nonzero(masks[k]))
+    shared = intersections(masks[order])
+    for small in range(len(order) - 1, 0, -1):
+        larger = [large for large in range(small) if shared[small, large] >= PART_INSIDE * shared[small, small]]
+        if larger:
+            fates[own[order[small]]] = "part"
+            members[order[larger[-1]]] += members.pop(order[small])
+    return {own[k]: [own[k], *(own[other] for other in group if other != k)] for k, group in members.items()}
+
+
+def assign_pixels(
+    merged: list[MergedInstance], grid: ClassGrid, names: tuple[str, ...], cell: float, smallest: float
+) -> tuple[list[int], list[int], list[Conflict]]:
+    """Decide who gets the pixels that several instances claim.
+
+    In the pixels that two instances share, each is as confident as its predicted IoU times the mean agreement of the
+    class map there. Pairs are put in order by ranked pairs, the clearest and largest decisions first; so a pixel goes
+    to one instance, and a cup on a table stays a cup.
+
+    Args:
+        merged: instances of all classes.
+        grid: the class map on the grid of their logits.
+        names: of the class map.
+        cell: pixels of the photo in one cell.
+        smallest: an instance that is left with fewer pixels is covered.
+
+    Returns:
+        Indices of the instances that stand, in the order in which they are to be painted (winners last); indices of
+        those that are covered; conflicts between all of them, with indices into ``merged``.
+    """
+    masks = [item.logits > 0 for item in merged]
+    overlaps = []
+    for i, j in combinations(range(len(merged)), 2):
+        overlap = masks[i] & masks[j]
+        count = int(np.count_nonzero(overlap))
+        if count:
+            sure = [merged[k].predicted_iou * mean_inside(grid.relative(merged[k].class_id), overlap) for k in (i, j)]
+            overlaps.append((i, j, count, sure))
+    wins = [(i, j, (a - b) * count) if a >= b else (j, i, (b - a) * count) for i, j, count, (a, b) in overlaps]
+    ranked = ranked_pairs(len(merged), wins)
+    rank = {item: place for place, item in enumerate(ranked)}
+    conflicts = []
+    for i, j, count, sure in overlaps:
+        (winner, high), (loser, low) = sorted(zip((i, j), sure, strict=True), key=lambda pair: rank[pair[0]])
+        conflicts.append(
+            Conflict(
+                winner,
+                loser,
+                tuple(names[merged[k].class_id] for k in (winner, loser)),
+                max(1, round(count * cell)),
+                (high, low),
+            )
+        )
+    taken, covered = np.zeros(grid.size, bool), []
+    for item in ranked:
+        own = np.count_nonzero(masks[item] & ~taken)
+        if own * cell < smallest or own < MIN_KEPT * np.count_nonzero(masks[item]):
+            covered.append(item)
+        else:
+            taken |= masks[item]
+    painted = [item for item in reversed(ranked) if item not in covered]
+    return painted, covered, sorted(conflicts, key=lambda conflict: -conflict.pixels)
+
+
+def paint(order: list[int], merged: list[MergedInstance], prediction: Prediction) -> Int16[np.ndarray, "H W"]:
+    """Instance indices at photo size, painted in order, each in its own box: memory does not grow with their number.
+
+    Args:
+        order: indices into ``merged``; later ones lie over earlier ones.
+        merged: the instances.
+        prediction: any prediction of this photo, for its size and extent.
+    """
+    height, width = prediction.size
+    out = np.full(prediction.size, -1, np.int16)
+    for index in order:
+        logits = merged[index].logits
+        rows, columns = np.flatnonzero((logits > 0).any(1)), np.flatnonzero((logits > 0).any(0))
+        down, across = height / prediction.extent[0], width / prediction.extent[1]
+        y0, y1 = max(0, int((rows[0] - 1) * down)), min(height, int(np.ceil((rows[-1] + 2) * down)))
+        x0, x1 = max(0, int((columns[0] - 1) * across)), min(width, int(np.ceil((columns[-1] + 2) * across)))
+        whole = np.full(prediction.logits.shape[1:], -1, np.float32)
+        whole[: logits.shape[0], : logits.shape[1]] = logits
+        for top in range(y0, y1, 1024):  # a band at a time
+            bottom = min(y1, top + 1024)
+            window = (x0, top, x1, bottom)
+            inside = view_logits(whole, prediction.extent, prediction.size, window, (bottom - top, x1 - x0)) > 0
+            out[top:bottom, x0:x1][inside] = index
+    return out
+
+
+def remove_specks(painted: Int16[np.ndarray, "H W"], smallest: float) -> None:
+    """Take parts of instances of fewer than ``smallest`` pixels off the picture, in place; a whole small one stays."""
+    for index in range(int(painted.max(initial=-1)) + 1):
+        box = box_of(painted == index)
+        if box is not None:
+            window = painted[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])]
+            mask = window == index
+            large = components(mask, smallest) > 0
+            if large.any():
+                window[mask & ~large] = -1
+
+
+def detections(
+    numbers: Int16[np.ndarray, "h w"], class_ids: Sequence[int], confidence: Sequence[float], names: Sequence[str]
+) -> supervision.Detections:
+    """An instance map as `supervision.Detections`; of a large photo with compact masks.
+
+    Args:
+        numbers: instance index at each pixel, -1 where there is none.
+        class_ids: of each instance.
+        confidence: of each instance.
+        names: class name of each instance.
+    """
+    needs("text", "supervision")
+    import supervision
+
+    if not len(class_ids):
+        return empty_detections()
+    compact = len(class_ids) * numbers.size > MAX_DENSE_BYTES
+    masks, boxes = [], []
+    for index in range(len(class_ids)):
+        mask = numbers == index
+        box = np.array(box_of(mask) or (0, 0, 1, 1), float)
+        boxes.append(box)
+        if compact:
+            inclusive = (box - (0, 0, 1, 1))[None]
+            masks.append(supervision.CompactMask.from_dense(mask[None], inclusive, numbers.shape))
+        else:
+            masks.append(mask)
+    return supervision.Detections(
+        xyxy=np.stack(boxes),
+        mask=supervision.CompactMask.merge(masks) if compact else np.stack(masks),
+        confidence=np.array(confidence, np.float32),
+        class_id=np.array(class_ids, int),
+        data={"class_name": np.array(names)},
+    )
+
+
+def empty_detections() -> supervision.Detections:
+    """What is answered where nothing was merged."""
+    needs("text", "supervision")
+    import supervision
+
+    return supervision.Detections(
+        xyxy=np.empty((0, 4)),
+        confidence=np.empty(0, np.float32),
+        class_id=np.empty(0, int),
+        data={"class_name": np.empty(0, str)},
+    )
+
+
+def _cell(prediction: Prediction, grid: ClassGrid) -> float:
+    """Pixels of the photo in one cell of the grid."""
+    return prediction.size[0] * prediction.size[1] / (grid.size[0] * grid.size[1])
