@@ -187,7 +187,9 @@ def clip_guided(
 @app.command()
 def editing(
     image: Annotated[Path, typer.Option(help="the photo")],
-    mask: Annotated[Path, typer.Option(help="a picture of the photo's size, white where it is to be edited")],
+    mask: Annotated[
+        Path, typer.Option(help="a mask or cut-out of the photo's size: white or opaque where it is to be edited")
+    ],
     output: Annotated[Path, typer.Option(help="the picture to write")],
     edit: Annotated[str, typer.Option(help="remove, replace or restyle")] = "remove",
     prompt: Annotated[str | None, typer.Option(help="what shall be painted; replace and restyle need it")] = None,
@@ -198,11 +200,13 @@ def editing(
     """Edit what a mask covers, for instance one that `segment` wrote: remove it, or paint it anew by a text."""
     from nbhelpers import editing as job
     from nbhelpers.core.images import load_image, save_image
+    from nbhelpers.core.masks import load_mask
     from nbhelpers.models.load import load
 
     if edit not in job.KINDS or edit == "segment":
         raise NbHelpersError("there is no such edit", given=edit, expected="remove, replace or restyle")
-    photo, inside = load_image(image), load_image(mask)[:, :, 0] > 127
+    photo = load_image(image)
+    inside = load_mask(mask, photo.shape[:2])
     inpainter = load("inpainter", None, device, models)
     edited = job.edit(photo, inside, edit, use_inpainting=True, prompt=prompt, inpainter=inpainter, seed=seed)
     typer.echo(f"{save_image(output, edited)}, made by {inpainter.name}")

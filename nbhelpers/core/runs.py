@@ -11,8 +11,7 @@ from typing import Any
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_text
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+from nbhelpers.core.images import SUFFIXES
 
 
 def photos(source: str | Path) -> list[Path]:
