@@ -159,7 +159,7 @@ def encode_rle(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-def decode_rle(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> Bool[np.ndarray, "h w"]:
+def decode_rle(rle: Any, size: tuple[int, int] | None = None) -> Bool[np.ndarray, "h w"]:
     """The mask of a COCO run-length encoding: compressed, as `encode_rle` gives it, or a list of run lengths.
 
     Args:
@@ -197,7 +197,7 @@ def decode_rle(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> B
         ) from error
 
 
-def _runs(counts: Sequence[int]) -> np.ndarray:
+def _runs(counts: Any) -> np.ndarray:
     """Uncompressed ``counts`` as an array, checked."""
     runs = np.asarray(counts)
     if runs.ndim != 1 or not np.issubdtype(runs.dtype, np.integer):
