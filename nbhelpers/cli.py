@@ -190,7 +190,7 @@ def editing(
     mask: Annotated[
         Path, typer.Option(help="a mask or cut-out of the photo's size: white or opaque where it is to be edited")
     ],
-    output: Annotated[Path, typer.Option(help="the picture to write")],
+    output: Annotated[Path, typer.Option(help="the picture to write; a number is added where another has the name")],
     edit: Annotated[str, typer.Option(help="remove, replace or restyle")] = "remove",
     prompt: Annotated[str | None, typer.Option(help="what shall be painted; replace and restyle need it")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same picture")] = 0,
@@ -198,9 +198,14 @@ def editing(
     models: Models = None,
 ) -> None:
     """Edit what a mask covers, for instance one that `segment` wrote: remove it, or paint it anew by a text."""
+    import hashlib
+    import json
+
     from nbhelpers import editing as job
+    from nbhelpers.core.files import sha256, write_text
     from nbhelpers.core.images import load_image, save_image
     from nbhelpers.core.masks import load_mask
+    from nbhelpers.core.runs import own_name
     from nbhelpers.models.load import load
 
     if edit not in job.KINDS or edit == "segment":
@@ -209,6 +214,11 @@ def editing(
     inside = load_mask(mask, photo.shape[:2])
     inpainter = load("inpainter", None, device, models)
     edited = job.edit(photo, inside, edit, use_inpainting=True, prompt=prompt, inpainter=inpainter, seed=seed)
+    about = {"photo": image.name, "sha256": sha256(image), "mask": hashlib.sha256(inside).hexdigest()}
+    about |= {"edit": edit, "prompt": prompt, "seed": seed, "model": inpainter.name}
+    output = output.expanduser()
+    output = output.with_stem(own_name(output.parent, output.stem, about["sha256"], files=["{}" + output.suffix]))
+    write_text(output.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False))  # says whose picture it is
     typer.echo(f"{save_image(output, edited)}, made by {inpainter.name}")
 
 

@@ -19,7 +19,6 @@ from nbhelpers.core.images import load_image
 from nbhelpers.core.promptevents import ObjectPrompts, object_name
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
-from nbhelpers.core.runs import file_stem
 from nbhelpers.export.bundle import save_masks
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
@@ -61,7 +60,8 @@ class ClickSession:
         name: str | None = None,
         log: PromptLog | None = None,
     ):
-        if isinstance(image, (str, Path)):
+        self.file_name = Path(image).name if isinstance(image, (str, Path)) else None
+        if self.file_name is not None:
             name = name or Path(image).stem
         self.image = load_image(image)
         self.name = name or "image"
@@ -244,6 +244,8 @@ class ClickSession:
     def export(self, folder: str | Path) -> list[Path]:
         """Write masks and cut-outs (PNG), one COCO file and the prompt log; return their paths. See `save_masks`.
 
+        Where results of another photo have the name already, a number is added to it.
+
         Raises:
             NbHelpersError: nothing has been segmented yet, or the folder cannot be written.
         """
@@ -251,8 +253,9 @@ class ClickSession:
         if not masks:
             raise NbHelpersError("there is no mask to save yet", do="click on the photo first")
         scores = {name: float(self.prediction(name).scores[self.candidate(name)]) for name in masks}
-        paths = save_masks(folder, self.name, self.image, masks, scores)
-        return [*paths, self.save(Path(folder).expanduser() / f"{file_stem(self.name)}.prompts.json")]
+        paths = save_masks(folder, self.name, self.image, masks, scores, self.file_name)
+        stem = paths[-1].name.removesuffix(".coco.json")
+        return [*paths, self.save(paths[-1].with_name(f"{stem}.prompts.json"))]
 
     @classmethod
     def reopen(

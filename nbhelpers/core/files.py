@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from nbhelpers.core.errors import NbHelpersError
 
 CHUNK = 1 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def home() -> Path:
@@ -85,10 +87,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as error:
+        full = error.errno in FULL
         raise NbHelpersError(
-            "the file cannot be written",
+            "the disk is full, the file cannot be written" if full else "the file cannot be written",
             given=f"{path}: {error.strerror or error}",
-            do="check space and permissions",
+            do="make room and run it again" if full else "check permissions, or name another folder",
         ) from error
     finally:
         if temporary is not None:

@@ -63,11 +63,14 @@ def batch(
 
     from nbhelpers.core.images import load_image
     from nbhelpers.core.masks import load_mask
+    from nbhelpers.core.runs import apart
     from nbhelpers.core.runs import photos as listed
     from nbhelpers.models.load import load
     from nbhelpers.product_matching.batch import check, run, told
     from nbhelpers.product_matching.options import load_settings
 
+    for source in images:
+        apart(output, source)
     paths = list(dict.fromkeys(path for source in images for path in listed(source)))
     point = None if ref_point is None else _numbers(ref_point, "--ref-point", "x,y", 2)
     box = None if ref_bbox is None else _numbers(ref_bbox, "--ref-bbox", "x0,y0,x1,y1", 4)
