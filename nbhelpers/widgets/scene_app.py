@@ -140,8 +140,8 @@ class SceneApp(widgets.VBox):
 
     def _pack(self, result: Result) -> str:
         """A link that holds a zip of all files."""
-        folder = self.folder / "results"
-        written = save(result, folder, self.paths)
+        written = save(result, self.folder / "results", self.paths)
+        folder = written[-1].parent  # another one where that held results of other photos
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in dict.fromkeys(written):
