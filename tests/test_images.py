@@ -564,7 +564,11 @@ def deep_png(values):
 @pytest.mark.parametrize("colour", [False, True])
 def test_ten_bits_in_sixteen_are_told_and_can_be_scaled(caplog, bits, colour):
     full = (1 << bits) - 1
-    values = (corners().astype(np.uint32) * full // 255).astype(np.uint16) if colour else np.array([[0, full // 2, full]], np.uint16)
+    values = (
+        (corners().astype(np.uint32) * full // 255).astype(np.uint16)
+        if colour
+        else np.array([[0, full // 2, full]], np.uint16)
+    )
     assert load_image(deep_png(values)).max() <= 15
     assert f"the largest value is {full}" in caplog.text and f"max_value={full}" in caplog.text
     caplog.clear()
