@@ -308,3 +308,11 @@ def test_an_edit_replaces_neither_the_photo_nor_an_edit_of_another(command, phot
     assert "clean-2.png" in command("mask.png", image="other.png").output
     assert "clean.png" in command("mask.png", "--seed", "1").output, "the same photo may be edited again"
     assert json.loads((tmp_path / "clean.json").read_text())["seed"] == 1
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(command, mask, tmp_path, monkeypatch):
+    save_image(tmp_path / "mask.png", mask.astype(np.uint8) * 255)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("nbhelpers.models.load.load", lambda *_: pytest.fail("the model is not needed"))
+    done = command("mask.png", output="file/clean.png")
+    assert isinstance(done.exception, NbHelpersError) and "cannot be written" in str(done.exception)

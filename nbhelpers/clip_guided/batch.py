@@ -18,7 +18,7 @@ from nbhelpers.clip_guided.pipeline import segment
 from nbhelpers.clip_guided.values import Result, Settings
 from nbhelpers.clip_guided.words import words
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import sha256, write_text
+from nbhelpers.core.files import check_writable, sha256, write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import encode_rle
 from nbhelpers.core.runs import SUFFIXES, apart, own_name, photos, sign, stems
@@ -88,6 +88,7 @@ def run(
     if output.suffix.lower() in SUFFIXES:
         if len(paths) > 1:
             raise NbHelpersError("several photos need a folder", given=output, do=f"--output {output.with_suffix('')}")
+        check_writable(output.parent)
         result = segment(paths[0], vocabulary, target, **how)
         output = output.with_stem(own_name(output.parent, output.stem, sha256(paths[0]), files=["{}" + output.suffix]))
         return [_write(result, render(result), paths[0], output)]
