@@ -284,8 +284,8 @@ def _image(pixels: np.ndarray, like: Image.Image) -> Image.Image:
 
 
 def _plain(picture: Image.Image) -> Image.Image:
-    """The picture in mode L, RGB, RGBA, CMYK or LAB."""
-    if picture.mode in ("RGB", "RGBA", "L", "CMYK", "LAB") and not (
+    """The picture in mode L, RGB, RGBA or CMYK."""
+    if picture.mode in ("RGB", "RGBA", "L", "CMYK") and not (
         picture.mode in ("RGB", "L") and picture.has_transparency_data
     ):
         return picture

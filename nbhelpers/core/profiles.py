@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SRGB_LEVELS = 1  # a profile that moves no colour by more is taken for sRGB, and pixels stay as they are
 LATTICE = 9  # levels a channel at which that is tried
-MODES = {"RGB": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",), "Lab": ("LAB",)}  # colour space -> Pillow's modes
+MODES = {"RGB": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}  # colour space -> Pillow's modes
 
 D65 = (0.3127, 0.3290)
 PRIMARIES = {  # ITU-T H.273, table 2: xy of white, red, green, blue
@@ -39,7 +39,7 @@ def to_srgb(picture: Image.Image, file: io.BufferedIOBase | None, name: str) -> 
     An ICC profile that is damaged or made for another kind of picture is ignored with a warning.
 
     Args:
-        picture: of mode RGB, RGBA, L, CMYK or LAB, with its format's ``info``.
+        picture: of mode RGB, RGBA, L or CMYK, with its format's ``info``.
         file: what it was read from; PNG tags that Pillow passes over are read there.
         name: of the file, for warnings.
 
@@ -82,8 +82,8 @@ def _transform(icc: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform |
     """The profile's colour space, and its transform to sRGB; None where it changes nothing or does not fit."""
     from PIL import Image, ImageCms
 
-    profile = ImageCms.createProfile("LAB") if icc == b"LAB" else ImageCms.ImageCmsProfile(io.BytesIO(icc))
-    space = "Lab" if icc == b"LAB" else profile.profile.xcolor_space.strip()
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+    space = profile.profile.xcolor_space.strip()
     if mode not in MODES.get(space, ()):
         return space, None
     out = mode if mode in ("RGB", "RGBA") else "RGB"
@@ -102,8 +102,6 @@ def _transform(icc: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform |
 
 def _profile_of(picture: Image.Image, file: io.BufferedIOBase | None, name: str) -> bytes | None:
     """An ICC profile for the picture's colours; None where they are sRGB or unknown."""
-    if picture.mode == "LAB":
-        return b"LAB"
     info = picture.info
     icc = info.get("icc_profile") or None
     if picture.format == "PNG" and file is not None and (tags := _cicp(file)):
