@@ -594,8 +594,10 @@ def test_a_run_on_other_photos_of_the_same_names_replaces_nothing(shelf, models,
     run([twin], shelf[0], output, point=PRODUCT_AT, settings=OURS, **models)
     assert all(path.read_bytes() == data for path, data in kept.items()) and "photo-0-2" in caplog.text
     assert json.loads((output / "photo-0-2.json").read_text())["path"] == twin.as_posix()
-    run([twin], shelf[0], output, point=PRODUCT_AT, settings=OURS, **models)
+    clash = save_image(other / "photo 0-2.png", scene([(RED, 90, 110, 34)]))
+    run([twin, clash], shelf[0], output, point=PRODUCT_AT, settings=OURS, **models)
     assert not (output / "photo-0-3.json").exists(), "the same photo keeps its name"
+    assert json.loads((output / "photo-0-2-2.json").read_text())["path"] == clash.as_posix()
 
 
 def test_results_of_a_photo_with_a_number_in_its_name_stay(shelf, models, tmp_path):

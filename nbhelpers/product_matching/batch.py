@@ -124,9 +124,10 @@ def write(session: ProductSession, output: str | Path) -> list[Path]:
     Returns:
         The files about all photos; each photo's own are beside them.
     """
-    output, records = Path(output).expanduser(), []
-    results = [replace(each, name=own_name(output, each.name, each.sha256)) for each in session.results]
-    for result in results:
+    output, records, results = Path(output).expanduser(), [], []
+    for each in session.results:
+        result = replace(each, name=own_name(output, each.name, each.sha256))
+        results.append(result)
         known = _known(output / f"{result.name}.json", result)
         records.append(known if known is not None else save_photo(result, output))
         _tidy(output, result)
