@@ -10,9 +10,10 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
@@ -43,7 +44,7 @@ class ClickSession:
     seen before. The photo is encoded at the first question; `encode` does it earlier.
 
     Args:
-        image: ``(H, W, 3) uint8`` RGB, or the path of a picture.
+        image: the path of a picture, ``(H, W, 3) uint8`` RGB, or whatever else `load_image` reads.
         segmenter: what answers; `nbhelpers.load` picks one when left out.
         name: how the photo is called in the log and in file names; the path's stem when left out.
         log: a log to go on with, see `reopen`.
@@ -54,7 +55,7 @@ class ClickSession:
 
     def __init__(
         self,
-        image: UInt8[np.ndarray, "h w 3"] | str | Path,
+        image: Any,
         segmenter: Segmenter | None = None,
         *,
         name: str | None = None,
@@ -261,7 +262,7 @@ class ClickSession:
     def reopen(
         cls,
         path: str | Path,
-        image: UInt8[np.ndarray, "h w 3"] | str | Path,
+        image: Any,
         segmenter: Segmenter | None = None,
     ) -> ClickSession:
         """Go on with a saved log: same prompts, same undo history, identical masks.

@@ -212,6 +212,10 @@ UNCLEAR = {
     "three greys": (labels(128, 255), "values 0, 128, 255"),
     "an object and void": (labels(1, 255), "values 0, 1, 255"),
     "two colours": (np.dstack([labels(255, 0), labels(0, 255), labels(0, 0)]), "(255, 0, 0)"),
+    "a small object of another colour": (
+        np.dstack([labels(255, 0), np.pad(np.full((6, 6), 255, np.uint8), ((2, 52), (2, 72))), labels(0, 0)]),
+        "(0, 255, 0)",
+    ),
     "red on white": (np.where(disc()[:, :, None], (255, 0, 0), (255, 255, 255)).astype(np.uint8), "(255, 255, 255)"),
     "three opacities": (rgba((9, 9, 9), labels(128, 255)), "values 0, 128, 255"),
     "faint": (BLUR // 4, "values"),

@@ -714,3 +714,27 @@ def test_the_command_on_real_weights(tmp_path):
     done = command(*arguments, "--ref-bbox", "160,60,470,330", "--output", output)
     assert done.returncode == 0, done.stderr
     assert "0.jpg: found" in done.stdout and "2.jpg: absent" in done.stdout and "index.html" in done.stdout
+
+
+def test_the_command_reads_a_cut_out_as_a_mask(shelf, models, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from nbhelpers.cli import app
+
+    mask, given = np.zeros((240, 320), bool), {}
+    mask[60:100, 70:130] = True
+    save_image(tmp_path / "cut.png", np.dstack([np.full((240, 320, 3), 9, np.uint8), mask.astype(np.uint8) * 255]))
+    monkeypatch.setattr("nbhelpers.models.load.load", lambda task, *_: models["segmenter"])
+    monkeypatch.setattr("nbhelpers.product_matching.batch.run", lambda *_, **how: given.update(how) or ())
+    words = [
+        "--images",
+        shelf[0],
+        "--reference",
+        shelf[0],
+        "--output",
+        tmp_path / "out",
+        "--ref-mask",
+        tmp_path / "cut.png",
+    ]
+    CliRunner().invoke(app, ["product-matching", "batch", *map(str, words)])
+    assert (given["mask"] == mask).all()

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from fake_segmenter import FakeSegmenter
+from PIL import Image
 from typer.testing import CliRunner
 
 from nbhelpers.cli import app
@@ -263,6 +264,11 @@ def test_another_picture_of_the_same_name_replaces_nothing(photo, tmp_path, capl
     ClickSession.reopen(paths[-1], tmp_path / "in" / "plain.bmp", FakeSegmenter())
     names = [json.loads(each[-2].read_text())["images"][0]["file_name"] for each in (written, paths)]
     assert names == ["plain.png", "plain.bmp"], "other tools look for the photo by its file name"
+
+
+def test_a_session_on_a_pil_image_is_one_on_its_pixels(photo):
+    session = ClickSession(Image.fromarray(photo), FakeSegmenter())
+    assert np.array_equal(session.image, photo) and session.name == "image"
 
 
 def test_names_that_are_the_same_when_cleaned_replace_nothing(photo, tmp_path):
