@@ -321,6 +321,7 @@ def test_runs_as_a_list_are_decoded(mask):
         ({"size": [4, 5], "counts": encode_rle(np.eye(5, dtype=bool))["counts"]}, None, "cover 25 pixels"),
         ([[1.0, 1, 3, 1, 3, 3]], None, "polygons"),
         ({"format": "rle", "rle": [0, 0, 1, 64]}, None, "Label Studio"),
+        ({"rle": [1, 3], "left": 4, "top": 5, "width": 2, "height": 2}, None, "CVAT"),
     ],
 )
 def test_what_is_wrong_with_an_rle_is_named(rle, size, named):

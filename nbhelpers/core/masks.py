@@ -191,7 +191,8 @@ def decode_rle(rle: Any, size: tuple[int, int] | None = None) -> Bool[np.ndarray
         if not isinstance(rle, Mapping):
             raise TypeError("a list of polygons" if isinstance(rle, (list, tuple)) else type(rle).__name__)
         if "rle" in rle and "counts" not in rle:
-            raise TypeError("a brush mask of Label Studio; export it as COCO or PNG")
+            tool = "a mask of CVAT, of its box alone" if "left" in rle else "a brush mask of Label Studio"
+            raise TypeError(f"{tool}; export it as COCO or PNG")
         (height, width), counts = [int(side) for side in rle["size"]], rle["counts"]
         if size is not None and (height, width) != tuple(size):
             swapped = ", which is height and width swapped" if (width, height) == tuple(size) else ""
