@@ -23,6 +23,7 @@ _HOME_OF = {
     "fetch": "nbhelpers.zoo",
     "load": "nbhelpers.models.load",
     "load_image": "nbhelpers.core.images",
+    "load_mask": "nbhelpers.core.masks",
     "sample": "nbhelpers.zoo",
 }
 

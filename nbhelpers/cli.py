@@ -94,6 +94,7 @@ def segment(
     device: Device = None,
 ) -> None:
     """Segment a photo from clicks and a box, all in pixels of the photo."""
+    from nbhelpers.core.files import check_writable
     from nbhelpers.core.images import load_image
     from nbhelpers.core.promptlog import PromptLog
     from nbhelpers.models.load import load
@@ -103,6 +104,7 @@ def segment(
         if point or box or model:
             raise NbHelpersError("a replay brings its own prompts and model", do="leave out --point, --box and --model")
         log, pixels = PromptLog.open(replay), load_image(image)
+        check_writable(output)
         session = ClickSession(pixels, load("segmenter", log.model, device), name=log.image.get("name"), log=log)
     else:
         clicks = [_numbers(text, "--point", "x,y or x,y,1 or x,y,0", (2, 3)) for text in point or ()]
@@ -110,6 +112,7 @@ def segment(
         if not clicks and corners is None:
             raise NbHelpersError("nothing to segment", expected="--point x,y or --box x0,y0,x1,y1")
         pixels = load_image(image)  # before the model: a bad photo is told at once
+        check_writable(output)
         session = ClickSession(pixels, load("segmenter", model, device, models), name=image.stem)
         session.rename_object(session.active, name)
         if corners is not None:
@@ -187,8 +190,10 @@ def clip_guided(
 @app.command()
 def editing(
     image: Annotated[Path, typer.Option(help="the photo")],
-    mask: Annotated[Path, typer.Option(help="a picture of the photo's size, white where it is to be edited")],
-    output: Annotated[Path, typer.Option(help="the picture to write")],
+    mask: Annotated[
+        Path, typer.Option(help="a mask or cut-out of the photo's size: white or opaque where it is to be edited")
+    ],
+    output: Annotated[Path, typer.Option(help="the picture to write; a number is added where another has the name")],
     edit: Annotated[str, typer.Option(help="remove, replace or restyle")] = "remove",
     prompt: Annotated[str | None, typer.Option(help="what shall be painted; replace and restyle need it")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same picture")] = 0,
@@ -196,15 +201,28 @@ def editing(
     models: Models = None,
 ) -> None:
     """Edit what a mask covers, for instance one that `segment` wrote: remove it, or paint it anew by a text."""
+    import hashlib
+    import json
+
     from nbhelpers import editing as job
+    from nbhelpers.core.files import check_writable, sha256, write_text
     from nbhelpers.core.images import load_image, save_image
+    from nbhelpers.core.masks import load_mask
+    from nbhelpers.core.runs import own_name
     from nbhelpers.models.load import load
 
     if edit not in job.KINDS or edit == "segment":
         raise NbHelpersError("there is no such edit", given=edit, expected="remove, replace or restyle")
-    photo, inside = load_image(image), load_image(mask)[:, :, 0] > 127
+    photo = load_image(image)
+    inside = load_mask(mask, photo.shape[:2])
+    check_writable(output.expanduser().parent)
     inpainter = load("inpainter", None, device, models)
     edited = job.edit(photo, inside, edit, use_inpainting=True, prompt=prompt, inpainter=inpainter, seed=seed)
+    about = {"photo": image.name, "sha256": sha256(image), "mask": hashlib.sha256(inside).hexdigest()}
+    about |= {"edit": edit, "prompt": prompt, "seed": seed, "model": inpainter.name}
+    output = output.expanduser()
+    output = output.with_stem(own_name(output.parent, output.stem, about["sha256"], files=["{}" + output.suffix]))
+    write_text(output.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False))  # says whose picture it is
     typer.echo(f"{save_image(output, edited)}, made by {inpainter.name}")
 
 

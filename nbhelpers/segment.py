@@ -10,16 +10,16 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.promptevents import ObjectPrompts, object_name
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
-from nbhelpers.core.runs import file_stem
 from nbhelpers.export.bundle import save_masks
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
@@ -44,7 +44,7 @@ class ClickSession:
     seen before. The photo is encoded at the first question; `encode` does it earlier.
 
     Args:
-        image: ``(H, W, 3) uint8`` RGB, or the path of a picture.
+        image: the path of a picture, ``(H, W, 3) uint8`` RGB, or whatever else `load_image` reads.
         segmenter: what answers; `nbhelpers.load` picks one when left out.
         name: how the photo is called in the log and in file names; the path's stem when left out.
         log: a log to go on with, see `reopen`.
@@ -55,13 +55,14 @@ class ClickSession:
 
     def __init__(
         self,
-        image: UInt8[np.ndarray, "h w 3"] | str | Path,
+        image: Any,
         segmenter: Segmenter | None = None,
         *,
         name: str | None = None,
         log: PromptLog | None = None,
     ):
-        if isinstance(image, (str, Path)):
+        self.file_name = Path(image).name if isinstance(image, (str, Path)) else None
+        if self.file_name is not None:
             name = name or Path(image).stem
         self.image = load_image(image)
         self.name = name or "image"
@@ -244,6 +245,8 @@ class ClickSession:
     def export(self, folder: str | Path) -> list[Path]:
         """Write masks and cut-outs (PNG), one COCO file and the prompt log; return their paths. See `save_masks`.
 
+        Where results of another photo have the name already, a number is added to it.
+
         Raises:
             NbHelpersError: nothing has been segmented yet, or the folder cannot be written.
         """
@@ -251,14 +254,15 @@ class ClickSession:
         if not masks:
             raise NbHelpersError("there is no mask to save yet", do="click on the photo first")
         scores = {name: float(self.prediction(name).scores[self.candidate(name)]) for name in masks}
-        paths = save_masks(folder, self.name, self.image, masks, scores)
-        return [*paths, self.save(Path(folder).expanduser() / f"{file_stem(self.name)}.prompts.json")]
+        paths = save_masks(folder, self.name, self.image, masks, scores, self.file_name)
+        stem = paths[-1].name.removesuffix(".coco.json")
+        return [*paths, self.save(paths[-1].with_name(f"{stem}.prompts.json"))]
 
     @classmethod
     def reopen(
         cls,
         path: str | Path,
-        image: UInt8[np.ndarray, "h w 3"] | str | Path,
+        image: Any,
         segmenter: Segmenter | None = None,
     ) -> ClickSession:
         """Go on with a saved log: same prompts, same undo history, identical masks.

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -422,9 +424,72 @@ def test_another_run_in_the_same_folder_is_refused(folder, tmp_path):
     run(folder, WORDS, tmp_path / "out", **models())
     with pytest.raises(NbHelpersError, match="another run"):
         run(folder, WORDS[:3], tmp_path / "out", **models())
-    save_image(folder / "b9.png", scene()[::-1].copy())
-    with pytest.raises(NbHelpersError, match="another photo"):
-        run(folder, WORDS, tmp_path / "out", **models())
+
+
+def test_results_of_another_photo_of_the_same_name_stay(folder, tmp_path, caplog):
+    run(folder / "b9.png", WORDS, tmp_path / "out", **models())
+    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("b9.*")}
+    save_image(tmp_path / "other" / "b9.tif", scene()[::-1].copy())
+    (record,) = run(tmp_path / "other" / "b9.tif", WORDS, tmp_path / "out", **models())
+    assert record["file"] == "b9-2.png" and (tmp_path / "out" / "b9-2.coco.json").is_file()
+    assert all(path.read_bytes() == data for path, data in before.items()) and "b9-2" in caplog.text
+    again = models()
+    (record,) = run(tmp_path / "other" / "b9.tif", WORDS, tmp_path / "out", **again)
+    assert record["file"] == "b9-2.png" and again["segmenter"].encoded == 0, "and are found again"
+
+
+def test_one_picture_does_not_replace_another(folder, tmp_path):
+    before = (folder / "b9.png").read_bytes()
+    (record,) = run(folder / "b9.png", WORDS, folder / "b9.png", **models())
+    assert record["file"] == "b9-2.png" and (folder / "b9.png").read_bytes() == before
+    save_image(tmp_path / "c.png", scene()[::-1].copy())
+    (record,) = run(tmp_path / "c.png", WORDS, folder / "b9-2.png", **models())
+    assert record["file"] == "b9-2-2.png"
+    (record,) = run(folder / "b9.png", WORDS, folder / "b9-2.png", **models())
+    assert record["file"] == "b9-2.png", "the same photo may be done again"
+
+
+def test_results_among_the_photos_are_refused(folder):
+    with pytest.raises(NbHelpersError, match="among the photos"):
+        run(folder, WORDS, folder, **models())
+
+
+def test_saved_results_of_another_photo_stay(result, tmp_path):
+    first = result.save(tmp_path, "garden")
+    before = {path: path.read_bytes() for path in first}
+    other = ask(scene()[::-1].copy())
+    paths = other.save(tmp_path, "garden")
+    assert not set(paths) & set(first) and {path.name for path in paths} >= {"garden-2.json", "garden-2_labels.png"}
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert result.save(tmp_path, "garden") == first
+
+
+def test_a_full_disk_stops_a_run_at_once_and_it_goes_on(folder, tmp_path, monkeypatch):
+    def fails(path, image):
+        raise NbHelpersError("the file cannot be written") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    first = models()
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "save_image", fails)
+        with pytest.raises(NbHelpersError, match="cannot be written"):
+            run(folder, WORDS, tmp_path / "out", **first)
+    assert first["segmenter"].encoded == 1, "the other photos are not computed in vain"
+    records = run(folder, WORDS, tmp_path / "out", **models())
+    assert [record.get("file") for record in records] == ["b9.png", "b10.png", None]
+
+
+def test_a_run_that_was_interrupted_between_two_files_goes_on_under_the_same_name(folder, tmp_path, monkeypatch):
+    def interrupted(path, image):
+        batch_save(path, image)
+        raise KeyboardInterrupt
+
+    batch_save = batch.save_image
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "save_image", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, WORDS, tmp_path / "out", **models())
+    records = run(folder, WORDS, tmp_path / "out", **models())
+    assert [record.get("file") for record in records] == ["b9.png", "b10.png", None]
 
 
 def test_one_photo_becomes_one_picture(folder, tmp_path):

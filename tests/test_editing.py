@@ -1,13 +1,17 @@
 """Removing, replacing and restyling: what the inpainter sees, what is pasted, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 from fake_inpainter import FakeInpainter
+from typer.testing import CliRunner
 
 from nbhelpers import editing
+from nbhelpers.cli import app
 from nbhelpers.core.compositing import dilate
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import load_image
+from nbhelpers.core.images import load_image, save_image
 from nbhelpers.models.load import load
 from nbhelpers.models.protocols import Inpainter
 from nbhelpers.zoo import sample
@@ -250,3 +254,61 @@ def test_the_command_removes_what_a_mask_covers(tmp_path):
     assert changed[mask > 0].mean() > 0.9 and not changed[:150].any()
     wrong = CliRunner().invoke(app, ["editing", *arguments, "--edit", "segment"])
     assert "no such edit" in str(wrong.exception)
+
+
+@pytest.fixture
+def command(monkeypatch, photo, tmp_path):
+    inpainter = FakeInpainter(level=200)
+    monkeypatch.setattr("nbhelpers.models.load.load", lambda *_: inpainter)
+    save_image(tmp_path / "photo.png", photo)
+
+    def run(mask, *words, image="photo.png", output="clean.png"):
+        arguments = ["--image", tmp_path / image, "--mask", tmp_path / mask, "--output", tmp_path / output, *words]
+        return CliRunner().invoke(app, ["editing", *map(str, arguments)])
+
+    return run
+
+
+def test_a_dark_cut_out_is_edited_where_it_is_opaque(command, photo, mask, tmp_path):
+    dark = np.dstack([np.full((*mask.shape, 3), 8, np.uint8), mask.astype(np.uint8) * 255])
+    for name, pixels in (
+        ("dark.png", dark),
+        ("ones.png", mask.astype(np.uint8)),
+        ("white.png", mask.astype(np.uint8) * 255),
+    ):
+        save_image(tmp_path / name, pixels)
+        done = command(name, output=f"clean-{name}")
+        assert done.exit_code == 0, done.output
+        edited = load_image(tmp_path / f"clean-{name}")
+        far = ~dilate(mask, 20)
+        assert far.any() and (edited[far] == photo[far]).all() and (edited[mask] != photo[mask]).any()
+    made = [load_image(tmp_path / f"clean-{name}") for name in ("dark.png", "ones.png", "white.png")]
+    assert (made[0] == made[1]).all() and (made[0] == made[2]).all()
+
+
+def test_a_mask_that_cannot_be_told_is_refused_before_the_model(command, photo, tmp_path):
+    done = command("photo.png")
+    assert isinstance(done.exception, NbHelpersError) and "ambiguous" in str(done.exception)
+    save_image(tmp_path / "small.png", np.eye(5, dtype=np.uint8) * 255)
+    done = command("small.png")
+    assert isinstance(done.exception, NbHelpersError) and "another size" in str(done.exception)
+
+
+def test_an_edit_replaces_neither_the_photo_nor_an_edit_of_another(command, photo, mask, tmp_path):
+    save_image(tmp_path / "mask.png", mask.astype(np.uint8) * 255)
+    save_image(tmp_path / "other.png", photo[::-1].copy())
+    before = (tmp_path / "photo.png").read_bytes()
+    assert "photo-2.png" in command("mask.png", output="photo.png").output
+    assert (tmp_path / "photo.png").read_bytes() == before
+    assert "clean.png" in command("mask.png").output
+    assert "clean-2.png" in command("mask.png", image="other.png").output
+    assert "clean.png" in command("mask.png", "--seed", "1").output, "the same photo may be edited again"
+    assert json.loads((tmp_path / "clean.json").read_text())["seed"] == 1
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(command, mask, tmp_path, monkeypatch):
+    save_image(tmp_path / "mask.png", mask.astype(np.uint8) * 255)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("nbhelpers.models.load.load", lambda *_: pytest.fail("the model is not needed"))
+    done = command("mask.png", output="file/clean.png")
+    assert isinstance(done.exception, NbHelpersError) and "cannot be written" in str(done.exception)

@@ -17,8 +17,10 @@ import pytest
 from PIL import Image
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import load_image
 from nbhelpers.core.mattes import MatteSettings
 from nbhelpers.core.matting import Mattes
+from nbhelpers.core.profiles import PRIMARIES, matrix_profile
 from nbhelpers.core.video import Frames
 from nbhelpers.export import splats
 from nbhelpers.export.bleed import fill_outward, premultiplied_rgba, straight_rgba
@@ -251,6 +253,18 @@ def test_sixteen_bits_stay_sixteen_bits(mask, tmp_path):
         splats.rgba_sequence(mattes, tmp_path, bits=12)
 
 
+def test_a_profile_that_no_longer_holds_is_not_carried_on(photo, mask, tmp_path):
+    icc = matrix_profile(PRIMARIES[12], None)
+    Image.fromarray(photo).save(tmp_path / "a.png", icc_profile=icc)
+    mattes = Mattes(Frames(tmp_path), [mask])
+    plan = splats.rgba_sequence(mattes, tmp_path / "out")
+    write(plan, mattes)
+    with Image.open(tmp_path / "out/a.png") as picture:
+        assert "icc_profile" not in picture.info, "pixels are sRGB by now, and would be converted twice"
+        assert (np.asarray(picture)[mask][:, :3] == load_image(tmp_path / "a.png")[mask]).all()
+        assert (np.asarray(picture)[mask][:, :3] != photo[mask]).any()
+
+
 def test_focal_length_and_colour_profile_are_carried_on(photo, mask, tmp_path):
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "Camera"
@@ -385,6 +399,7 @@ import resource, signal, sys
 import numpy as np
 from nbhelpers import NbHelpersError
 from nbhelpers.core.matting import Mattes
+from nbhelpers.core.profiles import PRIMARIES, matrix_profile
 from nbhelpers.core.video import Frames
 from nbhelpers.export import splats
 from nbhelpers.export.plan import write
@@ -419,6 +434,7 @@ KILLED = """
 import sys
 import numpy as np
 from nbhelpers.core.matting import Mattes
+from nbhelpers.core.profiles import PRIMARIES, matrix_profile
 from nbhelpers.core.video import Frames
 from nbhelpers.export import splats
 from nbhelpers.export.plan import write

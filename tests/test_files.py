@@ -139,3 +139,18 @@ def test_the_hash_is_read_in_pieces_and_tells_its_progress(tmp_path, monkeypatch
     told = []
     assert sha256(path, told.append) == hashlib.sha256(data).hexdigest()
     assert told == [1000, 1000, 560]
+
+
+def test_whether_a_folder_can_be_written_is_tried(tmp_path, monkeypatch):
+    files.check_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(NbHelpersError, match="cannot be written"):
+        files.check_writable(tmp_path / "file" / "folder")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", full)
+    with pytest.raises(NbHelpersError, match="disk is full"):
+        files.check_writable(tmp_path)

@@ -1,15 +1,19 @@
 import errno
 import io
 import os
+import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, PngImagePlugin
 
 from nbhelpers.core import images
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import fit, load_image, save_image
+from nbhelpers.core.images import fit, image_size, load_image, save_image
+from nbhelpers.core.profiles import ADOBE_RGB, PRIMARIES, matrix_profile
 
 ORIENTATION = 0x0112
 
@@ -186,7 +190,7 @@ def test_a_missing_file_is_one_clear_error(tmp_path):
 
 
 def test_a_folder_is_one_clear_error(tmp_path):
-    with pytest.raises(NbHelpersError, match="cannot be read"):
+    with pytest.raises(NbHelpersError, match="folder"):
         load_image(tmp_path)
 
 
@@ -311,3 +315,369 @@ def test_on_a_full_disk_the_old_picture_stands(tmp_path, monkeypatch):
     with pytest.raises(NbHelpersError, match="cannot be written"):
         save_image(path, corners() // 2)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def saved(picture, kind, **options):
+    """A PIL image as the bytes of a file."""
+    target = io.BytesIO()
+    picture.save(target, kind, **options)
+    return target.getvalue()
+
+
+def heic(pixels, **options):
+    pillow_heif.register_heif_opener()
+    return saved(Image.fromarray(pixels), "HEIF", quality=98, chroma=444, **options)
+
+
+@pytest.mark.parametrize("name", ["photo.heic", "photo.HEIF", "photo.jpg"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_photo_of_a_phone_is_read_and_turned(tmp_path, name, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    (tmp_path / name).write_bytes(heic(corners(), exif=exif.tobytes()))
+    image = load_image(tmp_path / name)
+    assert close(image, TURNS[orientation](corners()), by=4)
+    assert image_size(tmp_path / name) == image.shape[:2]
+
+
+def test_a_heic_that_was_cut_off_is_one_clear_error():
+    data = heic(corners())
+    for part in (0.3, 0.9):
+        with pytest.raises(NbHelpersError, match="cannot be read"):
+            load_image(data[: int(len(data) * part)])
+
+
+P3 = matrix_profile(PRIMARIES[12], None)
+SRGB = ImageCms.createProfile("sRGB")
+
+
+def managed(picture, icc):
+    """The reference: what LittleCMS makes of the file's own pixels."""
+    alpha = picture.getchannel("A") if picture.mode == "RGBA" else None
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+    source = picture.convert("RGB") if picture.mode == "RGBA" else picture
+    out = np.asarray(ImageCms.profileToProfile(source, profile, SRGB, outputMode="RGB")).astype(int)
+    if alpha is not None:
+        a = np.asarray(alpha)[:, :, None].astype(int)
+        out = np.rint((out * a + 255 * (255 - a)) / 255)
+    return out
+
+
+def colours(mode="RGB"):
+    ramp = np.random.default_rng(3).integers(0, 256, (32, 48, 4), np.uint8)
+    picture = Image.fromarray(ramp[:, :, :3])
+    if mode == "RGBA":
+        picture.putalpha(Image.fromarray(ramp[:, :, 3]))
+    return picture if mode == "RGBA" else picture.convert(mode)
+
+
+@pytest.mark.parametrize("icc", [P3, matrix_profile(ADOBE_RGB, 2.2), matrix_profile(PRIMARIES[9], 1.8)])
+@pytest.mark.parametrize(("mode", "kind"), [("RGB", "PNG"), ("RGBA", "PNG"), ("RGB", "TIFF"), ("RGB", "WEBP")])
+def test_a_wide_gamut_becomes_srgb(mode, kind, icc):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = saved(colours(mode), kind, icc_profile=icc, **options)
+    wanted = managed(colours(mode), icc)
+    assert np.abs(load_image(data) - wanted).max() <= 2
+    assert np.abs(wanted - np.asarray(colours())).max() > 20 or mode == "RGBA"
+
+
+def test_the_red_of_a_phone_is_the_red_of_a_screen():
+    # (234, 51, 35) of Display P3 is the red of sRGB: https://www.w3.org/TR/css-color-4/#predefined-display-p3
+    data = saved(Image.new("RGB", (4, 4), (234, 51, 35)), "PNG", icc_profile=P3)
+    assert np.abs(load_image(data)[0, 0].astype(int) - (255, 0, 0)).max() <= 2
+    data = heic(np.full((16, 16, 3), (234, 51, 35), np.uint8), icc_profile=P3)
+    assert np.abs(load_image(data)[8, 8].astype(int) - (255, 0, 0)).max() <= 5
+
+
+def test_pixels_with_the_profile_of_srgb_stay_as_they_are():
+    icc = ImageCms.ImageCmsProfile(SRGB).tobytes()
+    assert (load_image(saved(colours(), "PNG", icc_profile=icc)) == np.asarray(colours())).all()
+    grey = saved(colours("L"), "PNG", icc_profile=icc)
+    assert (load_image(grey) == np.asarray(colours("L"))[:, :, None]).all()
+
+
+def cmyk_profile():
+    """A profile of a made-up press: L* falls with black, a* and b* follow cyan, magenta and yellow."""
+    table = bytearray()
+    for place in range(16):
+        c, m, y, k = ((place >> shift) & 1 for shift in (3, 2, 1, 0))
+        lightness = 0 if k else 255 - 60 * (c + m + y)
+        table += bytes([max(0, lightness), 128 + 60 * (m - c), 128 + 60 * (y - c)])
+    identity = np.tile(np.arange(256, dtype=np.uint8), 1).tobytes()
+    matrix = struct.pack(">9i", *(65536 if i in (0, 4, 8) else 0 for i in range(9)))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + identity * 4 + bytes(table) + identity * 3
+    tags = {
+        b"desc": struct.pack(">4s4xI", b"desc", 2) + b"C\0" + bytes(78),
+        b"wtpt": struct.pack(">4s4x3i", b"XYZ ", 63190, 65536, 54061),
+        b"A2B0": lut,
+    }
+    entries, body, start = b"", b"", 132 + 12 * len(tags)
+    for tag, data in tags.items():
+        entries += struct.pack(">4sII", tag, start + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    head = struct.pack(">I4sI4s4s4s12x4s", start + len(body), bytes(4), 0x02400000, b"prtr", b"CMYK", b"Lab ", b"acsp")
+    head += bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + entries + body
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
+def test_the_profile_of_a_press_is_used(kind):
+    ramp = np.linspace(0, 255, 32 * 32 * 4).reshape(32, 32, 4).astype(np.uint8)
+    picture, options = Image.fromarray(ramp, "CMYK"), {"quality": 100} if kind == "JPEG" else {}
+    data = saved(picture, kind, icc_profile=cmyk_profile(), **options)
+    with Image.open(io.BytesIO(data)) as stored:
+        wanted = managed(stored, cmyk_profile())
+    assert np.abs(load_image(data) - wanted).max() <= 2
+    assert np.abs(wanted - np.asarray(picture.convert("RGB"))).max() > 20
+
+
+def test_photoshop_writes_cmyk_upside_down():
+    picture = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red
+    data = saved(picture, "JPEG", quality=100)
+    assert b"Adobe" in data[:200], "which says that values are inverted"
+    assert np.abs(load_image(data)[8, 8].astype(int) - (255, 0, 0)).max() <= 5
+
+
+@pytest.mark.parametrize("icc", [b"no profile at all", P3[:200], cmyk_profile()])
+def test_a_profile_that_cannot_be_used_is_ignored_and_told(caplog, icc):
+    assert (load_image(saved(colours(), "PNG", icc_profile=icc)) == np.asarray(colours())).all()
+    assert "profile" in caplog.text
+
+
+def png_with(chunk, data, picture=None):
+    info = PngImagePlugin.PngInfo()
+    info.add(chunk, data)
+    return saved(picture or colours(), "PNG", pnginfo=info)
+
+
+def test_the_colour_tags_of_a_png_are_used():
+    wanted = managed(colours(), P3)
+    assert np.abs(load_image(png_with(b"cICP", bytes([12, 13, 0, 1]))) - wanted).max() <= 2
+    assert (load_image(png_with(b"cICP", bytes([1, 13, 0, 1]))) == np.asarray(colours())).all()
+    assert (load_image(png_with(b"gAMA", struct.pack(">I", 45455))) == np.asarray(colours())).all()
+    linear = load_image(png_with(b"gAMA", struct.pack(">I", 100000), Image.new("RGB", (4, 4), (55, 55, 55))))
+    assert np.abs(linear.astype(int) - 128).max() <= 1, "55 / 255 of the light is mid-grey"
+
+
+def test_high_dynamic_range_is_told(caplog):
+    load_image(png_with(b"cICP", bytes([9, 16, 0, 1])))
+    assert "PQ" in caplog.text
+
+
+def test_a_camera_that_says_adobe_rgb_in_exif_alone_is_believed():
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
+    data = saved(colours(), "JPEG", quality=100, subsampling=0, exif=exif)
+    with Image.open(io.BytesIO(data)) as stored:
+        wanted = managed(stored.convert("RGB"), matrix_profile(ADOBE_RGB, 2.2))
+    assert np.abs(load_image(data) - wanted).max() <= 2
+
+
+def test_lab_becomes_srgb():
+    red = ImageCms.profileToProfile(
+        Image.new("RGB", (4, 4), (200, 30, 40)), SRGB, ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    assert np.abs(load_image(saved(red, "TIFF"))[0, 0].astype(int) - (200, 30, 40)).max() <= 3
+
+
+def same_everywhere(tmp_path):
+    torch = pytest.importorskip("torch")
+    data = saved(Image.fromarray(corners()), "PNG")
+    (tmp_path / "a.png").write_bytes(data)
+    return {
+        "pil": Image.fromarray(corners()),
+        "pil file": Image.open(tmp_path / "a.png"),
+        "bytes": data,
+        "bytearray": bytearray(data),
+        "stream": io.BytesIO(data),
+        "file": (tmp_path / "a.png").open("rb"),
+        "tensor": torch.from_numpy(corners()).permute(2, 0, 1),
+    }
+
+
+def test_what_libraries_hand_over_is_read(tmp_path):
+    for name, source in same_everywhere(tmp_path).items():
+        assert image_size(source) == (40, 60), name
+        assert (load_image(source) == corners()).all(), name
+        assert (hasattr(source, "close") and source.close() is None) or name in ("bytes", "bytearray", "tensor")
+
+
+def test_a_pil_image_is_not_changed():
+    picture = colours()
+    picture.info["icc_profile"] = P3
+    assert np.abs(load_image(picture) - managed(colours(), P3)).max() <= 2
+    assert (np.asarray(picture) == np.asarray(colours())).all()
+
+
+def test_tensors_of_one_and_two_channels_and_grey():
+    torch = pytest.importorskip("torch")
+    grey = torch.full((4, 6), 7, dtype=torch.uint8)
+    assert load_image(grey)[0, 0].tolist() == load_image(grey[None])[0, 0].tolist() == [7, 7, 7]
+    for wrong in (torch.zeros(3, 4, 6), torch.zeros(2, 3, 4, 6)):
+        with pytest.raises(NbHelpersError, match="not an image"):
+            load_image(wrong)
+        with pytest.raises(NbHelpersError, match="not an image"):
+            image_size(wrong)
+    with pytest.raises(NbHelpersError, match="not an image") as told:
+        load_image(torch.zeros(40, 60, 3, dtype=torch.uint8))
+    assert "permute" in told.value.do
+
+
+@pytest.mark.parametrize("source", [None, 7, [[1, 2], [3, 4]], object(), io.StringIO("text")])
+def test_anything_else_is_one_clear_error(source):
+    for read in (load_image, image_size):
+        with pytest.raises(NbHelpersError, match="not a picture"):
+            read(source)
+
+
+@pytest.mark.parametrize("wrap", [str, Path])
+def test_a_web_address_is_told_with_the_command_that_fetches_it(wrap):
+    for read in (load_image, image_size):
+        with pytest.raises(NbHelpersError, match="downloaded") as told:
+            read(wrap("https://example.org/a/cat photo.jpg?x=1"))
+        assert told.value.do == "curl -L -O 'https://example.org/a/cat photo.jpg?x=1'"
+
+
+def test_image_size_tells_the_same_errors(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "notes.jpg").write_text("these are no pixels\n" * 50)
+    for path, what in ((tmp_path, "folder"), (tmp_path / "empty.jpg", "empty"), (tmp_path / "no", "no such"), (tmp_path / "notes.jpg", "cannot be read")):  # fmt: skip
+        with pytest.raises(NbHelpersError, match=what):
+            image_size(path)
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "JPEG"])
+def test_image_size_is_that_of_the_turned_picture(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = saved(Image.fromarray(corners()), kind, exif=exif)
+    assert image_size(data) == load_image(data).shape[:2] == TURNS[orientation](corners()).shape[:2]
+    assert close(load_image(data), TURNS[orientation](corners()))
+
+
+def deep_png(values):
+    return cv2.imencode(".png", values[:, :, ::-1] if values.ndim == 3 else values)[1].tobytes()
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("colour", [False, True])
+def test_ten_bits_in_sixteen_are_told_and_can_be_scaled(caplog, bits, colour):
+    full = (1 << bits) - 1
+    values = (
+        (corners().astype(np.uint32) * full // 255).astype(np.uint16)
+        if colour
+        else np.array([[0, full // 2, full]], np.uint16)
+    )
+    assert load_image(deep_png(values)).max() <= 15
+    assert f"the largest value is {full}" in caplog.text and f"max_value={full}" in caplog.text
+    caplog.clear()
+    image = load_image(deep_png(values), max_value=full)
+    assert image.max() == 255 and not caplog.text
+    if colour:
+        assert np.abs(image.astype(int) - corners()).max() <= 1
+        turned = load_image(cv2.imencode(".tif", values[:, :, ::-1])[1].tobytes(), max_value=full)
+        assert np.abs(turned.astype(int) - corners()).max() <= 1
+    if not colour:
+        assert (load_image(values, max_value=full) == image).all()
+        load_image(values)
+        assert "nearly black" in caplog.text
+
+
+def test_sixteen_full_bits_are_not_told(caplog):
+    load_image(deep_png(corners().astype(np.uint16) * 257))
+    load_image(deep_png(np.zeros((4, 4), np.uint16)))
+    assert not caplog.text
+
+
+def test_a_range_that_is_given_is_used(tmp_path):
+    Image.fromarray(np.array([[0, 0.5, 1]], np.float32)).save(tmp_path / "depth.tif")
+    assert load_image(tmp_path / "depth.tif", max_value=1)[0, :, 0].tolist() == [0, 128, 255]
+    assert load_image(np.array([[0, 0.5, 2]]), max_value=1.0)[0, :, 0].tolist() == [0, 128, 255]
+    assert load_image(np.array([[0, 1]], np.uint8), max_value=1)[0, :, 0].tolist() == [0, 255]
+    assert load_image(saved(Image.fromarray(np.array([[0, 1]], np.uint8)), "PNG"), max_value=1)[0, :, 0].tolist() == [0, 255]  # fmt: skip
+    for bad in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(NbHelpersError, match="positive"):
+            load_image(tmp_path / "depth.tif", max_value=bad)
+    with pytest.raises(NbHelpersError, match="no numbers"):
+        load_image(np.array([[0, np.nan]]), max_value=1.0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "pixel"),
+    [("LA", (100, 0)), ("PA", None), ("La", None), ("RGBa", None), ("1", None), ("P", None), ("HSV", None), ("YCbCr", None)],
+)  # fmt: skip
+def test_every_mode_of_pillow_is_read(mode, pixel):
+    if mode in ("La", "RGBa"):
+        picture = Image.fromarray(np.dstack([corners(), np.full((40, 60), 255, np.uint8)])).convert(mode[:1] + "A" if mode == "La" else "RGBA").convert(mode)  # fmt: skip
+    else:
+        picture = Image.fromarray(corners()).convert(mode)
+    image = load_image(picture)
+    assert image.shape == (40, 60, 3) and image_size(picture) == (40, 60)
+    if pixel:
+        assert (load_image(Image.new(mode, (3, 3), pixel)) == 255).all()
+
+
+def test_of_two_pictures_of_a_phone_the_first_is_taken():
+    data = saved(
+        Image.fromarray(corners()), "MPO", save_all=True, append_images=[Image.new("RGB", (60, 40))], quality=95
+    )
+    assert close(load_image(data), corners())
+
+
+def test_of_a_moving_png_the_first_frame_is_taken():
+    data = saved(Image.fromarray(corners()), "PNG", save_all=True, append_images=[Image.new("RGB", (60, 40))])
+    assert (load_image(data) == corners()).all()
+
+
+def test_further_pages_of_a_scan_are_told(caplog):
+    data = saved(Image.fromarray(corners()), "TIFF", save_all=True, append_images=[Image.new("RGB", (60, 40))])
+    assert (load_image(data) == corners()).all() and "2 pictures" in caplog.text
+
+
+def test_a_file_that_may_not_be_read_is_told_as_that(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(NbHelpersError, match="cannot be opened") as told:
+        load_image(tmp_path / "photo.jpg")
+    assert "Permission denied" in told.value.given
+
+
+def test_a_name_that_lies_about_the_format_does_not_matter(tmp_path):
+    (tmp_path / "photo.png").write_bytes(saved(Image.fromarray(corners()), "JPEG", quality=95))
+    assert close(load_image(tmp_path / "photo.png"), corners())
+
+
+@pytest.mark.parametrize("damage", range(8))
+def test_odd_exif_is_no_reason_to_refuse_a_photo(damage):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    exif[0x010F] = "maker"
+    data = bytearray(saved(Image.fromarray(corners()), "JPEG", exif=exif))
+    start = data.index(b"Exif") + 6
+    data[start + damage * 4 : start + damage * 4 + 4] = b"\xff\xff\xff\xff"
+    assert load_image(bytes(data)).shape[:2] == image_size(bytes(data))
+
+
+def test_one_list_of_suffixes():
+    from nbhelpers.clip_guided import batch
+    from nbhelpers.core import runs
+    from nbhelpers.core.video import folder
+
+    assert set(folder.PICTURES) == set(runs.SUFFIXES) == set(batch.SUFFIXES) == set(images.SUFFIXES)
+    assert {".heic", ".heif", ".jpg", ".tif"} <= set(images.SUFFIXES)
+
+
+def test_photos_of_a_phone_are_frames_and_photos(tmp_path):
+    from nbhelpers.core.runs import photos
+    from nbhelpers.core.video import Frames
+
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    for name in ("IMG_2.HEIC", "IMG_10.heic"):
+        (tmp_path / name).write_bytes(heic(corners(), exif=exif.tobytes()))
+    clip = Frames(tmp_path)
+    assert [path.name for path in photos(tmp_path)] == ["IMG_2.HEIC", "IMG_10.heic"]
+    assert len(clip) == 2 and clip.size == (60, 40) and close(np.asarray(clip[1]), TURNS[6](corners()), by=4)

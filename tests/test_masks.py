@@ -1,10 +1,21 @@
+import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask as coco
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of, decode_rle, encode_rle, mask_logits, polygon_mask, upsample, view_logits
+from nbhelpers.core.masks import (
+    box_of,
+    decode_rle,
+    encode_rle,
+    load_mask,
+    mask_logits,
+    polygon_mask,
+    upsample,
+    view_logits,
+)
 
 random = np.random.default_rng(7)
 
@@ -112,3 +123,208 @@ def test_a_mask_prompt_is_clear_inside_and_outside():
     assert logits.shape == (32, 32) and logits.dtype == np.float32
     np.testing.assert_allclose(logits[:16], 10, rtol=1e-5)
     np.testing.assert_allclose(logits[16:], -10, rtol=1e-5)
+
+
+def disc(size=(60, 80), at=(40, 30), radius=15):
+    y, x = np.mgrid[: size[0], : size[1]]
+    return (x - at[0]) ** 2 + (y - at[1]) ** 2 <= radius**2
+
+
+def written(tmp_path, pixels, name="mask.png", mode=None, **options):
+    Image.fromarray(pixels, mode).save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def rgba(colour, alpha):
+    return np.dstack([np.full((*alpha.shape, 3), colour, np.uint8), alpha])
+
+
+BLUR = cv2.GaussianBlur(disc().astype(np.float32) * 255, (0, 0), 3).round().astype(np.uint8)
+FORMS = {
+    "white on black": disc().astype(np.uint8) * 255,
+    "0 and 1": disc().astype(np.uint8),
+    "grey on black": disc().astype(np.uint8) * 100,
+    "video range": np.where(disc(), 235, 16).astype(np.uint8),
+    "red on black": np.where(disc()[:, :, None], (255, 0, 0), (0, 0, 0)).astype(np.uint8),
+    "dark blue on black": np.where(disc()[:, :, None], (0, 0, 90), (0, 0, 0)).astype(np.uint8),
+    "dark cut-out": rgba((20, 10, 5), disc().astype(np.uint8) * 255),
+    "white cut-out": rgba((255, 255, 255), disc().astype(np.uint8) * 255),
+    "soft cut-out": rgba((200, 10, 5), BLUR),
+    "grey and alpha": np.dstack([disc(), disc()]).astype(np.uint8) * 255,
+    "opaque alpha": np.dstack([*[disc().astype(np.uint8) * 255] * 3, np.full((60, 80), 255, np.uint8)]),
+    "almost opaque alpha": np.dstack([*[disc().astype(np.uint8) * 255] * 3, np.where(np.eye(60, 80), 254, 255)]).astype(np.uint8),
+    "soft": BLUR,
+    "1 bit": disc(),
+    "16 bits": disc().astype(np.uint16) * 65535,
+    "0 and 1 in 16 bits": disc().astype(np.uint16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_mask_of_any_form_covers_the_same(tmp_path, form, suffix):
+    mask = load_mask(written(tmp_path, FORMS[form], f"mask{suffix}"), (60, 80))
+    wanted = BLUR > 127 if "soft" in form else disc()
+    assert mask.dtype == bool and (mask == wanted).all()
+    assert (load_mask(FORMS[form]) == wanted).all()
+
+
+def test_a_mask_as_a_jpeg_is_cut_at_one_half(tmp_path):
+    for colour in (FORMS["white on black"], FORMS["red on black"]):
+        mask = load_mask(written(tmp_path, colour, "mask.jpg", quality=80))
+        assert (mask ^ disc()).sum() < 0.1 * disc().sum()
+
+
+def test_floats_from_0_to_1_are_a_mask(tmp_path):
+    for values in (disc().astype(np.float32), (BLUR / 255).astype(np.float32)):
+        assert (load_mask(written(tmp_path, values, "mask.tif")) == (values > 0.5)).all()
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_palette_is_resolved(tmp_path, transparent):
+    picture = Image.fromarray(disc().astype(np.uint8), "P")
+    picture.putpalette([0, 0, 0, 128, 0, 0] if not transparent else [9, 9, 9, 9, 9, 9])
+    picture.save(tmp_path / "mask.png", **({"transparency": 0} if transparent else {}))
+    assert (load_mask(tmp_path / "mask.png") == disc()).all()
+
+
+def test_a_mask_of_one_value_is_empty_or_covers_all():
+    for value, covers in ((0, False), (1, True), (255, True)):
+        assert (load_mask(np.full((4, 5), value, np.uint8)) == covers).all()
+    with pytest.raises(NbHelpersError, match="ambiguous") as told:
+        load_mask(np.full((4, 5), 128, np.uint8))
+    assert "128 everywhere" in told.value.given
+
+
+def labels(*values):
+    out = np.zeros((60, 80), np.uint8)
+    for index, value in enumerate(values):
+        out[10:50, 10 + 20 * index : 25 + 20 * index] = value
+    return out
+
+
+PHOTO = cv2.GaussianBlur(random.integers(0, 256, (60, 80, 3), np.uint8), (0, 0), 2)
+PHOTO = cv2.normalize(PHOTO, None, 0, 255, cv2.NORM_MINMAX)
+UNCLEAR = {
+    "a photo": (PHOTO, "colours"),
+    "a grey photo": (PHOTO[:, :, 0], "values"),
+    "labels 0 1 2": (labels(1, 2), "values 0, 1, 2"),
+    "three greys": (labels(128, 255), "values 0, 128, 255"),
+    "an object and void": (labels(1, 255), "values 0, 1, 255"),
+    "two colours": (np.dstack([labels(255, 0), labels(0, 255), labels(0, 0)]), "(255, 0, 0)"),
+    "a small object of another colour": (
+        np.dstack([labels(255, 0), np.pad(np.full((6, 6), 255, np.uint8), ((2, 52), (2, 72))), labels(0, 0)]),
+        "(0, 255, 0)",
+    ),
+    "red on white": (np.where(disc()[:, :, None], (255, 0, 0), (255, 255, 255)).astype(np.uint8), "(255, 255, 255)"),
+    "three opacities": (rgba((9, 9, 9), labels(128, 255)), "values 0, 128, 255"),
+    "faint": (BLUR // 4, "values"),
+}
+
+
+@pytest.mark.parametrize("form", UNCLEAR)
+def test_an_ambiguous_mask_is_refused_with_the_values_found(tmp_path, form):
+    pixels, named = UNCLEAR[form]
+    with pytest.raises(NbHelpersError, match="ambiguous") as told:
+        load_mask(written(tmp_path, pixels))
+    assert named in told.value.given and "mask.png" in told.value.given
+
+
+def test_labels_that_were_compressed_are_refused(tmp_path):
+    big = cv2.resize(labels(128, 255), (800, 600), interpolation=cv2.INTER_NEAREST)
+    with pytest.raises(NbHelpersError, match="ambiguous"):
+        load_mask(written(tmp_path, big, "mask.jpg"))
+
+
+def test_a_wide_feather_is_no_photo():
+    wide = cv2.GaussianBlur(cv2.resize(FORMS["white on black"], (800, 600)), (0, 0), 25)
+    assert (load_mask(wide) == (wide > (int(wide.min()) + int(wide.max())) / 2)).all()
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path):
+    values = disc().astype(np.float32)
+    values[0, 0] = np.nan
+    with pytest.raises(NbHelpersError, match="no numbers"):
+        load_mask(written(tmp_path, values, "mask.tif"))
+
+
+def test_several_pages_are_refused(tmp_path):
+    pages = [Image.fromarray(FORMS["white on black"]) for _ in range(3)]
+    pages[0].save(tmp_path / "mask.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(NbHelpersError, match="ambiguous") as told:
+        load_mask(tmp_path / "mask.tif")
+    assert "3 pictures" in told.value.given
+
+
+def test_a_mask_is_turned_as_its_exif_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = written(tmp_path, FORMS["white on black"], exif=exif)
+    assert (load_mask(path, (80, 60)) == np.rot90(disc(), -1)).all()
+
+
+def test_a_mask_of_another_size_is_refused_with_both(tmp_path):
+    path = written(tmp_path, FORMS["white on black"])
+    with pytest.raises(NbHelpersError, match="another size") as told:
+        load_mask(path, (30, 40))
+    assert "80 x 60" in told.value.given and "40 x 30" in told.value.expected
+    with pytest.raises(NbHelpersError, match="another size") as told:
+        load_mask(path, (80, 60))
+    assert "90 degrees" in told.value.do
+    with pytest.raises(NbHelpersError, match="another size"):
+        load_mask(disc(), (80, 60))
+
+
+def test_our_own_masks_and_cut_outs_are_read_back(tmp_path):
+    from nbhelpers.export.alpha import save_cutout, save_mask
+    from nbhelpers.product_matching.results import mask_picture
+
+    photo = random.integers(0, 256, (60, 80, 3), np.uint8)
+    for path in (
+        save_mask(tmp_path / "m.png", disc()),
+        save_cutout(tmp_path / "c.png", photo, disc()),
+        written(tmp_path, mask_picture(disc())),
+    ):
+        assert (load_mask(path, (60, 80)) == disc()).all()
+
+
+def test_a_missing_mask_is_one_clear_error(tmp_path):
+    with pytest.raises(NbHelpersError, match="no such picture"):
+        load_mask(tmp_path / "no.png")
+
+
+def uncompressed(mask):
+    flat = mask.T.ravel().astype(int)
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff([0, *edges, len(flat)]).tolist()
+    return {"size": list(mask.shape), "counts": [0, *runs] if flat[0] else runs}
+
+
+@pytest.mark.parametrize("mask", [disc(), ~disc(), np.ones((3, 4), bool), np.zeros((3, 4), bool)])
+def test_runs_as_a_list_are_decoded(mask):
+    assert (decode_rle(uncompressed(mask)) == mask).all() and decode_rle(uncompressed(mask)).dtype == bool
+    again = coco.frPyObjects(uncompressed(mask), *mask.shape)
+    assert (coco.decode(again) == mask).all(), "pycocotools reads them alike"
+
+
+@pytest.mark.parametrize(
+    ("rle", "size", "named"),
+    [
+        ({"size": [4, 5], "counts": [3, 4]}, None, "cover 7 pixels, but size [4, 5] has 20"),
+        ({"size": [4, 5], "counts": [3, 40]}, None, "cover 43 pixels"),
+        ({"size": [4, 5], "counts": [23, -3]}, None, "run 1 is negative: -3"),
+        ({"size": [4, 5], "counts": [2.5, 17.5]}, None, "not a list of ints"),
+        ({"size": [4, 5], "counts": []}, None, "not a list of ints"),
+        ({"size": [5, 4], "counts": [20]}, (4, 5), "height and width swapped"),
+        ({"size": [2, 10], "counts": [20]}, (4, 5), "size [2, 10] is not [4, 5]"),
+        ({"size": [0, 5], "counts": [0]}, None, "has no pixels"),
+        ({"size": [4, 5], "counts": encode_rle(np.eye(5, dtype=bool))["counts"]}, None, "cover 25 pixels"),
+        ([[1.0, 1, 3, 1, 3, 3]], None, "polygons"),
+        ({"format": "rle", "rle": [0, 0, 1, 64]}, None, "Label Studio"),
+        ({"rle": [1, 3], "left": 4, "top": 5, "width": 2, "height": 2}, None, "CVAT"),
+    ],
+)
+def test_what_is_wrong_with_an_rle_is_named(rle, size, named):
+    with pytest.raises(NbHelpersError, match="run-length") as told:
+        decode_rle(rle, size)
+    assert named in str(told.value.given)

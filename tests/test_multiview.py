@@ -369,6 +369,23 @@ def test_a_result_is_a_sequence_of_views(folder):
     assert result.figure().data
 
 
+def test_results_of_other_photos_stay(folder, caplog):
+    from nbhelpers.multiview.outputs import save
+
+    result = maker().run(folder / "photos", click={1: [(160, 120)]}, cameras=folder / "model")
+    photos = sorted((folder / "photos").iterdir())
+    others = [folder / "other" / path.name for path in photos]
+    others[0].parent.mkdir()
+    for path, other in zip(photos, others, strict=True):
+        other.write_bytes(path.read_bytes() + b"another")
+    save(result, folder / "out", photos)
+    before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
+    written = save(result, folder / "out", others)
+    assert written[-1] == folder / "out-2" / "results.json" and "out-2" in caplog.text
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert save(result, folder / "out", photos)[-1] == folder / "out" / "results.json"
+
+
 def test_a_click_needs_no_phrase(folder):
     result = maker().run(folder / "photos", click={1: [(160, 120)]}, cameras=folder / "model")
     assert result.found is None and result.views.prompted == (1,) and np.isnan(result[0].similarity)

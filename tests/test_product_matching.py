@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -592,6 +593,45 @@ def test_photos_of_one_name_in_two_folders_do_not_overwrite_each_other(shelf, mo
     assert records == [path.as_posix() for path in (*shelf[:2], twin)]
 
 
+def test_a_run_on_other_photos_of_the_same_names_replaces_nothing(shelf, models, tmp_path, caplog):
+    output, other = tmp_path / "out", tmp_path / "other"
+    start(shelf[:2], output, models)
+    kept = {path: path.read_bytes() for path in output.glob("photo-*")}
+    twin = save_image(other / "photo 0.png", scene([(BLUE, 90, 110, 34)]))
+    run([twin], shelf[0], output, point=PRODUCT_AT, settings=OURS, **models)
+    assert all(path.read_bytes() == data for path, data in kept.items()) and "photo-0-2" in caplog.text
+    assert json.loads((output / "photo-0-2.json").read_text())["path"] == twin.as_posix()
+    clash = save_image(other / "photo 0-2.png", scene([(RED, 90, 110, 34)]))
+    run([twin, clash], shelf[0], output, point=PRODUCT_AT, settings=OURS, **models)
+    assert not (output / "photo-0-3.json").exists(), "the same photo keeps its name"
+    assert json.loads((output / "photo-0-2-2.json").read_text())["path"] == clash.as_posix()
+
+
+def test_results_of_a_photo_with_a_number_in_its_name_stay(shelf, models, tmp_path):
+    first, second = tmp_path / "b" / "shelf.png", tmp_path / "a" / "shelf_7.png"
+    for path, source in ((first, shelf[0]), (second, shelf[1])):
+        path.parent.mkdir()
+        path.write_bytes(source.read_bytes())
+    start([second, first, *shelf[:1]], tmp_path / "out", models)
+    assert (tmp_path / "out" / "shelf_7_1_mask.png").is_file(), "it is no seventh match of shelf.png"
+
+
+def test_results_among_the_photos_are_refused(shelf, models):
+    with pytest.raises(NbHelpersError, match="among the photos"):
+        run(shelf[0].parent, shelf[0], shelf[0].parent, point=PRODUCT_AT, settings=OURS, **models)
+
+
+def test_a_full_disk_stops_a_search_at_once(shelf, models, tmp_path, monkeypatch):
+    def full(*_):
+        raise NbHelpersError("the disk is full") from OSError(errno.ENOSPC, "No space left on device")
+
+    before = models["segmenter"].encoded
+    monkeypatch.setattr("nbhelpers.product_matching.cache.Cache.put", full)
+    with pytest.raises(NbHelpersError, match="the disk is full"):
+        start(shelf, tmp_path / "out", models)
+    assert models["segmenter"].encoded - before <= 2, "the other photos are not searched in vain"
+
+
 def test_the_matcher_of_the_three_lines(shelf, models, tmp_path):
     assert nbhelpers.ProductMatcher is ProductMatcher and nbhelpers.ProductSession is ProductSession
     matcher = ProductMatcher(OURS, **models, cache=tmp_path / "cache")
@@ -679,3 +719,27 @@ def test_the_command_on_real_weights(tmp_path):
     done = command(*arguments, "--ref-bbox", "160,60,470,330", "--output", output, **few)
     assert done.returncode == 0, done.stderr
     assert "0.jpg: found" in done.stdout and "1.jpg: absent" in done.stdout and "index.html" in done.stdout
+
+
+def test_the_command_reads_a_cut_out_as_a_mask(shelf, models, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from nbhelpers.cli import app
+
+    mask, given = np.zeros((240, 320), bool), {}
+    mask[60:100, 70:130] = True
+    save_image(tmp_path / "cut.png", np.dstack([np.full((240, 320, 3), 9, np.uint8), mask.astype(np.uint8) * 255]))
+    monkeypatch.setattr("nbhelpers.models.load.load", lambda task, *_: models["segmenter"])
+    monkeypatch.setattr("nbhelpers.product_matching.batch.run", lambda *_, **how: given.update(how) or ())
+    words = [
+        "--images",
+        shelf[0],
+        "--reference",
+        shelf[0],
+        "--output",
+        tmp_path / "out",
+        "--ref-mask",
+        tmp_path / "cut.png",
+    ]
+    CliRunner().invoke(app, ["product-matching", "batch", *map(str, words)])
+    assert (given["mask"] == mask).all()

@@ -549,6 +549,18 @@ def test_an_export_beside_the_originals_leaves_them_and_the_clip_as_they_were(tm
     assert len(again.frames) == 3 and again.state(2) == "tracked"
 
 
+def test_an_export_of_another_clip_goes_into_a_folder_of_its_own(tmp_path, caplog):
+    first, second = followed(4), followed(5)
+    first.export(["mattes", "coco"], tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    second.export(["mattes", "coco"], tmp_path, replace=True)
+    assert all(path.read_bytes() == data for path, data in before.items()) and "mattes-2" in caplog.text
+    assert {path.name for path in tmp_path.iterdir()} == {"mattes", "mattes-2", "coco", "coco-2"}
+    assert len(list((tmp_path / "mattes-2").glob("*.png"))) == 5
+    second.export(["mattes"], tmp_path)
+    assert not (tmp_path / "mattes-3").exists()
+
+
 def test_exports_are_verified_and_nothing_of_other_origin_is_overwritten(tmp_path):
     session = followed(4)
     session.add_object("box")

@@ -1,12 +1,14 @@
 """What runs over many photos share."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.runs import file_stem, photos, sign, stems
+from nbhelpers.core.files import write_text
+from nbhelpers.core.runs import apart, file_stem, own_name, photos, sign, stems
 
 
 def test_photos_of_a_file_a_folder_and_a_glob_come_in_natural_order(tmp_path):
@@ -37,3 +39,69 @@ def test_a_signature_is_written_once_and_compared_afterwards(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(NbHelpersError, match="another run"):
         sign(tmp_path / "run.json", {"size": (1, 2), "name": "a"})
+
+
+def record(folder, name, about):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps(about))
+
+
+def test_a_name_is_kept_for_the_same_picture_and_numbered_for_another(tmp_path, caplog):
+    assert own_name(tmp_path / "new", "plain", "a") == "plain" and not caplog.text
+    record(tmp_path, "plain.json", {"sha256": "a"})
+    assert own_name(tmp_path, "plain", "a") == "plain" and not caplog.text
+    assert own_name(tmp_path, "plain", "b") == "plain-2"
+    assert "plain-2" in caplog.text and "another picture" in caplog.text
+    record(tmp_path, "plain-2.json", {"sha256": "b"})
+    assert own_name(tmp_path, "plain", "b") == "plain-2" and own_name(tmp_path, "plain", "c") == "plain-3"
+
+
+@pytest.mark.parametrize(
+    ("name", "about"),
+    [
+        ("plain.prompts.json", {"image": {"sha256": "a", "name": "plain"}}),
+        ("plain.coco.json", {"images": [{"sha256": "a", "id": 1}]}),
+        ("plain.json", {"sha256": "a"}),
+    ],
+)
+def test_any_record_tells_whose_results_are(tmp_path, name, about):
+    record(tmp_path, name, about)
+    assert own_name(tmp_path, "plain", "a") == "plain" and own_name(tmp_path, "plain", "b") == "plain-2"
+
+
+def test_what_no_record_tells_is_not_replaced(tmp_path):
+    (tmp_path / "plain.png").write_bytes(b"a drawing")
+    assert own_name(tmp_path, "plain", "a", files=["{}.png"]) == "plain-2"
+    assert own_name(tmp_path, "plain", "a") == "plain", "a file that is not written is in nobody's way"
+    record(tmp_path, "plain.json", {"sha256": "a"})
+    assert own_name(tmp_path, "plain", "a", files=["{}.png"]) == "plain"
+    for text in ("{", "[]", "3", '{"image": 3}', "{}"):
+        (tmp_path / "other.json").write_text(text)
+        assert own_name(tmp_path, "other", "a") == "other-2", text
+    record(tmp_path, "failed.json", {"sha256": ""})
+    assert own_name(tmp_path, "failed", "a") == "failed"
+    record(tmp_path, "old.coco.json", {"images": [{"id": 1}]})
+    record(tmp_path, "old.json", {"sha256": "a"})
+    assert own_name(tmp_path, "old", "a") == "old" and own_name(tmp_path, "old", "b") == "old-2"
+
+
+def test_a_name_in_pieces_is_the_same_name():
+    whole, pieces = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
+    assert whole != pieces and file_stem(whole) == file_stem(pieces) == whole
+    assert len(set(stems([Path("a") / f"{whole}.png", Path("a") / f"{pieces}.png"]))) == 2
+
+
+def test_a_long_name_in_any_script_fits_into_a_file_name(tmp_path):
+    stem = file_stem("猫" * 200)
+    assert len(stem.encode()) <= 80 and set(stem) == {"猫"}
+    assert write_text(tmp_path / f"{stem}_{stem}_cutout.png", "").is_file()
+
+
+def test_results_among_the_photos_are_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    apart(tmp_path / "out", tmp_path)
+    apart(tmp_path / "new", tmp_path / "new")
+    apart(tmp_path, [tmp_path / "a.png"])
+    with pytest.raises(NbHelpersError, match="among the photos") as told:
+        apart(tmp_path / "out" / "..", str(tmp_path))
+    assert "results" in told.value.do

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from fake_segmenter import FakeSegmenter
+from PIL import Image
 from typer.testing import CliRunner
 
 from nbhelpers.cli import app
@@ -245,6 +246,47 @@ def test_export_writes_what_it_says(session, photo, tmp_path):
     assert names == ["drawn_object-1_mask.png", "drawn_object-1_cutout.png", "drawn.coco.json", "drawn.prompts.json"]
     mask = load_image(tmp_path / names[0])[:, :, 0]
     assert np.array_equal(mask == 255, session.mask()) and set(np.unique(mask)) == {0, 255}
+
+
+def test_another_picture_of_the_same_name_replaces_nothing(photo, tmp_path, caplog):
+    save_image(tmp_path / "in" / "plain.png", photo)
+    save_image(tmp_path / "in" / "plain.bmp", photo[:, ::-1].copy())
+    first, second = (ClickSession(tmp_path / "in" / f"plain{s}", FakeSegmenter()) for s in (".png", ".bmp"))
+    first.click(*DISC)
+    second.click(photo.shape[1] - 1 - DISC[0], DISC[1])
+    written = first.export(tmp_path)
+    before = {path: path.read_bytes() for path in written}
+    paths = second.export(tmp_path)
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert [path.name for path in paths][-2:] == ["plain-2.coco.json", "plain-2.prompts.json"]
+    assert "plain-2" in caplog.text
+    assert first.export(tmp_path) == written and second.export(tmp_path) == paths, "each may be exported again"
+    ClickSession.reopen(paths[-1], tmp_path / "in" / "plain.bmp", FakeSegmenter())
+    names = [json.loads(each[-2].read_text())["images"][0]["file_name"] for each in (written, paths)]
+    assert names == ["plain.png", "plain.bmp"], "other tools look for the photo by its file name"
+
+
+def test_a_session_on_a_pil_image_is_one_on_its_pixels(photo):
+    session = ClickSession(Image.fromarray(photo), FakeSegmenter())
+    assert np.array_equal(session.image, photo) and session.name == "image"
+
+
+def test_names_that_are_the_same_when_cleaned_replace_nothing(photo, tmp_path):
+    for name, pixels in (("a b", photo), ("a?b", photo[::-1].copy())):
+        session = ClickSession(pixels, FakeSegmenter(), name=name)
+        session.click(10, 10)
+        session.export(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.prompts.json")} == {"a-b.prompts.json", "a-b-2.prompts.json"}
+
+
+def test_a_photo_and_an_object_do_not_share_names_with_another(photo, tmp_path):
+    written = []
+    for name, thing, pixels in (("a", "b_c", photo), ("a_b", "c", photo[::-1].copy())):
+        session = ClickSession(pixels, FakeSegmenter(), name=name)
+        session.rename_object(session.active, thing)
+        session.click(10, 10)
+        written += session.export(tmp_path)
+    assert len({path.name for path in written}) == 8
 
 
 @pytest.mark.weights("sam2-hiera-tiny-lite", "mobilesam")

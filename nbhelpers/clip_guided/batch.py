@@ -17,10 +17,10 @@ from jaxtyping import UInt8
 from nbhelpers.clip_guided.pipeline import segment
 from nbhelpers.clip_guided.values import ClipGuidedResult, ClipGuidedSettings, prepare_vocabulary
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import sha256, write_text
+from nbhelpers.core.files import check_writable, sha256, write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import encode_rle
-from nbhelpers.core.runs import SUFFIXES, photos, sign, stems
+from nbhelpers.core.runs import SUFFIXES, apart, own_name, photos, sign, stems
 from nbhelpers.export.coco import save_coco, to_coco
 from nbhelpers.models.protocols import Segmenter, TextEncoder
 from nbhelpers.plots import overlay
@@ -53,7 +53,8 @@ def run(
     ``<stem>.json``. Otherwise ``output`` is a folder: ``run.json`` is the signature and is written first; then come
     ``<photo>.png``, ``<photo>.coco.json`` and ``<photo>.json`` of each photo, the last when it is done;
     ``summary.csv`` and ``summary.json`` are made at the end. Started again, a run goes on with what is missing. A
-    photo that cannot be read is told in the summary and tried again the next time.
+    photo that cannot be read is told in the summary and tried again the next time. A number is added to a name that
+    belongs to the results of another photo, or to a picture of other origin; see `own_name`.
 
     Args:
         source: as for `photos`, or a list of pictures.
@@ -70,8 +71,9 @@ def run(
         A record for each photo, as in ``summary.json``.
 
     Raises:
-        NbHelpersError: no pictures; a folder with results of other parameters, models or photos; for a single
-            picture, what `segment` raises.
+        NbHelpersError: no pictures; a folder with results of other parameters or models, or that of the photos
+            themselves; a folder that cannot be written or a full disk, after which a run started again goes on; for a
+            single picture, what `segment` raises.
     """
     paths = photos(source) if isinstance(source, (str, Path)) else list(source)
     output, render = Path(output).expanduser(), render or picture
@@ -85,7 +87,11 @@ def run(
     if output.suffix.lower() in SUFFIXES:
         if len(paths) > 1:
             raise NbHelpersError("several photos need a folder", given=output, do=f"--output {output.with_suffix('')}")
-        return [_write(segment(paths[0], vocabulary, target, **how), paths[0], output, render)]
+        check_writable(output.parent)
+        result = segment(paths[0], vocabulary, target, **how)
+        output = output.with_stem(own_name(output.parent, output.stem, sha256(paths[0]), files=["{}" + output.suffix]))
+        return [_write(result, render(result), paths[0], output)]
+    apart(output, source)
     signature = {
         "format": FORMAT,
         "vocabulary": [entry if isinstance(entry, str) else list(entry) for entry in vocabulary],
@@ -97,14 +103,20 @@ def run(
     sign(output / "run.json", signature)
     records = []
     for number, (path, stem) in enumerate(zip(paths, stems(paths, ("run", "summary")), strict=True), start=1):
-        done = _done(output / f"{stem}.json", path)
+        digest, done = _digest(path), None
+        if digest is not None:
+            stem = own_name(output, stem, digest, files=["{}.png"])
+            done = _done(output / f"{stem}.json")
         if done is None:
             try:
-                done = _write(segment(path, vocabulary, target, **how), path, output / f"{stem}.png", render)
-                log.info("%d/%d %s: %s", number, len(paths), path.name, _line(done))
+                result = segment(path, vocabulary, target, **how)
+                image = render(result)
             except NbHelpersError as error:
                 done = {"photo": path.name, "status": " ".join(str(error).split())}
                 log.warning("%d/%d %s: %s", number, len(paths), path.name, error)
+            else:  # a folder that cannot be written or a full disk is no matter of one photo
+                done = _write(result, image, path, output / f"{stem}.png")
+                log.info("%d/%d %s: %s", number, len(paths), path.name, _line(done))
         records.append(done)
     _summarise(output, records)
     return records
@@ -115,15 +127,17 @@ def picture(result: ClipGuidedResult) -> UInt8[np.ndarray, "h w 3"]:
     return overlay(result.image, result.masks())
 
 
-def _write(result: ClipGuidedResult, path: Path, output: Path, render: Callable) -> dict[str, Any]:
-    """Picture, COCO file, and last the record, which says that the others are whole."""
-    save_image(output, render(result))
+def _write(result: ClipGuidedResult, image: np.ndarray, path: Path, output: Path) -> dict[str, Any]:
+    """COCO file, which tells whose the results are, picture, and last the record: the others are whole."""
+    digest = sha256(path)
     rles = {name: encode_rle(mask) for name, mask in result.masks().items()}
     scores = dict(zip(result.names, map(float, result.instances.confidence), strict=True))
-    save_coco(output.with_suffix(".coco.json"), to_coco(path.name, result.image.shape[:2], rles, scores))
+    save_coco(output.with_suffix(".coco.json"), to_coco(path.name, result.image.shape[:2], rles, scores, digest))
+    save_image(output, image)
     record = {
         "photo": path.name,
-        "sha256": sha256(path),
+        "sha256": digest,
+        "file": output.name,
         "status": "done",
         "target": result.target,
         "target_share": round(float(result.mask().mean()), 5),
@@ -134,20 +148,12 @@ def _write(result: ClipGuidedResult, path: Path, output: Path, render: Callable)
     return record
 
 
-def _done(path: Path, photo: Path) -> dict[str, Any] | None:
-    """The record of a photo that is done, if its pixels are the same."""
+def _done(path: Path) -> dict[str, Any] | None:
+    """The record of a photo that is done."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        known = record["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    if known != _digest(photo):
-        raise NbHelpersError(
-            "the folder holds a result of another photo of this name",
-            given=f"{photo.name}; {path}",
-            do="name another folder, or remove this result",
-        )
-    return record
 
 
 def _digest(photo: Path) -> str | None:

@@ -373,19 +373,21 @@ class ClipGuidedResult:
         ``<name>_labels.png`` holds 0 where nothing was found, else 1 + the index into the vocabulary (16 bit where
         there are more than 255 words); ``<name>.json`` tells the words.
         """
+        import hashlib
         import json
 
         from nbhelpers.core.files import write_text
         from nbhelpers.core.images import save_image
-        from nbhelpers.core.runs import file_stem
         from nbhelpers.export.bundle import save_masks
 
-        folder, stem = Path(folder).expanduser(), file_stem(name)
         scores = dict(zip(self.names, map(float, self.instances.confidence), strict=True))
         paths = save_masks(folder, name, self.image, self.masks(), scores)
+        folder, stem = paths[-1].parent, paths[-1].name.removesuffix(".coco.json")
         kind = np.uint8 if len(self.vocabulary) < 256 else np.uint16
         paths.append(save_image(folder / f"{stem}_labels.png", (self.labels + 1).astype(kind)))
-        about = {"name": name, "vocabulary": list(self.vocabulary), "target": self.target, **self.summary()}
+        digest = hashlib.sha256(np.ascontiguousarray(self.image)).hexdigest()
+        about = {"name": name, "sha256": digest, "vocabulary": list(self.vocabulary), "target": self.target}
+        about |= self.summary()
         paths.append(write_text(folder / f"{stem}.json", json.dumps(about, indent=1, ensure_ascii=False)))
         return paths
 

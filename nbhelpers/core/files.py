@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from nbhelpers.core.errors import NbHelpersError
 
 CHUNK = 1 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def home() -> Path:
@@ -85,14 +87,34 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as error:
-        raise NbHelpersError(
-            "the file cannot be written",
-            given=f"{path}: {error.strerror or error}",
-            do="check space and permissions",
-        ) from error
+        raise _not_written(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make a folder and try whether files can be written there, before work is done whose result would be lost.
+
+    Raises:
+        NbHelpersError: the folder cannot be written, or the disk is full.
+    """
+    folder = Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".try-", dir=folder) as file:
+            file.write(b" ")
+    except OSError as error:
+        raise _not_written(folder, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> NbHelpersError:
+    full = error.errno in FULL
+    return NbHelpersError(
+        "the disk is full, the file cannot be written" if full else "the file cannot be written",
+        given=f"{path}: {error.strerror or error}",
+        do="make room and run it again" if full else "check permissions, or name another folder",
+    )
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:

@@ -2,93 +2,309 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
+import re
+import shlex
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
+from nbhelpers.core.profiles import UNREADABLE, to_srgb
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".hif", ".avif",
+)  # fmt: skip
+"""File names that end so count as pictures, in folders, clips, globs and uploads; what a file is, its content says."""
 
 BYTES_PER_PIXEL = 12  # decoded, rotated and converted copies that exist at one time while loading
 ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap width and height
-READABLE = "a JPEG, PNG, TIFF, WebP, BMP or GIF"
+TURNS = (
+    "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90",
+)  # fmt: skip
+READABLE = "a JPEG, PNG, HEIC, TIFF, WebP, AVIF, BMP or GIF"
+WANTED = "a file, (H, W, 3) uint8 array, PIL image, bytes, open binary file, or (C, H, W) uint8 tensor"
+DARK = 4095  # largest value of 12 bits; a 16 bit picture that stays below is nearly black
+WEB = re.compile(r"(https?|ftp|s3|gs):/+(?P<rest>.+)", re.IGNORECASE)
+log = logging.getLogger(__name__)
 
 
-def load_image(source: str | Path | Shaped[np.ndarray, ...]) -> UInt8[np.ndarray, "h w 3"]:
+def load_image(source: Any, *, max_value: float | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Read a picture, or check an array, as RGB.
 
     Example:
-        >>> load_image("photo.jpg").shape
+        >>> load_image("photo.heic").shape
         (480, 640, 3)
+        >>> load_image("microscope.tif", max_value=4095).max()     # 12 bits in a file of 16
+        255
 
-    EXIF rotation is applied. Grey becomes RGB, CMYK is converted, 16 bit becomes 8 (the high byte), transparency
-    is laid over white, of an animation the first frame is taken.
+    EXIF rotation is applied, and colours of any ICC profile become sRGB. Grey becomes RGB, CMYK is converted, 16 bit
+    becomes 8 (the high byte), transparency is laid over white, of an animation the first frame is taken.
 
     Args:
-        source: a file, or an array ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or ``(H, W, 4)`` of uint8, uint16
-            or bool. A float array is refused: its range cannot be known.
+        source: a file, ``bytes``, an open binary file, a ``PIL.Image``; an array ``(H, W)``, ``(H, W, 1)``,
+            ``(H, W, 3)`` or ``(H, W, 4)`` of uint8, uint16 or bool; a torch tensor ``(H, W)`` or ``(C, H, W)`` of
+            these. A float array is refused without ``max_value``: its range cannot be known.
+        max_value: the value that becomes 255, of 10 or 12 bits in a file of 16, or of floats.
 
     Raises:
         NbHelpersError: missing, empty, truncated or unknown file; more pixels than memory; wrong array.
     """
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    path = Path(source)
-    if path.is_file() and path.stat().st_size == 0:
-        raise NbHelpersError("the picture file is empty", given=path, do="copy it again from its source")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what PIL warns of (large, odd EXIF) is checked or handled below
-            with Image.open(path) as picture:
-                _check_memory(picture.size, path)
-                if picture.mode.startswith("I;16"):
-                    array = np.asarray(ImageOps.exif_transpose(picture))
-                    return _from_array(array.astype(np.uint16))
-                picture.load()
-                ImageOps.exif_transpose(picture, in_place=True)  # no second copy of what may be 160 MB
-                if picture.mode in ("F", "I"):
-                    raise NbHelpersError(
-                        "the picture's values have no known range",
-                        given=f"{path} ({picture.mode}, {picture.size[0]} x {picture.size[1]})",
-                        expected="8 or 16 bits a channel",
-                    )
-                if picture.has_transparency_data:
-                    return _over_white(np.asarray(picture.convert("RGBA")))
-                return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    except FileNotFoundError:
-        raise NbHelpersError("there is no such picture", given=path) from None
-    except Image.DecompressionBombError as error:
-        raise NbHelpersError(
-            "the picture has too many pixels", given=path, expected=str(error), do="make a smaller copy"
-        ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise NbHelpersError(
-            "the picture cannot be read; it may be cut off", given=f"{path}: {error}", expected=READABLE
-        ) from error
+    if max_value is not None and not 0 < max_value < float("inf"):
+        raise NbHelpersError("max_value is not a positive number", given=max_value)
+    with opened(source) as (picture, file, name):
+        if isinstance(picture, np.ndarray):
+            return _from_array(picture, max_value, name)
+        check_memory(picture.size, name)
+        if picture.mode.startswith("I;16"):
+            deep = np.asarray(upright(picture)).astype(np.uint16)
+            grey = _image(np.ascontiguousarray(_eight_bit(deep, max_value, name)), picture)
+            return _rgb(to_srgb(grey, file, name))
+        picture = _deep(picture, file, max_value, name)
+        picture = upright(picture)
+        if picture.mode in ("F", "I"):
+            if max_value is None:
+                raise NbHelpersError(
+                    "the picture's values have no known range",
+                    given=f"{name} ({picture.mode}, {picture.size[0]} x {picture.size[1]})",
+                    expected="8 or 16 bits a channel",
+                    do="load_image(..., max_value=1.0), with the value that is white",
+                )
+            return _from_array(np.asarray(picture), max_value, name)
+        return _rgb(to_srgb(_plain(picture), file, name))
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(source: Any) -> tuple[int, int]:
     """``(H, W)`` that `load_image` would give, from the file's header, without decoding the pixels where possible.
 
+    Args:
+        source: as for `load_image`.
+
     Raises:
-        NbHelpersError: missing, empty or unknown file.
+        NbHelpersError: missing, empty or unknown file; wrong array.
     """
+    with opened(source) as (picture, _, name):
+        if isinstance(picture, np.ndarray):
+            return _checked(picture, name).shape[:2]
+        return picture.size if orientation(picture) in (5, 6, 7, 8) else picture.size[::-1]
+
+
+@contextlib.contextmanager
+def opened(source: Any) -> Iterator[tuple[Image.Image | np.ndarray, io.BufferedIOBase | None, str]]:
+    """Anything that may be a picture, as a PIL image or an array; one clear error for all that goes wrong.
+
+    Args:
+        source: as for `load_image`.
+
+    Yields:
+        the picture, not decoded yet; the open file, if there is one; and how to call it in messages.
+
+    Raises:
+        NbHelpersError: as `load_image`, here or while the block decodes the picture.
+    """
+    array = _array_of(source)
+    if array is not None:
+        yield array, None, f"shape {array.shape}, {array.dtype}"
+        return
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(source, Image.Image):
+        try:
+            source.load()
+        except UNREADABLE as error:
+            raise NbHelpersError("the PIL image cannot be read", given=f"{source}: {error}") from error
+        copy = source.copy()  # colours are converted in place below
+        copy.format = source.format
+        yield copy, None, f"PIL image of mode {source.mode}"
+        return
+    name = str(source) if isinstance(source, (str, os.PathLike)) else f"{type(source).__name__}"
+    try:
+        with _file(source) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PIL warns of (large, odd EXIF) is checked or handled below
+            head = file.read(12)
+            file.seek(0)
+            if not head:
+                raise NbHelpersError("the picture file is empty", given=name, do="copy it again from its source")
+            if head[4:8] == b"ftyp":
+                _register_heif()
+            with Image.open(file) as picture:
+                yield picture, file, name
+    except Image.DecompressionBombError as error:
+        raise NbHelpersError(
+            "the picture has too many pixels", given=name, expected=str(error), do="make a smaller copy"
+        ) from error
+    except (UnidentifiedImageError, *UNREADABLE) as error:
+        raise NbHelpersError(
+            "the picture cannot be read; it may be cut off", given=f"{name}: {error}", expected=READABLE
+        ) from error
+
+
+def orientation(picture: Image.Image) -> int:
+    """How a picture that was opened is to be turned, 1 to 8 as in EXIF; 1 where that is unknown or done already."""
+    if picture.format == "TIFF":  # Pillow turns these itself, and tells the turned size
+        return 1
+    try:
+        turn = picture.getexif().get(ORIENTATION, 1)
+    except UNREADABLE:  # odd EXIF
+        return 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture, decoded and turned as its EXIF orientation says."""
     from PIL import Image
 
+    turn = orientation(picture)
+    picture.load()
+    if turn == 1:
+        return picture
+    turned = picture.transpose(getattr(Image.Transpose, TURNS[turn - 2]))
+    turned.format = picture.format
+    return turned
+
+
+def _register_heif() -> None:
+    """Teach Pillow to read HEIC and HEIF, once; the import takes a moment, so only when a file needs it."""
+    from PIL import Image
+
+    if "HEIF" not in Image.OPEN:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def _array_of(source: Any) -> np.ndarray | None:
+    """A NumPy array or torch tensor as an array with channels last; None for anything else."""
+    if isinstance(source, np.ndarray):
+        return source
+    if not any(
+        kind.__module__.partition(".")[0] == "torch" and kind.__name__ == "Tensor" for kind in type(source).mro()
+    ):
+        return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
-                turned = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-                return picture.size if turned else picture.size[::-1]
-    except Exception as error:  # PIL raises what comes: OSError, SyntaxError, ValueError, struct.error
-        raise NbHelpersError("the picture cannot be read", given=f"{path}: {error}", expected=READABLE) from error
+        array = source.detach().cpu().numpy()
+    except (TypeError, RuntimeError) as error:  # bfloat16, sparse, meta
+        raise NbHelpersError("the tensor is not an image", given=str(error), expected="(C, H, W) uint8, RGB") from error
+    if array.ndim == 3 and array.shape[0] not in (1, 3, 4):
+        raise NbHelpersError(
+            "the tensor is not an image",
+            given=f"shape {array.shape}, {array.dtype}",
+            expected="(C, H, W) uint8, RGB, C first",
+            do="tensor.permute(2, 0, 1)" if array.shape[2] in (1, 3, 4) else None,
+        )
+    return np.moveaxis(array, 0, 2) if array.ndim == 3 else array
+
+
+def _file(source: Any) -> io.BufferedIOBase:
+    """A path, bytes or a binary file as a file that can be closed.
+
+    Raises:
+        NbHelpersError: a web address, a folder, a missing file, one that may not be read; anything else.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if isinstance(source, (str, os.PathLike)):
+        if address := WEB.match(str(source)):
+            address = re.sub(r":/+", "://", str(source), count=1)  # a Path makes one slash of two
+            raise NbHelpersError(
+                "a picture on the web has to be downloaded first",
+                given=address,
+                do=f"curl -L -O {shlex.quote(address)}",
+            )
+        path = Path(source).expanduser()
+        try:
+            if path.is_dir():
+                raise NbHelpersError("this is a folder, not a picture", given=source, do="name a picture in it")
+            return path.open("rb")
+        except (FileNotFoundError, NotADirectoryError):
+            raise NbHelpersError("there is no such picture", given=source) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise NbHelpersError("the picture file cannot be opened", given=f"{str(source)[:200]}: {reason}") from error
+    try:
+        if source.seekable():
+            source.seek(0)
+        return io.BytesIO(source.read())
+    except (AttributeError, TypeError, ValueError, OSError) as error:
+        raise NbHelpersError("this is not a picture", given=type(source).__name__, expected=WANTED) from error
+
+
+def _deep(picture: Image.Image, file: io.BufferedIOBase | None, max_value: float | None, name: str) -> Image.Image:
+    """Colours of 16 bits as 8, of which Pillow would take the high byte and say nothing; anything else as it is."""
+    is_deep = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
+    if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
+        log.warning("%s: the file holds %d pictures, the first is taken", name, picture.n_frames)
+    picture.load()
+    if file is None or not is_deep or picture.mode not in ("RGB", "RGBA", "LA"):
+        return _scaled(picture, max_value)
+    colours = picture.getextrema()[: 1 if picture.mode == "LA" else 3]
+    if max_value is None and max(high for _, high in colours) > DARK >> 8:
+        return picture
+    file.seek(0)
+    values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.shape[:2] not in (picture.size, picture.size[::-1]):
+        return _scaled(picture, None if max_value is None else max_value / 257)
+    channels = [2, 1, 0] if values.ndim == 3 else [0, 0, 0]
+    values = np.atleast_3d(values)
+    rgb = _eight_bit(np.ascontiguousarray(values[:, :, channels]), max_value, name)
+    if picture.mode != "RGB" and values.shape[2] == 4:
+        rgb = np.dstack([rgb, (values[:, :, 3] >> 8).astype(np.uint8)])
+    return _image(rgb, picture)
+
+
+def _scaled(picture: Image.Image, max_value: float | None) -> Image.Image:
+    """Values of 8 bits times 255 / ``max_value``; alpha as it is."""
+    if max_value is None or picture.mode in ("F", "I"):
+        return picture
+    bands = _plain(picture)
+    table = np.clip(np.rint(np.arange(256) * (255 / max_value)), 0, 255).astype(int).tolist()
+    same = list(range(256))
+    return bands.point([v for band in bands.getbands() for v in (same if band == "A" else table)])
+
+
+def _image(pixels: np.ndarray, like: Image.Image) -> Image.Image:
+    """Pixels as a PIL image with the metadata of another."""
+    from PIL import Image
+
+    out = Image.fromarray(pixels)
+    out.format, out.info = like.format, dict(like.info)
+    return out
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    """The picture in mode L, RGB, RGBA or CMYK."""
+    if picture.mode in ("RGB", "RGBA", "L", "CMYK") and not (
+        picture.mode in ("RGB", "L") and picture.has_transparency_data
+    ):
+        return picture
+    about = picture.format
+    if picture.mode in ("La", "RGBa"):
+        picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
+    if picture.has_transparency_data:
+        plain = picture.convert("RGBA")
+    else:
+        plain = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    plain.format = about
+    return plain
+
+
+def _rgb(picture: Image.Image) -> np.ndarray:
+    """A picture of mode L, RGB, RGBA, CMYK as RGB on white."""
+    if picture.mode == "RGBA":
+        return _over_white(np.asarray(picture))
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def save_image(path: str | Path, image: UInt8[np.ndarray, "h w c"] | UInt8[np.ndarray, "h w"]) -> Path:
@@ -115,20 +331,57 @@ def fit(image: UInt8[np.ndarray, "h w 3"], longest: int) -> UInt8[np.ndarray, "h
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _from_array(array: np.ndarray) -> np.ndarray:
-    given = f"shape {array.shape}, {array.dtype}"
+def _from_array(array: np.ndarray, max_value: float | None, name: str) -> np.ndarray:
+    array = _checked(array, name, max_value)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
-    elif array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
+    elif array.dtype != np.uint8 or max_value is not None:
+        colours = _eight_bit(array[:, :, :3] if array.ndim == 3 else array, max_value, name)
+        alpha = array[:, :, 3:] if array.ndim == 3 else array[:0]
+        array = np.dstack([colours, _eight_bit(alpha, _full(array), name)]) if alpha.size else colours
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    shape_fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not shape_fits or array.size == 0:
-        raise NbHelpersError("the array is not an image", given=given, expected="(H, W, 3) uint8, RGB, 0 to 255")
     if array.ndim == 2:
         return np.repeat(array[:, :, None], 3, axis=2)
     return _over_white(array) if array.shape[2] == 4 else np.ascontiguousarray(array)
+
+
+def _checked(array: np.ndarray, name: str, max_value: float | None = None) -> np.ndarray:
+    """The array itself, if it can be taken as an image."""
+    kinds = (np.uint8, np.uint16, np.bool_) if max_value is None else (np.integer, np.floating, np.bool_)
+    shape_fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+    if not any(np.issubdtype(array.dtype, kind) for kind in kinds) or not shape_fits or array.size == 0:
+        floats = np.issubdtype(array.dtype, np.number) and shape_fits
+        raise NbHelpersError(
+            "the array is not an image",
+            given=name,
+            expected="(H, W, 3) uint8, RGB, 0 to 255",
+            do="load_image(..., max_value=1.0), with the value that is white" if floats else None,
+        )
+    return array
+
+
+def _eight_bit(values: np.ndarray, max_value: float | None, name: str) -> np.ndarray:
+    """Values of any range as uint8: of 16 bits the high byte, or scaled so that ``max_value`` becomes 255."""
+    if max_value is not None:
+        if not np.isfinite(values).all():
+            raise NbHelpersError(
+                "the picture holds values that are no numbers", given=name, do="mend it with nan_to_num"
+            )
+        return np.clip(np.rint(values * np.float32(255 / max_value)), 0, 255).astype(np.uint8)
+    largest = int(values.max(initial=0))
+    if 0 < largest <= DARK:
+        log.warning(
+            "%s: of 16 bits, the largest value is %d, so the picture is nearly black; if it holds %d bits: "
+            "load_image(..., max_value=%d)",
+            name, largest, max(largest.bit_length(), 8), (1 << max(largest.bit_length(), 8)) - 1,
+        )  # fmt: skip
+    return (values >> 8).astype(np.uint8)
+
+
+def _full(array: np.ndarray) -> float:
+    """The opaque value of an alpha channel of this type."""
+    return float(np.iinfo(array.dtype).max) if np.issubdtype(array.dtype, np.integer) else 1.0
 
 
 def _over_white(rgba: np.ndarray) -> np.ndarray:
@@ -139,13 +392,14 @@ def _over_white(rgba: np.ndarray) -> np.ndarray:
     return out
 
 
-def _check_memory(size: tuple[int, int], path: Path) -> None:
+def check_memory(size: tuple[int, int], name: str) -> None:
+    """Refuse a picture of ``size`` ``(W, H)`` that would not fit into the free memory while it is loaded."""
     needed = size[0] * size[1] * BYTES_PER_PIXEL
     free = free_memory()
     if free is not None and needed > free:
         raise NbHelpersError(
             "the picture has more pixels than this machine's free memory holds",
-            given=f"{path}: {size[0]} x {size[1]}, about {needed / 1e9:.1f} GB to open",
+            given=f"{name}: {size[0]} x {size[1]}, about {needed / 1e9:.1f} GB to open",
             expected=f"at most {free / 1e9:.1f} GB",
             do="make a smaller copy, or close other programs",
         )

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import logging
+import os
 import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_text
+from nbhelpers.core.images import SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+RECORDS = ("{}.json", "{}.coco.json", "{}.prompts.json")  # what tells of which picture results are
+STEM_BYTES = 80  # of a name; a file name may have 255, and the names of a photo and an object stand in one
+log = logging.getLogger(__name__)
 
 
 def photos(source: str | Path) -> list[Path]:
@@ -38,8 +45,73 @@ def photos(source: str | Path) -> list[Path]:
 
 
 def file_stem(name: str) -> str:
-    """``name`` as a part of a file name: letters, digits, ``_`` and ``-``; at most 80 characters."""
-    return re.sub(r"[^\w-]+", "-", name).strip("-")[:80] or "object"
+    """``name`` as a part of a file name: letters, digits, ``_`` and ``-``; at most 80 bytes.
+
+    Letters with accents are composed (Unicode NFC), for some systems hand out file names in pieces.
+    """
+    stem = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", name)).strip("-")
+    return stem.encode()[:STEM_BYTES].decode(errors="ignore") or "object"
+
+
+def own_name(
+    folder: str | Path, name: str, digest: str | None, records: Sequence[str] = RECORDS, files: Sequence[str] = ()
+) -> str:
+    """A name under which results of a picture may be written: ``name``, or with a number if another's are there.
+
+    Example:
+        >>> own_name("outputs", "plain", digest)       # plain.json is of another photo
+        'plain-2'
+
+    Results of the same picture keep their name, so that an export may be repeated and a run goes on.
+
+    Args:
+        folder: where results are written.
+        name: without suffix, as `file_stem` gives it.
+        digest: sha256 of the picture; None or empty where it cannot be read.
+        records: JSON files that hold the picture's digest as ``sha256``, below ``image`` or below ``images``, with
+            ``{}`` for the name. A record with an empty digest is nobody's; one without any is another's, unless a
+            record beside it says otherwise.
+        files: results that must not be replaced where no record says whose they are, with ``{}`` for the name.
+    """
+    folder, found = Path(folder).expanduser(), name
+    for number in itertools.count(2):
+        owners = [_digest_in(folder / record.format(found)) for record in records]
+        known = {owner for owner in owners if owner}
+        unknown = None in owners or any(os.path.lexists(folder / file.format(found)) for file in files)
+        if known == {digest} or not (known or unknown):
+            break
+        found = f"{name}-{number}"
+    if found != name:
+        log.warning("%s holds %r of another picture; these results are called %r", folder, name, found)
+    return found
+
+
+def _digest_in(record: Path) -> str | None:
+    """The digest that a record holds; empty where there is no record, None where it says nothing."""
+    try:
+        about = json.loads(record.read_text(encoding="utf-8"))
+        image = about.get("image") or (about.get("images") or [{}])[0]
+        return about.get("sha256", image.get("sha256"))
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, IndexError):
+        return None
+
+
+def apart(output: str | Path, source: str | Path | Sequence[str | Path]) -> None:
+    """Refuse to write results into the very folder whose photos are worked through: the next run would take them too.
+
+    Raises:
+        NbHelpersError: ``source`` is the folder ``output``.
+    """
+    output = Path(output).expanduser()
+    folder = Path(source).expanduser() if isinstance(source, (str, Path)) else None
+    if folder is not None and output.is_dir() and folder.is_dir() and output.samefile(folder):
+        raise NbHelpersError(
+            "results would lie among the photos, and the next run would take them for photos",
+            given=output,
+            do=f"name another folder, such as {output / 'results'}",
+        )
 
 
 def stems(paths: Sequence[Path], taken: Collection[str] = ()) -> list[str]:

@@ -22,6 +22,7 @@ def to_coco(
     size: tuple[int, int],
     masks: Mapping[str, Any],
     scores: Mapping[str, float] | None = None,
+    sha256: str | None = None,
 ) -> dict[str, Any]:
     """One photo's masks as a COCO dictionary that ``pycocotools`` and its kin read.
 
@@ -36,6 +37,7 @@ def to_coco(
             less memory). Each object is a category of its own. Empty masks keep their category and get no
             annotation, for evaluators stumble over boxes without area.
         scores: object name -> predicted IoU, written as ``score``.
+        sha256: digest of the photo, written beside its name, for `nbhelpers.core.runs.own_name`.
 
     Returns:
         ``images`` (one), ``categories``, ``annotations`` with ``segmentation`` (RLE), ``bbox``
@@ -70,6 +72,8 @@ def to_coco(
             annotation["score"] = float(scores[name])
         annotations.append(annotation)
     image = {"id": 1, "file_name": image_name, "height": int(size[0]), "width": int(size[1])}
+    if sha256 is not None:
+        image["sha256"] = sha256
     return {"images": [image], "categories": categories, "annotations": annotations}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nbhelpers.core.matting import Mattes
+from nbhelpers.core.profiles import is_srgb
 
 ORIENTATION = 0x0112  # EXIF tag; frames come upright, so it no longer holds
 SAMPLE = 7  # every so many rows and columns of a 16 bit picture are compared with the frame
@@ -63,7 +64,10 @@ def read_source(mattes: Mattes, index: int, bits: int) -> Shaped[np.ndarray, "h 
 
 
 def metadata_of(paths: Sequence[Path] | None, index: int) -> dict[str, bytes]:
-    """EXIF (focal length, camera) and colour profile of a frame's file, as `encode_png` takes them."""
+    """EXIF (focal length, camera) and colour profile of a frame's file, as `encode_png` takes them.
+
+    Frames are sRGB: the profile of a file with other colours no longer holds, and is left out.
+    """
     if paths is None:
         return {}
     path = paths[index]
@@ -74,9 +78,10 @@ def metadata_of(paths: Sequence[Path] | None, index: int) -> dict[str, bytes]:
         warnings.simplefilter("ignore")  # odd EXIF is left out below
         try:
             with Image.open(path) as picture:
-                if picture.info.get("icc_profile") and picture.mode == "RGB":
-                    found["icc"] = picture.info["icc_profile"]
-                if picture.format in ("JPEG", "MPO", "PNG", "WEBP"):
+                icc = picture.info.get("icc_profile")
+                if icc and picture.mode == "RGB" and is_srgb(icc):
+                    found["icc"] = icc
+                if picture.format in ("JPEG", "MPO", "PNG", "WEBP", "HEIF"):
                     exif = picture.getexif()
                     if exif:
                         exif.pop(ORIENTATION, None)

@@ -86,5 +86,4 @@ def run(
     result = segmenter.run(
         paths, phrase, click=click, scene=scene, reference_view=reference_view, progress=progress
     )  # fmt: skip
-    save(result, output, paths)
-    return json.loads(done.read_text(encoding="utf-8"))
+    return json.loads(save(result, output, paths)[-1].read_text(encoding="utf-8"))

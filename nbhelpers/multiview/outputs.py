@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from nbhelpers.core.files import write_text
+from nbhelpers.core.files import sha256, write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.matting import Mattes
-from nbhelpers.core.runs import stems
+from nbhelpers.core.runs import own_name, stems
 from nbhelpers.core.scenes.writers import write_colmap, write_transforms
 from nbhelpers.export.alpha import save_cutout, save_mask
 from nbhelpers.export.cloud import Cloud, save_glb, save_ply
@@ -41,13 +42,15 @@ def save(result: Result, folder: str | Path, paths: Sequence[str | Path] | None 
 
     Args:
         result: see `Result`.
-        folder: made if it is missing; what an earlier run wrote there is replaced.
+        folder: made if it is missing; what an earlier run wrote there of the same photos is replaced. Where it holds
+            results of other photos, a number is added to its name, see `own_name`.
         paths: of the photos, for the names of masks in the tools' layouts; the photos' names when left out.
 
     Raises:
         NbHelpersError: a folder that cannot be written.
     """
-    folder = Path(folder).expanduser()
+    folder, digest = Path(folder).expanduser(), _digest(result, paths)
+    folder = folder.with_name(own_name(folder.parent, folder.name, digest, ["{}/results.json"]))
     photos = [Path(name) for name in result.session.photos.names] if paths is None else [Path(path) for path in paths]
     names = stems(photos)
     written = []
@@ -63,7 +66,17 @@ def save(result: Result, folder: str | Path, paths: Sequence[str | Path] | None 
     written += _scene(result, folder)
     result.session.log.save(folder / "prompts.json")
     written.append(folder / "prompts.json")
-    return [*written, *_tables(result, folder)]
+    return [*written, *_tables(result, folder, digest)]
+
+
+def _digest(result: Result, paths: Sequence[str | Path] | None) -> str:
+    """What tells these photos from others."""
+    if paths is not None and all(Path(path).is_file() for path in paths):
+        parts = [sha256(path) for path in paths]
+    else:
+        images = (np.ascontiguousarray(result.session.image(view)) for view in range(len(result)))
+        parts = [hashlib.sha256(image).hexdigest() for image in images]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def records(result: Result) -> list[dict[str, Any]]:
@@ -115,12 +128,12 @@ def summary(result: Result) -> dict[str, Any]:
     return out
 
 
-def _tables(result: Result, folder: Path) -> list[Path]:
+def _tables(result: Result, folder: Path, digest: str) -> list[Path]:
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(records(result))
-    about = json.dumps(summary(result), indent=1, ensure_ascii=False)
+    about = json.dumps({"sha256": digest, **summary(result)}, indent=1, ensure_ascii=False)
     return [write_text(folder / "results.csv", table.getvalue()), write_text(folder / "results.json", about)]
 
 

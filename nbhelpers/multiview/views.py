@@ -34,7 +34,7 @@ class Photos:
         ((480, 640, 3), ('a.jpg', 'b.jpg'))
 
     Args:
-        images: files or RGB arrays ``(H, W, 3) uint8``.
+        images: files, RGB arrays ``(H, W, 3) uint8``, or whatever else `load_image` reads.
         segmenter: a SAM 2; `nbhelpers.load` picks one when left out.
         names: one a picture; the files' names, or ``"view 0"`` and so on, when left out.
 
@@ -44,14 +44,14 @@ class Photos:
 
     def __init__(
         self,
-        images: Sequence[str | Path | np.ndarray],
+        images: Sequence[Any],
         segmenter: Segmenter | None = None,
         names: Sequence[str] | None = None,
     ):
         if not len(images):
             raise NbHelpersError("there are no photos", expected="at least one")
         self._sources = list(images)
-        default = [f"view {i}" if isinstance(s, np.ndarray) else Path(s).name for i, s in enumerate(self._sources)]
+        default = [Path(s).name if isinstance(s, (str, Path)) else f"view {i}" for i, s in enumerate(self._sources)]
         self.names = tuple(default if names is None else names)
         if len(self.names) != len(self._sources):
             raise NbHelpersError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import sha256, write_bytes
 from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.masks import encode_rle
-from nbhelpers.core.runs import sign
+from nbhelpers.core.runs import apart, own_name, sign
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.outputs import save_gallery, save_photo, save_run
 from nbhelpers.product_matching.page import save_page
@@ -79,6 +79,7 @@ def run(
         NbHelpersError: no photos; a reference that cannot be used; a folder with results of another run.
     """
     output, settings = Path(output).expanduser(), settings or Settings()
+    apart(output, images)
     pixels = load_image(reference)
     session = ProductSession(
         images,
@@ -114,6 +115,8 @@ def run(
 def write(session: ProductSession, output: str | Path) -> list[Path]:
     """Write all results of a session; a photo whose files are there and say the same is left as it is.
 
+    Where results of another photo have the name already, a number is added to it, see `own_name`.
+
     Args:
         session: after a search.
         output: a folder; see `run` for what it then holds.
@@ -121,13 +124,15 @@ def write(session: ProductSession, output: str | Path) -> list[Path]:
     Returns:
         The files about all photos; each photo's own are beside them.
     """
-    output, records = Path(output).expanduser(), []
-    for result in session.results:
+    output, records, results = Path(output).expanduser(), [], []
+    for each in session.results:
+        result = replace(each, name=own_name(output, each.name, each.sha256))
+        results.append(result)
         known = _known(output / f"{result.name}.json", result)
         records.append(known if known is not None else save_photo(result, output))
         _tidy(output, result)
     paths = save_run(records, output)
-    return [*paths, save_gallery(session.results, output / "gallery.jpg"), save_page(session, output / "index.html")]
+    return [*paths, save_gallery(results, output / "gallery.jpg"), save_page(session, output / "index.html")]
 
 
 def _known(path: Path, result: MatchedPhoto) -> dict[str, Any] | None:
@@ -149,9 +154,9 @@ def _known(path: Path, result: MatchedPhoto) -> dict[str, Any] | None:
 
 def _tidy(folder: Path, result: MatchedPhoto) -> None:
     """Remove this photo's files of matches that there are no longer."""
-    for path in folder.glob(f"{glob.escape(result.name)}_*_*.png"):
-        number = path.name.removeprefix(f"{result.name}_").partition("_")[0]
-        if number.isdigit() and int(number) > len(result.matches):
+    ours = re.compile(re.escape(result.name) + r"_(\d+)_(mask|cutout|crop)\.png")  # and not those of NAME_2
+    for path in folder.iterdir():
+        if (match := ours.fullmatch(path.name)) and int(match[1]) > len(result.matches):
             path.unlink(missing_ok=True)
 
 

@@ -41,7 +41,9 @@ def batch(
     output: Annotated[Path, typer.Option(help="folder for all results; started again, a run goes on")],
     ref_bbox: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 around the product")] = None,
     ref_point: Annotated[str | None, typer.Option(help="x,y on the product")] = None,
-    ref_mask: Annotated[Path | None, typer.Option(help="a picture of the photo's size, white on the product")] = None,
+    ref_mask: Annotated[
+        Path | None, typer.Option(help="a mask or cut-out of the photo's size: white or opaque on the product")
+    ] = None,
     settings: Annotated[Path | None, typer.Option(help="TOML or JSON with settings, see Settings")] = None,
     threshold: Annotated[
         float | None, typer.Option(help="fixed least score of a match, instead of a calibrated")
@@ -61,18 +63,22 @@ def batch(
     from tqdm.auto import tqdm
 
     from nbhelpers.core.images import load_image
+    from nbhelpers.core.masks import load_mask
+    from nbhelpers.core.runs import apart
     from nbhelpers.core.runs import photos as listed
     from nbhelpers.models.load import load
     from nbhelpers.product_matching.batch import check, run, told
     from nbhelpers.product_matching.options import load_settings
 
+    for source in images:
+        apart(output, source)
     paths = list(dict.fromkeys(path for source in images for path in listed(source)))
     point = None if ref_point is None else _numbers(ref_point, "--ref-point", "x,y", 2)
     box = None if ref_bbox is None else _numbers(ref_bbox, "--ref-bbox", "x0,y0,x1,y1", 4)
     if sum(given is not None for given in (point, box, ref_mask)) != 1:
         raise NbHelpersError("show the product in one way", expected="--ref-point, --ref-bbox or --ref-mask")
-    mask = None if ref_mask is None else load_image(ref_mask)[:, :, 0] > 127
-    load_image(reference)  # before the models: a bad photo is told at once
+    shown = load_image(reference)  # before the models: a bad photo is told at once
+    mask = None if ref_mask is None else load_mask(ref_mask, shown.shape[:2])
     chosen = load_settings(
         settings,
         similarity_threshold=threshold,

@@ -51,6 +51,7 @@ def save_photo(result: MatchedPhoto, folder: Path, image: UInt8[np.ndarray, "h w
     record = {
         "photo": result.photo.name,
         "path": result.photo.as_posix(),
+        "sha256": result.sha256,
         "name": result.name,
         "status": result.status,
         "error": result.error,

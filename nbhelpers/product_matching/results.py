@@ -97,6 +97,7 @@ class MatchedPhoto:
         notes: what a person should know.
         error: why there is no result; empty if there is one.
         panorama: whether its left and right edges meet.
+        sha256: of the photo's file; empty when it could not be read.
     """
 
     photo: Path
@@ -110,6 +111,7 @@ class MatchedPhoto:
     notes: tuple[str, ...] = ()
     error: str = ""
     panorama: bool = False
+    sha256: str = ""
 
     @property
     def matches(self) -> tuple[Found, ...]:

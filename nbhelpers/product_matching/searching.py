@@ -61,6 +61,8 @@ class Searching:
         self.names = tuple(stems(self.photos, TAKEN))
         self.problems: dict[int, str] = {}
         """What went wrong with a photo, by its index."""
+        self.digests: dict[int, str] = {}
+        """sha256 of each photo's file, by its index."""
         self._keys: dict[int, str] = {}
         self._sizes: dict[int, tuple[int, int]] = {}
         self._results: dict[int, MatchedPhoto] = {}
@@ -157,7 +159,7 @@ class Searching:
             if index in self._sizes and not again:
                 continue
             try:
-                digest = sha256(path)
+                digest = self.digests[index] = sha256(path)
             except OSError as error:
                 self._failed(index, f"the photo cannot be read: {error.strerror or error}")
                 continue

@@ -275,6 +275,7 @@ class ProductSession(Searching):
             scores.seconds,
             scores.notes,
             panorama=self.panorama,
+            sha256=self.digests.get(photo, ""),
         )
 
     def _mark(self, photo: int, thing: int) -> tuple[tuple[int, int], Reference]:

@@ -41,15 +41,20 @@ class Task:
 
 
 def look(path: Path, key: str, task: Task, cache: Cache, segmenter: Segmenter, encoder: PatchEncoder) -> Outcome:
-    """Search one photo, unless the cache knows what is in it; the candidates go into the cache."""
+    """Search one photo, unless the cache knows what is in it; the candidates go into the cache.
+
+    Raises:
+        NbHelpersError: the cache cannot be written.
+    """
     try:
         if cache.get(key) is not None:
             return image_size(path), ""
         image = load_image(path)
-        cache.put(key, search(image, segmenter, encoder, task.gallery, task.settings, task.panorama))
-        return image.shape[:2], ""
+        found = search(image, segmenter, encoder, task.gallery, task.settings, task.panorama)
     except NbHelpersError as error:
         return (0, 0), " ".join(str(error).split())
+    cache.put(key, found)  # a folder that cannot be written or a full disk is no matter of one photo
+    return image.shape[:2], ""
 
 
 def over_workers(work: Sequence[tuple[int, Path, str]], task: Task, client: Any) -> Iterator[tuple[int, Outcome]]:

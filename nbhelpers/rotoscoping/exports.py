@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import write_text
 from nbhelpers.core.matting import Mattes
-from nbhelpers.core.runs import file_stem
+from nbhelpers.core.runs import file_stem, own_name
 from nbhelpers.export.plan import write
 from nbhelpers.export.sequence_coco import write_sequence_coco
 from nbhelpers.export.splats import LAYOUTS
 from nbhelpers.export.verify import Report, verify
 from nbhelpers.export.verify_clip import verify_sequence_coco, verify_video
 from nbhelpers.export.video import ENCODERS, Video, write_video
+from nbhelpers.rotoscoping.clips import identify
 
 if TYPE_CHECKING:
     from nbhelpers.rotoscoping.session import RotoSession
 
+CLIP = ".nbhelpers-clip.json"  # in the folder of an export: of which clip it is
 KINDS = (*LAYOUTS, "coco", *ENCODERS)
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], object]
@@ -43,7 +47,8 @@ def export(
         >>> for report in session.export(["postshot", "colmap", "overlay"], "outputs/walk"):
         ...     print(report)
 
-    Each kind gets a folder of its own name in ``output``; run again, an export goes on where it stopped. The kinds are
+    Each kind gets a folder of its own name in ``output``; run again, an export goes on where it stopped. Where that
+    folder holds an export of another clip, a number is added to its name, see `own_name`. The kinds are
     those of `nbhelpers.export.splats.LAYOUTS` (``postshot``, ``colmap``, ``nerfstudio``, ``mattes``, ``rgba``), of
     `nbhelpers.export.video.ENCODERS` (``overlay``, ``side by side``, ``prores``, ``png``), and ``coco``.
 
@@ -73,12 +78,17 @@ def export(
             len(missing), len(session.frames), missing[0],
         )  # fmt: skip
     parts = {f"-{file_stem(name)}": session.mattes([name], invert) for name in names} if apart else {}
-    reports = []
+    reports, clip = [], identify(session.frames, session.name)["signature"]
     for kind, folder in places.items():
+        of_ours = folder is not None and not isinstance(kinds, Mapping)
+        if of_ours:
+            folder = folder.with_name(own_name(folder.parent, folder.name, clip, [f"{{}}/{CLIP}"]))
         for suffix, mattes in (parts or {"": session.mattes(names, invert)}).items():
             place = folder if folder is None or not suffix else folder / suffix[1:]
             reports.append(_write(kind, mattes, place, session.name, bits, replace, progress).check())
             log.info("%s", reports[-1])
+        if of_ours:
+            write_text(folder / CLIP, json.dumps({"sha256": clip, "name": session.name}, ensure_ascii=False))
     return reports
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import SUFFIXES
 from nbhelpers.core.runs import file_stem
 from nbhelpers.core.scenes import Scene
 from nbhelpers.multiview.footage import VIDEO, views_of
@@ -52,7 +53,7 @@ class SceneApp(widgets.VBox):
         self.scene: Scene | None = None
         self.result: Result | None = None
         self._scene_known = False
-        accept = ",".join(("image/*", *VIDEO))
+        accept = ",".join(("image/*", *SUFFIXES, *VIDEO))
         self.upload = widgets.FileUpload(accept=accept, multiple=True, description="Photos or a video")
         self.upload.layout.width = "180px"
         self.upload.observe(self._uploaded, "value")
@@ -140,8 +141,8 @@ class SceneApp(widgets.VBox):
 
     def _pack(self, result: Result) -> str:
         """A link that holds a zip of all files."""
-        folder = self.folder / "results"
-        written = save(result, folder, self.paths)
+        written = save(result, self.folder / "results", self.paths)
+        folder = written[-1].parent  # another one where that held results of other photos
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in dict.fromkeys(written):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -14,10 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import load_image
+from nbhelpers.core.images import SUFFIXES, load_image, opened, orientation
 
-PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
-ORIENTATION = 0x0112  # EXIF and TIFF tag; values 5 to 8 swap width and height
+PICTURES = frozenset(SUFFIXES)
 MATTE = "_matte"  # ``a_matte.png`` beside ``a.jpg`` is what was made of that frame, no frame of its own
 SAMPLED = 4096  # bytes from the middle of a file that go into the signature
 
@@ -149,16 +147,13 @@ def _order(path: Path) -> tuple:
 
 def _header(path: Path) -> tuple[tuple[int, int] | None, str | None]:
     """``(H, W)`` after EXIF rotation, without decoding; or None and what is wrong."""
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a truncated header is told below, odd EXIF is of no matter here
-            with Image.open(path) as picture:
-                width, height = picture.size
-                # of a PNG, EXIF behind the pixels would mean decoding them; `load_image` then finds the size out
-                told = picture.format != "PNG" or "exif" in picture.info
-                turned = told and picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception as error:  # PIL raises what comes: OSError, SyntaxError, ValueError, struct.error
-        return None, "it is empty" if path.stat().st_size == 0 else f"it cannot be read ({type(error).__name__})"
+        with opened(path) as (picture, _, _):
+            width, height = picture.size
+            # of a PNG, EXIF behind the pixels would mean decoding them; `load_image` then finds the size out
+            told = picture.format != "PNG" or "exif" in picture.info
+            turned = told and orientation(picture) in (5, 6, 7, 8)
+    except NbHelpersError as error:
+        reason = type(error.__cause__ or error).__name__
+        return None, "it is empty" if path.stat().st_size == 0 else f"it cannot be read ({reason})"
     return ((width, height) if turned else (height, width)), None
