@@ -126,9 +126,10 @@ def match(
         here = known.views == number
         pixels[here] = pixels[here] * scale + shift
         if orientation != UPRIGHT:
-            K[view], pose[view], distortion[view] = turn_camera(
-                K[view], pose[view], distortion[view], orientation, size, names[view]
-            )
+            if np.isfinite(pose[view]).all():
+                K[view], pose[view], distortion[view] = turn_camera(
+                    K[view], pose[view], distortion[view], orientation, size, names[view]
+                )
             pixels[here] = turn_points(pixels[here], orientation, size)
     seen = own[known.views] >= 0
     left, tracks = np.unique(known.tracks[seen], return_inverse=True)

@@ -221,6 +221,8 @@ def _transforms(path: Path) -> CameraFile:
     middle = not all("cx" in frame for frame in frames)
     if middle and any("cx" in frame for frame in frames):
         raise ValueError("only some frames tell cx and cy")
+    if odd := [frame for frame in frames if bool(frame.get("w")) != bool(frame.get("h"))]:
+        raise ValueError(f"only one of w and h is told of {odd[0]['file_path']}")
     return CameraFile(
         tuple(frame["file_path"] for frame in frames),
         np.array([(frame.get("h", 0), frame.get("w", 0)) for frame in frames]).astype(int).reshape(-1, 2),
