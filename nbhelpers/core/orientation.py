@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from nbhelpers.core.errors import NbHelpersError
 
 ORIENTATION = 0x0112  # EXIF and TIFF tag
 UPRIGHT = 1
+SHAPE_SLACK = 1.0  # pixels by which a picture made smaller may miss its shape
 INVERSE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
 MIRRORED = (2, 4, 5, 7)
 # which way the axes go: upright (x, y) = AXES @ stored (x, y), then shifted so that the first pixel is at (0, 0) again
@@ -71,6 +73,13 @@ def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return (width, height) if is_quarter(orientation) else (height, width)
 
 
+def same_shape(first: Sequence[int] | np.ndarray, second: Sequence[int] | np.ndarray) -> bool:
+    """Whether two ``(H, W)`` may be of one picture made smaller or larger, to a pixel."""
+    (height, width), (other_height, other_width) = ([int(side) for side in size] for size in (first, second))
+    across, down = other_width / width, other_height / height
+    return abs(across * height - other_height) <= SHAPE_SLACK or abs(down * width - other_width) <= SHAPE_SLACK
+
+
 def turn(picture: Shaped[np.ndarray, "h w *c"], orientation: int) -> Shaped[np.ndarray, "h2 w2 *c"]:
     """An array of pixels, from stored to upright; a view where that will do, as of `numpy.flip`."""
     (xx, xy), (yx, yy) = AXES[_checked(orientation)]
@@ -78,9 +87,7 @@ def turn(picture: Shaped[np.ndarray, "h w *c"], orientation: int) -> Shaped[np.n
     return out[:: -1 if yx + yy < 0 else 1, :: -1 if xx + xy < 0 else 1]
 
 
-def turn_points(
-    points: Float[np.ndarray, "n 2"], orientation: int, size: tuple[int, int]
-) -> Float[np.ndarray, "n 2"]:
+def turn_points(points: Float[np.ndarray, "n 2"], orientation: int, size: tuple[int, int]) -> Float[np.ndarray, "n 2"]:
     """Pixel coordinates ``(x, y)``, from stored to upright; ``(0, 0)`` is the centre of the top-left pixel.
 
     Args:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from jaxtyping import UInt8
 from nbhelpers.core.files import write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.matting import Mattes
+from nbhelpers.core.orientation import INVERSE, UPRIGHT, orientation_of, turn
 from nbhelpers.core.runs import stems
-from nbhelpers.core.scenes.writers import write_colmap, write_transforms
+from nbhelpers.core.scenes.writers import MODEL_FILES, write_colmap, write_transforms
 from nbhelpers.export.alpha import save_cutout, save_mask
 from nbhelpers.export.cloud import Cloud, save_glb, save_ply
 from nbhelpers.export.plan import write
@@ -42,7 +44,8 @@ def save(result: Result, folder: str | Path, paths: Sequence[str | Path] | None 
     Args:
         result: see `Result`.
         folder: made if it is missing; what an earlier run wrote there is replaced.
-        paths: of the photos, for the names of masks in the tools' layouts; the photos' names when left out.
+        paths: of the photos, for the names of masks in the tools' layouts and for how the photos are stored (see
+            `nbhelpers.core.orientation`); what the session knows of its photos when left out.
 
     Raises:
         NbHelpersError: a folder that cannot be written.
@@ -58,9 +61,15 @@ def save(result: Result, folder: str | Path, paths: Sequence[str | Path] | None 
         image = result.session.image(view.view_index)
         written.append(save_cutout(folder / "alpha" / f"{stem}.png", image, mask))
     (folder / CAMERAS).unlink(missing_ok=True)  # an earlier one of ours: the exporter takes it for the photos' own
+    turned = [
+        orientation_of(path) if known == UPRIGHT and path.is_file() else known
+        for path, known in zip(photos, result.session.photos.orientations, strict=True)
+    ]
+    masks: dict[str, dict[int, Path]] = {}
     for tool in TOOLS:
-        written += _layout(tool, result, folder / tool, photos)
-    written += _scene(result, folder)
+        masks[tool] = _layout(tool, result, folder / tool, photos, turned)
+        written += masks[tool].values()
+    written += _scene(result, folder, turned, masks["nerfstudio"])
     result.session.log.save(folder / "prompts.json")
     written.append(folder / "prompts.json")
     return [*written, *_tables(result, folder)]
@@ -143,24 +152,35 @@ def cloud(result: Result) -> Cloud | None:
     )
 
 
-def _scene(result: Result, folder: Path) -> list[Path]:
+def _scene(result: Result, folder: Path, turned: Sequence[int], masks: Mapping[int, Path]) -> list[Path]:
     points, scene = cloud(result), result.scene
     if points is None or scene is None:
         return []
+    scene = dataclasses.replace(scene, orientation=np.array(turned))
+    for name in MODEL_FILES:  # an earlier run's, perhaps of the other kind
+        (folder / "sparse" / name).unlink(missing_ok=True)
     write_colmap(scene, folder / "sparse")
-    write_transforms(scene, folder / CAMERAS, masks="masks")
+    here = (folder / CAMERAS).parent
+    write_transforms(
+        scene, folder / CAMERAS, masks=[masks[view].relative_to(here).as_posix() for view in range(len(scene))]
+    )
     page = save_html(folder / "scene.html", result.figure(title=result.name))
     made = [save_ply(folder / "scene.ply", points), save_glb(folder / "scene.glb", points, scene.up), page]
-    return [*made, folder / CAMERAS, *sorted((folder / "sparse").glob("*.txt"))]
+    return [
+        *made,
+        folder / CAMERAS,
+        *sorted(path for path in (folder / "sparse").iterdir() if path.name in MODEL_FILES),
+    ]
 
 
 class _Clip:
     """Some views as the exporters want a clip: all of one size."""
 
-    def __init__(self, result: Result, views: Sequence[int], photos: Sequence[Path]):
+    def __init__(self, result: Result, views: Sequence[int], photos: Sequence[Path], turned: Sequence[int]):
         self._result, self.views = result, list(views)
         self.size = result.views.mask(self.views[0]).shape
         self.names = [photos[view].name for view in self.views]
+        self.orientations = [turned[view] for view in self.views]
         self.paths = None
 
     def __len__(self) -> int:
@@ -173,20 +193,20 @@ class _Clip:
         return self._result.session.image(self.views[index])
 
 
-def _layout(tool: str, result: Result, folder: Path, photos: Sequence[Path]) -> list[Path]:
-    """Masks for a tool, verified; of photos of several sizes each size by itself."""
+def _layout(tool: str, result: Result, folder: Path, photos: Sequence[Path], turned: Sequence[int]) -> dict[int, Path]:
+    """Masks for a tool, verified, by view; of photos of several sizes each size by itself."""
     groups: dict[tuple[int, int], list[int]] = {}
     for view in range(len(result)):
         groups.setdefault(result.session.photos.size(view), []).append(view)
-    paths = []
+    paths = {}
     for views in groups.values():
-        clip = _Clip(result, views, photos)
+        clip = _Clip(result, views, photos, turned)
         mattes = Mattes(clip, lambda index, clip=clip: result.views.mask(clip.views[index]))
         plan = LAYOUTS[tool](mattes, folder)
-        paths += [target.path for target in plan.targets]
+        paths |= {views[target.frame]: target.path for target in plan.targets}
         if len(groups) > 1:
             for target in plan.targets:
-                save_mask(target.path, result.views.mask(views[target.frame]))
+                save_mask(target.path, turn(result.views.mask(views[target.frame]), INVERSE[target.orientation]))
         else:
             write(plan, mattes, True)
             verify(plan, mattes).check()

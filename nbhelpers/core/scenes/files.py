@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.orientation import UPRIGHT, orientation_of, turn_camera, turn_points, turned_size
+from nbhelpers.core.orientation import UPRIGHT, orientation_of, same_shape, turn_camera, turn_points, turned_size
 from nbhelpers.core.scenes.readers import HALF, CameraFile, read_file
 from nbhelpers.core.scenes.scene import Scene
 from nbhelpers.core.video.folder import PictureFolder
 
-SHAPE_SLACK = 1.0  # pixels by which a photo made smaller may miss the shape that the file tells
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # of a picture file, not the number in frame.0001
 TOLD = 5  # names that a note tells before it says how many more there are
 
@@ -95,7 +94,7 @@ def match(
             expected=f"{len(known.K)}",
             do="put Bundler's list.txt beside the file, or give just the photos that it was made from",
         )
-    numbers = list(range(len(names))) if known.names is None else _by_name(known.names, paths)
+    numbers = list(range(len(names))) if known.names is None else by_name(known.names, paths)
     if all(number is None for number in numbers):
         raise NbHelpersError(
             "the file knows none of the photos",
@@ -115,8 +114,8 @@ def match(
         upright = int(sizes[view][0]), int(sizes[view][1])
         orientation, size = orientations[view], turned_size(upright, orientations[view])
         if orientation != UPRIGHT:
-            as_stored = not known.sizes[number].any() or _has_shape(known.sizes[number], size)
-            as_stored = as_stored or not _has_shape(known.sizes[number], upright)
+            as_stored = not known.sizes[number].any() or same_shape(known.sizes[number], size)
+            as_stored = as_stored or not same_shape(known.sizes[number], upright)
             turned[as_stored].append(names[view])
             if not as_stored:
                 orientation, size = UPRIGHT, upright
@@ -167,8 +166,19 @@ def _turned(photos: dict[bool, list[str]]) -> list[str]:
     return [f"{line}: {few(photos[as_stored])}" for as_stored, line in lines.items() if photos[as_stored]]
 
 
-def _by_name(known: Sequence[str], paths: Sequence[str]) -> list[int | None]:
-    """The entry of each photo, by the longest part of its path that the file tells, else by its stem."""
+def by_name(known: Sequence[str], paths: Sequence[str]) -> list[int | None]:
+    """The entry of each photo, by the longest part of its path that the file tells, else by its stem.
+
+    Args:
+        known: paths as a file tells them, of any system.
+        paths: of the photos, as whole as they are known, with ``/``.
+
+    Returns:
+        An index into ``known`` for each photo; None where none fits.
+
+    Raises:
+        NbHelpersError: a photo that fits several entries, or several that fit one.
+    """
     told = [_parts(name) for name in known]
     out = []
     ways = [_index(told, way) for way in WAYS]
@@ -225,13 +235,6 @@ def _common(first: Sequence[str], second: Sequence[str]) -> int:
     return same
 
 
-def _has_shape(told: np.ndarray, size: Sequence[int]) -> bool:
-    """Whether a picture of ``(H, W)`` may be one of another size made smaller or larger."""
-    told_height, told_width = (int(side) for side in told)
-    across, down = size[1] / told_width, size[0] / told_height
-    return abs(across * told_height - size[0]) <= SHAPE_SLACK or abs(down * told_width - size[1]) <= SHAPE_SLACK
-
-
 def _fitting(known: CameraFile, number: int, name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Factor and offset that carry pixels ``(x, y)`` of the file to pixels of the photo."""
     height, width = size
@@ -240,8 +243,8 @@ def _fitting(known: CameraFile, number: int, name: str, size: tuple[int, int]) -
         return np.full(2, width if known.relative else 1.0), middle if known.centred else np.zeros(2)
     told_height, told_width = (int(each) for each in known.sizes[number])
     scale = np.array([width / told_width, height / told_height])
-    if not _has_shape(known.sizes[number], size):
-        turned = _has_shape(known.sizes[number], size[::-1])
+    if not same_shape(known.sizes[number], size):
+        turned = same_shape(known.sizes[number], size[::-1])
         raise NbHelpersError(
             "a photo has another shape than its camera",
             given=f"{name}: {width} x {height}",

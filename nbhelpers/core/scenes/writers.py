@@ -20,8 +20,9 @@ from nbhelpers.core.scenes.scene import Scene
 MODEL_NUMBERS = {"PINHOLE": 1, "OPENCV": 4}  # in binary files (COLMAP, src/colmap/sensor/models.h)
 # what COLMAP reads before text, and since 3.12 with either, if it is there
 MODEL_RIGS = ("rigs.bin", "frames.bin", "rigs.txt", "frames.txt")
-MODEL_BINARY = (*(f"{part}.bin" for part in COLMAP_FILES), *MODEL_RIGS)
-MODEL_PARTS = (*(f"{part}.txt" for part in COLMAP_FILES), *MODEL_RIGS)
+MODEL_BINARY = tuple(f"{part}.bin" for part in COLMAP_FILES)
+MODEL_TEXT = tuple(f"{part}.txt" for part in COLMAP_FILES)
+MODEL_FILES = (*MODEL_BINARY, *MODEL_TEXT)
 
 
 def write_colmap(scene: Scene, folder: str | Path) -> Path:
@@ -51,7 +52,9 @@ def write_colmap(scene: Scene, folder: str | Path) -> Path:
         )
     folder = Path(folder)
     binary = any(len(scene.names[view].split()) != 1 for view in views)
-    if others := [name for name in (MODEL_PARTS if binary else MODEL_BINARY) if (folder / name).is_file()]:
+    if others := [
+        name for name in (*(MODEL_TEXT if binary else MODEL_BINARY), *MODEL_RIGS) if (folder / name).is_file()
+    ]:
         raise NbHelpersError(
             "the folder holds another COLMAP model, and programs would read both together",
             given=f"{folder}: {', '.join(others)}",
@@ -216,7 +219,9 @@ def quaternion(turn: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 4"]:
     return found if found[0] >= 0 else -found
 
 
-def write_transforms(scene: Scene, path: str | Path, folder: str = "images", masks: str | None = None) -> Path:
+def write_transforms(
+    scene: Scene, path: str | Path, folder: str = "images", masks: str | Sequence[str] | None = None
+) -> Path:
     """Write the placed views as nerfstudio's ``transforms.json``.
 
     Nerfstudio opens photos without their EXIF orientation, so the cameras are those of the stored photos
@@ -226,7 +231,7 @@ def write_transforms(scene: Scene, path: str | Path, folder: str = "images", mas
         scene: with at least one placed view.
         path: the file to write.
         folder: where the photos lie, seen from the file.
-        masks: where masks of the same names with ``.png`` lie, if there are any.
+        masks: the mask of each view, seen from the file; or the folder where masks of the same names with ``.png`` lie.
 
     Raises:
         NbHelpersError: no view is placed, one is stored mirrored, or the file cannot be written.
@@ -247,6 +252,7 @@ def write_transforms(scene: Scene, path: str | Path, folder: str = "images", mas
         if scene.distortion is not None:
             frame |= dict(zip(DISTORTION, (float(each) for each in scene.distortion[view]), strict=False))
         if masks is not None:
-            frame["mask_path"] = f"{masks}/{Path(scene.names[view]).stem}.png"
+            named = f"{masks}/{Path(scene.names[view]).stem}.png"
+            frame["mask_path"] = named if isinstance(masks, str) else masks[view]
         frames.append({**frame, "transform_matrix": to_world.tolist()})
     return write_text(path, json.dumps({"camera_model": "OPENCV", "frames": frames}, indent=1) + "\n")
