@@ -15,7 +15,7 @@ from typing import Any
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.matting import Mattes
-from nbhelpers.core.orientation import UPRIGHT, orientation_of, same_shape, stored_size, turned_size
+from nbhelpers.core.orientation import SHAPE_SLACK, UPRIGHT, orientation_of, same_shape, stored_size, turned_size
 from nbhelpers.core.scenes.files import by_name
 from nbhelpers.export.plan import Plan, Target
 from nbhelpers.export.source import depth_of
@@ -115,9 +115,9 @@ def nerfstudio(mattes: Mattes, output: str | Path) -> Plan:
     targets = []
     for index, stem in enumerate(stems):
         picture = Path(pictures.get(index, f"images/{mattes.names[index]}"))
+        whole = _laid(mattes, index, folder / picture if (folder / picture).is_file() else None)
         for n in shrinks:
-            photo = folder / picture if n == 1 else folder / f"images_{n}" / picture.name
-            laid = _laid(mattes, index, photo if photo.is_file() else None, n)
+            laid = whole if n == 1 else _made_smaller(folder / f"images_{n}" / picture.name, n, whole, mattes.size)
             targets.append(Target(folder / names[n] / f"{stem}.png", index, "keep white", shrink=n, **laid))
     return Plan("nerfstudio", folder, tuple(targets), texts, own=tuple(folder / name for name in names.values()))
 
@@ -225,30 +225,46 @@ def _masked_transforms(path: Path, mattes: Mattes, stems: list[str]) -> tuple[st
     return json.dumps(data, indent=2), {index: pictures[entry] for entry, index in entries.items()}
 
 
-def _laid(mattes: Mattes, index: int, photo: Path | None = None, shrink: int = 1) -> dict[str, Any]:
+def _laid(mattes: Mattes, index: int, photo: Path | None = None) -> dict[str, Any]:
     """How a mask must lie to be laid over a photo as it is stored: the last fields of a `Target`.
 
     Args:
         mattes: of the clip.
         index: of the frame.
         photo: the file that the tool reads; the clip's own when left out.
-        shrink: how many times smaller it should be than the frame.
     """
     own = None if mattes.paths is None else mattes.paths[index]
     if own is not None:
         orientation = orientation_of(own)
     else:  # frames that are no files may say themselves how their photos are stored
         orientation = getattr(mattes.frames, "orientations", [UPRIGHT] * len(mattes))[index]
-    if photo is None and shrink > 1:
-        return {"orientation": orientation}
     photo = own if photo is None else photo
     if photo is None:
         return {"orientation": orientation}
     size = stored_size(photo)
     if own is None or not photo.samefile(own):
         orientation = _stored_like(photo, size, mattes.size, orientation)
-    plain = turned_size((max(1, mattes.size[0] // shrink), max(1, mattes.size[1] // shrink)), orientation)
-    return {"orientation": orientation, "pixels": None if size == plain else size, "photo": photo}
+    pixels = None if size == turned_size(mattes.size, orientation) else size
+    return {"orientation": orientation, "pixels": pixels, "photo": photo}
+
+
+def _made_smaller(photo: Path, shrink: int, whole: dict[str, Any], frame: tuple[int, int]) -> dict[str, Any]:
+    """The same for nerfstudio's own smaller copy of a picture, which has the same camera and so lies the same way."""
+    orientation = whole["orientation"]
+    full = whole.get("pixels") or turned_size(frame, orientation)
+    plain = max(1, full[0] // shrink), max(1, full[1] // shrink)
+    if not photo.is_file():
+        return {"orientation": orientation, "pixels": plain if whole.get("pixels") else None}
+    size = stored_size(photo)
+    if max(abs(size[0] - plain[0]), abs(size[1] - plain[1])) > SHAPE_SLACK:
+        raise NbHelpersError(
+            "a picture made smaller has another size than its name says",
+            given=f"{photo}: {size[1]} x {size[0]}",
+            expected=f"about {plain[1]} x {plain[0]}",
+            do="make the smaller pictures again from those in images",
+        )
+    usual = turned_size((max(1, frame[0] // shrink), max(1, frame[1] // shrink)), orientation)
+    return {"orientation": orientation, "pixels": None if size == usual else size, "photo": photo}
 
 
 def _stored_like(photo: Path, size: tuple[int, int], frame: tuple[int, int], orientation: int) -> int:
