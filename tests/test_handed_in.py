@@ -324,6 +324,7 @@ def transforms(tmp_path, **changes):
         ({"fl_x": 0}, "no focal length"),
         ({"fl_x": -50}, "no focal length"),
         ({"h": 0}, "only one of w and h"),
+        ({"fl_x": None}, "neither fl_x nor camera_angle_x"),
     ],
 )
 def test_lenses_that_are_not_known_are_refused(changes, told, photo, tmp_path):
@@ -410,3 +411,78 @@ def test_bundler_and_middlebury_names_with_spaces(tmp_path):
     numbers = "50 0 49.5 0 50 39.5 0 0 1 1 0 0 0 1 0 0 0 1 0.5 0 2"
     (tmp_path / "x_par.txt").write_text(f"1\nmy 1.jpg {numbers}\n")
     np.testing.assert_array_equal(read_scene(tmp_path / "x_par.txt", tmp_path / "images").placed, [False, True])
+
+
+def test_frames_of_two_kinds_are_not_taken_for_one(photo, tmp_path):
+    """A focal length in pixels beside a field of view without a width became half a pixel."""
+    angle = {key: value for key, value in FRAME.items() if key not in ("fl_x", "w", "h")} | {"camera_angle_x": 1.57}
+    other = {key: value for key, value in FRAME.items() if key not in ("w", "h")} | {"file_path": "images/1.jpg"}
+    (tmp_path / "transforms.json").write_text(json.dumps({"frames": [angle, other]}))
+    with pytest.raises(NbHelpersError, match="only some frames tell fl_x"):
+        read_scene(tmp_path / "transforms.json", photo.parent)
+
+
+def test_two_cameras_of_one_photo_are_refused_and_the_same_twice_is_not(photo, tmp_path):
+    for second, good in ((FRAME, True), ({**FRAME, "fl_x": 70}, False)):
+        (tmp_path / "transforms.json").write_text(json.dumps({"frames": [FRAME, second]}))
+        if good:
+            assert read_scene(tmp_path / "transforms.json", photo.parent).placed.all()
+        else:
+            with pytest.raises(NbHelpersError, match="several cameras of one photo"):
+                read_scene(tmp_path / "transforms.json", photo.parent)
+
+
+def test_a_focal_length_that_is_no_number_is_told(photo, tmp_path):
+    read = read_scene(transforms(tmp_path, fl_x=float("nan")), photo.parent)
+    assert not read.placed.any() and "0.jpg" in " ".join(read.notes)
+
+
+def test_json_with_a_byte_order_mark(photo, tmp_path):
+    path = transforms(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_scene(path, photo.parent).placed.all()
+
+
+def test_two_frames_never_share_a_file(tmp_path):
+    class Clip:
+        size, names, paths = (8, 10), ["a.png", "a.png"], None
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return np.zeros((8, 10, 3), np.uint8)
+
+    mattes = Mattes(Clip(), [np.ones((8, 10), bool)] * 2)
+    with pytest.raises(NbHelpersError, match="two frames would be written to one file"):
+        write(splats.colmap(mattes, tmp_path), mattes)
+
+
+def test_models_of_rigs_are_read_with_the_pose_of_each_camera(tmp_path):
+    """Since COLMAP 3.12 a pose belongs to a frame of a rig."""
+    pycolmap = pytest.importorskip("pycolmap")
+    model, rig, frame = pycolmap.Reconstruction(), pycolmap.Rig(rig_id=1), pycolmap.Frame(frame_id=1, rig_id=1)
+    cameras = [
+        pycolmap.Camera(camera_id=n, model="PINHOLE", width=100, height=80, params=[50 + n, 50, 50, 40]) for n in (1, 2)
+    ]
+    rig.add_ref_sensor(cameras[0].sensor_id)
+    rig.add_sensor(cameras[1].sensor_id, pycolmap.Rigid3d(pycolmap.Rotation3d(), np.array([0.5, 0, 0])))
+    images = [pycolmap.Image(name=f"{side}/0.jpg", camera_id=n, image_id=n) for n, side in ((1, "left"), (2, "right"))]
+    for camera in cameras:
+        model.add_camera(camera)
+    for image in images:
+        frame.add_data_id(image.data_id)
+        image.frame_id = 1
+    frame.rig_from_world = pycolmap.Rigid3d(pycolmap.Rotation3d(), np.array([0, 0, 1.0]))
+    model.add_rig(rig)
+    model.add_frame(frame)
+    for image in images:
+        model.add_image(image)
+    model.register_frame(1)
+    (tmp_path / "sparse").mkdir()
+    model.write_binary(str(tmp_path / "sparse"))
+    shape = np.zeros((80, 100, 3), np.uint8)
+    paths = [save_image(tmp_path / "images" / side / "0.jpg", shape) for side in ("right", "left")]
+    read = read_scene(tmp_path / "sparse", paths)
+    np.testing.assert_allclose(read.K[:, 0, 0], [52, 51])
+    np.testing.assert_allclose(read.world_to_camera[:, :, 3], [[0.5, 0, 1], [0, 0, 1]])

@@ -63,23 +63,23 @@ def test_points_stay_on_their_pixels(orientation):
 @pytest.mark.parametrize("orientation", [o for o in EVERY if o not in MIRRORED])
 @pytest.mark.parametrize("coefficients", [0, 2, 4, 5])
 def test_a_turned_camera_sees_the_world_where_the_turned_pixels_are(orientation, coefficients):
-    K = np.array([[50.0, 0, 31], [0, 55, 17], [0, 0, 1]])
+    lens = np.array([[50.0, 0, 31], [0, 55, 17], [0, 0, 1]])
     curve = np.array([0.1, -0.05, 0.02, -0.03, 0.01])[:coefficients] if coefficients else None
-    points = np.random.default_rng(1).uniform(-0.4, 0.4, (20, 3)) + [0, 0, 2]
+    points = np.random.default_rng(1).uniform(-0.4, 0.4, (20, 3)) + np.array([0, 0, 2])
 
-    def seen(K, pose, curve, size):
-        one = make(points=points, K=K[None], world_to_camera=pose[None], sizes=np.array([size]),
+    def seen(lens, pose, curve, size):
+        one = make(points=points, K=lens[None], world_to_camera=pose[None], sizes=np.array([size]),
                    distortion=None if curve is None else curve[None])  # fmt: skip
         return one.project(0, points)[0]
 
     pose = np.concatenate([np.eye(3), [[0.1], [0.2], [0.3]]], axis=1)
-    stored = seen(K, pose, curve, (40, 60))
-    K2, pose2, curve2 = turn_camera(K, pose, curve, orientation, (40, 60))
+    stored = seen(lens, pose, curve, (40, 60))
+    lens2, pose2, curve2 = turn_camera(lens, pose, curve, orientation, (40, 60))
     size = turned_size((40, 60), orientation)
-    np.testing.assert_allclose(seen(K2, pose2, curve2, size), turn_points(stored, orientation, (40, 60)), atol=1e-9)
-    assert (np.diag(K2) > 0).all() and abs(K2[0, 1]) < 1e-12 and np.linalg.det(pose2[:, :3]) == pytest.approx(1)
-    again = turn_camera(K2, pose2, curve2, INVERSE[orientation], size)
-    np.testing.assert_allclose(again[0], K, atol=1e-12)
+    np.testing.assert_allclose(seen(lens2, pose2, curve2, size), turn_points(stored, orientation, (40, 60)), atol=1e-9)
+    assert (np.diag(lens2) > 0).all() and abs(lens2[0, 1]) < 1e-12 and np.linalg.det(pose2[:, :3]) == pytest.approx(1)
+    again = turn_camera(lens2, pose2, curve2, INVERSE[orientation], size)
+    np.testing.assert_allclose(again[0], lens, atol=1e-12)
     np.testing.assert_allclose(again[1], pose, atol=1e-12)
 
 

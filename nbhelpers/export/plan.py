@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -134,6 +134,13 @@ def write(
         NbHelpersError: files are in the way (named), the folder is read-only, the disk is full, a frame or mask is
             wrong. What was written before stays.
     """
+    twice = [path for path, times in Counter(plan.paths).items() if times > 1]
+    if twice:
+        raise NbHelpersError(
+            "two frames would be written to one file",
+            given=twice[0],
+            do="give the frames names of their own, or open them as files so that their folders tell them apart",
+        )
     ledger = Ledger(plan.folder)
     ledger.check(plan.paths)
     _sweep(plan)

@@ -30,9 +30,10 @@ def postshot(mattes: Mattes, output: str | Path | None = None, bits: int | None 
     white: for Mask Mode "Remove Background") and ``masks_remove_occluders/IMG_7.png`` (kept black: for "Remove
     Occluders", which ignores what is white).
 
-    The RGBA are upright pictures of their own. A separate mask of a photo with an EXIF orientation is stored as the photo
-    is, with the same EXIF entry: so it fits whether Postshot reads both with their orientation or both without. That it
-    treats JPEG and PNG alike is assumed; its user guide does not say. Where the masks lie on their side, use the RGBA.
+    The RGBA are upright pictures of their own. A separate mask of a photo with an EXIF orientation is stored as the
+    photo is, with the same EXIF entry: so it fits whether Postshot reads both with their orientation or both without.
+    That it treats JPEG and PNG alike is assumed; its user guide does not say. Where the masks lie on their side, use
+    the RGBA.
 
     Args:
         mattes: of the clip.

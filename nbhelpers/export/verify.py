@@ -76,7 +76,8 @@ class Report:
                 given=f"{self.faults[0].path}, and {len(self.faults) - 1} more faults"
                 if len(self.faults) > 1
                 else self.faults[0].path,
-                do="run the export again with replace=True; a file that was changed since must be moved away first",
+                do="run the export again with replace=True; a file that was changed since, or belongs to no frame, "
+                "must be moved away first",
             )
         return self
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,12 @@ def save(result: Result, folder: str | Path, paths: Sequence[str | Path] | None 
         orientation_of(path) if known == UPRIGHT and path.is_file() else known
         for path, known in zip(photos, result.session.photos.orientations, strict=True)
     ]
+    known_as = _names(photos)
     masks: dict[str, dict[int, Path]] = {}
     for tool in TOOLS:
-        masks[tool] = _layout(tool, result, folder / tool, photos, turned)
+        masks[tool] = _layout(tool, result, folder / tool, known_as, turned)
         written += masks[tool].values()
-    written += _scene(result, folder, turned, masks["nerfstudio"])
+    written += _scene(result, folder, known_as, turned, masks["nerfstudio"])
     result.session.log.save(folder / "prompts.json")
     written.append(folder / "prompts.json")
     return [*written, *_tables(result, folder)]
@@ -152,11 +154,22 @@ def cloud(result: Result) -> Cloud | None:
     )
 
 
-def _scene(result: Result, folder: Path, turned: Sequence[int], masks: Mapping[int, Path]) -> list[Path]:
+def _names(photos: Sequence[Path]) -> list[str]:
+    """File names; where two are the same, with the folders below the one that holds all."""
+    names = [photo.name for photo in photos]
+    if len(set(names)) < len(names):
+        root = os.path.commonpath([photo.absolute().parent for photo in photos])
+        names = [photo.absolute().relative_to(root).as_posix() for photo in photos]
+    return names
+
+
+def _scene(
+    result: Result, folder: Path, names: Sequence[str], turned: Sequence[int], masks: Mapping[int, Path]
+) -> list[Path]:
     points, scene = cloud(result), result.scene
     if points is None or scene is None:
         return []
-    scene = dataclasses.replace(scene, orientation=np.array(turned))
+    scene = dataclasses.replace(scene, names=tuple(names), orientation=np.array(turned))
     for name in MODEL_FILES:  # an earlier run's, perhaps of the other kind
         (folder / "sparse" / name).unlink(missing_ok=True)
     write_colmap(scene, folder / "sparse")
@@ -176,10 +189,10 @@ def _scene(result: Result, folder: Path, turned: Sequence[int], masks: Mapping[i
 class _Clip:
     """Some views as the exporters want a clip: all of one size."""
 
-    def __init__(self, result: Result, views: Sequence[int], photos: Sequence[Path], turned: Sequence[int]):
+    def __init__(self, result: Result, views: Sequence[int], names: Sequence[str], turned: Sequence[int]):
         self._result, self.views = result, list(views)
         self.size = result.views.mask(self.views[0]).shape
-        self.names = [photos[view].name for view in self.views]
+        self.names = [names[view] for view in self.views]
         self.orientations = [turned[view] for view in self.views]
         self.paths = None
 
@@ -193,14 +206,14 @@ class _Clip:
         return self._result.session.image(self.views[index])
 
 
-def _layout(tool: str, result: Result, folder: Path, photos: Sequence[Path], turned: Sequence[int]) -> dict[int, Path]:
+def _layout(tool: str, result: Result, folder: Path, names: Sequence[str], turned: Sequence[int]) -> dict[int, Path]:
     """Masks for a tool, verified, by view; of photos of several sizes each size by itself."""
     groups: dict[tuple[int, int], list[int]] = {}
     for view in range(len(result)):
         groups.setdefault(result.session.photos.size(view), []).append(view)
     paths = {}
     for views in groups.values():
-        clip = _Clip(result, views, photos, turned)
+        clip = _Clip(result, views, names, turned)
         mattes = Mattes(clip, lambda index, clip=clip: result.views.mask(clip.views[index]))
         plan = LAYOUTS[tool](mattes, folder)
         paths |= {views[target.frame]: target.path for target in plan.targets}

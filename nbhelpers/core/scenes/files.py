@@ -33,8 +33,8 @@ def read_scene(path: str | Path, photos: str | Path | Sequence[str | Path]) -> S
         (5, (544, 3))
 
     A photo is known by its name: the whole path as the file tells it, else as much of its end as fits, else without the
-    suffix, else in another case. Photos that were made smaller or larger than the file says are understood; cropped ones
-    are not.
+    suffix, else in another case. Photos that were made smaller or larger than the file says are understood;
+    cropped ones are not.
 
     The programs that write such files read photos as they are stored. Cameras of a photo with an EXIF orientation are
     therefore turned upright with it, unless only the upright photo has their shape; the notes tell which.
@@ -146,7 +146,7 @@ def match(
         pixels[seen],
         distortion=_shortest(distortion),
         model=Path(source).name,
-        notes=(*_notes(known, numbers, names, pose), *_turned(turned)),
+        notes=(*_notes(known, numbers, names, pose, K), *_turned(turned)),
         orientation=np.array(orientations, int),
     )
 
@@ -258,15 +258,21 @@ def _fitting(known: CameraFile, number: int, name: str, size: tuple[int, int]) -
     return scale, scale * (offset + HALF) - HALF
 
 
-def _notes(known: CameraFile, numbers: list[int | None], names: Sequence[str], pose: np.ndarray) -> tuple[str, ...]:
+def _notes(
+    known: CameraFile,
+    numbers: list[int | None],
+    names: Sequence[str],
+    pose: np.ndarray,
+    K: np.ndarray,  # noqa: N803 - the field's own name
+) -> tuple[str, ...]:
     notes = []
     absent = [name for name, number in zip(names, numbers, strict=True) if number is None]
     if absent:
         notes.append(f"not in the file of cameras, so not placed: {few(absent)}")
     unknown = [
         name
-        for name, number, each in zip(names, numbers, pose, strict=True)
-        if number is not None and not np.isfinite(each).all()
+        for name, number, each, lens in zip(names, numbers, pose, K, strict=True)
+        if number is not None and not (np.isfinite(each).all() and np.isfinite(lens).all())
     ]
     if unknown:
         notes.append(f"in the file without a camera, so not placed: {few(unknown)}")

@@ -6,6 +6,7 @@ All become one `CameraFile`, in the conventions of `nbhelpers.core.scenes.Scene`
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -95,6 +96,7 @@ def read_file(path: str | Path) -> CameraFile:
         ) from error
     if not len(found.K):
         raise NbHelpersError("the file of cameras names no photos", given=place, expected="at least one camera")
+    _check_once(found, place)
     for number in np.flatnonzero(np.isfinite(found.poses).all((1, 2))).tolist():
         if (found.K[number].diagonal()[:2] <= 0).any():
             raise NbHelpersError(
@@ -104,6 +106,21 @@ def read_file(path: str | Path) -> CameraFile:
                 expected="positive numbers",
             )
     return found
+
+
+def _check_once(found: CameraFile, place: Path) -> None:
+    """Refuse a file that tells several cameras of one photo."""
+    first: dict[str, int] = {}
+    for number, name in enumerate(found.names or ()):
+        other = first.setdefault(name, number)
+        same = all(
+            np.array_equal(each[number], each[other], equal_nan=True)
+            for each in (found.K, found.poses, found.distortion)
+        )
+        if not same:
+            raise NbHelpersError(
+                "the file tells several cameras of one photo", given=f"{place}: {name}", expected="one camera a photo"
+            )
 
 
 def _kind(path: Path) -> tuple[Path, Callable[[Path], CameraFile]]:
@@ -118,7 +135,7 @@ def _kind(path: Path) -> tuple[Path, Callable[[Path], CameraFile]]:
         return path.parent, _colmap
     elif path.is_file():
         with path.open("rb") as file:
-            start = file.read(200).lstrip()
+            start = file.read(200).removeprefix(codecs.BOM_UTF8).lstrip()
         if start.startswith(b"{"):
             return path, _transforms
         if start.lower().startswith(b"# bundle file"):
@@ -210,7 +227,7 @@ def _transforms(path: Path) -> CameraFile:
 
     Source: docs.nerf.studio, "Data conventions".
     """
-    tree = json.loads(path.read_text(encoding="utf-8"))
+    tree = json.loads(path.read_text(encoding="utf-8-sig"))  # some programs of Windows write a mark first
     frames = [_transforms_frame({**tree, **frame}) for frame in tree["frames"]]
     if not frames:
         raise NbHelpersError("the file of cameras names no photos", given=f"{path}: frames is empty")
@@ -218,6 +235,9 @@ def _transforms(path: Path) -> CameraFile:
     turn = np.einsum("ij,njk->nik", OPENGL, to_world[:, :3, :3].transpose(0, 2, 1))
     shift = -np.einsum("nij,nj->ni", turn, to_world[:, :3, 3])
     lenses = [_transforms_lens(frame) for frame in frames]
+    by_width = [not ("fl_x" in frame or frame.get("w")) for frame in frames]
+    if any(by_width) and not all(by_width):
+        raise ValueError("only some frames tell fl_x, or w with the field of view")
     middle = not all("cx" in frame for frame in frames)
     if middle and any("cx" in frame for frame in frames):
         raise ValueError("only some frames tell cx and cy")
@@ -231,7 +251,7 @@ def _transforms(path: Path) -> CameraFile:
         np.array([distortion for _, distortion in lenses]).reshape(-1, 5),
         *nothing_seen(),
         centred=middle,
-        relative=not any("fl_x" in frame or "w" in frame for frame in frames),
+        relative=all(by_width),
     )
 
 
@@ -260,6 +280,8 @@ def _transforms_lens(frame: dict) -> tuple[np.ndarray, np.ndarray]:
     fx = frame.get("fl_x")
     if fx is None and "camera_angle_x" in frame:
         fx = (width or 1.0) / 2 / math.tan(float(frame["camera_angle_x"]) / 2)
+    if fx is None:
+        raise ValueError(f"neither fl_x nor camera_angle_x is told of {frame['file_path']}")
     fy = frame.get("fl_y")
     if fy is None and "camera_angle_y" in frame and height:
         fy = height / 2 / math.tan(float(frame["camera_angle_y"]) / 2)

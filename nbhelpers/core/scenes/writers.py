@@ -29,7 +29,7 @@ def write_colmap(scene: Scene, folder: str | Path) -> Path:
     """Write the placed views as a COLMAP model: ``cameras``, ``images`` and ``points3D``.
 
     As text, unless a name holds white space, at which COLMAP's readers of text cut it off; then binary. Each view gets
-    a camera of its own, ``PINHOLE``, or ``OPENCV`` with its distortion. Numbers count from 1, in the order of the views.
+    a camera of its own, ``PINHOLE``, or ``OPENCV`` with its distortion. Numbers count from 1, in the order of views.
     COLMAP reads photos as they are stored, so cameras and pixels are those of the stored photos (`Scene.orientation`).
 
     Returns:

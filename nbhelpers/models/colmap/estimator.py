@@ -226,8 +226,8 @@ def _why(runs: Sequence[Run], stores: Sequence[FeatureStore], names: Sequence[st
         return [*notes, f"no two photos share {FIRST_PAIR} places, which the first pair must"]
     return [
         *notes,
-        f"no first pair was found: no two photos see what they share under more than {widest:.1f} degrees; take the photos "
-        "from places further apart",
+        f"no first pair was found: no two photos see what they share under more than {widest:.1f} degrees; take the "
+        "photos from places further apart",
     ]
 
 
