@@ -341,10 +341,12 @@ def test_photos_stored_turned_with_spaces_in_their_names_come_out_as_tools_read_
         cameras=write_colmap(known, tmp_path / "model"), segmenter=maker(),
     )  # fmt: skip
     out = tmp_path / "out"
-    mask = load_image(out / "masks" / "my view 0.png")
-    assert mask.shape[:2] == SIZE and mask.any()
-    for stored in (out / "colmap" / "my view 0.png.png", out / "nerfstudio" / "masks" / "my view 0.png"):
-        np.testing.assert_array_equal(load_image(stored), turn(mask, INVERSE[6]))
+    masks = {path.stem: load_image(path) for path in (out / "masks").iterdir()}
+    assert {mask.shape[:2] for mask in masks.values()} == {SIZE} and any(mask.any() for mask in masks.values())
+    for stem, mask in masks.items():
+        name = stem.replace("-", " ")
+        for stored in (out / "colmap" / f"{name}.png.png", out / "nerfstudio" / "masks" / f"{name}.png"):
+            np.testing.assert_array_equal(load_image(stored), turn(mask, INVERSE[6]))
     for file in (out / "sparse", out / "nerfstudio" / "transforms.json"):
         read = read_scene(file, tmp_path / "photos")
         np.testing.assert_allclose(read.K, scene.K, atol=1e-6)
