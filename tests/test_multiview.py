@@ -356,6 +356,26 @@ def test_photos_stored_turned_with_spaces_in_their_names_come_out_as_tools_read_
     assert sorted(path.suffix for path in (out / "sparse").iterdir()) == [".bin"] * 3
 
 
+def test_a_mirrored_photo_keeps_its_mask_and_has_no_camera(made, tmp_path, caplog):
+    from test_orientation import save_turned
+
+    from nbhelpers.core.orientation import turn
+    from nbhelpers.core.scenes.files import read_scene
+    from nbhelpers.multiview.outputs import save
+
+    scene, _, images = made
+    paths = [
+        save_turned(tmp_path / f"{view}.png", np.ascontiguousarray(turn(image, tag)), tag)
+        for view, (image, tag) in enumerate(zip(images, [1, 1, 1, 1, 2], strict=True))
+    ]
+    save(maker().run(paths, "ball on the left", scene=scene), tmp_path / "out", paths)
+    assert "stored mirrored by EXIF" in caplog.text and "4.png" in caplog.text
+    mask = load_image(tmp_path / "out" / "masks" / "4.png")
+    np.testing.assert_array_equal(load_image(tmp_path / "out" / "colmap" / "4.png.png"), mask[:, ::-1])
+    assert mask.any()
+    np.testing.assert_array_equal(read_scene(tmp_path / "out" / "sparse", paths).placed, [True] * 4 + [False])
+
+
 def test_photos_of_one_name_in_several_folders_keep_masks_of_their_own(made, tmp_path):
     from nbhelpers.core.scenes.files import read_scene
     from nbhelpers.multiview import run

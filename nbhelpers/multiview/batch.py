@@ -10,7 +10,7 @@ from typing import Any
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import sha256
-from nbhelpers.core.orientation import UPRIGHT, orientation_of
+from nbhelpers.core.orientation import MIRRORED, UPRIGHT, orientation_of
 from nbhelpers.core.runs import sign
 from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.core.scenes.writers import write_colmap
@@ -85,7 +85,7 @@ def run(
         scene = read_scene(kept, paths)
     else:
         scene = segmenter.place(paths, cameras, progress)
-        if scene is not None and scene.placed.any():
+        if scene is not None and scene.placed.any() and not set(turned.values()) & set(MIRRORED):
             write_colmap(scene, kept)
     result = segmenter.run(
         paths, phrase, click=click, scene=scene, reference_view=reference_view, progress=progress

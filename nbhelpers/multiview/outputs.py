@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from jaxtyping import UInt8
 from nbhelpers.core.files import write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.matting import Mattes
-from nbhelpers.core.orientation import INVERSE, UPRIGHT, orientation_of, turn
+from nbhelpers.core.orientation import INVERSE, MIRRORED, UPRIGHT, orientation_of, turn
 from nbhelpers.core.runs import stems
+from nbhelpers.core.scenes.files import few
 from nbhelpers.core.scenes.writers import MODEL_FILES, write_colmap, write_transforms
 from nbhelpers.export.alpha import save_cutout, save_mask
 from nbhelpers.export.cloud import Cloud, save_glb, save_ply
@@ -29,6 +31,7 @@ from nbhelpers.multiview.results import Result
 from nbhelpers.plots import rgb
 from nbhelpers.plots3d import save_html
 
+log = logging.getLogger(__name__)
 TOOLS = ("colmap", "nerfstudio")
 CAMERAS = "nerfstudio/transforms.json"
 COLUMNS = ("view_index", "photo", "found", "prompted", "similarity", "consistency", "score", "share", "why")
@@ -169,21 +172,24 @@ def _scene(
     points, scene = cloud(result), result.scene
     if points is None or scene is None:
         return []
-    scene = dataclasses.replace(scene, names=tuple(names), orientation=np.array(turned))
+    poses = scene.world_to_camera.copy()
+    if (mirrored := np.isin(turned, MIRRORED) & scene.placed).any():
+        poses[mirrored] = np.nan  # as a tool reads the photo, no camera of this world sees it
+        who = few([name for name, bad in zip(names, mirrored, strict=True) if bad])
+        log.warning("stored mirrored by EXIF, so without a camera in sparse and transforms.json: %s", who)
+    scene = dataclasses.replace(scene, names=tuple(names), world_to_camera=poses, orientation=np.array(turned))
     for name in MODEL_FILES:  # an earlier run's, perhaps of the other kind
         (folder / "sparse" / name).unlink(missing_ok=True)
-    write_colmap(scene, folder / "sparse")
-    here = (folder / CAMERAS).parent
-    write_transforms(
-        scene, folder / CAMERAS, masks=[masks[view].relative_to(here).as_posix() for view in range(len(scene))]
-    )
+    cameras: list[Path] = []
+    if scene.placed.any():
+        write_colmap(scene, folder / "sparse")
+        here = (folder / CAMERAS).parent
+        there = [masks[view].relative_to(here).as_posix() for view in range(len(scene))]
+        cameras.append(write_transforms(scene, folder / CAMERAS, masks=there))
+        cameras += [path for path in sorted((folder / "sparse").iterdir()) if path.name in MODEL_FILES]
     page = save_html(folder / "scene.html", result.figure(title=result.name))
     made = [save_ply(folder / "scene.ply", points), save_glb(folder / "scene.glb", points, scene.up), page]
-    return [
-        *made,
-        folder / CAMERAS,
-        *sorted(path for path in (folder / "sparse").iterdir() if path.name in MODEL_FILES),
-    ]
+    return [*made, *cameras]
 
 
 class _Clip:
