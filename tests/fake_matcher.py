@@ -34,6 +34,23 @@ def ring(count, radius=4.0, height=1.2, arc=150.0):
     return np.stack([looking((radius * np.cos(a), radius * np.sin(a), height)) for a in angles])
 
 
+def side_by_side(count, step, ahead=8.0, wobble=3.0, seed=5):
+    """Cameras in a row that look the same way, as a hand holds a phone: none sees its points from another side."""
+    random, out = np.random.default_rng(seed), []
+    for number in range(count):
+        center = np.array([(number - (count - 1) / 2) * step, 0, 0]) + random.normal(0, 0.1 * step, 3)
+        out.append(looking(center, np.array([0, ahead, 0]) + random.normal(0, np.radians(wobble) * ahead, 3)))
+    return np.stack(out)
+
+
+def view_ahead(count=200, seed=0):
+    """Points before the cameras of `side_by_side`, at distances from 5 to 14."""
+    random = np.random.default_rng(seed)
+    away = random.uniform(5, 14, count)
+    across, up = random.uniform(-0.45, 0.45, count), random.uniform(-0.35, 0.35, count)
+    return np.stack([across * away, away, up * away], axis=1)
+
+
 def cloud(count=300, seed=0, size=1.0):
     """Points in a ball."""
     return np.random.default_rng(seed).normal(0, 0.5 * size, (count, 3))

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from fake_matcher import FOCAL, SIZE, FakeMatcher, cloud, looking, photos, ring
+from fake_matcher import FOCAL, SIZE, FakeMatcher, cloud, looking, photos, ring, side_by_side, view_ahead
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.colmap import ColmapEstimator, build
 from nbhelpers.models.colmap.check import agreement, center_difference, rotation_differences, similarity
+from nbhelpers.models.colmap.mapping import run_mapping
 from nbhelpers.models.colmap.pairs import FeatureStore, groups, known_pairs, likely_pairs, moving, verified_pairs
 from nbhelpers.models.colmap.points import triangulate
 from nbhelpers.models.protocols import Matcher, SceneEstimator
@@ -115,6 +116,39 @@ def test_a_camera_that_only_turned_shows_no_depth():
     scene = ColmapEstimator(twice(poses, points)).reconstruct(photos(6))
     assert not scene.placed.any()
     assert "only turned" in told(scene)
+
+
+def test_photos_taken_side_by_side_are_recovered_though_no_pair_sees_a_wide_angle():
+    poses = side_by_side(6, 0.08)
+    scene = ColmapEstimator(twice(poses, view_ahead(), noise=0.2)).reconstruct(photos(6))
+    assert scene.placed.all()
+    assert worst_turn(scene, poses) < 0.5
+    assert center_difference(poses, scene.world_to_camera) < 0.03
+    assert "taken close together" in told(scene)
+
+
+def test_photos_of_one_place_always_come_with_a_reason():
+    """Steps of a hundredth of the distance, and noise: nothing to start from, or too flat to be believed."""
+    scene = ColmapEstimator(twice(side_by_side(4, 0.004), view_ahead(120), noise=0.6)).reconstruct(photos(4))
+    assert not scene.placed.any()
+    assert len(scene.notes) > 1
+
+
+def test_the_least_angle_is_lowered_only_where_no_pair_is_wide(tmp_path, monkeypatch):
+    import pycolmap
+
+    tried, mapping = [], pycolmap.incremental_mapping
+
+    def watched(database, images, output, options):
+        tried.append(options.mapper.init_min_tri_angle)
+        return mapping(database, images, output, options)
+
+    monkeypatch.setattr(pycolmap, "incremental_mapping", watched)
+    for name, poses, points in (("ring", ring(5), cloud(150)), ("row", side_by_side(5, 0.08), view_ahead(150))):
+        store = FeatureStore(FakeMatcher(poses, points, noise=0.2, seed=1), photos(5), tmp_path / name)
+        run = run_mapping(store, verified_pairs(store, likely_pairs(store), 0), 0)
+        assert run.placed.all()
+    assert tried == [16.0, 2.0]
 
 
 def test_identical_photos_show_no_depth():

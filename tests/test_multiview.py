@@ -324,6 +324,74 @@ def test_a_run_writes_what_people_and_tools_read(folder):
     )
 
 
+def test_photos_stored_turned_with_spaces_in_their_names_come_out_as_tools_read_them(made, tmp_path):
+    from test_orientation import save_turned
+
+    from nbhelpers.core.orientation import INVERSE, turn
+    from nbhelpers.core.scenes.files import read_scene
+    from nbhelpers.multiview import run
+
+    scene, _, images = made
+    names = tuple(f"my {name}.png" for name in scene.names)
+    for name, image in zip(names, images, strict=True):
+        save_turned(tmp_path / "photos" / name, np.ascontiguousarray(turn(image, INVERSE[6])), 6)
+    known = replace(scene, names=names, orientation=np.full(len(names), 6))
+    run(
+        tmp_path / "photos", tmp_path / "out", "ball on the left",
+        cameras=write_colmap(known, tmp_path / "model"), segmenter=maker(),
+    )  # fmt: skip
+    out = tmp_path / "out"
+    masks = {path.stem: load_image(path) for path in (out / "masks").iterdir()}
+    assert {mask.shape[:2] for mask in masks.values()} == {SIZE} and any(mask.any() for mask in masks.values())
+    for stem, mask in masks.items():
+        name = stem.replace("-", " ")
+        for stored in (out / "colmap" / f"{name}.png.png", out / "nerfstudio" / "masks" / f"{name}.png"):
+            np.testing.assert_array_equal(load_image(stored), turn(mask, INVERSE[6]))
+    for file in (out / "sparse", out / "nerfstudio" / "transforms.json"):
+        read = read_scene(file, tmp_path / "photos")
+        np.testing.assert_allclose(read.K, scene.K, atol=1e-6)
+        np.testing.assert_allclose(read.world_to_camera, scene.world_to_camera, atol=1e-6)
+    frame = json.loads((out / "nerfstudio" / "transforms.json").read_text())["frames"][0]
+    assert (frame["w"], frame["h"]) == SIZE and frame["mask_path"] == "masks/my view 0.png"
+    assert sorted(path.suffix for path in (out / "sparse").iterdir()) == [".bin"] * 3
+
+
+def test_a_mirrored_photo_keeps_its_mask_and_has_no_camera(made, tmp_path, caplog):
+    from test_orientation import save_turned
+
+    from nbhelpers.core.orientation import turn
+    from nbhelpers.core.scenes.files import read_scene
+    from nbhelpers.multiview.outputs import save
+
+    scene, _, images = made
+    paths = [
+        save_turned(tmp_path / f"{view}.png", np.ascontiguousarray(turn(image, tag)), tag)
+        for view, (image, tag) in enumerate(zip(images, [1, 1, 1, 1, 2], strict=True))
+    ]
+    save(maker().run(paths, "ball on the left", scene=scene), tmp_path / "out", paths)
+    assert "stored mirrored by EXIF" in caplog.text and "4.png" in caplog.text
+    mask = load_image(tmp_path / "out" / "masks" / "4.png")
+    np.testing.assert_array_equal(load_image(tmp_path / "out" / "colmap" / "4.png.png"), mask[:, ::-1])
+    assert mask.any()
+    np.testing.assert_array_equal(read_scene(tmp_path / "out" / "sparse", paths).placed, [True] * 4 + [False])
+
+
+def test_photos_of_one_name_in_several_folders_keep_masks_of_their_own(made, tmp_path):
+    from nbhelpers.core.scenes.files import read_scene
+    from nbhelpers.multiview import run
+
+    scene, _, images = made
+    names = [f"{'left' if number % 2 else 'right'}/{number // 2}.png" for number in range(len(images))]
+    paths = [save_image(tmp_path / "photos" / name, image) for name, image in zip(names, images, strict=True)]
+    model = write_colmap(replace(scene, names=tuple(names)), tmp_path / "model")
+    run(paths, tmp_path / "out", "ball on the left", cameras=model, segmenter=maker())
+    frames = json.loads((tmp_path / "out" / "nerfstudio" / "transforms.json").read_text())["frames"]
+    masks = [tmp_path / "out" / "nerfstudio" / frame["mask_path"] for frame in frames]
+    assert len(set(masks)) == len(paths) and all(mask.is_file() for mask in masks)
+    assert all((tmp_path / "out" / "colmap" / f"{name}.png").is_file() for name in names)
+    np.testing.assert_allclose(read_scene(tmp_path / "out" / "sparse", paths).K, scene.K, atol=1e-6)
+
+
 def test_views_follow_the_answer_to_the_box_of_what_a_phrase_led_to(folder, monkeypatch):
     from nbhelpers.core.scenes.files import read_scene
     from nbhelpers.multiview import segmenter

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,10 +21,11 @@ from jaxtyping import Shaped
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.mattes import full_of
 from nbhelpers.core.matting import Mattes
+from nbhelpers.core.orientation import INVERSE, UPRIGHT, turn, turned_size
 from nbhelpers.export.bleed import premultiplied_rgba, straight_rgba
 from nbhelpers.export.ledger import Ledger
 from nbhelpers.export.png import encode_png
-from nbhelpers.export.source import metadata_of, read_source
+from nbhelpers.export.source import metadata_of, orientation_tag, read_source
 
 Picture = Literal["straight", "premultiplied", "matte", "keep white", "keep black"]
 MEMORY = 1 << 30  # bytes for the frames in the making
@@ -44,6 +45,11 @@ class Target:
             white, with what is kept white or black.
         bits: 8 or 16 a channel.
         shrink: the picture is that many times smaller than the frame.
+        orientation: EXIF orientation, 1 to 8, of the photo that the picture is laid over by a tool that reads pixels as
+            they are stored: so it is turned as that photo is.
+        pixels: ``(H, W)`` of that photo as it is stored, where they do not follow from the frame's.
+        photo: the file of that photo, where there is one.
+        tagged: the picture says its orientation in its own EXIF entry.
     """
 
     path: Path
@@ -51,6 +57,10 @@ class Target:
     picture: Picture
     bits: int = 8
     shrink: int = 1
+    orientation: int = UPRIGHT
+    pixels: tuple[int, int] | None = None
+    photo: Path | None = None
+    tagged: bool = False
 
     @property
     def is_rgba(self) -> bool:
@@ -59,7 +69,8 @@ class Target:
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the picture, from those of the frame."""
-        return max(1, size[0] // self.shrink), max(1, size[1] // self.shrink)
+        small = max(1, size[0] // self.shrink), max(1, size[1] // self.shrink)
+        return self.pixels or turned_size(small, self.orientation)
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,13 @@ def write(
         NbHelpersError: files are in the way (named), the folder is read-only, the disk is full, a frame or mask is
             wrong. What was written before stays.
     """
+    twice = [path for path, times in Counter(plan.paths).items() if times > 1]
+    if twice:
+        raise NbHelpersError(
+            "two frames would be written to one file",
+            given=twice[0],
+            do="give the frames names of their own, or open them as files so that their folders tell them apart",
+        )
     ledger = Ledger(plan.folder)
     ledger.check(plan.paths)
     _sweep(plan)
@@ -187,13 +205,16 @@ def expected(
         if image.dtype != matte.dtype:
             image = (image >> 8).astype(np.uint8) if matte.dtype == np.uint8 else image.astype(np.uint16) * 257
         return straight_rgba(image, matte) if target.picture == "straight" else premultiplied_rgba(image, matte)
-    if target.shrink > 1:
-        matte = cv2.resize(matte, target.size(matte.shape)[::-1], interpolation=cv2.INTER_AREA)
+    size = turned_size(target.size(matte.shape), target.orientation)
+    if size != matte.shape:
+        smaller = size[0] <= matte.shape[0]
+        matte = cv2.resize(matte, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     if target.picture == "matte":
         return matte
     full = full_of(matte.dtype)
     white = matte > full // 2
-    return np.where(white if target.picture == "keep white" else ~white, full, matte.dtype.type(0))
+    out = np.where(white if target.picture == "keep white" else ~white, full, matte.dtype.type(0))
+    return np.ascontiguousarray(turn(out, INVERSE[target.orientation]))
 
 
 def matte_of(target: Target, mattes: Mattes, image: Shaped[np.ndarray, "h w 3"] | None) -> Shaped[np.ndarray, "h w"]:
@@ -216,6 +237,8 @@ def _make(
         if target.bits not in by_depth:
             by_depth[target.bits] = matte_of(target, mattes, image)
         about = metadata_of(mattes.paths, target.frame) if target.is_rgba else {}
+        if target.tagged and target.orientation != UPRIGHT:
+            about = {"exif": orientation_tag(target.orientation)}
         pixels = expected(target, by_depth[target.bits], image)
         ledger.write(target.path, encode_png(pixels, strips, **about), signatures[target])
         del pixels
@@ -236,6 +259,8 @@ def _sweep(plan: Plan) -> None:
 def _signature(target: Target, mattes: Mattes, clip: str) -> str:
     """What a file is made of, in a few characters."""
     parts = [VERSION, target.picture, target.bits, target.shrink, mattes.signature(target.frame)]
+    if target.orientation != UPRIGHT or target.pixels is not None:
+        parts += [target.orientation, target.pixels, target.tagged]
     if target.is_rgba:
         if mattes.paths is None:
             parts += [clip, target.frame]

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nbhelpers.core.matting import Mattes
+from nbhelpers.core.orientation import ORIENTATION
 from nbhelpers.core.profiles import is_srgb
 
-ORIENTATION = 0x0112  # EXIF tag; frames come upright, so it no longer holds
 SAMPLE = 7  # every so many rows and columns of a 16 bit picture are compared with the frame
 log = logging.getLogger(__name__)
 
@@ -84,11 +84,20 @@ def metadata_of(paths: Sequence[Path] | None, index: int) -> dict[str, bytes]:
                 if picture.format in ("JPEG", "MPO", "PNG", "WEBP", "HEIF"):
                     exif = picture.getexif()
                     if exif:
-                        exif.pop(ORIENTATION, None)
+                        exif.pop(ORIENTATION, None)  # frames come upright, so it no longer holds
                         found["exif"] = exif.tobytes().removeprefix(b"Exif\0\0")
         except Exception as error:  # PIL raises what comes on broken EXIF, and the pictures are whole without it
             log.debug("%s: its metadata is left out: %s", path, error)
     return found
+
+
+def orientation_tag(orientation: int) -> bytes:
+    """EXIF that says nothing but an orientation, as `encode_png` takes it."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif.tobytes().removeprefix(b"Exif\0\0")
 
 
 def _upright(picture: np.ndarray | None) -> np.ndarray | None:

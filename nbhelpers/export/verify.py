@@ -14,6 +14,7 @@ from jaxtyping import Shaped
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.matting import Mattes
+from nbhelpers.core.orientation import UPRIGHT, orientation_of, stored_size
 from nbhelpers.export.bleed import SOLID
 from nbhelpers.export.plan import Plan, Target, expected, matte_of
 from nbhelpers.export.source import read_source
@@ -75,7 +76,8 @@ class Report:
                 given=f"{self.faults[0].path}, and {len(self.faults) - 1} more faults"
                 if len(self.faults) > 1
                 else self.faults[0].path,
-                do="run the export again with replace=True; a file that was changed since must be moved away first",
+                do="run the export again with replace=True; a file that was changed since, or belongs to no frame, "
+                "must be moved away first",
             )
         return self
 
@@ -151,6 +153,8 @@ def _fault(target: Target, matte: np.ndarray, image: np.ndarray | None) -> str |
     size = target.size(matte.shape)
     if found.shape[:2] != size:
         return f"it is {found.shape[1]} x {found.shape[0]} pixels, not {size[1]} x {size[0]}"
+    if what := _turned(target, found):
+        return what
     if found.dtype != (np.uint8 if target.bits == 8 else np.uint16):
         return f"it has {8 * found.dtype.itemsize} bits a channel, not {target.bits}"
     if target.is_rgba and (found.ndim != 3 or found.shape[2] != 4):
@@ -165,6 +169,24 @@ def _fault(target: Target, matte: np.ndarray, image: np.ndarray | None) -> str |
     if np.array_equal(found, right):
         return None
     return _colours(found, right, matte, target.picture == "straight")
+
+
+def _turned(target: Target, found: np.ndarray) -> str | None:
+    """What is wrong with a mask over a photo, by the photo's file as it is now."""
+    if target.photo is None or target.is_rgba:
+        return None
+    try:
+        tag, size = orientation_of(target.photo), stored_size(target.photo)
+    except NbHelpersError:
+        return f"the photo that it is laid over cannot be read: {target.photo}"
+    if tag not in (UPRIGHT, target.orientation):
+        return f"{target.photo.name} is stored turned (EXIF {tag}), and the mask is made for EXIF {target.orientation}"
+    if found.shape[:2] != size:
+        return (
+            f"it is {found.shape[1]} x {found.shape[0]} pixels, and {target.photo.name} is stored with "
+            f"{size[1]} x {size[0]}"
+        )
+    return None
 
 
 def _compare(found: np.ndarray, right: np.ndarray, binary: bool) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import sha256
+from nbhelpers.core.orientation import MIRRORED, UPRIGHT, orientation_of
 from nbhelpers.core.runs import sign
 from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.core.scenes.writers import write_colmap
@@ -71,17 +72,20 @@ def run(
         "reference_view": reference_view,
         "models": {task: segmenter.model(task).name for task in tasks},
     }
+    turned = {path.name: orientation_of(path) for path in paths if orientation_of(path) != UPRIGHT}
+    if turned:  # cameras kept by a version that wrote them upright are of no use for these
+        signature["stored turned"] = turned
     sign(output / "run.json", signature)
     done = output / "results.json"
     if done.is_file():
         log.info("%s is done already", output)
         return json.loads(done.read_text(encoding="utf-8"))
     kept = output / "sparse"
-    if (kept / "points3D.txt").is_file():
+    if any((kept / name).is_file() for name in ("points3D.txt", "points3D.bin")):  # the last that is written
         scene = read_scene(kept, paths)
     else:
         scene = segmenter.place(paths, cameras, progress)
-        if scene is not None and scene.placed.any():
+        if scene is not None and scene.placed.any() and not set(turned.values()) & set(MIRRORED):
             write_colmap(scene, kept)
     result = segmenter.run(
         paths, phrase, click=click, scene=scene, reference_view=reference_view, progress=progress

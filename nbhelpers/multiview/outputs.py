@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ from jaxtyping import UInt8
 from nbhelpers.core.files import sha256, write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.matting import Mattes
+from nbhelpers.core.orientation import INVERSE, MIRRORED, UPRIGHT, orientation_of, turn
 from nbhelpers.core.runs import own_name, stems
-from nbhelpers.core.scenes.writers import write_colmap, write_transforms
+from nbhelpers.core.scenes.files import few
+from nbhelpers.core.scenes.writers import MODEL_FILES, write_colmap, write_transforms
 from nbhelpers.export.alpha import save_cutout, save_mask
 from nbhelpers.export.cloud import Cloud, save_glb, save_ply
 from nbhelpers.export.plan import write
@@ -27,6 +32,7 @@ from nbhelpers.multiview.results import Result
 from nbhelpers.plots import rgb
 from nbhelpers.plots3d import save_html
 
+log = logging.getLogger(__name__)
 TOOLS = ("colmap", "nerfstudio")
 CAMERAS = "nerfstudio/transforms.json"
 COLUMNS = ("view_index", "photo", "found", "prompted", "similarity", "consistency", "score", "share", "why")
@@ -44,7 +50,8 @@ def save(result: Result, folder: str | Path, paths: Sequence[str | Path] | None 
         result: see `Result`.
         folder: made if it is missing; what an earlier run wrote there of the same photos is replaced. Where it holds
             results of other photos, a number is added to its name, see `own_name`.
-        paths: of the photos, for the names of masks in the tools' layouts; the photos' names when left out.
+        paths: of the photos, for the names of masks in the tools' layouts and for how the photos are stored (see
+            `nbhelpers.core.orientation`); what the session knows of its photos when left out.
 
     Raises:
         NbHelpersError: a folder that cannot be written.
@@ -61,9 +68,16 @@ def save(result: Result, folder: str | Path, paths: Sequence[str | Path] | None 
         image = result.session.image(view.view_index)
         written.append(save_cutout(folder / "alpha" / f"{stem}.png", image, mask))
     (folder / CAMERAS).unlink(missing_ok=True)  # an earlier one of ours: the exporter takes it for the photos' own
+    turned = [
+        orientation_of(path) if known == UPRIGHT and path.is_file() else known
+        for path, known in zip(photos, result.session.photos.orientations, strict=True)
+    ]
+    known_as = _names(photos)
+    masks: dict[str, dict[int, Path]] = {}
     for tool in TOOLS:
-        written += _layout(tool, result, folder / tool, photos)
-    written += _scene(result, folder)
+        masks[tool] = _layout(tool, result, folder / tool, known_as, turned)
+        written += masks[tool].values()
+    written += _scene(result, folder, known_as, turned, masks["nerfstudio"])
     result.session.log.save(folder / "prompts.json")
     written.append(folder / "prompts.json")
     return [*written, *_tables(result, folder, digest)]
@@ -156,24 +170,49 @@ def cloud(result: Result) -> Cloud | None:
     )
 
 
-def _scene(result: Result, folder: Path) -> list[Path]:
+def _names(photos: Sequence[Path]) -> list[str]:
+    """File names; where two are the same, with the folders below the one that holds all."""
+    names = [photo.name for photo in photos]
+    if len(set(names)) < len(names):
+        root = os.path.commonpath([photo.absolute().parent for photo in photos])
+        names = [photo.absolute().relative_to(root).as_posix() for photo in photos]
+    return names
+
+
+def _scene(
+    result: Result, folder: Path, names: Sequence[str], turned: Sequence[int], masks: Mapping[int, Path]
+) -> list[Path]:
     points, scene = cloud(result), result.scene
     if points is None or scene is None:
         return []
-    write_colmap(scene, folder / "sparse")
-    write_transforms(scene, folder / CAMERAS, masks="masks")
+    poses = scene.world_to_camera.copy()
+    if (mirrored := np.isin(turned, MIRRORED) & scene.placed).any():
+        poses[mirrored] = np.nan  # as a tool reads the photo, no camera of this world sees it
+        who = few([name for name, bad in zip(names, mirrored, strict=True) if bad])
+        log.warning("stored mirrored by EXIF, so without a camera in sparse and transforms.json: %s", who)
+    scene = dataclasses.replace(scene, names=tuple(names), world_to_camera=poses, orientation=np.array(turned))
+    for name in MODEL_FILES:  # an earlier run's, perhaps of the other kind
+        (folder / "sparse" / name).unlink(missing_ok=True)
+    cameras: list[Path] = []
+    if scene.placed.any():
+        write_colmap(scene, folder / "sparse")
+        here = (folder / CAMERAS).parent
+        there = [masks[view].relative_to(here).as_posix() for view in range(len(scene))]
+        cameras.append(write_transforms(scene, folder / CAMERAS, masks=there))
+        cameras += [path for path in sorted((folder / "sparse").iterdir()) if path.name in MODEL_FILES]
     page = save_html(folder / "scene.html", result.figure(title=result.name))
     made = [save_ply(folder / "scene.ply", points), save_glb(folder / "scene.glb", points, scene.up), page]
-    return [*made, folder / CAMERAS, *sorted((folder / "sparse").glob("*.txt"))]
+    return [*made, *cameras]
 
 
 class _Clip:
     """Some views as the exporters want a clip: all of one size."""
 
-    def __init__(self, result: Result, views: Sequence[int], photos: Sequence[Path]):
+    def __init__(self, result: Result, views: Sequence[int], names: Sequence[str], turned: Sequence[int]):
         self._result, self.views = result, list(views)
         self.size = result.views.mask(self.views[0]).shape
-        self.names = [photos[view].name for view in self.views]
+        self.names = [names[view] for view in self.views]
+        self.orientations = [turned[view] for view in self.views]
         self.paths = None
 
     def __len__(self) -> int:
@@ -186,20 +225,20 @@ class _Clip:
         return self._result.session.image(self.views[index])
 
 
-def _layout(tool: str, result: Result, folder: Path, photos: Sequence[Path]) -> list[Path]:
-    """Masks for a tool, verified; of photos of several sizes each size by itself."""
+def _layout(tool: str, result: Result, folder: Path, names: Sequence[str], turned: Sequence[int]) -> dict[int, Path]:
+    """Masks for a tool, verified, by view; of photos of several sizes each size by itself."""
     groups: dict[tuple[int, int], list[int]] = {}
     for view in range(len(result)):
         groups.setdefault(result.session.photos.size(view), []).append(view)
-    paths = []
+    paths = {}
     for views in groups.values():
-        clip = _Clip(result, views, photos)
+        clip = _Clip(result, views, names, turned)
         mattes = Mattes(clip, lambda index, clip=clip: result.views.mask(clip.views[index]))
         plan = LAYOUTS[tool](mattes, folder)
-        paths += [target.path for target in plan.targets]
+        paths |= {views[target.frame]: target.path for target in plan.targets}
         if len(groups) > 1:
             for target in plan.targets:
-                save_mask(target.path, result.views.mask(views[target.frame]))
+                save_mask(target.path, turn(result.views.mask(views[target.frame]), INVERSE[target.orientation]))
         else:
             write(plan, mattes, True)
             verify(plan, mattes).check()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import outputs_dir
+from nbhelpers.core.orientation import orientation_of
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.models.protocols import SceneEstimator, Segmenter, TextEncoder
@@ -143,4 +147,5 @@ class MultiviewSegmenter:
             return None
         if progress is not None:
             progress(0, 1, f"finding the cameras of {len(paths)} photos")
-        return self.model("scene_estimator").reconstruct(Pictures(paths), [path.name for path in paths])
+        found = self.model("scene_estimator").reconstruct(Pictures(paths), [path.name for path in paths])
+        return dataclasses.replace(found, orientation=np.array([orientation_of(path) for path in paths]))

@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxtyping import Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
+from nbhelpers.core.orientation import UPRIGHT, orientation_of
 from nbhelpers.models.label_propagation.tracker import FEATURES
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding
@@ -70,6 +72,11 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self._sources)
+
+    @cached_property
+    def orientations(self) -> tuple[int, ...]:
+        """EXIF orientation of each photo's file, 1 to 8; 1 of an array. The images themselves are upright."""
+        return tuple(UPRIGHT if isinstance(s, np.ndarray) else orientation_of(s) for s in self._sources)
 
     def check(self, view: int) -> int:
         """The number itself if there is such a photo.

@@ -7,18 +7,20 @@ Example:
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.orientation import UPRIGHT, orientation_of, same_shape, turn_camera, turn_points, turned_size
 from nbhelpers.core.scenes.readers import HALF, CameraFile, read_file
 from nbhelpers.core.scenes.scene import Scene
 from nbhelpers.core.video.folder import PictureFolder
 
-SHAPE_SLACK = 1.0  # pixels by which a photo made smaller may miss the shape that the file tells
+SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # of a picture file, not the number in frame.0001
 TOLD = 5  # names that a note tells before it says how many more there are
 
 
@@ -30,9 +32,12 @@ def read_scene(path: str | Path, photos: str | Path | Sequence[str | Path]) -> S
         >>> len(scene), scene.points.shape
         (5, (544, 3))
 
-    A photo is known by its name: the whole path as the file tells it, else the file name, else the file name without
-    its suffix. Photos that were made smaller or larger than the file says are understood; turned
-    or cropped ones are not.
+    A photo is known by its name: the whole path as the file tells it, else as much of its end as fits, else without the
+    suffix, else in another case. Photos that were made smaller or larger than the file says are understood;
+    cropped ones are not.
+
+    The programs that write such files read photos as they are stored. Cameras of a photo with an EXIF orientation are
+    therefore turned upright with it, unless only the upright photo has their shape; the notes tell which.
 
     Args:
         path: a COLMAP model (folder, text or binary), a ``transforms.json``, a Bundler file v0.3, a Middlebury
@@ -44,7 +49,8 @@ def read_scene(path: str | Path, photos: str | Path | Sequence[str | Path]) -> S
         A scene of all photos; one that the file does not know is not placed, and told in the notes.
 
     Raises:
-        NbHelpersError: no cameras there, a damaged file, no photo that the file knows, photos of another shape.
+        NbHelpersError: no cameras there, a damaged file, no photo that the file knows, photos of another shape, or
+            stored mirrored.
     """
     known = read_file(path)
     pictures = PictureFolder(photos)
@@ -52,22 +58,31 @@ def read_scene(path: str | Path, photos: str | Path | Sequence[str | Path]) -> S
     if bad:
         raise NbHelpersError("a photo cannot be read", given=bad[0], do="copy it again, or leave it out")
     sizes = np.array([pictures.sizes[number] for number in range(len(pictures))], int).reshape(-1, 2)
-    return match(known, pictures.names, sizes, _paths(pictures), str(path))
+    turned = [orientation_of(photo) for photo in pictures.paths]
+    return match(known, pictures.names, sizes, _paths(pictures), str(path), turned)
 
 
 def _paths(pictures: PictureFolder) -> list[str]:
     return [Path(each).resolve().as_posix() for each in pictures.paths]
 
 
-def match(known: CameraFile, names: Sequence[str], sizes: np.ndarray, paths: Sequence[str], source: str) -> Scene:
+def match(
+    known: CameraFile,
+    names: Sequence[str],
+    sizes: np.ndarray,
+    paths: Sequence[str],
+    source: str,
+    orientations: Sequence[int] | None = None,
+) -> Scene:
     """A scene of the photos ``names`` from what a file tells; see `read_scene`.
 
     Args:
         known: the file.
         names: of the photos.
-        sizes: ``(v, 2)`` their heights and widths.
+        sizes: ``(v, 2)`` their heights and widths, upright.
         paths: their whole paths, with ``/``.
         source: what the scene should say that it was made from.
+        orientations: EXIF orientation of each; all upright when left out.
 
     Raises:
         NbHelpersError: no photo that the file knows, a name that fits several, a photo of another shape.
@@ -79,7 +94,7 @@ def match(known: CameraFile, names: Sequence[str], sizes: np.ndarray, paths: Seq
             expected=f"{len(known.K)}",
             do="put Bundler's list.txt beside the file, or give just the photos that it was made from",
         )
-    numbers = list(range(len(names))) if known.names is None else _by_name(known.names, paths)
+    numbers = list(range(len(names))) if known.names is None else by_name(known.names, paths)
     if all(number is None for number in numbers):
         raise NbHelpersError(
             "the file knows none of the photos",
@@ -90,15 +105,31 @@ def match(known: CameraFile, names: Sequence[str], sizes: np.ndarray, paths: Seq
     K = np.full((views, 3, 3), np.nan)  # noqa: N806 - the field's own name
     pose, distortion = np.full((views, 3, 4), np.nan), np.zeros((views, 5))
     pixels = known.pixels.copy()
+    orientations = [UPRIGHT] * views if orientations is None else orientations
+    turned: dict[bool, list[str]] = {True: [], False: []}
     for view, number in enumerate(numbers):
         if number is None:
             continue
         own[number] = view
-        scale, shift = _fitting(known, number, names[view], sizes[view])
+        upright = int(sizes[view][0]), int(sizes[view][1])
+        orientation, size = orientations[view], turned_size(upright, orientations[view])
+        if orientation != UPRIGHT:
+            as_stored = not known.sizes[number].any() or same_shape(known.sizes[number], size)
+            as_stored = as_stored or not same_shape(known.sizes[number], upright)
+            turned[as_stored].append(names[view])
+            if not as_stored:
+                orientation, size = UPRIGHT, upright
+        scale, shift = _fitting(known, number, names[view], size)
         adapt = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]], [0, 0, 1]])
         K[view], pose[view], distortion[view] = adapt @ known.K[number], known.poses[number], known.distortion[number]
         here = known.views == number
         pixels[here] = pixels[here] * scale + shift
+        if orientation != UPRIGHT:
+            if np.isfinite(pose[view]).all():
+                K[view], pose[view], distortion[view] = turn_camera(
+                    K[view], pose[view], distortion[view], orientation, size, names[view]
+                )
+            pixels[here] = turn_points(pixels[here], orientation, size)
     seen = own[known.views] >= 0
     left, tracks = np.unique(known.tracks[seen], return_inverse=True)
     if not len(known.views):
@@ -115,7 +146,8 @@ def match(known: CameraFile, names: Sequence[str], sizes: np.ndarray, paths: Seq
         pixels[seen],
         distortion=_shortest(distortion),
         model=Path(source).name,
-        notes=_notes(known, numbers, names, pose),
+        notes=(*_notes(known, numbers, names, pose, K), *_turned(turned)),
+        orientation=np.array(orientations, int),
     )
 
 
@@ -125,64 +157,122 @@ def _shortest(distortion: np.ndarray) -> np.ndarray | None:
     return distortion[:, :2] if not distortion[:, 2:].any() else distortion
 
 
-def _by_name(known: Sequence[str], paths: Sequence[str]) -> list[int | None]:
-    """The entry of each photo, by the longest part of its path that the file tells, else by its stem."""
-    told = [PurePosixPath(name.replace("\\", "/")).as_posix().removeprefix("./") for name in known]
-    stems = [name.rpartition("/")[2].rpartition(".")[0] or name.rpartition("/")[2] for name in told]
-    alike = Counter(stems)
+def _turned(photos: dict[bool, list[str]]) -> list[str]:
+    """Lines on the photos that are stored turned."""
+    lines = {
+        True: "stored turned by EXIF; their cameras are taken for the pixels as stored, and turned upright",
+        False: "stored turned by EXIF; their cameras have the shape of the upright photo, and are taken as they are",
+    }
+    return [f"{line}: {few(photos[as_stored])}" for as_stored, line in lines.items() if photos[as_stored]]
+
+
+def by_name(known: Sequence[str], paths: Sequence[str]) -> list[int | None]:
+    """The entry of each photo, by the longest part of its path that the file tells, else by its stem.
+
+    Args:
+        known: paths as a file tells them, of any system.
+        paths: of the photos, as whole as they are known, with ``/``.
+
+    Returns:
+        An index into ``known`` for each photo; None where none fits.
+
+    Raises:
+        NbHelpersError: a photo that fits several entries, or several that fit one.
+    """
+    told = [_parts(name) for name in known]
     out = []
+    ways = [_index(told, way) for way in WAYS]
     for path in paths:
-        tail, name = path.split("/"), path.rpartition("/")[2]
-        fits = [n for n, each in enumerate(told) if tail[-len(each.split("/")) :] == each.split("/")]
-        fits = fits or [n for n, each in enumerate(told) if each.rpartition("/")[2] == name]
-        fits = fits or [n for n, each in enumerate(stems) if each == (name.rpartition(".")[0] or name)]
-        if len(fits) > 1 and alike[stems[fits[0]]] > 1:
-            fits = [max(fits, key=lambda n: len(told[n]))] if len({told[n] for n in fits}) == 1 else fits
-        if len(fits) > 1:
+        found: list[int] = []
+        for way, index in zip(WAYS, ways, strict=True):
+            tail = way(path.split("/"))
+            close = {number: _common(way(told[number]), tail) for number in index[tail[-1]]}
+            # a name that fits to its beginning comes first, then the one of which more fits
+            best = {number: (common == len(told[number]), common) for number, common in close.items()}
+            if best:
+                found = [number for number, each in best.items() if each == max(best.values())]
+                break
+        if len({tuple(told[number]) for number in found}) > 1:
             raise NbHelpersError(
                 "the name of a photo fits several cameras",
-                given=name,
-                expected=", ".join(told[n] for n in fits[:3]),
+                given=path.rpartition("/")[2],
+                expected=", ".join("/".join(told[number]) for number in found[:3]),
                 do="give the folder above, so that the paths differ",
             )
-        out.append(fits[0] if fits else None)
+        out.append(found[0] if found else None)
     taken = Counter(number for number in out if number is not None)
     for number, times in taken.items():
         if times > 1:
-            raise NbHelpersError("several photos fit one camera of the file", given=told[number])
+            raise NbHelpersError("several photos fit one camera of the file", given="/".join(told[number]))
     return out
 
 
-def _fitting(known: CameraFile, number: int, name: str, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _parts(name: str) -> list[str]:
+    """The folders and the file name of a path of any system, without what only leads up or to the root."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return parts or [name]
+
+
+def _stemmed(parts: Sequence[str]) -> list[str]:
+    return [*parts[:-1], SUFFIX.sub("", parts[-1]) or parts[-1]]
+
+
+WAYS = (list, _stemmed, lambda parts: [part.casefold() for part in _stemmed(parts)])  # from strict to lax
+
+
+def _index(told: Sequence[list[str]], way: Callable[[list[str]], list[str]]) -> dict[str, list[int]]:
+    index = defaultdict(list)
+    for number, parts in enumerate(told):
+        index[way(parts)[-1]].append(number)
+    return index
+
+
+def _common(first: Sequence[str], second: Sequence[str]) -> int:
+    """How many parts at their ends are the same."""
+    same = 0
+    while same < min(len(first), len(second)) and first[-1 - same] == second[-1 - same]:
+        same += 1
+    return same
+
+
+def _fitting(known: CameraFile, number: int, name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Factor and offset that carry pixels ``(x, y)`` of the file to pixels of the photo."""
-    height, width = (int(each) for each in size)
+    height, width = size
     if not known.sizes[number].any():
         middle = np.array([width - 1, height - 1]) / 2
         return np.full(2, width if known.relative else 1.0), middle if known.centred else np.zeros(2)
     told_height, told_width = (int(each) for each in known.sizes[number])
     scale = np.array([width / told_width, height / told_height])
-    if abs(scale[0] * told_height - height) > SHAPE_SLACK and abs(scale[1] * told_width - width) > SHAPE_SLACK:
-        turned = abs(width / told_height * told_width - height) <= SHAPE_SLACK
+    if not same_shape(known.sizes[number], size):
+        turned = same_shape(known.sizes[number], size[::-1])
         raise NbHelpersError(
             "a photo has another shape than its camera",
             given=f"{name}: {width} x {height}",
             expected=f"{told_width} x {told_height}, or that made smaller or larger",
-            do="it is turned by its EXIF entry: save it upright, or remove the entry" if turned else None,
+            do="it was turned, or lost its EXIF entry, after its camera was found: use the photo as it was then"
+            if turned
+            else None,
         )
     # a picture is scaled about its corner, and the corner lies half a pixel before the first centre
     offset = (np.array([told_width, told_height]) - 1) / 2 if known.centred else np.zeros(2)
     return scale, scale * (offset + HALF) - HALF
 
 
-def _notes(known: CameraFile, numbers: list[int | None], names: Sequence[str], pose: np.ndarray) -> tuple[str, ...]:
+def _notes(
+    known: CameraFile,
+    numbers: list[int | None],
+    names: Sequence[str],
+    pose: np.ndarray,
+    K: np.ndarray,  # noqa: N803 - the field's own name
+) -> tuple[str, ...]:
     notes = []
     absent = [name for name, number in zip(names, numbers, strict=True) if number is None]
     if absent:
         notes.append(f"not in the file of cameras, so not placed: {few(absent)}")
     unknown = [
         name
-        for name, number, each in zip(names, numbers, pose, strict=True)
-        if number is not None and not np.isfinite(each).all()
+        for name, number, each, lens in zip(names, numbers, pose, K, strict=True)
+        if number is not None and not (np.isfinite(each).all() and np.isfinite(lens).all())
     ]
     if unknown:
         notes.append(f"in the file without a camera, so not placed: {few(unknown)}")

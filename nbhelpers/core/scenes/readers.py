@@ -6,8 +6,10 @@ All become one `CameraFile`, in the conventions of `nbhelpers.core.scenes.Scene`
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,13 @@ COLMAP_MODELS = {
     "RADIAL": ((0, 0, 1, 2), (3, 4)),
     "OPENCV": ((0, 1, 2, 3), (4, 5, 6, 7)),
 }
+# camera_model of a transforms.json that is a perspective camera with OpenCV's distortion (nerfstudio,
+# cameras/camera_utils.py and cameras.py, CAMERA_MODEL_TO_TYPE); the default where there is none
+PERSPECTIVE = (*COLMAP_MODELS, "PERSPECTIVE")
+DISTORTION = ("k1", "k2", "p1", "p2", "k3")
+NERFSTUDIO_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")  # the order of its distortion_params
+COEFFICIENT = re.compile(r"[kps]\d+|ftheta_\w+")  # keys that bend a lens, in nerfstudio and instant-ngp
+OTHER_LENSES = ("is_fisheye", "latlong", "equirectangular", "orthographic")  # flags of instant-ngp
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +85,7 @@ def read_file(path: str | Path) -> CameraFile:
     path = Path(path).expanduser()
     place, reader = _kind(path)
     try:
-        return reader(place)
+        found = reader(place)
     except OSError as error:
         raise NbHelpersError("the file of cameras cannot be read", given=f"{place}: {error.strerror}") from error
     except (ValueError, KeyError, IndexError, TypeError, StopIteration, UnicodeDecodeError) as error:
@@ -86,6 +95,33 @@ def read_file(path: str | Path) -> CameraFile:
             given=f"{place}: {told}",
             do="write it again with the program that made it",
         ) from error
+    if not len(found.K):
+        raise NbHelpersError("the file of cameras names no photos", given=place, expected="at least one camera")
+    _check_once(found, place)
+    for number in np.flatnonzero(np.isfinite(found.poses).all((1, 2))).tolist():
+        if (found.K[number].diagonal()[:2] <= 0).any():
+            raise NbHelpersError(
+                "a camera of the file has no focal length",
+                given=f"{found.K[number, 0, 0]:g} and {found.K[number, 1, 1]:g} pixels of "
+                + (found.names[number] if found.names is not None else f"camera {number}"),
+                expected="positive numbers",
+            )
+    return found
+
+
+def _check_once(found: CameraFile, place: Path) -> None:
+    """Refuse a file that tells several cameras of one photo."""
+    first: dict[str, int] = {}
+    for number, name in enumerate(found.names or ()):
+        other = first.setdefault(name, number)
+        same = all(
+            np.array_equal(each[number], each[other], equal_nan=True)
+            for each in (found.K, found.poses, found.distortion)
+        )
+        if not same:
+            raise NbHelpersError(
+                "the file tells several cameras of one photo", given=f"{place}: {name}", expected="one camera a photo"
+            )
 
 
 def _kind(path: Path) -> tuple[Path, Callable[[Path], CameraFile]]:
@@ -100,7 +136,7 @@ def _kind(path: Path) -> tuple[Path, Callable[[Path], CameraFile]]:
         return path.parent, _colmap
     elif path.is_file():
         with path.open("rb") as file:
-            start = file.read(200).lstrip()
+            start = file.read(200).removeprefix(codecs.BOM_UTF8).lstrip()
         if start.startswith(b"{"):
             return path, _transforms
         if start.lower().startswith(b"# bundle file"):
@@ -128,8 +164,11 @@ def _colmap(folder: Path) -> CameraFile:
     except Exception as error:  # pycolmap's exceptions have no common base
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise NbHelpersError("the COLMAP model cannot be read", given=f"{folder}: {first}") from error
-    images = sorted((image for image in model.images.values() if image.has_pose), key=lambda image: image.name)
-    lenses = [_colmap_lens(image.name, image.camera) for image in images]
+    names = {number: image.name for number, image in model.images.items()}
+    if not all((folder / f"{part}.bin").is_file() for part in COLMAP_FILES):
+        names |= _text_names(folder / "images.txt")
+    images = sorted((image for image in model.images.values() if image.has_pose), key=lambda i: names[i.image_id])
+    lenses = [_colmap_lens(names[image.image_id], image.camera) for image in images]
     numbers = {number: index for index, number in enumerate(sorted(model.points3D))}
     points = [model.points3D[number] for number in numbers]
     seen = [
@@ -140,7 +179,7 @@ def _colmap(folder: Path) -> CameraFile:
     ]
     seen = np.array(seen, float).reshape(-1, 4)
     return CameraFile(
-        tuple(image.name for image in images),
+        tuple(names[image.image_id] for image in images),
         np.array([(image.camera.height, image.camera.width) for image in images], int).reshape(-1, 2),
         np.array([K for K, _ in lenses]).reshape(-1, 3, 3),
         np.array([image.cam_from_world().matrix() for image in images]).reshape(-1, 3, 4),
@@ -151,6 +190,17 @@ def _colmap(folder: Path) -> CameraFile:
         seen[:, 1].astype(int),
         seen[:, 2:],
     )
+
+
+def _text_names(path: Path) -> dict[int, str]:
+    """The names in an ``images.txt``, whole: COLMAP itself reads them up to the first white space."""
+    names, lines = {}, iter(path.read_text(encoding="utf-8").splitlines())
+    for line in lines:
+        if line.strip() and not line.lstrip().startswith("#"):
+            number, *_, name = line.strip().split(maxsplit=9)
+            names[int(number)] = name
+            next(lines, None)  # its points, perhaps none
+    return names
 
 
 def _colmap_lens(name: str, camera) -> tuple[np.ndarray, np.ndarray]:
@@ -179,23 +229,22 @@ def _transforms(path: Path) -> CameraFile:
 
     Source: docs.nerf.studio, "Data conventions".
     """
-    tree = json.loads(path.read_text(encoding="utf-8"))
-    frames = [{**tree, **frame} for frame in tree["frames"]]
-    for frame in frames:
-        if "FISHEYE" in str(frame.get("camera_model", "")).upper() or frame.get("k4") or frame.get("is_fisheye"):
-            raise NbHelpersError(
-                "this camera model cannot be carried over",
-                given=f"a fisheye lens of {frame['file_path']}",
-                expected="a perspective camera",
-                do="undistort the photos first",
-            )
+    tree = json.loads(path.read_text(encoding="utf-8-sig"))  # some programs of Windows write a mark first
+    frames = [_transforms_frame({**tree, **frame}) for frame in tree["frames"]]
+    if not frames:
+        raise NbHelpersError("the file of cameras names no photos", given=f"{path}: frames is empty")
     to_world = np.array([frame["transform_matrix"] for frame in frames], float).reshape(len(frames), -1, 4)
     turn = np.einsum("ij,njk->nik", OPENGL, to_world[:, :3, :3].transpose(0, 2, 1))
     shift = -np.einsum("nij,nj->ni", turn, to_world[:, :3, 3])
     lenses = [_transforms_lens(frame) for frame in frames]
+    by_width = [not ("fl_x" in frame or frame.get("w")) for frame in frames]
+    if any(by_width) and not all(by_width):
+        raise ValueError("only some frames tell fl_x, or w with the field of view")
     middle = not all("cx" in frame for frame in frames)
     if middle and any("cx" in frame for frame in frames):
         raise ValueError("only some frames tell cx and cy")
+    if odd := [frame for frame in frames if bool(frame.get("w")) != bool(frame.get("h"))]:
+        raise ValueError(f"only one of w and h is told of {odd[0]['file_path']}")
     return CameraFile(
         tuple(frame["file_path"] for frame in frames),
         np.array([(frame.get("h", 0), frame.get("w", 0)) for frame in frames]).astype(int).reshape(-1, 2),
@@ -204,8 +253,28 @@ def _transforms(path: Path) -> CameraFile:
         np.array([distortion for _, distortion in lenses]).reshape(-1, 5),
         *nothing_seen(),
         centred=middle,
-        relative=not any("fl_x" in frame or "w" in frame for frame in frames),
+        relative=all(by_width),
     )
+
+
+def _transforms_frame(frame: dict) -> dict:
+    """The same frame, if its lens is one that can be carried over, with nerfstudio's ``distortion_params`` by name."""
+    if "distortion_params" in frame:
+        values = frame["distortion_params"]
+        if len(values) != len(NERFSTUDIO_DISTORTION):
+            raise ValueError(f"distortion_params has {len(values)} values and not {len(NERFSTUDIO_DISTORTION)}")
+        frame = {**frame, **dict(zip(NERFSTUDIO_DISTORTION, values, strict=True))}
+    kind = str(frame.get("camera_model", PERSPECTIVE[0]))
+    bent = [key for key in frame if COEFFICIENT.fullmatch(key) and key not in DISTORTION and frame[key]]
+    bent += [key for key in OTHER_LENSES if frame.get(key)]
+    if kind.upper() not in PERSPECTIVE or bent:
+        raise NbHelpersError(
+            "this camera model cannot be carried over",
+            given=f"{kind}{''.join(f', {key}' for key in bent)} of {frame['file_path']}",
+            expected=f"a perspective camera ({', '.join(PERSPECTIVE)}) with {', '.join(DISTORTION)} at most",
+            do="undistort the photos first; of a fisheye lens or a panorama make perspective pictures",
+        )
+    return frame
 
 
 def _transforms_lens(frame: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -213,11 +282,13 @@ def _transforms_lens(frame: dict) -> tuple[np.ndarray, np.ndarray]:
     fx = frame.get("fl_x")
     if fx is None and "camera_angle_x" in frame:
         fx = (width or 1.0) / 2 / math.tan(float(frame["camera_angle_x"]) / 2)
+    if fx is None:
+        raise ValueError(f"neither fl_x nor camera_angle_x is told of {frame['file_path']}")
     fy = frame.get("fl_y")
     if fy is None and "camera_angle_y" in frame and height:
         fy = height / 2 / math.tan(float(frame["camera_angle_y"]) / 2)
     cx, cy = (frame["cx"] - HALF, frame["cy"] - HALF) if "cx" in frame else (0.0, 0.0)
-    distortion = [float(frame.get(name, 0)) for name in ("k1", "k2", "p1", "p2", "k3")]
+    distortion = [float(frame.get(name, 0)) for name in DISTORTION]
     return matrix(float(fx), float(fx if fy is None else fy), cx, cy), np.array(distortion)
 
 
@@ -249,7 +320,7 @@ def _bundler(path: Path) -> CameraFile:
     seen = np.array(seen, float).reshape(-1, 4)
     names = path.with_name("list.txt")
     return CameraFile(
-        tuple(line.split()[0] for line in names.read_text().splitlines() if line.strip()) if names.is_file() else None,
+        _bundler_names(names) if names.is_file() else None,
         np.zeros((cameras, 2), int),
         np.array([matrix(f, f, 0, 0) for f in table[:, 0]]).reshape(-1, 3, 3),
         poses,
@@ -263,6 +334,12 @@ def _bundler(path: Path) -> CameraFile:
     )
 
 
+def _bundler_names(path: Path) -> tuple[str, ...]:
+    """The names in a ``list.txt``, with white space, without the ``0`` and the focal length that may follow."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return tuple(re.sub(r"\s+0\s+[\d.eE+-]+\s*$", "", line).strip() for line in lines if line.strip())
+
+
 def _bundler_points(take: Callable[[int], np.ndarray], count: int) -> Iterator[tuple]:
     """Position, colour, and ``(view, x, y)`` of every observation of each point."""
     for _ in range(count):
@@ -273,7 +350,7 @@ def _bundler_points(take: Callable[[int], np.ndarray], count: int) -> Iterator[t
 
 def _middlebury(path: Path) -> CameraFile:
     """``name`` and 21 numbers a line: K, R and t, row by row. Source: the README of the Middlebury multi-view data."""
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
+    lines = [line.rsplit(maxsplit=21) for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
     if not lines or any(len(line) != 22 for line in lines):
         raise ValueError("a line has not a name and 21 numbers")
     table = np.array([[float(word) for word in line[1:]] for line in lines])

@@ -42,6 +42,8 @@ class Scene:
         confidence: a map of the same shape a view, the higher the surer.
         model: who made it: catalog name of the estimator, or the file that it was read from.
         notes: what a person should know, e.g. which views could not be placed and why.
+        orientation: of each photo's file, 1 to 8 as in EXIF, for programs that read pixels as they are stored (see
+            `nbhelpers.core.orientation`); all else here is of upright pixels. All 1 when left out.
     """
 
     names: tuple[str, ...]
@@ -58,6 +60,7 @@ class Scene:
     confidence: Sequence[Float32[np.ndarray, "_ _"]] | None = field(default=None, repr=False)
     model: str = ""
     notes: tuple[str, ...] = ()
+    orientation: Int[np.ndarray, " v"] | None = None
 
     def __post_init__(self):
         views, points = len(self.names), len(self.points)
@@ -71,6 +74,7 @@ class Scene:
             "distortion": (self.distortion, views),
             "depth": (self.depth, views),
             "confidence": (self.confidence, views),
+            "orientation": (self.orientation, views),
         }
         for name, (value, count) in lengths.items():
             if value is not None and len(value) != count:

@@ -22,7 +22,7 @@ from nbhelpers.core.lazy import needs
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import few
 from nbhelpers.models.colmap.check import MAJORITY, Agreement, agreement, best_pair, diagnose, shows_no_depth
-from nbhelpers.models.colmap.mapping import Run, quiet, run_mapping
+from nbhelpers.models.colmap.mapping import CLEAR, FIRST_PAIR, MIN_ANGLE, Run, quiet, run_mapping
 from nbhelpers.models.colmap.pairs import FeatureStore, Joined, known_pairs, likely_pairs, verified_pairs
 from nbhelpers.models.colors import point_colors
 from nbhelpers.models.protocols import Matcher
@@ -122,7 +122,7 @@ class ColmapEstimator:
         if found is None or shows_no_depth(found[0].all_pairs):
             return None
         run, other, shared = found
-        answer = Answer(run, shared.views, (_agreed(run, other, shared),))
+        answer = Answer(run, shared.views, (_agreed(run, other, shared), *_narrow(run)))
         if not shared.views.all() and shared.views.sum() >= MAJORITY * run.placed.sum():
             answer = self._restarted(stores[runs.index(run)], answer)
         return self._joined(stores, runs, answer) if last and not answer.sure.all() else answer
@@ -180,6 +180,16 @@ def _agreed(run: Run, other: Run, shared: Agreement) -> str:
     )
 
 
+def _narrow(run: Run) -> list[str]:
+    """A line on photos that were taken close together."""
+    if not run.widest < CLEAR * MIN_ANGLE:
+        return []
+    return [
+        f"taken close together: no two photos see what they share under more than {run.widest:.0f} degrees, so depths "
+        "are less sure than directions"
+    ]
+
+
 def _missing(answer: Answer, names: Sequence[str], stores: Sequence[FeatureStore], runs: Sequence[Run]) -> list[str]:
     """Lines on the photos that are not placed."""
     seen = np.any([run.placed for run in runs], axis=0)
@@ -206,7 +216,19 @@ def _why(runs: Sequence[Run], stores: Sequence[FeatureStore], names: Sequence[st
     elif placed:
         notes.append(f"only the run with {placed[0].matcher} found cameras, and no other confirmed them")
     most = max(range(len(runs)), key=lambda at: len(runs[at].all_pairs), default=None)
-    return notes + (diagnose(stores[most], runs[most].all_pairs, names) if most is not None else [])
+    notes += diagnose(stores[most], runs[most].all_pairs, names) if most is not None else []
+    if len(notes) > 1:
+        return notes
+    if placed:
+        return [*notes, "runs placed different photos, so that none confirmed another"]
+    widest = max((run.widest for run in runs if np.isfinite(run.widest)), default=None)
+    if widest is None:
+        return [*notes, f"no two photos share {FIRST_PAIR} places, which the first pair must"]
+    return [
+        *notes,
+        f"no first pair was found: no two photos see what they share under more than {widest:.1f} degrees; take the "
+        "photos from places further apart",
+    ]
 
 
 def _scene(

@@ -6,6 +6,8 @@ Schoenberger and Frahm, CVPR 2016, "Structure-from-Motion Revisited".
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,9 @@ FEWEST = 15  # points that a photo must see in the finished model; its place han
 MODELS = 6  # that a run may begin, each from another first pair; COLMAP's 50 take minutes where matches are wrong
 SECONDS = 120  # after which a run ends with what it has
 SMALLEST = 2  # photos of a model
+MIN_ANGLE = 16.0  # degrees under which the first pair sees its points (COLMAP's default)
+MIN_ANGLES_NARROW = (8.0, 4.0, 2.0)  # for photos that were taken side by side in small steps
+CLEAR = 0.75  # of MIN_ANGLE that a pair must show for COLMAP's default to be tried: both are estimates
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,7 @@ class Run:
         error: mean reprojection error in pixels.
         pairs: the pairs of photos that it was made from.
         all_pairs: with those of the smaller groups of photos.
+        widest: degrees under which no two photos that could be the first pair see more than half of what they share.
     """
 
     matcher: str
@@ -55,6 +61,7 @@ class Run:
     error: float
     pairs: Sequence[Pair] = field(repr=False)
     all_pairs: Sequence[Pair] = field(repr=False)
+    widest: float = float("nan")
 
     @property
     def first_pair(self) -> tuple[int, int]:
@@ -82,6 +89,9 @@ def run_mapping(
 ) -> Run:
     """One model of the largest group of photos that hang together.
 
+    COLMAP starts from a pair that sees its points under 16 degrees. Where no pair does, the angle is lowered to what
+    there is, and once more where nothing came of it.
+
     Args:
         store: the features of all photos.
         pairs: those that share places.
@@ -97,13 +107,42 @@ def run_mapping(
     with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, quiet():
         path = Path(folder) / "database.db"
         _write_database(path, store, pairs, lenses)
-        options = _options(seed)
-        if pairs and (start := _start(pairs, barred)) is not None:
-            options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
-        pycolmap.set_random_seed(seed)
-        models = pycolmap.incremental_mapping(str(path), folder, folder, options)
+        widest = widest_angle(store, pairs, lenses)
+        lower = [angle for angle in MIN_ANGLES_NARROW if angle <= widest] or [MIN_ANGLES_NARROW[-1]]
+        first = lower[0] if widest < CLEAR * MIN_ANGLE else MIN_ANGLE
+        models: dict = {}
+        # COLMAP halves the angle twice by itself, so what comes after the first try is the lowest
+        for angle in dict.fromkeys((first, MIN_ANGLES_NARROW[-1])):
+            options = _options(seed)
+            options.mapper.init_min_tri_angle = angle
+            if pairs and (start := _start(pairs, barred)) is not None:
+                options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
+            pycolmap.set_random_seed(seed)
+            models = pycolmap.incremental_mapping(str(path), folder, folder, options)
+            if models or not pairs:
+                break
     best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
-    return _run_of(best, views, store.name, pairs, all_pairs)
+    return dataclasses.replace(_run_of(best, views, store.name, pairs, all_pairs), widest=widest)
+
+
+def widest_angle(store: FeatureStore | Joined, pairs: Sequence[Pair], lenses: Lenses | None = None) -> float:
+    """The largest median angle in degrees under which two photos see what they share, of pairs that could be the first.
+
+    The search ends with the first pair that COLMAP's default would take; NaN where no pair has enough matches.
+    """
+    import pycolmap
+
+    cameras, widest = cameras_for(store.sizes, lenses), float("nan")
+    for pair in sorted(pairs, key=lambda each: -len(each.matches)):
+        if len(pair.matches) < FIRST_PAIR:
+            break
+        geometry = copy.copy(pair.geometry)  # it is changed, and the database must not have the change
+        first, second = (store.points(view).astype(float) + HALF for view in (pair.first, pair.second))
+        if pycolmap.estimate_two_view_geometry_pose(cameras[pair.first], first, cameras[pair.second], second, geometry):
+            widest = float(np.fmax(widest, np.degrees(geometry.tri_angle)))
+        if widest >= MIN_ANGLE:
+            break
+    return widest
 
 
 def _start(pairs: Sequence[Pair], barred: tuple[int, int] | None) -> tuple[int, int] | None:
