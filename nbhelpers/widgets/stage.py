@@ -99,7 +99,7 @@ class Stage:
     def _connected(self) -> None:
         with self._guard():
             self.paint()
-        self._on_ready()
+            self._on_ready()
 
     def _paint_photo(self, preview: bool) -> None:
         layer = self.screen["photo"]
