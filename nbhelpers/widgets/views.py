@@ -196,12 +196,13 @@ class ViewsWidget(Listening, widgets.VBox):
     def _pressed(self, x: float, y: float, button: int = LEFT) -> None:
         if button not in (LEFT, RIGHT):
             return
-        height, width = self.session.photos.size(self.view)
-        left, top, scale = self._place((height, width))
-        point = (x + 0.5 - left) / scale - 0.5, (y + 0.5 - top) / scale - 0.5
-        if -0.5 <= point[0] < width - 0.5 and -0.5 <= point[1] < height - 0.5:
-            kind = int(button == LEFT and self._mode.value == "include")
-            self._change(lambda: self.session.click(self.view, *point, label=kind))
+        with self.watched():
+            height, width = self.session.photos.size(self.view)
+            left, top, scale = self._place((height, width))
+            point = (x + 0.5 - left) / scale - 0.5, (y + 0.5 - top) / scale - 0.5
+            if -0.5 <= point[0] < width - 0.5 and -0.5 <= point[1] < height - 0.5:
+                kind = int(button == LEFT and self._mode.value == "include")
+                self._change(lambda: self.session.click(self.view, *point, label=kind))
 
     def _clear(self) -> None:
         self.session.clear(self.view)

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import TimeoutError, expect
+from playwright.sync_api import TimeoutError as PageTimeout
+from playwright.sync_api import expect
 
 CANVAS = "canvas.nbhelpers-canvas"
 GREY, RED, BLUE = (180, 180, 180), (200, 30, 30), (30, 30, 200)
@@ -261,7 +262,7 @@ def test_tab_leaves_the_canvas(notebook):
     notebook.eventually("widget.pointer.mode", "box")
     for _ in range(20):  # a page that is too busy to draw the hidden canvas for a moment keeps the focus
         notebook.page.keyboard.press("Tab")
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(PageTimeout):
             notebook.page.wait_for_function(f"!{focus}", timeout=3000)
             break
     assert not notebook.page.evaluate(focus)
