@@ -92,6 +92,9 @@ class GalleryWidget(Listening, widgets.VBox):
         if not self._busy:
             self._say("")
 
+    def _close_parts(self) -> None:
+        self.references.close()
+
     def chosen(self) -> list[int]:
         """Indices of the photos of the chosen kind."""
         session, kind = self.session, self._choice.value
