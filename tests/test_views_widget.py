@@ -230,3 +230,15 @@ def test_a_folder_that_is_not_there_is_told(segmenter, tmp_path):
     app.source.value = str(tmp_path / "nothing")
     app._open()
     assert "no such picture" in app.status.value.casefold()
+
+
+def test_an_interrupt_of_the_page_is_told_and_passed_on(segmenter, tmp_path, monkeypatch):
+    app = SceneApp(segmenter, tmp_path / "room")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "open_photos", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        app._open()
+    assert "Interrupted." in app.status.value and app.progress.layout.visibility == "hidden"
