@@ -50,7 +50,7 @@ OPTIONAL = set().union(*(EXTRAS[extra] for extra in EXTRAS if extra not in ("lab
 
 
 def third_party(source):
-    """Top names of third-party modules that are imported when the code runs, wherever in it."""
+    """Top names of third-party modules that are imported when the code runs, and that it cannot do without."""
     tree, found = ast.parse(source), set()
     for_types = {
         id(inner)
@@ -58,8 +58,16 @@ def third_party(source):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
+    done_without = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try)
+        and any("ImportError" in ast.unparse(each.type) for each in node.handlers if each.type)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
     for node in ast.walk(tree):
-        if id(node) in for_types:
+        if id(node) in for_types | done_without:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}

@@ -178,6 +178,14 @@ def test_a_second_widget_closes_the_first(searched):
     searched.set_threshold(0.5)
 
 
+def test_closing_the_gallery_closes_the_click_widget_in_it(session):
+    widget = GalleryWidget(session)
+    widget.references._start()
+    clicks = widget.references._stage.children[0]
+    widget.close()
+    assert clicks.comm is None and clicks.session._listeners == []
+
+
 def test_a_size_that_makes_no_sense(session):
     with pytest.raises(NbHelpersError, match="size is out of range"):
         GalleryWidget(session, across=20)

@@ -9,6 +9,7 @@ from page_models import page_segmenter, without_networks, write_photos
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.multiview.session import ViewsSession
+from nbhelpers.widgets.mouse import MIDDLE, RIGHT
 from nbhelpers.widgets.scene_app import SceneApp
 from nbhelpers.widgets.views import ViewsWidget, thumbnails
 
@@ -140,6 +141,29 @@ def test_what_cannot_be_shown_is_told_and_does_not_stop_the_other_cell(widget, m
     assert widget.session.prompted == (0,) and "ZeroDivisionError" in widget._status.value
 
 
+def test_a_press_or_a_reload_that_fails_is_told(widget, monkeypatch):
+    layer = widget.screen["marks"]
+    monkeypatch.setattr(widget, "_about", lambda: 1 / 0)
+    layer._handle_frontend_event(None, {"event": "client_ready"}, [])
+    assert "ZeroDivisionError" in widget._status.value
+    widget._say("fine")
+    monkeypatch.setattr(widget.session.photos, "size", lambda view: 1 / 0)
+    layer._handle_frontend_event(None, {"event": "mouse_down", "x": 100, "y": 100}, [])
+    assert "ZeroDivisionError" in widget._status.value
+
+
+def test_the_right_button_excludes_and_a_finger_includes(widget):
+    left, top, scale = widget._place(widget.session.photos.size(0))
+    x, y = (corner + (place + 0.5) * scale - 0.5 for corner, place in zip((left, top), BALL, strict=True))
+    touch = {"event": "touch_start", "touches": [{"x": x, "y": y}]}
+    widget.screen["marks"]._handle_frontend_event(None, touch, [])
+    assert widget.session.said(0).points[0] == pytest.approx(BALL, abs=0.01)
+    widget._pressed(left + 160 * scale, top + 120 * scale, RIGHT)
+    widget._pressed(left + 10 * scale, top + 10 * scale, MIDDLE)
+    assert list(widget.session.said(0).labels) == [1, 0]
+    assert "Right-click or Shift-click" in (widget._say("") or widget._status.value)
+
+
 def test_a_session_has_one_widget(widget):
     other = ViewsWidget(widget.session, width=640)
     assert widget.comm is None and other.comm is not None
@@ -206,3 +230,15 @@ def test_a_folder_that_is_not_there_is_told(segmenter, tmp_path):
     app.source.value = str(tmp_path / "nothing")
     app._open()
     assert "no such picture" in app.status.value.casefold()
+
+
+def test_an_interrupt_of_the_page_is_told_and_passed_on(segmenter, tmp_path, monkeypatch):
+    app = SceneApp(segmenter, tmp_path / "room")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "open_photos", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        app._open()
+    assert "Interrupted." in app.status.value and app.progress.layout.visibility == "hidden"

@@ -12,6 +12,7 @@ from ipycanvas import Canvas, MultiCanvas
 from ipycanvas.canvas import COMMANDS
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.widgets.mouse import Mouse
 
 _drawing = threading.RLock()  # JupyterLab lets widgets be answered beside a running cell; all canvases share a manager
 MAX_SIDE = 1280  # pixels; larger images cost more to send than they show
@@ -50,11 +51,24 @@ class LayeredCanvas:
         self.widget.layout.align_self = "flex-start"
         self._layers = dict(zip(layers, self.widget._canvases, strict=True))
         self._manager = self.widget._canvas_manager
-        self.widget.on_client_ready(repaint)
+        self._repaint, self.mouse = repaint, None
+        self.widget.on_client_ready(self._connected)
         self._unhide = Later(self._show, 0.25)  # long enough for a busy page to draw the hidden state
 
     def __getitem__(self, layer: str) -> Canvas:
         return self._layers[layer]
+
+    def on_mouse(self, *callbacks: Callable[..., object]) -> Mouse:
+        """Watch the mouse; see `Mouse` for the callbacks ``press, move, release, cancel``."""
+        self.mouse = Mouse(self.widget, *callbacks)
+        return self.mouse
+
+    def close(self) -> None:
+        """Take the canvas off the page. Its layers stay known, for the page may still work on earlier commands."""
+        self._unhide.cancel()
+        if self.mouse is not None:
+            self.mouse.close()
+        self.widget.close()
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -92,6 +106,11 @@ class LayeredCanvas:
         """
         self.widget.layout.visibility = "hidden"
         self._unhide.ask()
+
+    def _connected(self) -> None:
+        if self.mouse is not None:
+            self.mouse.reset()
+        self._repaint()
 
     def _show(self) -> None:
         self.widget.layout.visibility = "visible"

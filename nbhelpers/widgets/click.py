@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,18 +10,16 @@ import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.segment import ClickSession
-from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_sentence, label, space, status_html
+from nbhelpers.widgets.controls import Row, button, choice, colab_notice, exclude_hint, label, space, status_html
 from nbhelpers.widgets.exact import ExactPanel
 from nbhelpers.widgets.listening import Listening
 from nbhelpers.widgets.pointer import Pointer
 from nbhelpers.widgets.rows import STEP, CandidateRow, ObjectRow, SaveRow, ViewRow
 from nbhelpers.widgets.stage import Stage
 
-log = logging.getLogger(__name__)
-
 LOOKING = "Looking at the photo ..."
 MODES = (
-    ("include", "plus", "Click on the object. Drag a marker to move it."),
+    ("include", "plus", "Click on the object. {exclude} Drag a marker to move it."),
     ("exclude", "minus", "Click on what does not belong to the object. Drag a marker to move it."),
     ("box", "vector-square", "Drag a box around the object."),
     ("remove", "times", "Click on a marker to remove it."),
@@ -39,6 +36,7 @@ class ClickWidget(Listening, widgets.VBox):
         >>> ClickWidget(session)                 # as the last line of a cell
         >>> session.click(320, 200)              # in another cell: the widget follows
 
+    In every mode the right mouse button (or Shift with the left one) excludes, and the middle one drags the photo.
     While the canvas has the focus (after a click): I, E, B, R, P choose the mode, Z takes back, Y does again,
     plus, minus and 0 zoom, arrows pan, Tab leaves.
 
@@ -56,7 +54,9 @@ class ClickWidget(Listening, widgets.VBox):
         if not 320 <= width <= 1280:
             raise NbHelpersError("the widget's width is out of range", given=width, expected="320 to 1280 pixels")
         self.session = session
-        self.stage = Stage(session, width, on_ready=self._ready, on_look=lambda: self._view.refresh())
+        self.stage = Stage(
+            session, width, on_ready=self._ready, on_look=lambda: self._view.refresh(), guard=self.watched
+        )
         self.pointer = Pointer(self.stage, self._guard)
         self._busy = self._looked = False
         self._timing = self._note = ""
@@ -106,20 +106,16 @@ class ClickWidget(Listening, widgets.VBox):
     def _guard(self) -> Iterator[None]:
         """Run an action; afterwards the status line tells its outcome, its time, or what went wrong."""
         started, asked = time.perf_counter(), self.session.seconds
-        self._busy, self._note = True, ""
+        self._busy, self._failed, self._note = True, False, ""
         try:
-            yield
-        except NbHelpersError as error:
-            self._say(error_sentence(error), error=True)
-        except Exception as error:
-            log.exception("an action of the click widget failed")
-            self._say(f"This did not work. {type(error).__name__}: {error}", error=True)
-        else:
+            with self.watched():
+                yield
+        finally:
+            self._busy = False
+        if not self._failed:
             if self.session.seconds != asked:
                 self._tell_time(time.perf_counter() - started)
             self._say(self._note)
-        finally:
-            self._busy = False
 
     def _do(self, action: Callable[[], object]) -> None:
         with self._guard():
@@ -139,7 +135,8 @@ class ClickWidget(Listening, widgets.VBox):
         self._say(message)
 
     def _say(self, message: str, *, error: bool = False) -> None:
-        self._status.value = status_html(message or HINTS[self._mode.value], self._timing, error=error)
+        hint = HINTS[self._mode.value].replace("{exclude}", exclude_hint(self.stage.screen.mouse.reports_buttons))
+        self._status.value = status_html(message or hint, self._timing, error=error)
 
     def _tell_time(self, total: float | None) -> None:
         if self.session.seconds is not None:

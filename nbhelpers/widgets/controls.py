@@ -92,6 +92,12 @@ def status_html(message: str, timing: str, *, error: bool = False) -> str:
     )
 
 
+def exclude_hint(reports_buttons: bool) -> str:
+    """How to exclude, for the status line."""
+    how = "Right-click or Shift-click" if reports_buttons else "Choose Exclude (E) and click"
+    return f"{how} on what does not belong to it."
+
+
 def error_sentence(error: NbHelpersError) -> str:
     """What an error says, on one line."""
     parts = [error.what, error.given is not None and f"given: {error.given}"]

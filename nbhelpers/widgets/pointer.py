@@ -1,4 +1,4 @@
-"""What a mouse does to a click session: the canvas tells x and y, the mode says what is meant."""
+"""What a mouse does to a click session: the canvas tells x, y and the button, the mode says what is meant."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.widgets.mouse import LEFT, MIDDLE, RIGHT
 from nbhelpers.widgets.stage import Stage
 
 REACH = 11  # canvas pixels from a marker's centre that still take hold of it
@@ -16,8 +17,9 @@ WHEEL = 1.0015  # zoom factor for one unit that a wheel turns
 class Pointer:
     """Mouse gestures on a `Stage`.
 
-    In every mode but box and pan a marker under the press is taken hold of (or removed). A gesture that leaves
-    the canvas ends at its edge, since a release outside is not reported.
+    The mode says what the left button does; in every mode the right one excludes, and the middle one pans. Unless the
+    press draws a box or pans, a marker under it is taken hold of (or removed). A gesture that leaves the canvas ends
+    at its edge, since a release outside is not reported; one whose object or frame is exchanged meanwhile is dropped.
 
     Args:
         stage: where the mouse is.
@@ -27,29 +29,23 @@ class Pointer:
     def __init__(self, stage: Stage, guard: Callable[[], contextlib.AbstractContextManager]):
         self.stage, self._guard = stage, guard
         self.mode = "include"
-        """What a press means: ``include``, ``exclude``, ``box``, ``remove`` or ``pan``."""
+        """What a press of the left button means: ``include``, ``exclude``, ``box``, ``remove`` or ``pan``."""
         self._drag: tuple[str, float, float] | None = None
         self._at: tuple[float, float] | None = None
-        canvas = stage.screen.widget
-        canvas.on_mouse_down(self.press)
-        canvas.on_mouse_move(self.move)
-        canvas.on_mouse_up(self.release)
-        canvas.on_mouse_out(self.release)
-        canvas.on_mouse_wheel(self.wheel)
-        canvas.on_touch_start(lambda touches: self.press(*touches[0]) if len(touches) == 1 else self._cancel())
-        canvas.on_touch_move(lambda touches: self.move(*touches[0]) if touches else None)
-        canvas.on_touch_end(lambda touches: self.release(*self._at) if self._at and not touches else None)
-        canvas.on_touch_cancel(lambda touches: self._cancel())
+        self._subject: object = None  # what the gesture began on
+        stage.screen.on_mouse(self.press, self.move, self.release, self.cancel)
+        stage.screen.widget.on_mouse_wheel(self.wheel)
 
-    def press(self, x: float, y: float) -> None:
+    def press(self, x: float, y: float, button: int = LEFT) -> None:
         """A click, or the beginning of a drag."""
-        stage, self._drag, self._at = self.stage, None, (x, y)
+        stage, self._drag, self._at, self._subject = self.stage, None, (x, y), self.stage.subject
+        mode = self._meaning(button)
         with self._guard():
-            if self.mode in ("box", "pan"):
-                self._drag = (self.mode, x, y)
+            if mode in ("box", "pan"):
+                self._drag = (mode, x, y)
                 return
             hit = stage.point_at(x, y, REACH)
-            if self.mode == "remove":
+            if mode == "remove":
                 if hit is None:
                     raise NbHelpersError("there is no marker here", do="click on the marker to remove")
                 stage.session.remove(hit)
@@ -57,12 +53,12 @@ class Pointer:
                 stage.dragged = (hit, *stage.session.prompts().points[hit])
                 self._drag = ("point", x, y)
             else:
-                stage.session.click(*self._photo_point(x, y), self.mode == "include")
+                stage.session.click(*self._photo_point(x, y), mode == "include")
 
     def move(self, x: float, y: float) -> None:
         """The mouse has moved; of interest during a drag only."""
         before, self._at = self._at, (x, y)
-        if self._drag is None:
+        if self._drag is None or self._dropped():
             return
         stage, (what, start_x, start_y) = self.stage, self._drag
         with self._guard():
@@ -79,11 +75,11 @@ class Pointer:
 
     def release(self, x: float, y: float) -> None:
         """The end of a drag, by the button or by leaving the canvas."""
-        if self._drag is None:
+        if self._drag is None or self._dropped():
             return
         self.move(x, y)
         stage, (what, start_x, start_y), dragged, rubber = self.stage, self._drag, self.stage.dragged, self.stage.rubber
-        self._cancel()
+        self._end()
         far = abs(x - start_x) + abs(y - start_y) >= SMALLEST_DRAG
         with self._guard():
             if what == "point" and far:
@@ -101,12 +97,40 @@ class Pointer:
             steps = min(max(dy, -400), 400)
             self.stage.look(self.stage.view.zoomed(WHEEL**-steps, about=self._at), moving=True)
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
+        """Drop a drag: nothing is done, and what was drawn of it is wiped away."""
+        if self._drag is not None:
+            self._end()
+            with self._guard():
+                self.stage.paint(photo=False, masks=False)
+
+    def _meaning(self, button: int) -> str:
+        """The mode of a press."""
+        return {RIGHT: "exclude", MIDDLE: "pan"}.get(button, self.mode)
+
+    def _dropped(self) -> bool:
+        """Whether the drag has lost its object or frame, e.g. to the player; it is dropped then."""
+        if self._drag is None or self._drag[0] == "pan" or self.stage.subject == self._subject:
+            return False
+        self.cancel()
+        with self._guard():
+            raise NbHelpersError("the picture or the object changed during the drag", do="drag once more")
+        return True
+
+    def _end(self) -> None:
         self._drag = self.stage.rubber = self.stage.dragged = None
 
     def _photo_point(self, x: float, y: float) -> tuple[float, float]:
-        """Photo coordinates to a tenth of a pixel, which is what a log should hold and a person can read."""
-        px, py = self.stage.view.to_photo(x, y)
+        """Photo coordinates to a tenth of a pixel, which is what a log should hold and a person can read.
+
+        A press beside the photo by less than a canvas pixel counts as one on its edge: a photo may be thinner than that
+        on the canvas, and a page may place the canvas at fractions of a pixel.
+        """
+        view = self.stage.view
+        px, py = view.to_photo(x, y)
+        inside = view.clamp_to_photo(px, py)
+        if 0.5 <= max(abs(px - inside[0]), abs(py - inside[1])) <= 0.5 + 1 / view.scale:
+            px, py = inside
         return round(px, 1), round(py, 1)
 
 

@@ -207,6 +207,8 @@ class _Told:
         self.app.progress.layout.visibility = "hidden"
         if isinstance(error, NbHelpersError):
             self.app._say(error_sentence(error), error=True)
+        elif isinstance(error, KeyboardInterrupt):
+            self.app._say("Interrupted.", error=True)
         elif isinstance(error, Exception):
             log.error("the app failed", exc_info=error)
             self.app._say(f"This did not work. {kind.__name__}: {error}", error=True)

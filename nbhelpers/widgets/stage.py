@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -28,6 +29,7 @@ class Stage:
         width: canvas width in pixels; the height follows the photo, between 0.3 and 0.75 of the width.
         on_ready: called after a page has connected and everything has been painted.
         on_look: called after the view has changed.
+        guard: makes a context that reports what goes wrong when the page, not a method, has asked for a redraw.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class Stage:
         *,
         on_ready: Callable[[], object] = lambda: None,
         on_look: Callable[[], object] = lambda: None,
+        guard: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ):
-        self.session, self._on_ready, self._on_look = session, on_ready, on_look
+        self.session, self._on_ready, self._on_look, self._guard = session, on_ready, on_look, guard
         height = round(width * min(max(session.size[0] / session.size[1], 0.3), 0.75))
         self.screen = LayeredCanvas(width, height, ("photo", "masks", "marks"), self._connected)
         self.view = View.fit(session.size, (height, width))
@@ -50,6 +53,11 @@ class Stage:
         self._photo: Photo | None = None
         self._preview = Later(lambda: self._moved(preview=True), 0.03)
         self._settle = Later(self._moved, 0.25, restart=True)
+
+    @property
+    def subject(self) -> object:
+        """What a gesture is about; when it changes, the gesture has lost its meaning."""
+        return self.session.active, self.session.prompts().points
 
     def picture(self) -> Photo:
         """What lies beneath the masks, with its halved copies."""
@@ -79,17 +87,19 @@ class Stage:
         self._on_look()
 
     def close(self) -> None:
-        """Stop painting. The layers stay known to the page, which may still be working on earlier commands."""
+        """Stop painting."""
         self._preview.cancel()
         self._settle.cancel()
-        self.screen.widget.close()
+        self.screen.close()
 
     def _moved(self, *, preview: bool = False) -> None:
-        self.paint(preview=preview)
+        with self._guard():
+            self.paint(preview=preview)
 
     def _connected(self) -> None:
-        self.paint()
-        self._on_ready()
+        with self._guard():
+            self.paint()
+            self._on_ready()
 
     def _paint_photo(self, preview: bool) -> None:
         layer = self.screen["photo"]

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import html
-import logging
 from collections.abc import Callable, Iterator
 
 import cv2
 import ipywidgets as widgets
 import numpy as np
 
-from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
 from nbhelpers.multiview.session import ViewsSession
 from nbhelpers.widgets.canvas import LayeredCanvas
-from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_sentence, label, space, status_html
+from nbhelpers.widgets.controls import Row, button, choice, colab_notice, exclude_hint, label, space, status_html
 from nbhelpers.widgets.listening import Listening
+from nbhelpers.widgets.mouse import LEFT, RIGHT
 from nbhelpers.widgets.render import draw_marker, encode_overlay, encode_photo
 
-log = logging.getLogger(__name__)
 LOWEST, TALLEST = 0.5, 0.75  # height of the canvas in widths; a taller photo is made narrower
 OPACITY = 0.5
 CHANGED = "Find it in all views again, so that they follow."
-HINT = "Click the object. Then find it in all views, and correct the view that is told to be the least sure."
+HINT = "Click the object. {exclude} Then find it in all views, and correct the view that is told to be the least sure."
 MODES = (
     ("include", "", "Click where the object is."),
     ("exclude", "", "Click where the object is not."),
@@ -37,8 +35,9 @@ class ViewsWidget(Listening, widgets.VBox):
         >>> session = ViewsSession(photos, scene)
         >>> ViewsWidget(session)                     # as the last line of a cell
 
-    While the canvas has the focus (after a click): I and E choose the mode, Z takes back, the left and right arrows go
-    to the view before and the next, Tab leaves.
+    The right mouse button (or Shift with the left one) excludes in either mode. While the canvas has the focus (after a
+    click): I and E choose the mode, Z takes back, the left and right arrows go to the view before and the next, Tab
+    leaves.
 
     A session has one widget: making another closes the first (show one widget twice to see it twice).
 
@@ -63,7 +62,7 @@ class ViewsWidget(Listening, widgets.VBox):
         self._busy, self._told = False, session.views
         tall, wide = session.photos.size(session.photos.check(view))
         height = round(width * min(max(tall / wide, LOWEST), TALLEST))
-        self.screen = LayeredCanvas(width, height, ("photo", "mask", "marks"), repaint=self._paint)
+        self.screen = LayeredCanvas(width, height, ("photo", "mask", "marks"), repaint=self._connected)
         self._canvas = self.screen.widget
         self._mode = choice(MODES, lambda _: self._say(""))
         last = len(session) - 1
@@ -99,7 +98,7 @@ class ViewsWidget(Listening, widgets.VBox):
         super().__init__([*(shown for shown in rows if shown is not self._canvas), self._canvas], layout=layout)
         self.add_class("nbhelpers-views")
         self._canvas.add_class("nbhelpers-canvas")
-        self._canvas.on_mouse_down(self._pressed)
+        self.screen.on_mouse(self._pressed)
         self._canvas.on_key_down(self._key)
         self._paint()
         self._listen()
@@ -130,7 +129,11 @@ class ViewsWidget(Listening, widgets.VBox):
         return "; ".join((self.session.views.whole.why, *self.session.views.notes))
 
     def _close_parts(self) -> None:
-        self._canvas.close()
+        self.screen.close()
+
+    def _connected(self) -> None:
+        with self.watched():
+            self._paint()
 
     def _paint(self) -> None:
         image = self.session.image(self.view)
@@ -190,13 +193,16 @@ class ViewsWidget(Listening, widgets.VBox):
         left = round((self._canvas.width - size[1] * scale) / 2)
         return left, round((self._canvas.height - size[0] * scale) / 2), scale
 
-    def _pressed(self, x: float, y: float) -> None:
-        height, width = self.session.photos.size(self.view)
-        left, top, scale = self._place((height, width))
-        point = (x + 0.5 - left) / scale - 0.5, (y + 0.5 - top) / scale - 0.5
-        if -0.5 <= point[0] < width - 0.5 and -0.5 <= point[1] < height - 0.5:
-            kind = 1 if self._mode.value == "include" else 0
-            self._change(lambda: self.session.click(self.view, *point, label=kind))
+    def _pressed(self, x: float, y: float, button: int = LEFT) -> None:
+        if button not in (LEFT, RIGHT):
+            return
+        with self.watched():
+            height, width = self.session.photos.size(self.view)
+            left, top, scale = self._place((height, width))
+            point = (x + 0.5 - left) / scale - 0.5, (y + 0.5 - top) / scale - 0.5
+            if -0.5 <= point[0] < width - 0.5 and -0.5 <= point[1] < height - 0.5:
+                kind = int(button == LEFT and self._mode.value == "include")
+                self._change(lambda: self.session.click(self.view, *point, label=kind))
 
     def _clear(self) -> None:
         self.session.clear(self.view)
@@ -238,17 +244,14 @@ class ViewsWidget(Listening, widgets.VBox):
     def _guard(self) -> Iterator[None]:
         before, self._busy = self._busy, True
         try:
-            yield
-        except NbHelpersError as error:
-            self._say(error_sentence(error), error=True)
-        except Exception as error:
-            log.exception("an action of the views widget failed")
-            self._say(f"This did not work. {type(error).__name__}: {error}", error=True)
+            with self.watched():
+                yield
         finally:
             self._busy = before
 
     def _say(self, message: str, *, error: bool = False) -> None:
-        self._status.value = status_html(message or HINT, "", error=error)
+        hint = HINT.replace("{exclude}", exclude_hint(self.screen.mouse.reports_buttons))
+        self._status.value = status_html(message or hint, "", error=error)
 
 
 def thumbnails(images: list[np.ndarray], captions: list[str], side: int = 240) -> str:

@@ -28,7 +28,7 @@ class Runner:
         return self._thread is not None and self._thread.is_alive()
 
     def start(
-        self, steps: Iterator[Any], each: Callable[[Any], object], done: Callable[[Exception | None], object]
+        self, steps: Iterator[Any], each: Callable[[Any], object], done: Callable[[BaseException | None], object]
     ) -> None:
         """Begin to step.
 
@@ -51,13 +51,15 @@ class Runner:
             self._thread.join(seconds)
 
 
-def _run(steps: Iterator[Any], each: Callable[[Any], object], done: Callable[[Exception | None], object]) -> None:
+def _run(steps: Iterator[Any], each: Callable[[Any], object], done: Callable[[BaseException | None], object]) -> None:
     try:
         for it in steps:
             each(it)
-    except Exception as error:
+    except BaseException as error:  # an interrupt too: else the work would count as running for ever
         if hasattr(steps, "close"):
             steps.close()
         done(error)
+        if not isinstance(error, Exception):
+            raise
     else:
         done(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -28,6 +29,7 @@ class FrameStage(Stage):
         width: canvas width in pixels; see `Stage`.
         on_ready: called after a page has connected and everything has been painted.
         on_look: called after the view has changed.
+        guard: see `Stage`.
         also: paints more into the message of each redraw.
     """
 
@@ -38,9 +40,10 @@ class FrameStage(Stage):
         *,
         on_ready: Callable[[], object] = lambda: None,
         on_look: Callable[[], object] = lambda: None,
+        guard: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
         also: Callable[[], object] = lambda: None,
     ):
-        super().__init__(session, width, on_ready=on_ready, on_look=on_look)
+        super().__init__(session, width, on_ready=on_ready, on_look=on_look, guard=guard)
         self.show = "overlay"
         """What is shown: one of `SHOWS`."""
         self.background = CHECKERBOARD
@@ -59,6 +62,11 @@ class FrameStage(Stage):
         self._also = also
         self._mattes: dict[str, tuple] = {}
         self._fault: NbHelpersError | None = None
+
+    @property
+    def subject(self) -> object:
+        """What a gesture is about: the object, its points and the frame."""
+        return super().subject, self.session.frame
 
     def follow(self) -> None:
         """Show the session's current frame: at once roughly, and exactly when it rests."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -16,9 +15,8 @@ from nbhelpers.plots import rgb
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.canvas import Later, LayeredCanvas
 from nbhelpers.widgets.frames.runner import Runner
+from nbhelpers.widgets.mouse import LEFT
 from nbhelpers.widgets.render import encode_photo
-
-log = logging.getLogger(__name__)
 
 THUMB, GAP, BAR = 54, 3, 16  # canvas pixels: height of the pictures, of what is between, and of the bar
 NARROWEST = 30  # canvas pixels of a thumbnail
@@ -50,6 +48,7 @@ class FilmStrip:
         width: canvas pixels.
         go: called with the frame that was pressed.
         guard: see `nbhelpers.widgets.rows.Guard`.
+        watched: makes a context that reports what goes wrong when the page, not a person, has asked for a redraw.
     """
 
     def __init__(
@@ -58,8 +57,9 @@ class FilmStrip:
         width: int,
         go: Callable[[int], object],
         guard: Callable[[], contextlib.AbstractContextManager],
+        watched: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ):
-        self.session, self._go, self._guard = session, go, guard
+        self.session, self._go, self._guard, self._watched = session, go, guard, watched
         self.screen = LayeredCanvas(width, THUMB + GAP + BAR, ("thumbs", "bar", "cursor"), self._connected)
         self.width, count = width, len(session.frames)
         height, across = session.size
@@ -73,14 +73,7 @@ class FilmStrip:
         self._pressed, self._wanted = False, 0
         self._scrub = Later(self._arrive, 0.03)
         self._loader, self._open = Runner(), True
-        canvas = self.screen.widget
-        canvas.on_mouse_down(self.press)
-        canvas.on_mouse_move(self.move)
-        canvas.on_mouse_up(self.release)
-        canvas.on_mouse_out(self.release)
-        canvas.on_touch_start(lambda touches: self.press(*touches[0]))
-        canvas.on_touch_move(lambda touches: self.move(*touches[0]) if touches else None)
-        canvas.on_touch_end(lambda touches: self.release(0, 0) if not touches else None)
+        self.screen.on_mouse(self.press, self.move, self.release, lambda: self.release(0, 0))
 
     def span(self, frame: int) -> tuple[float, float]:
         """Where a frame begins and ends on the strip, in canvas pixels."""
@@ -92,9 +85,9 @@ class FilmStrip:
         count = len(self.session.frames)
         return min(max(int((x + 0.5) * count / self.width), 0), count - 1)
 
-    def press(self, x: float, y: float) -> None:
+    def press(self, x: float, y: float, button: int = LEFT) -> None:
         """Go to a frame, and begin to drag over the strip."""
-        self._pressed = True
+        self._pressed = button == LEFT
         self.move(x, y)
 
     def move(self, x: float, y: float) -> None:
@@ -175,7 +168,7 @@ class FilmStrip:
         """Stop painting."""
         self._open = False
         self._scrub.cancel()
-        self.screen.widget.close()
+        self.screen.close()
 
     def _ask(self, frame: int) -> None:
         drift = self.session.drift(frame)
@@ -184,7 +177,7 @@ class FilmStrip:
     def _connected(self) -> None:
         """A page shows empty layers: paint what is there, and begin or go on to load thumbnails."""
         self._painted = None
-        with self.screen.hold():
+        with self._watched(), self.screen.hold():
             self.screen["thumbs"].clear()
             for slot in self._thumbs:
                 self._paint_thumb(slot)
@@ -215,9 +208,10 @@ class FilmStrip:
             with self.screen.hold():
                 self._paint_thumb(slot)
 
-    def _end_loading(self, error: Exception | None) -> None:
-        if error is not None:
-            log.error("the film strip's pictures could not be made", exc_info=error)
+    def _end_loading(self, error: BaseException | None) -> None:
+        if error is not None and self._open:
+            with self._watched():
+                raise error
 
     def _slot(self, slot: int) -> tuple[int, int]:
         return round(slot * self.width / self.slots), round((slot + 1) * self.width / self.slots)

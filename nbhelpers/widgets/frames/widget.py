@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterator
 
@@ -11,7 +10,7 @@ import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.rotoscoping.session import RotoSession
-from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_sentence, label, space, status_html
+from nbhelpers.widgets.controls import Row, button, choice, colab_notice, exclude_hint, label, space, status_html
 from nbhelpers.widgets.frames.keys import help_html, keys
 from nbhelpers.widgets.frames.pointer import FramePointer
 from nbhelpers.widgets.frames.rows import BrushSlider, ExportPanel, FrameObjectRow, MattePanel, ShowRow
@@ -22,11 +21,9 @@ from nbhelpers.widgets.frames.work import Work
 from nbhelpers.widgets.listening import Listening
 from nbhelpers.widgets.rows import ViewRow
 
-log = logging.getLogger(__name__)
-
 LOOKING = "Looking at the frame ..."
 MODES = (
-    ("include", "", "Click on the object. Drag a marker to move it."),
+    ("include", "", "Click on the object. {exclude} Drag a marker to move it."),
     ("exclude", "", "Click on what does not belong to the object. Drag a marker to move it."),
     ("box", "", "Drag a box around the object."),
     ("brush", "", "Paint what is missing from the mask."),
@@ -52,8 +49,10 @@ class FramesWidget(Listening, widgets.VBox):
         >>> FramesWidget(session)                # as the last line of a cell
         >>> session.click(320, 200)              # in another cell: the widget follows
 
-    While the canvas has the focus (after a click) keys do what the buttons do; the panel *Keys* lists them. Following
-    and exporting run beside the kernel's other work: frames can be looked at meanwhile, and *Stop* keeps what is done.
+    In every mode the right mouse button (or Shift with the left one) excludes, or erases with a brush, and the middle
+    one drags the frame. While the canvas has the focus (after a click) keys do what the buttons do; the panel *Keys*
+    lists them. Following and exporting run beside the kernel's other work: frames can be looked at meanwhile, and
+    *Stop* keeps what is done.
 
     A session has one widget: making another closes the first (show one widget twice to see it twice).
 
@@ -71,9 +70,15 @@ class FramesWidget(Listening, widgets.VBox):
         self.session, self._lock = session, threading.RLock()  # a cell, the page and following may all ask for a redraw
         self._note, self._busy, self._failed = "", False, False
         self._looked: set[int] = set()
-        self.strip = FilmStrip(session, width, self.visit, self.guard)
-        self.stage = FrameStage(session, width, on_look=lambda: self.view.refresh(), also=lambda: self.strip.paint())
-        self.pointer = FramePointer(self.stage, self.guard, lambda: self.show_row.refresh(), self._look)
+        self.strip = FilmStrip(session, width, self.visit, self.guard, self.watched)
+        self.stage = FrameStage(
+            session,
+            width,
+            on_look=lambda: self.view.refresh(),
+            guard=self.watched,
+            also=lambda: self.strip.paint(),
+        )
+        self.pointer = FramePointer(self.stage, self.guard, lambda: self.show_row.refresh(), self._look, self._stay)
         self.work = Work(self)
         self._mode = choice(MODES, self._set_mode, width="74px")
         do = self.act
@@ -139,10 +144,9 @@ class FramesWidget(Listening, widgets.VBox):
         """Run an action; afterwards the status line tells its outcome, or what went wrong."""
         self._busy, self._failed, self._note = True, False, ""
         try:
-            yield
-            self.stage.check()
-        except Exception as error:
-            self.fail(error)
+            with self.watched():
+                yield
+                self.stage.check()
         finally:
             self._busy = False
         if not self._failed:
@@ -157,10 +161,14 @@ class FramesWidget(Listening, widgets.VBox):
         """Let a press on the canvas mean this: one of `MODES`."""
         self._mode.value = mode
 
-    def visit(self, frame: int) -> None:
-        """Go to a frame because the person wants to see it: playing ends, and following no longer takes them along."""
+    def _stay(self) -> None:
+        """Playing ends, and following no longer takes the person along."""
         self.time.pause()
         self.work.leave()
+
+    def visit(self, frame: int) -> None:
+        """Go to a frame because the person wants to see it, and stay there."""
+        self._stay()
         if frame != self.session.frame:
             self.session.go(frame)
 
@@ -210,17 +218,12 @@ class FramesWidget(Listening, widgets.VBox):
 
     def say(self, message: str, *, error: bool = False) -> None:
         """Put a sentence into the status line; without one, what the mode is for."""
-        told = message or self.work.told or HINTS[self._mode.value]
+        hint = HINTS[self._mode.value].replace("{exclude}", exclude_hint(self.stage.screen.mouse.reports_buttons))
+        told = message or self.work.told or hint
         self._status.value = status_html(told, self._about_frame(), error=error)
 
-    def fail(self, error: Exception) -> None:
-        """Say what went wrong."""
-        self._failed = True
-        if isinstance(error, NbHelpersError):
-            self.say(error_sentence(error), error=True)
-        else:
-            log.error("an action of the frames widget failed", exc_info=error)
-            self.say(f"This did not work. {type(error).__name__}: {error}", error=True)
+    def _say(self, message: str, *, error: bool = False) -> None:
+        self.say(message, error=error)
 
     def _look(self) -> None:
         """The first click on a frame takes longer: say so."""

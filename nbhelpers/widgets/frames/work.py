@@ -101,7 +101,7 @@ class Work:
         self.stop()
         self._closed = True
 
-    def _finish(self, error: Exception | None, done: Callable[[], str]) -> None:
+    def _finish(self, error: BaseException | None, done: Callable[[], str]) -> None:
         self.told = ""
         if self._closed:
             return

@@ -41,6 +41,11 @@ class ReferenceRow(widgets.VBox):
             self._drawn = now
             self._pictures.children = [self._picture(index) for index in range(len(now))]
 
+    def close(self) -> None:
+        """Close the click widget too, if one is open."""
+        self._stop()
+        super().close()
+
     def _picture(self, index: int) -> widgets.Widget:
         from PIL import Image
 

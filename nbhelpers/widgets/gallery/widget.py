@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,13 +10,11 @@ import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.product_matching.session import ProductSession
-from nbhelpers.widgets.controls import Row, button, choice, colab_notice, error_sentence, label, space, status_html
+from nbhelpers.widgets.controls import Row, button, choice, colab_notice, label, space, status_html
 from nbhelpers.widgets.gallery.cards import Cards
 from nbhelpers.widgets.gallery.detail import DetailPanel
 from nbhelpers.widgets.gallery.rows import ReferenceRow, ThresholdRow
 from nbhelpers.widgets.listening import Listening
-
-log = logging.getLogger(__name__)
 
 SHOWN = (
     ("all", "", "All photos"),
@@ -95,6 +92,9 @@ class GalleryWidget(Listening, widgets.VBox):
         if not self._busy:
             self._say("")
 
+    def _close_parts(self) -> None:
+        self.references.close()
+
     def chosen(self) -> list[int]:
         """Indices of the photos of the chosen kind."""
         session, kind = self.session, self._choice.value
@@ -114,24 +114,21 @@ class GalleryWidget(Listening, widgets.VBox):
 
     def look_at(self, photo: int) -> None:
         """Show one photo with all that was considered in it."""
-        self.detail.photo = photo
-        self.refresh()
+        with self.watched():
+            self.detail.photo = photo
+            self.refresh()
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[Callable[[str], Any]]:
         """Run an action; afterwards the status line tells its outcome, or what went wrong."""
-        self._busy, self._note = True, ""
+        self._busy, self._failed, self._note = True, False, ""
         try:
-            yield self._tell
-        except NbHelpersError as error:
-            self._say(error_sentence(error), error=True)
-        except Exception as error:
-            log.exception("an action of the gallery widget failed")
-            self._say(f"This did not work. {type(error).__name__}: {error}", error=True)
-        else:
-            self._say(self._note)
+            with self.watched():
+                yield self._tell
         finally:
             self._busy = False
+        if not self._failed:
+            self._say(self._note)
 
     def _find(self) -> None:
         with self._guard():
@@ -147,12 +144,14 @@ class GalleryWidget(Listening, widgets.VBox):
                 self._tell(f"{len(problems)} {photos} could not be read, the first {first}; the others are done.")
 
     def _show_kind(self, kind: str) -> None:
-        self._page = 0
-        self.refresh()
+        with self.watched():
+            self._page = 0
+            self.refresh()
 
     def _turn(self, pages: int) -> None:
-        self._page += pages
-        self.refresh()
+        with self.watched():
+            self._page += pages
+            self.refresh()
 
     def _tell(self, message: str) -> None:
         self._note = message
