@@ -16,6 +16,7 @@ from jaxtyping import Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
+from nbhelpers.core.runs import photos
 from nbhelpers.models.label_propagation.tracker import FEATURES
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding
@@ -34,7 +35,7 @@ class Photos:
         ((480, 640, 3), ('a.jpg', 'b.jpg'))
 
     Args:
-        images: files or RGB arrays ``(H, W, 3) uint8``.
+        images: files or RGB arrays ``(H, W, 3) uint8``, a folder, or a glob.
         segmenter: a SAM 2; `nbhelpers.load` picks one when left out.
         names: one a picture; the files' names, or ``"view 0"`` and so on, when left out.
 
@@ -44,10 +45,11 @@ class Photos:
 
     def __init__(
         self,
-        images: Sequence[str | Path | np.ndarray],
+        images: Sequence[str | Path | np.ndarray] | np.ndarray | str | Path,
         segmenter: Segmenter | None = None,
         names: Sequence[str] | None = None,
     ):
+        images = photos(images) if isinstance(images, (str, Path)) else images
         if not len(images):
             raise NbHelpersError("there are no photos", expected="at least one")
         self._sources = list(images)
