@@ -28,7 +28,7 @@ def test_lists_arrays_and_numbered_names_are_photos(tmp_path, home, photo):
     for source in ("v.%04d.png", "v.####.png", "v.*.png"):
         assert [path.name for path in photos(tmp_path / source)] == names
     assert [path.name for path in photos([tmp_path / "w.png", f"{tmp_path}/v.*"])] == ["w.png", *names]
-    first, second = photos(np.stack([photo, photo[::-1]]))
+    first, _ = photos(np.stack([photo, photo[::-1]]))
     assert first.parent == home / "outputs" / "photos"
     assert np.array_equal(load_image(first), photo)
     mixed = photos([tmp_path / "w.png", photo[:, :, 0], photo], tmp_path / "arrays")

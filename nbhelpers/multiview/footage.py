@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import sha256
 from nbhelpers.core.images import fit, load_image, save_image
 from nbhelpers.core.runs import file_stem, photos
