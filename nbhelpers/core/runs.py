@@ -30,7 +30,8 @@ def photos(
 
     Args:
         source: a picture, a folder of pictures, a glob, a numbered name (see `matches`), an array ``(n, H, W, c)``,
-            or a list of any of these and of arrays ``(H, W, c)``.
+            or a list of any of these and of arrays ``(H, W, c)``. A name in a list that nothing is there for stays in
+            it: what reads the photos tells of it, and does the others.
         folder: where arrays are written as PNG, under names made from their content; ``outputs/photos`` when left out.
 
     Raises:
@@ -39,8 +40,7 @@ def photos(
     if not isinstance(source, (str, Path)):
         if not len(source):
             raise NbHelpersError("there are no photos", expected="at least one")
-        listed = [[_written(each, folder)] if hasattr(each, "dtype") else photos(each, folder) for each in source]
-        return [path for paths in listed for path in paths]
+        return [path for each in source for path in _listed(each, folder)]
     check_local(source)
     path = Path(source).expanduser()
     if path.is_file():
@@ -88,6 +88,15 @@ def check_local(source: str | Path) -> None:
 def _natural(path: Path) -> tuple:
     parts = re.split(r"(\d+)", str(path).lower())
     return [(0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts)], str(path)
+
+
+def _listed(source: Any, folder: str | Path | None) -> list[Path]:
+    """The files of one entry of a list."""
+    if not isinstance(source, (str, Path)):
+        return [_written(source, folder)]
+    check_local(source)
+    path = Path(source).expanduser()
+    return [path] if path.is_file() or not (path.is_dir() or matches(path)) else photos(path)
 
 
 def _written(array: np.ndarray, folder: str | Path | None) -> Path:
