@@ -204,6 +204,20 @@ def test_a_frame_that_becomes_unreadable_ends_the_propagation_and_what_was_follo
     assert contents(tmp_path / "disc") == contents(tmp_path / "usual")
 
 
+def test_a_session_opens_arrays_and_globs_by_good_names(tmp_path):
+    clip = Clip(5)
+    arrays = np.stack([clip[index] for index in range(5)])
+    folder = a_folder(tmp_path / "walk", clip)
+    masks = []
+    for given, name in ((arrays, "clip"), (list(arrays), "clip"), (folder / "*.png", "walk"), (folder, "walk")):
+        session = RotoSession(given, FakeTracker())
+        session.click(14, 20)
+        assert list(session.propagate()) == [1, 2, 3, 4]
+        assert session.name == name
+        masks.append(session.mask(4))
+    assert all(np.array_equal(mask, masks[0]) for mask in masks)
+
+
 class Interrupted(FakeTracker):
     """Ctrl-C comes while a frame is followed."""
 
