@@ -39,6 +39,8 @@ def test_lists_arrays_and_numbered_names_are_photos(tmp_path, home, photo):
         photos([photo / 255])
     with pytest.raises(NbHelpersError, match="no photos"):
         photos([])
+    with pytest.raises(NbHelpersError, match="no such picture"):
+        photos(tmp_path / "a**b" / "*.png")
     assert photos([tmp_path, tmp_path / "none.png"])[-2:] == [tmp_path / "w.png", tmp_path / "none.png"]
     with pytest.raises(NbHelpersError, match="curl -LO"):
         photos("https://example.org/a.jpg")

@@ -64,7 +64,10 @@ def matches(pattern: str | Path) -> list[Path]:
     elif path.parent.is_dir():  # whose own name may hold brackets
         found = list(path.parent.glob(path.name))
     else:
-        found = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+        try:
+            found = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+        except ValueError:  # no glob: ** beside other characters
+            found = []
     return sorted((each for each in found if each.is_file()), key=_natural)
 
 
