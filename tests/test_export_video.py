@@ -228,6 +228,23 @@ def test_the_rate_of_a_broadcast_clip_is_kept_exactly(style, step, tmp_path):
     assert verify_video(video, mattes).check().ok
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_pixels_that_are_not_square_stay_so(style, tmp_path):
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.sample_aspect_ratio = Fraction(64, 45)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(0), format="rgb24")))
+        container.mux(stream.encode())
+    clip = Frames(path)
+    assert clip.aspect == Fraction(64, 45)
+    video = Video(tmp_path / f"out_{name(style)}", style)
+    write_video(video, Mattes(clip, [{1: np.ones(clip.size, bool)}]))
+    assert Frames(video.path).aspect == Fraction(64, 45)
+    assert verify_video(video, Mattes(clip, [{1: np.ones(clip.size, bool)}])).check().ok
+
+
 def test_coco_of_a_clip_keeps_objects_apart_and_numbers_them_alike(mattes, tmp_path):
     path = write_sequence_coco(tmp_path / "clip.json", mattes, {1: "walker"})
     data = json.loads(path.read_text())

@@ -13,7 +13,6 @@ import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import outputs_dir, write_text
-from nbhelpers.core.images import load_image, save_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 NUMBER = re.compile(r"%0?\d*d|(?:\\#)+")  # of a frame, in an escaped file name
@@ -104,6 +103,8 @@ def _listed(source: Any, folder: str | Path | None) -> list[Path]:
 
 def _written(array: np.ndarray, folder: str | Path | None) -> Path:
     """The PNG file of an array, written if it is not there."""
+    from nbhelpers.core.images import load_image, save_image
+
     image = load_image(np.asarray(array))
     digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:16]
     path = Path(outputs_dir("photos") if folder is None else folder) / f"array-{digest}.png"

@@ -62,6 +62,8 @@ def _video_fault(video: Video, mattes: Mattes) -> str | None:
             return f"its codec is {stream.codec_context.name}, not {codec}"
         if video.has_alpha and not any(part.is_alpha for part in stream.codec_context.format.components):
             return "it has no alpha channel"
+        if (stream.sample_aspect_ratio or 1) != (aspect := getattr(mattes.frames, "aspect", 1)):
+            return f"its pixels are {stream.sample_aspect_ratio} times as wide as high, not {aspect}"
         stamps, tick = video.stamps(mattes) or (None, None)
         if stamps is None and abs(stream.average_rate / video.rate(mattes) - 1) > 1e-3:
             return f"it runs at {stream.average_rate} frames a second, not {video.rate(mattes)}"

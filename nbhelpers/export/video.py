@@ -195,6 +195,7 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
                     stream = container.add_stream(encoder, rate=video.rate(mattes), options=dict(options))
                     stream.height, stream.width = picture.shape[:2]
                     stream.pix_fmt = pixel_format
+                    stream.sample_aspect_ratio = getattr(mattes.frames, "aspect", Fraction(1))
                     if tick is not None:
                         stream.time_base = stream.codec_context.time_base = tick
                     if encoder != "png":  # BT.709, video range: what players take for granted, said aloud

@@ -65,6 +65,8 @@ class VideoFile:
             len(steps) and not self._counted and np.abs(steps - np.median(steps)).max() > np.median(steps) / 4
         )
         self._matrix = display_matrix(first)
+        shape = self._stream.sample_aspect_ratio or Fraction(1)
+        self.aspect = 1 / shape if self._matrix is not None and self._matrix[0, 0] == 0 else shape
         self.sizes = [picture_of(first, self._matrix).shape[:2]] * len(self)
         digits = max(5, len(str(len(self))))
         self.names = [f"{number:0{digits}d}.png" for number in range(len(self))]
@@ -301,7 +303,7 @@ class VideoFile:
         videos = [each for each in self._container.streams.video if not _is_cover(each)]
         if len(videos) > 1:
             told.append(("streams", f"the file holds {len(videos)} videos; number {self._stream.index} is taken"))
-        return told + remarks_on(first, self._stream.sample_aspect_ratio, self._matrix)
+        return told + remarks_on(first, self.aspect, self._matrix)
 
 
 def exact_rate(fps: float | Fraction) -> Fraction:

@@ -65,6 +65,7 @@ class Stills:
         sizes: ``(H, W)`` of each, None where it cannot be read.
         faults: what is wrong with those that cannot be read.
         rate: frames a second, None where unknown.
+        aspect: width over height of a pixel.
         stamps: when each frame is shown, and the seconds of a step, where the rate varies; else None.
     """
 
@@ -73,6 +74,7 @@ class Stills:
     names: list[str]
     sizes: list[tuple[int, int] | None]
     rate: Fraction | None = None
+    aspect = Fraction(1)
     stamps: tuple[np.ndarray, Fraction] | None = None
 
     def __init__(self):

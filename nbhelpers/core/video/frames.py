@@ -148,6 +148,11 @@ class Frames(Sequence):
         return None if self._source.rate is None else self._source.rate / self._step
 
     @property
+    def aspect(self) -> Fraction:
+        """Width over height of a pixel as it is meant to be shown; frames are given as they are stored."""
+        return self._source.aspect
+
+    @property
     def stamps(self) -> tuple[np.ndarray, Fraction] | None:
         """Where the frame rate varies: when each frame is shown, ``(n,) int64`` from 0, and the seconds of a step."""
         if self._source.stamps is None:
