@@ -15,6 +15,7 @@ from nbhelpers.multiview.commands import multiview
 from nbhelpers.product_matching.commands import app as product_matching
 from nbhelpers.rotoscoping.commands import app as rotoscoping
 
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 app = typer.Typer(
     help="Promptable segmentation: click it, name it, follow it, find it again.",
     no_args_is_help=True,
@@ -246,3 +247,7 @@ def main() -> None:
     except NbHelpersError as error:
         typer.echo(f"nbhelpers: {error}", err=True)
         sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            typer.echo("nbhelpers: interrupted; what is written is kept, run the same command again to go on", err=True)
+        raise

@@ -2,12 +2,15 @@
 
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from test_video import picture
+from test_video import write_video as write_clip
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.mattes import MatteSettings
@@ -188,6 +191,60 @@ def test_videos_that_cannot_be_are_refused(given, match, tmp_path):
 )
 def test_rates_are_exact(fps, rate, mattes, tmp_path):
     assert Video(tmp_path / "a.mp4", "overlay", fps=fps).rate(mattes) == rate
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_varying_rate_is_kept_frame_by_frame(style, tmp_path, monkeypatch):
+    times = [0, 33, 67, 100, 233, 267, 300, 900]  # a phone that missed some frames
+    clip = Frames(write_clip(tmp_path / "phone.mkv", 8, times=times))
+    mattes = Mattes(clip, [{1: np.ones(clip.size, bool)}] * 8)
+    monkeypatch.chdir(tmp_path)
+    video = Video(Path(name(style).replace("_", ":")), style)  # a colon is no protocol
+    write_video(video, mattes)
+    stamps, tick = Frames(video.path).stamps
+    assert [stamp * tick for stamp in stamps.tolist()] == [Fraction(time, 1000) for time in times]
+    assert verify_video(video, mattes).check().ok
+    constant = Video(tmp_path / f"constant_{name(style)}", style, fps=25)
+    write_video(constant, mattes)
+    assert Frames(constant.path).stamps is None
+    assert verify_video(constant, mattes).check().ok
+    constant.path.replace(video.path)
+    assert "not shown at the clip's time" in str(verify_video(video, mattes).faults[0])
+
+
+@pytest.mark.parametrize("style", ["overlay", "prores"])
+@pytest.mark.parametrize("step", [1, 4])
+def test_the_rate_of_a_broadcast_clip_is_kept_exactly(style, step, tmp_path):
+    path = tmp_path / "clip.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(24000, 1001))
+        stream.height, stream.width, stream.pix_fmt = 47, 63, "yuv420p"  # odd sides, too
+        for index in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(index, (47, 63)), format="rgb24")))
+        container.mux(stream.encode())
+    clip = Frames(path, step=step)
+    mattes = Mattes(clip, [{1: np.ones(clip.size, bool)}] * len(clip))
+    video = Video(tmp_path / f"out_{name(style)}", style)
+    write_video(video, mattes)
+    assert Frames(video.path).rate == Fraction(24000, 1001) / step
+    assert verify_video(video, mattes).check().ok
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_pixels_that_are_not_square_stay_so(style, tmp_path):
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.sample_aspect_ratio = Fraction(64, 45)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(0), format="rgb24")))
+        container.mux(stream.encode())
+    clip = Frames(path)
+    assert clip.aspect == Fraction(64, 45)
+    video = Video(tmp_path / f"out_{name(style)}", style)
+    write_video(video, Mattes(clip, [{1: np.ones(clip.size, bool)}]))
+    assert Frames(video.path).aspect == Fraction(64, 45)
+    assert verify_video(video, Mattes(clip, [{1: np.ones(clip.size, bool)}])).check().ok
 
 
 def test_coco_of_a_clip_keeps_objects_apart_and_numbers_them_alike(mattes, tmp_path):

@@ -4,10 +4,12 @@ import json
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_text
+from nbhelpers.core.images import load_image
 from nbhelpers.core.runs import apart, file_stem, own_name, photos, sign, stems
 
 
@@ -19,6 +21,31 @@ def test_photos_of_a_file_a_folder_and_a_glob_come_in_natural_order(tmp_path):
     assert [path.name for path in photos(f"{tmp_path}/*.jpg")] == ["b10.jpg"]
     with pytest.raises(NbHelpersError, match="no such picture"):
         photos(tmp_path / "none")
+
+
+def test_lists_arrays_and_numbered_names_are_photos(tmp_path, home, photo):
+    for name in ("v.0002.png", "v.0010.png", "w.png"):
+        (tmp_path / name).write_bytes(b"x")
+    names = ["v.0002.png", "v.0010.png"]
+    for source in ("v.%04d.png", "v.####.png", "v.*.png"):
+        assert [path.name for path in photos(tmp_path / source)] == names
+    assert [path.name for path in photos([tmp_path / "w.png", f"{tmp_path}/v.*"])] == ["w.png", *names]
+    first, _ = photos(np.stack([photo, photo[::-1]]))
+    assert first.parent == home / "outputs" / "photos"
+    assert np.array_equal(load_image(first), photo)
+    mixed = photos([tmp_path / "w.png", photo[:, :, 0], photo], tmp_path / "arrays")
+    assert mixed[0] == tmp_path / "w.png"
+    assert np.array_equal(load_image(mixed[1])[:, :, 2], photo[:, :, 0])
+    assert photos([photo], tmp_path / "arrays") == mixed[2:], "the same array has the same file"
+    with pytest.raises(NbHelpersError, match="not an image"):
+        photos([photo / 255])
+    with pytest.raises(NbHelpersError, match="no photos"):
+        photos([])
+    with pytest.raises(NbHelpersError, match="no such picture"):
+        photos(tmp_path / "a**b" / "*.png")
+    assert photos([tmp_path, tmp_path / "none.png"])[-2:] == [tmp_path / "w.png", tmp_path / "none.png"]
+    with pytest.raises(NbHelpersError, match="curl -LO"):
+        photos("https://example.org/a.jpg")
 
 
 def test_results_of_equal_names_are_told_apart_on_every_file_system():

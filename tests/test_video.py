@@ -246,16 +246,13 @@ def test_a_corrupt_picture_is_named_skipped_or_held(folder, damage):
             Frames(folder, on_bad=on_bad)
 
 
-def test_gaps_and_twofold_names_are_told(folder):
+def test_gaps_are_told(folder):
     for index in (3, 4, 8):
         (folder / f"frame_{index}.png").unlink()
-    save_image(folder / "frame_1.jpg", picture(1))
-    told = [str(problem) for problem in Frames(folder).problems]
-    assert told[:2] == [
+    assert [str(problem) for problem in Frames(folder).problems] == [
         "2 missing between frame_2.png and frame_5.png",
         "1 missing between frame_7.png and frame_9.png",
     ]
-    assert "frame_1" in told[2]
     assert gaps([f"x{index:04d}.jpg" for index in range(0, 100, 10)]) == []
     assert gaps(["a1.jpg", "b5.jpg", "c.jpg"]) == []
 

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
+from nbhelpers.core.orientation import ORIENTATION, is_quarter
 from nbhelpers.core.profiles import UNREADABLE, to_srgb
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ SUFFIXES = (
 """File names that end so count as pictures, in folders, clips, globs and uploads; what a file is, its content says."""
 
 BYTES_PER_PIXEL = 12  # decoded, rotated and converted copies that exist at one time while loading
-ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap width and height
 TURNS = (
     "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90",
 )  # fmt: skip
@@ -98,7 +98,7 @@ def image_size(source: Any) -> tuple[int, int]:
     with opened(source) as (picture, _, name):
         if isinstance(picture, np.ndarray):
             return _checked(picture, name).shape[:2]
-        return picture.size if orientation(picture) in (5, 6, 7, 8) else picture.size[::-1]
+        return picture.size if is_quarter(orientation(picture)) else picture.size[::-1]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ Example:
 from __future__ import annotations
 
 import struct
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -155,19 +154,19 @@ def _motion(orientation: int, size: tuple[int, int]) -> tuple[np.ndarray, np.nda
 def _header(path: Path) -> tuple[int, tuple[int, int]]:
     from PIL import Image
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd EXIF is of no matter here
-            with Image.open(path) as picture:
-                if picture.format == "PNG" and not _metadata_behind_pixels(path):
-                    found = Image.Image.getexif(picture).get(ORIENTATION, UPRIGHT)  # PNG's own decodes the pixels
-                else:
-                    found = picture.getexif().get(ORIENTATION, UPRIGHT)
-                width, height = picture.size
-                if picture.format == "TIFF":  # whose size PIL tells after turning
-                    width, height = picture.tag_v2[256], picture.tag_v2[257]
-    except Exception as error:  # PIL raises what comes: OSError, SyntaxError, ValueError, struct.error
-        raise NbHelpersError("the picture cannot be read", given=f"{path}: {error}") from error
+    from nbhelpers.core.images import UNREADABLE, opened
+
+    with opened(path) as (picture, _, _):
+        width, height = picture.size
+        try:
+            if picture.format == "PNG" and not _metadata_behind_pixels(path):
+                found = Image.Image.getexif(picture).get(ORIENTATION, UPRIGHT)  # PNG's own decodes the pixels
+            else:
+                found = picture.getexif().get(ORIENTATION, UPRIGHT)
+        except UNREADABLE:  # odd EXIF
+            found = UPRIGHT
+        if picture.format == "TIFF":  # whose size PIL gives after turning
+            width, height = picture.tag_v2[256], picture.tag_v2[257]
     return found if found in AXES else UPRIGHT, (height, width)
 
 

@@ -13,35 +13,109 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import write_text
+from nbhelpers.core.files import outputs_dir, write_text
 from nbhelpers.core.images import SUFFIXES
 
 RECORDS = ("{}.json", "{}.coco.json", "{}.prompts.json")  # what tells of which picture results are
 STEM_BYTES = 80  # of a name; a file name may have 255, and the names of a photo and an object stand in one
+NUMBER = re.compile(r"%0?\d*d|(?:\\#)+")  # of a frame, in an escaped file name
 log = logging.getLogger(__name__)
 
 
-def photos(source: str | Path) -> list[Path]:
-    """The picture, the pictures of a folder, or what a glob such as ``"trip/**/*.jpg"`` matches, in natural order.
+def photos(
+    source: str | Path | np.ndarray | Sequence[str | Path | np.ndarray], folder: str | Path | None = None
+) -> list[Path]:
+    """The files of some photos, in natural order, or in that of a list.
+
+    Example:
+        >>> photos("trip/**/*.jpg")
+        [PosixPath('trip/1.jpg'), PosixPath('trip/2/1.jpg')]
+
+    Args:
+        source: a picture, a folder of pictures, a glob, a numbered name (see `matches`), an array ``(n, H, W, c)``,
+            or a list of any of these and of arrays ``(H, W, c)``. A name in a list that nothing is there for stays in
+            it: what reads the photos tells of it, and does the others.
+        folder: where arrays are written as PNG, under names made from their content; ``outputs/photos`` when left out.
 
     Raises:
-        NbHelpersError: nothing is there.
+        NbHelpersError: nothing is there, or an array that is not an image.
     """
+    if not isinstance(source, (str, Path)):
+        if not len(source):
+            raise NbHelpersError("there are no photos", expected="at least one")
+        return [path for each in source for path in _listed(each, folder)]
+    check_local(source)
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
-    if path.is_dir():
-        found = [each for each in path.iterdir() if each.suffix.lower() in SUFFIXES]
-    else:
-        pattern = path.relative_to(path.anchor) if path.anchor else path
-        found = [each for each in Path(path.anchor or ".").glob(str(pattern)) if each.is_file()]
-    found = [each for each in found if not each.name.startswith(".")]
+    listed = (each for each in path.iterdir() if each.suffix.lower() in SUFFIXES) if path.is_dir() else matches(path)
+    found = [each for each in listed if not each.name.startswith(".")]
     if not found:
         raise NbHelpersError(
             "there is no such picture", given=source, expected="a picture, a folder with pictures, or a glob"
         )
-    return sorted(found, key=lambda each: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(each).lower())])
+    return sorted(found, key=_natural)
+
+
+def matches(pattern: str | Path) -> list[Path]:
+    """The files of a glob (``trip/**/*.jpg``) or a numbered name (``shot.%04d.png``, ``shot.####.png``), in order."""
+    path = Path(pattern).expanduser()
+    literal = re.escape(path.name)
+    if (numbered := NUMBER.sub(r"\\d+", literal)) != literal:
+        listed = path.parent.iterdir() if path.parent.is_dir() else ()
+        found = [each for each in listed if re.fullmatch(numbered, each.name)]
+    elif path.parent.is_dir():  # whose own name may hold brackets
+        found = list(path.parent.glob(path.name))
+    else:
+        try:
+            found = list(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+        except ValueError:  # no glob: ** beside other characters
+            found = []
+    return sorted((each for each in found if each.is_file()), key=_natural)
+
+
+def check_local(source: str | Path) -> None:
+    """Refuse a URL, with the command that downloads it.
+
+    Raises:
+        NbHelpersError: ``source`` is a URL.
+    """
+    if not (parts := re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", str(source), re.IGNORECASE)) or Path(source).exists():
+        return
+    url = f"{parts[1]}://{parts[2]}"  # a `Path` has lost one of the slashes
+    is_file = Path(parts[2].partition("?")[0]).suffix and "/" in parts[2]
+    raise NbHelpersError(
+        "files are read from this machine only, not from the network",
+        given=url,
+        do=f'{"curl -LO" if is_file else "yt-dlp"} "{url}", and give the file',
+    )
+
+
+def _natural(path: Path) -> tuple:
+    parts = re.split(r"(\d+)", str(path).lower())
+    return [(0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts)], str(path)
+
+
+def _listed(source: Any, folder: str | Path | None) -> list[Path]:
+    """The files of one entry of a list."""
+    if not isinstance(source, (str, Path)):
+        return [_written(source, folder)]
+    check_local(source)
+    path = Path(source).expanduser()
+    return [path] if path.is_file() or not (path.is_dir() or matches(path)) else photos(path)
+
+
+def _written(array: np.ndarray, folder: str | Path | None) -> Path:
+    """The PNG file of an array, written if it is not there."""
+    from nbhelpers.core.images import load_image, save_image
+
+    image = load_image(np.asarray(array))
+    digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:16]
+    path = Path(outputs_dir("photos") if folder is None else folder) / f"array-{digest}.png"
+    return path if path.exists() else save_image(path, image)
 
 
 def file_stem(name: str) -> str:

@@ -55,7 +55,7 @@ def _report(kind: str, path: Path, what: str | None) -> Report:
 def _video_fault(video: Video, mattes: Mattes) -> str | None:
     import av
 
-    with av.open(str(video.path)) as container:
+    with av.open(f"file:{video.path}") as container:
         if not container.streams.video:
             return "it holds no pictures"
         stream = container.streams.video[0]
@@ -64,7 +64,10 @@ def _video_fault(video: Video, mattes: Mattes) -> str | None:
             return f"its codec is {stream.codec_context.name}, not {codec}"
         if video.has_alpha and not any(part.is_alpha for part in stream.codec_context.format.components):
             return "it has no alpha channel"
-        if abs(stream.average_rate / video.rate(mattes) - 1) > 1e-3:
+        if (stream.sample_aspect_ratio or 1) != (aspect := getattr(mattes.frames, "aspect", 1)):
+            return f"its pixels are {stream.sample_aspect_ratio} times as wide as high, not {aspect}"
+        stamps, tick = video.stamps(mattes) or (None, None)
+        if stamps is None and abs(stream.average_rate / video.rate(mattes) - 1) > 1e-3:
             return f"it runs at {stream.average_rate} frames a second, not {video.rate(mattes)}"
         decoded = container.decode(stream)
         for index, right in enumerate(pictures(video, mattes)):
@@ -73,6 +76,9 @@ def _video_fault(video: Video, mattes: Mattes) -> str | None:
                 return f"it ends after {index} of {len(mattes)} frames"
             if (frame.height, frame.width) != right.shape[:2]:
                 return f"it is {frame.width} x {frame.height} pixels, not {right.shape[1]} x {right.shape[0]}"
+            start = frame.pts * frame.time_base if index == 0 else start
+            if stamps is not None and frame.pts * frame.time_base - start != int(stamps[index]) * tick:
+                return f"frame {index} is not shown at the clip's time"
             if what := _frame_fault(frame, right, video):
                 return f"frame {index}: {what}"
         return None if next(decoded, None) is None else f"it goes on after {len(mattes)} frames"

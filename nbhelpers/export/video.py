@@ -19,6 +19,7 @@ from nbhelpers.core.files import replacing
 from nbhelpers.core.images import fit
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.matting import Mattes
+from nbhelpers.core.video.file import exact_rate
 from nbhelpers.export.bleed import premultiplied_rgba, straight_rgba
 from nbhelpers.export.ledger import Ledger, unwritable
 
@@ -44,7 +45,7 @@ class Video:
         path: ``.mp4`` for looking, ``.mov`` for those with alpha.
         style: ``"overlay"``: the objects tinted; ``"side by side"``: the clip, and the objects on a checkerboard;
             ``"prores"``: ProRes 4444 with alpha; ``"png"``: PNG in MOV with alpha, without loss.
-        fps: frames a second; the clip's when left out.
+        fps: frames a second; when left out, the clip's, and where its rate varies, its very times.
         longest: pixels of the longer side of a frame, at most; when left out, 1920 for MP4 and the frames' own with
             alpha.
         premultiplied: colours times alpha; else straight, with colours bled outward.
@@ -80,10 +81,13 @@ class Video:
 
     def rate(self, mattes: Mattes) -> Fraction:
         """Frames a second; for 23.976, 29.97 and their like the exact 24000/1001, 30000/1001."""
-        fps = float(self.fps or getattr(mattes.frames, "fps", None) or FPS)
-        broadcast = Fraction(round(fps) * 1000, 1001)
-        near = abs(float(broadcast) - fps) < 1e-4 * fps
-        return broadcast if near else Fraction(fps).limit_denominator(1000)
+        if self.fps is None and (rate := getattr(mattes.frames, "rate", None)):
+            return rate
+        return exact_rate(float(self.fps or getattr(mattes.frames, "fps", None) or FPS))
+
+    def stamps(self, mattes: Mattes) -> tuple[np.ndarray, Fraction] | None:
+        """Where the clip's frame rate varies, its very times, see `nbhelpers.core.video.Frames.stamps`; else None."""
+        return getattr(mattes.frames, "stamps", None) if self.fps is None else None
 
 
 def write_video(
@@ -181,17 +185,21 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
     import av
 
     _, encoder, pixel_format, options = ENCODERS[video.style]
+    stamps, tick = video.stamps(mattes) or (None, None)
     if encoder not in av.codecs_available:
         raise NbHelpersError("this build of PyAV cannot encode such a video", given=encoder, do="pip install -U av")
     try:
         # the index goes to the front, so that a browser plays the file while it loads
-        with av.open(str(path), "w", format=path.suffix[1:], options={"movflags": "+faststart"}) as container:
+        with av.open(f"file:{path}", "w", format=path.suffix[1:], options={"movflags": "+faststart"}) as container:
             stream = None
             for done, picture in enumerate(pictures(video, mattes), start=1):
                 if stream is None:
                     stream = container.add_stream(encoder, rate=video.rate(mattes), options=dict(options))
                     stream.height, stream.width = picture.shape[:2]
                     stream.pix_fmt = pixel_format
+                    stream.sample_aspect_ratio = getattr(mattes.frames, "aspect", Fraction(1))
+                    if tick is not None:
+                        stream.time_base = stream.codec_context.time_base = tick
                     if encoder != "png":  # BT.709, video range: what players take for granted, said aloud
                         context = stream.codec_context
                         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
@@ -200,6 +208,8 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
                 )
                 if encoder != "png":
                     frame = frame.reformat(format=pixel_format, dst_colorspace="ITU709", dst_color_range="MPEG")
+                if stamps is not None:
+                    frame.pts, frame.time_base = int(stamps[done - 1]), tick
                 for packet in stream.encode(frame):
                     container.mux(packet)
                 if progress is not None:
@@ -221,5 +231,6 @@ def _even(picture: np.ndarray) -> np.ndarray:
 def _signature(video: Video, mattes: Mattes) -> str:
     parts = [video.style, video.limit, video.premultiplied, video.rate(mattes), len(mattes)]
     parts += [getattr(mattes.frames, "signature", None), mattes.names]
+    parts += [] if (times := video.stamps(mattes)) is None else [times[0].tolist(), times[1]]
     parts += [mattes.signature(index) for index in range(len(mattes))]
     return f"{zlib.crc32(repr(parts).encode()):08x}"

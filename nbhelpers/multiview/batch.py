@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    images: str | Path | Sequence[str | Path],
+    images: Sequence[str | Path | np.ndarray] | np.ndarray | str | Path,
     output: str | Path,
     phrase: str | None = None,
     *,

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import sha256
 from nbhelpers.core.images import fit, load_image, save_image
 from nbhelpers.core.runs import file_stem, photos
@@ -20,7 +19,7 @@ FROM_VIDEO = 24  # views that a video gives at most
 TRIED = 5  # frames of each stretch of a video of which the sharpest is taken
 
 
-def views_of(source: str | Path | Sequence[str | Path], folder: str | Path) -> list[Path]:
+def views_of(source: str | Path | np.ndarray | Sequence[str | Path | np.ndarray], folder: str | Path) -> list[Path]:
     """The picture files of a scene.
 
     Example:
@@ -28,17 +27,15 @@ def views_of(source: str | Path | Sequence[str | Path], folder: str | Path) -> l
         'garden_000012.png'
 
     Args:
-        source: a folder of photos, a glob, a list of photos, or a video, of which `FROM_VIDEO` evenly spread
-            stretches give their sharpest frame each.
-        folder: where frames of a video are written; those that are there are taken as they are.
+        source: a folder of photos, a glob, a list of photos or of arrays, or a video, of which `FROM_VIDEO` evenly
+            spread stretches give their sharpest frame each.
+        folder: where arrays and frames of a video are written; those that are there are taken as they are.
 
     Raises:
         NbHelpersError: nothing is there, or it cannot be read.
     """
     if not isinstance(source, (str, Path)):
-        if not source:
-            raise NbHelpersError("there are no photos", expected="at least one")
-        return [Path(each) for each in source]
+        return photos(source, folder)
     path = Path(source).expanduser()
     if path.suffix.lower() not in VIDEO:
         found = photos(source)

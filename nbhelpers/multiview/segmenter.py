@@ -68,7 +68,7 @@ class MultiviewSegmenter:
 
     def run(
         self,
-        images: str | Path | Sequence[str | Path],
+        images: Sequence[str | Path | np.ndarray] | np.ndarray | str | Path,
         phrase: str | Phrase | None = None,
         *,
         click: Mapping[int, Sequence[tuple[float, ...]]] | None = None,
@@ -80,7 +80,7 @@ class MultiviewSegmenter:
         """Find the object that a phrase or clicks mean.
 
         Args:
-            images: a folder of photos, a glob, a list of photos, or a video.
+            images: a folder of photos, a glob, a list of photos or of arrays, or a video.
             phrase: such as ``"cup on the table, left of the lamp"``.
             click: by view, ``(x, y)`` or ``(x, y, 0)`` where it is not, in pixels; in addition to a phrase they
                 correct what it found.

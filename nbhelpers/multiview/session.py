@@ -45,7 +45,7 @@ class ViewsSession:
     log gives the same masks.
 
     Args:
-        images: files or RGB arrays of any sizes, or `Photos` that other sessions share.
+        images: files or RGB arrays of any sizes, a folder, a glob, or `Photos` that other sessions share.
         scene: cameras and points of the same photos in the same order; without one, features alone are used.
         segmenter: a SAM 2; `nbhelpers.load` picks one when left out.
         names: one a photo.
@@ -63,7 +63,7 @@ class ViewsSession:
 
     def __init__(
         self,
-        images: Sequence[str | Path | np.ndarray] | Photos,
+        images: Sequence[str | Path | np.ndarray] | np.ndarray | str | Path | Photos,
         scene: Scene | None = None,
         segmenter: Segmenter | None = None,
         *,

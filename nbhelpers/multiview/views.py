@@ -18,6 +18,7 @@ from jaxtyping import Float32, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.orientation import UPRIGHT, orientation_of
+from nbhelpers.core.runs import photos
 from nbhelpers.models.label_propagation.tracker import FEATURES
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding
@@ -36,7 +37,7 @@ class Photos:
         ((480, 640, 3), ('a.jpg', 'b.jpg'))
 
     Args:
-        images: files, RGB arrays ``(H, W, 3) uint8``, or whatever else `load_image` reads.
+        images: files, RGB arrays ``(H, W, 3) uint8`` or whatever else `load_image` reads; a folder, or a glob.
         segmenter: a SAM 2; `nbhelpers.load` picks one when left out.
         names: one a picture; the files' names, or ``"view 0"`` and so on, when left out.
 
@@ -46,10 +47,11 @@ class Photos:
 
     def __init__(
         self,
-        images: Sequence[Any],
+        images: Any,
         segmenter: Segmenter | None = None,
         names: Sequence[str] | None = None,
     ):
+        images = photos(images) if isinstance(images, (str, Path)) else images
         if not len(images):
             raise NbHelpersError("there are no photos", expected="at least one")
         self._sources = list(images)
@@ -76,7 +78,7 @@ class Photos:
     @cached_property
     def orientations(self) -> tuple[int, ...]:
         """EXIF orientation of each photo's file, 1 to 8; 1 of an array. The images themselves are upright."""
-        return tuple(UPRIGHT if isinstance(s, np.ndarray) else orientation_of(s) for s in self._sources)
+        return tuple(orientation_of(s) if isinstance(s, (str, Path)) else UPRIGHT for s in self._sources)
 
     def check(self, view: int) -> int:
         """The number itself if there is such a photo.

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    images: Sequence[str | Path] | str | Path,
+    images: Sequence[str | Path | np.ndarray] | np.ndarray | str | Path,
     reference: UInt8[np.ndarray, "h w 3"] | str | Path,
     output: str | Path,
     *,
@@ -58,7 +58,7 @@ def run(
     through that needs no network. Photos that cannot be read are told in all of these.
 
     Args:
-        images: files, a folder, or a glob.
+        images: files, a folder, a glob, or arrays.
         reference: a photo that shows the product.
         output: a folder; one that holds results of another product or other settings is refused.
         point: a click ``(x, y)`` on the product,

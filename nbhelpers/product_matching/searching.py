@@ -38,7 +38,7 @@ class Searching:
 
     def __init__(
         self,
-        images: Sequence[str | Path] | str | Path,
+        images: Sequence[str | Path | np.ndarray] | np.ndarray | str | Path,
         settings: Settings | None,
         segmenter: Segmenter | None,
         encoder: PatchEncoder | None,
@@ -46,9 +46,8 @@ class Searching:
         panorama: bool,
         mean: Float32[np.ndarray, "m d"] | None,
     ):
-        self.photos = tuple(listed(images) if isinstance(images, (str, Path)) else map(Path, images))
-        if not self.photos:
-            raise NbHelpersError("there are no photos to search", given="an empty list", do="name at least one photo")
+        cache = outputs_dir("product_matching") / "cache" if cache is None else cache
+        self.photos = tuple(listed(images, Path(cache) / "arrays"))
         self.settings = settings or Settings()
         if segmenter is None or encoder is None:
             from nbhelpers.models.load import load
@@ -56,7 +55,7 @@ class Searching:
             segmenter = segmenter or load("segmenter", self.settings.sam2_checkpoint)
             encoder = encoder or load("patch_encoder", self.settings.dinov2_model)
         self.segmenter, self.encoder = segmenter, encoder
-        self.cache = Cache(outputs_dir("product_matching") / "cache" if cache is None else cache)
+        self.cache = Cache(cache)
         self.panorama, self.mean = panorama, mean
         self.names = tuple(stems(self.photos, TAKEN))
         self.problems: dict[int, str] = {}

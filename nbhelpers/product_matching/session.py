@@ -43,7 +43,7 @@ class ProductSession(Searching):
         >>> session.reject(5, 1)                             # not it, and what looks like it is not it either
 
     Args:
-        images: files, a folder, or a glob.
+        images: files, a folder, a glob, or arrays ``(H, W, 3) uint8``, which are written into the cache.
         settings: see there.
         segmenter: makes the masks; that of the settings, else the best that is here, when left out.
         encoder: describes what they cover; likewise.
@@ -59,7 +59,7 @@ class ProductSession(Searching):
 
     def __init__(
         self,
-        images: Sequence[str | Path] | str | Path,
+        images: Sequence[str | Path | np.ndarray] | np.ndarray | str | Path,
         *,
         settings: Settings | None = None,
         segmenter: Segmenter | None = None,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.models.protocols import FrameSequence, Tracker
@@ -60,7 +62,7 @@ class Outcome:
 
 
 def run(
-    clip: str | Path | FrameSequence,
+    clip: str | Path | np.ndarray | Sequence[Any] | FrameSequence,
     prompts: str | Path | PromptLog,
     output: str | Path,
     export: Sequence[str] = (),
@@ -79,7 +81,7 @@ def run(
     that were never followed come last. The project is ``output/project``: `RotoSession` opens it.
 
     Args:
-        clip: a folder of pictures, a video or frames.
+        clip: whatever `nbhelpers.core.video.Frames` reads, or frames.
         prompts: a prompt log, or the path of one.
         output: the folder for the project and the exports.
         export: kinds, see `nbhelpers.rotoscoping.exports.export`.
@@ -112,7 +114,8 @@ def run(
     _warn_of_cuts(session, doubtful)
     reports = session.export(export, output) if export else []
     told = tuple(str(report) for report in reports)
-    return Outcome(str(clip), str(output), len(frames), followed, doubtful, told)
+    given = str(clip) if isinstance(clip, (str, Path)) else session.name
+    return Outcome(given, str(output), len(frames), followed, doubtful, told)
 
 
 def replay(session: RotoSession, prompts: PromptLog) -> Iterator[int]:

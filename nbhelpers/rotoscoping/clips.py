@@ -11,21 +11,21 @@ import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.video import Frames
-from nbhelpers.core.video.folder import is_picture
+from nbhelpers.core.video.folder import is_array, is_picture
 from nbhelpers.export.ledger import written_here
 from nbhelpers.models.protocols import FrameSequence
 
 LOOKED_AT = 5  # frames whose pixels tell one clip from another, where it has no signature
 
 
-def open_clip(clip: str | Path | Sequence[str | Path] | FrameSequence, **options: Any) -> FrameSequence:
+def open_clip(clip: str | Path | np.ndarray | Sequence[Any] | FrameSequence, **options: Any) -> FrameSequence:
     """A clip from a path, or the clip itself; of a folder, the mattes that an export put there are left out.
 
     Args:
-        clip: a folder of pictures, a video, a list of pictures, or frames.
+        clip: whatever `nbhelpers.core.video.Frames` reads, or frames.
         **options: of `nbhelpers.core.video.Frames`.
     """
-    if not isinstance(clip, (str, Path)) and hasattr(clip, "size") and not isinstance(clip, np.ndarray):
+    if not isinstance(clip, (str, Path)) and hasattr(clip, "size") and not is_array(clip):
         return clip
     if not isinstance(clip, (str, Path)) or not Path(clip).expanduser().is_dir():
         return Frames(clip, **options)
@@ -48,7 +48,8 @@ def identify(frames: FrameSequence, name: str | None = None) -> dict[str, Any]:
         raise NbHelpersError("the clip has no frames", expected="at least one")
     if name is None:
         path = getattr(frames, "path", None)
-        name = Path(path).stem if isinstance(path, (str, Path)) else "clip"
+        path = Path(path) if isinstance(path, (str, Path)) else Path("clip")
+        name = path.parent.name or "clip" if set(path.name) & set("*?%#") and not path.exists() else path.stem
     signature = getattr(frames, "signature", None) or _signature(frames)
     return {"name": name, "size": [int(s) for s in frames.size], "frames": len(frames), "signature": signature}
 

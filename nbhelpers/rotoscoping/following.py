@@ -142,9 +142,14 @@ class Following(Editing):
         with self._lock:
             todo = self._todo(event)
             if record and todo:
+                before = self.log.events, self.log.cursor
                 self.log.append("propagate", **event)
                 event = self.log.events[-1]
-                self._project.save_log()
+                try:
+                    self._project.save_log()
+                except NbHelpersError:
+                    self.log.events, self.log.cursor = before
+                    raise
             runs = self._runs
         reached = None
         try:
@@ -161,7 +166,7 @@ class Following(Editing):
 
     def _note_reached(self, event: dict[str, Any], reached: int | None, last: int | None) -> None:
         """Let the log tell how far a propagation came; one that came nowhere is forgotten."""
-        if reached == last:
+        if reached == last or not self._project.is_held:
             return
         if reached is not None:
             event["stop"] = reached

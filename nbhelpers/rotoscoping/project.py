@@ -6,11 +6,13 @@ model it is of, and refuses others.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import tempfile
 import threading
+import tokenize
 import weakref
 import zipfile
 from collections import OrderedDict
@@ -26,9 +28,11 @@ from nbhelpers.core.files import replacing, write_text
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.rotoscoping.drift import CARRIED, SURE
+from nbhelpers.rotoscoping.lock import FolderLock
 from nbhelpers.rotoscoping.records import Record
 
 FORMAT, VERSION = "nbhelpers.rotoscoping", 1
+DAMAGE = (zipfile.BadZipFile, tokenize.TokenError, SyntaxError)  # what NumPy raises of a torn file
 CACHED_BYTES = 32 << 20
 log = logging.getLogger(__name__)
 
@@ -54,12 +58,20 @@ class Project:
         log: the prompt log.
 
     Raises:
-        NbHelpersError: the folder is of another clip or model, holds something else, or cannot be written.
+        NbHelpersError: the folder is of another clip or model, holds something else, is open in another process, or
+            cannot be written.
     """
 
     def __init__(self, folder: str | Path | None, clip: Mapping[str, Any], model: str):
         if folder is None:
-            folder = tempfile.mkdtemp(prefix="nbhelpers-rotoscoping-")
+            try:
+                folder = tempfile.mkdtemp(prefix="nbhelpers-rotoscoping-")
+            except OSError as error:
+                raise NbHelpersError(
+                    "no temporary folder can be made for the project",
+                    given=error.strerror or error,
+                    do="pass project=, a folder on a disk with room",
+                ) from error
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.folder = Path(folder).expanduser()
         self._lock = threading.RLock()  # a widget looks at masks while others are made
@@ -84,7 +96,12 @@ class Project:
         return self.folder / "memory"
 
     def save_log(self) -> None:
-        """Write the prompt log."""
+        """Write the prompt log.
+
+        Raises:
+            NbHelpersError: the project was opened again, moved or deleted since; nothing is written then.
+        """
+        self._check_held()
         self.log.save(self.folder / "prompts.json")
 
     def record(self, frame: int, number: int) -> Record:
@@ -114,6 +131,7 @@ class Project:
 
     def put(self, frame: int, records: Mapping[int, Record]) -> None:
         """Write what is known of some objects on a frame; the others' records stay."""
+        self._check_held()
         with self._lock:
             path = self._masks / f"{frame:05d}.json"
             every = {**(self._read(path) if frame in self._index else {}), **records}
@@ -143,16 +161,18 @@ class Project:
 
     def save_memory(self, frame: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         """Write what a tracker remembers of a frame, and what that depends on (valid JSON)."""
+        self._check_held()
         with replacing(self._memory / f"{frame:05d}.npz") as temporary, temporary.open("wb") as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
     def memory(self, frame: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """What `save_memory` wrote; None where there is nothing that can be read."""
         try:
-            with np.load(self._memory / f"{frame:05d}.npz", allow_pickle=False) as file:
+            path = self._memory / f"{frame:05d}.npz"
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files if name != "about"}
                 return arrays, json.loads(str(file["about"]))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (*DAMAGE, OSError, EOFError, ValueError, KeyError, NotImplementedError):
             return None
 
     def remembered(self) -> list[int]:
@@ -161,19 +181,38 @@ class Project:
 
     def forget_memory(self, frame: int) -> None:
         """Delete the memory of a frame, if there is one."""
-        (self._memory / f"{frame:05d}.npz").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is of no harm where it cannot be deleted
+            (self._memory / f"{frame:05d}.npz").unlink(missing_ok=True)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this is the one that writes: the project was not opened again, moved or deleted since."""
+        return self._held.is_held
+
+    def _check_held(self) -> None:
+        if not self.is_held:
+            raise NbHelpersError(
+                "the project was opened again, moved or deleted since this session began, so it writes nothing more",
+                given=self.folder,
+                do="go on with the session that was opened last, or open it again",
+            )
 
     def _claim(self, clip: dict[str, Any], model: str) -> None:
         """Write which clip and model the folder is of, or see that it is of these."""
         path = self.folder / "project.json"
+        if not path.exists() and self.folder.is_dir() and any(each.name[0] != "." for each in self.folder.iterdir()):
+            raise NbHelpersError(
+                "the folder holds something else, so no project is begun there",
+                given=self.folder,
+                do="name a new folder",
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+        self._held = FolderLock(self.folder, self)
         about = {"format": FORMAT, "version": VERSION, "clip": clip, "model": model}
         if not path.exists():
-            if self.folder.is_dir() and any(each.name[0] != "." for each in self.folder.iterdir()):
-                raise NbHelpersError(
-                    "the folder holds something else, so no project is begun there",
-                    given=self.folder,
-                    do="name a new folder",
-                )
             write_text(path, json.dumps(about, indent=1))
             return
         try:
@@ -198,11 +237,7 @@ class Project:
                 for path in folder.glob(".*-????????.*"):
                     path.unlink(missing_ok=True)
         except OSError as error:
-            raise NbHelpersError(
-                "the project folder cannot be written",
-                given=f"{self.folder}: {error.strerror or error}",
-                do="copy it to a place where you may write, and open the copy",
-            ) from error
+            raise _unwritable(self.folder, error) from error
 
     def _read(self, path: Path) -> dict[int, Record]:
         try:
@@ -214,6 +249,14 @@ class Project:
                 given=f"{path}: {error}",
                 do="delete this file; its frame is then followed again",
             ) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> NbHelpersError:
+    return NbHelpersError(
+        "the project folder cannot be written",
+        given=f"{folder}: {error.strerror or error}",
+        do="copy it to a place where you may write, and open the copy",
+    )
 
 
 def check_log(prompts: PromptLog, clip: Mapping[str, Any], model: str) -> PromptLog:

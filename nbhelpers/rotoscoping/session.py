@@ -40,7 +40,7 @@ class RotoSession(Following):
     the next: after a kill, the same call opens the project again and goes on with the frame that was in the making.
 
     Args:
-        frames: a `FrameSequence` such as `nbhelpers.core.video.Frames`, or the path of a clip.
+        frames: a `FrameSequence` such as `nbhelpers.core.video.Frames`, or what that reads: a path, a glob, arrays.
         tracker: what follows; `nbhelpers.load` picks one when left out, for a project that is there already its own.
         project: the folder; made, or gone on with. Left out: a temporary one that is deleted with the session.
         name: how the clip is called in the log and in messages; the path's stem when left out.
@@ -56,7 +56,7 @@ class RotoSession(Following):
 
     def __init__(
         self,
-        frames: FrameSequence | str | Path,
+        frames: FrameSequence | str | Path | np.ndarray | Sequence[Any],
         tracker: Tracker | None = None,
         *,
         project: str | Path | None = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +18,17 @@ from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.video.picture import display_matrix, picture_of
+from nbhelpers.core.video.ends import missing_end
+from nbhelpers.core.video.folder import check_unchanged, file_state
+from nbhelpers.core.video.picture import check_format, display_matrix, picture_of, remarks_on
 
 if TYPE_CHECKING:
     import av
 
 NEAR = 8  # frames ahead that are decoded rather than sought: a seek empties the decoder's threads
 PROBED = 5  # frames decoded at opening, to see whether time stamps can be trusted
+NEAR_RATE = 1e-4  # share of a rate; 24 and 23.976 are ten times as far apart
 SAMPLED = 1 << 16  # bytes at begin, middle and end that go into the signature
-BT709, UNSPECIFIED, HDR = 1, 2, (16, 18)  # colour codes of ITU-T H.273
 
 
 class VideoFile:
@@ -45,30 +48,43 @@ class VideoFile:
         if not self.path.is_file() or self.path.stat().st_size == 0:
             what = "the video file is empty" if self.path.is_file() else "there is no such file or folder"
             raise NbHelpersError(what, given=path)
+        self._state = file_state(self.path)
         self._open()
         self.faults: dict[int, str] = {}
         self._list_packets()
         first = self._probe()
-        if not len(self):
+        if first is None:
             raise NbHelpersError(
                 "the video holds no frame that can be decoded", given=path, do="copy it again from its source"
             )
+        check_format(first, self.path)
         rate = self._stream.average_rate or self._stream.guessed_rate
-        self._tick = float(1 / (rate or 1) if self._counted else self._stream.time_base)
-        self.fps = float(rate) if rate else None
+        self.rate = exact_rate(rate) if rate else None
+        self._tick = 1 / (self.rate or Fraction(1)) if self._counted else self._stream.time_base
+        steps = np.diff(self._shown)
+        self._varies = bool(
+            len(steps) and not self._counted and np.abs(steps - np.median(steps)).max() > np.median(steps) / 4
+        )
         self._matrix = display_matrix(first)
+        shape = self._stream.sample_aspect_ratio or Fraction(1)
+        self.aspect = 1 / shape if self._matrix is not None and self._matrix[0, 0] == 0 else shape
         self.sizes = [picture_of(first, self._matrix).shape[:2]] * len(self)
         digits = max(5, len(str(len(self))))
         self.names = [f"{number:0{digits}d}.png" for number in range(len(self))]
         self._about = self._remarks(first)
 
     def __len__(self) -> int:
-        return len(self.stamps)
+        return len(self._shown)
 
     @property
     def times(self) -> np.ndarray:
         """``(n,) float64``: when each frame is shown, in seconds from the first."""
-        return (self.stamps - self.stamps[0]) * self._tick
+        return (self._shown - self._shown[0]) * float(self._tick)
+
+    @property
+    def stamps(self) -> tuple[np.ndarray, Fraction] | None:
+        """When each frame is shown, and the seconds of a step, where the frame rate varies; else None."""
+        return (self._shown, self._tick) if self._varies else None
 
     def read(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
         """Frame ``number`` as RGB, turned as the file says.
@@ -98,6 +114,7 @@ class VideoFile:
 
     def read_through(self, first: int, last: int) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
         """The frames ``first`` to ``last`` that can be decoded, with their numbers; one pass over the file."""
+        check_unchanged(self.path, self._state)
         # after a broken key frame or a coarse seek, a frame is reached from further back
         ways = [0, 1, 2] if self._must_seek(first) else [None, 0, 1, 2]
         for way in ways:
@@ -148,7 +165,7 @@ class VideoFile:
         import av
 
         try:
-            self._container = av.open(str(self.path))
+            self._container = av.open(f"file:{self.path}")  # else "take:1.mp4" were a protocol
             self._stream = self._container.streams.best("video")
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise NbHelpersError(
@@ -156,8 +173,13 @@ class VideoFile:
                 given=f"{self.path}: {getattr(error, 'strerror', None) or error}",
                 expected="a video file that FFmpeg knows, or a folder of pictures",
             ) from error
-        if self._stream is None:
-            raise NbHelpersError("the file holds no video", given=self.path)
+        if self._stream is None or _is_cover(self._stream):
+            what = "the file holds no video" if self._stream is None else "the file is sound, its picture is a cover"
+            raise NbHelpersError(what, given=self.path, expected="a video, or a folder of pictures")
+        if self._stream.codec_context is None:  # decoding would crash the process
+            raise NbHelpersError(
+                "the video cannot be decoded; it may be cut off", given=self.path, do="copy it again from its source"
+            )
         self._stream.thread_type = "AUTO"
         self._frames, self._position = None, -1
 
@@ -182,15 +204,16 @@ class VideoFile:
             self._count_frames()
             return
         packets.sort()
-        self.stamps = np.array([pts for pts, _, _ in packets], np.int64)
-        self._keys = np.array([i for i, packet in enumerate(packets) if packet[2]] or [0])
+        self._shown = np.array([pts for pts, _, _ in packets], np.int64)
+        # the first frame is reached from the start: its key frame may be one that an edit list hides
+        self._keys = np.array(sorted({0, *(i for i, packet in enumerate(packets) if packet[2])}))
         self._key_stamps = {i: min(s for s in packets[i][:2] if s is not None) for i in self._keys.tolist() if packets}
 
     def _count_frames(self) -> None:
         """For files without usable time stamps: decode once, and number the frames as they come."""
         self._counted = True
         self._restart()
-        self.stamps = np.arange(sum(1 for _ in self._decoded()), dtype=np.int64)
+        self._shown = np.arange(sum(1 for _ in self._decoded()), dtype=np.int64)
         self._keys, self._key_stamps = np.array([0]), {0: 0}
         self._restart()
 
@@ -240,8 +263,8 @@ class VideoFile:
             if self._counted:
                 number = self._position + 1
             else:
-                number = int(np.searchsorted(self.stamps, frame.pts)) if frame.pts is not None else len(self)
-                if number == len(self) or self.stamps[number] != frame.pts:
+                number = int(np.searchsorted(self._shown, frame.pts)) if frame.pts is not None else len(self)
+                if number == len(self) or self._shown[number] != frame.pts:
                     if strict:
                         continue
                     number = None
@@ -261,12 +284,13 @@ class VideoFile:
 
     def _remarks(self, first: av.VideoFrame) -> list[tuple[str, str]]:
         told = []
-        promised = self._stream.frames
+        promised = self._stream.frames if self._container.format.name != "avi" else 0  # there with the dropped ones
         if promised > len(self):
             told.append(("cut off", f"the file speaks of {promised} frames, {len(self)} are there"))
-        steps = np.diff(self.times)
-        usual = np.median(steps) if len(steps) else 0
-        if not self._counted and len(steps) and np.abs(steps - usual).max() > usual / 4:
+        elif what := missing_end(self.path):
+            told.append(("cut off", f"{what}; {len(self)} frames are there"))
+        if self._varies:
+            steps = np.diff(self.times)
             told.append(
                 (
                     "rate",
@@ -276,13 +300,23 @@ class VideoFile:
             )
         if self._counted:
             told.append(("rate", "the file has no usable time stamps; stepping back decodes it from its start"))
-        if first.interlaced_frame:
-            told.append(("interlaced", "the video is interlaced; moving edges show as combs"))
-        if (aspect := self._stream.sample_aspect_ratio) and aspect != 1:
-            told.append(("pixels", f"its pixels are not square ({aspect}); frames are given as they are stored"))
-        if int(first.color_trc) in HDR:
-            told.append(("colour", "the video is HDR; colours are not tone mapped"))
-        return told
+        videos = [each for each in self._container.streams.video if not _is_cover(each)]
+        if len(videos) > 1:
+            told.append(("streams", f"the file holds {len(videos)} videos; number {self._stream.index} is taken"))
+        return told + remarks_on(first, self.aspect, self._matrix)
+
+
+def exact_rate(fps: float | Fraction) -> Fraction:
+    """Frames a second; for 23.976, 29.97 and their like the exact 24000/1001, 30000/1001, also out of rounded times."""
+    whole = round(fps)
+    for known in (Fraction(whole), Fraction(whole * 1000, 1001)):
+        if abs(float(known) - float(fps)) < NEAR_RATE * float(fps):
+            return known
+    return fps if isinstance(fps, Fraction) else Fraction(fps).limit_denominator(1000)
+
+
+def _is_cover(stream: av.VideoStream) -> bool:
+    return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
 def _is_odd(steps: np.ndarray) -> bool:

@@ -6,16 +6,20 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import SUFFIXES, load_image, opened, orientation
+from nbhelpers.core.runs import check_local, matches
 
-PICTURES = frozenset(SUFFIXES)
+CONVERTED = ("1", "P", "PA", "LA", "La", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")  # modes of PIL images
+MANY = ("GIF", "PNG", "WEBP")  # formats whose files may be animations
 MATTE = "_matte"  # ``a_matte.png`` beside ``a.jpg`` is what was made of that frame, no frame of its own
 SAMPLED = 4096  # bytes from the middle of a file that go into the signature
 
@@ -49,56 +53,40 @@ def gaps(names: Sequence[str]) -> list[tuple[str, str, int]]:
     return [(before, after, distance // usual - 1) for before, after, distance in pairs if distance > usual > 0]
 
 
-class PictureFolder:
-    """The picture files of a folder in natural order; headers are read at once, pixels when asked for.
+class Stills:
+    """What folders, arrays and animations share: pictures that are read one by one, without a video decoder.
 
-    Args:
-        path: a folder, one picture file, or a list of picture files in the order wanted. Of a folder, mattes that were
-            exported beside their frames are passed over.
-        pattern: of a folder, only files of such names, e.g. ``"*.jpg"``.
-
-    Raises:
-        NbHelpersError: there is no such folder, or no picture in it.
+    Attributes:
+        path: where they are from, for messages.
+        paths: a file for each, None where they have none.
+        names: one for each.
+        sizes: ``(H, W)`` of each, None where it cannot be read.
+        faults: what is wrong with those that cannot be read.
+        rate: frames a second, None where unknown.
+        aspect: width over height of a pixel.
+        stamps: when each frame is shown, and the seconds of a step, where the rate varies; else None.
     """
 
-    fps = None
+    path: Path | str
+    paths: list[Path] | None = None
+    names: list[str]
+    sizes: list[tuple[int, int] | None]
+    rate: Fraction | None = None
+    aspect = Fraction(1)
+    stamps: tuple[np.ndarray, Fraction] | None = None
 
-    def __init__(self, path: str | Path | Sequence[str | Path], pattern: str = "*"):
-        if isinstance(path, (str, Path)):
-            self.path = Path(path)
-            listed = sorted(self.path.glob(pattern), key=_order) if self.path.is_dir() else [self.path]
-            self.paths = [p for p in listed if is_picture(p)]
-            stems = {p.stem for p in self.paths}
-            mattes = {p for p in self.paths if p.stem.endswith(MATTE) and p.stem.removesuffix(MATTE) in stems}
-            self.paths = [p for p in self.paths if p not in mattes]
-        else:
-            self.paths = [Path(p) for p in path]
-            self.path = self.paths[0].parent if self.paths else Path()
-        if not self.paths:
-            raise NbHelpersError(
-                "the folder holds no pictures",
-                given=f"{self.path}, pattern {pattern!r}",
-                expected=f"files that end in {', '.join(sorted(PICTURES))}",
-            )
-        if missing := [p for p in self.paths if not p.is_file()]:
-            raise NbHelpersError("there is no such picture", given=missing[0])
-        self.names = [p.name for p in self.paths]
-        self.sizes, self.faults = [], {}
-        for number, file in enumerate(self.paths):
-            size, fault = _header(file)
-            self.sizes.append(size)
-            if fault:
-                self.faults[number] = fault
+    def __init__(self):
+        self.faults: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
 
     def read(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Picture ``number``; see `load_image`, whose errors it raises."""
-        return load_image(self.paths[number])
+        """Picture ``number`` as RGB."""
+        raise NotImplementedError
 
     def read_back(self, number: int, room: int) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-        """Picture ``number`` with its number; of a folder, no other comes with it."""
+        """Picture ``number`` with its number; no other comes with it."""
         yield number, self.read(number)
 
     def unreadable(self, numbers: Sequence[int]) -> list[int]:
@@ -112,6 +100,77 @@ class PictureFolder:
         return bad
 
     def remarks(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
+        """What is odd about the chosen pictures but does no harm: ``(kind, text)``."""
+        return []
+
+    def fingerprint(self, numbers: Sequence[int]) -> bytes:
+        """Hash of the content of the chosen pictures, or of pieces of it."""
+        raise NotImplementedError
+
+
+class PictureFolder(Stills):
+    """The picture files of a folder in natural order; headers are read at once, pixels when asked for.
+
+    Args:
+        path: a folder, one picture file, a glob or numbered name (see `nbhelpers.core.runs.matches`), or a list of
+            picture files in the order wanted. Of a folder, mattes that were exported beside their frames are passed
+            over.
+        pattern: of a folder, only files of such names, e.g. ``"*.jpg"``.
+
+    Raises:
+        NbHelpersError: there is no such folder, no picture in it, or the same frames in several formats.
+    """
+
+    def __init__(self, path: str | Path | Sequence[str | Path], pattern: str = "*"):
+        super().__init__()
+        if isinstance(path, (str, Path)):
+            check_local(path)
+            self.path = Path(path)
+            if self.path.is_dir():
+                listed = sorted(self.path.glob(pattern), key=_order)
+            else:
+                listed = [self.path] if self.path.is_file() else matches(path)
+                pattern = self.path.name
+                self.path = self.path if self.path.is_file() else self.path.parent
+            self.paths = [p for p in listed if is_picture(p)]
+            stems = {p.stem for p in self.paths}
+            mattes = {p for p in self.paths if p.stem.endswith(MATTE) and p.stem.removesuffix(MATTE) in stems}
+            self.paths = [p for p in self.paths if p not in mattes]
+            _check_formats(self.paths)
+        else:
+            self.paths = [Path(p) for p in path]
+            self.path = self.paths[0].parent if self.paths else Path()
+        if not self.paths:
+            raise NbHelpersError(
+                "the folder holds no pictures",
+                given=f"{self.path}, pattern {pattern!r}",
+                expected=f"files that end in {', '.join(sorted(SUFFIXES))}",
+            )
+        if missing := [p for p in self.paths if not p.is_file()]:
+            raise NbHelpersError("there is no such picture", given=missing[0])
+        self.names = [p.name for p in self.paths]
+        self.sizes = []
+        self._animated: dict[int, int] = {}  # by number, how many pictures its file holds
+        self._states: list[tuple[int, int]] = []
+        for number, file in enumerate(self.paths):
+            size, fault, count = _header(file)
+            self.sizes.append(size)
+            self._states.append(file_state(file))
+            if fault:
+                self.faults[number] = fault
+            if count > 1:
+                self._animated[number] = count
+
+    def read(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Picture ``number``; see `load_image`, whose errors it raises.
+
+        Raises:
+            ClipChangedError: the file was changed or deleted since the clip was opened.
+        """
+        check_unchanged(self.paths[number], self._states[number])
+        return load_image(self.paths[number])
+
+    def remarks(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
         """What is odd about the chosen files but does no harm: ``(kind, text)``."""
         names = [self.names[n] for n in numbers]
         told = [
@@ -119,9 +178,12 @@ class PictureFolder:
         ]
         stems = Counter(Path(name).stem for name in names)
         if twice := [stem for stem, count in stems.items() if count > 1]:
-            told.append(
-                ("names", f"{len(twice)} names occur with several suffixes, e.g. {twice[0]}; choose by pattern=")
-            )
+            told.append(("names", f"{len(twice)} names occur more than once, e.g. {twice[0]}"))
+        told += [
+            ("animation", f"{self.names[n]} holds {self._animated[n]} pictures; the first is taken")
+            for n in numbers
+            if n in self._animated
+        ]
         return told
 
     def fingerprint(self, numbers: Sequence[int]) -> bytes:
@@ -136,24 +198,118 @@ class PictureFolder:
         return digest.digest()
 
 
+class PictureArrays(Stills):
+    """Arrays as a clip.
+
+    Args:
+        arrays: ``(n, H, W)``, ``(n, H, W, c)``, or a list of ``(H, W)`` or ``(H, W, c)``, as `load_image` takes them,
+            or of PIL images. They are not copied.
+
+    Raises:
+        NbHelpersError: none, or one that is not an image.
+    """
+
+    def __init__(self, arrays: np.ndarray | Sequence[Any]):
+        super().__init__()
+        self._arrays = [_as_array(array) for array in arrays]
+        if not self._arrays:
+            raise NbHelpersError("the clip has no frames", given="no arrays", expected="at least one (H, W, 3) uint8")
+        for array in self._arrays:
+            load_image(array[:1, :1] if array.size else array)  # its type, without converting it
+        self.path = f"{len(self._arrays)} arrays"
+        self.names = [f"{number:05d}.png" for number in range(len(self._arrays))]
+        self.sizes = [array.shape[:2] for array in self._arrays]
+        self._hashes: dict[int, bytes] = {}
+
+    def read(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Array ``number`` as RGB, a copy."""
+        return load_image(self._arrays[number]).copy()
+
+    def fingerprint(self, numbers: Sequence[int]) -> bytes:
+        """Hash of all pixels, computed once."""
+        for number in numbers:
+            if number not in self._hashes:
+                array = np.ascontiguousarray(self._arrays[number])
+                about = f"{array.shape}{array.dtype}".encode()
+                self._hashes[number] = hashlib.blake2b(about + array.tobytes(), digest_size=16).digest()
+        return hashlib.sha256(b"".join(self._hashes[number] for number in numbers)).digest()
+
+
+def is_array(thing: object) -> bool:
+    """Whether something is an array, a tensor or a PIL image."""
+    return hasattr(thing, "__array__") or hasattr(thing, "__array_interface__")
+
+
+def _as_array(thing: Any) -> np.ndarray:
+    if hasattr(thing, "has_transparency_data") and thing.mode in CONVERTED:
+        thing = thing.convert("RGBA" if thing.has_transparency_data else "RGB")
+    return np.asarray(thing)
+
+
 def is_picture(path: Path) -> bool:
     """Whether a file counts as a frame: known suffix, not hidden, not a folder."""
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _order(path: Path) -> tuple:
     return natural_key(path.name), path.name
 
 
-def _header(path: Path) -> tuple[tuple[int, int] | None, str | None]:
-    """``(H, W)`` after EXIF rotation, without decoding; or None and what is wrong."""
+def _check_formats(paths: Sequence[Path]) -> None:
+    """Refuse a folder with ``0000.jpg`` and ``0000.png``: one of them is a copy, or a mask, of the other."""
+    alike: dict[str, list[Path]] = {}
+    for path in paths:
+        inner = Path(path.stem)  # a.jpg.png is a mask of a.jpg
+        alike.setdefault(inner.stem if inner.suffix.lower() in SUFFIXES else path.stem, []).append(path)
+    twice = {stem: same for stem, same in alike.items() if len(same) > 1}
+    if not twice:
+        return
+    stem, same = next(iter(twice.items()))
+    patterns = ["*" + path.name.removeprefix(stem) for path in same]
+    raise NbHelpersError(
+        "the folder holds the same frames in several formats",
+        given=f"{paths[0].parent}: {len(twice)} names, e.g. {' and '.join(path.name for path in same)}",
+        expected="one picture a frame",
+        do=f"choose by {' or '.join(f'pattern={each!r}' for each in patterns)}, or as a path: "
+        f'"{paths[0].parent / patterns[0]}"; or move the others away',
+    )
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """What changes when a file is written: its length and time."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+class ClipChangedError(NbHelpersError):
+    """The file of a clip is not what it was when the clip was opened; no frame can stand in for that."""
+
+
+def check_unchanged(path: Path, state: tuple[int, int]) -> None:
+    """Refuse to read on from a file that is not as it was when the clip was opened.
+
+    Raises:
+        ClipChangedError: it was changed, replaced or deleted.
+    """
+    try:
+        if file_state(path) == state:
+            return
+        what = "the file was changed since the clip was opened"
+    except OSError:
+        what = "the file is gone since the clip was opened"
+    raise ClipChangedError(what, given=path, do="put the file back, or open the clip again")
+
+
+def _header(path: Path) -> tuple[tuple[int, int] | None, str | None, int]:
+    """``(H, W)`` after EXIF rotation, without decoding, or None and what is wrong; and how many pictures it holds."""
     try:
         with opened(path) as (picture, _, _):
             width, height = picture.size
             # of a PNG, EXIF behind the pixels would mean decoding them; `load_image` then finds the size out
             told = picture.format != "PNG" or "exif" in picture.info
             turned = told and orientation(picture) in (5, 6, 7, 8)
+            count = getattr(picture, "n_frames", 1) if picture.format in MANY else 1
     except NbHelpersError as error:
         reason = type(error.__cause__ or error).__name__
-        return None, "it is empty" if path.stat().st_size == 0 else f"it cannot be read ({reason})"
-    return ((width, height) if turned else (height, width)), None
+        return None, "it is empty" if path.stat().st_size == 0 else f"it cannot be read ({reason})", 1
+    return ((width, height) if turned else (height, width)), None, count

@@ -9,15 +9,19 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.runs import check_local, matches
+from nbhelpers.core.video.animation import Animation, is_animated
 from nbhelpers.core.video.file import NEAR, VideoFile
-from nbhelpers.core.video.folder import PictureFolder, is_picture
+from nbhelpers.core.video.folder import ClipChangedError, PictureArrays, PictureFolder, Stills, is_array, is_picture
 from nbhelpers.core.video.wrap import check_wrap, wrap_columns
 
 CACHE_BYTES = 128 << 20
@@ -30,8 +34,8 @@ class Problem:
     """Something about a clip that its user should know.
 
     Attributes:
-        kind: ``"corrupt"``, ``"size"``, ``"gap"``, ``"names"``, ``"cut off"``, ``"rate"``, ``"interlaced"``,
-            ``"pixels"`` or ``"colour"``.
+        kind: ``"corrupt"``, ``"size"``, ``"gap"``, ``"names"``, ``"animation"``, ``"cut off"``, ``"rate"``,
+            ``"interlaced"``, ``"pixels"``, ``"streams"``, ``"alpha"`` or ``"colour"``.
         text: one line for people; names the file or frame.
     """
 
@@ -57,7 +61,9 @@ class Frames(Sequence):
 
     Args:
         path: a folder of pictures (jpg, png, tif, webp, bmp; 8 or 16 bit; grey, alpha; any names, in natural order), a
-            video file, or a list of picture files. Hidden files and what is no picture are passed over.
+            video file, an animated GIF, WebP or PNG, a TIFF stack, a glob (``"shots/*.png"``), a numbered name
+            (``"shot.%04d.png"``, ``"shot.####.png"``), a list of picture files, an array ``(n, H, W, 3) uint8``, or a
+            list of arrays or PIL images. Hidden files and what is no picture are passed over.
         start: first frame, counted in the source, as in a slice.
         stop: the frame behind the last, as in a slice.
         step: take every ``step``-th frame.
@@ -72,8 +78,9 @@ class Frames(Sequence):
     Attributes:
         size: ``(H, W)`` of every frame, ``wrap`` included.
         names: file names; of a video numbered names (``00030.png`` is the source's frame 30).
-        paths: the original files, None for a video.
+        paths: the original files, None where frames have no file of their own.
         fps: frames a second as they follow here (the source's over ``step``), None where unknown.
+        rate: the same as an exact fraction, such as 24000/1001.
         problems: what was found to be odd, skipped or held; grows while reading.
         wrap: as given.
 
@@ -83,7 +90,7 @@ class Frames(Sequence):
 
     def __init__(
         self,
-        path: str | Path | Sequence[str | Path],
+        path: str | Path | np.ndarray | Sequence[Any],
         *,
         start: int = 0,
         stop: int | None = None,
@@ -127,13 +134,32 @@ class Frames(Sequence):
 
     @property
     def paths(self) -> list[Path] | None:
-        """The original files, or None for a video."""
+        """The original files, or None where frames have no file of their own."""
         return None if self._source.paths is None else [self._source.paths[n] for n in self._numbers]
 
     @property
     def fps(self) -> float | None:
         """Frames a second, or None where the source does not say."""
-        return None if self._source.fps is None else self._source.fps / self._step
+        return None if self.rate is None else float(self.rate)
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames a second as an exact fraction, or None where the source does not say."""
+        return None if self._source.rate is None else self._source.rate / self._step
+
+    @property
+    def aspect(self) -> Fraction:
+        """Width over height of a pixel as it is meant to be shown; frames are given as they are stored."""
+        return self._source.aspect
+
+    @property
+    def stamps(self) -> tuple[np.ndarray, Fraction] | None:
+        """Where the frame rate varies: when each frame is shown, ``(n,) int64`` from 0, and the seconds of a step."""
+        if self._source.stamps is None:
+            return None
+        stamps, tick = self._source.stamps
+        chosen = stamps[self._numbers]
+        return np.abs(chosen - chosen[0]), tick
 
     @property
     def signature(self) -> str:
@@ -152,7 +178,8 @@ class Frames(Sequence):
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"Frames({str(self.path)!r}: {len(self)} of {self.size[1]} x {self.size[0]})"
+        path = self.path if isinstance(self.path, (str, Path)) else self._source.path
+        return f"Frames({str(path)!r}: {len(self)} of {self.size[1]} x {self.size[0]})"
 
     def __getitem__(self, index: int | slice) -> UInt8[np.ndarray, "h w 3"] | Frames:
         """Frame ``index`` ``(H, W, 3) uint8`` RGB, read-only; or a part of the clip.
@@ -248,6 +275,8 @@ class Frames(Sequence):
         try:
             for read, picture in self._source.read_back(number, self._room if backwards else 1):
                 self._keep(read, picture)
+        except ClipChangedError:
+            raise
         except NbHelpersError as error:
             if self._on_bad != "hold":
                 raise NbHelpersError(
@@ -290,10 +319,52 @@ class Frames(Sequence):
         )
 
 
-def _open(path: str | Path | Sequence[str | Path], pattern: str) -> PictureFolder | VideoFile:
-    if isinstance(path, (str, Path)) and not Path(path).is_dir() and not is_picture(Path(path)):
-        return VideoFile(path)
-    return PictureFolder(path, pattern)
+def _open(path: Any, pattern: str) -> Stills | VideoFile:
+    if isinstance(path, (str, Path)):
+        return _open_path(path, pattern)
+    if is_array(path):
+        array = np.asarray(path)
+        if array.ndim != 4 and (array.ndim != 3 or array.shape[2] in (1, 3, 4)):
+            raise NbHelpersError(
+                "the array is not a clip",
+                given=f"shape {array.shape}",
+                expected="(n, H, W, 3) uint8, RGB; (n, H, W) for grey",
+                do="pass a list for a clip of one image: [image]",
+            )
+        return PictureArrays(array)
+    listed = list(path) if isinstance(path, Sequence) else [path]
+    if isinstance(path, Sequence) and all(isinstance(each, (str, Path)) for each in listed):
+        return PictureFolder(listed)
+    if isinstance(path, Sequence) and all(is_array(each) for each in listed):
+        return PictureArrays(listed)
+    raise NbHelpersError(
+        "this is not a clip",
+        given=", ".join(dict.fromkeys(type(each).__name__ for each in listed)),
+        expected="a folder, a video, a glob, a list of picture files, or arrays (H, W, 3) uint8",
+    )
+
+
+def _open_path(path: str | Path, pattern: str) -> Stills | VideoFile:
+    check_local(path)
+    path = Path(path).expanduser()
+    if not path.exists():
+        found = matches(path)
+        if not found:
+            raise NbHelpersError("there is no such file or folder", given=path)
+        if len(found) > 1:
+            if videos := [each for each in found if not is_picture(each)]:
+                raise NbHelpersError(
+                    "the name stands for several files, not all of them pictures",
+                    given=f"{path}: {videos[0].name} and {len(found) - 1} more",
+                    do="open one video at a time",
+                )
+            return PictureFolder(path)
+        path = found[0]
+    if is_picture(path):
+        if is_animated(path) and (animation := Animation(path)).is_one_clip:
+            return animation
+        return PictureFolder(path)
+    return PictureFolder(path, pattern) if path.is_dir() else VideoFile(path)
 
 
 def _text(size: Sequence[int]) -> str:
