@@ -28,13 +28,13 @@ from nbhelpers.zoo import catalog
 log = logging.getLogger(__name__)
 
 MIN_SCORE = 0.1  # of a box that is considered; with the class map it must reach `MIN_PROBABILITY`
-MIN_RIVAL = 0.5  # of a box of a class that nobody asked for
+MIN_RIVAL = 0.6  # of a box of a class that nobody asked for
 MAX_BOXES = 48
 MAX_RIVALS = 12
-SAME_BOX = 0.6  # IoU from which boxes of different classes are one object
+SAME_BOX = 0.7  # IoU from which boxes of different classes are one object
 UNKNOWN = 0.15  # score of a thing that the detector does not know, beside those that it knows
 FLOOR = 0.2  # probability that the text encoder grants each class: it may be wrong
-MIN_PROBABILITY = 0.5  # of a box that is kept
+MIN_PROBABILITY = 0.35  # of a box that is kept
 ELSEWHERE = 0.3  # what is left of the probability of a class that the detector knows, outside of its boxes
 
 
@@ -147,8 +147,7 @@ def propose(
         mean = mean_probabilities(class_map, logits > 0)
         joint = scores * np.maximum(mean, FLOOR)
         class_id = int(joint.argmax())
-        rival = np.delete(joint, class_id).max(initial=0.0)
-        probability = float(scores.max() * joint[class_id] / (joint[class_id] + rival))
+        probability = float(scores[class_id] if found.known[class_id] else scores.max() * mean[class_id])
         if probability >= MIN_PROBABILITY:
             evidence = "both" if mean[class_id] > np.delete(mean, class_id).max(initial=0.0) else "detector"
             predicted_iou = float(prediction.scores[prediction.choice])

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, UInt8
 from nbhelpers.clip_guided.placement import ClassGrid, working_size
 from nbhelpers.clip_guided.values import ClipGuidedResult, prepare_vocabulary
 from nbhelpers.core.images import fit
+from nbhelpers.core.lazy import needs
 from nbhelpers.core.vocabulary import BACKGROUND, near_duplicates, suggested_background
 from nbhelpers.models.protocols import TextEncoder
 from nbhelpers.plots import LONGEST
@@ -211,3 +212,22 @@ def regions(result: ClipGuidedResult) -> dict[str, Bool[np.ndarray, "h w"]]:
             size = result.image.shape[1::-1]
             out[name] = cv2.resize(region.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     return out
+
+
+def boxes(result: ClipGuidedResult) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with the boxes that were segmented, each with its class and probability; at most 1600 pixels a side."""
+    needs("text", "supervision")
+    import supervision
+
+    shown = fit(result.image, LONGEST).copy()
+    found = [prompt for prompt in result.prompts if prompt.box is not None]
+    if not found:
+        return shown
+    scale = shown.shape[0] / result.image.shape[0]
+    detections = supervision.Detections(
+        xyxy=np.array([prompt.box for prompt in found]) * scale,
+        class_id=np.array([prompt.class_id for prompt in found]),
+    )
+    labels = [f"{result.class_map.names[prompt.class_id]} {prompt.agreement:.2f}" for prompt in found]
+    shown = supervision.BoxAnnotator(thickness=2).annotate(shown, detections)
+    return supervision.LabelAnnotator(text_scale=0.5).annotate(shown, detections, labels)
