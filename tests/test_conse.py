@@ -15,7 +15,7 @@ from nbhelpers.models.imagenet import DenseClassifier, class_texts
 from nbhelpers.models.load import load
 from nbhelpers.models.minilm import SentenceEncoder
 from nbhelpers.models.protocols import TextEncoder
-from nbhelpers.zoo import sample
+from nbhelpers.weights import sample
 
 CLASSES, DEPTH = 1000, 8
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "photo", "of", "cat", "dog", "car", "grass", "##s"]

@@ -6,8 +6,8 @@ import torch
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.sam2 import ONLY_FOR_VIDEO, build_lite, build_model
-from nbhelpers.zoo import convert
-from nbhelpers.zoo.fetching import files
+from nbhelpers.weights import convert
+from nbhelpers.weights.fetching import files
 
 CONFIG = "configs/sam2/sam2_hiera_t.yaml"
 

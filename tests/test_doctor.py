@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from nbhelpers.zoo import catalog
-from nbhelpers.zoo.doctor import HERE, IN_HUB, MISSING, NOTHING, PARTLY, WRONG, doctor, state
+from nbhelpers.weights import catalog
+from nbhelpers.weights.doctor import HERE, IN_HUB, MISSING, NOTHING, PARTLY, WRONG, doctor, state
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_offline_and_settings_are_told(empty, monkeypatch):
 
 
 def test_a_machine_without_torch_still_gets_its_table(empty, monkeypatch):
-    from nbhelpers.zoo import doctor as module
+    from nbhelpers.weights import doctor as module
 
     monkeypatch.setattr(module, "_version", lambda package: "-")
     monkeypatch.setitem(__import__("sys").modules, "torch", None)

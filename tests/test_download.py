@@ -10,8 +10,8 @@ import pytest
 from local_server import LocalServer
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.zoo import download as module
-from nbhelpers.zoo.download import download
+from nbhelpers.weights import download as module
+from nbhelpers.weights.download import download
 
 DATA = random.Random(7).randbytes(3_000_000)
 

@@ -14,7 +14,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
 from nbhelpers.models.load import load
 from nbhelpers.models.protocols import Inpainter
-from nbhelpers.zoo import sample
+from nbhelpers.weights import sample
 
 EVERY = {
     "remove": lambda image, mask, inpainter, **what: editing.remove(image, mask, inpainter, **what),
@@ -237,7 +237,7 @@ def test_the_command_removes_what_a_mask_covers(tmp_path):
 
     from nbhelpers.cli import app
     from nbhelpers.core.images import load_image, save_image
-    from nbhelpers.zoo import sample
+    from nbhelpers.weights import sample
 
     photo = load_image(sample("coffee"))
     mask = np.zeros(photo.shape[:2], np.uint8)

@@ -15,9 +15,9 @@ import pytest
 from local_server import LocalServer
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.zoo import catalog, checks, download, fetching
-from nbhelpers.zoo.entries import Asset, Model, Sample
-from nbhelpers.zoo.sources import HubFile, UrlFile
+from nbhelpers.weights import catalog, checks, download, fetching
+from nbhelpers.weights.entries import Asset, Model, Sample
+from nbhelpers.weights.sources import HubFile, UrlFile
 
 WEIGHTS, PHOTO = b"weights" * 5000, b"photo" * 50
 
@@ -32,7 +32,7 @@ def server(monkeypatch):
 
 
 @pytest.fixture
-def zoo(server, home, monkeypatch):
+def store(server, home, monkeypatch):
     """A catalog of one lite model ``little``, one official ``big`` and one picture, all on the local server."""
     for name in ("HF_HUB_OFFLINE", "NBHELPERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
@@ -77,16 +77,16 @@ def left(folder):
     return sorted(path.name for path in found if path.suffix != ".lock" and path.name != ".checked.json")
 
 
-def test_weights_land_in_checkpoints_and_pictures_in_data(zoo):
+def test_weights_land_in_checkpoints_and_pictures_in_data(store):
     assert fetch("little", "p.jpg") == {
-        "w.onnx": zoo.home / "checkpoints" / "w.onnx",
-        "p.jpg": zoo.home / "data" / "p.jpg",
+        "w.onnx": store.home / "checkpoints" / "w.onnx",
+        "p.jpg": store.home / "data" / "p.jpg",
     }
-    assert left(zoo.home) == ["p.jpg", "w.onnx"]
+    assert left(store.home) == ["p.jpg", "w.onnx"]
     assert fetching.sample("p", progress=False).read_bytes() == PHOTO
 
 
-def test_what_is_here_opens_no_socket_starts_no_process_and_is_not_hashed_again(zoo, monkeypatch):
+def test_what_is_here_opens_no_socket_starts_no_process_and_is_not_hashed_again(store, monkeypatch):
     fetch("little", "samples")
 
     def forbidden(*args, **options):
@@ -99,14 +99,14 @@ def test_what_is_here_opens_no_socket_starts_no_process_and_is_not_hashed_again(
         fetch("little", verify=True)
 
 
-def test_it_is_quiet_when_cached(zoo, capfd):
+def test_it_is_quiet_when_cached(store, capfd):
     fetch("little")
     capfd.readouterr()
     fetching.fetch("little")
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_flipped_bit_on_the_way_never_gets_the_name(zoo, server):
+def test_a_flipped_bit_on_the_way_never_gets_the_name(store, server):
     server.files["/w.onnx"] = b"X" + WEIGHTS[1:]
     with pytest.raises(NbHelpersError) as caught:
         fetch("little")
@@ -114,24 +114,24 @@ def test_a_flipped_bit_on_the_way_never_gets_the_name(zoo, server):
     assert sha(WEIGHTS) in message
     assert sha(server.files["/w.onnx"]) in message
     assert "nbhelpers fetch little" in message
-    assert left(zoo.home) == []
+    assert left(store.home) == []
     server.files["/w.onnx"] = WEIGHTS
     assert fetch("little")["w.onnx"].read_bytes() == WEIGHTS
 
 
-def test_another_size_on_the_way_never_gets_the_name(zoo, server):
+def test_another_size_on_the_way_never_gets_the_name(store, server):
     server.files["/w.onnx"] = WEIGHTS + b"more"
     with pytest.raises(NbHelpersError, match=rf"another size[\s\S]*{len(WEIGHTS) + 4} bytes"):
         fetch("little")
-    assert left(zoo.home) == []
+    assert left(store.home) == []
 
 
 @pytest.mark.parametrize("damage", [WEIGHTS[:-1], b"", b"X" + WEIGHTS[1:]], ids=["cut", "empty", "flipped"])
-def test_a_wrong_file_that_lies_here_is_told_and_left_alone(zoo, damage):
+def test_a_wrong_file_that_lies_here_is_told_and_left_alone(store, damage):
     path = fetch("little")["w.onnx"]
     path.write_bytes(damage)
     os.utime(path, ns=(1, 1))
-    for ask in (lambda: fetch("little"), lambda: fetching.files("little"), lambda: fetching.path_of(zoo.weights)):
+    for ask in (lambda: fetch("little"), lambda: fetching.files("little"), lambda: fetching.path_of(store.weights)):
         with pytest.raises(
             NbHelpersError, match=r"is not the file that the catalog names[\s\S]*nbhelpers fetch little"
         ):
@@ -139,15 +139,15 @@ def test_a_wrong_file_that_lies_here_is_told_and_left_alone(zoo, damage):
     assert path.read_bytes() == damage
 
 
-def test_a_file_copied_here_by_hand_is_taken_without_the_network(zoo, server):
-    zoo.weights.target.parent.mkdir()
-    zoo.weights.target.write_bytes(WEIGHTS)
+def test_a_file_copied_here_by_hand_is_taken_without_the_network(store, server):
+    store.weights.target.parent.mkdir()
+    store.weights.target.write_bytes(WEIGHTS)
     fetch("little")
     assert server.asked == []
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "NBHELPERS_OFFLINE"])
-def test_offline_takes_what_is_here_and_tells_what_is_not(zoo, server, monkeypatch, variable):
+def test_offline_takes_what_is_here_and_tells_what_is_not(store, server, monkeypatch, variable):
     fetch("little")
     server.asked.clear()
     monkeypatch.setenv(variable, "1")
@@ -159,42 +159,42 @@ def test_offline_takes_what_is_here_and_tells_what_is_not(zoo, server, monkeypat
     assert server.asked == []
 
 
-def test_offline_takes_the_file_in_the_hub_cache_without_a_copy(zoo, monkeypatch):
+def test_offline_takes_the_file_in_the_hub_cache_without_a_copy(store, monkeypatch):
     from test_sources import put_in_hub_cache
 
-    link = put_in_hub_cache(zoo.home / "hf", "owner/big", "big.pt", WEIGHTS, sha(WEIGHTS))
+    link = put_in_hub_cache(store.home / "hf", "owner/big", "big.pt", WEIGHTS, sha(WEIGHTS))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fetch("big") == {"big.pt": link}
     assert fetching.files("big") == {"checkpoint": link}
     assert fetching.here(catalog.find("big"))
-    assert left(zoo.home / "checkpoints") == []
+    assert left(store.home / "checkpoints") == []
 
 
-def test_no_network_is_one_clear_error(zoo, server):
+def test_no_network_is_one_clear_error(store, server):
     server.close()
     with pytest.raises(NbHelpersError, match=r"w\.onnx could not be fetched[\s\S]*nbhelpers fetch little"):
         fetch("little")
 
 
-def test_the_second_source_is_tried_when_the_first_fails(zoo, server, monkeypatch):
+def test_the_second_source_is_tried_when_the_first_fails(store, server, monkeypatch):
     change(monkeypatch, sources=(UrlFile(f"{server.url}/gone"), UrlFile(f"{server.url}/w.onnx")))
     assert fetch("little")["w.onnx"].read_bytes() == WEIGHTS
 
 
-def test_one_failure_does_not_keep_the_others_away(zoo, server):
+def test_one_failure_does_not_keep_the_others_away(store, server):
     del server.files["/w.onnx"]
     with pytest.raises(NbHelpersError, match=r"w\.onnx"):
         fetch("little", "p.jpg")
-    assert zoo.photo.target.is_file()
+    assert store.photo.target.is_file()
 
 
-def test_official_models_are_never_fetched_unasked(zoo, server):
+def test_official_models_are_never_fetched_unasked(store, server):
     with pytest.raises(NbHelpersError, match=r"weights of big are not on this machine[\s\S]*nbhelpers fetch big"):
         fetching.files("big")
     assert fetching.files("little", progress=False)["checkpoint"].is_file()
 
 
-def test_here_is_by_name_and_size(zoo):
+def test_here_is_by_name_and_size(store):
     little = catalog.find("little")
     assert not fetching.here(little)
     path = fetch("little")["w.onnx"]
@@ -208,7 +208,7 @@ def test_here_is_by_name_and_size(zoo):
     [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "cannot be written"), (errno.EACCES, "cannot be written")],
 )
 @pytest.mark.parametrize("where", ["mkdir", "open", "replace"])
-def test_a_disk_that_refuses_is_one_clear_error(zoo, monkeypatch, number, words, where):
+def test_a_disk_that_refuses_is_one_clear_error(store, monkeypatch, number, words, where):
     honest = getattr(Path, where)
 
     def refuse(path, *args, **options):
@@ -220,33 +220,33 @@ def test_a_disk_that_refuses_is_one_clear_error(zoo, monkeypatch, number, words,
         patch.setattr(Path, where, refuse)
         with pytest.raises(NbHelpersError, match=rf"{words}[\s\S]*w\.onnx[\s\S]*nbhelpers fetch little"):
             fetch("little")
-    assert not zoo.weights.target.exists()
+    assert not store.weights.target.exists()
     assert fetch("little")
 
 
-def test_a_disk_without_room_is_told_before_the_download(zoo, monkeypatch):
+def test_a_disk_without_room_is_told_before_the_download(store, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(NbHelpersError, match="the disk is full"):
         fetch("little")
-    assert left(zoo.home) == []
+    assert left(store.home) == []
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_without_permission(zoo):
-    (zoo.home / "checkpoints").mkdir(mode=0o555)
+def test_a_folder_without_permission(store):
+    (store.home / "checkpoints").mkdir(mode=0o555)
     with pytest.raises(NbHelpersError, match="cannot be written"):
         fetch("little")
 
 
-def test_a_file_that_stands_where_the_folder_should_be(zoo):
-    (zoo.home / "checkpoints").write_text("")
+def test_a_file_that_stands_where_the_folder_should_be(store):
+    (store.home / "checkpoints").write_text("")
     with pytest.raises(NbHelpersError, match="cannot be written"):
         fetch("little")
 
 
-def test_memory_that_cannot_be_read_or_written_does_no_harm(zoo, monkeypatch):
+def test_memory_that_cannot_be_read_or_written_does_no_harm(store, monkeypatch):
     fetch("little")
-    (zoo.home / "checkpoints" / ".checked.json").write_text("[nonsense")
+    (store.home / "checkpoints" / ".checked.json").write_text("[nonsense")
 
     def refuse(*args):
         raise NbHelpersError("read-only")
@@ -255,15 +255,15 @@ def test_memory_that_cannot_be_read_or_written_does_no_harm(zoo, monkeypatch):
     assert fetch("little")
 
 
-def pins(zoo):
-    file = zoo.home / "checkpoints" / "pins.json"
+def pins(store):
+    file = store.home / "checkpoints" / "pins.json"
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def test_without_a_published_hash_the_first_arrival_is_pinned(zoo, server, monkeypatch):
+def test_without_a_published_hash_the_first_arrival_is_pinned(store, server, monkeypatch):
     asset = change(monkeypatch, sha256=None, exact=False)
     path = fetch("little")["w.onnx"]
-    assert pins(zoo) == {"w.onnx": sha(WEIGHTS)}
+    assert pins(store) == {"w.onnx": sha(WEIGHTS)}
     path.unlink()
     server.files["/w.onnx"], server.etag = WEIGHTS[::-1], '"two"'
     with pytest.raises(NbHelpersError, match=sha(WEIGHTS)):
@@ -271,24 +271,24 @@ def test_without_a_published_hash_the_first_arrival_is_pinned(zoo, server, monke
     assert not asset.target.exists()
 
 
-def test_the_hash_that_the_hub_declares_is_checked(zoo, monkeypatch):
+def test_the_hash_that_the_hub_declares_is_checked(store, monkeypatch):
     from test_sources import put_in_hub_cache
 
     big = Asset("big.pt", (HubFile("owner/big", "big.pt"),), 10, None, exact=False)
     monkeypatch.setattr(catalog, "OFFICIAL", (model("big", "official", big),))
-    put_in_hub_cache(zoo.home / "hf", "owner/big", "big.pt", WEIGHTS[::-1], sha(WEIGHTS))
+    put_in_hub_cache(store.home / "hf", "owner/big", "big.pt", WEIGHTS[::-1], sha(WEIGHTS))
     with pytest.raises(NbHelpersError, match=sha(WEIGHTS)):
         fetch("big")
-    assert pins(zoo) == {}
+    assert pins(store) == {}
 
 
-def test_two_processes_at_once_fetch_once(zoo, server):
+def test_two_processes_at_once_fetch_once(store, server):
     server.files["/slow.onnx"] = WEIGHTS * 200
     code = (
         "import sys, time\n"
-        "from nbhelpers.zoo import catalog, fetching\n"
-        "from nbhelpers.zoo.entries import Asset, Model\n"
-        "from nbhelpers.zoo.sources import UrlFile\n"
+        "from nbhelpers.weights import catalog, fetching\n"
+        "from nbhelpers.weights.entries import Asset, Model\n"
+        "from nbhelpers.weights.sources import UrlFile\n"
         f"a = Asset('slow.onnx', (UrlFile('{server.url}/slow.onnx'),), {len(WEIGHTS) * 200}, {sha(WEIGHTS * 200)!r})\n"
         "catalog.LITE = (Model('slow', 'segmenter', 'lite', (a,), 'MIT', '', ''),)\n"
         "honest = UrlFile.bring\n"
@@ -308,7 +308,7 @@ def test_two_processes_at_once_fetch_once(zoo, server):
     assert sum("another process is fetching it" in err for _, err in told) == 1
 
 
-def test_unknown_names_are_told_with_similar_ones(zoo):
+def test_unknown_names_are_told_with_similar_ones(store):
     with pytest.raises(NbHelpersError, match="perhaps little"):
         fetch("litle")
 

@@ -16,7 +16,7 @@ LONGEST = 800  # lines of a module
 
 FLOORS = {
     "core": 1,
-    "zoo": 2,
+    "weights": 2,
     "models": 3,
     "export": 3,
     "plots": 3,
@@ -72,7 +72,7 @@ def imports(source, name, is_package=False):
             if node.level:
                 parents = name.split(".")[: len(name.split(".")) - node.level + int(is_package)]
                 base = ".".join([*parents, *([base] if base else [])])
-            # from nbhelpers import zoo: the imported name decides
+            # from nbhelpers import weights: the imported name decides
             names = [f"{base}.{alias.name}" for alias in node.names] if base == "nbhelpers" else [base]
         out += [(imported, id(node) in for_types) for imported in names]
     return out
@@ -94,11 +94,13 @@ def upward_imports(source, name, is_package=False):
 
 
 def misplaced_networks(source, name, is_package=False):
-    """Third-party network code outside of `models`, and graph runtimes outside of `models` and `zoo`."""
+    """Third-party network code outside of `models`, and graph runtimes outside of `models` and `weights`."""
     complaints = []
     for imported, _ in imports(source, name, is_package):
         top = imported.split(".")[0]
-        if (top in NETWORKS and room(name) != "models") or (top in RUNTIMES and room(name) not in ("models", "zoo")):
+        if (top in NETWORKS and room(name) != "models") or (
+            top in RUNTIMES and room(name) not in ("models", "weights")
+        ):
             complaints.append(f"{name} imports {imported}")
     return complaints
 
@@ -174,20 +176,20 @@ def test_a_module_keeps_the_rules(path):
 
 
 UPWARD = [
-    ("from nbhelpers.zoo import fetch", "nbhelpers.core.images"),
+    ("from nbhelpers.weights import fetch", "nbhelpers.core.images"),
     ("import nbhelpers.segment", "nbhelpers.models.sam2"),
     ("from nbhelpers.plots import show", "nbhelpers.export.coco"),
     ("from nbhelpers.clip_guided import find", "nbhelpers.segment"),
     ("from nbhelpers.widgets import click", "nbhelpers.cli"),
-    ("from nbhelpers import zoo", "nbhelpers.core.files"),
-    ("from . import zoo", "nbhelpers"),
+    ("from nbhelpers import weights", "nbhelpers.core.files"),
+    ("from . import weights", "nbhelpers"),
     ("def f():\n    from ..models.load import load", "nbhelpers.core.files"),
     ("if TYPE_CHECKING:\n    from nbhelpers.segment import ClickSession", "nbhelpers.plots"),
     ("if True:\n    from nbhelpers.models.protocols import Prediction", "nbhelpers.plots"),
 ]
 DOWNWARD = [
     ("from . import errors", "nbhelpers.core.images"),
-    ("from nbhelpers.zoo.catalog import find\nimport torch", "nbhelpers.models.load"),
+    ("from nbhelpers.weights.catalog import find\nimport torch", "nbhelpers.models.load"),
     ("from importlib import import_module", "nbhelpers"),
     ("if TYPE_CHECKING:\n    from nbhelpers.models.protocols import Prediction", "nbhelpers.plots"),
 ]
@@ -197,8 +199,8 @@ def test_the_rules_notice_what_they_are_for():
     assert [case for case in UPWARD if not upward_imports(*case, is_package=case[1] == "nbhelpers")] == []
     assert [case for case in DOWNWARD if upward_imports(*case)] == []
     assert misplaced_networks("def f():\n    from sam2.build_sam import build_sam2", "nbhelpers.segment")
-    assert misplaced_networks("import transformers", "nbhelpers.zoo.convert")
-    assert not misplaced_networks("import onnx", "nbhelpers.zoo.convert")
+    assert misplaced_networks("import transformers", "nbhelpers.weights.convert")
+    assert not misplaced_networks("import onnx", "nbhelpers.weights.convert")
     assert prints("def f():\n    print('done')") == [2] and not prints("table.print()")
     assert bare_exceptions("raise Exception('no')\ntry:\n    f()\nexcept:\n    pass") == [1, 4]
     assert not bare_exceptions("try:\n    f()\nexcept ValueError as e:\n    raise NbHelpersError('x') from e")
@@ -238,7 +240,7 @@ def test_ruff_has_nothing_to_say(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("package", ["", ".multiview", ".product_matching", ".rotoscoping", ".zoo"])
+@pytest.mark.parametrize("package", ["", ".multiview", ".product_matching", ".rotoscoping", ".weights"])
 def test_a_name_that_is_loaded_lazily_is_there_and_is_no_module(package):
     import importlib
     import pkgutil

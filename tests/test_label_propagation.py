@@ -316,7 +316,7 @@ def test_a_segmenter_without_the_features_is_refused(photo):
 @pytest.mark.weights
 def test_on_real_features_an_object_is_followed_lost_and_found():
     from nbhelpers import load, load_image
-    from nbhelpers.zoo import sample
+    from nbhelpers.weights import sample
 
     picture = load_image(sample("coffee.png"))
     mask = np.zeros(picture.shape[:2], bool)

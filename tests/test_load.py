@@ -5,7 +5,7 @@ import pytest
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models import load as module
 from nbhelpers.models.load import choose, load
-from nbhelpers.zoo import catalog
+from nbhelpers.weights import catalog
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_wrong_wishes_are_told(arguments, words):
 
 
 def test_an_official_model_that_is_not_here_is_never_fetched_unasked(home, monkeypatch):
-    monkeypatch.setattr("nbhelpers.zoo.fetching.locate", lambda asset: None)
+    monkeypatch.setattr("nbhelpers.weights.fetching.locate", lambda asset: None)
     with pytest.raises(NbHelpersError) as caught:
         load("segmenter", "sam2.1-hiera-large", "cpu")
     assert "sam2.1-hiera-large" in str(caught.value)

@@ -10,8 +10,8 @@ from nbhelpers.models import matchers
 from nbhelpers.models.load import load
 from nbhelpers.models.protocols import Matcher
 from nbhelpers.models.sift import Sift
-from nbhelpers.zoo import sample
-from nbhelpers.zoo.catalog import find
+from nbhelpers.weights import sample
+from nbhelpers.weights.catalog import find
 
 pytest.importorskip("kornia")
 SHIFT = np.array([24, 16])  # pixels from one crop to the other

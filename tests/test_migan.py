@@ -8,7 +8,7 @@ from nbhelpers.core.images import load_image
 from nbhelpers.models import migan
 from nbhelpers.models.load import load
 from nbhelpers.models.protocols import Inpainter
-from nbhelpers.zoo import sample
+from nbhelpers.weights import sample
 
 
 class Session:

@@ -14,7 +14,7 @@ from nbhelpers.models import mobilesam
 from nbhelpers.models.load import load
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding
-from nbhelpers.zoo import sample
+from nbhelpers.weights import sample
 
 
 class Session:

@@ -18,9 +18,9 @@ from nbhelpers.models.load import load, unload
 from nbhelpers.models.pamr import pamr
 from nbhelpers.models.protocols import ImageTextEncoder, TextEncoder
 from nbhelpers.models.sliding import stitch, windows
-from nbhelpers.zoo import catalog
-from nbhelpers.zoo.entries import Asset
-from nbhelpers.zoo.sources import HubFile
+from nbhelpers.weights import catalog
+from nbhelpers.weights.entries import Asset
+from nbhelpers.weights.sources import HubFile
 
 PATCH = 8
 TINY = {

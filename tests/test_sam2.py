@@ -17,8 +17,8 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.models import sam2
 from nbhelpers.models.load import load
 from nbhelpers.models.protocols import Segmenter
-from nbhelpers.zoo import catalog, sample
-from nbhelpers.zoo.fetching import files
+from nbhelpers.weights import catalog, sample
+from nbhelpers.weights.fetching import files
 
 OFFICIAL = [m for m in catalog.models("segmenter", "official") if m.name.startswith("sam2")]
 TINY = {"sam2-hiera-tiny": "configs/sam2/sam2_hiera_t.yaml", "sam2.1-hiera-tiny": "configs/sam2.1/sam2.1_hiera_t.yaml"}
@@ -103,7 +103,7 @@ def test_a_load_by_name_takes_the_file_in_checkpoints(checkpoint, home, monkeypa
     with pytest.raises(NbHelpersError, match=r"(?i)size|bytes"):
         load("segmenter", name, "cpu")
     monkeypatch.setattr(
-        "nbhelpers.zoo.fetching.check", lambda *args, **kwargs: None
+        "nbhelpers.weights.fetching.check", lambda *args, **kwargs: None
     )  # random weights have no true hash
     target.unlink()
     target.symlink_to(path)

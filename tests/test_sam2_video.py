@@ -14,7 +14,7 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video import Frames
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.sam2_video import tracker as sam2_video
-from nbhelpers.zoo import catalog
+from nbhelpers.weights import catalog
 
 CONFIGS = {"2": "configs/sam2/sam2_hiera_t.yaml", "2.1": "configs/sam2.1/sam2.1_hiera_t.yaml"}
 SMALL = (

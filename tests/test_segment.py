@@ -16,7 +16,7 @@ from nbhelpers.core.metrics import iou
 from nbhelpers.models.load import load
 from nbhelpers.models.values import Prediction
 from nbhelpers.segment import ClickSession
-from nbhelpers.zoo import sample
+from nbhelpers.weights import sample
 
 DISC, BOX = (50, 60), (120, 60)  # inside the two objects of the `photo` fixture
 

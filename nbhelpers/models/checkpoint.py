@@ -7,7 +7,7 @@ from pathlib import Path
 from nbhelpers.core.compute import choose_device, multiply_by_onednn
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.protocols import Segmenter
-from nbhelpers.zoo import catalog
+from nbhelpers.weights import catalog
 
 
 def load_checkpoint(path: str | Path, config: str | None = None, device: str | None = None) -> Segmenter:

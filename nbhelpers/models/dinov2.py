@@ -19,7 +19,7 @@ from nbhelpers.core.compute import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
 from nbhelpers.models.room import with_room
-from nbhelpers.zoo.convert_vit import vit_state_dict
+from nbhelpers.weights.convert_vit import vit_state_dict
 
 if TYPE_CHECKING:
     import torch

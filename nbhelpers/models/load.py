@@ -9,8 +9,8 @@ from typing import Any
 
 from nbhelpers.core.compute import choose_device, multiply_by_onednn
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.zoo import catalog, fetching
-from nbhelpers.zoo.entries import SETS, TASKS, Model
+from nbhelpers.weights import catalog, fetching
+from nbhelpers.weights.entries import SETS, TASKS, Model
 
 _loaded: dict[tuple[str, str], Any] = {}
 _lock = threading.RLock()
@@ -24,7 +24,7 @@ def load(task: str, name: str | None = None, device: str | None = None, models: 
         >>> segmenter = nbhelpers.load("segmenter", "sam2.1-hiera-large", device="cuda")
 
     Args:
-        task: ``"segmenter"``; see `nbhelpers.zoo.entries.TASKS`.
+        task: ``"segmenter"``; see `nbhelpers.weights.entries.TASKS`.
         name: a name of the catalog (``nbhelpers doctor`` lists them).
         device: ``"cuda"``, ``"mps"``, ``"cpu"``; the best there is when left out.
         models: ``"lite"``, ``"official"`` or ``"auto"``; ``NBHELPERS_MODELS``, else ``"auto"``, when left out.

@@ -1,7 +1,7 @@
 """SAM 2 and 2.1 for images, through Meta's ``sam2`` package.
 
 Ravi et al. 2024, arXiv 2408.00714. Checkpoints: the publisher's eight ``.pt`` files, or the safetensors file that
-`nbhelpers.zoo.convert` makes of the lite set.
+`nbhelpers.weights.convert` makes of the lite set.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nbhelpers.models.room import with_room
 from nbhelpers.models.sam2_points import PointDecoder, chosen
 from nbhelpers.models.values import Choose, Embedding, Prediction
 from nbhelpers.models.weights import read_weights
-from nbhelpers.zoo.convert import sam2_state_dict, save_state_dict
+from nbhelpers.weights.convert import sam2_state_dict, save_state_dict
 
 if TYPE_CHECKING:
     import torch

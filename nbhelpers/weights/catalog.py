@@ -6,7 +6,7 @@ Example:
     >>> [model.name for model in models("inpainter", "lite")]
     ['migan']
 
-The rows stand in `nbhelpers.zoo.lite`, `nbhelpers.zoo.official` and `nbhelpers.zoo.samples`. Adding a model is one
+The rows stand in `nbhelpers.weights.lite`, `nbhelpers.weights.official` and `nbhelpers.weights.samples`. Adding a model is one
 row there and, for a new family, one adapter in ``nbhelpers/models``.
 """
 
@@ -16,10 +16,10 @@ import difflib
 from functools import lru_cache
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.zoo.entries import SETS, TASKS, Asset, Model, Sample
-from nbhelpers.zoo.lite import LITE
-from nbhelpers.zoo.official import OFFICIAL
-from nbhelpers.zoo.samples import SAMPLES
+from nbhelpers.weights.entries import SETS, TASKS, Asset, Model, Sample
+from nbhelpers.weights.lite import LITE
+from nbhelpers.weights.official import OFFICIAL
+from nbhelpers.weights.samples import SAMPLES
 
 __all__ = [
     "SETS",

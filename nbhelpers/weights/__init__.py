@@ -1,0 +1,23 @@
+"""Floor 2: which weights exist, how they arrive, and whether they are the right ones.
+
+The names below are loaded when they are first used.
+"""
+
+from nbhelpers.core.lazy import lazily
+
+_HOME_OF = {
+    "Asset": "nbhelpers.weights.catalog",
+    "Model": "nbhelpers.weights.catalog",
+    "Sample": "nbhelpers.weights.catalog",
+    "fetch": "nbhelpers.weights.fetching",
+    "files": "nbhelpers.weights.fetching",
+    "find": "nbhelpers.weights.catalog",
+    "here": "nbhelpers.weights.fetching",
+    "models": "nbhelpers.weights.catalog",
+    "path_of": "nbhelpers.weights.fetching",
+    "sample": "nbhelpers.weights.fetching",
+}
+
+__all__ = ["Asset", "Model", "Sample", "fetch", "files", "find", "here", "models", "path_of", "sample"]
+
+__getattr__, __dir__ = lazily(__name__, _HOME_OF)
