@@ -6,7 +6,7 @@ Example:
     >>> [model.name for model in models("inpainter", "lite")]
     ['migan']
 
-The rows stand in `nbhelpers.weights.lite`, `nbhelpers.weights.official` and `nbhelpers.weights.samples`. Adding a model is one
+The rows are in `nbhelpers.weights.lite`, `official` and `samples`. Adding a model is one
 row there and, for a new family, one adapter in ``nbhelpers/models``.
 """
 
