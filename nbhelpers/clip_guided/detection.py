@@ -20,6 +20,7 @@ from nbhelpers.clip_guided.selection import MaskProposal
 from nbhelpers.clip_guided.values import ClipGuidedSettings, Vocabulary
 from nbhelpers.clip_guided.verification import mean_probabilities
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
 from nbhelpers.models.values import ClassMap, Embedding, Prediction
@@ -32,6 +33,7 @@ MIN_RIVAL = 0.6  # of a box of a class that nobody asked for
 MAX_BOXES = 48
 MAX_RIVALS = 12
 SAME_BOX = 0.7  # IoU from which boxes of different classes are one object
+SAME_MASK = 0.7  # IoU from which the masks of two boxes are one object
 UNKNOWN = 0.15  # score of a thing that the detector does not know, beside those that it knows
 FLOOR = 0.2  # probability that the text encoder grants each class: it may be wrong
 MIN_PROBABILITY = 0.35  # of a box that is kept
@@ -133,10 +135,12 @@ def propose(
     """Segment each box, and give it the class that detector and class map together make most probable.
 
     Returns:
-        The proposals of at least `MIN_PROBABILITY`, and one prediction, for its size and extent.
+        The proposals of at least `MIN_PROBABILITY`, of equal masks the best one; and one prediction, for its size and
+        extent.
     """
     height, width = embedding.size
-    proposals, prediction = [], None
+    found_masks: list[tuple[float, MaskProposal]] = []
+    prediction = None
     for box, scores in zip(found.boxes, found.scores, strict=True):
         box = np.clip(box, 0, [width - 1, height - 1] * 2)
         prediction = segmenter.predict(embedding, Prompt(box=box))
@@ -148,14 +152,17 @@ def propose(
         joint = scores * np.maximum(mean, FLOOR)
         class_id = int(joint.argmax())
         probability = float(scores[class_id] if found.known[class_id] else scores.max() * mean[class_id])
+        evidence = "both" if mean[class_id] > np.delete(mean, class_id).max(initial=0.0) else "detector"
         if probability >= MIN_PROBABILITY:
-            evidence = "both" if mean[class_id] > np.delete(mean, class_id).max(initial=0.0) else "detector"
             predicted_iou = float(prediction.scores[prediction.choice])
-            proposals.append(
-                MaskProposal(
-                    logits.astype(np.float16), class_id, 0, predicted_iou, probability, tuple(box.tolist()), evidence
-                )
+            proposal = MaskProposal(
+                logits.astype(np.float16), class_id, 0, predicted_iou, probability, tuple(box.tolist()), evidence
             )
+            found_masks.append((float(joint[class_id]), proposal))
+    proposals: list[MaskProposal] = []
+    for _, proposal in sorted(found_masks, key=lambda each: -each[0]):
+        if all(iou(proposal.logits > 0, other.logits > 0) < SAME_MASK for other in proposals):
+            proposals.append(proposal)
     return proposals, prediction
 
 
@@ -168,7 +175,7 @@ def fuse(class_map: ClassMap, proposals: Sequence[MaskProposal], known: Sequence
     planes = class_map.probabilities.copy()
     planes[np.asarray(known, bool)] *= ELSEWHERE
     planes /= np.maximum(planes.sum(0), 1e-12)
-    for proposal in sorted(proposals, key=lambda each: each.agreement):
+    for proposal in sorted(proposals, key=lambda each: -np.count_nonzero(each.logits > 0)):  # a dog lies on a sofa
         cover = _cover(proposal.logits > 0, planes.shape[1:])
         planes *= 1 - proposal.agreement * cover
         planes[proposal.class_id] += proposal.agreement * cover

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BATCH = 256  # points whose masks are held as float32; afterwards as float16
 MIN_AGREEMENT = 0.5  # a mask of which the class map gives less to the class is dropped
 PART_INSIDE = 0.8  # fraction of a mask inside a larger one of its class from which it is a part of it
+WHOLE = 0.25  # power of the area by which a whole is preferred to its part
 BOX_OVERLAP = 0.3  # a point's mask that shares more with a box's mask of its class is the same, or a worse one
 MIN_KEPT = 0.25  # an instance that keeps a smaller fraction of its mask in conflicts is covered
 MAX_DENSE_BYTES = 1 << 28  # masks of all instances up to this size are one array, beyond it they are compact
@@ -190,7 +191,7 @@ class CandidateSelector:
         agreements = [mean_inside(relative, mask) for mask in masks]
         covers = [np.count_nonzero(mask & inside) / max(1, self._areas[region]) for mask in masks]
         connected = [self._connected(number, mask, candidates.size) for mask in masks]
-        worth = candidates.scores * np.array(agreements) * np.power(covers, 0.25) * np.sqrt(connected)
+        worth = candidates.scores * np.array(agreements) * np.power(covers, WHOLE) * np.sqrt(connected)
         best = int(worth.argmax())
         self.selected[number] = class_id, best + 1, agreements[best]
         self.seconds += time.perf_counter() - started
@@ -264,7 +265,7 @@ def _merge_things(
     boxes = [i for i in own if proposals[i].box]
     masks = {i: proposals[i].logits > 0 for i in own}
     members: dict[int, list[int]] = {}
-    for i in sorted(boxes, key=lambda i: -proposals[i].confidence):
+    for i in sorted(boxes, key=lambda i: -proposals[i].confidence * np.count_nonzero(masks[i]) ** WHOLE):
         inside = {j: _fraction_inside(masks[i], masks[j]) for j in members}
         if inside and max(inside.values()) >= PART_INSIDE:
             members[max(inside, key=inside.get)].append(i)
