@@ -11,9 +11,9 @@ than 0.5 % of the photo. Three vocabularies: all 20 words (of COCO the words tha
 are not); the words that are there; each word alone, with three words that are not there, each alone too.
 ``--without`` leaves out surroundings, detector or both, for comparison.
 *voc21*: mIoU over the 21 classes that are present, background among them, from the same results.
-*dense*, *guided*: the older measure (VOC only), by which figures were given before: the 20 classes without background, so
-that a pixel outside of all things counts for nothing, and the most probable of the 20 words wins each pixel even where
-it is not probable. Easier, and not what a person sees. With the segmenter the instances' classes lie over the dense
+*dense*, *guided*: the older measure (VOC only), by which figures were given before: the 20 classes without background,
+so that a pixel outside of all things counts for nothing, and the most probable of the 20 words wins each pixel even
+where it is not probable. Easier, and not what a person sees. With the segmenter the instances' classes lie over the dense
 answer.
 
 Prints a table and one line of JSON.

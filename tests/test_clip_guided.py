@@ -710,6 +710,13 @@ def test_a_synonym_is_said():
     assert 'the detector knows "bauble" as ball' in found.notes
 
 
+def test_two_words_with_one_meaning_are_said():
+    found = detect(["ball", "bauble"], {"ball": 0.9}, synonyms={"bauble": "ball"})
+    assert any('join them as "ball|bauble"' in note for note in found.notes)
+    joined = detect(["ball|bauble"], {"ball": 0.9}, synonyms={"bauble": "ball"})
+    assert joined.mask("ball").any() and not any("join" in note for note in joined.notes)
+
+
 def test_what_the_detector_sees_and_nobody_asked_for_competes():
     class Generous(FakeTextEncoder):
         """Takes the box's colour for a ball as well."""

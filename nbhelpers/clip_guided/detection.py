@@ -227,8 +227,15 @@ def without_unknown(
 
 def _notes(words: Vocabulary, known: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Which names were read as another class of the detector."""
-    notes = []
+    notes, first = [], {}
     for names, own in zip(words.classes[: words.count], known, strict=False):
+        own = tuple(own)
         if own and not {name.casefold() for name in names} & set(own):
             notes.append(f'the detector knows "{names[0]}" as {", ".join(own)}')
+        if own and own in first:
+            notes.append(
+                f'"{first[own]}" and "{names[0]}" are one class to the detector: join them as "{first[own]}|{names[0]}"'
+            )
+        elif own:
+            first[own] = names[0]
     return tuple(notes)

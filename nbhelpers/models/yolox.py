@@ -149,6 +149,7 @@ class YoloxDetector:
         device: str = "cpu",
     ):
         self.session, self.sentences, self.name, self.device = session, sentences, name, device
+        self._names: dict[str, tuple[str, ...]] = {}
 
     def classes(self, names: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
         """For each name the COCO classes that it stands for; none where the detector does not know it.
@@ -244,12 +245,15 @@ class YoloxDetector:
         return np.clip(boxes / letterbox_scale(height, width), 0, [width, height] * 2), scores, labels
 
     def _known(self, name: str) -> tuple[str, ...]:
-        phrase = root(name)
-        for key in (phrase, root(name.split()[-1])):
-            if key in _TABLE:
-                return _TABLE[key]
-        similarity = self._similarity(name)
-        return (CLASSES[similarity.argmax()],) if similarity.max() >= MIN_SIMILARITY else ()
+        """The classes that one name stands for."""
+        if name not in self._names:
+            keys = (root(name), root(name.split()[-1]))
+            known = next((_TABLE[key] for key in keys if key in _TABLE), None)
+            if known is None:
+                similarity = self._similarity(name)
+                known = (CLASSES[similarity.argmax()],) if similarity.max() >= MIN_SIMILARITY else ()
+            self._names[name] = known
+        return self._names[name]
 
     def _similarity(self, name: str) -> Float32[np.ndarray, " n"]:
         """Cosine of a name with each class name."""
