@@ -13,8 +13,8 @@ are not); the words that are there; each word alone, with three words that are n
 *voc21*: mIoU over the 21 classes that are present, background among them, from the same results.
 *dense*, *guided*: the older measure (VOC only), by which figures were given before: the 20 classes without background,
 so that a pixel outside of all things counts for nothing, and the most probable of the 20 words wins each pixel even
-where it is not probable. Easier, and not what a person sees. With the segmenter the instances' classes lie over the dense
-answer.
+where it is not probable. Easier, and not what a person sees. With the segmenter the instances' classes lie over the
+dense answer.
 
 Prints a table and one line of JSON.
 """
