@@ -666,7 +666,7 @@ def test_one_list_of_suffixes():
     from nbhelpers.core import runs
     from nbhelpers.core.video import folder
 
-    assert set(folder.PICTURES) == set(runs.SUFFIXES) == set(batch.SUFFIXES) == set(images.SUFFIXES)
+    assert set(folder.SUFFIXES) == set(runs.SUFFIXES) == set(batch.SUFFIXES) == set(images.SUFFIXES)
     assert {".heic", ".heif", ".jpg", ".tif"} <= set(images.SUFFIXES)
 
 

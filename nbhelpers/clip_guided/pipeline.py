@@ -144,9 +144,10 @@ def segment(
         found, verifying = _instances(prompted, image, class_map, words, settings, reader)
         merging += prompted.seconds + clock.lap() - verifying
         notes += describe(found.readings.values(), found.dropped, class_map.names)
-    notes += _nothing_found(found, placement, proposals, words, target_id, settings, detector)
-    for note in notes[len(words.notes) :]:
+    nothing = _nothing_found(found, placement, proposals, words, target_id, settings)
+    for note in (*unknown, *placement.notes, *nothing):
         log.warning(note)
+    notes += nothing
     count = len(found.prompts)
     return ClipGuidedResult(
         image,
@@ -292,7 +293,6 @@ def _nothing_found(
     words: Vocabulary,
     target_id: int | None,
     settings: ClipGuidedSettings,
-    detector: Detector | None,
 ) -> list[str]:
     """Notes on why there is nothing, or nothing of the target."""
     if len(found.detections):

@@ -107,7 +107,9 @@ def diagnose(result: ClipGuidedResult, text_encoder: TextEncoder | None = None) 
     if not result.settings.surroundings and BACKGROUND not in map(str.casefold, names):
         background = tuple((word, -1.0) for word in suggested_background(names))
         background = background if text_encoder is None else _would_win(result, text_encoder)
-    return Diagnosis(rows, tuple(near_duplicates(result.vocabulary)), _rivals(probabilities, names, winner), background)
+    return Diagnosis(
+        rows, tuple(near_duplicates(result.vocabulary)), _rivals(probabilities, names, winner, len(asked)), background
+    )
 
 
 def _word(result: ClipGuidedResult, index: int, winner: np.ndarray, second: np.ndarray) -> Word:
@@ -160,12 +162,13 @@ def words_from(result: ClipGuidedResult) -> dict[int, bool]:
 
 
 def _rivals(
-    probabilities: Float32[np.ndarray, "n h w"], names: tuple[str, ...], winner: np.ndarray
+    probabilities: Float32[np.ndarray, "n h w"], names: tuple[str, ...], winner: np.ndarray, count: int
 ) -> tuple[tuple[str, str, float], ...]:
+    """Pairs of the first ``count`` classes of which one is nearly as probable where the other wins."""
     found: dict[tuple[int, int], float] = {}
-    for index in np.unique(winner).tolist():
+    for index in np.unique(winner[winner < count]).tolist():
         wins = winner == index
-        mean = probabilities[:, wins].mean(1)
+        mean = probabilities[:count, wins].mean(1)
         for other in np.flatnonzero(mean >= RIVAL * mean[index]).tolist():
             if other != index:
                 pair = (min(index, other), max(index, other))
@@ -230,4 +233,4 @@ def boxes(result: ClipGuidedResult) -> UInt8[np.ndarray, "h w 3"]:
     )
     labels = [f"{result.class_map.names[prompt.class_id]} {prompt.agreement:.2f}" for prompt in found]
     shown = supervision.BoxAnnotator(thickness=2).annotate(shown, detections)
-    return supervision.LabelAnnotator(text_scale=0.5).annotate(shown, detections, labels)
+    return supervision.LabelAnnotator(text_scale=0.5, smart_position=True).annotate(shown, detections, labels)
