@@ -135,11 +135,11 @@ def propose(
     """Segment each box, and give it the class that detector and class map together make most probable.
 
     Returns:
-        The proposals of at least `MIN_PROBABILITY`, of equal masks the best one; and one prediction, for its size and
-        extent.
+        The proposals of at least `MIN_PROBABILITY`, of equal masks one, with the class of the most probable and the
+        outline of the surest; and one prediction, for its size and extent.
     """
     height, width = embedding.size
-    found_masks: list[tuple[float, MaskProposal]] = []
+    candidates: list[tuple[float, float, MaskProposal]] = []
     prediction = None
     for box, scores in zip(found.boxes, found.scores, strict=True):
         box = np.clip(box, 0, [width - 1, height - 1] * 2)
@@ -158,11 +158,17 @@ def propose(
             proposal = MaskProposal(
                 logits.astype(np.float16), class_id, 0, predicted_iou, probability, tuple(box.tolist()), evidence
             )
-            found_masks.append((float(joint[class_id]), proposal))
-    proposals: list[MaskProposal] = []
-    for _, proposal in sorted(found_masks, key=lambda each: -each[0]):
-        if all(iou(proposal.logits > 0, other.logits > 0) < SAME_MASK for other in proposals):
-            proposals.append(proposal)
+            candidates.append((float(joint[class_id]), predicted_iou * float(scores.max()), proposal))
+    kept: list[tuple[float, MaskProposal]] = []
+    for _, quality, proposal in sorted(candidates, key=lambda each: -each[0]):
+        mask = proposal.logits > 0
+        same = next((k for k, (_, other) in enumerate(kept) if iou(mask, other.logits > 0) >= SAME_MASK), None)
+        if same is None:
+            kept.append((quality, proposal))
+        elif quality > kept[same][0]:  # the class of the one, the outline of the other
+            better = {"logits": proposal.logits, "box": proposal.box, "predicted_iou": proposal.predicted_iou}
+            kept[same] = quality, replace(kept[same][1], **better)
+    proposals = [proposal for _, proposal in kept]
     return proposals, prediction
 
 
