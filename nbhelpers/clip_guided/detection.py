@@ -8,7 +8,6 @@ later step.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,8 +24,6 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
 from nbhelpers.models.values import ClassMap, Embedding, Prediction
 from nbhelpers.weights import catalog
-
-log = logging.getLogger(__name__)
 
 MIN_SCORE = 0.1  # of a box that is considered; with the class map it must reach `MIN_PROBABILITY`
 MIN_RIVAL = 0.6  # of a box of a class that nobody asked for
@@ -179,7 +176,7 @@ def fuse(class_map: ClassMap, proposals: Sequence[MaskProposal], known: Sequence
     that the detector knows keeps `ELSEWHERE` of its probability.
     """
     planes = class_map.probabilities.copy()
-    planes[np.asarray(known, bool)] *= ELSEWHERE
+    planes[: len(known)][np.asarray(known, bool)] *= ELSEWHERE
     planes /= np.maximum(planes.sum(0), 1e-12)
     for proposal in sorted(proposals, key=lambda each: -np.count_nonzero(each.logits > 0)):  # a dog lies on a sofa
         cover = _cover(proposal.logits > 0, planes.shape[1:])

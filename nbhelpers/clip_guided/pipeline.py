@@ -130,7 +130,7 @@ def segment(
         settings,
         target_id,
         detection.covered(proposals),
-        frozenset(proposal.class_id for proposal in proposals),
+        frozenset(proposal.class_id for proposal in proposals) & set(words.wanted),
     )
     notes = [*words.notes, *notes, *placement.notes]
     found, merging, verifying = _empty(image), clock.lap(), 0.0
