@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nbhelpers.models.features import Features
+from nbhelpers.models.values import Features
 
 SIZE = (480, 640)
 FOCAL = 700.0

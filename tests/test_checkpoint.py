@@ -1,7 +1,7 @@
 import pytest
 
 from nbhelpers import NbHelpersError
-from nbhelpers.models.checkpoint import load_checkpoint
+from nbhelpers.models.load import load_checkpoint
 
 
 def test_a_missing_checkpoint_names_the_command_that_fetches_it(tmp_path):

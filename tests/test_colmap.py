@@ -7,10 +7,9 @@ from fake_matcher import FOCAL, SIZE, FakeMatcher, cloud, looking, photos, ring,
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.colmap import ColmapEstimator, build
-from nbhelpers.models.colmap.check import agreement, center_difference, rotation_differences, similarity
-from nbhelpers.models.colmap.mapping import run_mapping
-from nbhelpers.models.colmap.pairs import FeatureStore, groups, known_pairs, likely_pairs, moving, verified_pairs
-from nbhelpers.models.colmap.points import triangulate
+from nbhelpers.models.colmap.estimator import agreement, center_difference, rotation_differences, similarity
+from nbhelpers.models.colmap.mapping import run_mapping, triangulate
+from nbhelpers.models.colmap.matching import FeatureStore, groups, known_pairs, likely_pairs, moving, verified_pairs
 from nbhelpers.models.protocols import Matcher, SceneEstimator
 
 pytest.importorskip("pycolmap")

@@ -10,8 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.models.conse import ConseSettings, ConseTextEncoder, give_the_rest_to_stuff
-from nbhelpers.models.imagenet import DenseClassifier, class_texts
+from nbhelpers.models.conse import ConseSettings, ConseTextEncoder, DenseClassifier, class_texts, give_the_rest_to_stuff
 from nbhelpers.models.load import load
 from nbhelpers.models.minilm import SentenceEncoder
 from nbhelpers.models.protocols import TextEncoder

@@ -10,7 +10,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_propagation import LabelPropagation
-from nbhelpers.models.label_propagation.state import EMBEDDINGS, PackedMasks
+from nbhelpers.models.label_propagation.tracker import EMBEDDINGS, PackedMasks
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.models.values import Embedding, Prediction
 

@@ -12,12 +12,10 @@ import torch
 from nbhelpers.core.compute import MemoryWarning
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.vocabulary import BACKGROUND_WORDS
-from nbhelpers.models import openclip, openclip_network
-from nbhelpers.models.dense import PROTOCOLS, DenseSettings, as_classes, class_probabilities
+from nbhelpers.models import openclip
+from nbhelpers.models.dense import PROTOCOLS, DenseSettings, as_classes, class_probabilities, pamr, stitch, windows
 from nbhelpers.models.load import load, unload
-from nbhelpers.models.pamr import pamr
 from nbhelpers.models.protocols import ImageTextEncoder, TextEncoder
-from nbhelpers.models.sliding import stitch, windows
 from nbhelpers.weights import catalog
 from nbhelpers.weights.entries import Asset
 from nbhelpers.weights.sources import HubFile
@@ -51,7 +49,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(tiny):
     torch.manual_seed(0)
-    model = openclip_network.build_model(tiny).eval().requires_grad_(False)
+    model = openclip.build_model(tiny).eval().requires_grad_(False)
     for parameter in model.parameters():  # norms and biases start at 1 and 0, where mistakes hide
         parameter += torch.randn_like(parameter) * 0.2
     return model
@@ -90,7 +88,7 @@ def attention_by_hand(attention, tokens, kind, grid, std):
 def test_the_last_block_attends_as_its_formula_says(model, kind):
     attention, grid = model.visual.transformer.resblocks[-1].attn, (3, 5)
     tokens = torch.randn(2, 16, 32)
-    found = openclip_network.attend(attention, tokens, grid, DenseSettings(attention=kind, gaussian_std=1.5))
+    found = openclip.attend(attention, tokens, grid, DenseSettings(attention=kind, gaussian_std=1.5))
     for one, wanted in zip(found, tokens, strict=True):
         torch.testing.assert_close(one, attention_by_hand(attention, wanted, kind, grid, 1.5), atol=1e-5, rtol=0)
 
@@ -112,7 +110,7 @@ def features_by_hand(model, pixels, kind):
 @pytest.mark.parametrize("kind", ["clip", "sclip", "naclip"])
 def test_features_of_patches_go_through_the_rest_of_the_network(model, kind):
     pixels = torch.randn(3, 32, 32)
-    found = openclip_network.patch_features(model.visual, pixels[None], DenseSettings(attention=kind))
+    found = openclip.patch_features(model.visual, pixels[None], DenseSettings(attention=kind))
     torch.testing.assert_close(found[0], features_by_hand(model, pixels, kind), atol=1e-5, rtol=0)
 
 
@@ -120,20 +118,20 @@ def test_plain_attention_gives_open_clips_own_tokens(model):
     pixels = torch.randn(2, 3, 32, 32)
     tokens = model.visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True)
     wanted = torch.einsum("bchw,cd->bhwd", tokens["image_intermediates"][-1], model.visual.proj)
-    found = openclip_network.patch_features(model.visual, pixels, DenseSettings(attention="clip"))
+    found = openclip.patch_features(model.visual, pixels, DenseSettings(attention="clip"))
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
 def test_positions_are_interpolated_where_the_grid_is_another(model):
     trained = model.visual.positional_embedding
-    assert torch.equal(openclip_network.positions(model.visual, (4, 4)), trained)
-    found = openclip_network.positions(model.visual, (8, 6))
+    assert torch.equal(openclip.positions(model.visual, (4, 4)), trained)
+    found = openclip.positions(model.visual, (8, 6))
     assert found.shape == (49, 32)
     assert torch.equal(found[0], trained[0])
     import cv2
 
     wide = cv2.resize(trained[1:].reshape(4, 4, 32).numpy(), (4, 8), interpolation=cv2.INTER_CUBIC)
-    np.testing.assert_allclose(openclip_network.positions(model.visual, (8, 4))[1:].reshape(8, 4, 32), wide, atol=1e-4)
+    np.testing.assert_allclose(openclip.positions(model.visual, (8, 4))[1:].reshape(8, 4, 32), wide, atol=1e-4)
 
 
 def test_eighty_templates_are_averaged(model, encoder):
@@ -528,14 +526,14 @@ def test_the_architectures_of_the_catalog_are_in_the_package():
     for row in catalog.models("text_encoder", "official"):
         if row.name.startswith("openclip"):
             config = open_clip.get_model_config(row.options["architecture"])
-            assert config["quick_gelu"] and openclip_network._is_plain(config)
+            assert config["quick_gelu"] and openclip._is_plain(config)
 
 
 def test_wrong_checkpoints_are_refused(model, tmp_path):
     cut = save(model, tmp_path / "whole.safetensors")
     cut.write_bytes(cut.read_bytes()[:50_000])
     with pytest.raises(NbHelpersError, match="cannot be loaded"):
-        openclip_network.load_weights(model, cut)
+        openclip.load_weights(model, cut)
     other = tmp_path / "other.pt"
     state = model.state_dict()
     for wrong in (
@@ -546,7 +544,7 @@ def test_wrong_checkpoints_are_refused(model, tmp_path):
     ):
         torch.save(wrong, other)
         with pytest.raises(NbHelpersError, match="of another model"):
-            openclip_network.load_weights(model, other)
+            openclip.load_weights(model, other)
 
 
 def test_a_pickle_that_would_run_code_is_refused(model, tmp_path):
@@ -558,16 +556,16 @@ def test_a_pickle_that_would_run_code_is_refused(model, tmp_path):
 
     torch.save({"state_dict": Attack()}, tmp_path / "evil.bin")
     with pytest.raises(NbHelpersError, match="cannot be loaded"):
-        openclip_network.load_weights(model, tmp_path / "evil.bin")
+        openclip.load_weights(model, tmp_path / "evil.bin")
     assert not ran.exists()
 
 
 def test_architectures_that_are_not_there_or_not_plain():
     with pytest.raises(NbHelpersError, match="no such model"):
-        openclip_network.build_model("ViT-Z-99")
+        openclip.build_model("ViT-Z-99")
     for name in ("ViT-B-16-SigLIP", "RN50", "coca_ViT-L-14", "EVA02-B-16"):
         with pytest.raises(NbHelpersError, match="not a plain vision transformer") as caught:
-            openclip_network.build_model(name)
+            openclip.build_model(name)
         assert "ViT-B-16-quickgelu" in caught.value.expected
 
 
@@ -576,7 +574,7 @@ def test_a_missing_package_is_told(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(NbHelpersError, match="open_clip is not installed"):
-        openclip_network.build_model("ViT-B-16")
+        openclip.build_model("ViT-B-16")
 
 
 def test_a_whole_photo_is_compared_as_clip_compares_it(encoder, model):

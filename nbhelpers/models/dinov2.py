@@ -18,7 +18,7 @@ from jaxtyping import Float32, UInt8
 from nbhelpers.core.compute import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.room import with_room
+from nbhelpers.models.adapters import with_room
 from nbhelpers.weights.convert_vit import vit_state_dict
 
 if TYPE_CHECKING:

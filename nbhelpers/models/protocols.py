@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float32, Int, Shaped, UInt8
 
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.features import Features
-from nbhelpers.models.values import Choose, ClassMap, Embedding, Prediction, TrackedFrame
+from nbhelpers.models.values import Choose, ClassMap, Embedding, Features, Prediction, TrackedFrame
 
 if TYPE_CHECKING:
     import supervision

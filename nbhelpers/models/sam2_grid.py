@@ -17,8 +17,8 @@ from jaxtyping import Float32, UInt8
 
 from nbhelpers.core.compute import autocast
 from nbhelpers.core.masks import box_of, encode_rle
+from nbhelpers.models.adapters import with_room
 from nbhelpers.models.protocols import Segmenter
-from nbhelpers.models.room import with_room
 from nbhelpers.models.values import Embedding, Prediction
 
 POINTS_AT_ONCE = {"cpu": 16, "mps": 32, "cuda": 128}

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import upsample, view_logits
+from nbhelpers.core.prompts import Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,3 +146,79 @@ class TrackedFrame:
     predictions: Mapping[int, Prediction]
     gone: frozenset[int] = frozenset()
     prompted: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Where a picture has distinct places, and what they look like.
+
+    Attributes:
+        size: ``(H, W)`` of the picture.
+        model: name of the extractor; descriptors of different extractors cannot be compared.
+        points: ``(n, 2) float32``, ``(x, y)`` in pixels of the picture.
+        descriptors: ``(n, d) float32`` of length 1.
+        scores: ``(n,) float32``, the larger the more distinct.
+    """
+
+    size: tuple[int, int]
+    model: str
+    points: Float32[np.ndarray, "n 2"] = field(repr=False)
+    descriptors: Float32[np.ndarray, "n d"] = field(repr=False)
+    scores: Float32[np.ndarray, " n"] = field(repr=False)
+
+    def __post_init__(self):
+        if not len(self.points) == len(self.descriptors) == len(self.scores):
+            raise NbHelpersError(
+                "features do not fit together",
+                given=f"{len(self.points)} points, {len(self.descriptors)} descriptors, {len(self.scores)} scores",
+                expected="as many of each",
+            )
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def check_same_model(first: Features, second: Features, model: str) -> None:
+    """Refuse features that another extractor made.
+
+    Raises:
+        NbHelpersError: they are not of ``model``.
+    """
+    for features in (first, second):
+        if features.model != model:
+            raise NbHelpersError(
+                "these features come from another extractor",
+                given=features.model,
+                expected=model,
+                do="match features with the matcher that made them",
+            )
+
+
+def by_object(
+    arrays: Mapping[str, np.ndarray], frame: int, prompts: Mapping[int, Prompt]
+) -> dict[int, dict[str, np.ndarray]]:
+    """The memory of a frame, object by object.
+
+    Args:
+        arrays: by ``<object id>/<what>``; an object that was prompted on the frame has a ``score``.
+        frame: which one, for the error.
+        prompts: what had been said on the frame, by object id.
+
+    Returns:
+        By object id, arrays by ``<what>``.
+
+    Raises:
+        NbHelpersError: prompted objects without prompts, or prompts of objects that were not prompted.
+    """
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for name, value in arrays.items():
+        object_id, _, what = name.partition("/")
+        found.setdefault(int(object_id), {})[what] = value
+    prompted = {object_id for object_id, own in found.items() if "score" in own}
+    if prompted != set(prompts):
+        raise NbHelpersError(
+            "the memory does not fit the prompts",
+            given=f"frame {frame}: prompted objects {sorted(prompts)}, memory of {sorted(prompted)}",
+            expected="the prompts that were there when the memory was taken",
+        )
+    return found

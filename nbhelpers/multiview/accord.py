@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from nbhelpers.core.masks import mask_logits
-from nbhelpers.models.label_propagation.answers import SURE
+from nbhelpers.models.label_propagation.decoding import SURE
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.evidence import Evidence, read_mask
 from nbhelpers.multiview.order import nearest

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from nbhelpers.core.masks import mask_logits
-from nbhelpers.models.label_propagation.prompts import decode, probability, soft_iou, trust_in_recipes
+from nbhelpers.models.label_propagation.decoding import decode, probability, soft_iou, trust_in_recipes
 from nbhelpers.models.label_propagation.votes import Remembered, Votes, remember, resize, vote
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.looks import NO_MEANS, looks
@@ -67,7 +67,7 @@ class Finder:
         return Found(logits.astype(np.float32), 1.0, 1.0)
 
     def trust(self, view: int, found: Found) -> dict[str, float]:
-        """How well each recipe of `nbhelpers.models.label_propagation.prompts` does where the mask is known."""
+        """How well each recipe of `nbhelpers.models.label_propagation.decoding` does where the mask is known."""
         blurred = resize(resize(found.share, len(found.share) // 2), len(found.share))
         return trust_in_recipes(self.photos.segmenter, self.photos.embedding(view), blurred, found.share)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from nbhelpers.core.masks import box_of
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.label_propagation.prompts import soft_iou
+from nbhelpers.models.label_propagation.decoding import soft_iou
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 from nbhelpers.multiview.order import nearest

@@ -10,8 +10,7 @@ import numpy as np
 
 from nbhelpers.core.masks import encode_rle, upsample
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.label_propagation.answers import SURE
-from nbhelpers.models.label_propagation.prompts import recipes, soft_iou
+from nbhelpers.models.label_propagation.decoding import SURE, recipes, soft_iou
 from nbhelpers.multiview import consistency
 from nbhelpers.multiview.accord import Accord, Claim
 from nbhelpers.multiview.evidence import Evidence

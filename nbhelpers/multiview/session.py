@@ -15,7 +15,7 @@ from nbhelpers.core.promptevents import ObjectPrompts
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.label_propagation.answers import answer
+from nbhelpers.models.label_propagation.decoding import answer
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.values import Views

@@ -6,30 +6,46 @@ mask decoder (`prompts`). Frames that a person prompted are remembered for good;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.label_propagation.answers import SURE, answer, given, is_given
-from nbhelpers.models.label_propagation.memory import put_back, remembered
-from nbhelpers.models.label_propagation.motion import moving_along
-from nbhelpers.models.label_propagation.prompts import decode, probability, soft_iou, trust_in_recipes
-from nbhelpers.models.label_propagation.state import Anchor, Track, TrackState
-from nbhelpers.models.label_propagation.votes import feature_means, remember, resize, vote
+from nbhelpers.models.label_propagation.decoding import (
+    SURE,
+    answer,
+    decode,
+    given,
+    is_given,
+    moving_along,
+    probability,
+    soft_iou,
+    trust_in_recipes,
+)
+from nbhelpers.models.label_propagation.votes import Remembered, feature_means, remember, resize, vote
 from nbhelpers.models.protocols import FrameSequence, Segmenter
-from nbhelpers.models.values import Embedding, Prediction, TrackedFrame
+from nbhelpers.models.values import Embedding, Prediction, TrackedFrame, by_object
+
+if TYPE_CHECKING:
+    import torch
 
 RECENT = 4  # tracked frames that vote
 ANCHORS = 4  # prompted frames that vote: the nearest in time
 ALIKE = 2 / 3  # likeness below which what was found is another thing: the object is gone
 GONE = 0.02  # of the area on the nearest prompted frame: below it nothing of the object is left
 FEATURES = ("image_embed", "high_res_feats_0", "high_res_feats_1")
+EMBEDDINGS = 8  # 17 MB each
+SCORE_POWER = 4
+STEPS = 8  # of a logit unit that are told apart in a packed mask
+PASSES = {1: "forwards", -1: "backwards"}
 
 
 class LabelPropagation:
@@ -273,3 +289,233 @@ def build(name: str, files: dict[str, Path], device: str, *, segmenter: str) -> 
     from nbhelpers.models.load import load
 
     return LabelPropagation(load("segmenter", segmenter, device), name)
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """A frame that a person prompted.
+
+    Attributes:
+        prompt: what was said.
+        answered: the one mask that was answered; None where the prompt is that mask, which may be large.
+        score: the confidence in it.
+        remembered: its cells, which vote on other frames.
+        area: of the mask, in cells of the decoder's grid.
+        trust: how well each recipe of `prompts` does here; None until that is needed.
+    """
+
+    prompt: Prompt
+    answered: Prediction | None
+    score: float
+    remembered: Remembered
+    area: float
+    trust: dict[str, float] | None
+
+
+class PackedMasks:
+    """Low-resolution logits by frame, in an eighth of a unit between -15 and 15, compressed: about 10 kB each."""
+
+    def __init__(self):
+        self._packed: dict[int, tuple[tuple[int, int], bytes]] = {}
+
+    def __setitem__(self, frame: int, logits: Float32[np.ndarray, "s s"]) -> None:
+        steps = np.clip(np.rint(logits * STEPS), -15 * STEPS, 15 * STEPS).astype(np.int8)
+        self._packed[frame] = (logits.shape, zlib.compress(steps.tobytes(), 1))
+
+    def __getitem__(self, frame: int) -> Float32[np.ndarray, "s s"]:
+        shape, packed = self._packed[frame]
+        return np.frombuffer(zlib.decompress(packed), np.int8).reshape(shape).astype(np.float32) / STEPS
+
+    def __contains__(self, frame: int) -> bool:
+        return frame in self._packed
+
+    def forget(self, frame: int) -> None:
+        """Drop a frame's logits, if there are any."""
+        self._packed.pop(frame, None)
+
+
+@dataclass(eq=False)
+class Track:
+    """One object of a clip.
+
+    What was found forwards and what was found backwards are kept apart and joined when asked for, so that a pass
+    that starts at a hard frame does not spoil what an easier one has found from its other side.
+
+    Attributes:
+        anchors: the frames that a person prompted.
+        found: the masks of followed frames by direction (1, -1), without those where the object was gone.
+        scores: the confidence in each of them.
+        recent: cells of the last few of them.
+    """
+
+    anchors: dict[int, Anchor] = field(default_factory=dict)
+    found: dict[int, PackedMasks] = field(default_factory=lambda: {1: PackedMasks(), -1: PackedMasks()})
+    scores: dict[int, dict[int, float]] = field(default_factory=lambda: {1: {}, -1: {}})
+    recent: dict[int, Remembered] = field(default_factory=dict)
+
+    def put(self, frame: int, step: int, logits: Float32[np.ndarray, "s s"], score: float) -> None:
+        """Keep what a pass in direction ``step`` found on a frame."""
+        self.found[step][frame] = logits
+        self.scores[step][frame] = score
+        self.recent.pop(frame, None)
+
+    def forget(self, frame: int) -> None:
+        """Keep nothing of a frame: the object is gone there."""
+        for step in (1, -1):
+            self.found[step].forget(frame)
+            self.scores[step].pop(frame, None)
+        self.recent.pop(frame, None)
+
+    def known(self, frame: int) -> tuple[Float32[np.ndarray, "s s"], float] | None:
+        """Logits and confidence on a followed frame, None where there are none.
+
+        Between two prompted frames the passes from both are averaged with the weight (confidence x that of the
+        prompted mask)^4 / distance: a pass is as good as the mask it started from. Weights by distance are those of
+        Oh et al. 2019 (arXiv 1904.09791, section 3.3) for interactive corrections.
+        """
+        sides = [step for step in (1, -1) if frame in self.found[step]]
+        if not sides:
+            return None
+        weights = np.array([self._weight(frame, step) for step in sides])
+        weights = weights / weights.sum() if weights.any() else np.full(len(sides), 1 / len(sides))
+        logits = sum(self.found[step][frame] * np.float32(w) for step, w in zip(sides, weights, strict=True))
+        score = sum(self.scores[step][frame] * float(w) for step, w in zip(sides, weights, strict=True))
+        return logits, score
+
+    def _weight(self, frame: int, step: int) -> float:
+        """How much a pass in direction ``step`` is worth; nothing when the prompt that it came from was removed."""
+        passed = [index for index in self.anchors if (frame - index) * step > 0]
+        if not passed:
+            return 0.0
+        source = min(passed, key=lambda index: abs(index - frame))
+        sure = max(self.scores[step][frame] * self.anchors[source].score, 1e-3)
+        return sure**SCORE_POWER / abs(frame - source)
+
+    def nearest(self, frame: int, count: int) -> list[int]:
+        """The prompted frames nearest in time, the nearest first."""
+        return sorted(self.anchors, key=lambda index: (abs(index - frame), index))[:count]
+
+    def before(self, frame: int, step: int, count: int) -> list[int]:
+        """Followed frames just before ``frame`` in the direction ``step``, back to a prompted or a missing one.
+
+        Beyond a prompted frame lies what was found before it was corrected.
+        """
+        frames = []
+        while (
+            len(frames) < count
+            and (frame := frame - step) not in self.anchors
+            and any(frame in found for found in self.found.values())
+        ):
+            frames.append(frame)
+        return frames
+
+    def keep_recent(self, frame: int, count: int) -> None:
+        """Drop the cells of all but the frames nearest to ``frame``."""
+        kept = sorted(self.recent, key=lambda index: abs(index - frame))[:count]
+        self.recent = {index: self.recent[index] for index in kept}
+
+
+class TrackState:
+    """A clip, what was said about its objects, and what was found.
+
+    Args:
+        frames: the clip.
+        encode: makes the embedding of an image.
+
+    Raises:
+        NbHelpersError: the clip has no frames.
+    """
+
+    def __init__(self, frames: FrameSequence, encode: Callable[[Any], Embedding]):
+        if not len(frames):
+            raise NbHelpersError("the clip has no frames", expected="at least one")
+        self.frames, self._encode = frames, encode
+        self.tracks: dict[int, Track] = {}
+        self.means: dict[str, Any] = {}
+        self._embeddings: OrderedDict[int, Embedding] = OrderedDict()
+
+    def check(self, frame: int) -> None:
+        """Raise an error unless the clip has this frame."""
+        if not 0 <= frame < len(self.frames):
+            raise NbHelpersError("the clip has no such frame", given=frame, expected=f"0 to {len(self.frames) - 1}")
+
+    def embedding(self, frame: int) -> Embedding:
+        """Features of a frame; the last few are kept."""
+        if frame not in self._embeddings:
+            while len(self._embeddings) >= EMBEDDINGS:
+                self._embeddings.popitem(last=False)
+            self._embeddings[frame] = self._encode(self.frames[frame])
+        self._embeddings.move_to_end(frame)
+        return self._embeddings[frame]
+
+
+def remembered(state: TrackState, frame: int) -> dict[str, np.ndarray]:
+    """Arrays by ``<object id>/<what>``: masks and scores; features are computed anew from the frame."""
+    arrays: dict[str, np.ndarray] = {}
+    for object_id, track in state.tracks.items():
+        own: dict[str, np.ndarray] = {}
+        for step, name in PASSES.items():
+            if frame in track.found[step]:
+                # a kept mask is in whole steps already, so nothing is lost
+                own[f"{name}/mask"] = np.rint(track.found[step][frame] * STEPS).astype(np.int8)
+                own[f"{name}/score"] = np.array(track.scores[step][frame])
+        if (anchor := track.anchors.get(frame)) is not None:
+            own["score"] = np.array(anchor.score)
+            own |= {f"trust/{name}": np.array(value) for name, value in (anchor.trust or {}).items()}
+            own |= {f"means/{name}": tensor.cpu().numpy() for name, tensor in state.means.items()}
+            if anchor.answered is not None:
+                own |= {"answer": anchor.answered.logits, "extent": np.array(anchor.answered.extent)}
+        arrays |= {f"{object_id}/{name}": value for name, value in own.items()}
+    return arrays
+
+
+def put_back(
+    state: TrackState,
+    frame: int,
+    arrays: Mapping[str, np.ndarray],
+    prompts: Mapping[int, Prompt],
+    device: str,
+    anchor: Callable[..., Anchor],
+) -> None:
+    """Put back what `remembered` gave.
+
+    Args:
+        state: of the clip.
+        frame: which one.
+        arrays: what was remembered of it.
+        prompts: those of this frame, by object id.
+        device: where tensors live.
+        anchor: what makes an anchor of a prompted frame, `LabelPropagation.anchor`.
+
+    Raises:
+        NbHelpersError: the arrays and the prompts do not fit.
+    """
+    for object_id, own in by_object(arrays, frame, prompts).items():
+        track = state.tracks.setdefault(object_id, Track())
+        for step, name in PASSES.items():
+            if f"{name}/mask" in own:
+                logits = own[f"{name}/mask"].astype(np.float32) / STEPS
+                track.put(frame, step, logits, float(own[f"{name}/score"]))
+        if object_id in prompts:
+            if not state.means:
+                state.means = _means(own, device)
+            prompt = prompts[object_id]
+            trust = {name: float(value) for name, value in _under("trust/", own).items()} or None
+            track.anchors[frame] = anchor(state, frame, prompt, _answer(prompt, state.frames.size, own), trust)
+
+
+def _means(own: Mapping[str, np.ndarray], device: str) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {name: torch.from_numpy(value.copy()).to(device) for name, value in _under("means/", own).items()}
+
+
+def _answer(prompt: Prompt, size: tuple[int, int], own: Mapping[str, np.ndarray]) -> Prediction:
+    """What was answered to a prompt: the mask itself where one was given."""
+    if is_given(prompt):
+        return given(prompt, size)
+    return Prediction(own["answer"], np.array([own["score"]], np.float32), size, tuple(own["extent"].tolist()))
+
+
+def _under(start: str, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(start): value for name, value in own.items() if name.startswith(start)}

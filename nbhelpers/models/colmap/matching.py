@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from tqdm.auto import tqdm
 
 from nbhelpers.core.images import load_image
-from nbhelpers.models.features import Features
 from nbhelpers.models.protocols import Matcher
+from nbhelpers.models.values import Features
 
 EXHAUSTIVE = 10  # photos up to which every pair is matched
 EXHAUSTIVE_QUICK = 25  # the same for matchers that are quick
