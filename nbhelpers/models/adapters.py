@@ -1,4 +1,4 @@
-"""What a torch adapter does when its device's memory is full: it goes on on the CPU, and says so."""
+"""What adapters of torch networks share: reading a checkpoint, and the fallback to the CPU when memory is full."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nbhelpers.core.errors import NbHelpersError
 Result = TypeVar("Result")
 
 
-def with_room(adapter: Any, run: Callable[[], Result]) -> Result:
+def with_cpu_fallback(adapter: Any, run: Callable[[], Result]) -> Result:
     """Run without gradients; when the device's memory is full, once more on the CPU.
 
     Args:
         adapter: has ``model`` (a torch module), ``device`` and ``name``; its model is moved when memory is full.
-        run: reads ``adapter.device`` anew at each call.
+        run: reads ``adapter.device`` at each call.
 
     Raises:
         whatever ``run`` raises; out of memory only on the CPU.
@@ -37,17 +37,17 @@ def with_room(adapter: Any, run: Callable[[], Result]) -> Result:
     adapter.device = "cpu"
     adapter.model.to("cpu")
     release_memory()
-    return with_room(adapter, run)
+    return with_cpu_fallback(adapter, run)
 
 
 def read_weights(path: Path, expected: str) -> dict[str, Any]:
-    """What a ``.safetensors`` file, or a ``.pt`` or ``.bin`` file of tensors, holds; on the CPU.
+    """The tensors of a ``.safetensors``, ``.pt`` or ``.bin`` file, by name, on the CPU.
 
     Pickles are read with ``weights_only=True``, so one that would run code is refused.
 
     Args:
         path: the file.
-        expected: what the caller's errors should say that the file should have been.
+        expected: description of the right file, for the error.
 
     Raises:
         NbHelpersError: the file is damaged, would run code, or is no dictionary.

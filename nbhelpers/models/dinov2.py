@@ -18,7 +18,7 @@ from jaxtyping import Float32, UInt8
 from nbhelpers.core.compute import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import with_room
+from nbhelpers.models.adapters import with_cpu_fallback
 from nbhelpers.weights.convert_vit import vit_state_dict
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ class Dinov2Encoder:
             at_once = max(1, TOKENS_AT_ONCE[self.device.partition(":")[0]] // (grid[0] * grid[1]))
 
             def encode(start, stop, grid=grid, same=same):
-                return with_room(self, lambda: self._encode([images[index] for index in same[start:stop]], grid))
+                return with_cpu_fallback(
+                    self, lambda: self._encode([images[index] for index in same[start:stop]], grid)
+                )
 
             parts = in_batches(encode, len(same), at_once, "pictures")
             for index, token in zip(same, (token for part in parts for token in part), strict=True):

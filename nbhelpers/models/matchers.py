@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import read_weights, with_room
+from nbhelpers.models.adapters import read_weights, with_cpu_fallback
 from nbhelpers.models.values import Features, check_same_model
 
 LONGEST = 1024  # pixels of the longer side that the extractors see: the size that they were trained near
@@ -76,7 +76,7 @@ class LightGlueMatcher:
     def features(self, image: UInt8[np.ndarray, "h w 3"]) -> Features:
         """Distinct places of a picture, the most distinct first; none where it is smaller than the network's step."""
         small = fit(image, self.longest)
-        points, descriptors, scores = with_room(self, lambda: EXTRACTORS[self.kind](self, small))
+        points, descriptors, scores = with_cpu_fallback(self, lambda: EXTRACTORS[self.kind](self, small))
         order = np.argsort(-scores, kind="stable")[: self.keypoints]
         order = order[textured(small, points[order])]
         # pixel centres: the corner of the picture lies half a pixel before the first centre, at every size
@@ -94,7 +94,7 @@ class LightGlueMatcher:
         check_same_model(first, second, self.name)
         if min(len(first), len(second)) < FEWEST:
             return np.zeros((0, 2), int), np.zeros(0, np.float32)
-        return with_room(self, lambda: self._match(first, second))
+        return with_cpu_fallback(self, lambda: self._match(first, second))
 
     def _match(self, first: Features, second: Features) -> tuple[np.ndarray, np.ndarray]:
         import torch

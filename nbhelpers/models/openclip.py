@@ -23,7 +23,7 @@ from nbhelpers.core.compute import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import free_memory, load_image
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import read_weights, with_room
+from nbhelpers.models.adapters import read_weights, with_cpu_fallback
 from nbhelpers.models.dense import DenseSettings, as_classes, class_probabilities, pamr, stitch, windows
 from nbhelpers.models.values import ClassMap
 
@@ -119,7 +119,7 @@ class OpenClipTextEncoder:
                 logits = pamr(pixels, logits, settings.pamr_steps, settings.pamr_dilations)
             return class_probabilities(logits, [len(group) for group in classes], settings).cpu().numpy()
 
-        probabilities = with_room(self, run)
+        probabilities = with_cpu_fallback(self, run)
         return ClassMap(probabilities, tuple(group[0] for group in classes), image.shape[:2], self.name)
 
     def similarity(self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> Float32[np.ndarray, " n"]:
@@ -144,7 +144,7 @@ class OpenClipTextEncoder:
                 photo = self.model.encode_image(pixels[None])
             return torch.nn.functional.normalize(photo.float()).cpu()
 
-        return (with_room(self, run) @ texts.T)[0].numpy()
+        return (with_cpu_fallback(self, run) @ texts.T)[0].numpy()
 
     def text_embeddings(self, names: Sequence[str], templates: tuple[str, ...] | None = None) -> Float[Tensor, "n d"]:
         """One unit vector for each name, on the CPU: the mean over its sentences' unit vectors, of length 1 again.
@@ -165,7 +165,7 @@ class OpenClipTextEncoder:
             for start in range(0, len(missing), at_once):
                 some = dict(list(missing.items())[start : start + at_once])
                 tokens = torch.stack([self._tokens(name, templates) for name in some.values()])
-                self._texts |= zip(some, with_room(self, partial(self._read, tokens)), strict=True)
+                self._texts |= zip(some, with_cpu_fallback(self, partial(self._read, tokens)), strict=True)
                 bar.update(len(some))
         return torch.stack([self._texts[key] for key in keys])
 

@@ -1,6 +1,6 @@
-"""What every model of a task can do. No network code here.
+"""The protocol of each task. No network code here.
 
-Jobs are written against these; `nbhelpers.load` gives something that fulfils them.
+Jobs are written against these; `nbhelpers.load` returns models that fulfil them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
@@ -17,6 +17,7 @@ from nbhelpers.models.values import Choose, ClassMap, Embedding, Features, Predi
 
 if TYPE_CHECKING:
     import supervision
+    import torch
 
 
 @runtime_checkable
@@ -52,6 +53,25 @@ class Segmenter(Protocol):
 
         Or the one that ``choose(number, candidates)`` picks: it sees the number of the point and a `Prediction` of its
         three readings (part, larger part, whole), and answers with an index. So only one mask a point is ever kept.
+        """
+        ...
+
+
+@runtime_checkable
+class FeatureSegmenter(Segmenter, Protocol):
+    """A segmenter whose features can be compared across images, as trackers and multi-view search do.
+
+    Example:
+        >>> [segmenter.features(embedding, level).shape for level in range(3)]
+        [torch.Size([64, 64, 256]), torch.Size([128, 128, 64]), torch.Size([256, 256, 32])]
+    """
+
+    def features(self, embedding: Embedding, level: int = 0) -> Float[torch.Tensor, "h w d"]:
+        """One of three feature maps over the whole image, on the device that computed it.
+
+        Args:
+            embedding: of this segmenter.
+            level: 0 is the coarsest, 1 twice and 2 four times as fine. The decoder's logits have the grid of level 2.
         """
         ...
 

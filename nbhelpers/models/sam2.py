@@ -21,7 +21,7 @@ from nbhelpers.core.compute import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.adapters import read_weights, with_room
+from nbhelpers.models.adapters import read_weights, with_cpu_fallback
 from nbhelpers.models.values import Choose, Embedding, Prediction
 from nbhelpers.weights.convert import sam2_state_dict, save_state_dict
 
@@ -37,6 +37,7 @@ ONLY_FOR_VIDEO = (
     "no_obj_ptr", "no_obj_embed_spatial", "obj_ptr_proj.", "obj_ptr_tpos_proj.",
     "sam_mask_decoder.pred_obj_score_head.",
 )  # fmt: skip
+LEVELS = ("image_embed", "high_res_feats_1", "high_res_feats_0")  # of features, the coarsest first
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,18 @@ class Sam2Segmenter:
             names = [f"high_res_feats_{i}" for i in range(len(maps) - 1)] + ["image_embed"]
             return Embedding(image.shape[:2], self.name, dict(zip(names, maps, strict=True)))
 
-        return self._with_room(run)
+        return self._run(run)
+
+    def features(self, embedding: Embedding, level: int = 0) -> Float[Tensor, "h w d"]:
+        """A feature map of the mask decoder: at level 0 ``(64, 64, 256)``, at 1 and 2 twice and four times as fine.
+
+        Raises:
+            NbHelpersError: another model's embedding, or no such level.
+        """
+        self._check_model(embedding)
+        if not 0 <= level < len(LEVELS):
+            raise NbHelpersError("there is no such level of features", given=level, expected=f"0 to {len(LEVELS) - 1}")
+        return embedding.tensors[LEVELS[level]][0].permute(1, 2, 0)
 
     def predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
         """Four candidates; the choice is what upstream's predictor would return for the same prompt.
@@ -94,7 +106,7 @@ class Sam2Segmenter:
             points = None if coordinates is None else (coordinates, labels)
             sparse, dense = self.model.sam_prompt_encoder(points=points, boxes=None, masks=self._mask_input(prompt))
             decoder = self.model.sam_mask_decoder
-            image_embed, fine = self._features(embedding)
+            image_embed, fine = self._decoder_features(embedding)
             logits, ious, _, _ = decoder.predict_masks(
                 image_embeddings=image_embed,
                 image_pe=self.model.sam_prompt_encoder.get_dense_pe(),
@@ -109,7 +121,7 @@ class Sam2Segmenter:
                 choice = 1 + int(ious[0, 1:].argmax())
             return logits[0].float().cpu().numpy(), ious[0].float().cpu().numpy(), choice
 
-        logits, scores, choice = self._with_room(run)
+        logits, scores, choice = self._run(run)
         return Prediction(logits, scores, embedding.size, logits.shape[1:], choice)
 
     def predict_points(
@@ -126,7 +138,7 @@ class Sam2Segmenter:
         prompt = Prompt(points=points).check_inside(embedding.size)
 
         def run():
-            decoder = PointDecoder(self.model, *self._features(embedding))
+            decoder = PointDecoder(self.model, *self._decoder_features(embedding))
             coordinates, _ = self._points(prompt, embedding.size)
 
             def decode(start, stop):
@@ -137,7 +149,7 @@ class Sam2Segmenter:
             batch = BATCH[self.device.partition(":")[0]]
             return list(in_batches(decode, len(prompt.points), batch, "points"))
 
-        parts = self._with_room(run)
+        parts = self._run(run)
         logits, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Prediction(logits, scores, embedding.size, logits.shape[1:], int(scores.argmax()))
 
@@ -188,23 +200,28 @@ class Sam2Segmenter:
         logits = np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT)
         return torch.from_numpy(logits)[None, None].to(self.device)
 
-    def _features(self, embedding: Embedding) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _check_model(self, embedding: Embedding) -> None:
+        """Refuse the embedding of another model."""
         if embedding.model != self.name:
             raise NbHelpersError(
                 "the embedding was made by another model",
                 given=embedding.model,
                 expected=self.name,
-                do="encode the image with the segmenter that answers",
+                do="encode the image with this segmenter",
             )
+
+    def _decoder_features(self, embedding: Embedding) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The image embedding and the two finer maps, on the segmenter's device."""
+        self._check_model(embedding)
         maps = {name: value.to(self.device) for name, value in embedding.tensors.items()}
         return maps["image_embed"], [maps["high_res_feats_0"], maps["high_res_feats_1"]]
 
-    def _with_room(self, run: Callable[[], Result]) -> Result:
+    def _run(self, run: Callable[[], Result]) -> Result:
         def in_its_precision() -> Result:
             with autocast(self.device):
                 return run()
 
-        return with_room(self, in_its_precision)
+        return with_cpu_fallback(self, in_its_precision)
 
 
 def build(name: str, files: dict[str, Path], device: str, *, config: str) -> Sam2Segmenter:

@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt8
 
 from nbhelpers.core.compute import autocast
 from nbhelpers.core.masks import box_of, encode_rle
-from nbhelpers.models.adapters import with_room
+from nbhelpers.models.adapters import with_cpu_fallback
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 
@@ -84,7 +84,7 @@ def automatic_masks(
             found = generator.generate(image)
         return [BlindMask(each["segmentation"], float(each["predicted_iou"])) for each in found]
 
-    return sorted(with_room(segmenter, run), key=lambda mask: -mask.quality)
+    return sorted(with_cpu_fallback(segmenter, run), key=lambda mask: -mask.quality)
 
 
 def grid_points(size: tuple[int, int], points_per_side: int) -> Float32[np.ndarray, "n 2"]:

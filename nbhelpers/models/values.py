@@ -1,9 +1,10 @@
-"""The values that models answer with."""
+"""What models return, and what several models share: embeddings, predictions, class maps, local features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,22 @@ class Embedding:
     size: tuple[int, int]
     model: str
     tensors: Mapping[str, Any] = field(repr=False)
+
+    def save(self, path: Path) -> None:
+        """Write the embedding to a file, its tensors in half precision."""
+        import torch
+
+        half = {name: tensor.detach().to("cpu", torch.float16) for name, tensor in self.tensors.items()}
+        torch.save({"size": tuple(self.size), "model": self.model, "tensors": half}, path)
+
+    @classmethod
+    def open(cls, path: Path, device: str) -> Embedding:
+        """Read the file of `save`, as float32 on a device."""
+        import torch
+
+        kept = torch.load(path, weights_only=True)
+        tensors = {name: tensor.to(device).float() for name, tensor in kept["tensors"].items()}
+        return cls(kept["size"], kept["model"], tensors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +84,7 @@ class Prediction:
 
     @property
     def masks(self) -> Bool[np.ndarray, "k H W"]:
-        """All masks at image size, made anew at each call."""
+        """All masks at image size, computed at each call."""
         return np.stack([self.mask(index) for index in range(len(self))])
 
     @property
@@ -194,31 +211,36 @@ def check_same_model(first: Features, second: Features, model: str) -> None:
             )
 
 
-def by_object(
+def is_mask_prompt(prompt: Prompt) -> bool:
+    """Whether a prompt is a mask alone, painted or imported, which is taken as it is."""
+    return prompt.mask is not None and prompt.box is None and not len(prompt.points)
+
+
+def arrays_by_object(
     arrays: Mapping[str, np.ndarray], frame: int, prompts: Mapping[int, Prompt]
 ) -> dict[int, dict[str, np.ndarray]]:
-    """The memory of a frame, object by object.
+    """The saved memory of a frame, object by object.
 
     Args:
-        arrays: by ``<object id>/<what>``; an object that was prompted on the frame has a ``score``.
-        frame: which one, for the error.
-        prompts: what had been said on the frame, by object id.
+        arrays: by ``<object id>/<name>``; an object that was prompted on the frame has a ``score``.
+        frame: for the error.
+        prompts: those of the frame, by object id.
 
     Returns:
-        By object id, arrays by ``<what>``.
+        By object id, arrays by ``<name>``.
 
     Raises:
         NbHelpersError: prompted objects without prompts, or prompts of objects that were not prompted.
     """
-    found: dict[int, dict[str, np.ndarray]] = {}
-    for name, value in arrays.items():
-        object_id, _, what = name.partition("/")
-        found.setdefault(int(object_id), {})[what] = value
-    prompted = {object_id for object_id, own in found.items() if "score" in own}
+    objects: dict[int, dict[str, np.ndarray]] = {}
+    for key, value in arrays.items():
+        object_id, _, name = key.partition("/")
+        objects.setdefault(int(object_id), {})[name] = value
+    prompted = {object_id for object_id, own in objects.items() if "score" in own}
     if prompted != set(prompts):
         raise NbHelpersError(
             "the memory does not fit the prompts",
             given=f"frame {frame}: prompted objects {sorted(prompts)}, memory of {sorted(prompted)}",
             expected="the prompts that were there when the memory was taken",
         )
-    return found
+    return objects

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from nbhelpers.core.compute import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.adapters import read_weights, with_room
+from nbhelpers.models.adapters import read_weights, with_cpu_fallback
 
 INSTALL = "pip install --no-deps git+https://github.com/facebookresearch/vggt"
 LONGEST = 518  # pixels of the longer side that the network was trained with
@@ -72,7 +72,7 @@ class VggtEstimator:
         names = tuple(names or (f"{number:05d}" for number in range(len(images))))
         self._check_room(len(images))
         batch, places, sizes = prepare(images)
-        answer = with_room(self, lambda: self._run(batch))
+        answer = with_cpu_fallback(self, lambda: self._run(batch))
         poses = answer.poses.astype(np.float64)
         poses[:, :, :3] = nearest_rotations(poses[:, :, :3])
         depth, confidence = (
