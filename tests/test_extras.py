@@ -192,7 +192,7 @@ MISSING = [
     ("multiview", "plotly", a_scene),
     ("multiview", "trimesh", a_cloud),
     ("match", "transformers", a_dinov2),
-    ("text", "open_clip", call("models.openclip.build_model", "ViT-B-32")),
+    ("text", "open_clip", call("models.openclip.build_clip", "ViT-B-32")),
     ("text", "supervision", call("clip_guided.merge.no_detections")),
     ("text", "timm", call("models.conse.class_texts")),
     ("text", "tokenizers", a_sentence_encoder),

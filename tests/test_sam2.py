@@ -186,7 +186,7 @@ def test_full_memory_steps_down_to_smaller_batches_and_then_to_the_cpu(checkpoin
     device.fits = 0
     with pytest.warns(MemoryWarning) as caught:
         on_cpu = segmenter.predict_points(embedding, points)
-    assert "goes on on the CPU" in str(caught[-1].message)
+    assert "continues on the CPU" in str(caught[-1].message)
     assert segmenter.device == "cpu"
     np.testing.assert_allclose(on_cpu.logits, wanted.logits, atol=1e-3)
 

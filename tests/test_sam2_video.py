@@ -366,7 +366,7 @@ def test_full_memory_goes_on_on_the_cpu(tracker, clip, monkeypatch):
         return step(self, *args)
 
     monkeypatch.setattr(type(tracker.model), "step", limited)
-    with pytest.warns(MemoryWarning, match="goes on on the CPU"):
+    with pytest.warns(MemoryWarning, match="continues on the CPU"):
         got = logits_of(tracker.propagate(state, 0, 3))
     assert tracker.device == "cpu"
     assert_equal(got, wanted)

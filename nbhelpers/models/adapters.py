@@ -32,7 +32,7 @@ def with_cpu_fallback(adapter: Any, run: Callable[[], Result]) -> Result:
         if not is_out_of_memory(error) or adapter.device == "cpu":
             raise
     warnings.warn(
-        f"the memory of {adapter.device} is full: {adapter.name} goes on on the CPU", MemoryWarning, stacklevel=3
+        f"the memory of {adapter.device} is full: {adapter.name} continues on the CPU", MemoryWarning, stacklevel=3
     )
     adapter.device = "cpu"
     adapter.model.to("cpu")

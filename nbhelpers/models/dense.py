@@ -1,6 +1,6 @@
-"""From the logits of names to the probabilities of classes, and the settings of the way there.
+"""Dense prediction of classes by name: settings, sliding windows, refinement (PAMR), class probabilities.
 
-Protocol of SCLIP (Wang et al. 2023, arXiv 2312.01597) as its reference implementation has it.
+Protocol of SCLIP (Wang et al. 2023, arXiv 2312.01597) as in its reference implementation.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ BAND = 64  # rows of which the probabilities of all names exist at one time
 Window = tuple[int, int, int, int]
 DILATIONS = (8, 16)  # NACLIP's and SCLIP's setting
 STEPS = 10
-SHARPNESS = 0.1  # share of the local deviation at which a difference weighs 1/e
+SHARPNESS = 0.1  # fraction of the local deviation at which a difference weighs 1/e
 
 
 @dataclass(frozen=True)
 class DenseSettings:
-    """How a CLIP model is made to answer for each place; the defaults are SCLIP's.
+    """Settings of dense prediction with CLIP; the defaults are SCLIP's.
 
-    The two thresholds need a background, which is the first class asked, e.g. ``[BACKGROUND_WORDS, "cat", "dog"]``
+    The two thresholds need a background, which is the first class, e.g. ``[BACKGROUND_WORDS, "cat", "dog"]``
     with the 26 names of `nbhelpers.core.vocabulary`.
 
     Attributes:
         attention: of the last block. ``"sclip"``: softmax(q q^T) + softmax(k k^T); ``"naclip"``: softmax(k k^T +
             Gaussian neighbourhood), without that block's residual and MLP (arXiv 2404.08181); ``"clip"``: as trained.
         scale: cosines are multiplied by it before the softmax over names.
-        short_side: pixels of the photo's shorter side when the model looks at it.
-        long_side: pixels that the longer side may have then; it wins over ``short_side``.
-        crop: side of the sliding windows in pixels; 0 looks at the whole photo at once.
+        short_side: shorter side of the model's input in pixels.
+        long_side: maximum of its longer side in pixels; it takes precedence over ``short_side``.
+        crop: side of the sliding windows in pixels; 0 takes the whole photo at once.
         stride: step of the windows in pixels.
         templates: sentences with ``{}`` for the name, averaged; None: OpenAI's 80 for ImageNet.
         probability_threshold: where the best class has less, the background wins.
-        area_threshold: classes with no more than this share of all that is not background are dropped.
+        area_threshold: classes with no more than this fraction of the area outside the background are dropped.
         gaussian_std: of NACLIP's neighbourhood, in patches.
         pamr_steps: of the refinement by `nbhelpers.models.dense`; 0 leaves it out, NACLIP takes 10.
         pamr_dilations: its neighbours' distances in pixels.
-        at_image_size: answer at the photo's own size, as benchmarks count it, and not at the size looked at.
+        at_image_size: return maps at the photo's own size, as benchmarks count it, and not at that of the input.
     """
 
     attention: str = "sclip"
@@ -113,11 +113,11 @@ def as_classes(names: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], .
         >>> as_classes(["cat", ["grass", " lawn"]])
         (('cat',), ('grass', 'lawn'))
 
-    A name may stand in two classes (COCO-Object has "bed" as an object and in the background): they then share its
+    A name may be in two classes (COCO-Object has "bed" as an object and in the background): they then share its
     probability. Letter case does not matter to CLIP.
 
     Raises:
-        NbHelpersError: nothing asked, an empty name, something else than text, the same class twice.
+        NbHelpersError: no names, an empty name, something else than text, the same class twice.
     """
     if isinstance(names, str) or not len(names):
         raise NbHelpersError("nothing to look for", given=repr(names), expected='names, e.g. ["cat", "grass"]')
@@ -133,7 +133,7 @@ def as_classes(names: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], .
             clean.setdefault(name.lower(), name)
         key = tuple(sorted(clean))
         if key in classes:
-            raise NbHelpersError("a class is asked twice", given=repr(entry), do="give each class once")
+            raise NbHelpersError("a class is given twice", given=repr(entry), do="give each class once")
         classes[key] = tuple(clean.values())
     return tuple(classes.values())
 
@@ -144,7 +144,7 @@ def class_probabilities(
     """Softmax over all names, the best name of each class, the thresholds; sums to 1 over the classes.
 
     Args:
-        logits: cosines of each place with each name, the names of a class one after the other.
+        logits: cosines of each cell with each name, the names of a class one after the other.
         counts: how many names each class has.
         settings: ``scale`` and the two thresholds count here.
 
@@ -174,14 +174,14 @@ def _are_templates(templates: tuple[str, ...]) -> bool:
     return isinstance(templates, tuple) and bool(templates) and all(template.count("{}") == 1 for template in templates)
 
 
-def windows(size: tuple[int, int], crop: int, stride: int) -> list[Window]:
+def sliding_windows(size: tuple[int, int], crop: int, stride: int) -> list[Window]:
     """Windows ``(top, left, bottom, right)`` that cover a picture, row by row, all of one size.
 
     A window that would reach over the border is shifted in, not padded, so the last two of a row may overlap more
     than the others. A picture smaller than the window is one window in that direction.
 
     Example:
-        >>> windows((224, 300), crop=224, stride=112)
+        >>> sliding_windows((224, 300), crop=224, stride=112)
         [(0, 0, 224, 224), (0, 76, 224, 300)]
 
     Args:
@@ -200,10 +200,10 @@ def _starts(side: int, crop: int, stride: int) -> list[int]:
     return [min(start, side - crop) for start in range(0, side - crop + stride, stride)]
 
 
-def stitch(
+def stitch_windows(
     spans: Sequence[Window], maps: Iterable[Float[Tensor, "n h w"]], size: tuple[int, int]
 ) -> Float[Tensor, "n H W"]:
-    """The mean over windows: each window's map is enlarged to its window, summed, and divided by the coverage.
+    """The mean over windows: each map is enlarged to its window, summed, and divided by the coverage.
 
     Enlarging is bilinear with half-pixel centres (``align_corners=False``).
 
@@ -231,7 +231,7 @@ def pamr(
     steps: int = STEPS,
     dilations: Sequence[int] = DILATIONS,
 ) -> Float[Tensor, "n h w"]:
-    r"""Average each map repeatedly over neighbours that look alike.
+    r"""Pixel-adaptive mask refinement: average each map repeatedly over similar neighbours.
 
     The neighbours ``N(p)`` of a pixel are the 8 around it at each dilation; beyond the border the border's pixels
     are repeated. With ``s_c(p)`` the standard deviation (with n - 1) of channel ``c`` over those neighbours and ``p``

@@ -1,4 +1,4 @@
-"""`load` picks the adapter of a task, builds it once, and shares it."""
+"""`load` picks the adapter of a task, builds it once, and shares it; `load_checkpoint` reads a SAM 2 file."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def choose(task: str, name: str | None = None, models: str | None = None) -> Mod
 
 
 def unload() -> None:
-    """Forget every loaded model, so that its memory can be used for others."""
+    """Drop every loaded model and free its memory."""
     from nbhelpers.core.compute import release_memory
 
     with _lock:
@@ -113,7 +113,7 @@ def load_checkpoint(path: str | Path, config: str | None = None, device: str | N
         )
     if config is None and model is None:
         raise NbHelpersError(
-            "the checkpoint's name does not tell its configuration",
+            "the configuration does not follow from the checkpoint's name",
             given=path.name,
             expected="--model-cfg with one of " + ", ".join(configs),
         )

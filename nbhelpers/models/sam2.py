@@ -51,7 +51,7 @@ class Sam2Segmenter:
         >>> prediction.best.shape, prediction.scores.shape
         ((480, 640), (4,))
 
-    When the device's memory is full it goes on with smaller batches, then on the CPU, and warns.
+    When the device's memory is full it continues with smaller batches, then on the CPU, and warns.
 
     Args:
         model: ``sam2.modeling.sam2_base.SAM2Base`` in evaluation mode.
@@ -133,7 +133,7 @@ class Sam2Segmenter:
             embedding: of the image.
             points: ``(n, 2)``, ``(x, y)`` pixels; each is a single including click of its own.
             choose: picks the candidate instead; called with a point's number and its three candidates. A batch that
-                does not fit into memory is asked again, so the same question may come twice.
+                does not fit into memory is decoded again, so it may be called twice for a point.
         """
         prompt = Prompt(points=points).check_inside(embedding.size)
 
@@ -142,9 +142,13 @@ class Sam2Segmenter:
             coordinates, _ = self._points(prompt, embedding.size)
 
             def decode(start, stop):
-                ask = decoder if choose is None else decoder.candidates
-                logits, scores = (answer.float().cpu().numpy() for answer in ask(coordinates[0, start:stop]))
-                return (logits, scores) if choose is None else chosen(choose, start, logits, scores, embedding.size)
+                predict = decoder if choose is None else decoder.candidates
+                logits, scores = (output.float().cpu().numpy() for output in predict(coordinates[0, start:stop]))
+                return (
+                    (logits, scores)
+                    if choose is None
+                    else chosen_candidates(choose, start, logits, scores, embedding.size)
+                )
 
             batch = BATCH[self.device.partition(":")[0]]
             return list(in_batches(decode, len(prompt.points), batch, "points"))
@@ -294,7 +298,10 @@ def build_model(config: str, *overrides: str) -> torch.nn.Module:
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> list[str]:
-    """Load a checkpoint into ``model``; weights that only video needs may be absent, and are then told.
+    """Load a checkpoint into ``model``; weights that only video needs may be absent.
+
+    Returns:
+        The names of the absent weights.
 
     Raises:
         NbHelpersError: the file is damaged, would run code (see `read_weights`), or is of another model.
@@ -327,7 +334,21 @@ def _fill(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) ->
 
 
 class PointDecoder:
-    """Decodes single clicks of one embedding, each to the candidate with the best predicted IoU.
+    """SAM 2's mask decoder, arranged for many single clicks on one image: the candidate with the best predicted IoU.
+
+    The ``sam2`` package repeats the image features for each click of a batch, and projects 4096 image tokens to keys
+    and values for every click and every attention. Here nothing is repeated and little is projected:
+
+    * Up to the first block, image tokens are the same for all clicks: their projections are computed once.
+    * Later, a click has 8 tokens and an image 4096. ``(q W_q) (x W_k)^T`` is computed as ``((q W_q) W_k^T) x^T``, and
+      the same for values and outputs: the small side carries the projection. This halves the work.
+    * The predicted IoU depends on tokens alone, so the best of the three candidates is known before any mask is
+      computed, and only that one is, unless all are wanted.
+    * A transposed convolution with kernel 2 and stride 2 is one matrix product; all layers run on tokens in one order
+      (channels last), with no transposition between them.
+
+    The result equals the decoder's own up to rounding. Source of the formulas: ``sam2/modeling/sam/mask_decoder.py``
+    and ``transformer.py`` of the ``sam2`` package (Apache-2.0); Kirillov et al. 2023, arXiv 2304.02643, appendix A.
 
     Example:
         >>> decoder = PointDecoder(model, image_embed, high_res_feats)       # (1, 256, 64, 64) and two finer maps
@@ -348,7 +369,7 @@ class PointDecoder:
         dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         image = _tokens(image_embed + dense)[0]
         position = _tokens(self.prompt_encoder.get_dense_pe())[0]
-        # clicks differ only after the first block has answered: until then one image serves them all
+        # image tokens differ between clicks only after the first block: until then they are shared
         self.blocks = [_Block(layer, position, None if i else image) for i, layer in enumerate(transformer.layers)]
         self.final = _TokenToImage(transformer.final_attn_token_to_image, position)
         self.norm_final = transformer.norm_final_attn
@@ -367,7 +388,7 @@ class PointDecoder:
         return self.upscale(image, kernels, self.height, self.width), ious
 
     def _decode(self, coordinates: Float[Tensor, "b 2"]) -> tuple[Tensor, Float[Tensor, "b 3 k"], Float[Tensor, "b 3"]]:
-        """The image as each click sees it, and the kernel and the predicted IoU of each candidate."""
+        """The image tokens of each click, and the kernel and the predicted IoU of each candidate."""
         labels = coordinates.new_ones((len(coordinates), 1))
         sparse, _ = self.prompt_encoder(points=(coordinates[:, None], labels), boxes=None, masks=None)
         first = 1 if self.decoder.pred_obj_scores else 0
@@ -387,7 +408,7 @@ class PointDecoder:
         return image, _stack(kernels), ious
 
 
-def chosen(
+def chosen_candidates(
     choose: Choose,
     start: int,
     logits: Float32[np.ndarray, "b 3 h w"],
@@ -396,8 +417,8 @@ def chosen(
 ) -> tuple[Float32[np.ndarray, "b h w"], Float32[np.ndarray, " b"]]:
     """Logits and scores of the candidates that ``choose`` picks for the points from number ``start`` on."""
     pairs = zip(logits, scores, strict=True)
-    asked = [Prediction(masks, ious, size, masks.shape[1:], int(ious.argmax())) for masks, ious in pairs]
-    index = [choose(start + i, prediction) for i, prediction in enumerate(asked)]
+    candidates = [Prediction(masks, ious, size, masks.shape[1:], int(ious.argmax())) for masks, ious in pairs]
+    index = [choose(start + i, prediction) for i, prediction in enumerate(candidates)]
     return logits[np.arange(len(index)), index], scores[np.arange(len(index)), index]
 
 

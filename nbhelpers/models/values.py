@@ -17,12 +17,12 @@ from nbhelpers.core.prompts import Prompt
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """What a segmenter computed once for one image: all that later clicks need.
+    """What a segmenter computed once for one image: all that later prompts need.
 
     Attributes:
         size: ``(H, W)`` of the image.
         model: catalog name of the segmenter; another one refuses it.
-        tensors: the segmenter's own features, by name.
+        tensors: the segmenter's own features, by name; others use `FeatureSegmenter.features`.
     """
 
     size: tuple[int, int]
@@ -50,7 +50,7 @@ class Embedding:
 class Prediction:
     """Candidate masks of one prompt, or the chosen masks of many points.
 
-    The masks are kept as low-resolution logits and made at image size when asked for, so that 256 candidates on
+    The masks are kept as low-resolution logits and enlarged to image size on demand, so that 256 candidates on
     a 54-megapixel photo cost 64 MB and not 14 GB.
 
     Attributes:
@@ -70,7 +70,7 @@ class Prediction:
     def __post_init__(self):
         if self.logits.ndim != 3 or len(self.logits) != len(self.scores) or not 0 <= self.choice < len(self.scores):
             raise NbHelpersError(
-                "a prediction does not fit together",
+                "a prediction is inconsistent",
                 given=f"logits {self.logits.shape}, scores {self.scores.shape}, choice {self.choice}",
                 expected="logits (k, h, w), scores (k,), 0 <= choice < k",
             )
@@ -125,11 +125,11 @@ Choose = Callable[[int, Prediction], int]
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """Where each asked name is: what a text encoder answers for one image.
+    """A probability map for each name: the prediction of a text encoder for one image.
 
     Attributes:
-        probabilities: ``(n, h, w) float32``, summing to 1 over ``n`` at each place; coarser than the image.
-        names: the ``n`` classes, in the order asked; of a class with several names the first.
+        probabilities: ``(n, h, w) float32``, summing to 1 over ``n`` at each cell; coarser than the image.
+        names: the ``n`` classes in the order given; of a class with several names the first.
         size: ``(H, W)`` of the image.
         model: catalog name of the text encoder.
     """
@@ -142,7 +142,7 @@ class ClassMap:
     def __post_init__(self):
         if self.probabilities.ndim != 3 or len(self.probabilities) != len(self.names):
             raise NbHelpersError(
-                "a class map does not fit together",
+                "a class map is inconsistent",
                 given=f"probabilities {self.probabilities.shape}, {len(self.names)} names",
                 expected="probabilities (n, h, w) for n names",
             )
@@ -150,13 +150,13 @@ class ClassMap:
 
 @dataclass(frozen=True, eq=False)
 class TrackedFrame:
-    """Where the objects of a clip are on one frame.
+    """The masks of a clip's objects on one frame.
 
     Attributes:
         frame: index into the clip.
         predictions: by object id, a `Prediction` of one mask; its score is the tracker's confidence in it, 0 to 1.
         gone: ids of the objects that the tracker believes to be hidden or out of the picture; their masks are empty.
-        prompted: ids of the objects that a person has prompted on this very frame.
+        prompted: ids of the objects that are prompted on this frame.
     """
 
     frame: int
@@ -166,8 +166,8 @@ class TrackedFrame:
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
-    """Where a picture has distinct places, and what they look like.
+class LocalFeatures:
+    """Keypoints of a picture and their descriptors.
 
     Attributes:
         size: ``(H, W)`` of the picture.
@@ -186,7 +186,7 @@ class Features:
     def __post_init__(self):
         if not len(self.points) == len(self.descriptors) == len(self.scores):
             raise NbHelpersError(
-                "features do not fit together",
+                "features are inconsistent",
                 given=f"{len(self.points)} points, {len(self.descriptors)} descriptors, {len(self.scores)} scores",
                 expected="as many of each",
             )
@@ -195,7 +195,7 @@ class Features:
         return len(self.points)
 
 
-def check_same_model(first: Features, second: Features, model: str) -> None:
+def check_same_model(first: LocalFeatures, second: LocalFeatures, model: str) -> None:
     """Refuse features that another extractor made.
 
     Raises:

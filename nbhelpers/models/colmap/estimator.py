@@ -419,6 +419,6 @@ def consistent_runs(runs: Sequence[Run]) -> tuple[Run, Run, Agreement] | None:
         for other in runs:
             if other is not run and (shared := agreement(run.poses, other.poses)).holds:
                 agreeing.append(
-                    (int(shared.views.sum()), int(run.placed.sum()), -run.error, len(found), run, other, shared)
+                    (int(shared.views.sum()), int(run.placed.sum()), -run.error, len(agreeing), run, other, shared)
                 )
     return max(agreeing)[-3:] if agreeing else None

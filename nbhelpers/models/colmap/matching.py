@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from nbhelpers.core.images import load_image
 from nbhelpers.models.protocols import Matcher
-from nbhelpers.models.values import Features
+from nbhelpers.models.values import LocalFeatures
 
 EXHAUSTIVE = 10  # photos up to which every pair is matched
 EXHAUSTIVE_QUICK = 25  # the same for matchers that are quick
@@ -49,7 +49,7 @@ class FeatureStore:
     def __init__(self, matcher: Matcher, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], folder: Path):
         self.matcher, self._folder = matcher, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._recent: OrderedDict[int, Features] = OrderedDict()
+        self._recent: OrderedDict[int, LocalFeatures] = OrderedDict()
         self.sizes, self.counts = [], []
         for number in tqdm(range(len(images)), desc=f"features ({matcher.name})", leave=False):
             features = matcher.features(load_image(np.asarray(images[number])))
@@ -70,10 +70,10 @@ class FeatureStore:
         """The keypoints of a photo."""
         return self[number].points
 
-    def __getitem__(self, number: int) -> Features:
+    def __getitem__(self, number: int) -> LocalFeatures:
         if number not in self._recent:
             with np.load(self._folder / f"{number}.npz") as arrays:
-                self._recent[number] = Features(self.sizes[number], self.matcher.name, **arrays)
+                self._recent[number] = LocalFeatures(self.sizes[number], self.matcher.name, **arrays)
             if len(self._recent) > CACHE_SIZE:
                 self._recent.popitem(last=False)
         self._recent.move_to_end(number)
@@ -198,7 +198,7 @@ def mutual_neighbours(store: FeatureStore) -> Float[np.ndarray, "v v"]:
     return out
 
 
-def _has_equal_scores(features: Features) -> bool:
+def _has_equal_scores(features: LocalFeatures) -> bool:
     return bool(len(features) and features.scores.min() == features.scores.max())
 
 
