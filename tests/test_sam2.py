@@ -29,7 +29,7 @@ def checkpoint(request, tmp_path_factory):
     """A checkpoint in the publisher's format, with random weights."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoints") / f"{request.param.replace('-', '_')}.pt"
-    torch.save({"model": sam2.build_model(TINY[request.param]).state_dict()}, path)
+    torch.save({"model": sam2.build_image_network(TINY[request.param]).state_dict()}, path)
     yield request.param, path
     path.unlink()
 
@@ -113,7 +113,7 @@ def test_a_load_by_name_takes_the_file_in_checkpoints(checkpoint, home, monkeypa
 
 def test_wrong_checkpoints_are_refused(checkpoint, tmp_path):
     _name, path = checkpoint
-    model = sam2.build_model(TINY["sam2-hiera-tiny"])
+    model = sam2.build_image_network(TINY["sam2-hiera-tiny"])
     cut = tmp_path / "cut.pt"
     cut.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(NbHelpersError, match="cannot be loaded"):

@@ -51,7 +51,7 @@ class Clip:
 def small(version, *overrides):
     """A tracker that finds its object everywhere: a random presence score would say gone at random."""
     torch.manual_seed(0)
-    model = sam2_video.build_model(CONFIGS[version], *SMALL, *overrides)
+    model = sam2_video.build_video_network(CONFIGS[version], *SMALL, *overrides)
     presence(model).data.fill_(20)
     return sam2_video.Sam2Tracker(model, "small", "cpu")
 
@@ -413,10 +413,10 @@ def test_the_catalog_knows_how_to_build_each(entry):
 
 def test_a_checkpoint_is_built_and_one_for_images_only_is_refused(tracker, clip, tmp_path, monkeypatch):
     config = "configs/sam2.1/sam2.1_hiera_t.yaml"
-    model = sam2_video.build_model(config)
+    model = sam2_video.build_video_network(config)
     assert (model.image_size, model.add_all_frames_to_correct_as_cond) == (1024, False)
     state = model.state_dict()
-    monkeypatch.setattr(sam2_video, "build_model", lambda config: model)
+    monkeypatch.setattr(sam2_video, "build_video_network", lambda config: model)
     file = tmp_path / "sam2.1.pt"
     torch.save({"model": {k: v for k, v in state.items() if not k.startswith("memory_")}}, file)
     with pytest.raises(NbHelpersError, match="images only"):

@@ -36,7 +36,7 @@ def load(task: str, name: str | None = None, device: str | None = None, models: 
     Raises:
         NbHelpersError: an unknown task, name or set; a model that is not here; a damaged file.
     """
-    entry = choose(task, name, models)
+    entry = choose_model(task, name, models)
     device = choose_device(device)
     with _lock:
         if (entry.name, device) not in _loaded:
@@ -53,7 +53,7 @@ def load(task: str, name: str | None = None, device: str | None = None, models: 
         return _loaded[entry.name, device]
 
 
-def choose(task: str, name: str | None = None, models: str | None = None) -> Model:
+def choose_model(task: str, name: str | None = None, models: str | None = None) -> Model:
     """The catalog row that `load` would build; see there. Nothing is fetched or built."""
     if task not in TASKS:
         raise NbHelpersError("there is no such task", given=task, expected=f"one of {', '.join(TASKS)}")

@@ -240,7 +240,7 @@ def build(name: str, files: dict[str, Path], device: str, *, config: str) -> Sam
     Raises:
         NbHelpersError: ``sam2`` is not installed, or the checkpoint is damaged or of another model.
     """
-    model = build_model(config)
+    model = build_image_network(config)
     load_weights(model, files["checkpoint"])
     return Sam2Segmenter(model, name, device)
 
@@ -253,7 +253,7 @@ def build_lite(name: str, files: dict[str, Path], device: str, *, config: str) -
     """
     import torch
 
-    model = build_model(config)
+    model = build_image_network(config)
     kept = files["encoder"].with_name(f"{name}.safetensors")
     if kept.is_file() and kept.stat().st_mtime >= files["encoder"].stat().st_mtime:
         try:
@@ -287,7 +287,7 @@ def builders() -> ModuleType:
         ) from error
 
 
-def build_model(config: str, *overrides: str) -> torch.nn.Module:
+def build_image_network(config: str, *overrides: str) -> torch.nn.Module:
     """The untrained network of a ``sam2`` configuration, on the CPU.
 
     Args:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,6 +29,25 @@ WHITE = 1.0  # the publisher's padding
 MEMORY = {1: 1.88, 2: 2.07, 4: 2.45, 8: 3.23, 10: 3.63, 20: 5.58, 50: 11.41, 100: 21.15, 200: 40.63}
 WEIGHTS = 5.0  # GB of the network itself
 SAME_DEPTH = 0.03  # of its depth by which a point may differ from a view's depth map and still be visible there
+
+
+class Placement(NamedTuple):
+    """The part of a batch frame that shows a photo, and its pixels per pixel of the photo ``(2,)``."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    scale: np.ndarray
+
+
+class NetworkOutput(NamedTuple):
+    """Poses ``(v, 3, 4)``, intrinsics ``(v, 3, 3)``, depth and confidence ``(v, H, W)`` in the batch's pixels."""
+
+    poses: np.ndarray
+    intrinsics: np.ndarray
+    depth: np.ndarray
+    confidence: np.ndarray
 
 
 class VggtEstimator:
@@ -88,7 +106,7 @@ class VggtEstimator:
         intrinsics = np.array(
             [photo_intrinsics(each, place) for each, place in zip(output.intrinsics, offsets, strict=True)]
         )
-        lifted = lift(depth, confidence, intrinsics, poses, sizes, images, self.points)
+        lifted = points_from_depth(depth, confidence, intrinsics, poses, sizes, images, self.points)
         return Scene(
             names,
             sizes,
@@ -101,7 +119,7 @@ class VggtEstimator:
             notes=("every photo was placed by one network in one pass; no second run was made to check it",),
         )
 
-    def _run(self, batch: np.ndarray) -> SimpleNamespace:
+    def _run(self, batch: np.ndarray) -> NetworkOutput:
         """Poses, intrinsics, depth and confidence of the prepared frames, as arrays."""
         import torch
 
@@ -113,15 +131,7 @@ class VggtEstimator:
         poses, intrinsics = self.decode(encoding.float(), frames.shape[-2:])
         depth, confidence = self.model.depth_head(tokens, frames, start, frames_chunk_size=self.chunk)
         arrays = (poses[0], intrinsics[0], depth[0, ..., 0], confidence[0])
-        return SimpleNamespace(
-            **dict(
-                zip(
-                    ("poses", "intrinsics", "depth", "confidence"),
-                    (each.float().cpu().numpy() for each in arrays),
-                    strict=True,
-                )
-            )
-        )
+        return NetworkOutput(*(each.float().cpu().numpy() for each in arrays))
 
     def _check_memory(self, views: int) -> None:
         import torch
@@ -204,7 +214,7 @@ def memory_text(counted: Mapping[int, tuple[float, float]] | None = None) -> str
 
 def prepare(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-) -> tuple[Float32[np.ndarray, "v 3 H W"], list[SimpleNamespace], np.ndarray]:
+) -> tuple[Float32[np.ndarray, "v 3 H W"], list[Placement], np.ndarray]:
     """The photos as one batch: longer side 518, whole patches, the smaller ones in the middle of white.
 
     Source: ``load_and_preprocess_images`` of the package, mode "pad", which crops nothing.
@@ -227,11 +237,11 @@ def prepare(
         top, left = (rows - height) // 2, (columns - width) // 2
         batch[number, :, top : top + height, left : left + width] = frame.transpose(2, 0, 1) / 255
         scale = np.array([width / sizes[number][1], height / sizes[number][0]])
-        offsets.append(SimpleNamespace(left=left, top=top, width=width, height=height, scale=scale))
+        offsets.append(Placement(left, top, width, height, scale))
     return batch, offsets, np.array(sizes, int)
 
 
-def photo_intrinsics(intrinsics: np.ndarray, place: SimpleNamespace) -> np.ndarray:
+def photo_intrinsics(intrinsics: np.ndarray, place: Placement) -> np.ndarray:
     """Intrinsics of the batch, where pixels count from the corner, as those of the photo itself."""
     out = intrinsics.astype(np.float64)
     corner = out[:2, 2] - (place.left, place.top)
@@ -278,7 +288,7 @@ def build(name: str, files: Mapping[str, Path], device: str) -> VggtEstimator:
     return VggtEstimator(model, pose_encoding_to_extri_intri, name, device)
 
 
-def lift(
+def points_from_depth(
     depth: Sequence[Float32[np.ndarray, "_ _"]],
     confidence: Sequence[Float32[np.ndarray, "_ _"]],
     intrinsics: Float[np.ndarray, "v 3 3"],

@@ -259,7 +259,7 @@ def build(name: str, files: dict[str, Path], device: str, *, config: str, compil
     """
     import torch
 
-    model = build_model(config)
+    model = build_video_network(config)
     if missing := load_weights(model, files["checkpoint"]):
         raise NbHelpersError(
             "the checkpoint is for images only",
@@ -273,7 +273,7 @@ def build(name: str, files: dict[str, Path], device: str, *, config: str, compil
     return Sam2Tracker(model, name, device)
 
 
-def build_model(config: str, *overrides: str) -> VideoPredictor:
+def build_video_network(config: str, *overrides: str) -> VideoPredictor:
     """The untrained network of a ``sam2`` configuration, on the CPU, as upstream builds it for video.
 
     Args:
