@@ -282,8 +282,8 @@ def test_packed_masks_keep_logits_to_a_sixteenth():
     packed[3] = logits
     assert 3 in packed
     assert np.abs(packed[3] - np.clip(logits, -15, 15)).max() <= 1 / 16
-    packed.forget(3)
-    packed.forget(3)
+    packed.drop(3)
+    packed.drop(3)
     assert 3 not in packed
 
 

@@ -267,8 +267,8 @@ def build(name: str, files: dict[str, Path], device: str) -> ConseTextEncoder:
 def raise_stuff(scores: Float32[np.ndarray, "n h w"], stuff: Bool[np.ndarray, " n"], rest: float) -> None:
     """Raise the stuff classes together to ``rest`` times the score of the strongest thing at each cell, in place.
 
-    What it reaches is the geometric mean of its own best score in the photo and the best of all things: by its own
-    alone, a thing that is nowhere would win everywhere that nothing is; by the best of all, a weak thing would lose
+    That score is the geometric mean of its own best score in the photo and the best of all things: with its own
+    alone, a thing that is nowhere would win wherever nothing is; with the best of all, a weak thing would lose
     its place. Stuff shares the sum as its own scores are.
     """
     if stuff.any() and not stuff.all():

@@ -127,17 +127,16 @@ def textured(image: UInt8[np.ndarray, "h w 3"], points: Float32[np.ndarray, "n 2
 def _disk(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if min(image.shape[:2]) < DISK_STEP:
         return _none("disk")
-    found = matcher.model["extractor"](_tensor(image, matcher.device), n=matcher.keypoints, pad_if_not_divisible=True)[
-        0
-    ]
-    return _arrays(found.keypoints, found.descriptors, found.detection_scores)
+    pixels = _tensor(image, matcher.device)
+    features = matcher.model["extractor"](pixels, n=matcher.keypoints, pad_if_not_divisible=True)[0]
+    return _arrays(features.keypoints, features.descriptors, features.detection_scores)
 
 
 def _aliked(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if min(image.shape[:2]) < XFEAT_STEP:
         return _none("aliked")
-    found = matcher.model["extractor"](_tensor(image, matcher.device))[0]
-    return _arrays(found.keypoints, found.descriptors, found.keypoint_scores)
+    features = matcher.model["extractor"](_tensor(image, matcher.device))[0]
+    return _arrays(features.keypoints, features.descriptors, features.keypoint_scores)
 
 
 def _xfeat(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -147,8 +146,10 @@ def _xfeat(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np
     # Its sums depend on the number of threads, and so do its keypoints, and whether a photo far from the others is
     # registered. One thread costs a tenth of a second per photo. DISK and LightGlue give the same with any number.
     with _one_thread():
-        found = matcher.model["extractor"].detectAndCompute(_tensor(image, matcher.device), top_k=matcher.keypoints)[0]
-    points, descriptors, scores = _arrays(found["keypoints"], found["descriptors"], found["scores"])
+        features = matcher.model["extractor"].detectAndCompute(_tensor(image, matcher.device), top_k=matcher.keypoints)[
+            0
+        ]
+    points, descriptors, scores = _arrays(features["keypoints"], features["descriptors"], features["scores"])
     # it works on whole steps and reports its pixel i at i * factor; its centre lies at (i + 0.5) * factor - 0.5
     factor = np.array([width / (width // XFEAT_STEP * XFEAT_STEP), height / (height // XFEAT_STEP * XFEAT_STEP)])
     return (points + (factor - 1) / 2).astype(np.float32), descriptors, scores

@@ -59,7 +59,7 @@ class VggtEstimator:
         (True, (350, 518))
 
     Args:
-        model: the package's ``VGGT`` or what answers like it: ``aggregator``, ``camera_head``, ``depth_head``.
+        model: the package's ``VGGT``, or a model with its parts ``aggregator``, ``camera_head``, ``depth_head``.
         decode: the package's ``pose_encoding_to_extri_intri``.
         name: catalog name.
         device: where it computes.
@@ -89,7 +89,7 @@ class VggtEstimator:
             raise NbHelpersError("there are no photos", expected="one or more")
         names = tuple(names or (f"{number:05d}" for number in range(len(images))))
         self._check_memory(len(images))
-        batch, offsets, sizes = prepare(images)
+        batch, offsets, sizes = prepare_batch(images)
         output = with_cpu_fallback(self, lambda: self._run(batch))
         poses = output.poses.astype(np.float64)
         poses[:, :, :3] = nearest_rotations(poses[:, :, :3])
@@ -212,7 +212,7 @@ def memory_text(counted: Mapping[int, tuple[float, float]] | None = None) -> str
     return "\n".join([head, *lines])
 
 
-def prepare(
+def prepare_batch(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
 ) -> tuple[Float32[np.ndarray, "v 3 H W"], list[Placement], np.ndarray]:
     """The photos as one batch: longer side 518, whole patches, the smaller ones in the middle of white.

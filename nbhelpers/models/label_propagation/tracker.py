@@ -238,7 +238,7 @@ class LabelPropagation:
             logits, score = self._track_object(state, track, frame, step)
             if logits is None:
                 gone.add(object_id)
-                track.forget(frame)
+                track.drop(frame)
                 side = mask_side(self.segmenter, embedding)
                 logits = np.full((side, side), -CERTAIN_LOGIT, np.float32)
             else:
@@ -337,7 +337,7 @@ class PackedMasks:
     def __contains__(self, frame: int) -> bool:
         return frame in self._packed
 
-    def forget(self, frame: int) -> None:
+    def drop(self, frame: int) -> None:
         """Drop a frame's logits, if there are any."""
         self._packed.pop(frame, None)
 
@@ -367,10 +367,10 @@ class Track:
         self.scores[step][frame] = score
         self.recent.pop(frame, None)
 
-    def forget(self, frame: int) -> None:
+    def drop(self, frame: int) -> None:
         """Drop the masks of a frame: the object is gone there."""
         for step in (1, -1):
-            self.tracked[step].forget(frame)
+            self.tracked[step].drop(frame)
             self.scores[step].pop(frame, None)
         self.recent.pop(frame, None)
 

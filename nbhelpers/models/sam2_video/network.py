@@ -1,4 +1,4 @@
-"""What the video tracker needs of Meta's ``sam2`` package: its predictor, fed lazily and asked frame by frame.
+"""What the video tracker needs of Meta's ``sam2`` package: its predictor, with lazy decoding, frame by frame.
 
 Everything in here follows ``sam2/sam2_video_predictor.py`` of sam2 1.1.0; imported only when a tracker is built.
 """

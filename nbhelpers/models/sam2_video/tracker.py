@@ -137,7 +137,7 @@ class Sam2Tracker:
             )
         if frame is None or len(prompts) == 1:
             self.model.remove_object(state.inference, object_id, need_output=False)
-            state.forget(object_id)
+            state.drop(object_id)
             return
         self.model.clear_all_prompts_in_frame(state.inference, frame, object_id, need_output=False)
         state.outputs(object_id)["non_cond_frame_outputs"].pop(frame, None)  # upstream leaves the prompted mask there
@@ -338,7 +338,7 @@ class VideoState:
         for far in [other for other in outputs if abs(other - frame) > kept]:
             del outputs[far]
 
-    def forget(self, object_id: int) -> None:
+    def drop(self, object_id: int) -> None:
         """Drop the records of an object that upstream has removed."""
         del self.prompts[object_id], self.tracked[object_id]
         self.changed.discard(object_id)
