@@ -20,7 +20,7 @@ import numpy as np
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.core.viewpick import pick_views
-from nbhelpers.models.colmap.check import center_difference, rotation_differences
+from nbhelpers.models.colmap.estimator import center_difference, rotation_differences
 from nbhelpers.models.load import load
 
 COLUMNS = (

@@ -48,12 +48,12 @@ def make_tracker(name: str) -> Tracker:
     torch.manual_seed(0)
     if name == TRACKERS[0]:
         from nbhelpers.models.label_propagation import LabelPropagation
-        from nbhelpers.models.sam2 import Sam2Segmenter, build_model
+        from nbhelpers.models.sam2 import Sam2Segmenter, build_image_network
 
-        return LabelPropagation(Sam2Segmenter(build_model(CONFIG, SMALL), "random", "cpu"))
-    from nbhelpers.models.sam2_video import Sam2Tracker, build_model
+        return LabelPropagation(Sam2Segmenter(build_image_network(CONFIG, SMALL), "random", "cpu"))
+    from nbhelpers.models.sam2_video import Sam2Tracker, build_video_network
 
-    return Sam2Tracker(build_model(CONFIG, SMALL), "random", "cpu")
+    return Sam2Tracker(build_video_network(CONFIG, SMALL), "random", "cpu")
 
 
 def run_one(name: str, folder: Path, count: int) -> dict:

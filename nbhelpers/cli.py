@@ -156,8 +156,7 @@ def clip_guided(
     """Segment what words name, and edit it if you like; a folder is worked through, and resumed when cut off."""
     from nbhelpers import editing
     from nbhelpers.clip_guided import ClipGuidedSettings, batch
-    from nbhelpers.models.checkpoint import load_checkpoint
-    from nbhelpers.models.load import load
+    from nbhelpers.models.load import load, load_checkpoint
 
     if edit not in editing.KINDS:
         raise NbHelpersError("there is no such edit", given=edit, expected=", ".join(editing.KINDS))

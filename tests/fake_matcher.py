@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nbhelpers.models.features import Features
+from nbhelpers.models.values import LocalFeatures
 
 SIZE = (480, 640)
 FOCAL = 700.0
@@ -89,7 +89,7 @@ class FakeMatcher:
         # the descriptor of a point is its own number, drawn far from the others; its first entry tells the scene
         tags = [points[inside], 50 + np.tile(still, 2)[:, :3]]
         descriptors = np.concatenate(tags).astype(np.float32)
-        return Features(
+        return LocalFeatures(
             (height, width), self.name, pixels.astype(np.float32), descriptors, np.ones(len(pixels), np.float32)
         )
 

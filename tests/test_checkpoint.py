@@ -1,7 +1,7 @@
 import pytest
 
 from nbhelpers import NbHelpersError
-from nbhelpers.models.checkpoint import load_checkpoint
+from nbhelpers.models.load import load_checkpoint
 
 
 def test_a_missing_checkpoint_names_the_command_that_fetches_it(tmp_path):
@@ -12,7 +12,7 @@ def test_a_missing_checkpoint_names_the_command_that_fetches_it(tmp_path):
 def test_a_file_of_unknown_name_needs_a_known_configuration(tmp_path):
     path = tmp_path / "mine.pt"
     path.write_bytes(b"weights")
-    with pytest.raises(NbHelpersError, match="does not tell its configuration"):
+    with pytest.raises(NbHelpersError, match="configuration does not follow"):
         load_checkpoint(path)
     with pytest.raises(NbHelpersError, match="no such configuration"):
         load_checkpoint(path, "sam3.yaml")

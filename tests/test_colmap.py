@@ -7,10 +7,16 @@ from fake_matcher import FOCAL, SIZE, FakeMatcher, cloud, looking, photos, ring,
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.colmap import ColmapEstimator, build
-from nbhelpers.models.colmap.check import agreement, center_difference, rotation_differences, similarity
-from nbhelpers.models.colmap.mapping import run_mapping
-from nbhelpers.models.colmap.pairs import FeatureStore, groups, known_pairs, likely_pairs, moving, verified_pairs
-from nbhelpers.models.colmap.points import triangulate
+from nbhelpers.models.colmap.estimator import agreement, center_difference, rotation_differences, similarity_transform
+from nbhelpers.models.colmap.mapping import run_mapping, triangulate
+from nbhelpers.models.colmap.matching import (
+    FeatureStore,
+    candidate_pairs,
+    connected_groups,
+    moving_matches,
+    pairs_of_runs,
+    verified_pairs,
+)
 from nbhelpers.models.protocols import Matcher, SceneEstimator
 
 pytest.importorskip("pycolmap")
@@ -146,7 +152,7 @@ def test_the_least_angle_is_lowered_only_where_no_pair_is_wide(tmp_path, monkeyp
     monkeypatch.setattr(pycolmap, "incremental_mapping", watched)
     for name, poses, points in (("ring", ring(5), cloud(150)), ("row", side_by_side(5, 0.08), view_ahead(150))):
         store = FeatureStore(FakeMatcher(poses, points, noise=0.2, seed=1), photos(5), tmp_path / name)
-        run = run_mapping(store, verified_pairs(store, likely_pairs(store), 0), 0)
+        run = run_mapping(store, verified_pairs(store, candidate_pairs(store), 0), 0)
         assert run.placed.all()
     assert tried == [16.0, 2.0]
 
@@ -232,7 +238,7 @@ def test_agreement_wants_the_centres_too():
 def test_similarity_finds_what_was_done():
     points = np.random.default_rng(0).normal(size=(10, 3))
     turn = looking((1, 2, 3))[:, :3]
-    scale, found, shift = similarity(points, 2.5 * points @ turn.T + [1, 2, 3])
+    scale, found, shift = similarity_transform(points, 2.5 * points @ turn.T + [1, 2, 3])
     assert scale == pytest.approx(2.5)
     np.testing.assert_allclose(found, turn, atol=1e-9)
     np.testing.assert_allclose(shift, [1, 2, 3])
@@ -241,7 +247,7 @@ def test_similarity_finds_what_was_done():
 def test_many_photos_are_matched_with_their_neighbours_only(tmp_path):
     views = 20
     store = FeatureStore(FakeMatcher(ring(views), cloud()), photos(views), tmp_path)
-    chosen = likely_pairs(store)
+    chosen = candidate_pairs(store)
     assert len(chosen) < views * (views - 1) / 2
     assert {(view, view + 1) for view in range(views - 1)} <= set(chosen)
 
@@ -275,16 +281,16 @@ def test_known_cameras_get_points():
 def test_the_search_for_pairs_of_slow_features_goes_by_what_quick_ones_found(tmp_path):
     store = FeatureStore(FakeMatcher(ring(6), cloud()), photos(6), tmp_path)
     pairs = verified_pairs(store, [(0, 1), (1, 2), (2, 3), (3, 4)], seed=0)
-    assert known_pairs(6, []) is None
-    chosen = known_pairs(6, [pairs])
+    assert pairs_of_runs(6, []) is None
+    chosen = pairs_of_runs(6, [pairs])
     assert {(0, 1), (1, 2), (2, 3), (3, 4)} <= set(chosen)
     assert {(other, 5) for other in range(5)} <= set(chosen)  # 5 is known to nobody yet: all are asked
 
 
 def test_groups_and_moving():
-    assert groups(3, []) == [[0], [1], [2]]
+    assert connected_groups(3, []) == [[0], [1], [2]]
     points = np.zeros((30, 2))
-    assert moving(points, points).all()  # nothing moves: all are kept
+    assert moving_matches(points, points).all()  # nothing moves: all are kept
     moved = points.copy()
     moved[:20] += 5
-    np.testing.assert_array_equal(moving(points, moved), np.arange(30) < 20)
+    np.testing.assert_array_equal(moving_matches(points, moved), np.arange(30) < 20)

@@ -10,8 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.models.conse import ConseSettings, ConseTextEncoder, give_the_rest_to_stuff
-from nbhelpers.models.imagenet import DenseClassifier, class_texts
+from nbhelpers.models.conse import ConseSettings, ConseTextEncoder, DenseClassifier, class_texts, raise_stuff
 from nbhelpers.models.load import load
 from nbhelpers.models.minilm import SentenceEncoder
 from nbhelpers.models.protocols import TextEncoder
@@ -179,9 +178,9 @@ def test_the_class_prior_is_removed(tiny):
 
 
 def test_a_class_that_means_another_name_more_is_taken_away(tiny):
-    settings = ConseSettings(rivalry=50.0, unlike=-1.0, sharpness=1.0, looks=0.0)
+    settings = ConseSettings(rivalry=50.0, min_similarity=-1.0, sharpness=1.0, visual_weight=0.0)
     encoder = ConseTextEncoder(tiny.classifier, tiny.sentences, settings)
-    alike = np.concatenate([encoder._alike(["zig"]), encoder._alike(["zag"])])
+    alike = np.concatenate([encoder._similarity(["zig"]), encoder._similarity(["zag"])])
     carry = encoder.carry([["zig"], ["zag"]])
     sure = np.abs(alike[0] - alike[1]) > 0.2
     assert sure.any()
@@ -227,12 +226,12 @@ def test_a_name_that_is_all_over_the_photo_counts_more(graph_file, photo):
 def test_stuff_gets_the_places_where_things_are_weak():
     things = np.array([[[1.0, 0.3, 0.04]], [[0.01, 0.01, 0.01]]], np.float32)
     scores = np.concatenate([things, np.array([[[3e-4, 3e-4, 3e-4]], [[1e-4, 1e-4, 1e-4]]], np.float32)])
-    give_the_rest_to_stuff(scores, np.array([False, False, True, True]), 0.1)
+    raise_stuff(scores, np.array([False, False, True, True]), 0.1)
     assert scores.argmax(0).tolist() == [[0, 0, 2]]
     np.testing.assert_array_equal(scores[:2], things)
     np.testing.assert_allclose(scores[2] / scores[3], 3, rtol=1e-5)
     alone = scores[2:].copy()
-    give_the_rest_to_stuff(alone, np.array([True, True]), 0.1)
+    raise_stuff(alone, np.array([True, True]), 0.1)
     np.testing.assert_array_equal(alone, scores[2:])
 
 

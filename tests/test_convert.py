@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.models.sam2 import ONLY_FOR_VIDEO, build_lite, build_model
+from nbhelpers.models.sam2 import ONLY_FOR_VIDEO, build_image_network, build_lite
 from nbhelpers.weights import convert
 from nbhelpers.weights.fetching import files
 
@@ -50,7 +50,7 @@ def lite():
 
 @pytest.mark.weights
 def test_every_weight_of_the_image_model_is_there_in_the_official_name_and_shape(lite):
-    official = build_model(CONFIG).state_dict()
+    official = build_image_network(CONFIG).state_dict()
     _, state = lite
     assert set(state) <= set(official)
     assert {name: value.shape for name, value in state.items()} == {n: tuple(official[n].shape) for n in state}

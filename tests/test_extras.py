@@ -28,9 +28,7 @@ APART = {"sam2", "vggt", "google"}  # a step of its own; from its repository; Co
 BEHIND = {
     "core/video/picture.py": "core/video/file.py",
     "models/colmap/mapping.py": "models/colmap/estimator.py",
-    "models/colmap/pairs.py": "models/colmap/estimator.py",
-    "models/colmap/points.py": "models/colmap/estimator.py",
-    "models/openclip.py": "models/openclip_network.py",
+    "models/colmap/matching.py": "models/colmap/estimator.py",
     "product_matching/spread.py": "product_matching/commands.py",  # they take a client of Dask
     "rotoscoping/batch.py": "product_matching/commands.py",
 }
@@ -192,9 +190,9 @@ MISSING = [
     ("multiview", "plotly", a_scene),
     ("multiview", "trimesh", a_cloud),
     ("match", "transformers", a_dinov2),
-    ("text", "open_clip", call("models.openclip_network.build_model", "ViT-B-32")),
+    ("text", "open_clip", call("models.openclip.build_clip", "ViT-B-32")),
     ("text", "supervision", call("clip_guided.selection.empty_detections")),
-    ("text", "timm", call("models.imagenet.class_texts")),
+    ("text", "timm", call("models.conse.class_texts")),
     ("text", "tokenizers", a_sentence_encoder),
     ("widgets", "matplotlib", lambda _: draw(np.zeros((8, 8, 3), np.uint8))),
     ("widgets", "ipycanvas", lambda _: importlib.reload(importlib.import_module("nbhelpers.widgets"))),

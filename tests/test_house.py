@@ -105,6 +105,12 @@ def misplaced_networks(source, name, is_package=False):
     return complaints
 
 
+def tensor_reads(source, name):
+    """Lines outside of `models` that read the tensors of an embedding."""
+    nodes = ast.walk(ast.parse(source)) if room(name) != "models" else ()
+    return [node.lineno for node in nodes if isinstance(node, ast.Attribute) and node.attr == "tensors"]
+
+
 def prints(source):
     """Lines that call `print`."""
     calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
@@ -169,6 +175,7 @@ def test_a_module_keeps_the_rules(path):
     is_package = path.name == "__init__.py"
     assert upward_imports(source, name, is_package) == []
     assert misplaced_networks(source, name, is_package) == []
+    assert tensor_reads(source, name) == []
     assert undocumented(source) == []
     assert bare_exceptions(source) == []
     assert prints(source) == [] or room(name) == "cli"
@@ -201,6 +208,8 @@ def test_the_rules_notice_what_they_are_for():
     assert misplaced_networks("def f():\n    from sam2.build_sam import build_sam2", "nbhelpers.segment")
     assert misplaced_networks("import transformers", "nbhelpers.weights.convert")
     assert not misplaced_networks("import onnx", "nbhelpers.weights.convert")
+    assert tensor_reads('x = e.tensors["image_embed"]', "nbhelpers.multiview.views") == [1]
+    assert not tensor_reads("x = e.tensors", "nbhelpers.models.sam2")
     assert prints("def f():\n    print('done')") == [2] and not prints("table.print()")
     assert bare_exceptions("raise Exception('no')\ntry:\n    f()\nexcept:\n    pass") == [1, 4]
     assert not bare_exceptions("try:\n    f()\nexcept ValueError as e:\n    raise NbHelpersError('x') from e")

@@ -10,7 +10,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_propagation import LabelPropagation
-from nbhelpers.models.label_propagation.state import EMBEDDINGS, PackedMasks
+from nbhelpers.models.label_propagation.tracker import CACHE_SIZE, PackedMasks
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.models.values import Embedding, Prediction
 
@@ -31,6 +31,10 @@ class ColourSegmenter(FakeSegmenter):
             small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
             maps[name] = torch.from_numpy(small).permute(2, 0, 1)[None]
         return Embedding(image.shape[:2], self.name, maps)
+
+    def features(self, embedding, level=0):
+        name = ("image_embed", "high_res_feats_1", "high_res_feats_0")[level]
+        return embedding.tensors[name][0].permute(1, 2, 0)
 
     def predict(self, embedding, prompt):
         picture = embedding.tensors["high_res_feats_0"][0].permute(1, 2, 0).numpy()
@@ -267,7 +271,7 @@ def test_memory_does_not_grow_with_the_clip(tracker):
     tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
     for tracked in tracker.propagate(state, 0, 59):
         assert len(state.tracks[1].recent) <= 6
-        assert len(state._embeddings) <= EMBEDDINGS
+        assert len(state._embeddings) <= CACHE_SIZE
         assert tracked.predictions[1].logits.nbytes < 1e5
     assert tracker.segmenter.encoded == 60  # each frame once
 
@@ -278,8 +282,8 @@ def test_packed_masks_keep_logits_to_a_sixteenth():
     packed[3] = logits
     assert 3 in packed
     assert np.abs(packed[3] - np.clip(logits, -15, 15)).max() <= 1 / 16
-    packed.forget(3)
-    packed.forget(3)
+    packed.drop(3)
+    packed.drop(3)
     assert 3 not in packed
 
 
@@ -309,7 +313,7 @@ def test_bad_input_is_told_at_once(tracker):
 
 def test_a_segmenter_without_the_features_is_refused(photo):
     tracker = LabelPropagation(FakeSegmenter())
-    with pytest.raises(NbHelpersError, match="features that following needs"):
+    with pytest.raises(NbHelpersError, match="does not give the features"):
         tracker.add(tracker.open(Pictures([photo])), 0, 1, Prompt([(50, 60)]))
 
 

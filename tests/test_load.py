@@ -4,7 +4,7 @@ import pytest
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models import load as module
-from nbhelpers.models.load import choose, load
+from nbhelpers.models.load import choose_model, load
 from nbhelpers.weights import catalog
 
 
@@ -18,27 +18,27 @@ def present(monkeypatch):
 
 
 def test_auto_takes_lite_until_an_official_checkpoint_is_here(present):
-    assert choose("segmenter").name == "sam2-hiera-tiny-lite"
+    assert choose_model("segmenter").name == "sam2-hiera-tiny-lite"
     present.add("sam2.1-hiera-small")
-    assert choose("segmenter").name == "sam2.1-hiera-small"
+    assert choose_model("segmenter").name == "sam2.1-hiera-small"
     present.add("sam2.1-hiera-large")
-    assert choose("segmenter").name == "sam2.1-hiera-large"
-    assert choose("segmenter", models="lite").name == "sam2-hiera-tiny-lite"
+    assert choose_model("segmenter").name == "sam2.1-hiera-large"
+    assert choose_model("segmenter", models="lite").name == "sam2-hiera-tiny-lite"
 
 
 def test_the_set_can_be_named_by_the_environment(present, monkeypatch):
     monkeypatch.setenv("NBHELPERS_MODELS", "official")
-    assert choose("segmenter").set == "official"
-    assert choose("segmenter", models="lite").set == "lite"
+    assert choose_model("segmenter").set == "official"
+    assert choose_model("segmenter", models="lite").set == "lite"
     monkeypatch.setenv("NBHELPERS_MODELS", "all")
     with pytest.raises(NbHelpersError, match="no such set"):
-        choose("segmenter")
+        choose_model("segmenter")
 
 
 def test_every_task_of_the_catalog_has_a_choice(present):
     for task in {model.task for model in catalog.models()}:
-        assert choose(task).task == task
-        assert choose(task, models="official").set == "official" or not catalog.models(task, "official")
+        assert choose_model(task).task == task
+        assert not catalog.models(task, "official") or choose_model(task, models="official").set == "official"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.models import matchers
 from nbhelpers.models.load import load
+from nbhelpers.models.matchers import Sift
 from nbhelpers.models.protocols import Matcher
-from nbhelpers.models.sift import Sift
 from nbhelpers.weights import sample
 from nbhelpers.weights.catalog import find
 

@@ -12,12 +12,18 @@ import torch
 from nbhelpers.core.compute import MemoryWarning
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.vocabulary import BACKGROUND_WORDS
-from nbhelpers.models import openclip, openclip_network
-from nbhelpers.models.dense import PROTOCOLS, DenseSettings, as_classes, class_probabilities
+from nbhelpers.models import openclip
+from nbhelpers.models.dense import (
+    PROTOCOLS,
+    DenseSettings,
+    as_classes,
+    class_probabilities,
+    pamr,
+    sliding_windows,
+    stitch_windows,
+)
 from nbhelpers.models.load import load, unload
-from nbhelpers.models.pamr import pamr
 from nbhelpers.models.protocols import ImageTextEncoder, TextEncoder
-from nbhelpers.models.sliding import stitch, windows
 from nbhelpers.weights import catalog
 from nbhelpers.weights.entries import Asset
 from nbhelpers.weights.sources import HubFile
@@ -51,7 +57,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(tiny):
     torch.manual_seed(0)
-    model = openclip_network.build_model(tiny).eval().requires_grad_(False)
+    model = openclip.build_clip(tiny).eval().requires_grad_(False)
     for parameter in model.parameters():  # norms and biases start at 1 and 0, where mistakes hide
         parameter += torch.randn_like(parameter) * 0.2
     return model
@@ -90,7 +96,7 @@ def attention_by_hand(attention, tokens, kind, grid, std):
 def test_the_last_block_attends_as_its_formula_says(model, kind):
     attention, grid = model.visual.transformer.resblocks[-1].attn, (3, 5)
     tokens = torch.randn(2, 16, 32)
-    found = openclip_network.attend(attention, tokens, grid, DenseSettings(attention=kind, gaussian_std=1.5))
+    found = openclip.dense_attention(attention, tokens, grid, DenseSettings(attention=kind, gaussian_std=1.5))
     for one, wanted in zip(found, tokens, strict=True):
         torch.testing.assert_close(one, attention_by_hand(attention, wanted, kind, grid, 1.5), atol=1e-5, rtol=0)
 
@@ -112,7 +118,7 @@ def features_by_hand(model, pixels, kind):
 @pytest.mark.parametrize("kind", ["clip", "sclip", "naclip"])
 def test_features_of_patches_go_through_the_rest_of_the_network(model, kind):
     pixels = torch.randn(3, 32, 32)
-    found = openclip_network.patch_features(model.visual, pixels[None], DenseSettings(attention=kind))
+    found = openclip.patch_features(model.visual, pixels[None], DenseSettings(attention=kind))
     torch.testing.assert_close(found[0], features_by_hand(model, pixels, kind), atol=1e-5, rtol=0)
 
 
@@ -120,20 +126,22 @@ def test_plain_attention_gives_open_clips_own_tokens(model):
     pixels = torch.randn(2, 3, 32, 32)
     tokens = model.visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True)
     wanted = torch.einsum("bchw,cd->bhwd", tokens["image_intermediates"][-1], model.visual.proj)
-    found = openclip_network.patch_features(model.visual, pixels, DenseSettings(attention="clip"))
+    found = openclip.patch_features(model.visual, pixels, DenseSettings(attention="clip"))
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
 def test_positions_are_interpolated_where_the_grid_is_another(model):
     trained = model.visual.positional_embedding
-    assert torch.equal(openclip_network.positions(model.visual, (4, 4)), trained)
-    found = openclip_network.positions(model.visual, (8, 6))
+    assert torch.equal(openclip.position_embeddings(model.visual, (4, 4)), trained)
+    found = openclip.position_embeddings(model.visual, (8, 6))
     assert found.shape == (49, 32)
     assert torch.equal(found[0], trained[0])
     import cv2
 
     wide = cv2.resize(trained[1:].reshape(4, 4, 32).numpy(), (4, 8), interpolation=cv2.INTER_CUBIC)
-    np.testing.assert_allclose(openclip_network.positions(model.visual, (8, 4))[1:].reshape(8, 4, 32), wide, atol=1e-4)
+    np.testing.assert_allclose(
+        openclip.position_embeddings(model.visual, (8, 4))[1:].reshape(8, 4, 32), wide, atol=1e-4
+    )
 
 
 def test_eighty_templates_are_averaged(model, encoder):
@@ -174,7 +182,7 @@ def test_what_was_computed_for_a_name_is_kept(encoder, monkeypatch):
 
 @pytest.mark.parametrize("size", [(1, 1), (32, 32), (33, 97), (31, 47), (100, 50), (48, 64), (64, 49)])
 def test_windows_are_stitched_as_a_loop_over_pixels_would(size):
-    spans = windows(size, 32, 16)
+    spans = sliding_windows(size, 32, 16)
     maps = [torch.randn(2, 4, 3) for _ in spans]
     total, count = np.zeros((2, *size)), np.zeros(size)
     for (top, left, bottom, right), values in zip(spans, maps, strict=True):
@@ -192,15 +200,15 @@ def test_windows_are_stitched_as_a_loop_over_pixels_would(size):
                         total[:, y, x] += v * w * values[:, i, j].numpy()
                 count[y, x] += 1
     assert count.min() >= 1
-    np.testing.assert_allclose(stitch(spans, maps, size), total / count, atol=1e-5)
+    np.testing.assert_allclose(stitch_windows(spans, maps, size), total / count, atol=1e-5)
 
 
 def test_windows_at_the_border_are_shifted_in():
-    assert windows((224, 300), 224, 112) == [(0, 0, 224, 224), (0, 76, 224, 300)]
-    assert len(windows((336, 448), 224, 112)) == 2 * 3
-    assert windows((336, 336), 224, 112)[-1] == (112, 112, 336, 336)
-    assert windows((336, 337), 224, 112)[:3] == [(0, 0, 224, 224), (0, 112, 224, 336), (0, 113, 224, 337)]
-    assert windows((500, 333), 0, 112) == [(0, 0, 500, 333)]
+    assert sliding_windows((224, 300), 224, 112) == [(0, 0, 224, 224), (0, 76, 224, 300)]
+    assert len(sliding_windows((336, 448), 224, 112)) == 2 * 3
+    assert sliding_windows((336, 336), 224, 112)[-1] == (112, 112, 336, 336)
+    assert sliding_windows((336, 337), 224, 112)[:3] == [(0, 0, 224, 224), (0, 112, 224, 336), (0, 113, 224, 337)]
+    assert sliding_windows((500, 333), 0, 112) == [(0, 0, 500, 333)]
 
 
 def probabilities_by_hand(logits, groups, settings):
@@ -238,13 +246,13 @@ def dense_by_hand(model, image, groups, settings, mean, std):
     import cv2
     import open_clip
 
-    size = openclip.working_size(image.shape[:2], settings, (PATCH, PATCH))
+    size = openclip.input_size(image.shape[:2], settings, (PATCH, PATCH))
     pixels = (cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR) / 255 - mean) / std
     pixels = torch.from_numpy(pixels.transpose(2, 0, 1)).float()
     texts = model.encode_text(open_clip.tokenize([f"a photo of a {name}." for group in groups for name in group]))
     texts = texts / texts.norm(dim=1, keepdim=True)
     total, count = torch.zeros(len(texts), *size), torch.zeros(size)
-    for top, left, bottom, right in windows(size, settings.crop, settings.stride):
+    for top, left, bottom, right in sliding_windows(size, settings.crop, settings.stride):
         features = features_by_hand(model, pixels[:, top:bottom, left:right], settings.attention)
         cosines = torch.einsum("hwd,nd->nhw", features / features.norm(dim=2, keepdim=True), texts)
         total[:, top:bottom, left:right] += torch.nn.functional.interpolate(cosines[None], (32, 32), mode="bilinear")[0]
@@ -305,7 +313,7 @@ def test_the_background_wins_where_nothing_is_likely(encoder, photo):
     ],
 )
 def test_the_photo_is_scaled_as_in_the_benchmarks(size, wanted):
-    assert openclip.working_size(size, DenseSettings(), (PATCH, PATCH)) == wanted
+    assert openclip.input_size(size, DenseSettings(), (PATCH, PATCH)) == wanted
 
 
 @pytest.mark.parametrize("size", [(16, 16), (1, 1), (9, 700), (300, 2)])
@@ -343,8 +351,8 @@ def test_more_than_memory_is_refused_before_anything_is_computed(encoder, monkey
         (["cat", " "], "no name"),
         (["cat", []], "no name"),
         (["cat", ["dog", ""]], "no name"),
-        (["cat", "dog", " Cat"], "asked twice"),
-        ([["grass", "lawn"], ["lawn", "grass"]], "asked twice"),
+        (["cat", "dog", " Cat"], "given twice"),
+        ([["grass", "lawn"], ["lawn", "grass"]], "given twice"),
         (["cat", "word " * 90], "too long"),
     ],
 )
@@ -436,7 +444,7 @@ def test_full_memory_steps_down_to_fewer_windows(encoder, photo, monkeypatch):
     monkeypatch.setattr(openclip, "patch_features", limited)
     with pytest.warns(MemoryWarning, match="windows at a time"):
         found = encoder.dense(photo, ["cat", "dog"]).probabilities
-    assert sizes == [1] * len(windows((48, 64), 32, 16))
+    assert sizes == [1] * len(sliding_windows((48, 64), 32, 16))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
@@ -455,7 +463,7 @@ def test_full_memory_moves_to_the_cpu(encoder, photo, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *args, **kwargs: tensor)
     with pytest.warns(MemoryWarning) as caught:
         found = encoder.dense(photo, ["cat", "dog"]).probabilities
-    assert "goes on on the CPU" in str(caught[-1].message)
+    assert "continues on the CPU" in str(caught[-1].message)
     assert encoder.device == "cpu"
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
@@ -528,14 +536,14 @@ def test_the_architectures_of_the_catalog_are_in_the_package():
     for row in catalog.models("text_encoder", "official"):
         if row.name.startswith("openclip"):
             config = open_clip.get_model_config(row.options["architecture"])
-            assert config["quick_gelu"] and openclip_network._is_plain(config)
+            assert config["quick_gelu"] and openclip._is_plain(config)
 
 
 def test_wrong_checkpoints_are_refused(model, tmp_path):
     cut = save(model, tmp_path / "whole.safetensors")
     cut.write_bytes(cut.read_bytes()[:50_000])
     with pytest.raises(NbHelpersError, match="cannot be loaded"):
-        openclip_network.load_weights(model, cut)
+        openclip.load_clip_weights(model, cut)
     other = tmp_path / "other.pt"
     state = model.state_dict()
     for wrong in (
@@ -546,7 +554,7 @@ def test_wrong_checkpoints_are_refused(model, tmp_path):
     ):
         torch.save(wrong, other)
         with pytest.raises(NbHelpersError, match="of another model"):
-            openclip_network.load_weights(model, other)
+            openclip.load_clip_weights(model, other)
 
 
 def test_a_pickle_that_would_run_code_is_refused(model, tmp_path):
@@ -558,16 +566,16 @@ def test_a_pickle_that_would_run_code_is_refused(model, tmp_path):
 
     torch.save({"state_dict": Attack()}, tmp_path / "evil.bin")
     with pytest.raises(NbHelpersError, match="cannot be loaded"):
-        openclip_network.load_weights(model, tmp_path / "evil.bin")
+        openclip.load_clip_weights(model, tmp_path / "evil.bin")
     assert not ran.exists()
 
 
 def test_architectures_that_are_not_there_or_not_plain():
     with pytest.raises(NbHelpersError, match="no such model"):
-        openclip_network.build_model("ViT-Z-99")
+        openclip.build_clip("ViT-Z-99")
     for name in ("ViT-B-16-SigLIP", "RN50", "coca_ViT-L-14", "EVA02-B-16"):
         with pytest.raises(NbHelpersError, match="not a plain vision transformer") as caught:
-            openclip_network.build_model(name)
+            openclip.build_clip(name)
         assert "ViT-B-16-quickgelu" in caught.value.expected
 
 
@@ -576,7 +584,7 @@ def test_a_missing_package_is_told(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(NbHelpersError, match="open_clip is not installed"):
-        openclip_network.build_model("ViT-B-16")
+        openclip.build_clip("ViT-B-16")
 
 
 def test_a_whole_photo_is_compared_as_clip_compares_it(encoder, model):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbhelpers.models.pamr import DILATIONS, STEPS, pamr
+from nbhelpers.models.dense import DILATIONS, STEPS, pamr
 
 
 def by_pixel(image, maps, steps, dilations):

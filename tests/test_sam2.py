@@ -3,6 +3,7 @@
 import json
 import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models import sam2
 from nbhelpers.models.load import load
-from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.protocols import FeatureSegmenter
+from nbhelpers.models.values import Embedding
 from nbhelpers.weights import catalog, sample
 from nbhelpers.weights.fetching import files
 
@@ -29,7 +31,7 @@ def checkpoint(request, tmp_path_factory):
     """A checkpoint in the publisher's format, with random weights."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoints") / f"{request.param.replace('-', '_')}.pt"
-    torch.save({"model": sam2.build_model(TINY[request.param]).state_dict()}, path)
+    torch.save({"model": sam2.build_image_network(TINY[request.param]).state_dict()}, path)
     yield request.param, path
     path.unlink()
 
@@ -76,8 +78,13 @@ def test_the_configuration_of_each_exists_in_the_package(entry):
 def test_a_checkpoint_file_gives_what_upstream_gives(checkpoint, photo):
     name, path = checkpoint
     segmenter = sam2.build(name, {"checkpoint": path}, "cpu", config=TINY[name])
-    assert isinstance(segmenter, Segmenter)
+    assert isinstance(segmenter, FeatureSegmenter)
     embedding = segmenter.encode(photo)
+    shapes = [tuple(segmenter.features(embedding, level).shape) for level in range(3)]
+    assert shapes == [(64, 64, 256), (128, 128, 64), (256, 256, 32)]
+    for bad, words in ((replace(embedding, model="other"), "another model"), (embedding, "no such level")):
+        with pytest.raises(NbHelpersError, match=words):
+            segmenter.features(bad, 3)
     predictor = upstream(segmenter, photo)
     torch.testing.assert_close(embedding.tensors["image_embed"], predictor._features["image_embed"], atol=0, rtol=0)
     for prompt in (
@@ -92,6 +99,14 @@ def test_a_checkpoint_file_gives_what_upstream_gives(checkpoint, photo):
         assert prediction.best.shape == photo.shape[:2]
         assert np.array_equal(prediction.best, mask)
         assert prediction.scores[prediction.choice] == pytest.approx(score, abs=1e-6)
+
+
+def test_an_embedding_is_kept_in_half_precision(tmp_path):
+    values = torch.linspace(-3, 3, 24).reshape(1, 2, 3, 4)
+    Embedding((5, 7), "colours", {"image_embed": values}).save(tmp_path / "0.pt")
+    opened = Embedding.open(tmp_path / "0.pt", "cpu")
+    assert (opened.size, opened.model) == ((5, 7), "colours")
+    torch.testing.assert_close(opened.tensors["image_embed"], values.half().float(), atol=0, rtol=0)
 
 
 def test_a_load_by_name_takes_the_file_in_checkpoints(checkpoint, home, monkeypatch):
@@ -113,7 +128,7 @@ def test_a_load_by_name_takes_the_file_in_checkpoints(checkpoint, home, monkeypa
 
 def test_wrong_checkpoints_are_refused(checkpoint, tmp_path):
     _name, path = checkpoint
-    model = sam2.build_model(TINY["sam2-hiera-tiny"])
+    model = sam2.build_image_network(TINY["sam2-hiera-tiny"])
     cut = tmp_path / "cut.pt"
     cut.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(NbHelpersError, match="cannot be loaded"):
@@ -186,7 +201,7 @@ def test_full_memory_steps_down_to_smaller_batches_and_then_to_the_cpu(checkpoin
     device.fits = 0
     with pytest.warns(MemoryWarning) as caught:
         on_cpu = segmenter.predict_points(embedding, points)
-    assert "goes on on the CPU" in str(caught[-1].message)
+    assert "continues on the CPU" in str(caught[-1].message)
     assert segmenter.device == "cpu"
     np.testing.assert_allclose(on_cpu.logits, wanted.logits, atol=1e-3)
 

@@ -7,7 +7,7 @@ from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from sam2.modeling.sam.transformer import TwoWayTransformer
 
-from nbhelpers.models.sam2_points import PointDecoder
+from nbhelpers.models.sam2 import PointDecoder
 
 
 def tiny_model(pred_obj_scores: bool, dim: int = 32, grid: int = 8, depth: int = 2) -> torch.nn.Module:

@@ -51,7 +51,7 @@ class Clip:
 def small(version, *overrides):
     """A tracker that finds its object everywhere: a random presence score would say gone at random."""
     torch.manual_seed(0)
-    model = sam2_video.build_model(CONFIGS[version], *SMALL, *overrides)
+    model = sam2_video.build_video_network(CONFIGS[version], *SMALL, *overrides)
     presence(model).data.fill_(20)
     return sam2_video.Sam2Tracker(model, "small", "cpu")
 
@@ -220,7 +220,7 @@ def test_objects_come_and_go_at_any_time(tracker, clip):
         logits_of(tracker.propagate(state, 5, 10)), {(f, 30): v for (f, i), v in both.items() if i == 30 and f >= 5}
     )
     tracker.remove(state, 30, 5)
-    with pytest.raises(NbHelpersError, match="no object to follow"):
+    with pytest.raises(NbHelpersError, match="nothing to follow"):
         tracker.propagate(state, 0, 10)
     tracker.add(state, 0, 1, CLICK)
     assert_equal(logits_of(tracker.propagate(state, 0, 10)), alone)
@@ -366,7 +366,7 @@ def test_full_memory_goes_on_on_the_cpu(tracker, clip, monkeypatch):
         return step(self, *args)
 
     monkeypatch.setattr(type(tracker.model), "step", limited)
-    with pytest.warns(MemoryWarning, match="goes on on the CPU"):
+    with pytest.warns(MemoryWarning, match="continues on the CPU"):
         got = logits_of(tracker.propagate(state, 0, 3))
     assert tracker.device == "cpu"
     assert_equal(got, wanted)
@@ -374,7 +374,7 @@ def test_full_memory_goes_on_on_the_cpu(tracker, clip, monkeypatch):
 
 def test_what_cannot_be_is_refused_and_changes_nothing(tracker, clip, tmp_path, photo):
     state = tracker.open(clip)
-    with pytest.raises(NbHelpersError, match="no object to follow"):
+    with pytest.raises(NbHelpersError, match="nothing to follow"):
         tracker.propagate(state, 0, 3)
     tracker.add(state, 0, 1, CLICK)
     for frame in (-1, 24):
@@ -387,7 +387,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(tracker, clip, tmp_path, 
     with pytest.raises(NbHelpersError, match="another size"):
         tracker.add(state, 0, 1, Prompt(mask=np.ones((7, 7), bool)))
     for wrong in ((2, None), (1, 5)):
-        with pytest.raises(NbHelpersError, match="nothing was said"):
+        with pytest.raises(NbHelpersError, match="no such prompt"):
             tracker.remove(state, *wrong)
     assert [t.frame for t in tracker.propagate(state, 0, 1)] == [0, 1]
 
@@ -413,10 +413,10 @@ def test_the_catalog_knows_how_to_build_each(entry):
 
 def test_a_checkpoint_is_built_and_one_for_images_only_is_refused(tracker, clip, tmp_path, monkeypatch):
     config = "configs/sam2.1/sam2.1_hiera_t.yaml"
-    model = sam2_video.build_model(config)
+    model = sam2_video.build_video_network(config)
     assert (model.image_size, model.add_all_frames_to_correct_as_cond) == (1024, False)
     state = model.state_dict()
-    monkeypatch.setattr(sam2_video, "build_model", lambda config: model)
+    monkeypatch.setattr(sam2_video, "build_video_network", lambda config: model)
     file = tmp_path / "sam2.1.pt"
     torch.save({"model": {k: v for k, v in state.items() if not k.startswith("memory_")}}, file)
     with pytest.raises(NbHelpersError, match="images only"):

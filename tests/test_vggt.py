@@ -107,13 +107,13 @@ def test_photos_of_different_sizes_keep_their_own_pixels(estimator):
 
 
 def test_the_corner_of_a_photo_stays_its_corner():
-    batch, places, sizes = vggt.prepare(pictures([(518, 518), (266, 518)]))
+    batch, places, sizes = vggt.prepare_batch(pictures([(518, 518), (266, 518)]))
     assert batch.shape == (2, 3, 518, 518)
     assert places[1].top == 126
     assert (batch[1, :, 0] == 1).all()  # white above
     np.testing.assert_array_equal(sizes, [[518, 518], [266, 518]])
     middle = np.array([[500.0, 0, 259], [0, 500, 259], [0, 0, 1]])  # from the corner of the batch
-    np.testing.assert_allclose(vggt.to_photo(middle, places[1])[:2, 2], [258.5, 132.5])
+    np.testing.assert_allclose(vggt.photo_intrinsics(middle, places[1])[:2, 2], [258.5, 132.5])
 
 
 def test_memory_by_number_of_views():

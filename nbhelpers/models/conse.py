@@ -1,4 +1,4 @@
-"""Dense ConSE: ImageNet classes at each place of a photo, carried to any name by the meaning of words.
+"""Dense ConSE: ImageNet classes at each cell of a photo, transferred to any name by the meaning of words.
 
 Norouzi et al. 2014, arXiv 1312.5650 (convex combination of semantic embeddings), made dense and turned around: where
 they embed the photo and look for the nearest name, each name here collects the ImageNet classes that mean nearly
@@ -12,20 +12,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import missing
 from nbhelpers.core.vocabulary import is_stuff
 from nbhelpers.models.dense import as_classes
-from nbhelpers.models.imagenet import STRIDE, DenseClassifier, class_texts
 from nbhelpers.models.minilm import SentenceEncoder
 from nbhelpers.models.values import ClassMap
 
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
 PEAK = 0.99  # quantile over the photo that counts as the best score, so that a stray place does not
 
-# What ImageNet lacks, said in words that it has: (names, what to look for instead). A name is helped by
+# What ImageNet lacks, in words that it has: (names, what to take instead). A name is helped by
 # the row whose names it is closest to, if close enough. Written down from what the 1000 classes are,
 # and checked on COCO train photos.
 HINTS = (
@@ -48,6 +54,7 @@ HINTS = (
         ("window shade", "stone wall", "lakeside", "seashore", "valley", "street sign", "hay", "velvet", "maze"),
     ),
 )
+STRIDE = 32  # pixels of the input that the last feature map of EfficientNet-B0 steps over
 
 
 @dataclass(frozen=True)
@@ -55,35 +62,35 @@ class ConseSettings:
     """Constants of the recipe, chosen by reasoning and on COCO train photos.
 
     Attributes:
-        scales: longer sides in pixels at which the photo is looked at.
-        flip: also look at its mirror image.
+        scales: longer sides in pixels at which the photo is classified.
+        flip: also classify its mirror image.
         templates: what a name is put into; the embeddings are averaged.
-        looks: share of a class's likeness to a name that comes from its `neighbours` classes of like looks, which
-            corrects words that mislead: an Old English sheepdog looks like dogs.
+        visual_weight: fraction of a class's similarity to a name that comes from its `neighbours` visually similar
+            classes, which corrects words that mislead: an Old English sheepdog is similar to dogs.
         neighbours: how many they are.
-        unlike: likeness under which an ImageNet class says nothing about a name.
-        sharpness: how much a less similar class counts less: weight ``exp(sharpness * (likeness - best))``.
-        rivalry: how strongly a class that fits another asked name better is taken from this one.
+        min_similarity: cosine under which an ImageNet class does not count for a name.
+        sharpness: how much a less similar class counts less: weight ``exp(sharpness * (similarity - best))``.
+        rivalry: how strongly a class that fits another name of the vocabulary better is discounted for this one.
         prior: power of its sum by which a name's row is divided: 1 makes names that many classes mean equal to names
             that few mean, 0 leaves them their advantage.
         presence: power of a name's mean over the photo by which its score is multiplied; 0 for none.
         floor: score of a name where no class speaks for it.
-        rest: where things reach less than this share of their best score in the photo, stuff (sky, wall, background)
-            wins, if any is asked: ImageNet has hardly any, and its classes fire around an object too. As class
-            activation maps are cut, there at 0.2 (arXiv 1512.04150, section 3.2).
-        side: longer side of the answer.
-        radius: of the guided filter that brings the answer to the photo's contours, in places of the answer; 0 for
+        rest: where things reach less than this fraction of their best score in the photo, stuff (sky, wall,
+            background) wins, if the vocabulary has any: ImageNet has hardly any, and its classes fire around an object
+            too. Class activation maps are cut likewise, at 0.2 (arXiv 1512.04150, section 3.2).
+        side: longer side of the maps.
+        radius: of the guided filter that aligns the maps with the photo's contours, in cells of the maps; 0 for
             none.
         tolerance: variance of the photo's brightness, 0 to 1 squared, under which the filter smooths.
-        near: cosine from which a name shares the hints of another.
+        near: cosine from which a name uses the hints of another.
     """
 
     scales: tuple[int, ...] = (320, 448, 640)
     flip: bool = True
     templates: tuple[str, ...] = ("{}", "a {}", "a photo of a {}")
-    looks: float = 0.3
+    visual_weight: float = 0.3
     neighbours: int = 5
-    unlike: float = 0.35
+    min_similarity: float = 0.35
     sharpness: float = 15.0
     rivalry: float = 10.0
     prior: float = 0.5
@@ -148,34 +155,34 @@ class ConseTextEncoder:
         bounds = np.cumsum([0] + [len(group) for group in groups])
         for side, mirrored in views:
             classes = self._classes(image, side, mirrored)
-            found = (carry @ classes.reshape(len(classes), -1)).reshape(-1, *classes.shape[1:])
+            maps = (carry @ classes.reshape(len(classes), -1)).reshape(-1, *classes.shape[1:])
             for index, (start, stop) in enumerate(pairwise(bounds)):
-                scores[index] += cv2.resize(found[start:stop].max(0), grid[::-1], interpolation=cv2.INTER_LINEAR)
+                scores[index] += cv2.resize(maps[start:stop].max(0), grid[::-1], interpolation=cv2.INTER_LINEAR)
         scores /= len(views)
         if settings.radius and min(grid) > 1:
-            _follow_contours(scores, cv2.resize(image, grid[::-1], interpolation=cv2.INTER_AREA), settings)
+            _align_contours(scores, cv2.resize(image, grid[::-1], interpolation=cv2.INTER_AREA), settings)
         scores += settings.floor
         scores *= scores.mean((1, 2), keepdims=True) ** settings.presence
-        give_the_rest_to_stuff(scores, np.array([any(map(is_stuff, group)) for group in groups]), settings.rest)
+        raise_stuff(scores, np.array([any(map(is_stuff, group)) for group in groups]), settings.rest)
         scores /= scores.sum(0)
         return ClassMap(scores, tuple(group[0] for group in groups), (height, width), self.name)
 
     def carry(self, groups: Sequence[Sequence[str]]) -> Float32[np.ndarray, "n c"]:
         """What each ImageNet class says for each name, all names of all classes in one row each.
 
-        With `ConseSettings.prior` 1 a row sums to 1, so a name that many classes mean is not found more often for
+        With `ConseSettings.prior` 1 a row sums to 1, so a name that many classes mean is not predicted more often for
         it: 118 of the 1000 classes are dogs, and without this division sheep and cows become dogs.
         """
         settings = self.settings
-        alike = np.concatenate([self._alike(group) for group in groups])
+        similarity = np.concatenate([self._similarity(group) for group in groups])
         starts = np.cumsum([0] + [len(group) for group in groups[:-1]])
-        best = alike.max(1, keepdims=True)
-        weight = np.exp(settings.sharpness * (alike - best))
-        weight[alike < np.minimum(settings.unlike, best)] = 0
-        strongest = np.maximum.reduceat(alike, starts)  # of each class's names: synonyms are no rivals
+        best = similarity.max(1, keepdims=True)
+        weight = np.exp(settings.sharpness * (similarity - best))
+        weight[similarity < np.minimum(settings.min_similarity, best)] = 0
+        strongest = np.maximum.reduceat(similarity, starts)  # of each class's names: synonyms are no rivals
         top = strongest.max(0)
         rivals = np.exp(settings.rivalry * (strongest - top)).sum(0)
-        weight *= np.exp(settings.rivalry * (alike - top)) / rivals
+        weight *= np.exp(settings.rivalry * (similarity - top)) / rivals
         return (weight / weight.sum(1, keepdims=True) ** settings.prior).astype(np.float32)
 
     def explain(self, names: Sequence[str | Sequence[str]], top: int = 5) -> dict[str, list[tuple[str, float]]]:
@@ -191,40 +198,44 @@ class ConseTextEncoder:
     @property
     def min_similarity(self) -> float:
         """Cosine with the nearest ImageNet class under which a name means nothing that the classifier knows."""
-        return self.settings.unlike
+        return self.settings.min_similarity
 
     def nearest(self, name: str, count: int = 3) -> list[tuple[str, float]]:
         """The ImageNet classes that mean what a name means, with the cosine of each, the most similar first."""
-        lemmas, alike = class_texts()[0], self._alike([name])[0]
-        return [(lemmas[i].split(",")[0], float(alike[i])) for i in np.argsort(-alike, kind="stable")[:count]]
+        lemmas, similarity = class_texts()[0], self._similarity([name])[0]
+        return [(lemmas[i].split(",")[0], float(similarity[i])) for i in np.argsort(-similarity, kind="stable")[:count]]
 
     @cached_property
     def _meanings(self) -> Float32[np.ndarray, "c d"]:
         """Vectors of the ImageNet classes, from lemma and definition; takes seconds, once."""
         return self.sentences([f"{lemma}: {text}" for lemma, text in zip(*class_texts(), strict=True)])
 
-    def _alike(self, names: Sequence[str]) -> Float32[np.ndarray, "n c"]:
-        """Likeness of each name, or of a better hint, to each ImageNet class: a cosine, evened out among lookalikes."""
-        said = sum(self._embed(template.replace("{}", name) for name in names) for template in self.settings.templates)
-        out = said / np.linalg.norm(said, axis=1, keepdims=True) @ self._meanings.T
+    def _similarity(self, names: Sequence[str]) -> Float32[np.ndarray, "n c"]:
+        """Cosine of each name, or of a better hint, with each ImageNet class, smoothed over similar classes."""
+        embedded = sum(
+            self._embed(template.replace("{}", name) for name in names) for template in self.settings.templates
+        )
+        out = embedded / np.linalg.norm(embedded, axis=1, keepdims=True) @ self._meanings.T
         plain = self._embed(names)
         closeness = np.stack([(plain @ self._embed(keys).T).max(1) for keys, _ in HINTS])
         for index, (_, hints) in enumerate(HINTS):
             helped = (closeness.argmax(0) == index) & (closeness[index] >= self.settings.near)
             if helped.any():
                 out[helped] = np.maximum(out[helped], (self._embed(hints) @ self._meanings.T).max(0))
-        near, share = self._lookalikes
-        return (1 - self.settings.looks) * out + self.settings.looks * np.einsum("nck,ck->nc", out[:, near], share)
+        near, weights = self._similar_classes
+        return (1 - self.settings.visual_weight) * out + self.settings.visual_weight * np.einsum(
+            "nck,ck->nc", out[:, near], weights
+        )
 
     @cached_property
-    def _lookalikes(self) -> tuple[Int[np.ndarray, "c k"], Float32[np.ndarray, "c k"]]:
-        """The classes whose weights in the classifier's last layer are most like each class's, and their shares."""
+    def _similar_classes(self) -> tuple[Int[np.ndarray, "c k"], Float32[np.ndarray, "c k"]]:
+        """The classes whose weights in the classifier's last layer are most similar to each class's, weighted by it."""
         columns = self.classifier.weight / np.linalg.norm(self.classifier.weight, axis=0)
         cosine = columns.T @ columns
         np.fill_diagonal(cosine, -1)
         near = np.argsort(-cosine, axis=1)[:, : self.settings.neighbours]
-        share = np.clip(np.take_along_axis(cosine, near, axis=1), 1e-3, None)
-        return near, share / share.sum(1, keepdims=True)
+        weights = np.clip(np.take_along_axis(cosine, near, axis=1), 1e-3, None)
+        return near, weights / weights.sum(1, keepdims=True)
 
     def _embed(self, sentences: Iterable[str]) -> Float32[np.ndarray, "n d"]:
         wanted = list(sentences)
@@ -253,11 +264,11 @@ def build(name: str, files: dict[str, Path], device: str) -> ConseTextEncoder:
     return ConseTextEncoder(DenseClassifier.from_file(files["classifier"]), sentences, name=name)
 
 
-def give_the_rest_to_stuff(scores: Float32[np.ndarray, "n h w"], stuff: Bool[np.ndarray, " n"], rest: float) -> None:
-    """Raise the stuff classes together to ``rest`` times what the strongest thing of each place reaches, in place.
+def raise_stuff(scores: Float32[np.ndarray, "n h w"], stuff: Bool[np.ndarray, " n"], rest: float) -> None:
+    """Raise the stuff classes together to ``rest`` times the score of the strongest thing at each cell, in place.
 
-    What it reaches is the geometric mean of its own best score in the photo and the best of all things: by its own
-    alone, a thing that is nowhere would win everywhere that nothing is; by the best of all, a weak thing would lose
+    That score is the geometric mean of its own best score in the photo and the best of all things: with its own
+    alone, a thing that is nowhere would win wherever nothing is; with the best of all, a weak thing would lose
     its place. Stuff shares the sum as its own scores are.
     """
     if stuff.any() and not stuff.all():
@@ -267,7 +278,7 @@ def give_the_rest_to_stuff(scores: Float32[np.ndarray, "n h w"], stuff: Bool[np.
         scores[stuff] += rest * np.sqrt(best[things.argmax(0)] * best.max()) * shares
 
 
-def _follow_contours(scores: Float32[np.ndarray, "n h w"], image: UInt8[np.ndarray, "h w 3"], settings) -> None:
+def _align_contours(scores: Float32[np.ndarray, "n h w"], image: UInt8[np.ndarray, "h w 3"], settings) -> None:
     """Guided filter (He et al. 2013, doi 10.1109/TPAMI.2012.213, equations 5, 6 and 8), in place, class by class.
 
     In each window a score is fitted as a linear function of the photo's brightness, so it may jump only where the
@@ -286,3 +297,173 @@ def _follow_contours(scores: Float32[np.ndarray, "n h w"], image: UInt8[np.ndarr
         slope = (mean(guide * score) - guide_mean * score_mean) / (variance + settings.tolerance)
         score[:] = mean(slope) * guide + mean(score_mean - slope * guide_mean)
     np.clip(scores, 0, None, out=scores)
+
+
+class DenseClassifier:
+    """A convolutional classifier without its pooling: class logits at each place.
+
+    The pooled logits of the classifier are the mean of these over all places, because pooling and the last layer
+    are both linear (Zhou et al. 2016, arXiv 1512.04150, class activation mapping).
+
+    Example:
+        >>> classifier = DenseClassifier.from_file(path)
+        >>> classifier.logits(image, (384, 512)).shape              # image (480, 640, 3) uint8
+        (1000, 24, 32)
+
+    Args:
+        session: gives features ``(1, d, h, w)`` of pixels ``(1, H, W, 3) float32``, 0 to 255.
+        weight: ``(d, c)`` of the last layer.
+        bias: ``(c,)``.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        weight: Float32[np.ndarray, "d c"],
+        bias: Float32[np.ndarray, " c"],
+    ):
+        self.session, self.weight, self.bias = session, weight, bias
+
+    def logits(
+        self, image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], mirrored: bool = False
+    ) -> Float32[np.ndarray, "c h w"]:
+        """Logits of each class at each place.
+
+        Args:
+            image: RGB.
+            size: height and width that the photo is brought to first; multiples of `STRIDE`.
+            mirrored: classify the mirror image; the logits are mirrored back.
+        """
+        smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
+        pixels = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+        pixels = pixels[:, ::-1] if mirrored else pixels
+        feeds = {self.session.get_inputs()[0].name: np.ascontiguousarray(pixels[None], np.float32)}
+        features = self.session.run(None, feeds)[0][0]
+        depth, height, width = features.shape
+        logits = features.reshape(depth, -1).T @ self.weight + self.bias
+        logits = logits.T.reshape(-1, height, width)
+        return np.ascontiguousarray(logits[:, :, ::-1] if mirrored else logits)
+
+    @classmethod
+    def from_file(cls, path: Path, dense: bool = True) -> DenseClassifier:
+        """Read a Keras EfficientNet in ONNX: channels last, pooling, one linear layer, softmax.
+
+        Args:
+            path: the ``.onnx`` file.
+            dense: halve the stride of the last feature map to 16, see `halve_stride`.
+
+        Raises:
+            NbHelpersError: a file that ONNX Runtime cannot read, or another graph.
+        """
+        import onnx
+        import onnxruntime
+
+        try:
+            model = onnx.load(str(path))
+            weight, bias = cut_classifier(model.graph)
+            if dense:
+                halve_stride(model.graph)
+            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's and protobuf's exceptions have no public base
+            raise NbHelpersError(
+                "the classifier cannot be loaded",
+                given=f"{path.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                expected="an EfficientNet with pooling, one linear layer and softmax",
+                do="nbhelpers fetch conse-lite",
+            ) from error
+        return cls(session, weight, bias)
+
+
+def cut_classifier(
+    graph: onnx.GraphProto,
+) -> tuple[Float32[np.ndarray, "d c"], Float32[np.ndarray, " c"]]:
+    """Cut a graph off before its last pooling, open it to any picture size, and return the last layer.
+
+    Raises:
+        ValueError: the graph does not end in pooling, a linear layer and softmax.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tail = [node.op_type for node in graph.node][-5:]
+    if tail != ["GlobalAveragePool", "Squeeze", "MatMul", "Add", "Softmax"]:
+        raise ValueError(f"the graph ends in {', '.join(tail)}")
+    pool, _squeeze, linear, add, _softmax = list(graph.node)[-5:]
+    weight, bias = (
+        numpy_helper.to_array(next(tensors[name] for name in node.input if name in tensors)) for node in (linear, add)
+    )
+    features = pool.input[0]
+    used = {name for node in list(graph.node)[:-5] for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+    del graph.node[-5:]
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(features, TensorProto.FLOAT, None))
+    for axis, name in enumerate(("batch", "height", "width")):
+        graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    del graph.value_info[:]  # shapes of the fixed picture size
+    return weight, bias
+
+
+def halve_stride(graph: onnx.GraphProto) -> None:
+    """Halve the stride of the last feature map: the last step of 2 becomes 1 and what follows is dilated by 2.
+
+    Every second place of the result is what the graph gave before, up to squeeze-and-excitation, whose means are
+    now taken over four times as many places. ("Atrous" convolution: Chen et al. 2017, arXiv 1606.00915, section 3.1.)
+    """
+    after = False
+    strided = [node for node in graph.node if node.op_type == "Conv" and _ints(node, "strides", (1, 1)) == (2, 2)]
+    for node in graph.node:
+        if node.op_type != "Conv":
+            continue
+        kernel = _ints(node, "kernel_shape", (1, 1))
+        if node is strided[-1]:
+            after = True
+            top, left, bottom, right = _ints(node, "pads", (0, 0, 0, 0))
+            # a step of 2 never reached the last row and column of what was padded for it
+            _set_ints(node, "strides", (1, 1))
+            _set_ints(node, "pads", (top, left, bottom + 1, right + 1))
+        elif after and kernel != (1, 1):
+            _set_ints(node, "dilations", (2, 2))
+            _set_ints(node, "pads", tuple(2 * pad for pad in _ints(node, "pads", (0, 0, 0, 0))))
+
+
+def class_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Lemmas and definitions (WordNet's) of the 1000 ImageNet classes, in the order of the classifier.
+
+    Source: the tables that timm carries; ``timm.data.ImageNetInfo`` reads the same files, but importing timm
+    takes seconds.
+    """
+    from importlib.util import find_spec
+
+    spec = find_spec("timm")
+    if spec is None or not spec.submodule_search_locations:
+        raise missing("text", "timm", "it holds the names of the ImageNet classes")
+    tables = Path(spec.submodule_search_locations[0]) / "data" / "_info"
+    try:
+        synsets = (tables / "imagenet_synsets.txt").read_text().split()
+        lemmas, definitions = (
+            dict(line.split("\t", 1) for line in (tables / f"imagenet_synset_to_{what}.txt").read_text().splitlines())
+            for what in ("lemma", "definition")
+        )
+        return tuple(lemmas[key] for key in synsets), tuple(definitions[key] for key in synsets)
+    except (OSError, ValueError, KeyError) as error:
+        raise NbHelpersError(
+            "this version of timm keeps the ImageNet names elsewhere",
+            given=error,
+            do="install the timm of constraints.txt",
+        ) from error
+
+
+def _ints(node: onnx.NodeProto, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    return next((tuple(a.ints) for a in node.attribute if a.name == name), default)
+
+
+def _set_ints(node: onnx.NodeProto, name: str, values: tuple[int, ...]) -> None:
+    from onnx import helper
+
+    for index, attribute in enumerate(node.attribute):
+        if attribute.name == name:
+            del node.attribute[index]
+            break
+    node.attribute.append(helper.make_attribute(name, values))

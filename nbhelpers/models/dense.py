@@ -1,11 +1,11 @@
-"""From the logits of names to the probabilities of classes, and the settings of the way there.
+"""Dense prediction of classes by name: settings, sliding windows, refinement (PAMR), class probabilities.
 
-Protocol of SCLIP (Wang et al. 2023, arXiv 2312.01597) as its reference implementation has it.
+Protocol of SCLIP (Wang et al. 2023, arXiv 2312.01597) as in its reference implementation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -13,37 +13,40 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.models.pamr import DILATIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ATTENTIONS = ("sclip", "naclip", "clip")
 BAND = 64  # rows of which the probabilities of all names exist at one time
+Window = tuple[int, int, int, int]
+DILATIONS = (8, 16)  # NACLIP's and SCLIP's setting
+STEPS = 10
+SHARPNESS = 0.1  # fraction of the local deviation at which a difference weighs 1/e
 
 
 @dataclass(frozen=True)
 class DenseSettings:
-    """How a CLIP model is made to answer for each place; the defaults are SCLIP's.
+    """Settings of dense prediction with CLIP; the defaults are SCLIP's.
 
-    The two thresholds need a background, which is the first class asked, e.g. ``[BACKGROUND_WORDS, "cat", "dog"]``
+    The two thresholds need a background, which is the first class, e.g. ``[BACKGROUND_WORDS, "cat", "dog"]``
     with the 26 names of `nbhelpers.core.vocabulary`.
 
     Attributes:
         attention: of the last block. ``"sclip"``: softmax(q q^T) + softmax(k k^T); ``"naclip"``: softmax(k k^T +
             Gaussian neighbourhood), without that block's residual and MLP (arXiv 2404.08181); ``"clip"``: as trained.
         scale: cosines are multiplied by it before the softmax over names.
-        short_side: pixels of the photo's shorter side when the model looks at it.
-        long_side: pixels that the longer side may have then; it wins over ``short_side``.
-        crop: side of the sliding windows in pixels; 0 looks at the whole photo at once.
+        short_side: shorter side of the model's input in pixels.
+        long_side: maximum of its longer side in pixels; it takes precedence over ``short_side``.
+        crop: side of the sliding windows in pixels; 0 takes the whole photo at once.
         stride: step of the windows in pixels.
         templates: sentences with ``{}`` for the name, averaged; None: OpenAI's 80 for ImageNet.
         probability_threshold: where the best class has less, the background wins.
-        area_threshold: classes with no more than this share of all that is not background are dropped.
+        area_threshold: classes with no more than this fraction of the area outside the background are dropped.
         gaussian_std: of NACLIP's neighbourhood, in patches.
-        pamr_steps: of the refinement by `nbhelpers.models.pamr`; 0 leaves it out, NACLIP takes 10.
+        pamr_steps: of the refinement by `nbhelpers.models.dense`; 0 leaves it out, NACLIP takes 10.
         pamr_dilations: its neighbours' distances in pixels.
-        at_image_size: answer at the photo's own size, as benchmarks count it, and not at the size looked at.
+        at_image_size: return maps at the photo's own size, as benchmarks count it, and not at that of the input.
     """
 
     attention: str = "sclip"
@@ -110,11 +113,11 @@ def as_classes(names: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], .
         >>> as_classes(["cat", ["grass", " lawn"]])
         (('cat',), ('grass', 'lawn'))
 
-    A name may stand in two classes (COCO-Object has "bed" as an object and in the background): they then share its
+    A name may be in two classes (COCO-Object has "bed" as an object and in the background): they then share its
     probability. Letter case does not matter to CLIP.
 
     Raises:
-        NbHelpersError: nothing asked, an empty name, something else than text, the same class twice.
+        NbHelpersError: no names, an empty name, something else than text, the same class twice.
     """
     if isinstance(names, str) or not len(names):
         raise NbHelpersError("nothing to look for", given=repr(names), expected='names, e.g. ["cat", "grass"]')
@@ -130,7 +133,7 @@ def as_classes(names: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], .
             clean.setdefault(name.lower(), name)
         key = tuple(sorted(clean))
         if key in classes:
-            raise NbHelpersError("a class is asked twice", given=repr(entry), do="give each class once")
+            raise NbHelpersError("a class is given twice", given=repr(entry), do="give each class once")
         classes[key] = tuple(clean.values())
     return tuple(classes.values())
 
@@ -141,7 +144,7 @@ def class_probabilities(
     """Softmax over all names, the best name of each class, the thresholds; sums to 1 over the classes.
 
     Args:
-        logits: cosines of each place with each name, the names of a class one after the other.
+        logits: cosines of each cell with each name, the names of a class one after the other.
         counts: how many names each class has.
         settings: ``scale`` and the two thresholds count here.
 
@@ -169,3 +172,115 @@ def class_probabilities(
 
 def _are_templates(templates: tuple[str, ...]) -> bool:
     return isinstance(templates, tuple) and bool(templates) and all(template.count("{}") == 1 for template in templates)
+
+
+def sliding_windows(size: tuple[int, int], crop: int, stride: int) -> list[Window]:
+    """Windows ``(top, left, bottom, right)`` that cover a picture, row by row, all of one size.
+
+    A window that would reach over the border is shifted in, not padded, so the last two of a row may overlap more
+    than the others. A picture smaller than the window is one window in that direction.
+
+    Example:
+        >>> sliding_windows((224, 300), crop=224, stride=112)
+        [(0, 0, 224, 224), (0, 76, 224, 300)]
+
+    Args:
+        size: ``(H, W)`` in pixels.
+        crop: side of a window; 0 takes the whole picture as one.
+        stride: step from window to window, at most ``crop``.
+    """
+    rows, columns = (_starts(side, crop, stride) for side in size)
+    height, width = (min(side, crop) if crop else side for side in size)
+    return [(top, left, top + height, left + width) for top in rows for left in columns]
+
+
+def _starts(side: int, crop: int, stride: int) -> list[int]:
+    if not crop or side <= crop:
+        return [0]
+    return [min(start, side - crop) for start in range(0, side - crop + stride, stride)]
+
+
+def stitch_windows(
+    spans: Sequence[Window], maps: Iterable[Float[Tensor, "n h w"]], size: tuple[int, int]
+) -> Float[Tensor, "n H W"]:
+    """The mean over windows: each map is enlarged to its window, summed, and divided by the coverage.
+
+    Enlarging is bilinear with half-pixel centres (``align_corners=False``).
+
+    Args:
+        spans: the windows, as `windows` gives them.
+        maps: one for each window, in the same order, of any resolution; taken one at a time.
+        size: ``(H, W)`` of the picture.
+    """
+    import torch
+
+    total = coverage = None
+    for (top, left, bottom, right), values in zip(spans, maps, strict=True):
+        if total is None:
+            total = values.new_zeros((len(values), *size))
+            coverage = values.new_zeros(size)
+        enlarged = torch.nn.functional.interpolate(values[None], (bottom - top, right - left), mode="bilinear")[0]
+        total[:, top:bottom, left:right] += enlarged
+        coverage[top:bottom, left:right] += 1
+    return total.div_(coverage)
+
+
+def pamr(
+    image: Float[Tensor, "c h w"],
+    maps: Float[Tensor, "n h w"],
+    steps: int = STEPS,
+    dilations: Sequence[int] = DILATIONS,
+) -> Float[Tensor, "n h w"]:
+    r"""Pixel-adaptive mask refinement: average each map repeatedly over similar neighbours.
+
+    The neighbours ``N(p)`` of a pixel are the 8 around it at each dilation; beyond the border the border's pixels
+    are repeated. With ``s_c(p)`` the standard deviation (with n - 1) of channel ``c`` over those neighbours and ``p``
+    itself, counted once a dilation::
+
+        k(p, q) = - mean_c |I_c(p) - I_c(q)| / (0.1 s_c(p) + 1e-8)
+        a(p, q) = exp k(p, q) / sum_{r in N(p)} exp k(p, r)
+        m(p)   <- sum_{q in N(p)} a(p, q) m(q)                          ``steps`` times
+
+    Only differences relative to their surroundings matter, so any brightness or contrast of ``image`` gives the same.
+
+    Example:
+        >>> pamr(image, logits).shape                     # (3, 375, 500), (21, 375, 500)
+        torch.Size([21, 375, 500])
+
+    Args:
+        image: the picture, in any range.
+        maps: logits or probabilities at its size.
+        steps: how often to average.
+        dilations: distances of the neighbours in pixels.
+
+    Source: Araslanov & Roth 2020, arXiv 2005.08104, and its reference code, with the numbers of
+    NACLIP (arXiv 2404.08181).
+    """
+    import torch
+
+    around = torch.stack(list(_neighbours(image, dilations)))
+    with_self = torch.cat([around, image.expand(len(dilations), *image.shape)])
+    deviation = SHARPNESS * with_self.std(0) + 1e-8
+    affinity = -((around - image).abs() / deviation).mean(1)  # (neighbours, h, w)
+    weights = affinity.softmax(0)
+    for _ in range(steps):
+        refined = torch.zeros_like(maps)
+        for weight, neighbour in zip(weights, _neighbours(maps, dilations), strict=True):
+            refined.addcmul_(neighbour, weight)
+        maps = refined
+    return maps
+
+
+def _neighbours(maps: Float[Tensor, "n h w"], dilations: Sequence[int]) -> Iterator[Float[Tensor, "n h w"]]:
+    """The map shifted by each neighbour's offset, views into one padded copy."""
+    import torch
+
+    height, width = maps.shape[-2:]
+    margin = max(dilations)
+    padded = torch.nn.functional.pad(maps[None], [margin] * 4, mode="replicate")[0]
+    for dilation in dilations:
+        for down in (-dilation, 0, dilation):
+            for right in (-dilation, 0, dilation):
+                if down or right:
+                    top, left = margin + down, margin + right
+                    yield padded[:, top : top + height, left : left + width]

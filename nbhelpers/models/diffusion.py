@@ -1,4 +1,4 @@
-"""Stable Diffusion inpainting by diffusers: paints under a mask what a text says.
+"""Stable Diffusion inpainting by diffusers: fills a mask with what a text describes.
 
 Rombach et al. 2022, arXiv 2112.10752 (latent diffusion); Podell et al. 2023, arXiv 2307.01952 (SDXL).
 """
@@ -31,7 +31,7 @@ XL_STRENGTH = 0.9999  # SDXL was not trained on pure noise; diffusers' own defau
 
 
 class DiffusionInpainter:
-    """Fills a hole with what a text says; a `nbhelpers.models.protocols.Inpainter`.
+    """Fills a hole with what a text describes; a `nbhelpers.models.protocols.Inpainter`.
 
     Example:
         >>> inpainter = nbhelpers.load("inpainter", "stable-diffusion-inpainting", device="cuda")
@@ -66,20 +66,20 @@ class DiffusionInpainter:
         guidance: float = GUIDANCE,
         negative: str | None = None,
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The photo with what ``mask`` covers painted anew.
+        """The photo with what ``mask`` covers painted.
 
         The network works at ``side`` x ``side``: give it a crop (`nbhelpers.editing` does), or detail is lost. Colours
-        outside the mask come back slightly changed by the autoencoder; paste only what you asked for.
+        outside the mask come back slightly changed by the autoencoder; paste only what the mask covers.
 
         Args:
             image: RGB.
             mask: what is painted over.
-            prompt: what shall be there; None removes, with `REMOVAL_PROMPT`.
+            prompt: what to paint; None removes, with `REMOVAL_PROMPT`.
             seed: of the noise, which is drawn on the CPU: on one device the same seed gives the same picture.
-            strength: above 0, at most 1: how much noise is laid over what is there before painting.
-            steps: of denoising at strength 1; fewer run at less.
-            guidance: how closely the text is followed; 1 or less switches guidance off.
-            negative: what shall not be there; for a removal `REMOVAL_NEGATIVE` when left out.
+            strength: above 0, at most 1: how much noise is added to the original before painting.
+            steps: of denoising at strength 1; fewer at less strength.
+            guidance: weight of the text; 1 or less switches guidance off.
+            negative: what to avoid; for a removal `REMOVAL_NEGATIVE` when left out.
 
         Raises:
             NbHelpersError: a strength or steps out of range; memory is full; the safety checker objects.
@@ -97,7 +97,7 @@ class DiffusionInpainter:
         square, hole, inside = fit_square(image, mask, self.side)
         is_xl = type(self.pipeline).__name__ == PIPELINES[1]
         try:
-            answer = self.pipeline(
+            output = self.pipeline(
                 prompt=prompt,
                 negative_prompt=negative,
                 image=_picture(square),
@@ -105,7 +105,7 @@ class DiffusionInpainter:
                 height=self.side,
                 width=self.side,
                 strength=min(strength, XL_STRENGTH) if is_xl else strength,
-                num_inference_steps=max(steps, math.ceil(1 / strength) + 1),  # at least one is left to run
+                num_inference_steps=max(steps, math.ceil(1 / strength) + 1),  # at least one runs
                 guidance_scale=guidance,
                 generator=torch.Generator("cpu").manual_seed(seed),
                 output_type="np",
@@ -119,9 +119,9 @@ class DiffusionInpainter:
                 given=str(error).splitlines()[0],
                 do='take a smaller model, or load it with device="cpu"',
             ) from error
-        if any(getattr(answer, "nsfw_content_detected", None) or ()):
+        if any(getattr(output, "nsfw_content_detected", None) or ()):
             raise NbHelpersError("the safety checker holds the result back", given=prompt, do="another prompt or seed")
-        painted = np.rint(np.clip(answer.images[0], 0, 1) * 255).astype(np.uint8)
+        painted = np.rint(np.clip(output.images[0], 0, 1) * 255).astype(np.uint8)
         return unfit_square(painted, inside, image.shape[:2])
 
 
@@ -181,7 +181,7 @@ def from_folder(folder: str | Path, device: str | None = None, name: str | None 
             local_files_only=True,
             **(checker if kind == PIPELINES[0] else {}),
         )
-    except Exception as error:  # diffusers, transformers, safetensors and torch raise what they like
+    except Exception as error:  # diffusers, transformers, safetensors and torch each have their own
         if is_out_of_memory(error):
             raise
         reason = str(error).strip().splitlines() or [type(error).__name__]

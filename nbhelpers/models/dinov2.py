@@ -1,4 +1,4 @@
-"""DINOv2: features of the patches of a picture that tell what they show, learned without labels.
+"""DINOv2: features of the patches of a picture, learned without labels.
 
 Oquab et al. 2023, arXiv 2304.07193; with register tokens, Darcet et al. 2023, arXiv 2309.16588. The network is the one
 of ``transformers``; weights are the publisher's, or the lite ViT-S/14 turned back into the same parameters.
@@ -18,7 +18,7 @@ from jaxtyping import Float32, UInt8
 from nbhelpers.core.compute import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.room import with_room
+from nbhelpers.models.adapters import with_cpu_fallback
 from nbhelpers.weights.convert_vit import vit_state_dict
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the publisher's preprocessing
 TOKENS_AT_ONCE = {"cpu": 1024, "mps": 8192, "cuda": 65536}
-MOST_TOKENS = 20_000  # attention costs the square of it
+MAX_TOKENS = 20_000  # attention costs the square of it
 NETWORKS = ("dinov2", "dinov2_with_registers")
 LITE = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
 
@@ -62,11 +62,11 @@ class Dinov2Encoder:
         """
         grids = [tuple(max(1, round(side / self.patch)) for side in image.shape[:2]) for image in images]
         for (rows, columns), image in zip(grids, images, strict=True):
-            if rows * columns > MOST_TOKENS:
+            if rows * columns > MAX_TOKENS:
                 raise NbHelpersError(
                     "the picture has too many patches to be encoded at once",
                     given=f"{image.shape[1]} x {image.shape[0]} pixels, {rows * columns} patches",
-                    expected=f"at most {MOST_TOKENS}",
+                    expected=f"at most {MAX_TOKENS}",
                     do="make it smaller first, e.g. by nbhelpers.core.images.fit",
                 )
         out: list[Any] = [None] * len(images)
@@ -75,7 +75,9 @@ class Dinov2Encoder:
             at_once = max(1, TOKENS_AT_ONCE[self.device.partition(":")[0]] // (grid[0] * grid[1]))
 
             def encode(start, stop, grid=grid, same=same):
-                return with_room(self, lambda: self._encode([images[index] for index in same[start:stop]], grid))
+                return with_cpu_fallback(
+                    self, lambda: self._encode([images[index] for index in same[start:stop]], grid)
+                )
 
             parts = in_batches(encode, len(same), at_once, "pictures")
             for index, token in zip(same, (token for part in parts for token in part), strict=True):
@@ -157,11 +159,11 @@ def _network(config: Any, state: dict[str, torch.Tensor], name: str) -> torch.nn
     network = getattr(transformers, kinds[config.model_type])
     try:
         with _quietly():
-            model, told = network.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+            model, loaded = network.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
     except (RuntimeError, ValueError) as error:
-        told, reason = None, str(error).splitlines()[0]
+        loaded, reason = None, str(error).splitlines()[0]
     else:
-        missing = sorted(told["missing_keys"]) + [str(key) for key in told["mismatched_keys"]]
+        missing = sorted(loaded["missing_keys"]) + [str(key) for key in loaded["mismatched_keys"]]
         reason = f"{len(missing)} parameters are missing or have another size, first {missing[0]}" if missing else ""
     if reason:
         raise NbHelpersError(
@@ -175,7 +177,7 @@ def _network(config: Any, state: dict[str, torch.Tensor], name: str) -> torch.nn
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the loading bar of ``transformers``, which half a second does not need."""
+    """Hide the progress bar of ``transformers``: loading takes half a second."""
     from transformers.utils import logging as hub
 
     shown = hub.is_progress_bar_enabled()

@@ -1,14 +1,16 @@
-"""`load` picks the adapter of a task, builds it once, and shares it."""
+"""`load` picks the adapter of a task, builds it once, and shares it; `load_checkpoint` reads a SAM 2 file."""
 
 from __future__ import annotations
 
 import os
 import threading
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from nbhelpers.core.compute import choose_device, multiply_by_onednn
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.models.protocols import Segmenter
 from nbhelpers.weights import catalog, fetching
 from nbhelpers.weights.entries import SETS, TASKS, Model
 
@@ -34,7 +36,7 @@ def load(task: str, name: str | None = None, device: str | None = None, models: 
     Raises:
         NbHelpersError: an unknown task, name or set; a model that is not here; a damaged file.
     """
-    entry = choose(task, name, models)
+    entry = choose_model(task, name, models)
     device = choose_device(device)
     with _lock:
         if (entry.name, device) not in _loaded:
@@ -51,7 +53,7 @@ def load(task: str, name: str | None = None, device: str | None = None, models: 
         return _loaded[entry.name, device]
 
 
-def choose(task: str, name: str | None = None, models: str | None = None) -> Model:
+def choose_model(task: str, name: str | None = None, models: str | None = None) -> Model:
     """The catalog row that `load` would build; see there. Nothing is fetched or built."""
     if task not in TASKS:
         raise NbHelpersError("there is no such task", given=task, expected=f"one of {', '.join(TASKS)}")
@@ -76,9 +78,50 @@ def choose(task: str, name: str | None = None, models: str | None = None) -> Mod
 
 
 def unload() -> None:
-    """Forget every loaded model, so that its memory can be used for others."""
+    """Drop every loaded model and free its memory."""
     from nbhelpers.core.compute import release_memory
 
     with _lock:
         _loaded.clear()
     release_memory()
+
+
+def load_checkpoint(path: str | Path, config: str | None = None, device: str | None = None) -> Segmenter:
+    """SAM 2 from a ``.pt`` or ``.safetensors`` file.
+
+    Example:
+        >>> load_checkpoint("checkpoints/sam2_hiera_large.pt", "sam2_hiera_l.yaml")
+
+    Args:
+        path: the file; fine-tuned weights of the same network too.
+        config: the network's yaml in the ``sam2`` package, with or without its folder. It can be left out where the
+            file has the publisher's name.
+        device: where it computes; the best there is when left out.
+
+    Raises:
+        NbHelpersError: no such file, an unknown configuration, weights of another network.
+    """
+    path = Path(path).expanduser()
+    known = {asset.file: model for model in catalog.models("segmenter", "official") for asset in model.assets}
+    model = known.get(path.name)
+    configs = {Path(m.options["config"]).name: m.options["config"] for m in known.values() if "config" in m.options}
+    if not path.is_file():
+        raise NbHelpersError(
+            "there is no such checkpoint",
+            given=path,
+            do=f"nbhelpers fetch {model.name if model else 'sam2.1-hiera-large'}",
+        )
+    if config is None and model is None:
+        raise NbHelpersError(
+            "the configuration does not follow from the checkpoint's name",
+            given=path.name,
+            expected="--model-cfg with one of " + ", ".join(configs),
+        )
+    chosen = model.options["config"] if config is None else configs.get(Path(config).name)
+    if chosen is None:
+        raise NbHelpersError("there is no such configuration", given=config, expected=", ".join(configs))
+    from nbhelpers.models.sam2 import build
+
+    multiply_by_onednn()
+    name = model.name if model and model.options["config"] == chosen else path.name
+    return build(name, {"checkpoint": path}, choose_device(device), config=chosen)

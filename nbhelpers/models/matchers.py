@@ -1,4 +1,4 @@
-"""Learned local features and their matchers, on kornia: DISK and ALIKED with LightGlue, XFeat with LighterGlue.
+"""Local features and their matchers: SIFT by pycolmap, DISK, ALIKED and XFeat with LightGlue by kornia.
 
 Tyszkiewicz et al. 2020 (arXiv 2006.13566), Zhao et al. 2023 (arXiv 2304.03608), Potje et al. 2024 (arXiv 2404.19174),
 Lindenberger et al. 2023 (arXiv 2306.13643).
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,20 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.features import Features, check_same_model
-from nbhelpers.models.room import with_room
-from nbhelpers.models.weights import read_weights
+from nbhelpers.models.adapters import read_weights, with_cpu_fallback
+from nbhelpers.models.values import LocalFeatures, check_same_model
 
-LONGEST = 1024  # pixels of the longer side that the extractors see: the size that they were trained near
+LONGEST = 1024  # longer side in pixels for the learned extractors: near their training size
 KEYPOINTS = 1024  # a photo; twice as many cost LightGlue three times as long and registered no photo more
-AROUND = 9  # pixels of the square in which a place must have contrast
+AROUND = 9  # side in pixels of the square in which a keypoint must have contrast
 CONTRAST = 2.5  # grey levels of standard deviation; the noise of a good camera in the dark has about 1
-FEWEST = 8  # features without which LightGlue is not asked
-DISK_STEP = 16  # DISK's U-Net halves the picture four times
+MIN_FEATURES = 8  # below which LightGlue is not run
+DISK_STEP = 16  # pixels: DISK's U-Net halves the picture four times
 XFEAT_STEP = 32
 DIMENSIONS = {"disk": 128, "aliked": 128, "xfeat": 64}
+SIFT_LONGEST = 1600  # pixels of the longer side; larger photos cost time and give no better cameras
+HALF = 0.5  # COLMAP's first pixel has its centre at (0.5, 0.5)
+MIN_SIDE = 16  # pixels of the shorter side, below which SIFT has no octave
 
 
 class LightGlueMatcher:
@@ -48,7 +51,7 @@ class LightGlueMatcher:
         kind: ``"disk"``, ``"aliked"`` or ``"xfeat"``.
         name: catalog name.
         device: where both compute.
-        keypoints: most features of a photo.
+        keypoints: maximum number of features of a photo.
         longest: longer side in pixels to which larger photos are made smaller.
     """
 
@@ -70,48 +73,50 @@ class LightGlueMatcher:
         self.kind, self.name, self.device = kind, name, device
         self.keypoints, self.longest = keypoints, longest
 
-    def features(self, image: UInt8[np.ndarray, "h w 3"]) -> Features:
-        """Distinct places of a picture, the most distinct first; none where it is smaller than the network's step."""
+    def features(self, image: UInt8[np.ndarray, "h w 3"]) -> LocalFeatures:
+        """Keypoints of a picture, the highest scores first; none where it is smaller than the network's step."""
         small = fit(image, self.longest)
-        points, descriptors, scores = with_room(self, lambda: EXTRACTORS[self.kind](self, small))
+        points, descriptors, scores = with_cpu_fallback(self, lambda: EXTRACTORS[self.kind](self, small))
         order = np.argsort(-scores, kind="stable")[: self.keypoints]
         order = order[textured(small, points[order])]
         # pixel centres: the corner of the picture lies half a pixel before the first centre, at every size
         scale = np.array(image.shape[1::-1]) / np.array(small.shape[1::-1])
         points = ((points[order] + 0.5) * scale - 0.5).astype(np.float32)
         points = np.clip(points, 0, np.array(image.shape[1::-1], np.float32) - 1)
-        return Features(image.shape[:2], self.name, points, descriptors[order], scores[order])
+        return LocalFeatures(image.shape[:2], self.name, points, descriptors[order], scores[order])
 
-    def match(self, first: Features, second: Features) -> tuple[Int[np.ndarray, "m 2"], Float32[np.ndarray, " m"]]:
-        """Which features of two pictures are the same place: their indices, and how sure that is (0 to 1).
+    def match(
+        self, first: LocalFeatures, second: LocalFeatures
+    ) -> tuple[Int[np.ndarray, "m 2"], Float32[np.ndarray, " m"]]:
+        """Indices of the matching features of two pictures, and their confidence (0 to 1).
 
         Raises:
             NbHelpersError: features of another extractor.
         """
         check_same_model(first, second, self.name)
-        if min(len(first), len(second)) < FEWEST:
+        if min(len(first), len(second)) < MIN_FEATURES:
             return np.zeros((0, 2), int), np.zeros(0, np.float32)
-        return with_room(self, lambda: self._match(first, second))
+        return with_cpu_fallback(self, lambda: self._match(first, second))
 
-    def _match(self, first: Features, second: Features) -> tuple[np.ndarray, np.ndarray]:
+    def _match(self, first: LocalFeatures, second: LocalFeatures) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
-        def data(features: Features) -> dict:
+        def data(features: LocalFeatures) -> dict:
             return {
                 "keypoints": torch.from_numpy(features.points)[None].to(self.device),
                 "descriptors": torch.from_numpy(features.descriptors)[None].to(self.device),
                 "image_size": torch.tensor([features.size[::-1]], device=self.device),
             }
 
-        answer = self.model["glue"]({"image0": data(first), "image1": data(second)})
-        return answer["matches"][0].cpu().numpy().astype(int), answer["scores"][0].float().cpu().numpy()
+        output = self.model["glue"]({"image0": data(first), "image1": data(second)})
+        return output["matches"][0].cpu().numpy().astype(int), output["scores"][0].float().cpu().numpy()
 
 
 def textured(image: UInt8[np.ndarray, "h w 3"], points: Float32[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
-    """Which places have contrast around them.
+    """Which points have contrast around them.
 
-    The networks even out contrast, so on a black ground they find places in the noise of the sensor, which stands still
-    while the object turns: such photos match well, and wrongly.
+    The networks normalise contrast, so on a black ground they detect keypoints in the noise of the sensor, which is at
+    rest while the object turns: such photos match well, and wrongly.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     mean, square = (cv2.blur(each, (AROUND, AROUND)) for each in (grey, grey**2))
@@ -122,28 +127,29 @@ def textured(image: UInt8[np.ndarray, "h w 3"], points: Float32[np.ndarray, "n 2
 def _disk(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if min(image.shape[:2]) < DISK_STEP:
         return _none("disk")
-    found = matcher.model["extractor"](_tensor(image, matcher.device), n=matcher.keypoints, pad_if_not_divisible=True)[
-        0
-    ]
-    return _arrays(found.keypoints, found.descriptors, found.detection_scores)
+    pixels = _tensor(image, matcher.device)
+    features = matcher.model["extractor"](pixels, n=matcher.keypoints, pad_if_not_divisible=True)[0]
+    return _arrays(features.keypoints, features.descriptors, features.detection_scores)
 
 
 def _aliked(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if min(image.shape[:2]) < XFEAT_STEP:
         return _none("aliked")
-    found = matcher.model["extractor"](_tensor(image, matcher.device))[0]
-    return _arrays(found.keypoints, found.descriptors, found.keypoint_scores)
+    features = matcher.model["extractor"](_tensor(image, matcher.device))[0]
+    return _arrays(features.keypoints, features.descriptors, features.keypoint_scores)
 
 
 def _xfeat(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     height, width = image.shape[:2]
     if min(height, width) < XFEAT_STEP:
         return _none("xfeat")
-    # Its sums depend on the number of threads, and so do its places, and whether a photo far from the others is
-    # registered. One thread costs a tenth of a second a photo. DISK and LightGlue give the same with any number.
+    # Its sums depend on the number of threads, and so do its keypoints, and whether a photo far from the others is
+    # registered. One thread costs a tenth of a second per photo. DISK and LightGlue give the same with any number.
     with _one_thread():
-        found = matcher.model["extractor"].detectAndCompute(_tensor(image, matcher.device), top_k=matcher.keypoints)[0]
-    points, descriptors, scores = _arrays(found["keypoints"], found["descriptors"], found["scores"])
+        features = matcher.model["extractor"].detectAndCompute(_tensor(image, matcher.device), top_k=matcher.keypoints)[
+            0
+        ]
+    points, descriptors, scores = _arrays(features["keypoints"], features["descriptors"], features["scores"])
     # it works on whole steps and reports its pixel i at i * factor; its centre lies at (i + 0.5) * factor - 0.5
     factor = np.array([width / (width // XFEAT_STEP * XFEAT_STEP), height / (height // XFEAT_STEP * XFEAT_STEP)])
     return (points + (factor - 1) / 2).astype(np.float32), descriptors, scores
@@ -238,3 +244,69 @@ def build(name: str, files: Mapping[str, Path], device: str, kind: str, keypoint
             do=f"nbhelpers fetch {name}",
         ) from error
     return LightGlueMatcher(extractor, glue, kind, name, device, keypoints)
+
+
+@dataclass(frozen=True)
+class Sift:
+    """SIFT features and mutual nearest neighbours; a `nbhelpers.models.protocols.Matcher`.
+
+    It needs no weights, and is the most exact where photos overlap well. Lowe 2004, "Distinctive Image Features from
+    Scale-Invariant Keypoints"; RootSIFT by Arandjelovic and Zisserman 2012.
+
+    Args:
+        name: for the scene's notes.
+        device: always ``"cpu"``.
+        keypoints: maximum number of features of a photo.
+        contrast: minimum contrast of a feature; COLMAP's default is 0.0067, half of it gives fainter ones too.
+        ratio: largest distance to the best match as a fraction of that to the second best (Lowe, section 7.1).
+        longest: longer side in pixels to which larger photos are made smaller.
+    """
+
+    name: str = "sift"
+    device: str = "cpu"
+    keypoints: int = 4096
+    contrast: float = 0.02 / 3
+    ratio: float = 0.8
+    longest: int = SIFT_LONGEST
+    quick = True
+
+    def features(self, image: UInt8[np.ndarray, "h w 3"]) -> LocalFeatures:
+        """Keypoints of a picture, with scores 1."""
+        needs("multiview", "pycolmap")
+        import pycolmap
+
+        small = fit(image, self.longest)
+        if min(small.shape[:2]) < MIN_SIDE:
+            matrix, descriptors = np.zeros((0, 4), np.float32), np.zeros((0, 128), np.float32)
+        else:
+            options = pycolmap.FeatureExtractionOptions()
+            options.num_threads, options.use_gpu = 1, False
+            options.sift.max_num_features, options.sift.peak_threshold = self.keypoints, self.contrast
+            extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
+            keypoints, vectors = extractor.extract(pycolmap.Bitmap.from_array(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)))
+            matrix, descriptors = pycolmap.keypoints_to_matrix(keypoints), np.asarray(vectors.data, np.float32)
+        scale = np.array(image.shape[1::-1]) / np.array(small.shape[1::-1])
+        points = np.clip(matrix[:, :2] * scale - HALF, 0, np.array(image.shape[1::-1]) - 1)
+        length = np.linalg.norm(descriptors, axis=1, keepdims=True)
+        descriptors = (descriptors / np.maximum(length, 1e-6)).astype(np.float32)
+        return LocalFeatures(
+            image.shape[:2], self.name, points.astype(np.float32), descriptors, np.ones(len(points), np.float32)
+        )
+
+    def match(
+        self, first: LocalFeatures, second: LocalFeatures
+    ) -> tuple[Int[np.ndarray, "m 2"], Float32[np.ndarray, " m"]]:
+        """Mutual nearest neighbours that are clearly nearer than the second nearest; scores are their cosines."""
+        check_same_model(first, second, self.name)
+        check_same_model(second, first, self.name)
+        if min(len(first), len(second)) < 2:
+            return np.zeros((0, 2), int), np.zeros(0, np.float32)
+        near = first.descriptors @ second.descriptors.T
+        best = near.argmax(1)
+        rows = np.arange(len(first))
+        top = near[rows, best]
+        mutual = near.argmax(0)[best] == rows
+        near[rows, best] = -1
+        distance, next_distance = (np.sqrt(np.maximum(2 - 2 * cosine, 0)) for cosine in (top, near.max(1)))
+        good = np.flatnonzero(mutual & (distance < self.ratio * next_distance))
+        return np.stack([good, best[good]], axis=1), top[good]

@@ -49,16 +49,16 @@ class MiganInpainter:
         seed: int = 0,
         strength: float = 1.0,
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The photo with what ``mask`` covers made anew from what is around it.
+        """The photo with what ``mask`` covers filled from its surroundings.
 
         The network works at 512 x 512: give it a crop (`nbhelpers.editing.remove` does), or detail is lost.
 
         Args:
             image: RGB.
-            mask: what is to go.
+            mask: what is filled.
             prompt: must be None, for the network reads no text.
-            seed: without effect: nothing is drawn by lot.
-            strength: without effect: nothing of what was there is kept.
+            seed: without effect: nothing is random.
+            strength: without effect: nothing of the original is kept.
 
         Raises:
             NbHelpersError: a prompt was given, or nothing is left to fill from.

@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2: sentences to vectors whose cosine tells how close their meanings are.
+"""all-MiniLM-L6-v2: sentences to vectors whose cosine is the similarity of their meanings.
 
 Wang et al. 2020, arXiv 2002.10957 (MiniLM); Reimers and Gurevych 2019, arXiv 1908.10084 (mean pooling). Read with
 ``tokenizers`` and torch's own Transformer, because importing ``transformers`` costs several seconds; the tests
@@ -125,8 +125,8 @@ def build_bert(config: dict, weights: dict[str, np.ndarray]):
             self.norm = nn.LayerNorm(dim, eps=eps)
 
         def forward(self, ids, real):
-            places = torch.arange(ids.shape[1])
-            x = self.norm(self.words(ids) + self.positions(places) + self.kinds.weight[0])
+            positions = torch.arange(ids.shape[1])
+            x = self.norm(self.words(ids) + self.positions(positions) + self.kinds.weight[0])
             return self.encoder(x, src_key_padding_mask=~real)
 
     bert = Bert()

@@ -93,14 +93,18 @@ class MobileSamSegmenter:
         """
         kept = []
         for number, point in enumerate(Prompt(points=points).points):
-            answer = self.predict(embedding, Prompt(points=[point]))
-            readings = Prediction(
-                answer.logits[1:], answer.scores[1:], answer.size, answer.extent, max(0, answer.choice - 1)
+            prediction = self.predict(embedding, Prompt(points=[point]))
+            candidates = Prediction(
+                prediction.logits[1:],
+                prediction.scores[1:],
+                prediction.size,
+                prediction.extent,
+                max(0, prediction.choice - 1),
             )
-            index = readings.choice if choose is None else choose(number, readings)
-            kept.append((readings.logits[index].copy(), readings.scores[index]))
+            index = candidates.choice if choose is None else choose(number, candidates)
+            kept.append((candidates.logits[index].copy(), candidates.scores[index]))
         logits, scores = (np.stack(part).astype(np.float32) for part in zip(*kept, strict=True))
-        return Prediction(logits, scores, embedding.size, readings.extent, int(scores.argmax()))
+        return Prediction(logits, scores, embedding.size, candidates.extent, int(scores.argmax()))
 
 
 def build(name: str, files: dict[str, Path], device: str) -> MobileSamSegmenter:

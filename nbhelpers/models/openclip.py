@@ -1,8 +1,8 @@
-"""Where is what a name says: any OpenCLIP vision transformer made to answer for each place, with no training.
+"""Open-vocabulary dense prediction with any OpenCLIP vision transformer, without training.
 
 CLIP compares a whole photo with a text. SCLIP (Wang et al. 2023, arXiv 2312.01597) lets the patches of the last block
-attend to patches that are like themselves, and then compares each patch; NACLIP (Hajimiri et al. 2024, arXiv
-2404.08181) to their neighbours. Network and tokenizer come from the package ``open_clip``, weights from a file.
+attend to similar patches, and then compares each patch; NACLIP (Hajimiri et al. 2024, arXiv 2404.08181) to their
+neighbours. Network and tokenizer come from the package ``open_clip``, weights from a file.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from jaxtyping import Float, Float32, Int, UInt8
 from nbhelpers.core.compute import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import free_memory, load_image
-from nbhelpers.models.dense import DenseSettings, as_classes, class_probabilities
-from nbhelpers.models.openclip_network import build_model, encode_text, load_weights, patch_features, sentences
-from nbhelpers.models.pamr import pamr
-from nbhelpers.models.room import with_room
-from nbhelpers.models.sliding import stitch, windows
+from nbhelpers.core.lazy import needs
+from nbhelpers.models.adapters import read_weights, with_cpu_fallback
+from nbhelpers.models.dense import DenseSettings, as_classes, class_probabilities, pamr, sliding_windows, stitch_windows
 from nbhelpers.models.values import ClassMap
 
 if TYPE_CHECKING:
@@ -38,6 +36,10 @@ WINDOWS = {"cpu": 4, "mps": 16, "cuda": 64}  # at one time
 SENTENCES = 80
 LATIN_ENDS = "\u024f"
 log = logging.getLogger(__name__)
+PLAIN_MODEL = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
+PLAIN_VISION = {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio", "ls_init_value"}
+PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "ls_init_value"}
+NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}  # numbers in OpenAI's own files
 
 
 class OpenClipTextEncoder:
@@ -50,20 +52,20 @@ class OpenClipTextEncoder:
         >>> encoder.dense(image, [BACKGROUND_WORDS, "cat", "dog"], PROTOCOLS["voc21"]).probabilities.shape
         (3, 480, 640)
 
-    What was computed for a name is kept. When the device's memory is full it goes on with fewer windows or sentences
-    at a time, then on the CPU, and warns.
+    Text embeddings are cached. When the device's memory is full it continues with fewer windows or sentences at a
+    time, then on the CPU, and warns.
 
     Args:
         model: ``open_clip.CLIP`` with plain towers.
         name: its catalog name.
         device: where it computes.
-        settings: what `dense` does when it is not told otherwise.
+        settings: defaults of `dense`.
         mean: of the photos it was trained on, RGB, 0 to 1.
         std: their standard deviation.
     """
 
     shows = 0.2
-    """Cosine from which a photo shows what a name says: usual for CLIP, whose cosines lie between 0.1 and 0.35."""
+    """Cosine from which a photo shows what a name means: usual for CLIP, whose cosines lie between 0.1 and 0.35."""
 
     def __init__(
         self,
@@ -89,11 +91,11 @@ class OpenClipTextEncoder:
         names: Sequence[str | Sequence[str]],
         settings: DenseSettings | None = None,
     ) -> ClassMap:
-        """Probabilities over ``names`` at the size that the model looked at (short side 336), or the photo's.
+        """Probabilities over ``names`` at the size of the model's input (short side 336), or the photo's.
 
         Args:
             image: a photo of any size; it is scaled first.
-            names: what to look for; a class may have several names, of which the most probable counts. A single
+            names: the vocabulary; a class may have several names, of which the most probable counts. A single
                 class gets 1 everywhere: give it something to compete with.
             settings: instead of the encoder's own.
 
@@ -102,11 +104,11 @@ class OpenClipTextEncoder:
         """
         settings = settings or self.settings
         classes = as_classes(names)
-        asked = [name for group in classes for name in group]
+        flat = [name for group in classes for name in group]
         image = load_image(image)
-        size = working_size(image.shape[:2], settings, self.model.visual.patch_size)
-        _check_memory(len(asked), image.shape[:2] if settings.at_image_size else size, settings)
-        texts = self.text_embeddings(asked, settings.templates)
+        size = input_size(image.shape[:2], settings, self.model.visual.patch_size)
+        _check_memory(len(flat), image.shape[:2] if settings.at_image_size else size, settings)
+        texts = self.text_embeddings(flat, settings.templates)
 
         def run():
             pixels = self._pixels(image, size)
@@ -117,13 +119,13 @@ class OpenClipTextEncoder:
                 logits = pamr(pixels, logits, settings.pamr_steps, settings.pamr_dilations)
             return class_probabilities(logits, [len(group) for group in classes], settings).cpu().numpy()
 
-        probabilities = with_room(self, run)
+        probabilities = with_cpu_fallback(self, run)
         return ClassMap(probabilities, tuple(group[0] for group in classes), image.shape[:2], self.name)
 
     def similarity(self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> Float32[np.ndarray, " n"]:
         """Cosine of the whole photo with each name, as CLIP compares them; above `shows` the photo shows it.
 
-        The photo is squashed to the network's square, so that nothing at its rims is cut off.
+        The photo is resized to the network's square, so that nothing at its borders is cut off.
 
         Args:
             image: a photo of any size.
@@ -142,12 +144,12 @@ class OpenClipTextEncoder:
                 photo = self.model.encode_image(pixels[None])
             return torch.nn.functional.normalize(photo.float()).cpu()
 
-        return (with_room(self, run) @ texts.T)[0].numpy()
+        return (with_cpu_fallback(self, run) @ texts.T)[0].numpy()
 
     def text_embeddings(self, names: Sequence[str], templates: tuple[str, ...] | None = None) -> Float[Tensor, "n d"]:
         """One unit vector for each name, on the CPU: the mean over its sentences' unit vectors, of length 1 again.
 
-        Computed in float32 on any device and kept; in batches of names with a bar where there are many.
+        Computed in float32 on any device and kept; in batches of names, with a progress bar where there are many.
 
         Args:
             names: e.g. ``["cat", "person in shirt"]``.
@@ -158,12 +160,12 @@ class OpenClipTextEncoder:
 
         keys = [(name.lower(), templates) for name in names]
         missing = {key: name for key, name in zip(keys, names, strict=True) if key not in self._texts}
-        at_once = max(1, SENTENCES // len(sentences("", templates)))
+        at_once = max(1, SENTENCES // len(prompt_sentences("", templates)))
         with tqdm(total=len(missing), desc="reading names", disable=len(missing) < 20, leave=False) as bar:
             for start in range(0, len(missing), at_once):
                 some = dict(list(missing.items())[start : start + at_once])
                 tokens = torch.stack([self._tokens(name, templates) for name in some.values()])
-                self._texts |= zip(some, with_room(self, partial(self._read, tokens)), strict=True)
+                self._texts |= zip(some, with_cpu_fallback(self, partial(self._read, tokens)), strict=True)
                 bar.update(len(some))
         return torch.stack([self._texts[key] for key in keys])
 
@@ -182,7 +184,7 @@ class OpenClipTextEncoder:
     def _tokens(self, name: str, templates: tuple[str, ...] | None) -> Int[Tensor, "t context"]:
         if any(letter.isalpha() and letter > LATIN_ENDS for letter in name):
             log.warning("%s has hardly read anything but English: %s may find nothing sensible", self.name, name)
-        tokens = self.tokenizer(sentences(name, templates))
+        tokens = self.tokenizer(prompt_sentences(name, templates))
         if (tokens[:, -1] != 0).any():  # filled to the end, so cut off in all but one case
             raise NbHelpersError(
                 "a name is too long", given=name, expected=f"a sentence of fewer than {tokens.shape[1]} tokens with it"
@@ -208,9 +210,9 @@ class OpenClipTextEncoder:
         """Cosines of each pixel with each text: of patches, enlarged and averaged over the windows."""
         import torch
 
-        spans = windows(pixels.shape[-2:], settings.crop, settings.stride)
+        spans = sliding_windows(pixels.shape[-2:], settings.crop, settings.stride)
 
-        def look(start, stop):
+        def encode(start, stop):
             crops = [pixels[:, top:bottom, left:right] for top, left, bottom, right in spans[start:stop]]
             with autocast(self.device):
                 features = patch_features(self.model.visual, torch.stack(crops), settings)
@@ -218,7 +220,9 @@ class OpenClipTextEncoder:
             return torch.einsum("bhwd,nd->bnhw", units, texts)
 
         batch = WINDOWS[self.device.partition(":")[0]]
-        return stitch(spans, chain.from_iterable(in_batches(look, len(spans), batch, "windows")), pixels.shape[-2:])
+        return stitch_windows(
+            spans, chain.from_iterable(in_batches(encode, len(spans), batch, "windows")), pixels.shape[-2:]
+        )
 
 
 def build(
@@ -247,13 +251,13 @@ def build(
         NbHelpersError: ``open_clip`` is not installed, the architecture is unknown or not a plain vision transformer,
             or the checkpoint is damaged or of another model.
     """
-    model = build_model(architecture)
-    load_weights(model, files["checkpoint"])
+    model = build_clip(architecture)
+    load_clip_weights(model, files["checkpoint"])
     return OpenClipTextEncoder(model, name, device, replace(DenseSettings(), **settings), mean, std)
 
 
-def working_size(size: tuple[int, int], settings: DenseSettings, patch: tuple[int, int]) -> tuple[int, int]:
-    """``(H, W)`` at which a photo is looked at: as mmcv's ``Resize(keep_ratio=True)``, and at least one patch.
+def input_size(size: tuple[int, int], settings: DenseSettings, patch: tuple[int, int]) -> tuple[int, int]:
+    """``(H, W)`` of the network's input: as mmcv's ``Resize(keep_ratio=True)``, and at least one patch.
 
     Args:
         size: ``(H, W)`` of the photo.
@@ -261,7 +265,7 @@ def working_size(size: tuple[int, int], settings: DenseSettings, patch: tuple[in
         patch: ``(height, width)`` in pixels.
     """
     scale = min(settings.long_side / max(size), settings.short_side / min(size))
-    return tuple(max(int(side * scale + 0.5), least) for side, least in zip(size, patch, strict=True))
+    return tuple(max(int(side * scale + 0.5), minimum) for side, minimum in zip(size, patch, strict=True))
 
 
 def _resize(maps: Float[Tensor, "n h w"], size: tuple[int, int]) -> Float[Tensor, "n H W"]:
@@ -271,7 +275,7 @@ def _resize(maps: Float[Tensor, "n h w"], size: tuple[int, int]) -> Float[Tensor
 
 
 def _check_memory(names: int, size: tuple[int, int], settings: DenseSettings) -> None:
-    """Refuse what the machine cannot hold: logits, probabilities, and in PAMR a padded copy."""
+    """Refuse what does not fit into memory: logits, probabilities, and in PAMR a padded copy."""
     needed = (4 if settings.pamr_steps else 2) * names * size[0] * size[1] * 4
     free = free_memory()
     if free is not None and needed > free:
@@ -281,3 +285,173 @@ def _check_memory(names: int, size: tuple[int, int], settings: DenseSettings) ->
             expected=f"at most {free / 1e9:.1f} GB",
             do="ask for fewer names at a time, or leave at_image_size out",
         )
+
+
+def patch_features(
+    visual: torch.nn.Module, pixels: Float[Tensor, "b 3 H W"], settings: DenseSettings
+) -> Float[Tensor, "b h w d"]:
+    """Features of each patch in the space of the texts, the last block attending as ``settings.attention`` says.
+
+    An incomplete patch at the right or bottom border is dropped, as in CLIP's own convolution.
+
+    Args:
+        visual: ``open_clip.transformer.VisionTransformer``.
+        pixels: normalised; at least one patch in each direction.
+        settings: ``attention`` and ``gaussian_std`` count here.
+
+    Source: ``VisionTransformer.forward`` of the reference implementations of SCLIP (arXiv 2312.01597; the block is
+    kept, only its attention differs) and NACLIP (arXiv 2404.08181; "reduced": attention alone, without the residual
+    and without the MLP).
+    """
+    import torch
+
+    patches = visual.conv1(pixels)
+    grid = patches.shape[-2:]
+    tokens = patches.flatten(2).transpose(1, 2)
+    tokens = torch.cat([visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], 1)
+    tokens = visual.ln_pre(tokens + position_embeddings(visual, grid))
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        tokens = block(tokens)
+    attended = dense_attention(last.attn, last.ln_1(tokens), grid, settings)
+    if settings.attention == "naclip":
+        tokens = attended
+    else:
+        tokens = tokens + last.ls_1(attended)
+        tokens = tokens + last.ls_2(last.mlp(last.ln_2(tokens)))
+    return (visual.ln_post(tokens) @ visual.proj)[:, 1:].unflatten(1, grid)
+
+
+def dense_attention(
+    attention: torch.nn.MultiheadAttention,
+    tokens: Float[Tensor, "b t c"],
+    grid: tuple[int, int],
+    settings: DenseSettings,
+) -> Float[Tensor, "b t c"]:
+    """Self-attention with the trained projections and other queries and keys.
+
+    With ``s`` = 1 / sqrt(head width)::
+
+        clip     softmax(s q k^T) v
+        sclip    softmax(s q q^T) v + softmax(s k k^T) v                weights sum to 2
+        naclip   softmax(s k k^T + w) v                                 w: `neighbourhood`
+
+    Args:
+        attention: of the last block.
+        tokens: the class token, then ``grid`` patches row by row.
+        grid: ``(h, w)`` in patches.
+        settings: ``attention`` and ``gaussian_std`` count here.
+    """
+    from torch.nn import functional
+
+    joint = functional.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
+    q, k, v = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in joint.chunk(3, dim=-1))
+    sdpa = functional.scaled_dot_product_attention  # never holds the (t, t) weights of all heads in memory
+    if settings.attention == "sclip":
+        out = sdpa(q, q, v) + sdpa(k, k, v)
+    elif settings.attention == "naclip":
+        out = sdpa(k, k, v, attn_mask=neighbourhood_bias(grid, settings.gaussian_std).to(k))
+    else:
+        out = sdpa(q, k, v)
+    return attention.out_proj(out.transpose(1, 2).flatten(2))
+
+
+def neighbourhood_bias(grid: tuple[int, int], std: float) -> Float[Tensor, "t t"]:
+    """NACLIP's bias of the attention logits: exp(-d^2 / (2 std^2)) for patches ``d`` apart, 0 for the class token.
+
+    Args:
+        grid: ``(h, w)`` in patches; ``t`` = 1 + h w.
+        std: in patches.
+    """
+    import torch
+
+    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in grid), indexing="ij")
+    positions = torch.stack([rows.flatten(), columns.flatten()], 1)
+    squares = (positions[:, None] - positions).square().sum(-1)
+    return torch.nn.functional.pad(torch.exp(-squares / (2 * std**2)), (1, 0, 1, 0))
+
+
+def position_embeddings(visual: torch.nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t c"]:
+    """Position embeddings of the class token and of ``grid`` patches: as trained, or interpolated (bicubic)."""
+    import torch
+
+    trained = visual.positional_embedding
+    if tuple(grid) == tuple(visual.grid_size):
+        return trained
+    square = trained[1:].T.unflatten(1, visual.grid_size)[None]
+    square = torch.nn.functional.interpolate(square, grid, mode="bicubic")
+    return torch.cat([trained[:1], square[0].flatten(1).T])
+
+
+def encode_text(model: torch.nn.Module, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n d"]:
+    """Equal to ``model.encode_text``, in a fifth of the time for short sentences.
+
+    No token attends to later ones, so all after the longest sentence's end are left out.
+    """
+    import torch
+
+    ends = tokens.argmax(1)  # the end of a text is the highest number of the vocabulary
+    length = int(ends.max()) + 1
+    states = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask[:length, :length]))
+    return states[torch.arange(len(states), device=states.device), ends] @ model.text_projection
+
+
+def prompt_sentences(name: str, templates: tuple[str, ...] | None = None) -> list[str]:
+    """The name in each of the templates; None: the 80 of OpenAI for ImageNet, which ``open_clip`` carries."""
+    if templates is not None:
+        return [template.replace("{}", name) for template in templates]
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return [template(name) for template in OPENAI_IMAGENET_TEMPLATES]
+
+
+def build_clip(architecture: str) -> torch.nn.Module:
+    """The untrained network of an ``open_clip`` architecture, on the CPU.
+
+    ``open_clip.create_model`` would do the same, but may download its towers.
+
+    Raises:
+        NbHelpersError: ``open_clip`` is not installed, or the architecture is unknown or not made of plain towers.
+    """
+    needs("text", "open_clip")
+    import open_clip
+
+    config = open_clip.get_model_config(architecture)
+    if config is None or not _is_plain(config):
+        plain = [name for name in open_clip.list_models() if _is_plain(open_clip.get_model_config(name))]
+        raise NbHelpersError(
+            "open_clip has no such model" if config is None else "this model is not a plain vision transformer",
+            given=architecture,
+            expected=f"one of {', '.join(plain)}",
+        )
+    return open_clip.CLIP(**config)
+
+
+def _is_plain(config: dict) -> bool:
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    known = set(config) <= PLAIN_MODEL and set(vision) <= PLAIN_VISION and set(text) <= PLAIN_TEXT
+    return known and isinstance(vision["layers"], int)
+
+
+def load_clip_weights(model: torch.nn.Module, path: Path) -> None:
+    """Load a state dict as OpenCLIP saves it, also from inside a training checkpoint.
+
+    Raises:
+        NbHelpersError: the file is damaged, would run code (see `read_weights`), or is of another model.
+    """
+    state = read_weights(path, "a state dict as OpenCLIP saves it (OpenAI's own .pt files are programs, not weights)")
+    state = state.get("state_dict", state)
+    if not isinstance(state, dict):
+        raise NbHelpersError(
+            "the checkpoint is of another model", given=path, expected="the weights of this very model"
+        )
+    state = {key.removeprefix("module."): value for key, value in state.items() if key not in NOT_WEIGHTS}
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:  # names, shapes, or no tensors at all
+        raise NbHelpersError(
+            "the checkpoint is of another model",
+            given=f"{path}: {str(error).splitlines()[min(1, len(str(error).splitlines()) - 1)].strip()[:300]}",
+            expected="the weights of this very model",
+        ) from error

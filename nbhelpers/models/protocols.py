@@ -1,6 +1,6 @@
-"""What every model of a task can do. No network code here.
+"""The protocol of each task. No network code here.
 
-Jobs are written against these; `nbhelpers.load` gives something that fulfils them.
+Jobs are written against these; `nbhelpers.load` returns models that fulfil them.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.features import Features
-from nbhelpers.models.values import Choose, ClassMap, Embedding, Prediction, TrackedFrame
+from nbhelpers.models.values import Choose, ClassMap, Embedding, LocalFeatures, Prediction, TrackedFrame
 
 if TYPE_CHECKING:
     import supervision
+    import torch
 
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """Promptable image segmentation: encode once, ask as often as you like.
+    """Promptable image segmentation: encode an image once, prompt it as often as needed.
 
     Example:
         >>> segmenter = nbhelpers.load("segmenter")
@@ -41,7 +41,7 @@ class Segmenter(Protocol):
     def predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
         """All candidate masks of one prompt: SAM's four, of which ``choice`` is recommended.
 
-        Candidate 0 is the answer to an unambiguous prompt; 1, 2 and 3 read a single click as a part, a larger
+        Candidate 0 is for an unambiguous prompt; 1, 2 and 3 take a single click for a part, a larger
         part and the whole (Kirillov et al. 2023, arXiv 2304.02643, section 3, "Resolving ambiguity").
         """
         ...
@@ -51,15 +51,34 @@ class Segmenter(Protocol):
     ) -> Prediction:
         """For each point, taken as a single click of its own, the candidate with the best predicted IoU.
 
-        Or the one that ``choose(number, candidates)`` picks: it sees the number of the point and a `Prediction` of its
-        three readings (part, larger part, whole), and answers with an index. So only one mask a point is ever kept.
+        With ``choose(number, candidates)``, the candidate whose index it returns: it is called with the number of the
+        point and a `Prediction` of its three candidates (part, larger part, whole). Only one mask per point is kept.
+        """
+        ...
+
+
+@runtime_checkable
+class FeatureSegmenter(Segmenter, Protocol):
+    """A segmenter whose features can be compared across images, as trackers and multi-view search do.
+
+    Example:
+        >>> [segmenter.features(embedding, level).shape for level in range(3)]
+        [torch.Size([64, 64, 256]), torch.Size([128, 128, 64]), torch.Size([256, 256, 32])]
+    """
+
+    def features(self, embedding: Embedding, level: int = 0) -> Float[torch.Tensor, "h w d"]:
+        """One of three feature maps over the whole image, on the device that computed it.
+
+        Args:
+            embedding: of this segmenter.
+            level: 0 is the coarsest, 1 twice and 2 four times as fine. The decoder's logits have the grid of level 2.
         """
         ...
 
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Open-vocabulary dense prediction: which of the asked names is where.
+    """Open-vocabulary dense prediction: a probability map for each name.
 
     Example:
         >>> encoder = nbhelpers.load("text_encoder")
@@ -83,8 +102,8 @@ class Detector(Protocol):
         >>> detector = nbhelpers.load("detector")
         >>> detector.classes(["sofa", "tractor"])
         [('couch',), ()]
-        >>> found = detector.detect(image, ["sofa", "tractor"])        # (480, 640, 3) uint8
-        >>> found.xyxy.shape, found.data["detected"]
+        >>> detections = detector.detect(image, ["sofa", "tractor"])        # (480, 640, 3) uint8
+        >>> detections.xyxy.shape, detections.data["detected"]
         ((3, 4), ['couch', 'couch', 'person'])
     """
 
@@ -92,7 +111,7 @@ class Detector(Protocol):
     device: str
 
     def classes(self, names: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
-        """For each name the detector's own classes that it stands for; none where the detector does not know it."""
+        """For each name the detector's own classes that it stands for; none where no class does."""
         ...
 
     def nearest(self, name: str, count: int = 3) -> tuple[str, ...]:
@@ -102,10 +121,10 @@ class Detector(Protocol):
     def detect(
         self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str | Sequence[str]], min_score: float = 0.1
     ) -> supervision.Detections:
-        """Boxes of everything that the detector sees, with ``class_id`` -1 for what nobody asked for.
+        """Boxes of all detected objects, with ``class_id`` -1 for those of none of the names.
 
         ``xyxy`` in pixels of the image, ``confidence`` 0 to 1, ``data["detected"]`` the detector's own class and
-        ``data["class_name"]`` the first name of the asked class.
+        ``data["class_name"]`` the first name of the class in ``names``.
         """
         ...
 
@@ -115,7 +134,7 @@ class ImageTextEncoder(TextEncoder, Protocol):
     """A text encoder that also compares a whole photo with a name, as CLIP was trained to."""
 
     shows: float
-    """Similarity from which a photo shows what a name says."""
+    """Similarity from which a photo shows what a name means."""
 
     def similarity(self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> Float32[np.ndarray, " n"]:
         """Cosine of the photo with each name, -1 to 1."""
@@ -145,9 +164,9 @@ class Inpainter(Protocol):
         seed: int = 0,
         strength: float = 1.0,
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The photo with what ``mask`` covers made anew; same seed, same picture.
+        """The photo with what ``mask`` covers filled; the same seed gives the same picture.
 
-        Of a strength below 1 an inpainter that can keeps the shapes that are there and changes their looks.
+        With a strength below 1, an inpainter that supports it keeps shapes and changes their appearance.
         """
         ...
 
@@ -162,16 +181,15 @@ class FrameSequence(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Frame ``index`` as RGB, decoded when asked for."""
+        """Frame ``index`` as RGB, decoded at each call."""
         ...
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Promptable video segmentation: prompt objects on some frames, follow them through the others.
+    """Promptable video segmentation: prompt objects on some frames, track them through the others.
 
-    The state knows the clip and the prompts; all prompts are honoured by every later propagation, in both
-    directions, whenever they were given.
+    The state holds the clip and the prompts; every later propagation uses all prompts, in both directions.
 
     Example:
         >>> tracker = nbhelpers.load("tracker")
@@ -190,7 +208,7 @@ class Tracker(Protocol):
         ...
 
     def add(self, state: Any, frame: int, object_id: int, prompt: Prompt) -> Prediction:
-        """Say what an object is on one frame, in place of what was said there before, and see its mask.
+        """Prompt an object on one frame, in place of its earlier prompt there, and get its mask.
 
         A mask in the prompt without points or box is taken as it is (a painted or imported mask). The other frames
         change with the next `propagate`.
@@ -198,13 +216,13 @@ class Tracker(Protocol):
         ...
 
     def remove(self, state: Any, object_id: int, frame: int | None = None) -> None:
-        """Forget what was said about an object on one frame, or everything about it."""
+        """Remove the prompt of an object on one frame, or the object with all its prompts."""
         ...
 
     def propagate(self, state: Any, start: int, stop: int) -> Iterator[TrackedFrame]:
-        """Follow all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
+        """Track all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
 
-        What earlier calls found is kept and built on, so a range can be followed in pieces, and the iterator can be
+        The masks of earlier calls are kept and built on, so a range can be tracked in pieces, and the iterator can be
         left at any frame.
         """
         ...
@@ -251,30 +269,32 @@ class SceneEstimator(Protocol):
     device: str
 
     def reconstruct(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], names: Sequence[str] | None = None) -> Scene:
-        """A scene of all photos, of any sizes; what could not be placed is told in its notes."""
+        """A scene of all photos, of any sizes; its notes say which could not be registered."""
         ...
 
 
 @runtime_checkable
 class Matcher(Protocol):
-    """Local features of a picture, and which of them two pictures share.
+    """Local features of a picture, and the matches of two pictures.
 
     Example:
         >>> matcher = nbhelpers.load("matcher")
         >>> first, second = matcher.features(photo), matcher.features(other)
         >>> pairs, scores = matcher.match(first, second)               # (m, 2), (m,)
-        >>> first.points[pairs[:, 0]], second.points[pairs[:, 1]]      # the same places in both
+        >>> first.points[pairs[:, 0]], second.points[pairs[:, 1]]      # the same points of the scene
     """
 
     name: str
     device: str
     quick: bool
-    """Whether a pair costs well under a second on a CPU, so that all pairs of some dozens of photos can be asked."""
+    """Whether a pair costs well under a second on a CPU, so that all pairs of some dozens of photos can be matched."""
 
-    def features(self, image: UInt8[np.ndarray, "h w 3"]) -> Features:
-        """Distinct places of a picture; few or none where it has no texture."""
+    def features(self, image: UInt8[np.ndarray, "h w 3"]) -> LocalFeatures:
+        """Keypoints of a picture; few or none where it has no texture."""
         ...
 
-    def match(self, first: Features, second: Features) -> tuple[Int[np.ndarray, "m 2"], Float32[np.ndarray, " m"]]:
-        """Indices of features that show the same place, and how sure that is; features of this matcher only."""
+    def match(
+        self, first: LocalFeatures, second: LocalFeatures
+    ) -> tuple[Int[np.ndarray, "m 2"], Float32[np.ndarray, " m"]]:
+        """Indices of matching features and their confidence, 0 to 1; features of this matcher only."""
         ...

@@ -1,7 +1,7 @@
-"""Blind automatic masks: a grid of points over the whole photo, filtered, without duplicates.
+"""Automatic masks: a grid of points over the whole photo, filtered, without duplicates.
 
-A SAM 2 model is asked by the ``sam2`` package's own ``SAM2AutomaticMaskGenerator``. Any other segmenter is asked the
-same grid through `Segmenter.predict_points`, and its answers are filtered by the same rules (Kirillov et al. 2023,
+For SAM 2 it is the ``sam2`` package's own ``SAM2AutomaticMaskGenerator``. Any other segmenter is prompted with the
+same grid through `Segmenter.predict_points`, and its candidates are filtered by the same rules (Kirillov et al. 2023,
 arXiv 2304.02643, appendix B).
 """
 
@@ -17,8 +17,8 @@ from jaxtyping import Float32, UInt8
 
 from nbhelpers.core.compute import autocast
 from nbhelpers.core.masks import box_of, encode_rle
+from nbhelpers.models.adapters import with_cpu_fallback
 from nbhelpers.models.protocols import Segmenter
-from nbhelpers.models.room import with_room
 from nbhelpers.models.values import Embedding, Prediction
 
 POINTS_AT_ONCE = {"cpu": 16, "mps": 32, "cuda": 128}
@@ -26,7 +26,7 @@ STABILITY_OFFSET = 1.0  # of the logits, as the sam2 package's default
 
 
 @dataclass(frozen=True)
-class BlindMask:
+class AutomaticMask:
     """One automatic mask.
 
     Attributes:
@@ -46,28 +46,28 @@ def automatic_masks(
     pred_iou_thresh: float,
     stability_score_thresh: float,
     box_nms_thresh: float,
-) -> list[BlindMask]:
-    """All masks of a photo that a blind grid finds, the surest first.
+) -> list[AutomaticMask]:
+    """All masks of a photo from a grid of points, those of the highest predicted IoU first.
 
     Args:
         segmenter: SAM 2, or any other.
         image: the photo.
         embedding: of it, where it is there already; the generator of SAM 2 encodes by itself all the same.
-        points_per_side: ``points_per_side`` squared points are asked.
+        points_per_side: ``points_per_side`` squared points are prompted.
         pred_iou_thresh: masks need this predicted IoU,
         stability_score_thresh: and this IoU between the masks at a logit of 1 and of -1.
-        box_nms_thresh: of two masks whose boxes overlap more, the surer is kept.
+        box_nms_thresh: of two masks whose boxes overlap more, that of the higher predicted IoU is kept.
     """
     from nbhelpers.models.sam2 import Sam2Segmenter
 
     if not isinstance(segmenter, Sam2Segmenter):
         embedding = segmenter.encode(image) if embedding is None else embedding
-        return _by_points(
+        return _filtered_grid(
             segmenter, embedding, points_per_side, pred_iou_thresh, stability_score_thresh, box_nms_thresh
         )
     from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 
-    def run() -> list[BlindMask]:
+    def run() -> list[AutomaticMask]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # sam2 scripts its transforms, which torch has deprecated
             generator = SAM2AutomaticMaskGenerator(
@@ -81,10 +81,10 @@ def automatic_masks(
                 output_mode="coco_rle",
             )
         with autocast(segmenter.device):
-            found = generator.generate(image)
-        return [BlindMask(each["segmentation"], float(each["predicted_iou"])) for each in found]
+            masks = generator.generate(image)
+        return [AutomaticMask(each["segmentation"], float(each["predicted_iou"])) for each in masks]
 
-    return sorted(with_room(segmenter, run), key=lambda mask: -mask.quality)
+    return sorted(with_cpu_fallback(segmenter, run), key=lambda mask: -mask.quality)
 
 
 def grid_points(size: tuple[int, int], points_per_side: int) -> Float32[np.ndarray, "n 2"]:
@@ -94,34 +94,34 @@ def grid_points(size: tuple[int, int], points_per_side: int) -> Float32[np.ndarr
     return np.clip(points, 0, np.array([size[1] - 1, size[0] - 1])).astype(np.float32)
 
 
-def _by_points(
+def _filtered_grid(
     segmenter: Segmenter,
     embedding: Embedding,
     points_per_side: int,
     pred_iou_thresh: float,
     stability_score_thresh: float,
     box_nms_thresh: float,
-) -> list[BlindMask]:
-    offered: list[tuple[float, Prediction, int, tuple[int, int, int, int]]] = []
+) -> list[AutomaticMask]:
+    candidates: list[tuple[float, Prediction, int, tuple[int, int, int, int]]] = []
 
-    def keep(number: int, readings: Prediction) -> int:
-        for index, quality in enumerate(readings.scores.tolist()):
-            logits = readings.logits[index]
+    def collect(number: int, prediction: Prediction) -> int:
+        for index, quality in enumerate(prediction.scores.tolist()):
+            logits = prediction.logits[index]
             strict, loose = np.count_nonzero(logits > STABILITY_OFFSET), np.count_nonzero(logits > -STABILITY_OFFSET)
             box = box_of(logits > 0)
             if box and quality > pred_iou_thresh and strict >= stability_score_thresh * loose:
-                offered.append((quality, readings, index, box))
-        return readings.choice
+                candidates.append((quality, prediction, index, box))
+        return prediction.choice
 
-    segmenter.predict_points(embedding, grid_points(embedding.size, points_per_side), keep)
+    segmenter.predict_points(embedding, grid_points(embedding.size, points_per_side), collect)
     kept: list[tuple[float, Prediction, int, tuple[int, int, int, int]]] = []
-    for each in sorted(offered, key=lambda row: -row[0]):
-        if all(_overlap(each[3], other[3]) <= box_nms_thresh for other in kept):
+    for each in sorted(candidates, key=lambda row: -row[0]):
+        if all(_box_iou(each[3], other[3]) <= box_nms_thresh for other in kept):
             kept.append(each)
-    return [BlindMask(encode_rle(prediction.mask(index)), quality) for quality, prediction, index, _ in kept]
+    return [AutomaticMask(encode_rle(prediction.mask(index)), quality) for quality, prediction, index, _ in kept]
 
 
-def _overlap(a: tuple[int, ...], b: tuple[int, ...]) -> float:
+def _box_iou(a: tuple[int, ...], b: tuple[int, ...]) -> float:
     wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     shared = max(0, wide) * max(0, high)
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)

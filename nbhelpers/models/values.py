@@ -1,9 +1,10 @@
-"""The values that models answer with."""
+"""What models return, and what several models share: embeddings, predictions, class maps, local features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,28 +12,45 @@ from jaxtyping import Bool, Float32
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import upsample, view_logits
+from nbhelpers.core.prompts import Prompt
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """What a segmenter computed once for one image: all that later clicks need.
+    """What a segmenter computed once for one image: all that later prompts need.
 
     Attributes:
         size: ``(H, W)`` of the image.
         model: catalog name of the segmenter; another one refuses it.
-        tensors: the segmenter's own features, by name.
+        tensors: the segmenter's own features, by name; others use `FeatureSegmenter.features`.
     """
 
     size: tuple[int, int]
     model: str
     tensors: Mapping[str, Any] = field(repr=False)
 
+    def save(self, path: Path) -> None:
+        """Write the embedding to a file, its tensors in half precision."""
+        import torch
+
+        half = {name: tensor.detach().to("cpu", torch.float16) for name, tensor in self.tensors.items()}
+        torch.save({"size": tuple(self.size), "model": self.model, "tensors": half}, path)
+
+    @classmethod
+    def open(cls, path: Path, device: str) -> Embedding:
+        """Read the file of `save`, as float32 on a device."""
+        import torch
+
+        kept = torch.load(path, weights_only=True)
+        tensors = {name: tensor.to(device).float() for name, tensor in kept["tensors"].items()}
+        return cls(kept["size"], kept["model"], tensors)
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """Candidate masks of one prompt, or the chosen masks of many points.
 
-    The masks are kept as low-resolution logits and made at image size when asked for, so that 256 candidates on
+    The masks are kept as low-resolution logits and enlarged to image size on demand, so that 256 candidates on
     a 54-megapixel photo cost 64 MB and not 14 GB.
 
     Attributes:
@@ -52,7 +70,7 @@ class Prediction:
     def __post_init__(self):
         if self.logits.ndim != 3 or len(self.logits) != len(self.scores) or not 0 <= self.choice < len(self.scores):
             raise NbHelpersError(
-                "a prediction does not fit together",
+                "a prediction is inconsistent",
                 given=f"logits {self.logits.shape}, scores {self.scores.shape}, choice {self.choice}",
                 expected="logits (k, h, w), scores (k,), 0 <= choice < k",
             )
@@ -66,7 +84,7 @@ class Prediction:
 
     @property
     def masks(self) -> Bool[np.ndarray, "k H W"]:
-        """All masks at image size, made anew at each call."""
+        """All masks at image size, computed at each call."""
         return np.stack([self.mask(index) for index in range(len(self))])
 
     @property
@@ -107,11 +125,11 @@ Choose = Callable[[int, Prediction], int]
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """Where each asked name is: what a text encoder answers for one image.
+    """A probability map for each name: the prediction of a text encoder for one image.
 
     Attributes:
-        probabilities: ``(n, h, w) float32``, summing to 1 over ``n`` at each place; coarser than the image.
-        names: the ``n`` classes, in the order asked; of a class with several names the first.
+        probabilities: ``(n, h, w) float32``, summing to 1 over ``n`` at each cell; coarser than the image.
+        names: the ``n`` classes in the order given; of a class with several names the first.
         size: ``(H, W)`` of the image.
         model: catalog name of the text encoder.
     """
@@ -124,7 +142,7 @@ class ClassMap:
     def __post_init__(self):
         if self.probabilities.ndim != 3 or len(self.probabilities) != len(self.names):
             raise NbHelpersError(
-                "a class map does not fit together",
+                "a class map is inconsistent",
                 given=f"probabilities {self.probabilities.shape}, {len(self.names)} names",
                 expected="probabilities (n, h, w) for n names",
             )
@@ -132,16 +150,97 @@ class ClassMap:
 
 @dataclass(frozen=True, eq=False)
 class TrackedFrame:
-    """Where the objects of a clip are on one frame.
+    """The masks of a clip's objects on one frame.
 
     Attributes:
         frame: index into the clip.
         predictions: by object id, a `Prediction` of one mask; its score is the tracker's confidence in it, 0 to 1.
         gone: ids of the objects that the tracker believes to be hidden or out of the picture; their masks are empty.
-        prompted: ids of the objects that a person has prompted on this very frame.
+        prompted: ids of the objects that are prompted on this frame.
     """
 
     frame: int
     predictions: Mapping[int, Prediction]
     gone: frozenset[int] = frozenset()
     prompted: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class LocalFeatures:
+    """Keypoints of a picture and their descriptors.
+
+    Attributes:
+        size: ``(H, W)`` of the picture.
+        model: name of the extractor; descriptors of different extractors cannot be compared.
+        points: ``(n, 2) float32``, ``(x, y)`` in pixels of the picture.
+        descriptors: ``(n, d) float32`` of length 1.
+        scores: ``(n,) float32``, the larger the more distinct.
+    """
+
+    size: tuple[int, int]
+    model: str
+    points: Float32[np.ndarray, "n 2"] = field(repr=False)
+    descriptors: Float32[np.ndarray, "n d"] = field(repr=False)
+    scores: Float32[np.ndarray, " n"] = field(repr=False)
+
+    def __post_init__(self):
+        if not len(self.points) == len(self.descriptors) == len(self.scores):
+            raise NbHelpersError(
+                "features are inconsistent",
+                given=f"{len(self.points)} points, {len(self.descriptors)} descriptors, {len(self.scores)} scores",
+                expected="as many of each",
+            )
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def check_same_model(first: LocalFeatures, second: LocalFeatures, model: str) -> None:
+    """Refuse features that another extractor made.
+
+    Raises:
+        NbHelpersError: they are not of ``model``.
+    """
+    for features in (first, second):
+        if features.model != model:
+            raise NbHelpersError(
+                "these features come from another extractor",
+                given=features.model,
+                expected=model,
+                do="match features with the matcher that made them",
+            )
+
+
+def is_mask_prompt(prompt: Prompt) -> bool:
+    """Whether a prompt is a mask alone, painted or imported, which is taken as it is."""
+    return prompt.mask is not None and prompt.box is None and not len(prompt.points)
+
+
+def arrays_by_object(
+    arrays: Mapping[str, np.ndarray], frame: int, prompts: Mapping[int, Prompt]
+) -> dict[int, dict[str, np.ndarray]]:
+    """The saved memory of a frame, object by object.
+
+    Args:
+        arrays: by ``<object id>/<name>``; an object that was prompted on the frame has a ``score``.
+        frame: for the error.
+        prompts: those of the frame, by object id.
+
+    Returns:
+        By object id, arrays by ``<name>``.
+
+    Raises:
+        NbHelpersError: prompted objects without prompts, or prompts of objects that were not prompted.
+    """
+    objects: dict[int, dict[str, np.ndarray]] = {}
+    for key, value in arrays.items():
+        object_id, _, name = key.partition("/")
+        objects.setdefault(int(object_id), {})[name] = value
+    prompted = {object_id for object_id, own in objects.items() if "score" in own}
+    if prompted != set(prompts):
+        raise NbHelpersError(
+            "the memory does not fit the prompts",
+            given=f"frame {frame}: prompted objects {sorted(prompts)}, memory of {sorted(prompted)}",
+            expected="the prompts that were there when the memory was taken",
+        )
+    return objects

@@ -8,29 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 
 from nbhelpers.core.compute import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.room import with_room
-from nbhelpers.models.vggt_points import lift
-from nbhelpers.models.weights import read_weights
+from nbhelpers.models.adapters import read_weights, with_cpu_fallback
 
 INSTALL = "pip install --no-deps git+https://github.com/facebookresearch/vggt"
 LONGEST = 518  # pixels of the longer side that the network was trained with
 PATCH = 14
 CHUNK = 8  # frames that the depth head takes at a time: its memory then does not grow with the number of views
-DROPPED = 0.15  # share of the depths, those of the lowest confidence, that is not believed (arXiv 2601.17866)
-WHITE = 1.0  # what the publisher's own loading pads with
-# GB that the aggregator takes for so many views in bfloat16, by the publisher's README (H100, flash attention 3)
+DROPPED = 0.15  # fraction of the depths, those of the lowest confidence, that is dropped (arXiv 2601.17866)
+WHITE = 1.0  # the publisher's padding
+# GB of the aggregator by number of views in bfloat16, by the publisher's README (H100, flash attention 3)
 MEMORY = {1: 1.88, 2: 2.07, 4: 2.45, 8: 3.23, 10: 3.63, 20: 5.58, 50: 11.41, 100: 21.15, 200: 40.63}
 WEIGHTS = 5.0  # GB of the network itself
+SAME_DEPTH = 0.03  # of its depth by which a point may differ from a view's depth map and still be visible there
+
+
+class Placement(NamedTuple):
+    """The part of a batch frame that shows a photo, and its pixels per pixel of the photo ``(2,)``."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    scale: np.ndarray
+
+
+class NetworkOutput(NamedTuple):
+    """Poses ``(v, 3, 4)``, intrinsics ``(v, 3, 3)``, depth and confidence ``(v, H, W)`` in the batch's pixels."""
+
+    poses: np.ndarray
+    intrinsics: np.ndarray
+    depth: np.ndarray
+    confidence: np.ndarray
 
 
 class VggtEstimator:
@@ -42,12 +59,12 @@ class VggtEstimator:
         (True, (350, 518))
 
     Args:
-        model: the package's ``VGGT`` or what answers like it: ``aggregator``, ``camera_head``, ``depth_head``.
+        model: the package's ``VGGT``, or a model with its parts ``aggregator``, ``camera_head``, ``depth_head``.
         decode: the package's ``pose_encoding_to_extri_intri``.
         name: catalog name.
         device: where it computes.
         chunk: frames that the depth head takes at a time.
-        points: most points of a scene.
+        points: maximum number of points of a scene.
     """
 
     def __init__(self, model: Any, decode: Any, name: str, device: str, chunk: int = CHUNK, points: int = 60_000):
@@ -55,7 +72,7 @@ class VggtEstimator:
         self.decode, self.name, self.device, self.chunk, self.points = decode, name, device, chunk, points
 
     def reconstruct(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], names: Sequence[str] | None = None) -> Scene:
-        """A scene of all photos; the network places each of them, whether it belongs or not.
+        """A scene of all photos; the network registers each of them, whether it belongs to the scene or not.
 
         Args:
             images: RGB photos of any sizes.
@@ -71,36 +88,38 @@ class VggtEstimator:
         if not len(images):
             raise NbHelpersError("there are no photos", expected="one or more")
         names = tuple(names or (f"{number:05d}" for number in range(len(images))))
-        self._check_room(len(images))
-        batch, places, sizes = prepare(images)
-        answer = with_room(self, lambda: self._run(batch))
-        poses = answer.poses.astype(np.float64)
+        self._check_memory(len(images))
+        batch, offsets, sizes = prepare_batch(images)
+        output = with_cpu_fallback(self, lambda: self._run(batch))
+        poses = output.poses.astype(np.float64)
         poses[:, :, :3] = nearest_rotations(poses[:, :, :3])
         depth, confidence = (
             [
                 each[place.top : place.top + place.height, place.left : place.left + place.width]
-                for each, place in zip(maps, places, strict=True)
+                for each, place in zip(maps, offsets, strict=True)
             ]
-            for maps in (answer.depth, answer.confidence)
+            for maps in (output.depth, output.confidence)
         )
         limit = np.quantile(np.concatenate([each.ravel() for each in confidence]), DROPPED)
-        depth = [np.where((sure > limit) & np.isfinite(far) & (far > 0), far, 0).astype(np.float32)
-                 for far, sure in zip(depth, confidence, strict=True)]  # fmt: skip
-        intrinsics = np.array([to_photo(each, place) for each, place in zip(answer.intrinsics, places, strict=True)])
-        found = lift(depth, confidence, intrinsics, poses, sizes, images, self.points)
+        depth = [np.where((weight > limit) & np.isfinite(far) & (far > 0), far, 0).astype(np.float32)
+                 for far, weight in zip(depth, confidence, strict=True)]  # fmt: skip
+        intrinsics = np.array(
+            [photo_intrinsics(each, place) for each, place in zip(output.intrinsics, offsets, strict=True)]
+        )
+        lifted = points_from_depth(depth, confidence, intrinsics, poses, sizes, images, self.points)
         return Scene(
             names,
             sizes,
             intrinsics,
             poses,
-            *found,
+            *lifted,
             depth=depth,
             confidence=[each.astype(np.float32) for each in confidence],
             model=self.name,
             notes=("every photo was placed by one network in one pass; no second run was made to check it",),
         )
 
-    def _run(self, batch: np.ndarray) -> SimpleNamespace:
+    def _run(self, batch: np.ndarray) -> NetworkOutput:
         """Poses, intrinsics, depth and confidence of the prepared frames, as arrays."""
         import torch
 
@@ -112,17 +131,9 @@ class VggtEstimator:
         poses, intrinsics = self.decode(encoding.float(), frames.shape[-2:])
         depth, confidence = self.model.depth_head(tokens, frames, start, frames_chunk_size=self.chunk)
         arrays = (poses[0], intrinsics[0], depth[0, ..., 0], confidence[0])
-        return SimpleNamespace(
-            **dict(
-                zip(
-                    ("poses", "intrinsics", "depth", "confidence"),
-                    (each.float().cpu().numpy() for each in arrays),
-                    strict=True,
-                )
-            )
-        )
+        return NetworkOutput(*(each.float().cpu().numpy() for each in arrays))
 
-    def _check_room(self, views: int) -> None:
+    def _check_memory(self, views: int) -> None:
         import torch
 
         if not self.device.startswith("cuda"):
@@ -138,7 +149,7 @@ class VggtEstimator:
 
 
 def needed_memory(views: int) -> float:
-    """GB that so many photos take beyond the weights: between the rows of `MEMORY`, or on from them."""
+    """GB for so many photos beyond the weights: interpolated between the rows of `MEMORY`, or extrapolated."""
     counts = np.array(list(MEMORY))
     values = np.array(list(MEMORY.values()))
     slope = (values[-1] - values[-2]) / (counts[-1] - counts[-2])
@@ -146,7 +157,7 @@ def needed_memory(views: int) -> float:
 
 
 def views_that_fit(free: float) -> int:
-    """The most photos that ``free`` GB hold beyond the weights; 0 where not even one fits."""
+    """The number of photos that ``free`` GB hold beyond the weights; 0 where not even one fits."""
     views = 0
     while needed_memory(views + 1) <= free:
         views += 1
@@ -188,7 +199,7 @@ def memory_text(counted: Mapping[int, tuple[float, float]] | None = None) -> str
     """A table of the memory by number of photos, at most 100 columns wide.
 
     Args:
-        counted: what `memory_table` gave; `MEMORY`, the publisher's figures, when left out.
+        counted: of `memory_table`; `MEMORY`, the publisher's figures, when left out.
     """
     if counted is None:
         head = f"VGGT by number of photos: publisher's figures (H100), beside {WEIGHTS:.0f} GB of weights"
@@ -201,9 +212,9 @@ def memory_text(counted: Mapping[int, tuple[float, float]] | None = None) -> str
     return "\n".join([head, *lines])
 
 
-def prepare(
+def prepare_batch(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-) -> tuple[Float32[np.ndarray, "v 3 H W"], list[SimpleNamespace], np.ndarray]:
+) -> tuple[Float32[np.ndarray, "v 3 H W"], list[Placement], np.ndarray]:
     """The photos as one batch: longer side 518, whole patches, the smaller ones in the middle of white.
 
     Source: ``load_and_preprocess_images`` of the package, mode "pad", which crops nothing.
@@ -220,17 +231,17 @@ def prepare(
         sizes.append(image.shape[:2])
     rows, columns = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
     batch = np.full((len(frames), 3, rows, columns), WHITE, np.float32)
-    places = []
+    offsets = []
     for number, frame in enumerate(frames):
         height, width = frame.shape[:2]
         top, left = (rows - height) // 2, (columns - width) // 2
         batch[number, :, top : top + height, left : left + width] = frame.transpose(2, 0, 1) / 255
         scale = np.array([width / sizes[number][1], height / sizes[number][0]])
-        places.append(SimpleNamespace(left=left, top=top, width=width, height=height, scale=scale))
-    return batch, places, np.array(sizes, int)
+        offsets.append(Placement(left, top, width, height, scale))
+    return batch, offsets, np.array(sizes, int)
 
 
-def to_photo(intrinsics: np.ndarray, place: SimpleNamespace) -> np.ndarray:
+def photo_intrinsics(intrinsics: np.ndarray, place: Placement) -> np.ndarray:
     """Intrinsics of the batch, where pixels count from the corner, as those of the photo itself."""
     out = intrinsics.astype(np.float64)
     corner = out[:2, 2] - (place.left, place.top)
@@ -240,7 +251,7 @@ def to_photo(intrinsics: np.ndarray, place: SimpleNamespace) -> np.ndarray:
 
 
 def nearest_rotations(turn: np.ndarray) -> np.ndarray:
-    """The proper rotations nearest to matrices that are almost ones (Kabsch 1976): the network answers in float32."""
+    """The proper rotations nearest to matrices that are almost ones (Kabsch 1976): the network's output is float32."""
     left, _, right = np.linalg.svd(turn)
     flip = np.ones((len(turn), 3))
     flip[:, 2] = np.linalg.det(left @ right)
@@ -275,3 +286,80 @@ def build(name: str, files: Mapping[str, Path], device: str) -> VggtEstimator:
         ) from error
     model.point_head = model.track_head = None  # depth and cameras give better points (README of the package)
     return VggtEstimator(model, pose_encoding_to_extri_intri, name, device)
+
+
+def points_from_depth(
+    depth: Sequence[Float32[np.ndarray, "_ _"]],
+    confidence: Sequence[Float32[np.ndarray, "_ _"]],
+    intrinsics: Float[np.ndarray, "v 3 3"],
+    poses: Float[np.ndarray, "v 3 4"],
+    sizes: Int[np.ndarray, "v 2"],
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    max_points: int,
+) -> tuple[np.ndarray, ...]:
+    """Points on a grid of each depth map, and all views that see them at their own depth.
+
+    Args:
+        depth: along the optical axis, 0 where unknown.
+        confidence: of the same shapes.
+        intrinsics: in pixels of the photos.
+        poses: world to camera.
+        sizes: heights and widths of the photos.
+        images: the photos, for the colours.
+        max_points: of all views together.
+
+    Returns:
+        ``points (p, 3)``, ``colors (p, 3)``, and of each observation its view, point and ``(x, y)``.
+    """
+    points, colors, views, tracks, pixels = [], [], [], [], []
+    count = 0
+    for view, far in enumerate(depth):
+        y, x = _grid(far, max_points // len(depth))
+        spots = _cells_to_photo(x, y, far.shape, sizes[view])
+        rays = np.linalg.solve(intrinsics[view], np.concatenate([spots, np.ones((len(spots), 1))], axis=1).T)
+        pose = poses[view]
+        world = (rays * far[y, x] - pose[:, 3:]).T @ pose[:, :3]
+        nearest = np.clip(np.rint(spots).astype(int), 0, sizes[view][::-1] - 1)
+        points.append(world)
+        colors.append(images[view][nearest[:, 1], nearest[:, 0]])
+        numbers = count + np.arange(len(world))
+        for other in range(len(depth)):
+            if other == view:
+                seen, where = np.ones(len(world), bool), spots
+            else:
+                seen, where = _seen(world, depth[other], intrinsics[other], poses[other], sizes[other])
+            views.append(np.full(seen.sum(), other))
+            tracks.append(numbers[seen])
+            pixels.append(where[seen])
+        count += len(world)
+    return tuple(np.concatenate(each) for each in (points, colors, views, tracks, pixels))
+
+
+def _grid(far: np.ndarray, max_points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of known depths on the finest square grid that has at most ``max_points`` of them."""
+    known = int((far > 0).sum())
+    step = max(1, int(np.ceil(np.sqrt(known / max(1, max_points)))))
+    y, x = np.nonzero(far[step // 2 :: step, step // 2 :: step] > 0)
+    return y * step + step // 2, x * step + step // 2
+
+
+def _cells_to_photo(x: np.ndarray, y: np.ndarray, shape: tuple[int, int], size: np.ndarray) -> np.ndarray:
+    """Cells of a depth map as pixels ``(n, 2)`` of the photo."""
+    scale = np.array([size[1] / shape[1], size[0] / shape[0]])
+    return (np.stack([x, y], axis=1) + 0.5) * scale - 0.5
+
+
+def _seen(
+    world: np.ndarray, far: np.ndarray, intrinsics: np.ndarray, pose: np.ndarray, size: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which points are visible in a view at their own depth, and their pixels in its photo."""
+    local = world @ pose[:, :3].T + pose[:, 3]
+    ahead = local[:, 2] > 0
+    flat = local @ intrinsics.T
+    spots = flat[:, :2] / np.where(ahead, flat[:, 2], 1)[:, None]
+    scale = np.array([far.shape[1] / size[1], far.shape[0] / size[0]])
+    cell = np.floor((spots + 0.5) * scale)
+    inside = ahead & (cell >= 0).all(1) & (cell < np.array(far.shape[::-1])).all(1)
+    column, row = np.where(inside[:, None], cell, 0).astype(int).T
+    there = far[row, column]
+    return inside & (there > 0) & (np.abs(local[:, 2] - there) < SAME_DEPTH * there), spots

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from nbhelpers.core.masks import mask_logits
-from nbhelpers.models.label_propagation.answers import SURE
+from nbhelpers.models.label_propagation.decoding import CERTAIN_LOGIT
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.evidence import Evidence, read_mask
 from nbhelpers.multiview.order import nearest
@@ -113,9 +113,9 @@ class Accord:
             (inside, _), (told, _) = read_mask(mask, cells), read_mask(counted, cells)
         else:
             whole = self.anchors[view]
-            part = replace(whole, logits=np.where(claimed, whole.logits, -SURE))
+            part = replace(whole, logits=np.where(claimed, whole.logits, -CERTAIN_LOGIT))
             votes = self.finder.vote(other, {view: whole if self.claims[view].corrects is None else part})
-            there = (votes.share > 0.5) & (votes.likeness >= LIKENESS)
+            there = (votes.probability > 0.5) & (votes.similarity >= LIKENESS)
             inside, told = mask[there], counted[there]
         if not len(told) or told.mean() < COUNTED:
             return None

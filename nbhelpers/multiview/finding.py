@@ -15,7 +15,7 @@ from nbhelpers.core.masks import decode_rle, encode_rle
 from nbhelpers.core.regions import distinct, intersections
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.vocabulary import root
-from nbhelpers.models.protocols import ImageTextEncoder, TextEncoder
+from nbhelpers.models.protocols import FeatureSegmenter, ImageTextEncoder, TextEncoder
 from nbhelpers.multiview.colours import likeness, split
 from nbhelpers.multiview.parts import apart
 from nbhelpers.multiview.phrases import Phrase
@@ -219,10 +219,9 @@ def instance(
 
 def _feature(photos: Photos, view: int, mask: np.ndarray) -> Float[np.ndarray, " d"] | None:
     """Mean of the image embedding inside a mask, with the view's own mean taken off, of length 1."""
-    tokens = photos.embedding(view).tensors.get("image_embed")
-    if tokens is None:
+    if not isinstance(photos.segmenter, FeatureSegmenter):
         return None
-    tokens = np.asarray(tokens[0].cpu() if hasattr(tokens, "cpu") else tokens[0], np.float32)
+    tokens = photos.segmenter.features(photos.embedding(view)).permute(2, 0, 1).cpu().numpy()
     weight = cv2.resize(mask.astype(np.float32), tokens.shape[:0:-1], interpolation=cv2.INTER_AREA)
     inside = (tokens * weight).sum((1, 2)) / max(float(weight.sum()), 1e-6) - tokens.mean((1, 2))
     return inside / max(float(np.linalg.norm(inside)), 1e-9)

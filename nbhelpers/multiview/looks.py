@@ -9,17 +9,17 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32
 
-from nbhelpers.models.values import Embedding
+from nbhelpers.models.label_propagation.votes import FeatureMaps, feature_maps
 from nbhelpers.multiview.order import Survey
 from nbhelpers.multiview.views import Photos
 
 COLOUR = 0.3  # of the similarity; the rest is the features'
 FREQUENCIES = 32
 ALIKE = (30.0, 12.0, 12.0)  # difference in L, a, b after which colours are no longer alike
-NO_MEANS = {"image_embed": 0.0, "high_res_feats_0": 0.0, "high_res_feats_1": 0.0}
+NO_MEANS = (0.0, 0.0, 0.0)
 
 
-def looks(photos: Photos, view: int, survey: Survey) -> Embedding:
+def looks(photos: Photos, view: int, survey: Survey) -> FeatureMaps:
     """A photo's features as label propagation compares them, less the means, with colour joined to them.
 
     The joined vectors have length 1, so that their product is a weighted mean of two similarities: the cosine of the
@@ -28,12 +28,11 @@ def looks(photos: Photos, view: int, survey: Survey) -> Embedding:
     import torch
     from torch.nn import functional
 
-    embedding = photos.embedding(view)
-    maps = {name: tensor.float() - survey.means[name][:, None, None] for name, tensor in embedding.tensors.items()}
-    features = functional.normalize(maps["image_embed"], dim=1)
-    colours = torch.from_numpy(random_features(photos.lab(view, features.shape[-1]))).to(features.device)[None]
-    maps["image_embed"] = torch.cat([features * (1 - COLOUR) ** 0.5, colours * COLOUR**0.5], 1)
-    return Embedding(embedding.size, embedding.model, maps)
+    maps = feature_maps(photos.segmenter, photos.embedding(view))
+    coarse, *fine = (each.float() - survey.means[level] for level, each in enumerate(maps))
+    features = functional.normalize(coarse, dim=2)
+    colours = torch.from_numpy(random_features(photos.lab(view, len(features)))).to(features.device).permute(1, 2, 0)
+    return [torch.cat([features * (1 - COLOUR) ** 0.5, colours * COLOUR**0.5], 2), *fine]
 
 
 def random_features(lab: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "c h w"]:

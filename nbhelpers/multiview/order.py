@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.label_propagation.votes import feature_means
+from nbhelpers.models.label_propagation.votes import feature_maps, feature_means
 from nbhelpers.multiview.views import Photos
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Survey:
         likeness: ``(v, v)``, how alike two photos are, -1 to 1.
     """
 
-    means: dict[str, torch.Tensor]
+    means: dict[int, torch.Tensor]
     likeness: Float[np.ndarray, "v v"]
 
 
@@ -47,16 +47,16 @@ def survey(photos: Photos, progress: Callable[[int], None] | None = None) -> Sur
 
     if photos.survey is not None:
         return photos.survey
-    sums: dict[str, torch.Tensor] = {}
+    sums: dict[int, torch.Tensor] = {}
     pooled = []
     for view in range(len(photos)):
-        embedding = photos.embedding(view)
-        for name, mean in feature_means(embedding).items():
-            sums[name] = sums.get(name, 0) + mean / len(photos)
-        pooled.append(functional.avg_pool2d(embedding.tensors["image_embed"].float(), POOL)[0].flatten(1).T)
+        maps = feature_maps(photos.segmenter, photos.embedding(view))
+        for level, mean in enumerate(feature_means(maps)):
+            sums[level] = sums.get(level, 0) + mean / len(photos)
+        pooled.append(functional.avg_pool2d(maps[0].permute(2, 0, 1)[None].float(), POOL)[0].flatten(1).T)
         if progress is not None:
             progress(view + 1)
-    tokens = [functional.normalize(each - sums["image_embed"], dim=1) for each in pooled]
+    tokens = [functional.normalize(each - sums[0], dim=1) for each in pooled]
     likeness = np.eye(len(photos))
     for a in range(len(photos)):
         for b in range(a):

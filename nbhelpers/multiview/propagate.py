@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from nbhelpers.core.masks import mask_logits
-from nbhelpers.models.label_propagation.prompts import decode, probability, soft_iou, trust_in_recipes
-from nbhelpers.models.label_propagation.votes import Remembered, Votes, remember, resize, vote
+from nbhelpers.models.label_propagation.decoding import decode_map, mask_side, sigmoid, soft_iou, variant_weights
+from nbhelpers.models.label_propagation.votes import MemoryFrame, Votes, encode_memory, resize_map, vote
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.looks import NO_MEANS, looks
 from nbhelpers.multiview.order import Survey
@@ -38,7 +38,7 @@ class Found:
     @property
     def share(self) -> Float32[np.ndarray, "s s"]:
         """How likely each cell belongs to the object, 0 to 1."""
-        return probability(self.logits)
+        return sigmoid(self.logits)
 
 
 class Finder:
@@ -51,11 +51,11 @@ class Finder:
 
     def __init__(self, photos: Photos, survey: Survey):
         self.photos, self.survey = photos, survey
-        self._cells: OrderedDict[int, tuple[Found, Remembered]] = OrderedDict()
+        self._cells: OrderedDict[int, tuple[Found, MemoryFrame]] = OrderedDict()
 
     def grid(self, view: int) -> int:
         """Side of the decoder's grid."""
-        return 4 * self.photos.embedding(view).tensors["image_embed"].shape[-1]
+        return mask_side(self.photos.segmenter, self.photos.embedding(view))
 
     def given(self, view: int, prediction: Prediction) -> Found:
         """A mask that a person gave or confirmed."""
@@ -67,9 +67,9 @@ class Finder:
         return Found(logits.astype(np.float32), 1.0, 1.0)
 
     def trust(self, view: int, found: Found) -> dict[str, float]:
-        """How well each recipe of `nbhelpers.models.label_propagation.prompts` does where the mask is known."""
-        blurred = resize(resize(found.share, len(found.share) // 2), len(found.share))
-        return trust_in_recipes(self.photos.segmenter, self.photos.embedding(view), blurred, found.share)
+        """How well each recipe of `nbhelpers.models.label_propagation.decoding` does where the mask is known."""
+        blurred = resize_map(resize_map(found.share, len(found.share) // 2), len(found.share))
+        return variant_weights(self.photos.segmenter, self.photos.embedding(view), blurred, found.share)
 
     def vote(self, view: int, memory: Mapping[int, Found]) -> Votes:
         """What the object's masks in other views say of this one."""
@@ -78,7 +78,7 @@ class Finder:
 
     def decode(self, view: int, share: Float[np.ndarray, "s s"], likeness: float, trust: Mapping[str, float]) -> Found:
         """The mask that a map of the object asks for."""
-        answer = decode(self.photos.segmenter, self.photos.embedding(view), share, trust)
+        answer = decode_map(self.photos.segmenter, self.photos.embedding(view), share, trust)
         return Found(answer.logits, likeness, answer.agreement)
 
     def back(self, view: int, found: Found, anchors: Mapping[int, Found], asked: Sequence[int]) -> float:
@@ -92,15 +92,15 @@ class Finder:
         """
         if not (found.logits > 0).any():
             return 0.0
-        fits = [soft_iou(self.vote(anchor, {view: found}).share, anchors[anchor].share) for anchor in asked]
+        fits = [soft_iou(self.vote(anchor, {view: found}).probability, anchors[anchor].share) for anchor in asked]
         return float(np.mean(fits))
 
-    def _remembered(self, view: int, found: Found) -> Remembered:
+    def _remembered(self, view: int, found: Found) -> MemoryFrame:
         kept = self._cells.pop(view, None)
         if kept is None or kept[0] is not found:
             while len(self._cells) >= KEPT:
                 self._cells.popitem(last=False)
-            cells = remember(0, looks(self.photos, view, self.survey), NO_MEANS, found.share)
+            cells = encode_memory(0, looks(self.photos, view, self.survey), NO_MEANS, found.share)
             kept = found, replace(cells, frame=APART)
         self._cells[view] = kept
         return kept[1]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from nbhelpers.core.masks import box_of
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.label_propagation.prompts import soft_iou
+from nbhelpers.models.label_propagation.decoding import soft_iou
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 from nbhelpers.multiview.order import nearest
@@ -90,6 +90,6 @@ def _again(finder: Finder, view: int, prediction: Prediction, others: list[int])
     back = []
     for other in others:
         votes = finder.vote(other, anchor)
-        there: Found = finder.decode(other, votes.share, votes.likeness, trust)
+        there: Found = finder.decode(other, votes.probability, votes.similarity, trust)
         back.append(finder.back(other, there, anchor, [view]))
     return float(np.mean(back) * prediction.scores[0]) if back else float(prediction.scores[0])

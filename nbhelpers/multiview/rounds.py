@@ -10,8 +10,7 @@ import numpy as np
 
 from nbhelpers.core.masks import encode_rle, upsample
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.label_propagation.answers import SURE
-from nbhelpers.models.label_propagation.prompts import recipes, soft_iou
+from nbhelpers.models.label_propagation.decoding import CERTAIN_LOGIT, prompt_variants, soft_iou
 from nbhelpers.multiview import consistency
 from nbhelpers.multiview.accord import Accord, Claim
 from nbhelpers.multiview.evidence import Evidence
@@ -110,7 +109,7 @@ class Rounds:
 
     def _look(self, view: int) -> Found:
         votes = self.finder.vote(view, self._memory(view))
-        share = votes.share
+        share = votes.probability
         if self.evidence is not None:
             belief = self._belief(view)
             share = np.where(self.evidence.against(view, share > 0.5, *belief), np.float32(0), share)
@@ -119,12 +118,12 @@ class Rounds:
         share = np.where(inside & ~belonging(inside, share, self.allowed), np.float32(0), share)
         self.expected[view] = share
         anchor = nearest(self.likeness, view, self.anchors, 1)[0]
-        found = self.finder.decode(view, share, votes.likeness, self.trust[anchor])
+        found = self.finder.decode(view, share, votes.similarity, self.trust[anchor])
         inside = found.logits > 0
         strange = inside & ~belonging(inside, inside * share, self.allowed)
         if self.evidence is not None:
             strange |= self.evidence.against(view, inside, *belief)
-        return replace(found, logits=np.where(strange, -SURE, found.logits)) if strange.any() else found
+        return replace(found, logits=np.where(strange, -CERTAIN_LOGIT, found.logits)) if strange.any() else found
 
     def _belief(self, view: int | None) -> tuple[np.ndarray, np.ndarray]:
         shares = {v: f.share for v, f in self.anchors.items()} | {v: f.share for v, f in self.found.items()}
@@ -178,7 +177,7 @@ class Rounds:
         others.pop(view, None)
         if view in self.said and others:
             votes = self.finder.vote(view, others)
-            expected, likeness = votes.share, votes.likeness
+            expected, likeness = votes.probability, votes.similarity
             rest = {anchor: known for anchor, known in self.anchors.items() if anchor != view}
             order = nearest(self.likeness, view, rest, ANCHORS)
             back = self.finder.back(view, found, rest, order) if rest else soft_iou(expected, found.share)
@@ -199,7 +198,7 @@ class Rounds:
 
     def _score(self, view: int, found: Found) -> float:
         """IoU that the segmenter predicts when it is asked with the mask itself."""
-        asked = recipes(found.share, self.photos.size(view))
+        asked = prompt_variants(found.share, self.photos.size(view))
         if not asked:
             return 0.0
         prediction = self.photos.segmenter.predict(self.photos.embedding(view), asked["box and map"])

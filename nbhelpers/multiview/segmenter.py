@@ -138,7 +138,7 @@ class MultiviewSegmenter:
             known = read_scene(cameras, paths)
             if len(known.points) or known.placed.sum() < FEWEST:
                 return known
-            from nbhelpers.models.colmap.points import triangulate
+            from nbhelpers.models.colmap.mapping import triangulate
 
             if progress is not None:
                 progress(0, 1, f"finding points that {known.placed.sum()} photos share")

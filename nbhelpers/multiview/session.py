@@ -15,7 +15,7 @@ from nbhelpers.core.promptevents import ObjectPrompts
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.label_propagation.answers import answer
+from nbhelpers.models.label_propagation.decoding import mask_side, predict_prompt
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.values import Views
@@ -307,9 +307,9 @@ class ViewsSession:
             chosen = read(segmenter, embedding, prompt, said.candidate)
             if chosen is not None:
                 return chosen
-        side = 4 * embedding.tensors["image_embed"].shape[-1]
+        side = mask_side(segmenter, embedding)
         found = None if said.base_rle is None else mask_logits(decode_rle(said.base_rle), (side, side))
-        return answer(segmenter, embedding, prompt, found)
+        return predict_prompt(segmenter, embedding, prompt, found)
 
     def _changed(self) -> None:
         for listener in tuple(self._listeners):

@@ -19,7 +19,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.orientation import UPRIGHT, orientation_of
 from nbhelpers.core.runs import photos
-from nbhelpers.models.label_propagation.tracker import FEATURES
+from nbhelpers.models.label_propagation.votes import feature_maps
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding
 
@@ -129,27 +129,11 @@ class Photos:
         return self._folder / f"{view}.pt"
 
     def _encode(self, view: int) -> Embedding:
-        import torch
-
         embedding = self.segmenter.encode(self.image(view))
-        missing = [name for name in FEATURES if name not in embedding.tensors]
-        if missing:
-            raise NbHelpersError(
-                "this segmenter does not give the features that photos are compared by",
-                given=f"{self.segmenter.name}: {', '.join(embedding.tensors)}",
-                expected=", ".join(FEATURES),
-                do="take a SAM 2 segmenter",
-            )
-        half = {name: tensor.detach().to("cpu", torch.float16) for name, tensor in embedding.tensors.items()}
-        torch.save(half, self._path(view))
-        return self._embedding(view, half)
+        feature_maps(self.segmenter, embedding)
+        embedding.save(self._path(view))
+        return self._read(view)
 
     def _read(self, view: int) -> Embedding | None:
-        import torch
-
         path = self._path(view)
-        return self._embedding(view, torch.load(path, weights_only=True)) if path.is_file() else None
-
-    def _embedding(self, view: int, half: dict) -> Embedding:
-        tensors = {name: tensor.to(self.segmenter.device).float() for name, tensor in half.items()}
-        return Embedding(self.size(view), self.segmenter.name, tensors)
+        return Embedding.open(path, self.segmenter.device) if path.is_file() else None

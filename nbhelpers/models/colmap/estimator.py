@@ -1,8 +1,9 @@
 """Cameras and points from photos on a CPU: pycolmap's structure from motion, run twice on different features.
 
-The first run uses SIFT, which is exact and needs no weights. A second run on learned features must find the same
-cameras; where it does not, or photos are missing, finer learned features make a third. What no two runs agree on is
-told to be not recovered.
+The first run uses SIFT, which is exact and needs no weights. A second run on learned features must give the same
+cameras; where it does not, or photos are missing, finer learned features make a third. Photos on which no two runs
+agree are left unregistered: a run can register all photos with an error under a pixel and be wrong, by a turning object
+on a black ground, or a building with two similar sides.
 """
 
 from __future__ import annotations
@@ -15,37 +16,57 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import few
-from nbhelpers.models.colmap.check import MAJORITY, Agreement, agreement, best_pair, diagnose, shows_no_depth
-from nbhelpers.models.colmap.mapping import CLEAR, FIRST_PAIR, MIN_ANGLE, Run, quiet, run_mapping
-from nbhelpers.models.colmap.pairs import FeatureStore, Joined, known_pairs, likely_pairs, verified_pairs
-from nbhelpers.models.colors import point_colors
+from nbhelpers.models.colmap.mapping import (
+    CLEAR_FRACTION,
+    FIRST_PAIR_MATCHES,
+    MIN_ANGLE,
+    Run,
+    point_colors,
+    quiet_log,
+    run_mapping,
+)
+from nbhelpers.models.colmap.matching import (
+    FeatureStore,
+    JoinedFeatures,
+    Pair,
+    candidate_pairs,
+    connected_groups,
+    pairs_of_runs,
+    verified_pairs,
+)
+from nbhelpers.models.matchers import Sift
 from nbhelpers.models.protocols import Matcher
-from nbhelpers.models.sift import Sift
 
 log = logging.getLogger(__name__)
 LEARNED = ("xfeat-lighterglue", "disk-lightglue")
 SECOND_SEED = 1  # added for the run that starts from another pair of photos
-SEEN = 30  # points of a photo that only the matches of all runs together place
+MIN_POINTS = 30  # points of a photo that only one run, or all matches together, register
+MAX_ROTATION = 3.0  # between the relative rotations of two runs
+MAX_CENTER = 0.2  # of the cameras' spread between their centres, root mean square, after alignment
+MAJORITY = 0.5  # of the photos that both runs registered, which must agree for any to be confirmed
+MIN_DEEP_FRACTION = 0.15  # of the pairs that must show depth
+MIN_FEATURES = 40  # of a photo, below which there is nothing to match
+MIN_SHIFT = 0.7  # pixels of movement between two photos below which they are the same photo
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """A run, and which of its photos are believed.
+class CheckedRun:
+    """A run, and which of its photos are confirmed.
 
     Attributes:
         run: the model.
-        sure: ``(v,)``.
-        notes: why.
+        confirmed: ``(v,)``.
+        notes: reasons.
     """
 
     run: Run
-    sure: Bool[np.ndarray, " v"]
+    confirmed: Bool[np.ndarray, " v"]
     notes: tuple[str, ...]
 
 
@@ -57,11 +78,10 @@ class ColmapEstimator:
         >>> scene.placed, scene.notes
 
     Args:
-        matchers: what to try, one after the other: matchers, or functions that build one when it is needed. Each run
-            has the next one.
+        matchers: matchers, or functions that build one when it is needed; each run uses the next one.
         name: catalog name.
         device: where learned features are computed.
-        seed: of everything that is drawn by lot: the same photos give the same scene.
+        seed: of all random numbers: the same photos give the same scene.
     """
 
     def __init__(
@@ -74,7 +94,7 @@ class ColmapEstimator:
         self.matchers, self.name, self.device, self.seed = matchers, name, device, seed
 
     def reconstruct(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], names: Sequence[str] | None = None) -> Scene:
-        """A scene of all photos; what could not be placed, and why, is told in its notes.
+        """A scene of all photos; its notes say which could not be registered, and why.
 
         Args:
             images: RGB photos of one static scene, of any sizes; read one at a time, so a lazy sequence will do.
@@ -87,13 +107,13 @@ class ColmapEstimator:
         if not len(images) or len(names) != len(images):
             raise NbHelpersError("photos and names do not fit", given=f"{len(images)} photos, {len(names)} names")
         if len(images) == 1:
-            return self._nothing(images, names, ["one photo alone shows no depth, so it is not placed"])
-        with tempfile.TemporaryDirectory(prefix="nbhelpers-features-") as folder, quiet():
+            return self._empty_scene(images, names, ["one photo alone shows no depth, so it is not placed"])
+        with tempfile.TemporaryDirectory(prefix="nbhelpers-features-") as folder, quiet_log():
             return self._solve(images, names, Path(folder))
 
     def _solve(self, images: Sequence[np.ndarray], names: tuple[str, ...], folder: Path) -> Scene:
         runs, stores, notes = [], [], []
-        answer = None
+        checked = None
         for number, matcher in enumerate(self.matchers):
             try:
                 matcher = matcher if isinstance(matcher, Matcher) else matcher()
@@ -102,61 +122,61 @@ class ColmapEstimator:
                 continue
             stores.append(FeatureStore(matcher, images, folder / str(number)))
             runs.append(self._run(stores[-1], runs))
-            answer = self._judge(stores, runs, number == len(self.matchers) - 1)
-            if answer is not None and answer.sure.all():
+            checked = self._check(stores, runs, number == len(self.matchers) - 1)
+            if checked is not None and checked.confirmed.all():
                 break
-        if answer is None:
-            return self._nothing(images, names, [*_why(runs, stores, names), *notes])
-        notes = [*answer.notes, *_missing(answer, names, stores, runs), *notes]
-        return _scene(images, names, answer, stores[0].sizes, self.name, notes)
+        if checked is None:
+            return self._empty_scene(images, names, [*_failure_notes(runs, stores, names), *notes])
+        notes = [*checked.notes, *_missing_notes(checked, names, stores, runs), *notes]
+        return _scene(images, names, checked, stores[0].sizes, self.name, notes)
 
     def _run(self, store: FeatureStore, before: Sequence[Run]) -> Run:
-        wanted = known_pairs(len(store), [run.all_pairs for run in before]) if len(before) > 1 else None
-        run = run_mapping(store, verified_pairs(store, wanted or likely_pairs(store), self.seed), self.seed)
+        wanted = pairs_of_runs(len(store), [run.all_pairs for run in before]) if len(before) > 1 else None
+        run = run_mapping(store, verified_pairs(store, wanted or candidate_pairs(store), self.seed), self.seed)
         log.info("%s: %d of %d photos, %d points", run.matcher, run.placed.sum(), len(store), len(run.points))
         return run
 
-    def _judge(self, stores: Sequence[FeatureStore], runs: Sequence[Run], last: bool) -> Answer | None:
-        """What the runs so far are good for; None where no two agree, or the photos show no depth."""
-        found = best_pair(runs)
-        if found is None or shows_no_depth(found[0].all_pairs):
+    def _check(self, stores: Sequence[FeatureStore], runs: Sequence[Run], last: bool) -> CheckedRun | None:
+        """The best run so far with its confirmed photos; None where no two agree, or the photos show no depth."""
+        consistent = consistent_runs(runs)
+        if consistent is None or shows_no_depth(consistent[0].all_pairs):
             return None
-        run, other, shared = found
-        answer = Answer(run, shared.views, (_agreed(run, other, shared), *_narrow(run)))
+        run, other, shared = consistent
+        checked = CheckedRun(run, shared.views, (_agreement_note(run, other, shared), *_narrow_notes(run)))
         if not shared.views.all() and shared.views.sum() >= MAJORITY * run.placed.sum():
-            answer = self._restarted(stores[runs.index(run)], answer)
-        return self._joined(stores, runs, answer) if last and not answer.sure.all() else answer
+            checked = self._restarted(stores[runs.index(run)], checked)
+        return self._joined(stores, runs, checked) if last and not checked.confirmed.all() else checked
 
-    def _restarted(self, store: FeatureStore, answer: Answer) -> Answer:
-        """The other photos of a run that another confirmed for the most part, if they come out the same once more."""
-        run = answer.run
+    def _restarted(self, store: FeatureStore, checked: CheckedRun) -> CheckedRun:
+        """Confirm more photos of a mostly confirmed run, where a run from another first pair gives the same cameras."""
+        run = checked.run
         again = run_mapping(store, run.all_pairs, self.seed + SECOND_SEED, barred=run.first_pair)
-        seen = np.bincount(run.views, minlength=len(store)) >= SEEN
-        more = agreement(run.poses, again.poses).views & seen & ~answer.sure
+        seen = np.bincount(run.views, minlength=len(store)) >= MIN_POINTS
+        more = agreement(run.poses, again.poses).views & seen & ~checked.confirmed
         if not more.any():
-            return answer
+            return checked
         line = f"{more.sum()} more by {run.matcher} alone, the same from two first pairs"
-        return Answer(run, answer.sure | more, (*answer.notes, line))
+        return CheckedRun(run, checked.confirmed | more, (*checked.notes, line))
 
-    def _joined(self, stores: Sequence[FeatureStore], runs: Sequence[Run], answer: Answer) -> Answer:
-        """More photos by the matches of all runs together, with the lens that the confirmed cameras have.
+    def _joined(self, stores: Sequence[FeatureStore], runs: Sequence[Run], checked: CheckedRun) -> CheckedRun:
+        """Confirm more photos by the matches of all runs together, with the lens of the confirmed cameras.
 
-        The photos that were confirmed must come out the same, and the others the same from two first pairs of photos.
+        The confirmed photos must get the same cameras, and the others the same from two first pairs.
         """
-        joined, best, sure = Joined(stores), answer.run, answer.sure
+        joined, best, confirmed = JoinedFeatures(stores), checked.run, checked.confirmed
         lenses = best.lenses(joined.sizes)
         pairs = joined.pairs([run.all_pairs for run in runs], lenses, self.seed)
         run = run_mapping(joined, pairs, self.seed, lenses)
         again = run_mapping(joined, pairs, self.seed + SECOND_SEED, lenses, barred=run.first_pair)
-        kept = agreement(best.poses, run.poses).views & sure
-        more = agreement(run.poses, again.poses).views & (np.bincount(run.views, minlength=len(joined)) >= SEEN)
-        if kept.sum() < sure.sum() or (kept | more).sum() <= sure.sum():
-            return answer
-        line = f"{(kept | more).sum() - sure.sum()} more by the matches of all runs, the same from two first pairs"
-        return Answer(run, kept | more, (*answer.notes, line))
+        kept = agreement(best.poses, run.poses).views & confirmed
+        more = agreement(run.poses, again.poses).views & (np.bincount(run.views, minlength=len(joined)) >= MIN_POINTS)
+        if kept.sum() < confirmed.sum() or (kept | more).sum() <= confirmed.sum():
+            return checked
+        line = f"{(kept | more).sum() - confirmed.sum()} more by the matches of all runs, the same from two first pairs"
+        return CheckedRun(run, kept | more, (*checked.notes, line))
 
-    def _nothing(self, images: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Scene:
-        """A scene with no view placed."""
+    def _empty_scene(self, images: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Scene:
+        """A scene without a registered view."""
         views, none = len(images), np.zeros(0, int)
         return Scene(
             tuple(names),
@@ -173,16 +193,16 @@ class ColmapEstimator:
         )
 
 
-def _agreed(run: Run, other: Run, shared: Agreement) -> str:
+def _agreement_note(run: Run, other: Run, shared: Agreement) -> str:
     return (
         f"cameras from {run.matcher}, {run.error:.2f} px; a run with {other.matcher} agrees within "
         f"{shared.median:.1f} degrees (median, {shared.worst:.1f} at most) on {shared.views.sum()} photos"
     )
 
 
-def _narrow(run: Run) -> list[str]:
-    """A line on photos that were taken close together."""
-    if not run.widest < CLEAR * MIN_ANGLE:
+def _narrow_notes(run: Run) -> list[str]:
+    """A note on photos that were taken close together."""
+    if not run.widest < CLEAR_FRACTION * MIN_ANGLE:
         return []
     return [
         f"taken close together: no two photos see what they share under more than {run.widest:.0f} degrees, so depths "
@@ -190,21 +210,23 @@ def _narrow(run: Run) -> list[str]:
     ]
 
 
-def _missing(answer: Answer, names: Sequence[str], stores: Sequence[FeatureStore], runs: Sequence[Run]) -> list[str]:
-    """Lines on the photos that are not placed."""
+def _missing_notes(
+    checked: CheckedRun, names: Sequence[str], stores: Sequence[FeatureStore], runs: Sequence[Run]
+) -> list[str]:
+    """Notes on the photos that are not registered."""
     seen = np.any([run.placed for run in runs], axis=0)
     notes = []
-    if doubted := [name for name, ok, here in zip(names, answer.sure, seen, strict=True) if here and not ok]:
+    if doubted := [name for name, ok, here in zip(names, checked.confirmed, seen, strict=True) if here and not ok]:
         notes.append(f"not placed, because no two runs put it in the same place: {few(doubted)}")
-    if absent := [name for name, ok, here in zip(names, answer.sure, seen, strict=True) if not here and not ok]:
+    if absent := [name for name, ok, here in zip(names, checked.confirmed, seen, strict=True) if not here and not ok]:
         notes.append(f"not placed, because it shares too little with the others: {few(absent)}")
         most = max(range(len(runs)), key=lambda at: len(runs[at].all_pairs))
-        notes += diagnose(stores[most], runs[most].all_pairs, names)
+        notes += missing_photo_notes(stores[most], runs[most].all_pairs, names)
     return notes
 
 
-def _why(runs: Sequence[Run], stores: Sequence[FeatureStore], names: Sequence[str]) -> list[str]:
-    """Lines on why there is no model at all."""
+def _failure_notes(runs: Sequence[Run], stores: Sequence[FeatureStore], names: Sequence[str]) -> list[str]:
+    """Notes on why there is no model at all."""
     notes = ["the scene was not recovered: no photo is placed"]
     placed = [run for run in runs if run.placed.sum() > 1]
     if len(placed) > 1:
@@ -216,14 +238,14 @@ def _why(runs: Sequence[Run], stores: Sequence[FeatureStore], names: Sequence[st
     elif placed:
         notes.append(f"only the run with {placed[0].matcher} found cameras, and no other confirmed them")
     most = max(range(len(runs)), key=lambda at: len(runs[at].all_pairs), default=None)
-    notes += diagnose(stores[most], runs[most].all_pairs, names) if most is not None else []
+    notes += missing_photo_notes(stores[most], runs[most].all_pairs, names) if most is not None else []
     if len(notes) > 1:
         return notes
     if placed:
         return [*notes, "runs placed different photos, so that none confirmed another"]
     widest = max((run.widest for run in runs if np.isfinite(run.widest)), default=None)
     if widest is None:
-        return [*notes, f"no two photos share {FIRST_PAIR} places, which the first pair must"]
+        return [*notes, f"no two photos share {FIRST_PAIR_MATCHES} places, which the first pair must"]
     return [
         *notes,
         f"no first pair was found: no two photos see what they share under more than {widest:.1f} degrees; take the "
@@ -234,20 +256,20 @@ def _why(runs: Sequence[Run], stores: Sequence[FeatureStore], names: Sequence[st
 def _scene(
     images: Sequence[np.ndarray],
     names: Sequence[str],
-    answer: Answer,
+    checked: CheckedRun,
     sizes: Sequence[tuple[int, int]],
     model: str,
     notes: Sequence[str],
 ) -> Scene:
-    """The confirmed photos of a run, and the points that at least two of them saw."""
-    run, sure = answer.run, answer.sure
-    kept = sure[run.views]
+    """The confirmed photos of a run, and the points that at least two of them see."""
+    run, confirmed = checked.run, checked.confirmed
+    kept = confirmed[run.views]
     counts = np.bincount(run.tracks[kept], minlength=len(run.points))
     kept &= counts[run.tracks] > 1
     numbers, tracks = np.unique(run.tracks[kept], return_inverse=True)
     views, pixels = run.views[kept], run.pixels[kept]
     intrinsics, poses = run.intrinsics.copy(), run.poses.copy()
-    intrinsics[~sure], poses[~sure] = np.nan, np.nan
+    intrinsics[~confirmed], poses[~confirmed] = np.nan, np.nan
     return Scene(
         tuple(names),
         np.array(sizes, int),
@@ -275,3 +297,128 @@ def build(name: str, files: dict[str, Path], device: str, install: str = "") -> 
 
     learned = [lambda which=which: load("matcher", which, device) for which in LEARNED]
     return ColmapEstimator([Sift(), *learned], name, device)
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """Agreement of two runs.
+
+    Attributes:
+        views: photos whose cameras agree.
+        median: median difference of their relative rotations in degrees; of all common photos where none agree.
+        worst: the largest.
+        away: difference of the centres after alignment, root mean square, as a fraction of their spread.
+    """
+
+    views: Bool[np.ndarray, " v"]
+    median: float
+    worst: float
+    away: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether any photo is confirmed."""
+        return bool(self.views.any())
+
+
+def agreement(first: Float[np.ndarray, "v 3 4"], second: Float[np.ndarray, "v 3 4"]) -> Agreement:
+    """The photos for which two sets of cameras agree, of those that both have.
+
+    Photos that disagree with most others are left out one by one, the worst first. The rest must be the majority, and
+    its centres must agree too, which those of cameras that only rotated would not.
+    """
+    common = np.flatnonzero(np.isfinite(first).all((1, 2)) & np.isfinite(second).all((1, 2)))
+    none = np.zeros(len(first), bool)
+    if len(common) < 2:
+        return Agreement(none, float("nan"), float("nan"), float("nan"))
+    differences = rotation_differences(first[common, :, :3], second[common, :, :3])
+    kept = np.arange(len(common))
+    while len(kept) > 1:
+        typical = np.array([np.median(np.delete(differences[i, kept], at)) for at, i in enumerate(kept)])
+        if typical.max() <= MAX_ROTATION:
+            break
+        kept = np.delete(kept, typical.argmax())
+    if len(kept) < 2 or len(kept) <= MAJORITY * len(common):
+        upper = differences[np.triu_indices(len(common), 1)]
+        return Agreement(none, float(np.median(upper)), float(upper.max()), float("nan"))
+    upper = differences[np.ix_(kept, kept)][np.triu_indices(len(kept), 1)]
+    away = center_difference(first[common[kept]], second[common[kept]])
+    views = none.copy()
+    views[common[kept]] = len(kept) == 2 or away <= MAX_CENTER
+    return Agreement(views, float(np.median(upper)), float(upper.max()), away)
+
+
+def rotation_differences(first: Float[np.ndarray, "v 3 3"], second: Float[np.ndarray, "v 3 3"]) -> np.ndarray:
+    """``(v, v)`` degrees between the rotations from view to view of one set of cameras and of the other."""
+    # trace((A_i A_j^T)(B_i B_j^T)^T) = trace(D_j^T D_i) with D = B^T A
+    delta = np.einsum("vki,vkj->vij", second, first)
+    trace = np.einsum("aij,bij->ab", delta, delta)
+    return np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+
+
+def center_difference(first: Float[np.ndarray, "v 3 4"], second: Float[np.ndarray, "v 3 4"]) -> float:
+    """Distance of the centres after alignment, root mean square, as a fraction of the spread of the first."""
+    a, b = (-np.einsum("vji,vj->vi", each[:, :, :3], each[:, :, 3]) for each in (first, second))
+    scale, turn, shift = similarity_transform(b, a)
+    moved = scale * b @ turn.T + shift
+    spread = np.sqrt(((a - a.mean(0)) ** 2).sum(1).mean())
+    return float(np.sqrt(((moved - a) ** 2).sum(1).mean()) / max(spread, 1e-12))
+
+
+def similarity_transform(
+    source: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"]
+) -> tuple[float, Float[np.ndarray, "3 3"], Float[np.ndarray, " 3"]]:
+    """Scale, rotation and shift that carry points onto others with the least squared distance (Umeyama 1991)."""
+    a, b = source - source.mean(0), target - target.mean(0)
+    left, values, right = np.linalg.svd(b.T @ a)
+    sign = np.array([1, 1, np.sign(np.linalg.det(left @ right))])
+    turn = left * sign @ right
+    scale = float((values * sign).sum() / max((a**2).sum(), 1e-12))
+    return scale, turn, target.mean(0) - scale * turn @ source.mean(0)
+
+
+def shows_no_depth(pairs: Sequence[Pair]) -> bool:
+    """Whether hardly any two photos need more than a rotation of the camera, or one plane, to be explained.
+
+    From such photos runs can agree on cameras that are all wrong: a false focal length makes up for the
+    missing baseline.
+    """
+    return sum(not pair.flat for pair in pairs) <= MIN_DEEP_FRACTION * len(pairs)
+
+
+def missing_photo_notes(store: FeatureStore, pairs: Sequence[Pair], names: Sequence[str]) -> list[str]:
+    """Notes on photos without a camera: one line per reason."""
+    notes = []
+    bare = [name for name, count in zip(names, store.counts, strict=True) if count < MIN_FEATURES]
+    if bare:
+        notes.append(f"hardly any texture, so there is nothing to match: {few(bare)}")
+    if not pairs:
+        if len(bare) < len(names):
+            notes.append("no two photos show enough of the same places: they do not overlap, or from too far apart")
+        return notes
+    if all(pair.shift < MIN_SHIFT for pair in pairs):
+        notes.append("the photos that match are the same photo, taken from one place: they show no depth")
+    elif shows_no_depth(pairs):
+        notes.append("between most photos the camera only turned, or the scene is flat: they show no depth")
+    parts = [part for part in connected_groups(len(names), pairs) if len(part) > 1]
+    if len(parts) > 1:
+        listed = "; ".join(few([names[view] for view in part]) for part in parts)
+        notes.append(
+            f"the photos fall into {len(parts)} groups that share nothing, of which the largest is kept: {listed}"
+        )
+    return notes
+
+
+def consistent_runs(runs: Sequence[Run]) -> tuple[Run, Run, Agreement] | None:
+    """The best run, one that agrees with it, and their agreement; None where no two agree.
+
+    The number of photos that agree decides, then the smaller error.
+    """
+    agreeing = []
+    for run in runs:
+        for other in runs:
+            if other is not run and (shared := agreement(run.poses, other.poses)).holds:
+                agreeing.append(
+                    (int(shared.views.sum()), int(run.placed.sum()), -run.error, len(agreeing), run, other, shared)
+                )
+    return max(agreeing)[-3:] if agreeing else None

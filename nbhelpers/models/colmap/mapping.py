@@ -1,4 +1,4 @@
-"""Structure from motion by pycolmap, from matches that are given: one run, one candidate model.
+"""Structure from motion by pycolmap from given matches: one run, one model; and points for known cameras.
 
 Schoenberger and Frahm, CVPR 2016, "Structure-from-Motion Revisited".
 """
@@ -14,30 +14,46 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
-from nbhelpers.models.colmap.pairs import HALF, LEAST, FeatureStore, Joined, Lenses, Pair, cameras_for, groups
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import load_image
+from nbhelpers.core.scenes import Scene
+from nbhelpers.models.colmap.matching import (
+    HALF,
+    MIN_MATCHES,
+    FeatureStore,
+    JoinedFeatures,
+    Lenses,
+    Pair,
+    cameras_for,
+    candidate_pairs,
+    connected_groups,
+)
+from nbhelpers.models.protocols import Matcher
 
 log = logging.getLogger(__name__)
-FIRST_PAIR = 50  # matches that the first pair must have: COLMAP asks for 100, which wide baselines rarely have
-SEEN = 20  # points by which a photo is placed: COLMAP asks for 30
-FEWEST = 15  # points that a photo must see in the finished model; its place hangs on fewer by chance
-MODELS = 6  # that a run may begin, each from another first pair; COLMAP's 50 take minutes where matches are wrong
-SECONDS = 120  # after which a run ends with what it has
-SMALLEST = 2  # photos of a model
+FIRST_PAIR_MATCHES = 50  # matches that the first pair must have: COLMAP asks for 100, which wide baselines rarely have
+MIN_INLIERS = 20  # points by which a photo is registered: COLMAP asks for 30
+MIN_POINTS = 15  # points that a photo must see in the finished model; with fewer its pose is left to chance
+MAX_MODELS = 6  # that a run may begin, each from another first pair; COLMAP's 50 take minutes where matches are wrong
+MAX_SECONDS = 120  # after which a run ends with what it has
+MIN_MODEL_SIZE = 2  # photos of a model
 MIN_ANGLE = 16.0  # degrees under which the first pair sees its points (COLMAP's default)
 MIN_ANGLES_NARROW = (8.0, 4.0, 2.0)  # for photos that were taken side by side in small steps
-CLEAR = 0.75  # of MIN_ANGLE that a pair must show for COLMAP's default to be tried: both are estimates
+CLEAR_FRACTION = 0.75  # of MIN_ANGLE that a pair must show for COLMAP's default to be tried: both are estimates
+MAX_ERROR = 3.0  # pixels of a match from its epipolar line
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one run of structure from motion found.
+    """The result of one run of structure from motion.
 
     Attributes:
-        matcher: whose matches it was made from.
-        poses: ``(v, 3, 4)`` world to camera; NaN for photos that it did not place.
+        matcher: name of the matcher.
+        poses: ``(v, 3, 4)`` world to camera; NaN for photos that it did not register.
         intrinsics: ``(v, 3, 3)``.
         distortion: ``(v, 2)``.
         points: ``(p, 3)``.
@@ -45,9 +61,9 @@ class Run:
         tracks: ``(o,)`` its point.
         pixels: ``(o, 2)``.
         error: mean reprojection error in pixels.
-        pairs: the pairs of photos that it was made from.
-        all_pairs: with those of the smaller groups of photos.
-        widest: degrees under which no two photos that could be the first pair see more than half of what they share.
+        pairs: the pairs of photos of the largest group.
+        all_pairs: with those of the smaller groups.
+        widest: the largest median triangulation angle in degrees of a possible first pair.
     """
 
     matcher: str
@@ -65,7 +81,7 @@ class Run:
 
     @property
     def first_pair(self) -> tuple[int, int]:
-        """The photos that share most places, where a run would start."""
+        """The photos with most matches, where a run starts."""
         best = max(self.pairs, key=lambda pair: len(pair.matches))
         return best.first, best.second
 
@@ -76,40 +92,40 @@ class Run:
 
     @property
     def placed(self) -> Bool[np.ndarray, " v"]:
-        """Which photos it placed."""
+        """Which photos it registered."""
         return np.isfinite(self.poses).all((1, 2))
 
 
 def run_mapping(
-    store: FeatureStore | Joined,
+    store: FeatureStore | JoinedFeatures,
     pairs: Sequence[Pair],
     seed: int,
     lenses: Lenses | None = None,
     barred: tuple[int, int] | None = None,
 ) -> Run:
-    """One model of the largest group of photos that hang together.
+    """One model of the largest connected group of photos.
 
-    COLMAP starts from a pair that sees its points under 16 degrees. Where no pair does, the angle is lowered to what
-    there is, and once more where nothing came of it.
+    COLMAP starts from a pair with a triangulation angle of 16 degrees. Where no pair has it, the limit is lowered to
+    the widest angle, and once more where that gives no model.
 
     Args:
         store: the features of all photos.
-        pairs: those that share places.
-        seed: of everything that is drawn by lot.
-        lenses: what is known of the cameras; see `cameras_for`.
-        barred: a pair that must not be the first, so that another run starts elsewhere.
+        pairs: verified pairs.
+        seed: of all random numbers.
+        lenses: known lenses; see `cameras_for`.
+        barred: a pair that must not be the first, so that the run starts elsewhere.
     """
     import pycolmap
 
     views, all_pairs = len(store), pairs
-    together = set(groups(views, pairs)[0])
+    together = set(connected_groups(views, pairs)[0])
     pairs = [pair for pair in pairs if pair.first in together]
-    with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, quiet():
+    with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, quiet_log():
         path = Path(folder) / "database.db"
         _write_database(path, store, pairs, lenses)
         widest = widest_angle(store, pairs, lenses)
         lower = [angle for angle in MIN_ANGLES_NARROW if angle <= widest] or [MIN_ANGLES_NARROW[-1]]
-        first = lower[0] if widest < CLEAR * MIN_ANGLE else MIN_ANGLE
+        first = lower[0] if widest < CLEAR_FRACTION * MIN_ANGLE else MIN_ANGLE
         models: dict = {}
         # COLMAP halves the angle twice by itself, so what comes after the first try is the lowest
         for angle in dict.fromkeys((first, MIN_ANGLES_NARROW[-1])):
@@ -125,8 +141,8 @@ def run_mapping(
     return dataclasses.replace(_run_of(best, views, store.name, pairs, all_pairs), widest=widest)
 
 
-def widest_angle(store: FeatureStore | Joined, pairs: Sequence[Pair], lenses: Lenses | None = None) -> float:
-    """The largest median angle in degrees under which two photos see what they share, of pairs that could be the first.
+def widest_angle(store: FeatureStore | JoinedFeatures, pairs: Sequence[Pair], lenses: Lenses | None = None) -> float:
+    """The largest median triangulation angle in degrees of a possible first pair.
 
     The search ends with the first pair that COLMAP's default would take; NaN where no pair has enough matches.
     """
@@ -134,9 +150,9 @@ def widest_angle(store: FeatureStore | Joined, pairs: Sequence[Pair], lenses: Le
 
     cameras, widest = cameras_for(store.sizes, lenses), float("nan")
     for pair in sorted(pairs, key=lambda each: -len(each.matches)):
-        if len(pair.matches) < FIRST_PAIR:
+        if len(pair.matches) < FIRST_PAIR_MATCHES:
             break
-        geometry = copy.copy(pair.geometry)  # it is changed, and the database must not have the change
+        geometry = copy.copy(pair.geometry)  # the estimate changes it, and the database must keep the original
         first, second = (store.points(view).astype(float) + HALF for view in (pair.first, pair.second))
         if pycolmap.estimate_two_view_geometry_pose(cameras[pair.first], first, cameras[pair.second], second, geometry):
             widest = float(np.fmax(widest, np.degrees(geometry.tri_angle)))
@@ -146,7 +162,7 @@ def widest_angle(store: FeatureStore | Joined, pairs: Sequence[Pair], lenses: Le
 
 
 def _start(pairs: Sequence[Pair], barred: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Another first pair than the one barred: of the others the one with most matches and a clear parallax."""
+    """Of the pairs other than the barred one, the one with most matches."""
     if barred is None:
         return None
     others = [pair for pair in pairs if {pair.first, pair.second} != set(barred)]
@@ -159,18 +175,18 @@ def _options(seed: int):
 
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = seed
-    options.num_threads = options.mapper.num_threads = 1  # with more, the order of sums is left to chance
+    options.num_threads = options.mapper.num_threads = 1  # with more, the order of sums is random
     options.extract_colors = False
-    options.max_num_models, options.max_runtime_seconds = MODELS, SECONDS
-    options.min_num_matches, options.min_model_size = LEAST, SMALLEST
-    options.mapper.init_min_num_inliers = FIRST_PAIR
-    options.mapper.abs_pose_min_num_inliers = SEEN
+    options.max_num_models, options.max_runtime_seconds = MAX_MODELS, MAX_SECONDS
+    options.min_num_matches, options.min_model_size = MIN_MATCHES, MIN_MODEL_SIZE
+    options.mapper.init_min_num_inliers = FIRST_PAIR_MATCHES
+    options.mapper.abs_pose_min_num_inliers = MIN_INLIERS
     return options
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing but fatal errors of COLMAP's log, which has a page a photo otherwise."""
+def quiet_log() -> Iterator[None]:
+    """Silence COLMAP's log up to fatal errors; it is a page per photo otherwise."""
     import pycolmap
 
     level = pycolmap.logging.minloglevel
@@ -181,7 +197,9 @@ def quiet() -> Iterator[None]:
         pycolmap.logging.minloglevel = level
 
 
-def _write_database(path: Path, store: FeatureStore | Joined, pairs: Sequence[Pair], lenses: Lenses | None) -> None:
+def _write_database(
+    path: Path, store: FeatureStore | JoinedFeatures, pairs: Sequence[Pair], lenses: Lenses | None
+) -> None:
     """Cameras, photos, features and verified matches as COLMAP keeps them; photo ``n`` gets the number ``n + 1``."""
     import pycolmap
 
@@ -225,7 +243,7 @@ def _run_of(model, views: int, matcher: str, pairs: Sequence[Pair], all_pairs: S
         distortion[view, 0] = k
         seen += [(view, numbers[spot.point3D_id], *(spot.xy - HALF)) for spot in image.points2D if spot.has_point3D()]
     seen = np.array(sorted(seen), float).reshape(-1, 4)
-    weak = np.bincount(seen[:, 0].astype(int), minlength=views) < FEWEST
+    weak = np.bincount(seen[:, 0].astype(int), minlength=views) < MIN_POINTS
     poses[weak], intrinsics[weak], distortion[weak] = np.nan, np.nan, 0
     seen = seen[~weak[seen[:, 0].astype(int)]]
     return Run(
@@ -241,3 +259,161 @@ def _run_of(model, views: int, matcher: str, pairs: Sequence[Pair], all_pairs: S
         pairs,
         all_pairs,
     )
+
+
+def triangulate(scene: Scene, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], matcher: Matcher | None = None) -> Scene:
+    """Points for a scene whose cameras are known: matched, filtered by epipolar distance, and triangulated by pycolmap.
+
+    Example:
+        >>> scene = read_scene("temple/templeSR_par.txt", "temple")
+        >>> triangulate(scene, photos).points.shape
+        (2034, 3)
+
+    Args:
+        scene: with at least two registered views; its own points and depth are replaced.
+        images: the photos in the order of the views.
+        matcher: SIFT when left out.
+
+    Raises:
+        NbHelpersError: fewer than two views are registered, another number of photos, or photos of another size.
+    """
+    from nbhelpers.models.matchers import Sift
+
+    if scene.placed.sum() < 2:
+        raise NbHelpersError("points need two placed views", given=f"{scene.placed.sum()} placed")
+    if len(images) != len(scene):
+        raise NbHelpersError("photos and views differ in number", given=f"{len(images)} photos, {len(scene)} views")
+    with tempfile.TemporaryDirectory(prefix="nbhelpers-points-") as name, quiet_log():
+        store = FeatureStore(matcher or Sift(), images, Path(name) / "features")
+        if [tuple(size) for size in scene.sizes.tolist()] != [tuple(size) for size in store.sizes]:
+            raise NbHelpersError("the photos are not those of the scene", given="other sizes")
+        model = _triangulated(scene, store, Path(name))
+        numbers = {key: index for index, key in enumerate(sorted(model.points3D))}
+        seen = sorted(
+            (image.image_id - 1, numbers[spot.point3D_id], *(spot.xy - HALF))
+            for image in model.images.values()
+            for spot in image.points2D
+            if spot.has_point3D()
+        )
+        points = np.array([model.points3D[key].xyz for key in numbers], float).reshape(-1, 3)
+    table = np.array(seen, float).reshape(-1, 4)
+    views, tracks, pixels = table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2:]
+    return dataclasses.replace(
+        scene,
+        points=points,
+        colors=point_colors(images, views, tracks, pixels, len(points)),
+        observation_view=views,
+        observation_point=tracks,
+        observation_pixel=pixels,
+        depth=None,
+        confidence=None,
+        notes=(*scene.notes, f"{len(points)} points triangulated from {store.name} matches and the known cameras"),
+    )
+
+
+def _triangulated(scene: Scene, store: FeatureStore, folder: Path):
+    """The `pycolmap.Reconstruction` with the scene's cameras and new points."""
+    import pycolmap
+
+    path = folder / "database.db"
+    database, model = pycolmap.Database.open(str(path)), pycolmap.Reconstruction()
+    for view in np.flatnonzero(scene.placed).tolist():
+        camera = _camera(scene, view)
+        database.write_camera(camera, use_camera_id=True)
+        rig = pycolmap.Rig(rig_id=view + 1)
+        rig.add_ref_sensor(camera.sensor_id)
+        database.write_rig(rig, use_rig_id=True)
+        image = pycolmap.Image(name=f"{view:06d}", camera_id=view + 1, image_id=view + 1)
+        database.write_image(image, use_image_id=True)
+        frame = pycolmap.Frame(frame_id=view + 1, rig_id=view + 1)
+        frame.add_data_id(image.data_id)
+        database.write_frame(frame, use_frame_id=True)
+        keypoints = store.points(view) + HALF
+        database.write_keypoints(view + 1, keypoints)
+        model.add_camera_with_trivial_rig(camera)
+        known = pycolmap.Image(
+            name=image.name, keypoints=keypoints.astype(float), camera_id=view + 1, image_id=view + 1
+        )
+        model.add_image_with_trivial_frame(known, pycolmap.Rigid3d(scene.world_to_camera[view]))
+    for first, second in candidate_pairs(store):
+        if not scene.placed[[first, second]].all():
+            continue
+        matches, _ = store.matcher.match(store[first], store[second])
+        matches = matches[near_epipolar_lines(scene, first, second, store.points(first), store.points(second), matches)]
+        if len(matches) >= MIN_MATCHES:
+            geometry = pycolmap.TwoViewGeometry()
+            geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
+            geometry.inlier_matches = matches.astype(np.uint32)
+            database.write_matches(first + 1, second + 1, matches.astype(np.uint32))
+            database.write_two_view_geometry(first + 1, second + 1, geometry)
+    database.close()
+    options = pycolmap.IncrementalPipelineOptions()
+    options.num_threads, options.random_seed, options.triangulation.random_seed = 1, 0, 0
+    options.triangulation.ignore_two_view_tracks = False
+    options.extract_colors = False
+    return pycolmap.triangulate_points(model, str(path), str(folder), str(folder), True, options)
+
+
+def _camera(scene: Scene, view: int):
+    import pycolmap
+
+    height, width = scene.sizes[view].tolist()
+    K = scene.K[view]  # noqa: N806 - the field's own name
+    camera = pycolmap.Camera.create_from_model_name(view + 1, "OPENCV", 1.0, width, height)
+    curve = np.zeros(4)
+    if scene.distortion is not None:
+        curve[: min(4, scene.distortion.shape[1])] = scene.distortion[view, :4]
+    camera.params = np.array([K[0, 0], K[1, 1], K[0, 2] + HALF, K[1, 2] + HALF, *curve])
+    camera.has_prior_focal_length = True
+    return camera
+
+
+def near_epipolar_lines(
+    scene: Scene,
+    first: int,
+    second: int,
+    points: Float[np.ndarray, "n 2"],
+    others: Float[np.ndarray, "k 2"],
+    matches: Int[np.ndarray, "m 2"],
+) -> Bool[np.ndarray, " m"]:
+    """Which matches agree with two known cameras: those near their epipolar lines (Sampson distance)."""
+    if not len(matches):
+        return np.zeros(0, bool)
+    rays = [
+        np.concatenate([_undistorted(scene, view, each), np.ones((len(each), 1))], axis=1)
+        for view, each in ((first, points[matches[:, 0]]), (second, others[matches[:, 1]]))
+    ]
+    a, b = scene.world_to_camera[first], scene.world_to_camera[second]
+    turn = b[:, :3] @ a[:, :3].T
+    x, y, z = b[:, 3] - turn @ a[:, 3]
+    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ turn
+    ahead, back = rays[0] @ essential.T, rays[1] @ essential
+    top = (rays[1] * ahead).sum(1)
+    bottom = np.sqrt(ahead[:, 0] ** 2 + ahead[:, 1] ** 2 + back[:, 0] ** 2 + back[:, 1] ** 2)
+    focal = np.sqrt(scene.K[first, 0, 0] * scene.K[second, 0, 0])
+    return np.abs(top) * focal < MAX_ERROR * np.maximum(bottom, 1e-12)
+
+
+def _undistorted(scene: Scene, view: int, pixels: np.ndarray) -> np.ndarray:
+    """Pixels on the plane at depth 1, without the lens's distortion."""
+    curve = np.zeros(4) if scene.distortion is None else scene.distortion[view].astype(float)
+    curve = np.pad(curve, (0, max(0, 4 - len(curve))))
+    return cv2.undistortPoints(pixels.astype(float)[:, None], scene.K[view], curve)[:, 0]
+
+
+def point_colors(
+    images: Sequence[np.ndarray],
+    views: Int[np.ndarray, " o"],
+    tracks: Int[np.ndarray, " o"],
+    pixels: Float[np.ndarray, "o 2"],
+    count: int,
+) -> UInt8[np.ndarray, "p 3"]:
+    """The mean colour of each point over the views that saw it."""
+    total, times = np.zeros((count, 3)), np.zeros(count)
+    for view in np.unique(views):
+        image = load_image(np.asarray(images[int(view)]))
+        here = views == view
+        x, y = np.clip(np.rint(pixels[here]).astype(int), 0, np.array(image.shape[1::-1]) - 1).T
+        np.add.at(total, tracks[here], image[y, x])
+        np.add.at(times, tracks[here], 1)
+    return np.rint(total / np.maximum(times, 1)[:, None]).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Label propagation: objects followed, and found in other photos, by an image segmenter's features alone."""
+"""Label propagation: objects tracked through a clip, or across photos, by an image segmenter's features alone."""
 
 from nbhelpers.models.label_propagation.tracker import LabelPropagation, build
 

@@ -1,35 +1,61 @@
-"""Follow objects through a clip with an image segmenter alone: no weights are trained for video.
+"""Track objects through a clip with an image segmenter alone: no weights are trained for video.
 
-Each frame's cells are compared with those of remembered frames (`votes`), and the map that results is a prompt to the
-mask decoder (`prompts`). Frames that a person prompted are remembered for good; of the others only the last few.
+Each frame's cells are compared with those of memory frames (`votes`), and the map that results is a prompt to the
+mask decoder (`decoding`). Prompted frames stay in memory; of the others only the last few.
+
+The state's size does not grow with the clip's length: features are kept of prompted frames and of the last few only,
+and of every tracked frame its mask, in a few kilobytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.label_propagation.answers import SURE, answer, given, is_given
-from nbhelpers.models.label_propagation.memory import put_back, remembered
-from nbhelpers.models.label_propagation.motion import moving_along
-from nbhelpers.models.label_propagation.prompts import decode, probability, soft_iou, trust_in_recipes
-from nbhelpers.models.label_propagation.state import Anchor, Track, TrackState
-from nbhelpers.models.label_propagation.votes import feature_means, remember, resize, vote
+from nbhelpers.models.label_propagation.decoding import (
+    CERTAIN_LOGIT,
+    decode_map,
+    mask_prediction,
+    mask_side,
+    moving_region,
+    predict_prompt,
+    sigmoid,
+    soft_iou,
+    variant_weights,
+)
+from nbhelpers.models.label_propagation.votes import (
+    MemoryFrame,
+    encode_memory,
+    feature_maps,
+    feature_means,
+    resize_map,
+    vote,
+)
 from nbhelpers.models.protocols import FrameSequence, Segmenter
-from nbhelpers.models.values import Embedding, Prediction, TrackedFrame
+from nbhelpers.models.values import Embedding, Prediction, TrackedFrame, arrays_by_object, is_mask_prompt
 
-RECENT = 4  # tracked frames that vote
-ANCHORS = 4  # prompted frames that vote: the nearest in time
-ALIKE = 2 / 3  # likeness below which what was found is another thing: the object is gone
-GONE = 0.02  # of the area on the nearest prompted frame: below it nothing of the object is left
-FEATURES = ("image_embed", "high_res_feats_0", "high_res_feats_1")
+if TYPE_CHECKING:
+    import torch
+
+MAX_RECENT = 4  # tracked frames that vote
+MAX_ANCHORS = 4  # prompted frames that vote: the nearest in time
+MIN_SIMILARITY = 2 / 3  # below which the mask is of another object: the object is gone
+MIN_AREA = 0.02  # of the area on the nearest prompted frame, below which the object is gone
+CACHE_SIZE = 8  # embeddings, 17 MB each
+SCORE_POWER = 4
+LOGIT_STEPS = 8  # of a packed mask in a unit of logits
+DIRECTIONS = {1: "forwards", -1: "backwards"}  # as saved memory names them
+LEVEL_NAMES = ("image_embed", "high_res_feats_1", "high_res_feats_0")  # likewise, the coarsest first
 
 
 class LabelPropagation:
@@ -43,11 +69,11 @@ class LabelPropagation:
         >>> masks = [tracked.predictions[1].best for tracked in tracker.propagate(state, 0, 79)]
 
     Args:
-        segmenter: answers with SAM 2's features: ``image_embed`` and two finer ``high_res_feats``.
+        segmenter: a SAM 2 segmenter, or another with three levels of features.
         name: catalog name.
     """
 
-    kept = None  # all frames that were followed are remembered, whatever is said later
+    kept = None  # the masks of all tracked frames are kept, whatever is prompted later
 
     def __init__(self, segmenter: Segmenter, name: str = "label-propagation"):
         self.segmenter, self.name = segmenter, name
@@ -57,111 +83,119 @@ class LabelPropagation:
         """Where the segmenter computes."""
         return self.segmenter.device
 
-    def open(self, frames: FrameSequence) -> TrackState:
+    def open(self, frames: FrameSequence) -> PropagationState:
         """A new state for a clip; decodes nothing yet.
 
         Raises:
             NbHelpersError: the clip has no frames.
         """
-        return TrackState(frames, self.segmenter.encode)
+        return PropagationState(frames, self.segmenter.encode)
 
-    def add(self, state: TrackState, frame: int, object_id: int, prompt: Prompt) -> Prediction:
-        """Say what an object is on one frame, in place of what was said there before, and see its mask.
+    def add(self, state: PropagationState, frame: int, object_id: int, prompt: Prompt) -> Prediction:
+        """Prompt an object on one frame, in place of its earlier prompt there, and get its mask.
 
-        A mask alone is taken as it is. Points without a mask, on a frame where the object was already followed,
-        correct the mask that was found there; elsewhere the first including point takes with it what moves along.
+        A mask alone is taken as it is. Points without a mask, on a frame where the object was already tracked,
+        correct the mask that was tracked there; elsewhere the mask of the first including point takes in what moves
+        with it.
 
         Raises:
             NbHelpersError: no such frame, a prompt outside it, or excluding points that have no mask to correct.
         """
         state.check(frame)
         prompt.check_inside(state.frames.size)
-        embedding = self._embedding(state, frame)
+        embedding = state.embedding(frame)
+        feature_maps(self.segmenter, embedding)
         track = state.tracks.get(object_id, Track())
 
-        def along(mask):
+        def moving(mask):
             neighbour = frame + 1 if frame + 1 < len(state.frames) else frame - 1
-            return moving_along(state.frames[frame], state.frames[neighbour], mask) if neighbour >= 0 else mask
+            return moving_region(state.frames[frame], state.frames[neighbour], mask) if neighbour >= 0 else mask
 
-        known = track.known(frame)
-        prediction = answer(self.segmenter, embedding, prompt, None if known is None else known[0], along)
-        track.anchors[frame] = self.anchor(state, frame, prompt, prediction)
+        tracked = track.joined(frame)
+        prediction = predict_prompt(self.segmenter, embedding, prompt, None if tracked is None else tracked[0], moving)
+        track.anchors[frame] = self._anchor(state, frame, prompt, prediction)
         track.recent.pop(frame, None)
         state.tracks[object_id] = track
         return prediction
 
-    def anchor(
+    def _anchor(
         self,
-        state: TrackState,
+        state: PropagationState,
         frame: int,
         prompt: Prompt,
         prediction: Prediction,
-        trust: dict[str, float] | None = None,
+        weights: dict[str, float] | None = None,
     ) -> Anchor:
-        """What is remembered of a prompted frame: the cells of the mask that was answered.
+        """The memory of a prompted frame, from the mask that its prompt gave.
 
-        Args:
-            state: of the clip.
-            frame: which was prompted.
-            prompt: what was said.
-            prediction: what was answered.
-            trust: as of `Anchor`, where it is known already. It costs four questions to the segmenter, for which a
-                click should not wait: `propagate` finds it out.
+        The ``weights`` cost four predictions, for which a click should not wait: `propagate` computes them.
         """
-        embedding = self._embedding(state, frame)
-        share = _share(prediction, embedding)
-        state.means = state.means or feature_means(embedding)
+        embedding = state.embedding(frame)
+        maps = feature_maps(self.segmenter, embedding)
+        probability = self._probability(prediction, embedding)
+        state.means = state.means or feature_means(maps)
         return Anchor(
             prompt,
-            None if is_given(prompt) else prediction,
+            None if is_mask_prompt(prompt) else prediction,
             float(prediction.scores[0]),
-            remember(frame, embedding, state.means, share),
-            area=float(share.sum()),
-            trust=trust,
+            encode_memory(frame, maps, state.means, probability),
+            area=float(probability.sum()),
+            weights=weights,
         )
 
-    def _trust(self, state: TrackState, track: Track, frame: int) -> dict[str, float]:
-        """How well each recipe does on a prompted frame, found out when it is first needed."""
+    def _weights(self, state: PropagationState, track: Track, frame: int) -> dict[str, float]:
+        """The weights of the prompt variants by a prompted frame, computed when they are first needed."""
         anchor = track.anchors[frame]
-        if anchor.trust is None:
-            embedding = self._embedding(state, frame)
-            prediction = given(anchor.prompt, state.frames.size) if anchor.answered is None else anchor.answered
-            share = _share(prediction, embedding)
-            blurred = resize(resize(share, len(share) // 2), len(share))
-            anchor = replace(anchor, trust=trust_in_recipes(self.segmenter, embedding, blurred, share))
+        if anchor.weights is None:
+            embedding = state.embedding(frame)
+            probability = self._probability(anchor.mask(state.frames.size), embedding)
+            blurred = resize_map(resize_map(probability, len(probability) // 2), len(probability))
+            anchor = replace(anchor, weights=variant_weights(self.segmenter, embedding, blurred, probability))
             track.anchors[frame] = anchor
-        return anchor.trust
+        return anchor.weights
 
-    def memory(self, state: TrackState, frame: int) -> dict[str, np.ndarray]:
-        """What is known of one frame: arrays that `recall` puts back, after a restart for example; about 20 kB."""
-        return remembered(state, frame)
+    def memory(self, state: PropagationState, frame: int) -> dict[str, np.ndarray]:
+        """The state of one frame as arrays that `recall` restores, after a restart for example; about 20 kB."""
+        return _frame_arrays(state, frame)
 
     def recall(
         self,
-        state: TrackState,
+        state: PropagationState,
         frame: int,
         memory: Mapping[str, np.ndarray],
         prompts: Mapping[int, Prompt] | None = None,
     ) -> None:
-        """Put back what `memory` gave, in place of calling `add` and `propagate` again.
+        """Restore the arrays of `memory`, in place of calling `add` and `propagate` again.
 
         Args:
             state: of a clip with the same frames; recall its prompted frames first.
             frame: the frame that the memory is of.
             memory: arrays by name.
-            prompts: what had been said on this frame, by object id.
+            prompts: those of this frame, by object id.
 
         Raises:
             NbHelpersError: the memory does not fit the prompts.
         """
         state.check(frame)
-        put_back(state, frame, memory, prompts or {}, self.device, self.anchor)
+        for object_id, own in arrays_by_object(memory, frame, prompts or {}).items():
+            track = state.tracks.setdefault(object_id, Track())
+            for step, name in DIRECTIONS.items():
+                if f"{name}/mask" in own:
+                    logits = own[f"{name}/mask"].astype(np.float32) / LOGIT_STEPS
+                    track.put(frame, step, logits, float(own[f"{name}/score"]))
+            if object_id in (prompts or {}):
+                if not state.means:
+                    state.means = _saved_means(own, self.device)
+                prompt = prompts[object_id]
+                weights = {name: float(value) for name, value in _under("trust/", own).items()} or None
+                prediction = _saved_prediction(prompt, state.frames.size, own)
+                track.anchors[frame] = self._anchor(state, frame, prompt, prediction, weights)
 
-    def remove(self, state: TrackState, object_id: int, frame: int | None = None) -> None:
-        """Forget what was said about an object on one frame, or everything about it.
+    def remove(self, state: PropagationState, object_id: int, frame: int | None = None) -> None:
+        """Remove the prompt of an object on one frame, or the object with all its prompts.
 
         Raises:
-            NbHelpersError: nothing was said there.
+            NbHelpersError: there is no such prompt.
         """
         track = state.tracks.get(object_id)
         if track is None or (frame is not None and frame not in track.anchors):
@@ -177,10 +211,10 @@ class LabelPropagation:
         if frame is None or not track.anchors:
             del state.tracks[object_id]
 
-    def propagate(self, state: TrackState, start: int, stop: int) -> Iterator[TrackedFrame]:
-        """Follow all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
+    def propagate(self, state: PropagationState, start: int, stop: int) -> Iterator[TrackedFrame]:
+        """Track all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
 
-        What earlier calls found is kept and built on. Prompted frames keep their masks.
+        The masks of earlier calls are kept and built on. Prompted frames keep their masks.
 
         Raises:
             NbHelpersError: no such frame, or nothing to follow; at once, not at the first frame.
@@ -192,84 +226,273 @@ class LabelPropagation:
         step = 1 if stop >= start else -1
         return (self._track(state, frame, step) for frame in range(start, stop + step, step))
 
-    def _track(self, state: TrackState, frame: int, step: int) -> TrackedFrame:
+    def _track(self, state: PropagationState, frame: int, step: int) -> TrackedFrame:
+        """All objects on one frame."""
         predictions, gone, prompted = {}, set(), set()
         for object_id, track in list(state.tracks.items()):
             if frame in track.anchors:
-                anchor = track.anchors[frame]
-                predictions[object_id] = anchor.answered or given(anchor.prompt, state.frames.size)
+                predictions[object_id] = track.anchors[frame].mask(state.frames.size)
                 prompted.add(object_id)
                 continue
-            embedding = self._embedding(state, frame)
-            logits, score = self._follow(state, track, frame, step, embedding)
+            embedding = state.embedding(frame)
+            logits, score = self._track_object(state, track, frame, step)
             if logits is None:
                 gone.add(object_id)
-                track.forget(frame)
-                logits = self._nothing(embedding)
+                track.drop(frame)
+                side = mask_side(self.segmenter, embedding)
+                logits = np.full((side, side), -CERTAIN_LOGIT, np.float32)
             else:
                 track.put(frame, step, logits, score)
-                logits, score = track.known(frame)
+                logits, score = track.joined(frame)
             predictions[object_id] = Prediction(
                 logits[None], np.array([score], np.float32), embedding.size, logits.shape
             )
         return TrackedFrame(frame, predictions, frozenset(gone), frozenset(prompted))
 
-    def _follow(
-        self, state: TrackState, track: Track, frame: int, step: int, embedding: Embedding
+    def _track_object(
+        self, state: PropagationState, track: Track, frame: int, step: int
     ) -> tuple[np.ndarray | None, float]:
-        """Logits and confidence of one object on a frame that nobody prompted; no logits where it is gone."""
-        anchors = track.nearest(frame, ANCHORS)
-        memory = [track.anchors[index].remembered for index in anchors]
-        for index in track.before(frame, step, RECENT):
+        """Logits and confidence of one object on a frame without a prompt of it; no logits where it is gone."""
+        anchors = track.nearest(frame, MAX_ANCHORS)
+        memory = [track.anchors[index].memory for index in anchors]
+        for index in track.before(frame, step, MAX_RECENT):
             if index not in track.recent:
-                share = probability(track.known(index)[0])
-                track.recent[index] = remember(index, self._embedding(state, index), state.means, share)
+                probability = sigmoid(track.joined(index)[0])
+                maps = feature_maps(self.segmenter, state.embedding(index))
+                track.recent[index] = encode_memory(index, maps, state.means, probability)
             memory.append(track.recent[index])
-        track.keep_recent(frame, RECENT + 1)
-        votes = vote(frame, embedding, state.means, memory)
-        if votes.likeness < ALIKE:
-            return None, 1 - max(votes.likeness, 0.0)
-        decoded = decode(self.segmenter, embedding, votes.share, self._trust(state, track, anchors[0]))
-        found = (decoded.logits > 0).astype(np.float32)
-        if found.sum() < GONE * track.anchors[anchors[0]].area:
-            return None, 1 - decoded.agreement
-        return decoded.logits, soft_iou(found, votes.share)
-
-    @staticmethod
-    def _nothing(embedding: Embedding) -> np.ndarray:
-        side = 4 * embedding.tensors["image_embed"].shape[-1]
-        return np.full((side, side), -SURE, np.float32)
-
-    def _embedding(self, state: TrackState, frame: int) -> Embedding:
+        track.keep_recent(frame, MAX_RECENT + 1)
         embedding = state.embedding(frame)
-        missing = [name for name in FEATURES if name not in embedding.tensors]
-        if missing:
-            raise NbHelpersError(
-                "this segmenter does not give the features that following needs",
-                given=f"{self.segmenter.name}: {', '.join(embedding.tensors)}",
-                expected=", ".join(FEATURES),
-                do="take a SAM 2 segmenter",
-            )
-        return embedding
+        votes = vote(frame, feature_maps(self.segmenter, embedding), state.means, memory)
+        if votes.similarity < MIN_SIMILARITY:
+            return None, 1 - max(votes.similarity, 0.0)
+        weights = self._weights(state, track, anchors[0])
+        decoded = decode_map(self.segmenter, embedding, votes.probability, weights)
+        inside = (decoded.logits > 0).astype(np.float32)
+        if inside.sum() < MIN_AREA * track.anchors[anchors[0]].area:
+            return None, 1 - decoded.agreement
+        return decoded.logits, soft_iou(inside, votes.probability)
 
-
-def _share(prediction: Prediction, embedding: Embedding) -> Float[np.ndarray, "s s"]:
-    """A mask as probabilities on the decoder's grid."""
-    side = 4 * embedding.tensors["image_embed"].shape[-1]
-    if prediction.logits.shape[1:] == (side, side):
-        return probability(prediction.logits[0])
-    return mask_logits(prediction.best, (side, side)) / 20 + 0.5
+    def _probability(self, prediction: Prediction, embedding: Embedding) -> Float[np.ndarray, "s s"]:
+        """A mask as probabilities on the decoder's grid."""
+        side = mask_side(self.segmenter, embedding)
+        if prediction.logits.shape[1:] == (side, side):
+            return sigmoid(prediction.logits[0])
+        return mask_logits(prediction.best, (side, side)) / 20 + 0.5
 
 
 def build(name: str, files: dict[str, Path], device: str, *, segmenter: str) -> LabelPropagation:
-    """Build the tracker on a segmenter of the catalog, which is shared with everybody who loads it.
+    """Build the tracker on a segmenter of the catalog, which is shared by all who load it.
 
     Args:
         name: catalog name.
-        files: of the segmenter; it finds them itself.
+        files: unused; `load` finds those of the segmenter.
         device: where it computes.
         segmenter: catalog name of a SAM 2 segmenter.
     """
     from nbhelpers.models.load import load
 
     return LabelPropagation(load("segmenter", segmenter, device), name)
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """A prompted frame.
+
+    Attributes:
+        prompt: of the object.
+        prediction: the mask of the prompt; None where the prompt is that mask, which may be large.
+        score: the confidence in it.
+        memory: its cells, which vote on other frames.
+        area: of the mask, in cells of the decoder's grid.
+        weights: of the prompt variants, see `variant_weights`; None until they are needed.
+    """
+
+    prompt: Prompt
+    prediction: Prediction | None
+    score: float
+    memory: MemoryFrame
+    area: float
+    weights: dict[str, float] | None
+
+    def mask(self, size: tuple[int, int]) -> Prediction:
+        """The mask of the prompt on a frame of ``size``."""
+        return self.prediction or mask_prediction(self.prompt, size)
+
+
+class PackedMasks:
+    """Low-resolution logits by frame, in an eighth of a unit between -15 and 15, compressed: about 10 kB each."""
+
+    def __init__(self):
+        self._packed: dict[int, tuple[tuple[int, int], bytes]] = {}
+
+    def __setitem__(self, frame: int, logits: Float32[np.ndarray, "s s"]) -> None:
+        steps = np.clip(np.rint(logits * LOGIT_STEPS), -15 * LOGIT_STEPS, 15 * LOGIT_STEPS).astype(np.int8)
+        self._packed[frame] = (logits.shape, zlib.compress(steps.tobytes(), 1))
+
+    def __getitem__(self, frame: int) -> Float32[np.ndarray, "s s"]:
+        shape, packed = self._packed[frame]
+        return np.frombuffer(zlib.decompress(packed), np.int8).reshape(shape).astype(np.float32) / LOGIT_STEPS
+
+    def __contains__(self, frame: int) -> bool:
+        return frame in self._packed
+
+    def drop(self, frame: int) -> None:
+        """Drop a frame's logits, if there are any."""
+        self._packed.pop(frame, None)
+
+
+@dataclass(eq=False)
+class Track:
+    """One object of a clip.
+
+    Masks tracked forwards and backwards are kept apart and joined on demand, so that a pass that starts at a hard
+    frame does not spoil the masks of an easier one from the other side.
+
+    Attributes:
+        anchors: the prompted frames.
+        tracked: the masks of tracked frames by direction (1, -1), without those where the object was gone.
+        scores: the confidence in each of them.
+        recent: memory of the last few of them.
+    """
+
+    anchors: dict[int, Anchor] = field(default_factory=dict)
+    tracked: dict[int, PackedMasks] = field(default_factory=lambda: {1: PackedMasks(), -1: PackedMasks()})
+    scores: dict[int, dict[int, float]] = field(default_factory=lambda: {1: {}, -1: {}})
+    recent: dict[int, MemoryFrame] = field(default_factory=dict)
+
+    def put(self, frame: int, step: int, logits: Float32[np.ndarray, "s s"], score: float) -> None:
+        """Keep the mask of a pass in direction ``step`` on a frame."""
+        self.tracked[step][frame] = logits
+        self.scores[step][frame] = score
+        self.recent.pop(frame, None)
+
+    def drop(self, frame: int) -> None:
+        """Drop the masks of a frame: the object is gone there."""
+        for step in (1, -1):
+            self.tracked[step].drop(frame)
+            self.scores[step].pop(frame, None)
+        self.recent.pop(frame, None)
+
+    def joined(self, frame: int) -> tuple[Float32[np.ndarray, "s s"], float] | None:
+        """Logits and confidence on a tracked frame, None where there are none.
+
+        Between two prompted frames the passes from both are averaged with the weight (confidence x that of the
+        prompted mask)^4 / distance: a pass is as good as the mask it started from. Weights by distance are those of
+        Oh et al. 2019 (arXiv 1904.09791, section 3.3) for interactive corrections.
+        """
+        sides = [step for step in (1, -1) if frame in self.tracked[step]]
+        if not sides:
+            return None
+        weights = np.array([self._weight(frame, step) for step in sides])
+        weights = weights / weights.sum() if weights.any() else np.full(len(sides), 1 / len(sides))
+        logits = sum(self.tracked[step][frame] * np.float32(w) for step, w in zip(sides, weights, strict=True))
+        score = sum(self.scores[step][frame] * float(w) for step, w in zip(sides, weights, strict=True))
+        return logits, score
+
+    def _weight(self, frame: int, step: int) -> float:
+        """Weight of a pass in direction ``step``; 0 when the prompt that it started from was removed."""
+        passed = [index for index in self.anchors if (frame - index) * step > 0]
+        if not passed:
+            return 0.0
+        source = min(passed, key=lambda index: abs(index - frame))
+        confidence = max(self.scores[step][frame] * self.anchors[source].score, 1e-3)
+        return confidence**SCORE_POWER / abs(frame - source)
+
+    def nearest(self, frame: int, count: int) -> list[int]:
+        """The prompted frames nearest in time, the nearest first."""
+        return sorted(self.anchors, key=lambda index: (abs(index - frame), index))[:count]
+
+    def before(self, frame: int, step: int, count: int) -> list[int]:
+        """Tracked frames just before ``frame`` in the direction ``step``, back to a prompted or a missing one.
+
+        The masks beyond a prompted frame are older than its correction.
+        """
+        frames = []
+        while (
+            len(frames) < count
+            and (frame := frame - step) not in self.anchors
+            and any(frame in masks for masks in self.tracked.values())
+        ):
+            frames.append(frame)
+        return frames
+
+    def keep_recent(self, frame: int, count: int) -> None:
+        """Drop the memory of all but the frames nearest to ``frame``."""
+        kept = sorted(self.recent, key=lambda index: abs(index - frame))[:count]
+        self.recent = {index: self.recent[index] for index in kept}
+
+
+class PropagationState:
+    """A clip with the prompts, masks and memory of its objects.
+
+    Args:
+        frames: the clip.
+        encode: makes the embedding of an image.
+
+    Raises:
+        NbHelpersError: the clip has no frames.
+    """
+
+    def __init__(self, frames: FrameSequence, encode: Callable[[Any], Embedding]):
+        if not len(frames):
+            raise NbHelpersError("the clip has no frames", expected="at least one")
+        self.frames, self._encode = frames, encode
+        self.tracks: dict[int, Track] = {}
+        self.means: list[torch.Tensor] = []
+        self._embeddings: OrderedDict[int, Embedding] = OrderedDict()
+
+    def check(self, frame: int) -> None:
+        """Raise an error unless the clip has this frame."""
+        if not 0 <= frame < len(self.frames):
+            raise NbHelpersError("the clip has no such frame", given=frame, expected=f"0 to {len(self.frames) - 1}")
+
+    def embedding(self, frame: int) -> Embedding:
+        """Features of a frame; the last few are kept."""
+        if frame not in self._embeddings:
+            while len(self._embeddings) >= CACHE_SIZE:
+                self._embeddings.popitem(last=False)
+            self._embeddings[frame] = self._encode(self.frames[frame])
+        self._embeddings.move_to_end(frame)
+        return self._embeddings[frame]
+
+
+def _frame_arrays(state: PropagationState, frame: int) -> dict[str, np.ndarray]:
+    """Masks and scores of one frame by ``<object id>/<name>``; features are computed again from the frame."""
+    arrays: dict[str, np.ndarray] = {}
+    for object_id, track in state.tracks.items():
+        own: dict[str, np.ndarray] = {}
+        for step, name in DIRECTIONS.items():
+            if frame in track.tracked[step]:
+                # a kept mask is in whole steps already, so nothing is lost
+                own[f"{name}/mask"] = np.rint(track.tracked[step][frame] * LOGIT_STEPS).astype(np.int8)
+                own[f"{name}/score"] = np.array(track.scores[step][frame])
+        if (anchor := track.anchors.get(frame)) is not None:
+            own["score"] = np.array(anchor.score)
+            own |= {f"trust/{name}": np.array(value) for name, value in (anchor.weights or {}).items()}
+            means = zip(LEVEL_NAMES, state.means, strict=True)
+            own |= {f"means/{name}": tensor.cpu().numpy() for name, tensor in means}
+            if anchor.prediction is not None:
+                own |= {"answer": anchor.prediction.logits, "extent": np.array(anchor.prediction.extent)}
+        arrays |= {f"{object_id}/{name}": value for name, value in own.items()}
+    return arrays
+
+
+def _saved_means(own: Mapping[str, np.ndarray], device: str) -> list[torch.Tensor]:
+    """The means of the features, by level."""
+    import torch
+
+    means = _under("means/", own)
+    return [torch.from_numpy(means[name].copy()).to(device) for name in LEVEL_NAMES]
+
+
+def _saved_prediction(prompt: Prompt, size: tuple[int, int], own: Mapping[str, np.ndarray]) -> Prediction:
+    """The mask that a prompt gave: that of the prompt itself where it has one."""
+    if is_mask_prompt(prompt):
+        return mask_prediction(prompt, size)
+    return Prediction(own["answer"], np.array([own["score"]], np.float32), size, tuple(own["extent"].tolist()))
+
+
+def _under(prefix: str, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays whose names start with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in own.items() if name.startswith(prefix)}

@@ -1,5 +1,5 @@
 """SAM 2's video predictor, fed lazily, with corrections that stick."""
 
-from nbhelpers.models.sam2_video.tracker import Sam2Tracker, build, build_model
+from nbhelpers.models.sam2_video.tracker import Sam2Tracker, build, build_video_network
 
-__all__ = ["Sam2Tracker", "build", "build_model"]
+__all__ = ["Sam2Tracker", "build", "build_video_network"]

@@ -1,4 +1,4 @@
-"""What the video tracker needs of Meta's ``sam2`` package: its predictor, fed lazily and asked frame by frame.
+"""What the video tracker needs of Meta's ``sam2`` package: its predictor, with lazy decoding, frame by frame.
 
 Everything in here follows ``sam2/sam2_video_predictor.py`` of sam2 1.1.0; imported only when a tracker is built.
 """
@@ -30,7 +30,7 @@ PER_OBJECT = (
 class LazyImages:
     """Stands for upstream's ``images`` tensor: decodes and normalises a frame when it is indexed, and keeps none.
 
-    Bit for bit what ``load_video_frames_from_jpg_images`` (sam2/utils/misc.py) makes of the same pictures.
+    Equal bit for bit to what ``load_video_frames_from_jpg_images`` (sam2/utils/misc.py) makes of the same pictures.
     """
 
     def __init__(self, frames: FrameSequence, side: int):
@@ -58,7 +58,7 @@ class VideoPredictor(SAM2VideoPredictor):
     def new_inference(self, images: LazyImages) -> dict[str, Any]:
         """The dictionary that ``init_state`` makes, but nothing is decoded.
 
-        The size of the video is said to be that of the low-resolution masks, so that upstream enlarges nothing: of a
+        The size of the video is set to that of the low-resolution masks, so that upstream enlarges nothing: of a
         6000 x 9000 frame that would be 216 MB an object.
         """
         inference = {
@@ -104,7 +104,7 @@ class VideoPredictor(SAM2VideoPredictor):
             given = mask_logits(prompt.mask, low) if prompt.mask.dtype == np.bool_ else prompt.mask
             corrected = torch.from_numpy(upsample(given, given.shape, low))[None, None]
         if corrected is not None:
-            tracked[frame] = {"pred_masks": corrected.to(self.device)}  # where upstream looks for what is corrected
+            tracked[frame] = {"pred_masks": corrected.to(self.device)}  # where upstream takes the mask to correct from
         scale = torch.tensor(size[::-1])
         self.add_new_points_or_box(
             inference,
@@ -113,11 +113,11 @@ class VideoPredictor(SAM2VideoPredictor):
             points=torch.from_numpy(prompt.points.copy()) / scale,
             labels=torch.from_numpy(prompt.labels.copy()),
             box=None if prompt.box is None else torch.from_numpy(prompt.box.reshape(2, 2).copy()) / scale,
-            normalize_coords=False,  # upstream was told the size of the low-resolution masks
+            normalize_coords=False,  # for upstream the video has the size of the low-resolution masks
         )
 
     def step(self, inference: dict[str, Any], index: int, frame: int, reverse: bool) -> dict[str, Any]:
-        """Follow object number ``index`` to one frame, as ``propagate_in_video`` does; return its compact output."""
+        """Track object number ``index`` to one frame, as ``propagate_in_video`` does; return its compact output."""
         outputs = inference["output_dict_per_obj"][index]
         current, _ = self._run_single_frame_inference(
             inference_state=inference,
@@ -142,9 +142,9 @@ class VideoPredictor(SAM2VideoPredictor):
         return inference["constants"]["maskmem_pos_enc"]
 
     def _track_step(self, *args, **kwargs):
-        answer = super()._track_step(*args, **kwargs)
-        self.last_iou = float(answer[1][2].max())
-        return answer
+        outputs = super()._track_step(*args, **kwargs)
+        self.last_iou = float(outputs[1][2].max())
+        return outputs
 
 
 def _in_one_precision(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -174,6 +174,6 @@ def packed(tensor: torch.Tensor) -> np.ndarray:
 
 
 def unpacked(array: np.ndarray, device: str) -> torch.Tensor:
-    """What `packed` packed."""
+    """The tensor of `packed`."""
     tensor = torch.from_numpy(array.copy())
     return (tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor).to(device)

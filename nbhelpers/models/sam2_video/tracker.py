@@ -1,9 +1,9 @@
 """SAM 2 and 2.1 for video, through Meta's ``sam2`` package, with corrections that stick.
 
-Ravi et al. 2024, arXiv 2408.00714. Upstream's predictor throws a correction away: a click on a frame that was tracked
-before is kept as an ordinary memory, and the next propagation computes that frame anew without the click. Here every
-prompted frame is a conditioning frame from then on, all prompts are kept, and what was tracked of an object before
-its prompts changed is forgotten when it is followed again.
+Ravi et al. 2024, arXiv 2408.00714. Upstream's predictor drops a correction: a click on a frame that was tracked before
+is kept as an ordinary memory, and the next propagation computes that frame again without the click. Here every
+prompted frame is a conditioning frame from then on, all prompts are kept, and the memory of an object from before its
+prompts changed is dropped when it is tracked again.
 """
 
 from __future__ import annotations
@@ -11,34 +11,31 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+from jaxtyping import Bool
 
 from nbhelpers.core.compute import autocast
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.masks import upsample
+from nbhelpers.core.prompts import INCLUDE, Prompt
+from nbhelpers.models.adapters import with_cpu_fallback
 from nbhelpers.models.protocols import FrameSequence
-from nbhelpers.models.room import with_room
 from nbhelpers.models.sam2 import builders, load_weights
-from nbhelpers.models.sam2_video.state import (
-    BACKWARD,
-    FORWARD,
-    TrackState,
-    full_mask,
-    is_mask,
-    only_excludes,
-    put_back,
-    remembered,
-)
-from nbhelpers.models.values import Prediction, TrackedFrame
+from nbhelpers.models.values import Prediction, TrackedFrame, arrays_by_object, is_mask_prompt
 
 if TYPE_CHECKING:
+    import torch
+
     from nbhelpers.models.sam2_video.network import VideoPredictor
 
-NEAREST = 16  # conditioning frames that a frame attends to; each is 4096 tokens, and without a limit memory grows
+MAX_CONDITIONING = 16  # frames that a frame attends to; each is 4096 tokens, and without a limit memory grows
 Result = TypeVar("Result")
+FORWARD, BACKWARD = 1, 2
+MEMORY_NAMES = ("maskmem_features", "pred_masks", "obj_ptr", "object_score_logits")
 
 
 class Sam2Tracker:
@@ -52,8 +49,8 @@ class Sam2Tracker:
         >>> masks = {t.frame: t.predictions[1].best for t in tracker.propagate(state, 0, 79)}
         >>> tracker.add(state, 40, 1, Prompt([(300, 190)], [0]))     # not this; stays, whatever is propagated later
 
-    Frames are decoded when the network looks at them. Of an object it keeps the prompted frames and the latest
-    others, so memory does not grow with the clip. When the device's memory is full it goes on on the CPU, and warns.
+    Frames are decoded when they are encoded. Of an object it keeps the prompted frames and the latest others, so memory
+    does not grow with the clip. When the device's memory is full it continues on the CPU, and warns.
 
     Args:
         model: a `VideoPredictor` in evaluation mode.
@@ -67,21 +64,21 @@ class Sam2Tracker:
         self.model.clear_non_cond_mem_around_input = False  # done here, and on the right frames; see `propagate`
         self.model.fill_hole_area = 0  # needs a CUDA extension; holes are filled after the fact, and adjustably
         self.name, self.device = name, device
-        reach = max(model.num_maskmem * model.memory_temporal_stride_for_eval, model.max_obj_ptrs_in_encoder)
-        self.kept = 2 * reach  # frames on both sides: what the network looks back on, and as many to correct
+        past = max(model.num_maskmem * model.memory_temporal_stride_for_eval, model.max_obj_ptrs_in_encoder)
+        self.kept = 2 * past  # frames on both sides: those that the network attends to, and as many to correct
 
-    def open(self, frames: FrameSequence) -> TrackState:
+    def open(self, frames: FrameSequence) -> VideoState:
         """A new state for a clip; decodes nothing yet."""
         from nbhelpers.models.sam2_video.network import LazyImages
 
-        return TrackState(frames, self.model.new_inference(LazyImages(frames, self.model.image_size)))
+        return VideoState(frames, self.model.new_inference(LazyImages(frames, self.model.image_size)))
 
-    def add(self, state: TrackState, frame: int, object_id: int, prompt: Prompt) -> Prediction:
-        """Say what an object is on one frame, in place of what was said there before, and see its mask.
+    def add(self, state: VideoState, frame: int, object_id: int, prompt: Prompt) -> Prediction:
+        """Prompt an object on one frame, in place of its earlier prompt there, and get its mask.
 
-        On a frame that was tracked before, points and box correct what was tracked there, and a mask given with
-        them is corrected instead. A mask alone is taken as it is. The answer depends on the prompt and on what was
-        tracked, not on earlier prompts of the same frame: to undo a click, add the prompt without it.
+        On a frame that was tracked before, points and box correct the tracked mask; a mask given with them is
+        corrected instead. A mask alone is taken as it is. The prediction depends on the prompt and on the tracked
+        mask, not on earlier prompts of the same frame: to undo a click, add the prompt without it.
 
         Args:
             state: of `open`.
@@ -101,7 +98,7 @@ class Sam2Tracker:
             index = model._obj_id_to_idx(inference, object_id)
             state.tracked.setdefault(object_id, bytearray(len(state.frames)))
             outputs = state.outputs(object_id)
-            before = state.found_before(object_id, frame)
+            before = state.before_prompt(object_id, frame)
             others = outputs["cond_frame_outputs"]
             others.pop(frame, None)
             if others and (before.direction or only_excludes(prompt)):
@@ -109,7 +106,7 @@ class Sam2Tracker:
                 inference["frames_tracked_per_obj"][index] = {frame: {"reverse": reverse}}
             else:
                 inference["frames_tracked_per_obj"][index] = {}
-            if is_mask(prompt):
+            if is_mask_prompt(prompt):
                 model.add_new_mask(inference, frame, object_id, full_mask(prompt, state.frames.size))
             else:
                 model.add_points(inference, frame, object_id, prompt, state.frames.size, before.logits)
@@ -117,52 +114,53 @@ class Sam2Tracker:
             output = outputs["cond_frame_outputs"][frame]
             return output, self._score(output)
 
-        output, score = self._with_room(run)
+        output, score = self._run(run)
         state.prompts.setdefault(object_id, {})[frame] = prompt
         state.scores[object_id, frame] = score
         state.changed.add(object_id)
         return self._prediction(state, object_id, frame, output, score)
 
-    def remove(self, state: TrackState, object_id: int, frame: int | None = None) -> None:
-        """Forget what was said about an object on one frame, or everything about it.
+    def remove(self, state: VideoState, object_id: int, frame: int | None = None) -> None:
+        """Remove the prompt of an object on one frame, or the object with all its prompts.
 
-        An object of which nothing is said any more is forgotten.
+        An object without prompts is removed.
 
         Raises:
-            NbHelpersError: nothing was said about it there.
+            NbHelpersError: there is no such prompt.
         """
-        said = state.prompts.get(object_id, {})
-        if not said or (frame is not None and frame not in said):
+        prompts = state.prompts.get(object_id, {})
+        if not prompts or (frame is not None and frame not in prompts):
             raise NbHelpersError(
-                "nothing was said about this object there",
-                given=f"object {object_id}" + ("" if frame is None else f", frame {frame}"),
-                expected=f"object and frame of {[(i, f) for i, said in state.prompts.items() for f in said]}",
+                "there is no such prompt",
+                given=f"object {object_id}" + ("" if frame is None else f" on frame {frame}"),
+                expected=f"object and frame of {[(i, f) for i, frames in state.prompts.items() for f in frames]}",
             )
-        if frame is None or len(said) == 1:
+        if frame is None or len(prompts) == 1:
             self.model.remove_object(state.inference, object_id, need_output=False)
-            state.forget(object_id)
+            state.drop(object_id)
             return
         self.model.clear_all_prompts_in_frame(state.inference, frame, object_id, need_output=False)
         state.outputs(object_id)["non_cond_frame_outputs"].pop(frame, None)  # upstream leaves the prompted mask there
-        del said[frame], state.scores[object_id, frame]
+        del prompts[frame], state.scores[object_id, frame]
         state.changed.add(object_id)
 
-    def propagate(self, state: TrackState, start: int, stop: int) -> Iterator[TrackedFrame]:
-        """Follow all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
+    def propagate(self, state: VideoState, start: int, stop: int) -> Iterator[TrackedFrame]:
+        """Track all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
 
-        Prompted frames keep the mask that `add` gave. What was tracked of an object before its prompts changed is
-        forgotten first: it would pull the network back to the mistake.
+        Prompted frames keep the mask that `add` gave. The memory of an object from before its prompts changed is
+        dropped first: it would pull the network back to the mistake.
 
         Raises:
-            NbHelpersError: no such frame; nothing to follow; a frame that cannot be read.
+            NbHelpersError: no such frame; no object; a frame that cannot be read.
         """
         state.check(start)
         state.check(stop)
         if not state.prompts:
-            raise NbHelpersError("there is no object to follow", do="say what it is on some frame first: `add`")
-        return self._follow(state, start, stop)
+            raise NbHelpersError("there is nothing to follow yet", do="prompt an object on a frame first")
+        return self._track(state, start, stop)
 
-    def _follow(self, state: TrackState, start: int, stop: int) -> Iterator[TrackedFrame]:
+    def _track(self, state: VideoState, start: int, stop: int) -> Iterator[TrackedFrame]:
+        """All objects, frame by frame."""
         reverse = stop < start
         for frame in range(start, stop - 1, -1) if reverse else range(start, stop + 1):
             predictions, gone, prompted = {}, set(), set()
@@ -170,7 +168,7 @@ class Sam2Tracker:
                 if object_id in state.changed:
                     state.outputs(object_id)["non_cond_frame_outputs"].clear()
                     state.changed.discard(object_id)
-                output, score = self._with_room(functools.partial(self._step, state, object_id, frame, reverse))
+                output, score = self._run(functools.partial(self._step, state, object_id, frame, reverse))
                 predictions[object_id] = self._prediction(state, object_id, frame, output, score)
                 if float(output["object_score_logits"]) <= 0:
                     gone.add(object_id)
@@ -182,37 +180,37 @@ class Sam2Tracker:
                 state.trim(object_id, frame, self.kept)
             yield TrackedFrame(frame, predictions, frozenset(gone), frozenset(prompted))
 
-    def memory(self, state: TrackState, frame: int) -> dict[str, np.ndarray]:
-        """What the network remembers of one frame: arrays that `recall` puts back, after a restart for example.
+    def memory(self, state: VideoState, frame: int) -> dict[str, np.ndarray]:
+        """The network's memory of one frame as arrays that `recall` restores, after a restart for example.
 
-        About 0.8 MB an object. Given the prompted frames and the latest ``reach`` others, a new state goes on exactly
+        About 0.8 MB per object. With the prompted frames and the latest `kept` others, a new state continues exactly
         as this one would have.
         """
-        return remembered(state, frame)
+        return _frame_arrays(state, frame)
 
     def recall(
         self,
-        state: TrackState,
+        state: VideoState,
         frame: int,
         memory: Mapping[str, np.ndarray],
         prompts: Mapping[int, Prompt] | None = None,
     ) -> None:
-        """Put back what `memory` gave, in place of calling `add` and `propagate` again.
+        """Restore the arrays of `memory`, in place of calling `add` and `propagate` again.
 
         Args:
             state: of a clip with the same frames; recall its prompted frames first.
             frame: the frame that the memory is of.
             memory: arrays by name.
-            prompts: what had been said on this frame, by object id.
+            prompts: those of this frame, by object id.
 
         Raises:
             NbHelpersError: the memory does not fit the prompts.
         """
         state.check(frame)
         with autocast(self.device):
-            put_back(state, self.model, self.device, frame, memory, prompts or {})
+            _restore_arrays(state, self.model, self.device, frame, memory, prompts or {})
 
-    def _step(self, state: TrackState, object_id: int, frame: int, reverse: bool) -> tuple[dict[str, Any], float]:
+    def _step(self, state: VideoState, object_id: int, frame: int, reverse: bool) -> tuple[dict[str, Any], float]:
         """Output and confidence of one object on one frame."""
         inference = state.on(self.model.device)
         output = state.outputs(object_id)["cond_frame_outputs"].get(frame)
@@ -227,22 +225,22 @@ class Sam2Tracker:
         return min(max(self.model.last_iou, 0.0), 1.0) * presence
 
     def _prediction(
-        self, state: TrackState, object_id: int, frame: int, output: dict[str, Any], score: float
+        self, state: VideoState, object_id: int, frame: int, output: dict[str, Any], score: float
     ) -> Prediction:
         prompt = state.prompts[object_id].get(frame)
         size = state.frames.size
-        if prompt is not None and is_mask(prompt):  # as it was given, not as the network's 256 x 256 pixels show it
+        if prompt is not None and is_mask_prompt(prompt):  # as given, not in the network's 256 x 256 pixels
             given = prompt.mask if prompt.mask.dtype == np.float32 else np.where(prompt.mask, 10, -10)
             return Prediction(given[None].astype(np.float32), np.ones(1, np.float32), size, given.shape)
         logits = output["pred_masks"][0].float().cpu().numpy()
         return Prediction(logits, np.array([score], np.float32), size, logits.shape[1:])
 
-    def _with_room(self, run: Callable[[], Result]) -> Result:
+    def _run(self, run: Callable[[], Result]) -> Result:
         def in_its_precision() -> Result:
             with autocast(self.device):
                 return run()
 
-        return with_room(self, in_its_precision)
+        return with_cpu_fallback(self, in_its_precision)
 
 
 def build(name: str, files: dict[str, Path], device: str, *, config: str, compile: bool | None = None) -> Sam2Tracker:
@@ -261,7 +259,7 @@ def build(name: str, files: dict[str, Path], device: str, *, config: str, compil
     """
     import torch
 
-    model = build_model(config)
+    model = build_video_network(config)
     if missing := load_weights(model, files["checkpoint"]):
         raise NbHelpersError(
             "the checkpoint is for images only",
@@ -275,7 +273,7 @@ def build(name: str, files: dict[str, Path], device: str, *, config: str, compil
     return Sam2Tracker(model, name, device)
 
 
-def build_model(config: str, *overrides: str) -> VideoPredictor:
+def build_video_network(config: str, *overrides: str) -> VideoPredictor:
     """The untrained network of a ``sam2`` configuration, on the CPU, as upstream builds it for video.
 
     Args:
@@ -283,6 +281,146 @@ def build_model(config: str, *overrides: str) -> VideoPredictor:
         overrides: changes to it in Hydra's syntax, e.g. ``"model.image_size=512"``.
     """
     target = "++model._target_=nbhelpers.models.sam2_video.network.VideoPredictor"
-    nearest = f"++model.max_cond_frames_in_attn={NEAREST}"
+    nearest = f"++model.max_cond_frames_in_attn={MAX_CONDITIONING}"
     changes = [target, nearest, *overrides]
     return builders().build_sam2_video_predictor(config, None, device="cpu", hydra_overrides_extra=changes)
+
+
+class Before(NamedTuple):
+    """The state of a frame before it was prompted: what its prompts correct, however often they change.
+
+    Attributes:
+        direction: how it had been tracked; 0 if it had not.
+        logits: the low-resolution mask ``(1, 1, h, w)``, if it was still in memory.
+    """
+
+    direction: int
+    logits: torch.Tensor | None
+
+
+@dataclass(eq=False)
+class VideoState:
+    """A clip with the prompts of its objects and the network's memory of them.
+
+    Attributes:
+        frames: the clip.
+        inference: upstream's ``inference_state``.
+        prompts: by object id, by frame.
+        tracked: by object id, for each frame how it was last tracked (0: not yet).
+        before: by object id and frame, see `Before`.
+        scores: by object id and prompted frame, the confidence.
+        changed: objects whose prompts changed since they were last tracked.
+    """
+
+    frames: FrameSequence
+    inference: dict[str, Any] = field(repr=False)
+    prompts: dict[int, dict[int, Prompt]] = field(default_factory=dict)
+    tracked: dict[int, bytearray] = field(default_factory=dict, repr=False)
+    before: dict[tuple[int, int], Before] = field(default_factory=dict, repr=False)
+    scores: dict[tuple[int, int], float] = field(default_factory=dict, repr=False)
+    changed: set[int] = field(default_factory=set)
+
+    def outputs(self, object_id: int) -> dict[str, dict[int, dict]]:
+        """``cond_frame_outputs`` and ``non_cond_frame_outputs`` of an object, by frame."""
+        return self.inference["output_dict_per_obj"][self.inference["obj_id_to_idx"][object_id]]
+
+    def before_prompt(self, object_id: int, frame: int) -> Before:
+        """The state of a frame before its first prompt; kept from the first call until it is tracked again."""
+        if (object_id, frame) not in self.before:
+            output = self.outputs(object_id)["non_cond_frame_outputs"].get(frame)
+            logits = None if output is None else output["pred_masks"]
+            self.before[object_id, frame] = Before(self.tracked[object_id][frame], logits)
+        return self.before[object_id, frame]
+
+    def trim(self, object_id: int, frame: int, kept: int) -> None:
+        """Drop the memory of unprompted frames more than ``kept`` away."""
+        outputs = self.outputs(object_id)["non_cond_frame_outputs"]
+        for far in [other for other in outputs if abs(other - frame) > kept]:
+            del outputs[far]
+
+    def drop(self, object_id: int) -> None:
+        """Drop the records of an object that upstream has removed."""
+        del self.prompts[object_id], self.tracked[object_id]
+        self.changed.discard(object_id)
+        for records in (self.before, self.scores):
+            for key in [key for key in records if key[0] == object_id]:
+                del records[key]
+
+    def on(self, device: torch.device) -> dict[str, Any]:
+        """The inference state on a device, moved there if it is elsewhere; image features are then computed again."""
+        if self.inference["device"] != device:
+            from nbhelpers.models.sam2_video.network import moved
+
+            images = self.inference["images"]
+            self.inference.update(moved({k: v for k, v in self.inference.items() if k != "images"}, device))
+            self.inference.update(images=images, cached_features={}, device=device, storage_device=device)
+            self.before = {key: Before(b.direction, moved(b.logits, device)) for key, b in self.before.items()}
+        return self.inference
+
+    def check(self, frame: int) -> None:
+        """Raise an error unless the clip has this frame."""
+        if not 0 <= frame < len(self.frames):
+            raise NbHelpersError("there is no such frame", given=frame, expected=f"0 to {len(self.frames) - 1}")
+
+
+def only_excludes(prompt: Prompt) -> bool:
+    """Whether a prompt consists of excluding points alone, and so needs a mask to correct."""
+    return prompt.mask is None and prompt.box is None and INCLUDE not in prompt.labels
+
+
+def full_mask(prompt: Prompt, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """The mask of a prompt at frame size."""
+    return prompt.mask if prompt.mask.dtype == np.bool_ else upsample(prompt.mask, prompt.mask.shape, size) > 0
+
+
+def _frame_arrays(state: VideoState, frame: int) -> dict[str, np.ndarray]:
+    """All that the state holds of one frame, by ``<object id>/<name>``."""
+    from nbhelpers.models.sam2_video.network import packed
+
+    arrays = {}
+    for object_id, prompts in state.prompts.items():
+        kind = "cond_frame_outputs" if frame in prompts else "non_cond_frame_outputs"
+        if (output := state.outputs(object_id)[kind].get(frame)) is not None:
+            arrays |= {f"{object_id}/{name}": packed(output[name]) for name in MEMORY_NAMES}
+        direction, logits = state.before.get((object_id, frame), (state.tracked[object_id][frame], None))
+        arrays[f"{object_id}/direction"] = np.array(direction, np.uint8)
+        if logits is not None:
+            arrays[f"{object_id}/before"] = packed(logits)
+        if frame in prompts:
+            arrays[f"{object_id}/score"] = np.array(state.scores[object_id, frame])
+    return arrays
+
+
+def _restore_arrays(
+    state: VideoState,
+    model: VideoPredictor,
+    device: str,
+    frame: int,
+    arrays: Mapping[str, np.ndarray],
+    prompts: Mapping[int, Prompt],
+) -> None:
+    """Restore the arrays of `_frame_arrays`; ``prompts`` are those of this frame, by object id.
+
+    Raises:
+        NbHelpersError: the arrays and the prompts do not fit.
+    """
+    from nbhelpers.models.sam2_video.network import unpacked
+
+    for object_id, own in arrays_by_object(arrays, frame, prompts).items():
+        index = model._obj_id_to_idx(state.inference, object_id)
+        tracked = state.tracked.setdefault(object_id, bytearray(len(state.frames)))
+        direction, logits = int(own["direction"]), own.get("before")
+        if object_id in prompts:
+            state.prompts.setdefault(object_id, {})[frame] = prompts[object_id]
+            state.scores[object_id, frame] = float(own["score"])
+            state.before[object_id, frame] = Before(direction, None if logits is None else unpacked(logits, device))
+            # upstream clears a frame's prompts by these; their values are never read again
+            kind = "mask_inputs_per_obj" if is_mask_prompt(prompts[object_id]) else "point_inputs_per_obj"
+            state.inference[kind][index][frame] = None
+        else:
+            tracked[frame] = direction
+        if "obj_ptr" in own:
+            output = {name: unpacked(own[name], device) for name in MEMORY_NAMES}
+            output["maskmem_pos_enc"] = model.position_encoding(state.inference, output["maskmem_features"])
+            kind = "cond_frame_outputs" if object_id in prompts else "non_cond_frame_outputs"
+            state.outputs(object_id)[kind][frame] = output

@@ -1,4 +1,4 @@
-"""Which photos show the same places: features on disk, likely pairs, matches that one camera motion explains."""
+"""Pairs of photos that overlap: features on disk, candidate pairs, matches verified by two-view geometry."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from tqdm.auto import tqdm
 
 from nbhelpers.core.images import load_image
-from nbhelpers.models.features import Features
 from nbhelpers.models.protocols import Matcher
+from nbhelpers.models.values import LocalFeatures
 
 EXHAUSTIVE = 10  # photos up to which every pair is matched
 EXHAUSTIVE_QUICK = 25  # the same for matchers that are quick
 NEIGHBOURS = 6  # photos that each photo is matched with beyond that number
-NEAREST = 4  # photos that each photo is matched with by slow features, once quick ones told which are near
-LOOKS = 384  # features of a photo that are compared to find its neighbours
-LIKENESS = 0.9  # ratio of distances below which two of those are taken for the same place
-LEAST = 15  # matches that a pair must keep (COLMAP's min_num_inliers)
-SHARE = 0.2  # of the matches of a pair that must be kept: chance alone explains a tenth
-ERROR = 4.0  # pixels from the epipolar line (COLMAP's default)
-STILL = 1.5  # pixels of movement below which a match stands still
+NEIGHBOURS_OF_RUNS = (
+    4  # photos that each photo is matched with by slow features, once quick ones have shown which are near
+)
+MAX_COMPARED = 384  # features per photo that are compared to find its neighbours
+MAX_DISTANCE_RATIO = 0.9  # ratio of distances below which two of those match
+MIN_MATCHES = 15  # matches that a pair must keep (COLMAP's min_num_inliers)
+MIN_INLIERS = 0.2  # fraction of a pair's matches that must be inliers: chance alone explains a tenth
+MAX_ERROR = 4.0  # pixels from the epipolar line (COLMAP's default)
+MIN_SHIFT = 1.5  # pixels of movement below which a match is at rest
 TRIALS = 2000  # of the search for the camera motion: enough for 25 % good matches
-KEPT = 24  # photos whose features are in memory
+CACHE_SIZE = 24  # photos whose features are in memory
 HALF = 0.5  # COLMAP's first pixel has its centre at (0.5, 0.5)
-WIDTHS = 1.2  # COLMAP's first guess of a focal length, in longer sides
+FOCAL_GUESS = 1.2  # COLMAP's first guess of a focal length, in longer sides
 
 Lenses = Mapping[tuple[int, int], tuple[float, float]]
 
@@ -47,13 +49,14 @@ class FeatureStore:
     def __init__(self, matcher: Matcher, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], folder: Path):
         self.matcher, self._folder = matcher, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._recent: OrderedDict[int, Features] = OrderedDict()
+        self._recent: OrderedDict[int, LocalFeatures] = OrderedDict()
         self.sizes, self.counts = [], []
         for number in tqdm(range(len(images)), desc=f"features ({matcher.name})", leave=False):
-            found = matcher.features(load_image(np.asarray(images[number])))
-            self.sizes.append(found.size)
-            self.counts.append(len(found))
-            np.savez(folder / f"{number}.npz", points=found.points, descriptors=found.descriptors, scores=found.scores)
+            features = matcher.features(load_image(np.asarray(images[number])))
+            self.sizes.append(features.size)
+            self.counts.append(len(features))
+            arrays = {"points": features.points, "descriptors": features.descriptors, "scores": features.scores}
+            np.savez(folder / f"{number}.npz", **arrays)
 
     @property
     def name(self) -> str:
@@ -64,14 +67,14 @@ class FeatureStore:
         return len(self.sizes)
 
     def points(self, number: int) -> Float32[np.ndarray, "n 2"]:
-        """The places of a photo."""
+        """The keypoints of a photo."""
         return self[number].points
 
-    def __getitem__(self, number: int) -> Features:
+    def __getitem__(self, number: int) -> LocalFeatures:
         if number not in self._recent:
             with np.load(self._folder / f"{number}.npz") as arrays:
-                self._recent[number] = Features(self.sizes[number], self.matcher.name, **arrays)
-            if len(self._recent) > KEPT:
+                self._recent[number] = LocalFeatures(self.sizes[number], self.matcher.name, **arrays)
+            if len(self._recent) > CACHE_SIZE:
                 self._recent.popitem(last=False)
         self._recent.move_to_end(number)
         return self._recent[number]
@@ -79,15 +82,15 @@ class FeatureStore:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two photos and what they share.
+    """Two photos and their verified matches.
 
     Attributes:
         first: number of a photo.
         second: number of the other.
         matches: ``(m, 2)`` indices of their features, those that one camera motion explains.
-        geometry: what pycolmap made of them.
-        offered: matches before that.
-        shift: median distance in pixels between the places of a match.
+        geometry: pycolmap's two-view geometry.
+        offered: number of matches before verification.
+        shift: median distance in pixels between the two keypoints of a match.
     """
 
     first: int
@@ -99,7 +102,7 @@ class Pair:
 
     @property
     def flat(self) -> bool:
-        """Whether turning the camera, or one plane, explains the matches as well: they show no depth."""
+        """Whether a rotation of the camera, or one plane, explains the matches as well: they show no depth."""
         import pycolmap
 
         kinds = pycolmap.TwoViewGeometryConfiguration
@@ -107,45 +110,48 @@ class Pair:
 
 
 def verified_pairs(store: FeatureStore, wanted: Sequence[tuple[int, int]], seed: int) -> list[Pair]:
-    """The pairs of photos, of those that are wanted, that share enough places.
+    """Match pairs of photos and keep those with enough verified matches.
 
     Args:
         store: the features.
-        wanted: what to match, e.g. `likely_pairs`.
+        wanted: pairs to match, e.g. `candidate_pairs`.
         seed: of the search for the camera motion.
     """
-    found, cameras = [], cameras_for(store.sizes)
+    pairs, cameras = [], cameras_for(store.sizes)
     for first, second in tqdm(wanted, desc=f"pairs ({store.matcher.name})", leave=False):
         matches, _ = store.matcher.match(store[first], store[second])
-        if len(matches) >= LEAST and (pair := verify(store, cameras, first, second, matches, seed)) is not None:
-            found.append(pair)
-    return found
+        if (
+            len(matches) >= MIN_MATCHES
+            and (pair := verify_pair(store, cameras, first, second, matches, seed)) is not None
+        ):
+            pairs.append(pair)
+    return pairs
 
 
-def likely_pairs(store: FeatureStore) -> list[tuple[int, int]]:
-    """The pairs worth matching: all of few photos; of many each with its neighbours, by look and in order."""
+def candidate_pairs(store: FeatureStore) -> list[tuple[int, int]]:
+    """The pairs worth matching: all of few photos; of many each with its neighbours, by similarity and in order."""
     views = len(store)
     if views <= (EXHAUSTIVE_QUICK if store.matcher.quick else EXHAUSTIVE):
         return list(itertools.combinations(range(views), 2))
-    alike = likeness(store)
+    similarity = mutual_neighbours(store)
     chosen = {(view, view + 1) for view in range(views - 1)}
     for view in range(views):
-        for other in np.argsort(-alike[view], kind="stable")[:NEIGHBOURS]:
+        for other in np.argsort(-similarity[view], kind="stable")[:NEIGHBOURS]:
             chosen.add((min(view, int(other)), max(view, int(other))))
     return sorted(chosen)
 
 
-def known_pairs(views: int, found: Sequence[Sequence[Pair]]) -> list[tuple[int, int]] | None:
-    """The pairs worth matching with finer and slower features, by what earlier runs found.
+def pairs_of_runs(views: int, found: Sequence[Sequence[Pair]]) -> list[tuple[int, int]] | None:
+    """The pairs worth matching with slower features, by the matches of earlier runs.
 
-    Each photo with its best neighbours; one that has found too few is matched with all.
+    Each photo with its best neighbours; one with too few of them is matched with all.
 
     Args:
         views: number of photos.
-        found: the pairs of each earlier run.
+        found: the verified pairs of each earlier run.
 
     Returns:
-        The pairs; None where nothing was found that could tell.
+        The pairs; None where no earlier run has matches, or all pairs of so many photos would be too slow.
     """
     shared = np.zeros((views, views))
     for pair in itertools.chain.from_iterable(found):
@@ -155,27 +161,29 @@ def known_pairs(views: int, found: Sequence[Sequence[Pair]]) -> list[tuple[int, 
         return None
     chosen = set()
     for view in range(views):
-        best = np.argsort(-shared[view], kind="stable")[:NEAREST]
+        best = np.argsort(-shared[view], kind="stable")[:NEIGHBOURS_OF_RUNS]
         others = best if shared[view, best].all() else np.delete(np.arange(views), view)
         chosen |= {(min(view, int(other)), max(view, int(other))) for other in others}
     return sorted(chosen)
 
 
-def likeness(store: FeatureStore) -> Float[np.ndarray, "v v"]:
+def mutual_neighbours(store: FeatureStore) -> Float[np.ndarray, "v v"]:
     """How many of the most distinct features of each two photos are mutual nearest neighbours; -1 on the diagonal."""
     views = len(store)
-    few = []
+    descriptors = []
     for view in range(views):
         features = store[view]
         best = np.argsort(-features.scores, kind="stable")
-        # features of equal score come in order of place or size: take them evenly
+        # features of equal score are ordered by position or size: take them evenly
         best = (
-            best[np.linspace(0, len(best) - 1, min(LOOKS, len(best))).astype(int)] if _flat(features) else best[:LOOKS]
+            best[np.linspace(0, len(best) - 1, min(MAX_COMPARED, len(best))).astype(int)]
+            if _has_equal_scores(features)
+            else best[:MAX_COMPARED]
         )
-        few.append(features.descriptors[best].astype(np.float16))
+        descriptors.append(features.descriptors[best].astype(np.float16))
     out = np.full((views, views), -1.0)
     for first, second in itertools.combinations(range(views), 2):
-        a, b = few[first].astype(np.float32), few[second].astype(np.float32)
+        a, b = descriptors[first].astype(np.float32), descriptors[second].astype(np.float32)
         if min(len(a), len(b)) < 2:
             out[first, second] = out[second, first] = 0
             continue
@@ -184,62 +192,69 @@ def likeness(store: FeatureStore) -> Float[np.ndarray, "v v"]:
         mutual = near.argmax(0)[best] == np.arange(len(a))
         top = np.partition(near, -2, axis=1)[:, -2:]
         distance = np.sqrt(np.maximum(2 - 2 * top, 1e-9))
-        out[first, second] = out[second, first] = (mutual & (distance[:, 1] < LIKENESS * distance[:, 0])).sum()
+        out[first, second] = out[second, first] = (
+            mutual & (distance[:, 1] < MAX_DISTANCE_RATIO * distance[:, 0])
+        ).sum()
     return out
 
 
-def _flat(features: Features) -> bool:
+def _has_equal_scores(features: LocalFeatures) -> bool:
     return bool(len(features) and features.scores.min() == features.scores.max())
 
 
-def verify(
-    store: FeatureStore | Joined, cameras: Sequence, first: int, second: int, matches: Int[np.ndarray, "m 2"], seed: int
+def verify_pair(
+    store: FeatureStore | JoinedFeatures,
+    cameras: Sequence,
+    first: int,
+    second: int,
+    matches: Int[np.ndarray, "m 2"],
+    seed: int,
 ) -> Pair | None:
-    """The matches that one motion of the camera explains, or None when they are too few."""
+    """The inliers of a two-view geometry, or None when they are too few."""
     import pycolmap
 
-    places = [store.points(number).astype(np.float64) + HALF for number in (first, second)]
-    matches = matches[moving(places[0][matches[:, 0]], places[1][matches[:, 1]])]
-    if not _promising(places[0][matches[:, 0]], places[1][matches[:, 1]]):
+    points = [store.points(number).astype(np.float64) + HALF for number in (first, second)]
+    matches = matches[moving_matches(points[0][matches[:, 0]], points[1][matches[:, 1]])]
+    if not _has_common_motion(points[0][matches[:, 0]], points[1][matches[:, 1]]):
         return None
     options = pycolmap.TwoViewGeometryOptions()
-    options.min_num_inliers = LEAST
-    options.ransac.max_error, options.ransac.max_num_trials, options.ransac.random_seed = ERROR, TRIALS, seed
+    options.min_num_inliers = MIN_MATCHES
+    options.ransac.max_error, options.ransac.max_num_trials, options.ransac.random_seed = MAX_ERROR, TRIALS, seed
     geometry = pycolmap.estimate_two_view_geometry(
-        cameras[first], places[0], cameras[second], places[1], matches.astype(np.uint32), options
+        cameras[first], points[0], cameras[second], points[1], matches.astype(np.uint32), options
     )
     kept = np.asarray(geometry.inlier_matches, int).reshape(-1, 2)
-    if len(kept) < LEAST:
+    if len(kept) < MIN_MATCHES:
         return None
-    shift = np.linalg.norm(places[0][kept[:, 0]] - places[1][kept[:, 1]], axis=1)
+    shift = np.linalg.norm(points[0][kept[:, 0]] - points[1][kept[:, 1]], axis=1)
     return Pair(first, second, kept, geometry, len(matches), float(np.median(shift)))
 
 
-def moving(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray, "m 2"]) -> Bool[np.ndarray, " m"]:
-    """Matches to use: not those at the same pixel, if enough others are there.
+def moving_matches(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray, "m 2"]) -> Bool[np.ndarray, " m"]:
+    """Which matches move by some pixels; all where too few do.
 
-    What stands still while all else moves is the ground behind a turntable, a logo, dust on the lens. Where nothing
-    moves, the photos were taken from one place.
+    What is at rest while all else moves is the ground behind a turntable, a logo, dust on the lens. Where nothing
+    moves, the photos were taken from one viewpoint.
     """
-    far = np.linalg.norm(first - second, axis=1) > STILL
-    return far if far.sum() >= LEAST else np.ones(len(first), bool)
+    far = np.linalg.norm(first - second, axis=1) > MIN_SHIFT
+    return far if far.sum() >= MIN_MATCHES else np.ones(len(first), bool)
 
 
-def _promising(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray, "m 2"]) -> bool:
-    """Whether some camera motion explains enough matches, by a search ten times quicker than pycolmap's.
+def _has_common_motion(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray, "m 2"]) -> bool:
+    """Whether some fundamental matrix explains enough matches, by a search ten times quicker than pycolmap's.
 
-    Most pairs of photos from all around share nothing, and telling so is what takes the time.
+    Most pairs of photos from all around do not overlap, and rejecting them takes most of the time.
     """
     cv2.setRNGSeed(0)
     try:
-        _, kept = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, ERROR, 0.999, 10_000)
-    except cv2.error:  # places that all coincide
+        _, kept = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, MAX_ERROR, 0.999, 10_000)
+    except cv2.error:  # all points coincide
         return False
-    return kept is not None and int(kept.sum()) >= max(LEAST, SHARE * len(first))
+    return kept is not None and int(kept.sum()) >= max(MIN_MATCHES, MIN_INLIERS * len(first))
 
 
-def groups(views: int, pairs: Sequence[Pair]) -> list[list[int]]:
-    """The photos that hang together by pairs, the largest group first."""
+def connected_groups(views: int, pairs: Sequence[Pair]) -> list[list[int]]:
+    """Connected components of the photos by their pairs, the largest first."""
     parent = list(range(views))
 
     def root(view: int) -> int:
@@ -256,18 +271,20 @@ def groups(views: int, pairs: Sequence[Pair]) -> list[list[int]]:
 
 
 def cameras_for(sizes: Sequence[tuple[int, int]], lenses: Lenses | None = None) -> list:
-    """A `pycolmap.Camera` for each photo: photos of one size share one, since one camera took them.
+    """A `pycolmap.Camera` for each photo: one for all photos of a size, taken for one camera.
 
     Args:
         sizes: ``(H, W)`` of the photos.
-        lenses: focal length and ``k1`` by size, where they are known; pairs are then judged more strictly.
+        lenses: focal length and ``k1`` by size, where they are known; pairs are then verified more strictly.
     """
     import pycolmap
 
     made = {}
     for size in sizes:
         if size not in made:
-            camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_RADIAL", WIDTHS * max(size), size[1], size[0])
+            camera = pycolmap.Camera.create_from_model_name(
+                0, "SIMPLE_RADIAL", FOCAL_GUESS * max(size), size[1], size[0]
+            )
             camera.camera_id = len(made) + 1
             if lenses and size in lenses:
                 focal, curve = lenses[size]
@@ -277,11 +294,11 @@ def cameras_for(sizes: Sequence[tuple[int, int]], lenses: Lenses | None = None) 
     return [made[size] for size in sizes]
 
 
-class Joined:
-    """The features of several stores as if one matcher had found them all; see `FeatureStore`.
+class JoinedFeatures:
+    """The features of several stores as if they came from one matcher; see `FeatureStore`.
 
     Example:
-        >>> both = Joined([sift_store, xfeat_store])
+        >>> both = JoinedFeatures([sift_store, xfeat_store])
         >>> pairs = both.pairs([sift_run.all_pairs, xfeat_run.all_pairs], lenses, seed=0)
     """
 
@@ -295,11 +312,11 @@ class Joined:
         return len(self.sizes)
 
     def points(self, number: int) -> Float[np.ndarray, "n 2"]:
-        """The places of all stores in one photo, one store after the other."""
+        """The keypoints of all stores in one photo, one store after the other."""
         return np.concatenate([store.points(number) for store in self.stores])
 
     def pairs(self, found: Sequence[Sequence[Pair]], lenses: Lenses, seed: int) -> list[Pair]:
-        """The pairs of all stores, each verified anew with all its matches and with lenses that are known."""
+        """The pairs of all stores, each verified again with all its matches and known lenses."""
         cameras = cameras_for(self.sizes, lenses)
         together: dict[tuple[int, int], list[np.ndarray]] = {}
         for at, pairs in enumerate(found):
@@ -307,7 +324,7 @@ class Joined:
                 before = [sum(store.counts[view] for store in self.stores[:at]) for view in (pair.first, pair.second)]
                 together.setdefault((pair.first, pair.second), []).append(pair.matches + np.array(before))
         out = [
-            verify(self, cameras, first, second, np.concatenate(matches), seed)
+            verify_pair(self, cameras, first, second, np.concatenate(matches), seed)
             for (first, second), matches in sorted(together.items())
         ]
         return [pair for pair in out if pair is not None]

@@ -1,0 +1,342 @@
+"""From a prompt, or from a probability map of an object, to one mask by the mask decoder.
+
+* A probability map becomes several prompts (`prompt_variants`), whose masks are averaged (`decode_map`).
+* A prompt on a frame of a clip gives a mask, or corrects the one that was tracked there (`predict_prompt`).
+* A click on a part of an object takes in what moves with it (`moving_region`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import box_of, upsample
+from nbhelpers.core.prompts import EXCLUDE, INCLUDE, Prompt
+from nbhelpers.core.regions import components, deepest_points
+from nbhelpers.models.protocols import FeatureSegmenter, Segmenter
+from nbhelpers.models.values import Embedding, Prediction, is_mask_prompt
+
+LOGIT_RANGE = 20.0  # a certain cell is 10 inside and -10 outside, as sam2 encodes a given mask
+CERTAIN_LOGIT = np.float32(10)  # the logit of a cell whose mask is given
+MIN_COMPONENT = 0.05  # of the object's area: smaller components of the map are left out of the box
+MAX_POINTS, POINT_SPACING = 4, 0.08  # of a variant's points, and their distance as a fraction of the frame's side
+AGREEMENT_POWER, WEIGHT_POWER = 4, 6
+MIN_AGREEMENT = 0.3  # IoU with the map below which no mask of the decoder is used
+MIN_COMPANION = 0.1  # of the clicked part's area: a smaller moving region is the flow's inaccuracy
+MIN_MOVING = 0.75  # fraction of a part that must move along for it to belong
+FLOW_SIDE = 854  # longer side in pixels at which the motion is estimated
+FLOW_SPACING = 8  # pixels between the samples of the background's motion
+FLOW_MARGIN = 15  # pixels around the part that are not taken for background
+MIN_SPEED = 2.0  # pixels: a smaller motion against the background is noise
+OPENING = 5  # pixels: thinner strips are the flow's own blur
+MovingRegion = Callable[[np.ndarray], np.ndarray]
+"""From a mask ``(H, W) bool`` to all that moves with it; `moving_region` between two frames is one."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedMap:
+    """The mask that the decoder makes of a probability map.
+
+    Attributes:
+        logits: ``(s, s)``, above 0 is inside.
+        agreement: 0 to 1, the best IoU of a variant's mask with the map.
+    """
+
+    logits: Float32[np.ndarray, "s s"]
+    agreement: float
+
+
+def mask_side(segmenter: FeatureSegmenter, embedding: Embedding) -> int:
+    """Side of the decoder's square grid of logits: four times that of the coarsest features."""
+    return 4 * segmenter.features(embedding).shape[0]
+
+
+def prompt_variants(probability: Float[np.ndarray, "s s"], size: tuple[int, int]) -> dict[str, Prompt]:
+    """Prompts for a probability map: its box alone, with points, with the map as mask prompt, with both.
+
+    Args:
+        probability: of each cell to belong to the object.
+        size: ``(H, W)`` of the frame.
+
+    Returns:
+        By name; empty where no cell is above 0.5.
+    """
+    inside = probability > 0.5
+    body = components(inside, MIN_COMPONENT * np.count_nonzero(inside)) > 0
+    bounds = box_of(body)
+    if bounds is None:
+        return {}
+    height, width = size
+    scale = np.array([width, height]) / probability.shape[1]
+    box = np.clip(np.array(bounds) * np.tile(scale, 2) - 0.5, -0.5, np.array([width, height, width, height]) - 0.5)
+    points = (deepest_points(body, POINT_SPACING * probability.shape[1], MAX_POINTS) + 0.5) * scale - 0.5
+    logits = map_logits(probability)
+    return {
+        "box": Prompt(box=box),
+        "box and points": Prompt(points, box=box),
+        "box and map": Prompt(box=box, mask=logits),
+        "box, points and map": Prompt(points, box=box, mask=logits),
+    }
+
+
+def variant_weights(
+    segmenter: Segmenter, embedding: Embedding, probability: Float[np.ndarray, "s s"], truth: Float[np.ndarray, "s s"]
+) -> dict[str, float]:
+    """IoU of each variant's mask, decoded from ``probability``, with ``truth``, on a frame whose mask is known."""
+    masks = _decode_variants(segmenter, embedding, probability)
+    return {name: soft_iou((logits > 0).astype(np.float32), truth) for name, logits in masks.items()}
+
+
+def decode_map(
+    segmenter: Segmenter, embedding: Embedding, probability: Float[np.ndarray, "s s"], weights: Mapping[str, float]
+) -> DecodedMap:
+    """The logits of all variants, averaged with the weight (IoU with the map)^4 x (``weights``)^6.
+
+    Where no variant agrees with the map, the map itself is returned as logits.
+
+    Args:
+        segmenter: whose decoder is prompted.
+        embedding: of the frame.
+        probability: the map.
+        weights: of `variant_weights`; a variant without one counts 1.
+    """
+    masks = _decode_variants(segmenter, embedding, probability)
+    ious = {name: soft_iou((logits > 0).astype(np.float32), probability) for name, logits in masks.items()}
+    agreement = max(ious.values(), default=0.0)
+    shares = np.array([ious[name] ** AGREEMENT_POWER * weights.get(name, 1.0) ** WEIGHT_POWER for name in masks])
+    if agreement < MIN_AGREEMENT or shares.sum() <= 0:
+        return DecodedMap(map_logits(probability), agreement)
+    mean = np.tensordot((shares / shares.sum()).astype(np.float32), np.stack(list(masks.values())), 1)
+    return DecodedMap(mean.astype(np.float32), agreement)
+
+
+def map_logits(probability: Float[np.ndarray, "s s"]) -> Float32[np.ndarray, "s s"]:
+    """A map of 0 to 1 as logits of -10 to 10, linearly."""
+    return ((probability - 0.5) * LOGIT_RANGE).astype(np.float32)
+
+
+def sigmoid(logits: Float[np.ndarray, "s s"]) -> Float32[np.ndarray, "s s"]:
+    """Logits as a map of 0 to 1."""
+    return (1 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.float32)
+
+
+def soft_iou(a: Float[np.ndarray, "s s"], b: Float[np.ndarray, "s s"]) -> float:
+    """Sum of the smaller over sum of the larger values of two maps: IoU where both are 0 and 1 only."""
+    larger = float(np.maximum(a, b).sum())
+    return float(np.minimum(a, b).sum()) / larger if larger else 1.0
+
+
+def _decode_variants(segmenter: Segmenter, embedding: Embedding, probability: np.ndarray) -> dict[str, np.ndarray]:
+    prompts = prompt_variants(probability, embedding.size)
+    return {name: segmenter.predict(embedding, prompt).logits[0] for name, prompt in prompts.items()}
+
+
+def predict_prompt(
+    segmenter: Segmenter,
+    embedding: Embedding,
+    prompt: Prompt,
+    tracked: Float32[np.ndarray, "s s"] | None,
+    moving: MovingRegion | None = None,
+) -> Prediction:
+    """The one mask that a prompt means.
+
+    * A mask alone is returned as it is.
+    * With a box or a mask, the segmenter's candidate that agrees with the points best.
+    * Points alone correct the tracked mask of this frame, or else the mask of the first including point. See
+      `correct_mask`.
+
+    Args:
+        segmenter: prompted on this frame.
+        embedding: of the frame.
+        prompt: on this frame.
+        tracked: logits of the object's mask where it was already tracked to this frame.
+        moving: gives what moves with a mask of this frame; a part that does is added to the first click's.
+
+    Raises:
+        NbHelpersError: excluding points alone, and no mask that they could correct.
+    """
+    if is_mask_prompt(prompt):
+        return mask_prediction(prompt, embedding.size)
+    if prompt.mask is not None or prompt.box is not None:
+        return _best_candidate(segmenter.predict(embedding, prompt), prompt)
+    if tracked is None:
+        if INCLUDE not in prompt.labels:
+            raise NbHelpersError(
+                "excluding points alone do not say what the object is",
+                given=f"{len(prompt.points)} excluding points",
+                do="add a point that includes, a box or a mask; or follow the object to this frame first",
+            )
+        first = Prompt(prompt.points[prompt.labels == INCLUDE][:1])
+        start = _best_candidate(segmenter.predict(embedding, first), first)
+        if moving is not None:
+            start = _with_companion(segmenter, embedding, start, moving)
+        if len(prompt.points) == 1:
+            return start
+        tracked = start.logits[0]
+    return correct_mask(segmenter, embedding, prompt, tracked)
+
+
+def mask_prediction(prompt: Prompt, size: tuple[int, int]) -> Prediction:
+    """The mask of a mask prompt as a prediction, unchanged."""
+    logits = np.where(prompt.mask, CERTAIN_LOGIT, -CERTAIN_LOGIT) if prompt.mask.dtype == np.bool_ else prompt.mask
+    return Prediction(logits[None], np.ones(1, np.float32), size, logits.shape)
+
+
+def _with_companion(segmenter: Segmenter, embedding: Embedding, start: Prediction, moving: MovingRegion) -> Prediction:
+    """A mask with the part beside it that moves as it does, where the segmenter has such a part."""
+    mask = start.best
+    region = moving(mask)
+    point = point_beside(region, mask, MIN_COMPANION)
+    if point is None:
+        return start
+    part = _best_candidate(segmenter.predict(embedding, Prompt(point[None])), None)
+    companion = part.best
+    if np.count_nonzero(companion & region) < MIN_MOVING * np.count_nonzero(companion):
+        return start
+    return Prediction(
+        np.maximum(start.logits, part.logits), np.minimum(start.scores, part.scores), start.size, start.extent
+    )
+
+
+def correct_mask(
+    segmenter: Segmenter, embedding: Embedding, prompt: Prompt, tracked: Float32[np.ndarray, "s s"]
+) -> Prediction:
+    """Change a mask as little as its clicks ask for.
+
+    An including click outside the mask adds the part that this click alone gives. Where an excluding click is still
+    covered, the segmenter is prompted with all clicks and the mask, and of the candidates that agree with all clicks
+    the one nearest to the mask is taken; if there is none, the connected component under the click is dropped.
+    Clicks that agree with the mask change nothing.
+
+    Args:
+        segmenter: prompted on this frame.
+        embedding: of the frame.
+        prompt: points only.
+        tracked: logits of the mask to correct, in the segmenter's low resolution.
+    """
+    score = np.ones(1, np.float32)
+    logits = tracked
+    for point in prompt.points[prompt.labels == INCLUDE]:
+        if not _covers(logits, point, embedding.size):
+            part = _best_candidate(segmenter.predict(embedding, Prompt(point[None])), None)
+            logits, score = np.maximum(logits, part.logits[0]), part.scores
+    excluded = prompt.points[prompt.labels == EXCLUDE]
+    if any(_covers(logits, point, embedding.size) for point in excluded):
+        logits, score = _subtract(segmenter, embedding, prompt, logits)
+    return Prediction(logits[None], score, embedding.size, logits.shape)
+
+
+def _subtract(
+    segmenter: Segmenter, embedding: Embedding, prompt: Prompt, logits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mask without what lies under the excluding clicks, and its score."""
+    predictions = [segmenter.predict(embedding, Prompt(prompt.points, prompt.labels, mask=logits))]
+    if INCLUDE in prompt.labels:
+        predictions.append(segmenter.predict(embedding, Prompt(prompt.points, prompt.labels)))
+    candidates = [(p.logits[i], p.scores[i : i + 1]) for p in predictions for i in range(len(p))]
+    before = (logits > 0).astype(np.float32)
+    consistent = [
+        (soft_iou((other > 0).astype(np.float32), before), number)
+        for number, (other, _) in enumerate(candidates)
+        if (other > 0).any()
+        and all(
+            _covers(other, point, embedding.size) == bool(label)
+            for point, label in zip(prompt.points, prompt.labels, strict=True)
+        )
+    ]
+    if consistent:
+        nearest, score = candidates[max(consistent)[1]]
+        return nearest, np.clip(score, 0, 1)
+    parts = components(logits > 0)
+    under = {parts[_cell(logits, point, embedding.size)] for point in prompt.points[prompt.labels == EXCLUDE]} - {0}
+    return np.where(np.isin(parts, list(under)), -CERTAIN_LOGIT, logits), np.ones(1, np.float32)
+
+
+def _best_candidate(candidates: Prediction, prompt: Prompt | None) -> Prediction:
+    """One candidate as a prediction of its own: the model's choice, or the one that agrees with the points best."""
+    points = [] if prompt is None else [(float(x), float(y)) for x, y in prompt.points]
+    index = candidates.agreeing(points, prompt.labels.tolist()) if points else candidates.choice
+    score = np.clip(candidates.scores[index : index + 1], 0, 1)
+    return Prediction(candidates.logits[index][None], score, candidates.size, candidates.extent)
+
+
+def _cell(logits: np.ndarray, point: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
+    """Row and column of the cell that holds a point of the frame."""
+    x, y = (point + 0.5) / size[::-1] * logits.shape[::-1]
+    return min(int(y), logits.shape[0] - 1), min(int(x), logits.shape[1] - 1)
+
+
+def _covers(logits: np.ndarray, point: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether the mask of ``logits`` at frame size covers a point."""
+    x, y = np.clip(np.rint(point).astype(int), 0, np.array(size[::-1]) - 1)
+    return bool(upsample(logits, logits.shape, size)[y, x] > 0)
+
+
+def moving_region(
+    frame: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
+) -> Bool[np.ndarray, "h w"]:
+    """What touches a part and moves as it does, with the part itself: of a click on a rider, the bicycle too.
+
+    A single click fits a part as well as the whole (Kirillov et al. 2023, arXiv 2304.02643, section 3); what belongs
+    together moves together against the background (common fate). The background's motion is one affine map (RANSAC
+    over the optical flow outside the part). A pixel moves along when its motion against the background differs from
+    the part's median motion by less than half the length of that motion.
+
+    Args:
+        frame: RGB.
+        other: a neighbouring frame.
+        mask: the part in ``frame``; it is returned as it is where the motion cannot be estimated.
+    """
+    height, width = mask.shape
+    scale = min(1.0, FLOW_SIDE / max(height, width))
+    small = (max(1, round(width * scale)), max(1, round(height * scale)))
+    part = cv2.resize(mask.astype(np.uint8), small, interpolation=cv2.INTER_NEAREST).astype(bool)
+    motion = _relative_motion(*(cv2.resize(i, small, interpolation=cv2.INTER_AREA) for i in (frame, other)), part)
+    if motion is None or not part.any():
+        return mask
+    own = np.median(motion[part], axis=0)
+    speed = float(np.linalg.norm(own))
+    if speed < MIN_SPEED:
+        return mask
+    along = np.linalg.norm(motion - own, axis=2) < speed / 2
+    regions = components(along | part)
+    touching = np.isin(regions, np.unique(regions[part]))
+    strips = cv2.morphologyEx((touching & along).astype(np.uint8), cv2.MORPH_OPEN, np.ones((OPENING, OPENING)))
+    return mask | cv2.resize(strips, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def point_beside(region: Bool[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], fraction: float) -> np.ndarray | None:
+    """The deepest ``(x, y)`` of a region outside a mask; None where less than ``fraction`` of the mask's area is."""
+    rest = region & ~mask
+    if np.count_nonzero(rest) < fraction * np.count_nonzero(mask):
+        return None
+    points = deepest_points(rest, 1, 1)
+    return points[0] if len(points) else None
+
+
+def _relative_motion(
+    frame: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"], part: Bool[np.ndarray, "h w"]
+) -> np.ndarray | None:
+    """``(h, w, 2)`` optical flow less the background's; None where too little background is in view."""
+    height, width = part.shape
+    if min(height, width) < 4 * FLOW_SPACING:
+        return None
+    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (frame, other)]
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    rows, columns = np.mgrid[0:height:FLOW_SPACING, 0:width:FLOW_SPACING]
+    around = cv2.dilate(part.astype(np.uint8), np.ones((2 * FLOW_MARGIN + 1,) * 2)).astype(bool)
+    outside = ~around[rows, columns]
+    if np.count_nonzero(outside) < 3:
+        return None
+    start = np.stack([columns, rows], -1)[outside].astype(np.float32)
+    affine, _ = cv2.estimateAffine2D(start, start + flow[rows, columns][outside], ransacReprojThreshold=1.0)
+    if affine is None:
+        return None
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    grid = np.stack([x, y], -1)
+    return flow - (grid @ affine[:, :2].T + affine[:, 2] - grid)
