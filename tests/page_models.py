@@ -12,8 +12,8 @@ from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import decode_rle, encode_rle
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.multiview import MultiviewSegmenter
+from nbhelpers.multiview.consistency import Consistency, ViewMask, ViewMasks
 from nbhelpers.multiview.session import ViewsSession
-from nbhelpers.multiview.values import Consistency, View, Views
 from nbhelpers.multiview.views import Photos
 
 THINGS = {
@@ -61,14 +61,14 @@ def write_photos(folder):
 def solve(self, progress=None):
     """In place of propagation, which needs SAM 2's features: prompted views keep their masks, the others have none."""
     if not self.prompted:
-        raise NbHelpersError("nothing was said yet")
+        raise NbHelpersError("there are no prompts yet")
     views = []
     for view in range(len(self)):
-        prompted = not self.said(view).is_empty
+        prompted = not self.prompts(view).is_empty
         mask = self.mask(view) if prompted else np.zeros(self.photos.size(view), bool)
         how = Consistency(0.9 if mask.any() else 0.2, {}, f"made up from {len(self.prompted)}")
-        views.append(View(self.photos.names[view], encode_rle(mask), 0.9, how, prompted, bool(mask.any())))
-    self.views = Views(tuple(views), np.arange(5), Consistency(0.8, {}, "made up"))
+        views.append(ViewMask(self.photos.names[view], encode_rle(mask), 0.9, how, prompted, bool(mask.any())))
+    self.views = ViewMasks(tuple(views), np.arange(5), Consistency(0.8, {}, "made up"))
     self._changed()
     return self.views
 
@@ -90,8 +90,8 @@ def without_networks(patch=setattr):
     """Let sessions work on a segmenter that has no features to compare photos by."""
     patch(Photos, "embedding", lambda self, view: self.segmenter.encode(self.image(view)))
     patch(ViewsSession, "solve", solve)
-    patch(ViewsSession, "mask", lambda self, view: Answer(self, view, self.said(view)).best)
-    patch(ViewsSession, "_answer", lambda self, view, said: Answer(self, view, said))
+    patch(ViewsSession, "mask", lambda self, view: Answer(self, view, self.prompts(view)).best)
+    patch(ViewsSession, "_predict", lambda self, view, said: Answer(self, view, said))
 
 
 def page_segmenter(photos=None):
