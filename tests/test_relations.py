@@ -111,7 +111,7 @@ def test_what_is_in_line_with_a_thing_is_not_beside_it():
 @pytest.mark.parametrize("text", ["cup on the table", "chair", "cup", "object on the table"])
 def test_a_tie_is_undecided_and_told(room, text):
     choice = resolve_reference(parse_phrase(text), room)
-    assert not choice.decided and "fit alike" in choice.why and choice.best is not None
+    assert not choice.decided and "fit equally well" in choice.why and choice.best is not None
 
 
 def test_two_things_as_far_away_as_each_other_are_undecided():

@@ -370,9 +370,11 @@ def propose_objects(photos: Photos, view: int, scene: Scene | None) -> list[View
     edges = [(small[:, 0] > 0).any(1), (small[:, :, 0] > 0).any(1)]
     last = round(prediction.extent[0]) - 1, round(prediction.extent[1]) - 1
     edges += [small[:, last[0]].any(1), small[:, :, last[1]].any(1)]
-    share = small.mean((1, 2)) * small[0].size / (prediction.extent[0] * prediction.extent[1])
+    fraction = small.mean((1, 2)) * small[0].size / (prediction.extent[0] * prediction.extent[1])
     good = (
-        (prediction.scores > MIN_PROPOSAL_SCORE) & (share >= PROPOSAL_AREA_RANGE[0]) & (share <= PROPOSAL_AREA_RANGE[1])
+        (prediction.scores > MIN_PROPOSAL_SCORE)
+        & (fraction >= PROPOSAL_AREA_RANGE[0])
+        & (fraction <= PROPOSAL_AREA_RANGE[1])
     )
     good &= np.sum(edges, axis=0) < 2
     kept = np.flatnonzero(good)
@@ -470,7 +472,7 @@ def verify_objects(
             kept[number] = replace(obj, confidence=float(np.sqrt(probability * obj.confidence)))
     dropped = len(objects) - len(kept)
     return list(kept.values()), [
-        f"{dropped} regions that a word had suggested did not stand a closer look"
+        f"{dropped} regions that a word had suggested failed crop verification"
     ] if rejected else []
 
 
@@ -549,11 +551,11 @@ def ground_phrase(
     similarity = np.full((len(photos), len(nouns.names)), np.nan)
     instances = []
     for step, view in enumerate(views):
-        report(step, steps, f"looking at {photos.names[view]}")
+        report(step, steps, f"searching {photos.names[view]}")
         similarity[view], found = detect_nouns(photos, view, nouns, text_encoder, scene)
         instances += found
     objects = _associate(instances, nouns.names, scene, reference)
-    report(len(views), steps, "looking at each object by itself")
+    report(len(views), steps, "verifying each object")
     objects, rejected = verify_objects(photos, objects, nouns, text_encoder)
     objects = _renumbered(merge_duplicates(objects, scene, reference), nouns.names)
     pools = {noun: [n for n, each in enumerate(objects) if each.noun == k] for k, noun in enumerate(nouns.names)}
@@ -618,7 +620,7 @@ def _missing_notes(
         best, least = np.nanmax(similarity[:, number]), similarity_threshold(text_encoder)
         how = f"no view looks like it: {best:.2f} at most, {least} is needed"
         if best >= least:
-            how = "what looked like it in a view did not stand a closer look"
+            how = "what looked like it in a view failed crop verification"
         notes.append(f'"{noun}" was not found by {text_encoder.name}: {how}; try a plainer word, or click it')
     return notes
 

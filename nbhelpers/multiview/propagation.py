@@ -485,10 +485,10 @@ class _Propagation:
                 f"the prompt in {names} contradicts {followed} and counts in its own view only; clear one of them"
             )
         if scene is None:
-            notes.append("no cameras are known: views were compared by their looks alone")
+            notes.append("no cameras are known: views were compared by appearance alone")
         elif not scene.placed.all():
             rest = ", ".join(n for n, placed in zip(self.photos.names, scene.placed, strict=True) if not placed)
-            notes.append(f"no camera is known of {rest}: there the object was found by its looks alone")
+            notes.append(f"no camera is known of {rest}: there the object was found by its appearance alone")
         absent = [view.name for view in views if not view.found]
         if absent:
             notes.append(f"the object was not found in {', '.join(absent)}")

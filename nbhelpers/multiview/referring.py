@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from nbhelpers.core.errors import NbHelpersError
 
 SIDES = ("left", "right", "centre", "foreground", "background")
-"""Where an object is in the picture of the reference view."""
+"""Where an object is in the image of the reference view."""
 
 RANKS = (
     "nearest", "farthest", "leftmost", "rightmost", "highest", "lowest", "largest", "smallest", "tallest", "shortest",
@@ -106,7 +106,7 @@ SIDE_SURE = [
         }
     ),
 ]
-"""Where in the picture, whatever follows."""
+"""Position in the image, whatever follows."""
 
 SIDE_LOOSE = _compiled(
     {**_WHERE, "highest": "(?:very )?top"}, f"(?P<preposition>on|at|to|in|towards?) {_THE}", f"{_PICTURE}(?! of )"
@@ -175,7 +175,7 @@ GENERIC = frozenset(
 ONLY_PREPOSITIONS = frozenset(
     ("on", "above", "below", "behind", "beside", "between", "under", "over", "near", "by", "next")
 )
-"""Words that no object begins with."""
+"""Words that no noun phrase begins with."""
 
 
 MAX_CHARACTERS = 300  # characters of a phrase
@@ -362,12 +362,12 @@ class _PhraseParser:
                 ordinal, self.at = self.at, self.at + 1
             else:
                 if space := UNKNOWN.match(rest) or self._dangling():
-                    self.notes.append(f'"{space[0]}" is no relation that is known here; it was left in the name')
+                    self.notes.append(f'"{space[0]}" is no known relation; it was left in the name')
                 noun.append(self.words[self.at])
                 self.at += 1
         if ordinal is not None:
             noun.insert(0, self.words[ordinal])
-            self.notes.append(f'"{self.words[ordinal]}" of which order was not said; it was left in the name')
+            self.notes.append(f'"{self.words[ordinal]}" has no order to count in; it was left in the name')
         return Phrase(" ".join(self.words[first : self.at]), " ".join(noun), tuple(r for r in relations if r.kind))
 
     def _past_joints(self, at: int) -> int:

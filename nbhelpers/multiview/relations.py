@@ -1,6 +1,6 @@
 """Spatial relations between objects, each scored 0 to 1 with a reason, and the object that a phrase refers to.
 
-Directions are those of the viewer of one view. Without a camera they are taken from the picture alone.
+Directions are those of the viewer of one view. Without a camera they are taken from the image alone.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class ViewerFrame:
         self.flat = scene is None or not bool(scene.placed[view])
         if self.flat:
             self.note = (
-                "no camera is known: left, right, above and below are those of the picture, "
+                "no camera is known: left, right, above and below are those of the image, "
                 "and of two objects the one that ends lower in it is taken to be nearer"
             )
             return
@@ -104,9 +104,9 @@ class ViewerFrame:
         self.note = f"as the viewer of view {view} sees it, with up from all cameras"
         if up is None:
             up = -turn[1]
-            self.note = f"as the viewer of view {view} sees it; the cameras share no up, so its own is taken"
+            self.note = f"as the viewer of view {view} sees it; the cameras have no common up, so its own is taken"
         ahead = turn[2] - (turn[2] @ up) * up
-        if np.linalg.norm(ahead) < MIN_HORIZONTAL:  # straight down: ahead is where the picture's upper edge points
+        if np.linalg.norm(ahead) < MIN_HORIZONTAL:  # straight down: ahead is where the upper edge of the image points
             ahead = -turn[1] - (-turn[1] @ up) * up
         ahead /= max(np.linalg.norm(ahead), 1e-12)
         self.axes = np.stack([np.cross(ahead, up), up, ahead])
@@ -232,7 +232,7 @@ def score_side(kind: str, obj: ObjectExtent, all_objects: Sequence[ObjectExtent]
         NbHelpersError: no such side.
     """
     middle = obj.across[1]
-    where = f"its middle is at {50 + 50 * middle:.0f} % of the picture's width"
+    where = f"its middle is at {50 + 50 * middle:.0f} % of the image width"
     match kind:
         case "left" | "right":
             return _sigmoid(LOG_ODDS_PER_SIZE * middle * (1 if kind == "right" else -1)), where
@@ -241,9 +241,9 @@ def score_side(kind: str, obj: ObjectExtent, all_objects: Sequence[ObjectExtent]
         case "foreground" | "background":
             distances = [each.distance for each in all_objects]
             near, far = min(distances), max(distances)
-            share = 0.5 if far - near < 1e-9 else (obj.distance - near) / (far - near)
-            score = _sigmoid(LOG_ODDS_PER_SIZE * (2 * share - 1) * (1 if kind == "background" else -1))
-            return score, f"it is at {100 * share:.0f} % of the way from the nearest object to the farthest"
+            fraction = 0.5 if far - near < 1e-9 else (obj.distance - near) / (far - near)
+            score = _sigmoid(LOG_ODDS_PER_SIZE * (2 * fraction - 1) * (1 if kind == "background" else -1))
+            return score, f"it is at {100 * fraction:.0f} % of the way from the nearest object to the farthest"
     raise NbHelpersError("there is no such side", given=kind, expected=", ".join(SIDES))
 
 
@@ -263,10 +263,10 @@ def measure_rank(kind: str, obj: ObjectExtent, other: ObjectExtent | None = None
         case "left" | "leftmost" | "right" | "rightmost":
             sign = 1 if kind.startswith("right") else -1
             noise = 0.01 + NOISE * (right - left)
-            return RankValue(sign * middle, noise, f"at {50 + 50 * middle:.0f} % of the picture's width")
+            return RankValue(sign * middle, noise, f"at {50 + 50 * middle:.0f} % of the image width")
         case "centre":
             noise = 0.01 + NOISE * (right - left)
-            return RankValue(-abs(middle), noise, f"{50 * abs(middle):.0f} % of the width from the picture's middle")
+            return RankValue(-abs(middle), noise, f"{50 * abs(middle):.0f} % of the width from the image centre")
         case "nearest" | "farthest" | "foreground" | "background":
             sign = -1 if kind in ("nearest", "foreground") else 1
             if other is not None:
@@ -317,7 +317,7 @@ def _sideways(sign: int) -> Callable[[ObjectExtent, ObjectExtent], ScoreWithReas
         difference = sign * (obj.across[1] - other.across[1])
         half = max(0.5 * (obj.across[2] - obj.across[0] + other.across[2] - other.across[0]), 0.04)
         side = "right" if sign * difference > 0 else "left"
-        why = f"its middle is {50 * abs(difference):.0f} % of the picture's width {side} of the other's"
+        why = f"its middle is {50 * abs(difference):.0f} % of the image width {side} of the other's"
         return _beyond(difference / half), why
 
     return score_pair
@@ -351,7 +351,7 @@ def _depthwise(sign: int) -> Callable[[ObjectExtent, ObjectExtent], ScoreWithRea
         beside = horizontal_gap(obj, other)
         side = "farther away" if difference > 0 else "nearer"
         why = f"its middle is {_times(difference / max(other.size[2], 0.1 * other.length))} depths of the other {side}"
-        why += f", and {100 * beside:.0f} % of the picture's width beside it" if beside > 0.03 else ""
+        why += f", and {100 * beside:.0f} % of the image width beside it" if beside > 0.03 else ""
         score = _beyond(_halves(sign * difference, obj, other, 2)) * float(np.exp(-((beside / 0.35) ** 2)))
         if not obj.flat:  # more beside than behind
             aside = extent_distance(obj, other, (0,)) / max(abs(difference), 1e-9)
@@ -661,7 +661,7 @@ def _decide(phrase: Phrase, ranking: tuple[ScoredCandidate, ...], missing: tuple
     if first.score * first.closeness >= MIN_SCORE_RATIO * second.score * second.closeness:
         nearer = first.score < MIN_SCORE_RATIO * second.score
         return ReferenceResolution(phrase, ranking, True, summary + (", and it is the closer one" if nearer else ""))
-    why = f"{name} and {second.candidate.name} fit alike"
+    why = f"{name} and {second.candidate.name} fit equally well"
     why += (
         f": {first.score:.2f} and {second.score:.2f}"
         if first.relation_scores

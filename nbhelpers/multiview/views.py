@@ -142,6 +142,7 @@ class Photos:
         return self._recent[view]
 
     def _path(self, view: int) -> Path:
+        """The file of an embedding, in a temporary folder."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="nbhelpers-views-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
