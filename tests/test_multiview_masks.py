@@ -128,7 +128,8 @@ def test_a_log_replays_to_the_same_masks(drawn):
 def test_a_saved_session_opens_with_its_prompts(drawn, tmp_path):
     saved = session(drawn)
     rows, columns = np.nonzero(drawn.truth(BLUE_BALL, 2))
-    saved.set_box((columns.min() - 1, rows.min() - 1, columns.max() + 1, rows.max() + 1), view=2)
+    x, y = columns.tolist(), rows.tolist()
+    saved.set_box((min(x) - 1, min(y) - 1, max(x) + 1, max(y) + 1), view=2)
     saved.set_mask(drawn.truth(BLUE_BALL, 3), view=3)
     opened = ViewsSession.open(saved.save(tmp_path / "prompts.json"), drawn.photos, segmenter=ColourSegmenter())
     assert opened.prompted == (2, 3)

@@ -296,7 +296,7 @@ def detect_nouns(
     )  # fmt: skip
     planes = result.class_map.probabilities
     peaks = {name: float(np.quantile(planes[i], SIMILARITY_QUANTILE)) for i, name in enumerate(nouns.vocabulary)}
-    found_by = result.instances.data["evidence"]
+    found_by = result.instances.data.get("evidence", np.empty(0, str))  # absent where nothing was found
     for class_id in np.unique(result.instances.class_id[found_by != "text"]).tolist():
         peaks[nouns.vocabulary[class_id]] = 1.0  # a detector found it, however small it is
     if isinstance(text_encoder, ImageTextEncoder):
