@@ -143,7 +143,7 @@ def told(truth: Truth, session: ViewsSession, wrong: tuple[int, ...] = ()) -> li
 def run(name: str, truth: Truth, photos: Photos, scene, reference: int, how: str, correct: bool) -> dict:
     """One reference prompt, and one correcting click where the mean is under 0.9."""
     session = ViewsSession(photos, scene)
-    session.prompt(reference, truth.prompt(reference, how))
+    session.set_prompt(truth.prompt(reference, how), view=reference)
     views = session.solve()
     ious = [truth.iou(view, views.mask(view)) for view in range(len(views))]
     others = [value for view, value in enumerate(ious) if view != reference]
@@ -154,14 +154,14 @@ def run(name: str, truth: Truth, photos: Photos, scene, reference: int, how: str
         "mean": round(float(np.mean(ious)), 4),
         "worst": round(min(others), 4),
         "own": round(ious[reference], 4),
-        "consistency": round(views.whole.value, 3),
+        "consistency": round(views.overall.value, 3),
         "seconds": round(views.seconds, 1),
         "told": told(truth, session),
     }
     if correct and result["mean"] < 0.9:
         worst = int(np.argmin(ious))
         (x, y), label = truth.wrong(worst, views.mask(worst))
-        session.click(worst, x, y, label)
+        session.click(x, y, label, view=worst)
         after = session.solve()
         result["corrected"] = round(float(np.mean([truth.iou(v, after.mask(v)) for v in range(len(after))])), 4)
     return result
@@ -170,12 +170,12 @@ def run(name: str, truth: Truth, photos: Photos, scene, reference: int, how: str
 def run_wrong(name: str, truth: Truth, photos: Photos, scene, reference: int, solved: bool) -> dict:
     """The true box in one view, and a click beside the object in another: before all views are solved, or after."""
     session = ViewsSession(photos, scene)
-    session.prompt(reference, truth.prompt(reference, "box"))
+    session.set_prompt(truth.prompt(reference, "box"), view=reference)
     wrong = (reference + len(photos) // 2) % len(photos)
     if solved:
         session.solve()
     ((x, y),) = truth.beside(wrong).points.tolist()
-    session.click(wrong, x, y)
+    session.click(x, y, view=wrong)
     views = session.solve()
     ious = [truth.iou(view, views.mask(view)) for view in range(len(views))]
     return {
@@ -186,7 +186,7 @@ def run_wrong(name: str, truth: Truth, photos: Photos, scene, reference: int, so
         "worst": round(min(ious), 4),
         "others": round(float(np.mean([iou for view, iou in enumerate(ious) if view != wrong])), 4),
         "noticed": views.consistency(wrong).is_doubtful,
-        "consistency": round(views.whole.value, 3),
+        "consistency": round(views.overall.value, 3),
         "seconds": round(views.seconds, 1),
         "told": told(truth, session, (wrong,)),
     }
@@ -194,7 +194,7 @@ def run_wrong(name: str, truth: Truth, photos: Photos, scene, reference: int, so
 
 def run_phrase(name: str, truth: Truth, files: list[Path], segmenter, scene, phrase: str) -> dict:
     """What a phrase leads to, in all views; the view that the others follow is the reference."""
-    result = MultiviewSegmenter(segmenter, models="lite").run(files, phrase, scene=scene)
+    result = MultiviewSegmenter(segmenter, models="lite").segment(files, phrase, scene=scene)
     ious = [truth.iou(view.view_index, view.mask) for view in result]
     (reference,) = result.session.prompted
     return {

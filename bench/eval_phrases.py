@@ -21,10 +21,9 @@ from eval_multiview import poses
 from nbhelpers import NbHelpersError, load
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import read_scene
-from nbhelpers.multiview.choose import Candidate, choose
-from nbhelpers.multiview.frames import Frame
-from nbhelpers.multiview.phrases import Phrase, parse
-from nbhelpers.multiview.search import Found, search
+from nbhelpers.multiview.grounding import PhraseGrounding, ground_phrase
+from nbhelpers.multiview.referring import Phrase, parse_phrase
+from nbhelpers.multiview.relations import ReferenceCandidate, ViewerFrame, resolve_reference
 from nbhelpers.multiview.views import Photos
 
 TARGETS = {"parsed": 1.0, "right": 0.85, "sideways": 0.95, "depthwise": 0.85}
@@ -44,7 +43,7 @@ def shape(phrase: Phrase) -> list:
     ]
 
 
-def made(about: dict) -> tuple[Frame, dict[str, np.ndarray]]:
+def made(about: dict) -> tuple[ViewerFrame, dict[str, np.ndarray]]:
     """The viewer of a scene of boxes, and the points of each box on the sides that it shows to some cameras."""
     eye, target = np.array(about["eye"], float), np.array(about["target"], float)
     poses = []
@@ -73,14 +72,16 @@ def made(about: dict) -> tuple[Frame, dict[str, np.ndarray]]:
         points = points * (width, height, depth) + (x, y, z)
         shown = ((scene.centers[:, None] - points[None]) * out[None]).sum(2).max(0) > 0
         clouds[name] = points[shown] + rng.normal(0, 0.01, (int(shown.sum()), 3))
-    return Frame(scene, 0), clouds
+    return ViewerFrame(scene, 0), clouds
 
 
-def things_of(frame: Frame, clouds: dict[str, np.ndarray], phrase: Phrase) -> dict[str, list[Candidate]]:
+def things_of(frame: ViewerFrame, clouds: dict[str, np.ndarray], phrase: Phrase) -> dict[str, list[ReferenceCandidate]]:
     """Candidates of each noun of a phrase: by name, plural or not; all for "object"."""
-    every = [Candidate(number, name, frame.body(points)) for number, (name, points) in enumerate(clouds.items())]
+    every = [
+        ReferenceCandidate(number, name, frame.extent(points)) for number, (name, points) in enumerate(clouds.items())
+    ]
     out = {}
-    for thing in phrase.things():
+    for thing in phrase.subphrases():
         noun = thing.noun.casefold()
         own = [each for each in every if each.name.rstrip(" 0123456789") in (noun, noun.removesuffix("s"))]
         out[thing.noun] = every if thing.is_generic else own
@@ -97,9 +98,9 @@ def photo_scene(data: Path, name: str, segmenter, folder: Path | None) -> tuple[
     return Photos(paths, segmenter), scene
 
 
-def holds(found: Found, scene: Scene, view: int, point: list[float]) -> bool:
+def holds(found: PhraseGrounding, scene: Scene, view: int, point: list[float]) -> bool:
     """Whether the chosen object is at a marked point of a view."""
-    thing = found.chosen
+    thing = found.target
     if thing is None:
         return False
     mask = thing.mask(view)
@@ -133,11 +134,11 @@ def evaluate(data: Path, made_only: bool, segmenter_name: str, encoder_name: str
     rows, scenes = [], {name: made(about) for name, about in known["made"].items()}
     photos: dict[str, tuple[Photos, Scene]] = {}
     for entry in known["phrases"]:
-        phrase = parse(entry["text"])
+        phrase = parse_phrase(entry["text"])
         parsed = shape(phrase) == entry["parsed"]
         if entry["scene"] in scenes:
             frame, clouds = scenes[entry["scene"]]
-            choice = choose(phrase, things_of(frame, clouds, phrase))
+            choice = resolve_reference(phrase, things_of(frame, clouds, phrase))
             name = choice.best.name if choice.best else None
         elif made_only:
             continue
@@ -146,8 +147,8 @@ def evaluate(data: Path, made_only: bool, segmenter_name: str, encoder_name: str
                 segmenter = load("segmenter", segmenter_name)
                 photos[entry["scene"]] = photo_scene(data, entry["scene"], segmenter, folder)
             views, scene = photos[entry["scene"]]
-            found = search(views, phrase, load("text_encoder", encoder_name), scene, entry["view"])
-            choice = found.choice
+            found = ground_phrase(views, phrase, load("text_encoder", encoder_name), scene, entry["view"])
+            choice = found.resolution
             entry = {**entry, "right": "marked"}
             marks = entry.get("points") or [entry["point"]]
             name = "marked" if any(holds(found, scene, entry["view"], mark) for mark in marks) else "another"

@@ -19,9 +19,9 @@ import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes.files import read_scene
-from nbhelpers.core.viewpick import pick_views
 from nbhelpers.models.colmap.estimator import center_difference, rotation_differences
 from nbhelpers.models.load import load
+from nbhelpers.multiview.views import select_views
 
 COLUMNS = (
     ("photos", 7),
@@ -51,7 +51,7 @@ def main() -> int:
 
 def measure(folder: Path, name: str) -> int:
     """One line of the table and the scene's notes; 1 when a placed camera is wrong by more than 3 degrees (median)."""
-    views = pick_views(folder)
+    views = select_views(folder)
     begin, cpu = time.perf_counter(), time.process_time()
     scene = load("scene_estimator", name).reconstruct(views, views.names)
     seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu

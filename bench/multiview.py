@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from segment import memory
 
-from nbhelpers import Prompt, load, load_image, sample
+from nbhelpers import load, load_image, sample
 from nbhelpers.core.compute import describe_device
 from nbhelpers.core.files import outputs_dir, write_text
 from nbhelpers.core.scenes import Scene
@@ -67,7 +67,7 @@ def run_one(folder: Path, count: int) -> dict:
     before, _ = memory()
     started = time.perf_counter()
     session = ViewsSession(sorted(folder.glob("*.png")), scene, segmenter)
-    session.prompt(0, Prompt(box=BOX))
+    session.set_box(BOX, view=0)
     views = session.solve()
     seconds = time.perf_counter() - started
     assert all(view.found for view in views)

@@ -11,9 +11,10 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import decode_rle, encode_rle
 from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.values import Prediction
 from nbhelpers.multiview import MultiviewSegmenter
+from nbhelpers.multiview.consistency import Consistency, ViewMask, ViewMasks
 from nbhelpers.multiview.session import ViewsSession
-from nbhelpers.multiview.values import Consistency, View, Views
 from nbhelpers.multiview.views import Photos
 
 THINGS = {
@@ -61,37 +62,37 @@ def write_photos(folder):
 def solve(self, progress=None):
     """In place of propagation, which needs SAM 2's features: prompted views keep their masks, the others have none."""
     if not self.prompted:
-        raise NbHelpersError("nothing was said yet")
+        raise NbHelpersError("there are no prompts yet")
     views = []
     for view in range(len(self)):
-        prompted = not self.said(view).is_empty
+        prompted = not self.prompts(view).is_empty
         mask = self.mask(view) if prompted else np.zeros(self.photos.size(view), bool)
         how = Consistency(0.9 if mask.any() else 0.2, {}, f"made up from {len(self.prompted)}")
-        views.append(View(self.photos.names[view], encode_rle(mask), 0.9, how, prompted, bool(mask.any())))
-    self.views = Views(tuple(views), np.arange(5), Consistency(0.8, {}, "made up"))
+        views.append(ViewMask(self.photos.names[view], encode_rle(mask), 0.9, how, prompted, bool(mask.any())))
+    self.views = ViewMasks(tuple(views), np.arange(5), Consistency(0.8, {}, "made up"))
     self._changed()
     return self.views
 
 
-class Answer:
-    """A mask as it was said, or flooded from clicks."""
-
-    def __init__(self, session, view, said):
-        if said.mask_rle is not None:
-            self.best = decode_rle(said.mask_rle)
-        elif said.is_empty:
-            self.best = np.zeros(session.photos.size(view), bool)
-        else:
-            prompt = Prompt(said.points, said.labels)
-            self.best = session.photos.segmenter.predict(session.photos.embedding(view), prompt).best
+def predicted(session, view, prompts):
+    """The mask of a prompt, or one flooded from clicks."""
+    if prompts.mask_rle is not None:
+        mask = decode_rle(prompts.mask_rle)
+    elif prompts.is_empty:
+        mask = np.zeros(session.photos.size(view), bool)
+    else:
+        prompt = Prompt(prompts.points, prompts.labels)
+        return session.photos.segmenter.predict(session.photos.embedding(view), prompt)
+    logits = np.where(mask, np.float32(8), np.float32(-8))[None]
+    return Prediction(logits, np.ones(1, np.float32), mask.shape, mask.shape)
 
 
 def without_networks(patch=setattr):
     """Let sessions work on a segmenter that has no features to compare photos by."""
     patch(Photos, "embedding", lambda self, view: self.segmenter.encode(self.image(view)))
     patch(ViewsSession, "solve", solve)
-    patch(ViewsSession, "mask", lambda self, view: Answer(self, view, self.said(view)).best)
-    patch(ViewsSession, "_answer", lambda self, view, said: Answer(self, view, said))
+    patch(ViewsSession, "mask", lambda self, view: predicted(self, view, self.prompts(view)).best)
+    patch(ViewsSession, "_predict", predicted)
 
 
 def page_segmenter(photos=None):

@@ -17,14 +17,22 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.scenes.writers import write_colmap
 from nbhelpers.models.values import ClassMap
-from nbhelpers.multiview import colours, finding
-from nbhelpers.multiview.finding import Nouns, anything, instance, look, views_to_look_at
-from nbhelpers.multiview.footage import sharpness, views_of
-from nbhelpers.multiview.objects import join, lift, make_object, without_repeats
-from nbhelpers.multiview.phrases import parse
-from nbhelpers.multiview.search import search
-from nbhelpers.multiview.views import Photos
-from nbhelpers.multiview.wholes import without_parts
+from nbhelpers.multiview import grounding
+from nbhelpers.multiview.association import group_instances, lift_mask, make_object, merge_duplicates
+from nbhelpers.multiview.grounding import (
+    NounQueries,
+    colour_fraction,
+    colour_match,
+    detect_nouns,
+    ground_phrase,
+    make_instance,
+    merge_proposals,
+    propose_objects,
+    split_colours,
+    views_to_search,
+)
+from nbhelpers.multiview.referring import parse_phrase
+from nbhelpers.multiview.views import Photos, photo_files, sharpness
 from nbhelpers.plots3d import Arrow, as_frame, draw_scene, save_html
 
 
@@ -45,7 +53,7 @@ def no_networks(monkeypatch):
 
 
 def find(photos, scene, text, reference=0):
-    return search(photos, parse(text), FakeTextEncoder(), scene, reference)
+    return ground_phrase(photos, parse_phrase(text), FakeTextEncoder(), scene, reference)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +70,9 @@ def find(photos, scene, text, reference=0):
 def test_a_phrase_leads_to_the_thing_that_is_meant(made, photos, text, place):
     scene, numbers, _ = made
     found = find(photos, scene, text)
-    assert found.choice.decided, found.choice.why
+    assert found.resolution.decided, found.resolution.why
     truth = set(numbers[place].tolist())
-    own = set(found.chosen.points.tolist())
+    own = set(found.target.points.tolist())
     assert len(own & truth) > 0.6 * len(truth) and len(own - truth) < 0.3 * len(own)
 
 
@@ -72,25 +80,25 @@ def test_an_object_is_one_in_all_views(made, photos):
     scene, numbers, _ = made
     found = find(photos, scene, "ball on the left")
     assert len(found.objects) == 2 and all(len(each.instances) >= 4 for each in found.objects)
-    center = np.median(found.chosen.xyz, axis=0)
+    center = np.median(found.target.xyz, axis=0)
     assert np.linalg.norm(center - np.median(scene.points[numbers["ball 1"]], axis=0)) < 0.3
     assert found.similarity.shape == (5, 1) and (found.similarity > 0.5).all()
 
 
 def test_without_cameras_the_picture_of_the_reference_view_is_used(photos):
     found = find(photos, None, "ball on the right")
-    assert found.choice.decided and any("no camera" in note for note in found.notes)
-    columns = np.nonzero(found.chosen.mask(0))[1]
+    assert found.resolution.decided and any("no camera" in note for note in found.notes)
+    columns = np.nonzero(found.target.mask(0))[1]
     assert columns.mean() > SIZE[1] / 2
 
 
 def test_what_nothing_looks_like_is_told(made, photos):
     found = find(photos, made[0], "zebra behind the box")
-    assert found.chosen is None and any("no view looks like it" in note for note in found.notes)
+    assert found.target is None and any("no view looks like it" in note for note in found.notes)
 
 
 def test_any_object_is_found_without_words(made, photos):
-    found = anything(photos, 0, made[0])
+    found = propose_objects(photos, 0, made[0])
     assert len(found) >= 3
     truth = drawn(made[0], made[1], 0)
     for name in ("ball", "box"):
@@ -101,8 +109,19 @@ def test_any_object_is_found_without_words(made, photos):
         )
 
 
+def test_each_of_several_generic_nouns_means_any_object(made, photos):
+    scene, numbers, _ = made
+    found = find(photos, scene, "the thing left of the object right of the box")
+    (reference,) = found.references
+    assert np.isin(reference.points, numbers["ball 2"]).mean() > 0.6
+    own = found.target.points
+    assert not np.isin(own, numbers["ball 2"]).any() and len(own)
+
+
 def test_look_gives_masks_with_the_points_inside(made, photos):
-    similarity, found = look(photos, 0, Nouns.of(parse("ball behind the box")), FakeTextEncoder(), made[0])
+    similarity, found = detect_nouns(
+        photos, 0, NounQueries.of(parse_phrase("ball behind the box")), FakeTextEncoder(), made[0]
+    )
     assert len(similarity) == 2 and {each.noun for each in found} == {0, 1}
     assert all(len(each.points) for each in found)
 
@@ -112,7 +131,7 @@ def test_what_the_segmenter_adds_to_a_thing_is_no_part_of_it(monkeypatch):
     image = np.full((90, 120, 3), COLOURS["ball"], np.uint8)
     image[30:60] = COLOURS["box"]
     both = (image == COLOURS["ball"]).all(2)
-    monkeypatch.setattr(finding, "without_parts", lambda found, larger: [(both, 0.9)])
+    monkeypatch.setattr(grounding, "merge_proposals", lambda found, larger: [(both, 0.9)])
     for upper, areas in ((0.9, [60]), (0.6, [30, 30]), (0.4, [30])):
 
         class Bands(FakeTextEncoder):
@@ -122,7 +141,7 @@ def test_what_the_segmenter_adds_to_a_thing_is_no_part_of_it(monkeypatch):
                 shares[1] = 1 - shares[0]
                 return ClassMap(shares, tuple(group[0] for group in names), image.shape[:2], self.name)
 
-        _, found = look(Photos([image], Flood()), 0, Nouns.of(parse("ball")), Bands(), None)
+        _, found = detect_nouns(Photos([image], Flood()), 0, NounQueries.of(parse_phrase("ball")), Bands(), None)
         assert [each.mask.sum() / 120 for each in found] == pytest.approx(areas, abs=2)
         assert found[0].confidence == 0.9 and found[0].mask[75, 60]
         assert all(each.confidence == pytest.approx(upper, abs=0.05) for each in found[1:])
@@ -136,19 +155,21 @@ def test_an_encoder_that_compares_whole_photos_says_what_a_view_shows(made, phot
         def similarity(self, image, names):
             return np.array([cosine if name == "ball" else 0.1 for name in names], np.float32)
 
-    similarity, instances = look(photos, 0, Nouns.of(parse("ball behind the box")), Comparing(), made[0])
+    similarity, instances = detect_nouns(
+        photos, 0, NounQueries.of(parse_phrase("ball behind the box")), Comparing(), made[0]
+    )
     assert similarity == pytest.approx((cosine, 0.1)) and {each.noun for each in instances} == ({0} if found else set())
 
 
 def test_a_thing_is_lifted_to_where_it_is(made):
     scene, numbers, images = made
     mask = (images[0] == COLOURS["box"]).all(2)
-    xyz = lift(scene, 0, mask)
+    xyz = lift_mask(scene, 0, mask)
     true = scene.points[numbers["box"]]
     assert len(xyz) > 100 and np.linalg.norm(np.median(xyz, 0) - true.mean(0)) < 0.45
     pixels, _ = scene.project(0, xyz)
     assert mask[tuple(np.round(pixels[:, ::-1]).astype(int).T)].all()
-    assert not len(lift(scene, 0, np.zeros(SIZE, bool)))
+    assert not len(lift_mask(scene, 0, np.zeros(SIZE, bool)))
 
 
 def test_depth_maps_are_used_where_the_scene_has_them(made):
@@ -157,7 +178,7 @@ def test_depth_maps_are_used_where_the_scene_has_them(made):
     confidence = [np.ones((60, 80), np.float32)] * len(scene)
     mask = np.zeros(SIZE, bool)
     mask[100:140, 100:200] = True
-    xyz = lift(replace(scene, depth=depth, confidence=confidence), 0, mask)
+    xyz = lift_mask(replace(scene, depth=depth, confidence=confidence), 0, mask)
     assert np.allclose(scene.to_camera(0, xyz)[:, 2], 2.0)
 
 
@@ -167,8 +188,8 @@ def test_joining_keeps_two_things_of_one_view_apart(made, photos):
     for view in range(3):
         red = (images[view] == COLOURS["ball"]).all(2)
         _, labels = cv2.connectedComponents(red.astype(np.uint8))
-        instances += [instance(photos, scene, view, labels == n, 0, 0.9, 1.0) for n in range(1, labels.max() + 1)]
-    groups = join(instances, scene)
+        instances += [make_instance(photos, scene, view, labels == n, 0, 0.9, 1.0) for n in range(1, labels.max() + 1)]
+    groups = group_instances(instances, scene)
     assert len(groups) == 2
     assert all(len({each.view for each in group}) == len(group) == 3 for group in groups)
     thing = make_object("ball", groups[0], scene, 0)
@@ -184,14 +205,14 @@ def test_a_thing_that_was_found_twice_is_one_object(made, photos):
         ball, other = labels == labels.max(), labels == 1
         upper = ball & (np.arange(len(ball)) < np.nonzero(ball)[0].mean() + 3)[:, None]
         for name, mask, sure in (("whole", ball, 0.7), ("upper", upper, 0.9), ("other", other, 0.6)):
-            twice.setdefault(name, []).append(instance(photos, scene, view, mask, 0, sure, 1.0))
+            twice.setdefault(name, []).append(make_instance(photos, scene, view, mask, 0, sure, 1.0))
     found = {name: make_object(name, group[name == "whole" :], scene, 0) for name, group in twice.items()}
-    kept = {thing.name: thing for thing in without_repeats(list(found.values()), scene, 0)}
+    kept = {thing.name: thing for thing in merge_duplicates(list(found.values()), scene, 0)}
     assert set(kept) == {"upper", "other"}
     assert [each.confidence for each in kept["upper"].instances.values()] == [0.9, 0.9, 0.9]
-    found["whole"] = replace(found["whole"], likeness=0.95)  # as a closer look may have found
-    kept = {thing.name: thing for thing in without_repeats(list(found.values()), scene, 0)}
-    assert set(kept) == {"whole", "other"} and kept["whole"].likeness == 0.95
+    found["whole"] = replace(found["whole"], confidence=0.95)  # as a closer look may have found
+    kept = {thing.name: thing for thing in merge_duplicates(list(found.values()), scene, 0)}
+    assert set(kept) == {"whole", "other"} and kept["whole"].confidence == 0.95
     assert {view: each.confidence for view, each in kept["whole"].instances.items()} == {1: 0.7, 2: 0.7, 0: 0.9}
     assert kept["whole"].best_view == found["whole"].best_view
     assert kept["other"].instances == found["other"].instances
@@ -202,7 +223,7 @@ def test_parts_of_a_whole_are_dropped():
     whole[2:12, 2:12] = True
     part[3:6, 3:6] = True
     other[13:19, 13:19] = True
-    kept = without_parts([(part, 0.9), (other, 0.8)], [(whole, 0.7)])
+    kept = merge_proposals([(part, 0.9), (other, 0.8)], [(whole, 0.7)])
     assert [confidence for _, confidence in kept] == [0.7, 0.8]
 
 
@@ -216,7 +237,7 @@ def test_parts_of_a_whole_are_dropped():
     ],
 )
 def test_colour_words_are_split_off(noun, head, words):
-    assert colours.split(noun) == (head, words)
+    assert split_colours(noun) == (head, words)
 
 
 @pytest.mark.parametrize(
@@ -230,15 +251,15 @@ def test_colour_words_are_split_off(noun, head, words):
 def test_colours_are_known_from_pixels(rgb, word):
     image = np.full((10, 10, 3), rgb, np.uint8)
     mask = np.ones((10, 10), bool)
-    assert colours.share(image, mask, word) == 1
+    assert colour_fraction(image, mask, word) == 1
     others = {"red", "blue", "green", "yellow", "black", "white"} - {word}
-    assert sum(colours.share(image, mask, other) for other in others) == 0
-    assert colours.likeness(image, mask, ("blue" if word != "blue" else "red",)) < 0.1
+    assert sum(colour_fraction(image, mask, other) for other in others) == 0
+    assert colour_match(image, mask, ("blue" if word != "blue" else "red",)) < 0.1
 
 
 def test_few_views_of_many_are_searched_and_the_reference_is_among_them():
-    assert list(views_to_look_at(5, 0, 12)) == [0, 1, 2, 3, 4]
-    chosen = views_to_look_at(60, 17, 12)
+    assert list(views_to_search(5, 0, 12)) == [0, 1, 2, 3, 4]
+    chosen = views_to_search(60, 17, 12)
     assert len(chosen) == 12 and 17 in chosen
 
 
@@ -250,13 +271,13 @@ def test_the_sharpest_frames_of_a_video_are_taken(tmp_path):
     for number in range(48):
         writer.write(sharp if number % 2 else cv2.GaussianBlur(sharp, (0, 0), 6))
     writer.release()
-    found = views_of(path, tmp_path / "frames")
-    assert len(found) == 24 and found == views_of(path, tmp_path / "frames")
+    found = photo_files(path, tmp_path / "frames")
+    assert len(found) == 24 and found == photo_files(path, tmp_path / "frames")
     assert np.mean([sharpness(load_image(each)) for each in found]) > 0.6 * sharpness(load_image(found[0]))
     with pytest.raises(NbHelpersError):
-        views_of(tmp_path / "nothing", tmp_path)
+        photo_files(tmp_path / "nothing", tmp_path)
     with pytest.raises(NbHelpersError):
-        views_of([], tmp_path)
+        photo_files([], tmp_path)
 
 
 def test_the_picture_of_a_scene_has_objects_cameras_and_relations(made, tmp_path):
@@ -300,9 +321,11 @@ def maker():
 
 
 def test_a_run_writes_what_people_and_tools_read(folder):
-    from nbhelpers.multiview import run
+    from nbhelpers.multiview import segment_scene
 
-    told = run(folder / "photos", folder / "out", "ball on the left", cameras=folder / "model", segmenter=maker())
+    told = segment_scene(
+        folder / "photos", folder / "out", "ball on the left", cameras=folder / "model", segmenter=maker()
+    )
     out = folder / "out"
     assert told["phrase"]["decided"] and told["object"].startswith("ball") and len(told["views"]) == 5
     for place in (
@@ -329,14 +352,14 @@ def test_photos_stored_turned_with_spaces_in_their_names_come_out_as_tools_read_
 
     from nbhelpers.core.orientation import INVERSE, turn
     from nbhelpers.core.scenes.files import read_scene
-    from nbhelpers.multiview import run
+    from nbhelpers.multiview import segment_scene
 
     scene, _, images = made
     names = tuple(f"my {name}.png" for name in scene.names)
     for name, image in zip(names, images, strict=True):
         save_turned(tmp_path / "photos" / name, np.ascontiguousarray(turn(image, INVERSE[6])), 6)
     known = replace(scene, names=names, orientation=np.full(len(names), 6))
-    run(
+    segment_scene(
         tmp_path / "photos", tmp_path / "out", "ball on the left",
         cameras=write_colmap(known, tmp_path / "model"), segmenter=maker(),
     )  # fmt: skip
@@ -361,14 +384,14 @@ def test_a_mirrored_photo_keeps_its_mask_and_has_no_camera(made, tmp_path, caplo
 
     from nbhelpers.core.orientation import turn
     from nbhelpers.core.scenes.files import read_scene
-    from nbhelpers.multiview.outputs import save
+    from nbhelpers.multiview.results import save_result
 
     scene, _, images = made
     paths = [
         save_turned(tmp_path / f"{view}.png", np.ascontiguousarray(turn(image, tag)), tag)
         for view, (image, tag) in enumerate(zip(images, [1, 1, 1, 1, 2], strict=True))
     ]
-    save(maker().run(paths, "ball on the left", scene=scene), tmp_path / "out", paths)
+    save_result(maker().segment(paths, "ball on the left", scene=scene), tmp_path / "out", paths)
     assert "stored mirrored by EXIF" in caplog.text and "4.png" in caplog.text
     mask = load_image(tmp_path / "out" / "masks" / "4.png")
     np.testing.assert_array_equal(load_image(tmp_path / "out" / "colmap" / "4.png.png"), mask[:, ::-1])
@@ -378,13 +401,13 @@ def test_a_mirrored_photo_keeps_its_mask_and_has_no_camera(made, tmp_path, caplo
 
 def test_photos_of_one_name_in_several_folders_keep_masks_of_their_own(made, tmp_path):
     from nbhelpers.core.scenes.files import read_scene
-    from nbhelpers.multiview import run
+    from nbhelpers.multiview import segment_scene
 
     scene, _, images = made
     names = [f"{'left' if number % 2 else 'right'}/{number // 2}.png" for number in range(len(images))]
     paths = [save_image(tmp_path / "photos" / name, image) for name, image in zip(names, images, strict=True)]
     model = write_colmap(replace(scene, names=tuple(names)), tmp_path / "model")
-    run(paths, tmp_path / "out", "ball on the left", cameras=model, segmenter=maker())
+    segment_scene(paths, tmp_path / "out", "ball on the left", cameras=model, segmenter=maker())
     frames = json.loads((tmp_path / "out" / "nerfstudio" / "transforms.json").read_text())["frames"]
     masks = [tmp_path / "out" / "nerfstudio" / frame["mask_path"] for frame in frames]
     assert len(set(masks)) == len(paths) and all(mask.is_file() for mask in masks)
@@ -394,7 +417,7 @@ def test_photos_of_one_name_in_several_folders_keep_masks_of_their_own(made, tmp
 
 def test_views_follow_the_answer_to_the_box_of_what_a_phrase_led_to(folder, monkeypatch):
     from nbhelpers.core.scenes.files import read_scene
-    from nbhelpers.multiview import segmenter
+    from nbhelpers.multiview import pipeline
 
     asked = []
 
@@ -402,30 +425,37 @@ def test_views_follow_the_answer_to_the_box_of_what_a_phrase_led_to(folder, monk
         asked.append(mask)
         return mask | np.roll(mask, 2, 1)
 
-    monkeypatch.setattr(segmenter, "by_its_box", grown)
+    monkeypatch.setattr(pipeline, "segment_by_box", grown)
     paths = sorted((folder / "photos").iterdir())
-    result = maker().run(paths, "ball on the left", scene=read_scene(folder / "model", paths))
-    best = result.found.chosen.best_view
-    np.testing.assert_array_equal(asked[0], result.found.chosen.mask(best))
+    result = maker().segment(paths, "ball on the left", scene=read_scene(folder / "model", paths))
+    best = result.grounding.target.best_view
+    np.testing.assert_array_equal(asked[0], result.grounding.target.mask(best))
     np.testing.assert_array_equal(result[best].mask, grown(None, None, asked[0]))
 
 
 def test_a_run_that_is_done_is_told_from_its_file_and_another_is_refused(folder):
-    from nbhelpers.multiview import run
+    from nbhelpers.multiview import segment_scene
 
-    first = run(folder / "photos", folder / "out", "ball on the left", cameras=folder / "model", segmenter=maker())
+    first = segment_scene(
+        folder / "photos", folder / "out", "ball on the left", cameras=folder / "model", segmenter=maker()
+    )
     before = (folder / "out" / "results.json").stat().st_mtime_ns
     assert (
-        run(folder / "photos", folder / "out", "ball on the left", cameras=folder / "model", segmenter=maker()) == first
+        segment_scene(
+            folder / "photos", folder / "out", "ball on the left", cameras=folder / "model", segmenter=maker()
+        )
+        == first
     )
     assert (folder / "out" / "results.json").stat().st_mtime_ns == before
     with pytest.raises(NbHelpersError, match="another run") as error:
-        run(folder / "photos", folder / "out", "ball on the right", cameras=folder / "model", segmenter=maker())
+        segment_scene(
+            folder / "photos", folder / "out", "ball on the right", cameras=folder / "model", segmenter=maker()
+        )
     assert "phrase" in str(error.value.given)
 
 
 def test_a_result_is_a_sequence_of_views(folder):
-    result = maker().run(folder / "photos", "ball on the left", cameras=folder / "model")
+    result = maker().segment(folder / "photos", "ball on the left", cameras=folder / "model")
     assert [view.view_index for view in result] == [0, 1, 2, 3, 4]
     first = result[result.views.prompted[0]]
     assert (
@@ -438,44 +468,44 @@ def test_a_result_is_a_sequence_of_views(folder):
 
 
 def test_results_of_other_photos_stay(folder, caplog):
-    from nbhelpers.multiview.outputs import save
+    from nbhelpers.multiview.results import save_result
 
-    result = maker().run(folder / "photos", click={1: [(160, 120)]}, cameras=folder / "model")
+    result = maker().segment(folder / "photos", click={1: [(160, 120)]}, cameras=folder / "model")
     photos = sorted((folder / "photos").iterdir())
     others = [folder / "other" / path.name for path in photos]
     others[0].parent.mkdir()
     for path, other in zip(photos, others, strict=True):
         other.write_bytes(path.read_bytes() + b"another")
-    save(result, folder / "out", photos)
+    save_result(result, folder / "out", photos)
     before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
-    written = save(result, folder / "out", others)
+    written = save_result(result, folder / "out", others)
     assert written[-1] == folder / "out-2" / "results.json" and "out-2" in caplog.text
     assert all(path.read_bytes() == data for path, data in before.items())
-    assert save(result, folder / "out", photos)[-1] == folder / "out" / "results.json"
+    assert save_result(result, folder / "out", photos)[-1] == folder / "out" / "results.json"
 
 
 def test_a_click_needs_no_phrase(folder):
-    result = maker().run(folder / "photos", click={1: [(160, 120)]}, cameras=folder / "model")
-    assert result.found is None and result.views.prompted == (1,) and np.isnan(result[0].similarity)
+    result = maker().segment(folder / "photos", click={1: [(160, 120)]}, cameras=folder / "model")
+    assert result.grounding is None and result.views.prompted == (1,) and np.isnan(result[0].similarity)
 
 
 @pytest.mark.parametrize(
     ("phrase", "click", "says"),
     [
         (None, None, "nothing to look for"),
-        ("on the left", None, "names no thing"),
+        ("on the left", None, "names no object"),
         ("", None, "no words"),
         ("zebra", None, "nothing looks like"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_error(folder, phrase, click, says):
     with pytest.raises(NbHelpersError, match=says):
-        maker().run(folder / "photos", phrase, click=click, cameras=folder / "model")
+        maker().segment(folder / "photos", phrase, click=click, cameras=folder / "model")
 
 
 def test_a_reference_view_that_is_not_there_is_told_at_once(folder):
     with pytest.raises(NbHelpersError, match="no such view"):
-        maker().run(folder / "photos", "ball", reference_view=9, cameras=folder / "model")
+        maker().segment(folder / "photos", "ball", reference_view=9, cameras=folder / "model")
 
 
 def test_the_command_tells_what_was_understood(folder, monkeypatch):
@@ -502,7 +532,7 @@ def test_points_are_found_for_cameras_that_come_without(tmp_path):
     known = read_scene(sample("Balbianello.out"), paths)
     cameras = write_transforms(known, tmp_path / "transforms.json")
     assert not len(read_scene(cameras, paths).points)
-    scene = maker().place(paths, cameras)
+    scene = maker().estimate_scene(paths, cameras)
     assert scene.placed.all() and len(scene.points) > 300
     pixels = scene.project(0, scene.points)[0][scene.observation_point[scene.observation_view == 0]]
     found = scene.observation_pixel[scene.observation_view == 0]

@@ -3,8 +3,8 @@
 import pytest
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.multiview import grammar
-from nbhelpers.multiview.phrases import parse
+from nbhelpers.multiview import referring
+from nbhelpers.multiview.referring import parse_phrase
 
 
 def shape(phrase):
@@ -62,7 +62,7 @@ def bare(noun):
     ],
 )
 def test_relations_and_noun_phrases_come_apart(text, noun, relations):
-    assert shape(parse(text)) == (noun, relations)
+    assert shape(parse_phrase(text)) == (noun, relations)
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_relations_and_noun_phrases_come_apart(text, noun, relations):
     ],
 )
 def test_ordinals_count_in_an_order(text, rank):
-    (relation,) = parse(text).relations
+    (relation,) = parse_phrase(text).relations
     assert (relation.kind, relation.rank) == ("leftmost", rank)
 
 
 @pytest.mark.parametrize("text", ["salt and pepper shaker", "table top", "Coca-Cola can", "second floor", "cup of tea"])
 def test_what_is_no_relation_stays_in_the_noun_phrase(text):
-    assert shape(parse(text)) == (text, [])
+    assert shape(parse_phrase(text)) == (text, [])
 
 
 @pytest.mark.parametrize(
@@ -95,39 +95,39 @@ def test_what_is_no_relation_stays_in_the_noun_phrase(text):
     ],
 )
 def test_capitals_punctuation_and_polite_words_do_not_matter(text):
-    phrase = parse(text.replace(", please", ""))
+    phrase = parse_phrase(text.replace(", please", ""))
     assert (phrase.noun.casefold(), [r.kind for r in phrase.relations]) == ("red chair", ["left"])
 
 
 def test_not_turns_a_relation_around():
-    (relation,) = parse("cup that is not on the table").relations
+    (relation,) = parse_phrase("cup that is not on the table").relations
     assert relation.negated and relation.kind == "on" and "not on the" in str(relation)
 
 
 def test_what_stands_before_the_noun_is_told_from_what_follows_it():
     before, after = (
-        parse(text).relations[0].references[0].relations[0]
+        parse_phrase(text).relations[0].references[0].relations[0]
         for text in ("cup on the left table", "cup on the table on the left")
     )
     assert before.before and not after.before
 
 
 def test_generic_nouns_are_known():
-    assert parse("the red thing on the left").is_generic and not parse("thing holder").is_generic
+    assert parse_phrase("the red thing on the left").is_generic and not parse_phrase("thing holder").is_generic
 
 
 @pytest.mark.parametrize(
     ("text", "says"), [("cup opposite the window", "opposite"), ("second cup", "second"), ("cup behind", "behind")]
 )
 def test_what_is_not_understood_is_told(text, says):
-    phrase = parse(text)
+    phrase = parse_phrase(text)
     assert any(says in note for note in phrase.notes) and says in phrase.noun and says in phrase.understood
 
 
 @pytest.mark.parametrize("text", ["", "  ", "?!", ",,,"])
 def test_an_empty_phrase_is_an_error(text):
     with pytest.raises(NbHelpersError, match="no words"):
-        parse(text)
+        parse_phrase(text)
 
 
 @pytest.mark.parametrize(
@@ -142,22 +142,22 @@ def test_an_empty_phrase_is_an_error(text):
     ],
 )
 def test_relations_alone_are_an_error_that_tells_what_was_understood(text):
-    with pytest.raises(NbHelpersError, match="names no thing") as error:
-        parse(text)
+    with pytest.raises(NbHelpersError, match="names no object") as error:
+        parse_phrase(text)
     assert "understood" in str(error.value.given)
 
 
 def test_a_very_long_phrase_is_an_error():
     with pytest.raises(NbHelpersError, match="too long"):
-        parse("cup on the table " * 100)
+        parse_phrase("cup on the table " * 100)
 
 
 def test_what_was_understood_is_said_in_words():
     assert (
-        parse("Red box on the left table").understood
+        parse_phrase("Red box on the left table").understood
         == 'looking for "Red box"; on the "table" (on the left of the picture)'
     )
-    assert [thing.noun for thing in parse("cup between the lamp on the shelf and the door").things()] == [
+    assert [thing.noun for thing in parse_phrase("cup between the lamp on the shelf and the door").subphrases()] == [
         "cup",
         "lamp",
         "shelf",
@@ -174,5 +174,5 @@ def test_every_kind_is_reached_by_some_words():
         "right of": "x right of y", "on": "x on y", "above": "x over y", "below": "x under y", "behind": "x behind y",
         "in front of": "x in front of y", "beside": "x by y", "between": "x between y and z", "centre of": "x in the centre of y",
     }  # fmt: skip
-    assert {kind: parse(text).relations[0].kind for kind, text in said.items()} == {kind: kind for kind in said}
-    assert set(said) == {*grammar.SIDES, *grammar.RANKS, *grammar.BETWEEN_THINGS}
+    assert {kind: parse_phrase(text).relations[0].kind for kind, text in said.items()} == {kind: kind for kind in said}
+    assert set(said) == {*referring.SIDES, *referring.RANKS, *referring.OBJECT_RELATIONS}

@@ -5,10 +5,16 @@ import pytest
 from scene_maker import camera, make_scene
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.multiview.choose import Candidate, choose
-from nbhelpers.multiview.frames import Frame, silhouette_scale
-from nbhelpers.multiview.phrases import parse
-from nbhelpers.multiview.relations import measure, placed, related
+from nbhelpers.multiview.referring import parse_phrase
+from nbhelpers.multiview.relations import (
+    ReferenceCandidate,
+    ViewerFrame,
+    measure_rank,
+    resolve_reference,
+    score_relation,
+    score_side,
+    shrink_mask,
+)
 
 ROOM = {
     "table": ((0, 0.4, 0), (1.2, 0.8, 0.8)),
@@ -27,10 +33,10 @@ FAR_SIDE = [(0, 2.0, -5.0), (0.5, 2.0, -5.0), (-0.5, 2.0, -5.0)]
 
 def things_of(room, view=0, eyes=None):
     scene, numbers = make_scene(room, eyes)
-    frame = Frame(scene, view)
+    frame = ViewerFrame(scene, view)
     out, everything = {}, []
     for number, (name, own) in enumerate(numbers.items()):
-        candidate = Candidate(number, name, frame.body(scene.points[own]))
+        candidate = ReferenceCandidate(number, name, frame.extent(scene.points[own]))
         out.setdefault(name.rstrip(" 0123456789"), []).append(candidate)
         everything.append(candidate)
     return out | {"object": everything}
@@ -69,7 +75,7 @@ def room():
     ],
 )
 def test_the_right_thing_is_chosen(room, text, name):
-    choice = choose(parse(text), room)
+    choice = resolve_reference(parse_phrase(text), room)
     assert choice.decided and choice.best.name == name, choice.why
     assert all(0 <= verdict.score <= 1 for verdict in choice.ranking)
     assert choice.ranking[0].why
@@ -77,9 +83,9 @@ def test_the_right_thing_is_chosen(room, text, name):
 
 def test_left_and_behind_are_those_of_the_viewer():
     room = things_of(ROOM, eyes=FAR_SIDE)
-    assert choose(parse("chair behind the table"), room).best.name == "chair 3"
-    assert choose(parse("rightmost chair"), room).best.name == "chair 2"
-    assert choose(parse("cup on the table on the left"), room).best.name == "cup 2"
+    assert resolve_reference(parse_phrase("chair behind the table"), room).best.name == "chair 3"
+    assert resolve_reference(parse_phrase("rightmost chair"), room).best.name == "chair 2"
+    assert resolve_reference(parse_phrase("cup on the table on the left"), room).best.name == "cup 2"
 
 
 def test_what_is_in_line_with_a_thing_is_not_beside_it():
@@ -92,26 +98,26 @@ def test_what_is_in_line_with_a_thing_is_not_beside_it():
             "ball 2": ((1.9, 0.1, 0.5), (0.2, 0.2, 0.2)),
         }
     )
-    bodies = {each.name: each.body for each in room["object"]}
-    in_line = [related(f"{side} of", bodies["chair 1"], [bodies["table"]])[0] for side in ("left", "right")]
-    assert max(in_line) < 0.4 < 0.9 < related("left of", bodies["chair 2"], [bodies["table"]])[0]
-    assert related("in front of", bodies["ball 1"], [bodies["table"]])[0] > 0.9
-    assert related("in front of", bodies["ball 2"], [bodies["table"]])[0] < 0.3
+    extents = {each.name: each.extent for each in room["object"]}
+    in_line = [score_relation(f"{side} of", extents["chair 1"], [extents["table"]])[0] for side in ("left", "right")]
+    assert max(in_line) < 0.4 < 0.9 < score_relation("left of", extents["chair 2"], [extents["table"]])[0]
+    assert score_relation("in front of", extents["ball 1"], [extents["table"]])[0] > 0.9
+    assert score_relation("in front of", extents["ball 2"], [extents["table"]])[0] < 0.3
     for text, name in (("chair left of the table", "chair 2"), ("ball in front of the table", "ball 1")):
-        choice = choose(parse(text), room)
+        choice = resolve_reference(parse_phrase(text), room)
         assert choice.decided and choice.best.name == name, choice.why
 
 
 @pytest.mark.parametrize("text", ["cup on the table", "chair", "cup", "object on the table"])
 def test_a_tie_is_undecided_and_told(room, text):
-    choice = choose(parse(text), room)
-    assert not choice.decided and "fit alike" in choice.why and choice.best is not None
+    choice = resolve_reference(parse_phrase(text), room)
+    assert not choice.decided and "fit equally well" in choice.why and choice.best is not None
 
 
 def test_two_things_as_far_away_as_each_other_are_undecided():
     room = things_of({"cup 1": ((-0.5, 0, 0), (0.2, 0.2, 0.2)), "cup 2": ((0.5, 0, 0.005), (0.2, 0.2, 0.2))})
-    assert not choose(parse("nearest cup"), room).decided
-    assert choose(parse("left cup"), room).decided
+    assert not resolve_reference(parse_phrase("nearest cup"), room).decided
+    assert resolve_reference(parse_phrase("left cup"), room).decided
 
 
 @pytest.mark.parametrize(
@@ -123,20 +129,20 @@ def test_two_things_as_far_away_as_each_other_are_undecided():
     ],
 )
 def test_a_thing_that_is_not_there_is_told(room, text, missing):
-    choice = choose(parse(text), room)
+    choice = resolve_reference(parse_phrase(text), room)
     assert choice.missing == (missing,) and not choice.decided and missing in choice.why
 
 
 def test_a_relation_that_nothing_fulfils_is_told(room):
-    choice = choose(parse("lamp below the table"), room)
+    choice = resolve_reference(parse_phrase("lamp below the table"), room)
     assert not choice.decided and "fulfils" in choice.why
-    choice = choose(parse("fourth chair from the left"), room)
+    choice = resolve_reference(parse_phrase("fourth chair from the left"), room)
     assert not choice.decided and "there are only 3" in choice.why
 
 
 def test_the_only_table_passes_its_side_on_to_the_cup(room):
-    passed = choose(parse("cup on the table on the left"), room)
-    kept = choose(parse("cup on the left table"), room)
+    passed = resolve_reference(parse_phrase("cup on the table on the left"), room)
+    kept = resolve_reference(parse_phrase("cup on the left table"), room)
     assert passed.decided and not kept.decided
 
 
@@ -159,17 +165,17 @@ def test_scores_go_down_as_things_move_away_from_where_they_should_be(kind):
     scores = []
     for place in (good[kind], bad[kind]):
         scene, numbers = make_scene({"a": (place, (0.2, 0.2, 0.2)), "b": ((0, 0.5, 0), (1, 1, 1))})
-        frame = Frame(scene, 0)
-        a, b = (frame.body(scene.points[own]) for own in numbers.values())
-        scores.append(related(kind, a, [b])[0])
+        frame = ViewerFrame(scene, 0)
+        a, b = (frame.extent(scene.points[own]) for own in numbers.values())
+        scores.append(score_relation(kind, a, [b])[0])
     assert scores[0] > 0.7 and scores[1] < 0.2
 
 
 def test_a_picture_on_the_wall_is_on_it():
     scene, numbers = make_scene({"picture": ((0, 1, -0.45), (0.5, 0.4, 0.02)), "wall": ((0, 1, -0.5), (4, 2.5, 0.05))})
-    frame = Frame(scene, 0)
-    picture, wall = (frame.body(scene.points[own]) for own in numbers.values())
-    assert related("on", picture, [wall])[0] > 0.6 and related("on", wall, [picture])[0] < 0.3
+    frame = ViewerFrame(scene, 0)
+    picture, wall = (frame.extent(scene.points[own]) for own in numbers.values())
+    assert score_relation("on", picture, [wall])[0] > 0.6 and score_relation("on", wall, [picture])[0] < 0.3
 
 
 def test_up_is_the_views_own_where_the_cameras_do_not_agree():
@@ -179,8 +185,8 @@ def test_up_is_the_views_own_where_the_cameras_do_not_agree():
     from dataclasses import replace
 
     tilted = replace(scene, world_to_camera=turned)
-    assert tilted.up is None and "its own is taken" in Frame(tilted, 0).note
-    assert "up from all cameras" in Frame(scene, 0).note
+    assert tilted.up is None and "its own is taken" in ViewerFrame(tilted, 0).note
+    assert "up from all cameras" in ViewerFrame(scene, 0).note
 
 
 def test_looking_straight_down_ahead_is_the_upper_edge():
@@ -189,20 +195,20 @@ def test_looking_straight_down_ahead_is_the_upper_edge():
     from dataclasses import replace
 
     scene = replace(scene, world_to_camera=np.stack([scene.world_to_camera[0], down]))
-    frame = Frame(scene, 1)
+    frame = ViewerFrame(scene, 1)
     assert np.allclose(frame.axes @ frame.axes.T, np.eye(3), atol=1e-6)
-    assert frame.body(np.array([[0, 0, -1.0]] * 5)).center[2] > 0
+    assert frame.extent(np.array([[0, 0, -1.0]] * 5)).center[2] > 0
 
 
 def test_without_a_camera_the_picture_decides_and_says_so():
-    frame = Frame(None)
+    frame = ViewerFrame(None)
     masks = {name: np.zeros((120, 160), bool) for name in ("table", "cup 1", "cup 2")}
     masks["table"][60:110, 30:130] = True
     masks["cup 1"][50:70, 40:50] = True
     masks["cup 2"][5:20, 100:110] = True
-    bodies = {name: frame.outline(silhouette_scale(mask)) for name, mask in masks.items()}
-    cups = [Candidate(1, "cup 1", bodies["cup 1"]), Candidate(2, "cup 2", bodies["cup 2"])]
-    things = {"cup": cups, "table": [Candidate(0, "table", bodies["table"])]}
+    extents = {name: frame.outline(shrink_mask(mask)) for name, mask in masks.items()}
+    cups = [ReferenceCandidate(1, "cup 1", extents["cup 1"]), ReferenceCandidate(2, "cup 2", extents["cup 2"])]
+    things = {"cup": cups, "table": [ReferenceCandidate(0, "table", extents["table"])]}
     assert frame.flat and "no camera" in frame.note
     for text, name in (
         ("cup on the table", "cup 1"),
@@ -210,26 +216,26 @@ def test_without_a_camera_the_picture_decides_and_says_so():
         ("cup above the table", "cup 2"),
         ("nearest cup", "cup 1"),
     ):
-        choice = choose(parse(text), things)
+        choice = resolve_reference(parse_phrase(text), things)
         assert choice.decided and choice.best.name == name, (text, choice.why)
     assert frame.outline(np.zeros((10, 10), bool)) is None
 
 
 def test_too_few_points_are_no_body_and_strays_do_not_count():
     scene, numbers = make_scene({"a": ((0, 0.5, 0), (0.4, 0.4, 0.4))})
-    frame, own = Frame(scene, 0), scene.points[numbers["a"]]
-    assert frame.body(own[:3]) is None
-    with_strays = frame.body(np.concatenate([own, np.full((8, 3), 30.0)]))
-    assert np.allclose(with_strays.center, frame.body(own).center, atol=0.05)
+    frame, own = ViewerFrame(scene, 0), scene.points[numbers["a"]]
+    assert frame.extent(own[:3]) is None
+    with_strays = frame.extent(np.concatenate([own, np.full((8, 3), 30.0)]))
+    assert np.allclose(with_strays.center, frame.extent(own).center, atol=0.05)
 
 
 def test_unknown_kinds_and_missing_things_are_errors(room):
-    cup = room["cup"][0].body
+    cup = room["cup"][0].extent
     for call in (
-        lambda: related("around", cup, [cup]),
-        lambda: related("between", cup, [cup]),
-        lambda: measure("oldest", cup),
-        lambda: placed("up", cup, [cup]),
+        lambda: score_relation("around", cup, [cup]),
+        lambda: score_relation("between", cup, [cup]),
+        lambda: measure_rank("oldest", cup),
+        lambda: score_side("up", cup, [cup]),
     ):
         with pytest.raises(NbHelpersError):
             call()

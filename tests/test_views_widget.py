@@ -45,7 +45,7 @@ def press(widget, x, y):
 def test_a_click_is_said_of_the_view_that_is_shown_in_its_own_pixels(widget):
     widget.show(0)
     press(widget, *BALL)
-    assert widget.session.said(0).points[0] == pytest.approx(BALL, abs=0.01)
+    assert widget.session.prompts(0).points[0] == pytest.approx(BALL, abs=0.01)
     assert widget.session.prompted == (0,) and widget.session.mask(0)[BALL[1], BALL[0]]
 
 
@@ -53,11 +53,11 @@ def test_exclude_undo_and_clear(widget):
     press(widget, *BALL)
     widget._mode.value = "exclude"
     press(widget, 160, 120)
-    assert list(widget.session.said(0).labels) == [1, 0]
+    assert list(widget.session.prompts(0).labels) == [1, 0]
     widget._key("Z", shift=False, control=False, meta=False)
-    assert len(widget.session.said(0).points) == 1
+    assert len(widget.session.prompts(0).points) == 1
     widget._change(widget._clear)
-    assert widget.session.said(0).is_empty
+    assert widget.session.prompts(0).is_empty
 
 
 def test_a_click_beside_the_photo_is_nothing(widget):
@@ -70,7 +70,7 @@ def test_finding_tells_what_came_out_and_whom(paths, segmenter):
     session = ViewsSession(paths, segmenter=segmenter.model("segmenter"))
     widget = ViewsWidget(session, width=640, on_solve=told.append)
     widget.solve()
-    assert "nothing was said" in widget._status.value.casefold() and not told
+    assert "no prompts" in widget._status.value.casefold() and not told
     press(widget, *BALL)
     widget.solve()
     assert told[-1] is session.views and not widget.solve_button.disabled
@@ -113,12 +113,12 @@ def test_a_photo_that_cannot_be_read_is_told_when_it_is_shown(paths, segmenter):
 
 def test_it_follows_a_session_that_another_cell_changes(widget):
     session = widget.session
-    session.click(0, *BALL)
+    session.click(*BALL, view=0)
     clicked = widget._name.value
     assert "find it in all views" in widget._status.value.casefold() and "again" not in widget._status.value
     views = session.solve()
     assert "consistency" in widget._name.value and "consistency" not in clicked
-    assert views.whole.why in html.unescape(widget._status.value)
+    assert views.overall.why in html.unescape(widget._status.value)
     session.clear(0)
     assert "changed" in widget._name.value and "again" in widget._status.value
     session.undo()
@@ -128,8 +128,8 @@ def test_it_follows_a_session_that_another_cell_changes(widget):
 def test_each_change_of_another_cell_is_painted(widget, monkeypatch):
     painted = []
     monkeypatch.setattr("nbhelpers.widgets.views.draw_marker", lambda *at: painted.append(at[-1]))
-    widget.session.click(0, *BALL)
-    widget.session.click(0, 160, 120, label=0)
+    widget.session.click(*BALL, view=0)
+    widget.session.click(160, 120, label=0, view=0)
     assert painted == [1, 1, 0]
     widget.session.undo()
     assert painted == [1, 1, 0, 1]
@@ -137,7 +137,7 @@ def test_each_change_of_another_cell_is_painted(widget, monkeypatch):
 
 def test_what_cannot_be_shown_is_told_and_does_not_stop_the_other_cell(widget, monkeypatch):
     monkeypatch.setattr(widget, "_about", lambda: 1 / 0)
-    widget.session.click(0, *BALL)
+    widget.session.click(*BALL, view=0)
     assert widget.session.prompted == (0,) and "ZeroDivisionError" in widget._status.value
 
 
@@ -157,17 +157,17 @@ def test_the_right_button_excludes_and_a_finger_includes(widget):
     x, y = (corner + (place + 0.5) * scale - 0.5 for corner, place in zip((left, top), BALL, strict=True))
     touch = {"event": "touch_start", "touches": [{"x": x, "y": y}]}
     widget.screen["marks"]._handle_frontend_event(None, touch, [])
-    assert widget.session.said(0).points[0] == pytest.approx(BALL, abs=0.01)
+    assert widget.session.prompts(0).points[0] == pytest.approx(BALL, abs=0.01)
     widget._pressed(left + 160 * scale, top + 120 * scale, RIGHT)
     widget._pressed(left + 10 * scale, top + 10 * scale, MIDDLE)
-    assert list(widget.session.said(0).labels) == [1, 0]
+    assert list(widget.session.prompts(0).labels) == [1, 0]
     assert "Right-click or Shift-click" in (widget._say("") or widget._status.value)
 
 
 def test_a_session_has_one_widget(widget):
     other = ViewsWidget(widget.session, width=640)
     assert widget.comm is None and other.comm is not None
-    widget.session.click(0, *BALL)
+    widget.session.click(*BALL, view=0)
     other.close()
     assert widget.session._listeners == []
 

@@ -2,7 +2,7 @@
 
 >>> from nbhelpers.multiview import ViewsSession
 >>> session = ViewsSession(sorted(Path("photos").glob("*.jpg")))
->>> session.click(0, 320, 200)                               # on the first photo
+>>> session.click(320, 200, view=0)                               # on the first photo
 >>> views = session.solve()
 >>> views.mask(4), views.consistency(4).why
 
@@ -12,16 +12,16 @@ The names below are loaded when they are first used.
 from nbhelpers.core.lazy import lazily
 
 _HOME_OF = {
-    "Consistency": "nbhelpers.multiview.values",
-    "MultiviewSegmenter": "nbhelpers.multiview.segmenter",
+    "Consistency": "nbhelpers.multiview.consistency",
+    "MultiviewResult": "nbhelpers.multiview.results",
+    "MultiviewSegmenter": "nbhelpers.multiview.pipeline",
     "Photos": "nbhelpers.multiview.views",
-    "Result": "nbhelpers.multiview.results",
-    "View": "nbhelpers.multiview.values",
-    "Views": "nbhelpers.multiview.values",
+    "ViewMask": "nbhelpers.multiview.consistency",
+    "ViewMasks": "nbhelpers.multiview.consistency",
     "ViewsSession": "nbhelpers.multiview.session",
-    "parse": "nbhelpers.multiview.phrases",
-    "run": "nbhelpers.multiview.batch",
-    "save": "nbhelpers.multiview.outputs",
+    "parse_phrase": "nbhelpers.multiview.referring",
+    "save_result": "nbhelpers.multiview.results",
+    "segment_scene": "nbhelpers.multiview.pipeline",
 }
 
 __all__ = list(_HOME_OF)

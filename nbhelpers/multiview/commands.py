@@ -27,37 +27,36 @@ def multiview(
     """Find one object in all photos of a scene, from a phrase or from clicks; resumed when cut off."""
     from tqdm.auto import tqdm
 
-    from nbhelpers.multiview.batch import run
-    from nbhelpers.multiview.segmenter import MultiviewSegmenter
+    from nbhelpers.multiview.pipeline import MultiviewSegmenter, segment_scene
 
     clicks: dict[int, list[tuple[float, ...]]] = {}
     for text in click or ():
-        view, point = _click(text, reference_view or 0)
+        view, point = _parse_click(text, reference_view or 0)
         clicks.setdefault(view, []).append(point)
     segmenter = MultiviewSegmenter(models=models, device=device)
     with tqdm(desc="multiview", bar_format="{desc}: {n}/{total} {postfix}", leave=False) as bar:
 
-        def progress(done: int, total: int, doing: str) -> None:
+        def progress(done: int, total: int, what: str) -> None:
             bar.total, bar.n = total, done
-            bar.set_postfix_str(doing)
+            bar.set_postfix_str(what)
 
-        told = run(
+        summary = segment_scene(
             images, output, phrase, click=clicks, cameras=cameras, reference_view=reference_view, segmenter=segmenter,
             progress=progress,
         )  # fmt: skip
-    if "phrase" in told:
-        typer.echo(told["phrase"]["understood"])
-        typer.echo(told["phrase"]["why"])
-    for view in told["views"]:
+    if "phrase" in summary:
+        typer.echo(summary["phrase"]["understood"])
+        typer.echo(summary["phrase"]["why"])
+    for view in summary["views"]:
         similarity = "" if view["similarity"] is None else f"similarity {view['similarity']:.2f}, "
         found = "" if view["found"] else "not found, "
         typer.echo(f"{view['photo']}: {found}{similarity}consistency {view['consistency']:.2f}; {view['why']}")
-    for note in told["notes"]:
+    for note in summary["notes"]:
         typer.echo(f"note: {note}")
-    typer.echo(f"{told['object']}: consistency {told['consistency']:.2f}; {told['why']}; all in {output}")
+    typer.echo(f"{summary['object']}: consistency {summary['consistency']:.2f}; {summary['why']}; all in {output}")
 
 
-def _click(text: str, default: int) -> tuple[int, tuple[float, ...]]:
+def _parse_click(text: str, default: int) -> tuple[int, tuple[float, ...]]:
     """``"3:320,200"`` as ``(3, (320.0, 200.0))``."""
     view, colon, rest = text.rpartition(":")
     try:

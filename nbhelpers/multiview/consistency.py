@@ -1,122 +1,233 @@
-"""How well the masks of all views go together, without ground truth, and which view disagrees.
-
-Each part alone misses cases: points are few on smooth objects, a look-alike is found again as well as the object, and
-a segmenter is as sure of the wrong thing as of the right one.
-"""
+"""The object's masks in all views, and how well they agree with each other, without ground truth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
-from nbhelpers.multiview.values import DOUBTFUL, Consistency
+from nbhelpers.core.masks import decode_rle
 
-POWERS = {"back": 1.0, "agreement": 2.0, "score": 2.0, "likeness": 0.25, "points": 1.0, "strangers": 0.5}
-LEAST = 0.02  # no part alone makes an end of it
-FEW = 5  # points: so many are taken to agree beforehand, so that fewer say little
-LIKE = (0.5, 0.75)  # likeness that is bad, and that is good
-SCORE = (0.8, 1.0)  # predicted IoU likewise: a segmenter that is shown a mask and its box seldom says less
-VAGUE = {"score": 0.5, "likeness": 0.5}  # reasons that tell a person little are named only where others fail
+DOUBTFUL = 0.5  # below this the user should inspect a view
+TERM_WEIGHTS = {"cycle": 1.0, "agreement": 2.0, "score": 2.0, "similarity": 0.25, "points": 1.0, "foreign": 0.5}
+MIN_TERM = 0.02  # so that no term alone makes the product 0
+POINT_PRIOR = 5  # agreeing points assumed beforehand, so that few points count little
+SIMILARITY_RANGE = (0.5, 0.75)  # a bad and a good similarity
+SCORE_RANGE = (0.8, 1.0)  # likewise of predicted IoU: prompted with a mask and its box, it is seldom less
+REASON_HANDICAP = {"score": 0.5, "similarity": 0.5}  # vague reasons, named only where all others are good
 
 
 @dataclass(frozen=True)
-class Signs:
-    """What was observed about one view's mask.
+class Consistency:
+    """Agreement of one view's mask with the others, or of all masks, without ground truth.
 
     Attributes:
-        back: soft IoU of the prompted views' masks with what this view's mask votes there, the mean over them.
-        agreement: soft IoU of the mask with what all other views vote here.
+        value: 0 to 1, the higher the better.
+        parts: its terms, each 0 to 1, without those that are unknown; see `ConsistencyTerms`.
+        why: the reason as a sentence.
+    """
+
+    value: float
+    parts: Mapping[str, float]
+    why: str
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the user should inspect the view."""
+        return self.value < DOUBTFUL
+
+
+@dataclass(frozen=True, eq=False)
+class ViewMask:
+    """The object in one photo.
+
+    Attributes:
+        name: of the photo.
+        rle: the mask, as `nbhelpers.core.masks.encode_rle` gives it.
+        score: the segmenter's confidence in the mask, 0 to 1.
+        consistency: see `Consistency`.
+        prompted: there is a prompt in this photo.
+        found: the object was found here; its mask is empty otherwise.
+    """
+
+    name: str
+    rle: Mapping[str, Any] = field(repr=False)
+    score: float
+    consistency: Consistency
+    prompted: bool
+    found: bool
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "h w"]:
+        """The mask at the photo's size, decoded at each call."""
+        return decode_rle(self.rle)
+
+
+@dataclass(frozen=True, eq=False)
+class ViewMasks:
+    """The object in all photos: the result of `nbhelpers.multiview.session.ViewsSession.solve`.
+
+    Example:
+        >>> views = session.solve()
+        >>> views.mask(3).shape, views.consistency(3).value
+        ((520, 779), 0.91)
+        >>> views.worst                                            # the view to inspect first
+        7
+
+    Attributes:
+        views: one `ViewMask` for each photo.
+        points: numbers of the scene's points on the object; empty without a scene.
+        overall: consistency of all views together.
+        order: the views that were not prompted, in the order of propagation.
+        notes: messages for the user, for example that a view has no camera.
+        seconds: elapsed time.
+    """
+
+    views: tuple[ViewMask, ...]
+    points: Int[np.ndarray, " n"]
+    overall: Consistency
+    order: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, view: int) -> ViewMask:
+        return self.views[view]
+
+    def __iter__(self) -> Iterator[ViewMask]:
+        return iter(self.views)
+
+    def mask(self, view: int) -> Bool[np.ndarray, "h w"]:
+        """The mask in one photo, at its size."""
+        return self.views[view].mask
+
+    def score(self, view: int) -> float:
+        """The segmenter's confidence in a view's mask, 0 to 1."""
+        return self.views[view].score
+
+    def consistency(self, view: int) -> Consistency:
+        """The consistency of one view with the others."""
+        return self.views[view].consistency
+
+    @property
+    def prompted(self) -> tuple[int, ...]:
+        """The prompted views."""
+        return tuple(number for number, view in enumerate(self.views) if view.prompted)
+
+    @property
+    def worst(self) -> int | None:
+        """The view of lowest consistency that is not prompted; None when all are prompted."""
+        rest = [number for number, view in enumerate(self.views) if not view.prompted]
+        return min(rest, key=lambda number: self.views[number].consistency.value, default=None)
+
+
+@dataclass(frozen=True)
+class ConsistencyTerms:
+    """Observations about one view's mask.
+
+    Each alone misses cases: points are few on smooth objects, a look-alike is found again as well as the object, and a
+    segmenter is as confident of the wrong object as of the right one.
+
+    Attributes:
+        cycle: cycle consistency: mean soft IoU of the prompted masks with the votes of this view's mask.
+        agreement: soft IoU of the mask with the votes of all other views.
         score: IoU that the segmenter predicts for the mask.
-        likeness: of its cells to the object elsewhere, see `nbhelpers.models.label_propagation.votes.Votes`.
-        points: how many points of the object the view shows, by what other views say of them.
-        missed: how many of these its mask leaves out.
-        strange: how many points that are not the object's its mask covers.
+        similarity: of its cells to the object elsewhere, see `nbhelpers.models.label_propagation.votes.Votes`.
+        points: number of the object's points visible in the view, by the votes of other views.
+        missed: number of these outside its mask.
+        foreign: number of other points inside its mask.
         name: of the view.
     """
 
-    back: float
+    cycle: float
     agreement: float
     score: float
-    likeness: float
+    similarity: float
     points: int = 0
     missed: int = 0
-    strange: int = 0
+    foreign: int = 0
     name: str = ""
 
 
-def judge(signs: Signs, prompted: bool = False, found: bool = True, followed: bool = True) -> Consistency:
-    """One number for one view, and a sentence.
-
-    The value is the weighted geometric mean of the parts; few points weigh less than many.
+def score_view(
+    terms: ConsistencyTerms, prompted: bool = False, found: bool = True, followed: bool = True
+) -> Consistency:
+    """Consistency of one view: the weighted geometric mean of its terms; few points weigh less than many.
 
     Args:
-        signs: what was observed.
-        prompted: a person said what the object is in this view.
+        terms: observations about the view.
+        prompted: there is a prompt in this view.
         found: the object was found there.
-        followed: what was said there goes together with what was said elsewhere; else the view is doubtful.
+        followed: its prompt does not contradict those of other views; else the view is doubtful.
     """
     if not found:
-        if signs.points >= FEW:
-            return Consistency(0.1, {"points": 0.0}, f"not found, though {signs.points} points of it should be visible")
+        if terms.points >= POINT_PRIOR:
+            return Consistency(0.1, {"points": 0.0}, f"not found, though {terms.points} points of it should be visible")
         return Consistency(0.5, {}, "the object was not found here, and nothing says that it should be")
-    parts, weights = _parts(signs)
-    logs = [weights[name] * np.log(max(value, LEAST)) for name, value in parts.items()]
+    parts, weights = _weighted_terms(terms)
+    logs = [weights[name] * np.log(max(value, MIN_TERM)) for name, value in parts.items()]
     value = float(np.exp(sum(logs) / sum(weights.values()))) * (1 if followed else DOUBTFUL)
-    return Consistency(value, parts, _why(signs, parts, value, prompted))
+    return Consistency(value, parts, _reason(terms, parts, value, prompted))
 
 
-def whole(views: Mapping[int, Consistency], names: Mapping[int, str]) -> Consistency:
-    """One number for the set: the mean over the views, and the view that disagrees most."""
+def score_all_views(views: Mapping[int, Consistency], names: Mapping[int, str]) -> Consistency:
+    """Consistency of all views: the mean, and the view to inspect first."""
     values = {view: each.value for view, each in views.items()}
     worst = min(values, key=values.get)
     mean = float(np.mean(list(values.values())))
     doubtful = [view for view, each in views.items() if each.is_doubtful]
     if doubtful:
-        why = f"{len(doubtful)} of {len(views)} views should be looked at, first {names[worst]}"
+        why = f"{len(doubtful)} of {len(views)} views should be inspected, first {names[worst]}"
     else:
-        why = f"all {len(views)} views go together; the least sure is {names[worst]}"
+        why = f"all {len(views)} views agree; the least certain is {names[worst]}"
     return Consistency(mean, {names[view]: value for view, value in values.items()}, why)
 
 
-def _parts(signs: Signs) -> tuple[dict[str, float], dict[str, float]]:
+def _weighted_terms(terms: ConsistencyTerms) -> tuple[dict[str, float], dict[str, float]]:
+    """Terms from 0 to 1, and their weights."""
     parts = {
-        "back": signs.back,
-        "agreement": signs.agreement,
-        "score": _between(signs.score, *SCORE),
-        "likeness": _between(signs.likeness, *LIKE),
+        "cycle": terms.cycle,
+        "agreement": terms.agreement,
+        "score": _rescale(terms.score, *SCORE_RANGE),
+        "similarity": _rescale(terms.similarity, *SIMILARITY_RANGE),
     }
-    weights = {name: POWERS[name] for name in parts}
-    if signs.points:
-        covered = signs.points - signs.missed
-        parts["points"] = (covered + FEW) / (signs.points + FEW)
-        parts["strangers"] = (covered + FEW) / (covered + signs.strange + FEW)
-        many = signs.points / (signs.points + FEW)
-        weights |= {name: POWERS[name] * many for name in ("points", "strangers")}
+    weights = {name: TERM_WEIGHTS[name] for name in parts}
+    if terms.points:
+        covered = terms.points - terms.missed
+        parts["points"] = (covered + POINT_PRIOR) / (terms.points + POINT_PRIOR)
+        parts["foreign"] = (covered + POINT_PRIOR) / (covered + terms.foreign + POINT_PRIOR)
+        many = terms.points / (terms.points + POINT_PRIOR)
+        weights |= {name: TERM_WEIGHTS[name] * many for name in ("points", "foreign")}
     return parts, weights
 
 
-def _between(value: float, low: float, high: float) -> float:
+def _rescale(value: float, low: float, high: float) -> float:
+    """Position of a value in a range, clipped to 0 to 1."""
     return float(np.clip((value - low) / (high - low), 0, 1))
 
 
-def _why(signs: Signs, parts: Mapping[str, float], value: float, prompted: bool) -> str:
-    name = signs.name or "this view"
+def _reason(terms: ConsistencyTerms, parts: Mapping[str, float], value: float, prompted: bool) -> str:
+    """The consistency in words; the weakest term where it is low."""
+    name = terms.name or "this view"
     if prompted:
         if value >= DOUBTFUL:
-            return "the object was shown here"
-        return f"what was said in {name} does not go together with the other views"
+            return "the object was prompted here"
+        return f"the prompt in {name} does not agree with the other views"
     if value >= DOUBTFUL:
-        held = f", and {signs.points - signs.missed} of {signs.points} points of it lie inside" if signs.points else ""
+        held = f", and {terms.points - terms.missed} of {terms.points} points of it lie inside" if terms.points else ""
         return f"{name} agrees with the others{held}"
-    weakest = min(parts, key=lambda part: parts[part] + VAGUE.get(part, 0))
+    weakest = min(parts, key=lambda part: parts[part] + REASON_HANDICAP.get(part, 0))
     reasons = {
-        "points": f"{signs.missed} of {signs.points} points of the object lie outside its mask",
-        "strangers": f"its mask covers {signs.strange} points that other views see outside the object",
-        "back": f"from here only {signs.back:.0%} of the prompted mask is found again",
-        "agreement": f"only {signs.agreement:.0%} of its mask is where the other views expect the object",
-        "score": "the segmenter itself is not sure of the mask",
-        "likeness": "what the mask covers does not look like the object elsewhere",
+        "points": f"{terms.missed} of {terms.points} points of the object lie outside its mask",
+        "foreign": f"its mask covers {terms.foreign} points that other views see outside the object",
+        "cycle": f"from here only {terms.cycle:.0%} of the prompted mask is found again",
+        "agreement": f"only {terms.agreement:.0%} of its mask is where the other views expect the object",
+        "score": "the segmenter itself is not confident of the mask",
+        "similarity": "what the mask covers does not look like the object elsewhere",
     }
     return f"{name} disagrees: {reasons[weakest]}"

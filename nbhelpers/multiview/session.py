@@ -1,10 +1,11 @@
-"""Say what the object is in any photo, see it in all: the session behind the notebook and the command."""
+"""A session on the photos of one scene: prompts in some views, the object's mask in all of them."""
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -18,15 +19,12 @@ from nbhelpers.core.scenes import Scene
 from nbhelpers.models.label_propagation.decoding import mask_side, predict_prompt
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Prediction
-from nbhelpers.multiview.values import Views
-from nbhelpers.multiview.views import Photos
+from nbhelpers.multiview.conflicts import PromptConflicts, ViewPrompt, click_hypotheses, predict_hypothesis
+from nbhelpers.multiview.consistency import ViewMasks
+from nbhelpers.multiview.propagation import MaskPropagator, propagate_masks
+from nbhelpers.multiview.views import Photos, Progress
 
-if TYPE_CHECKING:
-    from nbhelpers.multiview.accord import Claim
-
-OBJECT = "object 1"
-Progress = Callable[[int, int, str], None]
-"""Called with how many steps are done, how many there are, and what is being done."""
+OBJECT = "object 1"  # in the prompt log
 
 
 class ViewsSession:
@@ -34,28 +32,28 @@ class ViewsSession:
 
     Example:
         >>> session = ViewsSession(["a.jpg", "b.jpg", "c.jpg"], scene)
-        >>> session.click(0, 320, 200)                        # in the first photo; answers its mask there
+        >>> session.click(320, 200, view=0).best              # the mask in the first photo
         >>> views = session.solve()
-        >>> session.click(views.worst, 300, 190, label=0)     # a correction, which all views follow
+        >>> session.click(300, 190, label=0, view=views.worst)    # a correction, which all views follow
         >>> views = session.solve()
 
-    Prompted views keep the mask that their prompts mean; a click in a view that was found already corrects the mask
-    that was found there. Where prompts of two views contradict each other, only one of them is followed by the other
-    views; see `nbhelpers.multiview.accord`. All that is said is in `log`, and a session on the same photos with that
-    log gives the same masks.
+    Prompted views keep the mask of their prompts; a click in a view without prompts corrects the mask that the last
+    `solve` found there. Where the prompts of two views contradict each other, the other views follow only one of them;
+    see `nbhelpers.multiview.conflicts`. All prompts are in `log`; a session on the same photos with that log gives the
+    same masks.
 
     Args:
         images: files or RGB arrays of any sizes, a folder, a glob, or `Photos` that other sessions share.
         scene: cameras and points of the same photos in the same order; without one, features alone are used.
-        segmenter: a SAM 2; `nbhelpers.load` picks one when left out.
-        names: one a photo.
-        log: what was said in an earlier session on these photos.
+        segmenter: a SAM 2; chosen by `nbhelpers.load` when left out.
+        names: one for each photo.
+        log: of an earlier session on these photos.
 
     Attributes:
         photos: see `Photos`.
         scene: as given.
         log: the `nbhelpers.core.promptlog.PromptLog`; a view is a ``frame``.
-        views: what the last `solve` found; None before.
+        views: the result of the last `solve`; None before.
 
     Raises:
         NbHelpersError: no photos, an unreadable one, or a scene or a log of other photos.
@@ -75,7 +73,7 @@ class ViewsSession:
             raise NbHelpersError(
                 "the scene is of other photos",
                 given=f"{len(scene)} views, {len(self.photos)} photos",
-                expected="one view a photo, in the same order",
+                expected="one view for each photo, in the same order",
             )
         self.scene, self.views = scene, None
         head = {"name": self.photos.names[0], "size": list(self.photos.size(0)), "frames": len(self.photos)}
@@ -86,8 +84,29 @@ class ViewsSession:
         self.log = PromptLog(head, self.photos.segmenter.name) if log is None else log
         if OBJECT not in self.log.entries():
             self.log.append("object.add", object=OBJECT)
-        self._answers: dict[tuple[int, str], Prediction] = {}
+        self._predictions: dict[tuple[int, str], Prediction] = {}
         self._listeners: list[Callable[[], object]] = []
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        images: Sequence[str | Path | np.ndarray] | np.ndarray | str | Path | Photos,
+        scene: Scene | None = None,
+        segmenter: Segmenter | None = None,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> ViewsSession:
+        """Open a session from a prompt log written by `save`, on the same photos.
+
+        Raises:
+            NbHelpersError: the log cannot be read, or is of other photos.
+        """
+        return cls(images, scene, segmenter, names=names, log=PromptLog.open(path))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the prompt log as JSON and return its path."""
+        return self.log.save(path)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -96,44 +115,52 @@ class ViewsSession:
         """A photo as RGB."""
         return self.photos.image(view)
 
-    def said(self, view: int) -> ObjectPrompts:
-        """What was said in a view."""
+    def prompts(self, view: int) -> ObjectPrompts:
+        """The prompts of a view."""
         return self.log.objects(self.photos.check(view))[OBJECT]
 
     @property
     def prompted(self) -> tuple[int, ...]:
-        """The views in which something was said."""
-        frames = self.log.entries()[OBJECT].frames
-        return tuple(sorted(view for view, said in frames.items() if view is not None and not said.is_empty))
+        """The views that have prompts."""
+        return tuple(sorted(self._prompted_in_order()))
 
-    def click(self, view: int, x: float, y: float, label: int = INCLUDE) -> Bool[np.ndarray, "h w"]:
-        """Click in a view, in addition to what was said there; the mask that is meant now.
+    def click(self, x: float, y: float, label: int = INCLUDE, *, view: int = 0) -> Prediction:
+        """Add a point to the prompts of a view; the prediction for all of them.
 
         Args:
-            view: number of the photo.
             x: pixels from the left.
             y: pixels from the top.
-            label: 1 where the object is, 0 where it is not.
+            label: 1 to include, 0 to exclude.
+            view: number of the photo.
 
         Raises:
             NbHelpersError: no such view, a point outside it, or only excluding points where nothing was found.
         """
         Prompt([(x, y)], [label]).check_inside(self.photos.size(self.photos.check(view)))
         event = {"op": "point.add", "x": float(x), "y": float(y), "label": int(label)}
-        base = self._to_correct(view)
-        return self._say(view, [event if base is None else {**event, "base": base}])
+        base = self._mask_to_correct(view)
+        return self._record(view, [event if base is None else {**event, "base": base}])
 
-    def prompt(self, view: int, prompt: Prompt) -> Bool[np.ndarray, "h w"]:
-        """Say what the object is in a view, in place of what was said there; the mask that is meant.
+    def set_box(self, box: Sequence[float], *, view: int = 0) -> Prediction:
+        """Set the box ``(x0, y0, x1, y1)`` of a view, in pixels; the prediction for all its prompts."""
+        prompt = Prompt(box=box)
+        prompt.check_inside(self.photos.size(self.photos.check(view)))
+        return self._record(view, [{"op": "box.set", "box": prompt.box.tolist()}])
 
-        A mask alone is taken as it is.
+    def set_mask(self, mask: Bool[np.ndarray, "h w"], *, view: int = 0) -> Prediction:
+        """Set a mask prompt of photo size; the prediction for all its prompts. A mask alone is kept unchanged."""
+        Prompt(mask=mask).check_inside(self.photos.size(self.photos.check(view)))
+        return self._record(view, [{"op": "mask.set", "mask": mask}])
+
+    def set_prompt(self, prompt: Prompt, *, view: int = 0) -> Prediction:
+        """Replace the prompts of a view; the prediction for the new ones. A mask alone is kept as it is.
 
         Raises:
             NbHelpersError: no such view, or a prompt that does not fit it.
         """
         size = self.photos.size(self.photos.check(view))
         prompt.check_inside(size)
-        events: list[dict] = [] if self.said(view).is_empty else [{"op": "clear"}]
+        events: list[dict] = [] if self.prompts(view).is_empty else [{"op": "clear"}]
         if prompt.box is not None:
             events.append({"op": "box.set", "box": prompt.box.tolist()})
         if prompt.mask is not None:
@@ -142,20 +169,22 @@ class ViewsSession:
             events.append({"op": "mask.set", "mask": mask})
         for (x, y), label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
             events.append({"op": "point.add", "x": x, "y": y, "label": label})
-        return self._say(view, events)
+        return self._record(view, events)
 
-    def propose(self, view: int, mask: Bool[np.ndarray, "h w"]) -> None:
-        """Begin with a mask that was found otherwise, for example by a phrase; what a person says counts more.
+    def propose_mask(self, mask: Bool[np.ndarray, "h w"], *, view: int = 0) -> None:
+        """Replace the prompts of a view by a mask found otherwise, for example by a phrase.
+
+        Prompts of the user take precedence over it where they are in conflict.
 
         Raises:
             NbHelpersError: no such view, or a mask that does not fit it.
         """
         Prompt(mask=mask).check_inside(self.photos.size(self.photos.check(view)))
-        events: list[dict] = [] if self.said(view).is_empty else [{"op": "clear"}]
-        self._say(view, [*events, {"op": "mask.set", "mask": mask, "proposed": True}])
+        events: list[dict] = [] if self.prompts(view).is_empty else [{"op": "clear"}]
+        self._record(view, [*events, {"op": "mask.set", "mask": mask, "proposed": True}])
 
-    def confirm(self, view: int) -> Bool[np.ndarray, "h w"]:
-        """Say that the mask of a view is right as it is: all other views are found from it too.
+    def confirm(self, view: int) -> Prediction:
+        """Make the mask of a view its prompt, so that the other views follow it too.
 
         Raises:
             NbHelpersError: there is no mask yet.
@@ -163,24 +192,24 @@ class ViewsSession:
         mask = self.mask(view)
         if not mask.any():
             raise NbHelpersError("there is no mask to confirm", given=self.photos.names[view], do="solve first")
-        return self.prompt(view, Prompt(mask=mask))
+        return self.set_prompt(Prompt(mask=mask), view=view)
 
     def clear(self, view: int | None = None) -> None:
-        """Forget what was said in a view, or in all of them."""
+        """Remove the prompts of a view, or of all views."""
         for number in self.prompted if view is None else [self.photos.check(view)]:
             self.log.append("clear", object=OBJECT, frame=number)
         self._changed()
 
     def undo(self) -> bool:
-        """Take the last thing back that was said; False when there is none."""
+        """Take back the last prompt; False when there is none."""
         while self.log.cursor > 1:
-            if self.log.undo()["op"] != "candidate.set":  # how a click was read was not said by the person
+            if self.log.undo()["op"] != "candidate.set":  # chosen by `solve`, not by the user
                 self._changed()
                 return True
         return False
 
     def redo(self) -> bool:
-        """Say again what was taken back; False when there is none."""
+        """Restore the prompt that was taken back last; False when there is none."""
         if self.log.redo() is None:
             return False
         following = self.log.events[self.log.cursor : self.log.cursor + 1]
@@ -190,127 +219,146 @@ class ViewsSession:
         return True
 
     def mask(self, view: int) -> Bool[np.ndarray, "h w"]:
-        """The mask in a view: what its prompts mean, else what was found by the last `solve`.
+        """The mask of a view: of its prompts, else of the last `solve`.
 
-        Empty where nothing was found, or nothing is said any more.
+        Empty where nothing was found, or when no prompts are left.
         """
-        if not self.said(view).is_empty:
-            return self.answer(view).best
+        if not self.prompts(view).is_empty:
+            return self.predict(view).best
         if self.views is not None and self.prompted:
             return self.views.mask(view)
         return np.zeros(self.photos.size(view), bool)
 
-    def answer(self, view: int) -> Prediction:
-        """The one mask that the prompts of a view mean.
+    def predict(self, view: int) -> Prediction:
+        """The prediction for the prompts of a view: one mask.
 
         Raises:
-            NbHelpersError: nothing was said there.
+            NbHelpersError: the view has no prompts.
         """
-        said = self.said(view)
-        if said.is_empty:
-            raise NbHelpersError("nothing was said in this view", given=self.photos.names[view])
-        return self._answer(view, said)
+        prompts = self.prompts(view)
+        if prompts.is_empty:
+            raise NbHelpersError("there are no prompts in this view", given=self.photos.names[view])
+        return self._predict(view, prompts)
 
-    def solve(self, progress: Progress | None = None) -> Views:
+    def solve(self, progress: Progress | None = None) -> ViewMasks:
         """Find the object in all views.
 
         Raises:
-            NbHelpersError: nothing was said yet.
+            NbHelpersError: there are no prompts yet.
         """
-        from nbhelpers.multiview.rounds import solve
-
-        if len(self.prompted) == 1 and len(self.photos) > 1:
-            self._read_click(self.prompted[0], progress)
-        frames = self.log.entries()[OBJECT].frames  # in the order in which they were prompted
-        claims = {view: self._claim(view) for view, said in frames.items() if view is not None and not said.is_empty}
-        if not claims:
-            raise NbHelpersError("nothing was said yet", do="click the object in one of the views first")
-        self.views = solve(self.photos, claims, self.scene, progress)
+        views = self._prompted_in_order()
+        if not views:
+            raise NbHelpersError("there are no prompts yet", do="click the object in one of the views first")
+        count = len(self.photos)
+        if len(views) == 1 and count > 1:
+            self._resolve_click(views[0], progress)
+        start = time.monotonic()
+        counter = _StepCounter(progress, count + 3 * (count - len(views)))
+        prompts = {view: self._view_prompt(view) for view in views}
+        propagator = MaskPropagator(self.photos, self.scene, lambda done: counter.step("reading the photos"))
+        counter.done = count
+        masks = {view: propagator.prompted_mask(view, prompt.prediction) for view, prompt in prompts.items()}
+        followed = PromptConflicts(prompts, masks, propagator).consistent_views()
+        found = propagate_masks(propagator, masks, followed, counter.step)
+        self.views = dataclasses.replace(found, seconds=time.monotonic() - start)
         self._changed()
         return self.views
 
-    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Call ``listener()`` after every change; returns a function that stops it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+    def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call ``callback()`` after every change; returns a function that stops it."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
-    def _claim(self, view: int) -> Claim:
-        """What was said in a view, as it is compared with what was said in others."""
-        from nbhelpers.multiview.accord import Claim
+    def _prompted_in_order(self) -> list[int]:
+        """The views that have prompts, in the order of their first prompts."""
+        frames = self.log.entries()[OBJECT].frames
+        return [view for view, prompts in frames.items() if view is not None and not prompts.is_empty]
 
-        said, size = self.said(view), self.photos.size(view)
-        corrects = None if said.base_rle is None else decode_rle(said.base_rle)
-        if corrects is not None and said.labels[0] == INCLUDE:
-            column, row = np.clip(np.rint(said.points[0]).astype(int), 0, np.array(size[::-1]) - 1)
-            if corrects[row, column]:  # the first click is on it: it is what that click means
+    def _view_prompt(self, view: int) -> ViewPrompt:
+        """The prompts of a view as they are compared with those of others."""
+        prompts, size = self.prompts(view), self.photos.size(view)
+        corrects = None if prompts.base_rle is None else decode_rle(prompts.base_rle)
+        if corrects is not None and prompts.labels[0] == INCLUDE:
+            column, row = np.clip(np.rint(prompts.points[0]).astype(int), 0, np.array(size[::-1]) - 1)
+            if corrects[row, column]:  # the first click is inside: it confirms the mask
                 corrects = None
-        bounds = None if said.mask_rle is None else decode_rle(said.mask_rle)
-        if said.box is not None:
-            x0, y0, x1, y1 = said.box
+        bounds = None if prompts.mask_rle is None else decode_rle(prompts.mask_rle)
+        if prompts.box is not None:
+            x0, y0, x1, y1 = prompts.box
             bounds = polygon_mask([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], size)
         sets = [e for e in self.log.events[: self.log.cursor] if e["op"] == "mask.set" and e.get("frame") == view]
-        proposed = bool(sets) and sets[-1].get("proposed", False) and not said.points and said.box is None
-        return Claim(self.answer(view), corrects, bounds, proposed)
+        proposed = bool(sets) and sets[-1].get("proposed", False) and not prompts.points and prompts.box is None
+        return ViewPrompt(self.predict(view), corrects, bounds, proposed)
 
-    def _read_click(self, view: int, progress: Progress | None) -> None:
-        """Choose among the readings of a lone click, once, and record the choice."""
-        from nbhelpers.multiview.order import survey, with_scene
-        from nbhelpers.multiview.propagate import Finder
-        from nbhelpers.multiview.readings import readings
-
-        said = self.said(view)
-        if said.candidate is not None or said.base_rle is not None or said.strokes:
+    def _resolve_click(self, view: int, progress: Progress | None) -> None:
+        """Choose among the hypotheses of a single click, once, and record the choice."""
+        prompts = self.prompts(view)
+        if prompts.candidate is not None or prompts.base_rle is not None or prompts.strokes:
             return
-        prompt = said.prompt()
+        prompt = prompts.prompt()
         if prompt is None or not prompt.is_ambiguous:
             return
-        count = len(self.photos)
-        report = progress or (lambda done, steps, what: None)
-        seen = survey(self.photos, lambda done: report(done, 4 * count, "reading the photos"))
-        found = readings(Finder(self.photos, seen), view, prompt, with_scene(seen.likeness, self.scene))
+        counter = _StepCounter(progress, 4 * len(self.photos))
+        propagator = MaskPropagator(self.photos, self.scene, lambda done: counter.step("reading the photos"))
+        found = click_hypotheses(propagator, view, prompt)
         if found:
             self.log.append("candidate.set", object=OBJECT, frame=view, index=found[0].candidate)
             self._changed()
 
-    def _say(self, view: int, events: Sequence[dict]) -> np.ndarray:
-        """Record events of one view if their answer can be had, all or none."""
+    def _record(self, view: int, events: Sequence[dict]) -> Prediction:
+        """Record events of one view if its prompts can be predicted, all or none."""
         trial = PromptLog(self.log.image, self.log.model, self.log.events[: self.log.cursor])
         for event in events:
             trial.append(object=OBJECT, frame=view, **event)
-        answered = self._answer(view, trial.objects(view)[OBJECT])
+        prediction = self._predict(view, trial.objects(view)[OBJECT])
         self.log.events, self.log.cursor = trial.events, trial.cursor
         self._changed()
-        return answered.best
+        return prediction
 
-    def _to_correct(self, view: int) -> np.ndarray | None:
-        """The mask that a click in a view would correct, where the click and what was said there do not tell it."""
-        said = self.said(view)
-        if not said.is_empty:
-            return None if said.candidate is None else self.answer(view).best
+    def _mask_to_correct(self, view: int) -> np.ndarray | None:
+        """The mask that a click in a view corrects, where it cannot be told from the prompts of the view."""
+        prompts = self.prompts(view)
+        if not prompts.is_empty:
+            return None if prompts.candidate is None else self.predict(view).best
         found = self.views is not None and self.views[view].found and bool(self.prompted)
         return self.views.mask(view) if found else None
 
-    def _answer(self, view: int, said: ObjectPrompts) -> Prediction:
-        key = view, said.digest
-        if key not in self._answers:
-            self._answers = {k: v for k, v in self._answers.items() if k[0] != view}
-            self._answers[key] = self._ask(view, said)
-        return self._answers[key]
+    def _predict(self, view: int, prompts: ObjectPrompts) -> Prediction:
+        """The prediction for some prompts of a view; the last one of each view is kept."""
+        key = view, prompts.digest
+        if key not in self._predictions:
+            prediction = self._predict_prompts(view, prompts)
+            self._predictions = {k: v for k, v in self._predictions.items() if k[0] != view}
+            self._predictions[key] = prediction
+        return self._predictions[key]
 
-    def _ask(self, view: int, said: ObjectPrompts) -> Prediction:
-        from nbhelpers.multiview.readings import read
-
+    def _predict_prompts(self, view: int, prompts: ObjectPrompts) -> Prediction:
+        """Run the segmenter on some prompts of a view."""
         segmenter, embedding = self.photos.segmenter, self.photos.embedding(view)
-        mask = None if said.mask_rle is None else decode_rle(said.mask_rle)
-        prompt = Prompt(said.points, said.labels, said.box, mask)
-        if said.candidate is not None and prompt.is_ambiguous:
-            chosen = read(segmenter, embedding, prompt, said.candidate)
+        mask = None if prompts.mask_rle is None else decode_rle(prompts.mask_rle)
+        prompt = Prompt(prompts.points, prompts.labels, prompts.box, mask)
+        if prompts.candidate is not None and prompt.is_ambiguous:
+            chosen = predict_hypothesis(segmenter, embedding, prompt, prompts.candidate)
             if chosen is not None:
                 return chosen
         side = mask_side(segmenter, embedding)
-        found = None if said.base_rle is None else mask_logits(decode_rle(said.base_rle), (side, side))
+        found = None if prompts.base_rle is None else mask_logits(decode_rle(prompts.base_rle), (side, side))
         return predict_prompt(segmenter, embedding, prompt, found)
 
     def _changed(self) -> None:
+        """Call all listeners."""
         for listener in tuple(self._listeners):
             listener()
+
+
+class _StepCounter:
+    """Counts the steps of one call and reports them."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self._progress, self._total, self.done = progress, total, 0
+
+    def step(self, what: str) -> None:
+        """Report one more step."""
+        self.done += 1
+        if self._progress is not None:
+            self._progress(self.done, self._total, what)

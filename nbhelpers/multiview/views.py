@@ -1,4 +1,7 @@
-"""Photos of one scene, read when asked for, with their features on disk: memory does not grow with their number."""
+"""The photos of a scene: selected from a folder, a list or a video, with embeddings cached on disk.
+
+Memory does not grow with the number of photos.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,46 @@ import shutil
 import tempfile
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import load_image
+from nbhelpers.core.files import sha256
+from nbhelpers.core.images import fit, load_image, save_image
 from nbhelpers.core.orientation import UPRIGHT, orientation_of
-from nbhelpers.core.runs import photos
+from nbhelpers.core.runs import file_stem, photos
+from nbhelpers.core.video import Frames
+from nbhelpers.core.video.folder import PictureFolder, is_picture
 from nbhelpers.models.label_propagation.votes import feature_maps
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding
 
-KEPT = 6  # embeddings in memory, 17 MB each
+CACHE_SIZE = 6  # embeddings in memory, 17 MB each
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+MAX_VIDEO_VIEWS = 24  # taken from a video by `photo_files`
+FRAMES_PER_SEGMENT = 5  # frames of a segment of a video of which the sharpest is taken
+MAX_SELECTED = 40  # views taken by `select_views`: more take longer and seldom show more
+MIN_MOTION = 0.08  # of the longer side, from view to view: about nine tenths overlap
+MOTION_SIDE = 320  # pixels of the longer side at which motion is measured
+SAMPLES_PER_SECOND = 10  # frames of a video that are compared
+MAX_CORNERS = 200  # tracked from image to image
+MIN_TRACKED = 0.3  # fraction of the corners; fewer mean a cut or a jump
+MIN_SHARPNESS_RATIO = 0.25  # of the median sharpness, below which a photo is reported as blurred
+
+Progress = Callable[[int, int, str], None]
+"""Called with steps done, steps in all, and what is being done."""
 
 
 class Photos:
-    """Pictures by number, of any sizes, and the segmenter's embedding of each, computed once.
+    """Photos of any sizes by number, and the segmenter's embedding of each, computed once.
 
-    Several sessions on the same photos share one of these, so that nothing is encoded twice.
+    Sessions on the same photos share one of these, so that nothing is encoded twice.
 
     Example:
         >>> photos = Photos(["a.jpg", "b.jpg"])
@@ -38,11 +57,11 @@ class Photos:
 
     Args:
         images: files, RGB arrays ``(H, W, 3) uint8`` or whatever else `load_image` reads; a folder, or a glob.
-        segmenter: a SAM 2; `nbhelpers.load` picks one when left out.
-        names: one a picture; the files' names, or ``"view 0"`` and so on, when left out.
+        segmenter: a SAM 2; chosen by `nbhelpers.load` when left out.
+        names: one for each photo; the files' names, or ``"view 0"`` and so on, when left out.
 
     Raises:
-        NbHelpersError: no pictures, or names that do not fit.
+        NbHelpersError: no photos, or names of another number.
     """
 
     def __init__(
@@ -69,7 +88,7 @@ class Photos:
         self._sizes: dict[int, tuple[int, int]] = {}
         self._lab: dict[tuple[int, int], np.ndarray] = {}
         self._recent: OrderedDict[int, Embedding] = OrderedDict()
-        self.survey: Any = None
+        self.view_graph: Any = None
         self._folder: Path | None = None
 
     def __len__(self) -> int:
@@ -81,7 +100,7 @@ class Photos:
         return tuple(orientation_of(s) if isinstance(s, (str, Path)) else UPRIGHT for s in self._sources)
 
     def check(self, view: int) -> int:
-        """The number itself if there is such a photo.
+        """The number of a view, if there is one.
 
         Raises:
             NbHelpersError: there is none.
@@ -91,7 +110,7 @@ class Photos:
         return view
 
     def image(self, view: int) -> UInt8[np.ndarray, "h w 3"]:
-        """A photo as RGB, read anew at each call."""
+        """A photo as RGB, read at each call."""
         image = load_image(self._sources[self.check(view)])
         self._sizes[view] = image.shape[:2]
         return image
@@ -110,30 +129,268 @@ class Photos:
         return self._lab[view, side]
 
     def embedding(self, view: int) -> Embedding:
-        """What the segmenter computed for a photo; rounded to half precision, so that a disk can keep it.
+        """The segmenter's embedding of a photo, rounded to half precision as it is kept on disk.
 
         Raises:
             NbHelpersError: the segmenter's features cannot be compared across photos.
         """
         if self.check(view) not in self._recent:
-            while len(self._recent) >= KEPT:
+            while len(self._recent) >= CACHE_SIZE:
                 self._recent.popitem(last=False)
-            self._recent[view] = self._read(view) or self._encode(view)
+            self._recent[view] = self._read_embedding(view) or self._encode(view)
         self._recent.move_to_end(view)
         return self._recent[view]
 
     def _path(self, view: int) -> Path:
+        """The file of an embedding, in a temporary folder."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="nbhelpers-views-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder / f"{view}.pt"
 
     def _encode(self, view: int) -> Embedding:
+        """Encode a photo and write its features to disk."""
         embedding = self.segmenter.encode(self.image(view))
         feature_maps(self.segmenter, embedding)
         embedding.save(self._path(view))
-        return self._read(view)
+        return self._read_embedding(view)
 
-    def _read(self, view: int) -> Embedding | None:
+    def _read_embedding(self, view: int) -> Embedding | None:
+        """The embedding of a photo from disk; None if there is none."""
         path = self._path(view)
         return Embedding.open(path, self.segmenter.device) if path.is_file() else None
+
+
+def photo_files(source: str | Path | np.ndarray | Sequence[str | Path | np.ndarray], folder: str | Path) -> list[Path]:
+    """The photo files of a scene.
+
+    Example:
+        >>> photo_files("garden.mp4", "outputs/garden")[0].name
+        'garden_000012.png'
+
+    Args:
+        source: a folder of photos, a glob, a list of photos or of arrays, or a video, of which the
+            sharpest frame in each of `MAX_VIDEO_VIEWS` equal segments is taken.
+        folder: where arrays and frames of a video are written; existing files are reused.
+
+    Raises:
+        NbHelpersError: there are no photos, or they cannot be read.
+    """
+    if not isinstance(source, (str, Path)):
+        return photos(source, folder)
+    path = Path(source).expanduser()
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        found = photos(source)
+        if len(found) == 1 and found[0].suffix.lower() in VIDEO_SUFFIXES:
+            return photo_files(found[0], folder)
+        return found
+    return _sharpest_frames(path, Path(folder) / f"{file_stem(path.stem)}-{sha256(path)[:8]}")
+
+
+def sharpness(image: UInt8[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w"], side: int = 640) -> float:
+    """Variance of the Laplacian of an image: low where it is blurred, among images of the same objects.
+
+    Args:
+        image: RGB, measured at no more than ``side`` pixels, or grey, measured as it is.
+        side: pixels of the longer side.
+
+    Source: Pech-Pacheco et al. 2000, doi 10.1109/ICPR.2000.903548.
+    """
+    grey = image if image.ndim == 2 else _grey(image, side)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+def _grey(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "h2 w2"]:
+    """An RGB image in grey at no more than ``side`` pixels."""
+    return cv2.cvtColor(fit(image, side), cv2.COLOR_RGB2GRAY)
+
+
+def _sharpest_frames(path: Path, folder: Path) -> list[Path]:
+    """The sharpest frame of each segment of a video, as files."""
+    there = sorted(folder.glob("*.png"))
+    frames = Frames(path, on_bad="hold")
+    count = min(MAX_VIDEO_VIEWS, len(frames))
+    if len(there) == count:
+        return there
+    edges = np.linspace(0, len(frames), count + 1).astype(int)
+    out = []
+    for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        tried = np.unique(np.linspace(start, stop - 1, min(FRAMES_PER_SEGMENT, stop - start)).astype(int)).tolist()
+        best = max(tried, key=lambda number: sharpness(frames[number]))
+        out.append(save_image(folder / f"{file_stem(path.stem)}_{best:06d}.png", np.asarray(frames[best])))
+    return out
+
+
+class PhotoSequence(Sequence):
+    """Photo files as a sequence of RGB arrays, each read at access."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        return load_image(self.paths[number])
+
+
+class SelectedViews(Sequence):
+    """The selected photos or frames, each read at access.
+
+    Example:
+        >>> views = select_views("walk.mp4", max_views=20)
+        >>> len(views), views.names[1], views[1].shape
+        (20, '00042.png', (720, 1280, 3))
+
+    Attributes:
+        names: of the photos; of a video the numbers of the frames.
+        numbers: their indices in the folder or the video.
+        sharpness: of each, see `sharpness`.
+        notes: messages for the user: blurred photos, cuts, unreadable files.
+        paths: the files; None for a video.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], np.ndarray],
+        names: Sequence[str],
+        numbers: Sequence[int],
+        sharpness: Sequence[float],
+        notes: Sequence[str],
+        paths: Sequence[Path] | None,
+    ):
+        self._load = load
+        self.numbers, self.sharpness, self.notes = tuple(numbers), tuple(sharpness), tuple(notes)
+        self.names = tuple(names[number] for number in numbers)
+        self.paths = None if paths is None else [paths[number] for number in numbers]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        return self._load(self.numbers[index])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
+
+
+def select_views(
+    source: str | Path | Sequence[str | Path], max_views: int = MAX_SELECTED, min_motion: float = MIN_MOTION
+) -> SelectedViews:
+    """Select the views to reconstruct a scene from: sharp, and as far apart as still overlaps well.
+
+    Up to ``max_views`` photos are all taken. Of more, and of the frames of a video, the sharpest is taken from each
+    segment over which the image moves by ``min_motion``. Where that gives more than ``max_views``, segments are longer.
+
+    Args:
+        source: a folder of photos, a list of photo files, or a video file.
+        max_views: 2 or more.
+        min_motion: motion from view to view, as a fraction of the longer side.
+
+    Raises:
+        NbHelpersError: nothing to read, or a wrong number.
+    """
+    if max_views < 2 or not 0 < min_motion < 1:
+        raise NbHelpersError(
+            "a setting of the view selection is out of range",
+            given=f"max_views {max_views}, min_motion {min_motion}",
+            expected="max_views 2 or more, min_motion between 0 and 1",
+        )
+    if isinstance(source, (str, Path)) and Path(source).expanduser().is_file() and not is_picture(Path(source)):
+        return _from_video(Path(source).expanduser(), max_views, min_motion)
+    return _from_photos(source, max_views, min_motion)
+
+
+def _from_photos(source: str | Path | Sequence[str | Path], max_views: int, min_motion: float) -> SelectedViews:
+    """Select from photo files."""
+    folder = PictureFolder(Path(source).expanduser() if isinstance(source, (str, Path)) else source)
+    good = [number for number in range(len(folder)) if number not in folder.faults]
+    notes = [f"cannot be read, so left out: {folder.names[number]} ({why})" for number, why in folder.faults.items()]
+    if not good:
+        raise NbHelpersError("no photo can be read", given=source, do="copy them again from their source")
+
+    def load(number: int) -> np.ndarray:
+        return load_image(folder.paths[number])
+
+    small, sharp = [], []
+    for number in good:
+        image = _grey(load(number), MOTION_SIDE)
+        small.append(image if len(good) > max_views else None)  # 100 kB each
+        sharp.append(sharpness(image))
+    chosen = range(len(good))
+    if len(good) > max_views:
+        moves, _ = _motions(small)
+        chosen = sharpest_per_segment(moves, np.array(sharp), max_views, min_motion)
+        notes.append(f"{len(chosen)} of {len(good)} photos were taken, the sharp ones that are well apart")
+    limit = MIN_SHARPNESS_RATIO * float(np.median(sharp))
+    notes += [f"blurred: {folder.names[good[at]]}" for at in chosen if sharp[at] < limit]
+    return SelectedViews(
+        load, folder.names, [good[at] for at in chosen], [sharp[at] for at in chosen], notes, folder.paths
+    )
+
+
+def _from_video(path: Path, max_views: int, min_motion: float) -> SelectedViews:
+    """Select from the frames of a video."""
+    frames = Frames(path, on_bad="hold")
+    step = max(1, round((frames.fps or SAMPLES_PER_SECOND) / SAMPLES_PER_SECOND))
+    numbers = list(range(0, len(frames), step))
+    small = [_grey(frames[number], MOTION_SIDE) for number in numbers]
+    sharp = np.array([sharpness(image) for image in small])
+    moves, jumps = _motions(small)
+    chosen = sharpest_per_segment(moves, sharp, max_views, min_motion)
+    notes = [f"{len(chosen)} of {len(frames)} frames were taken, the sharp ones that are well apart"]
+    notes += [f"the picture jumps at frame {numbers[at + 1]}: a cut, or a very fast turn" for at in jumps]
+    if moves.sum() < min_motion:
+        notes.append("the camera hardly moves: no depth can be seen")
+    return SelectedViews(
+        lambda number: frames[number], frames.names, [numbers[at] for at in chosen], sharp[chosen].tolist(), notes, None
+    )
+
+
+def _motions(images: Sequence[np.ndarray]) -> tuple[Float[np.ndarray, " steps"], list[int]]:
+    """Motion from each image to the next, as a fraction of the longer side, and the indices of jumps."""
+    moves, jumps = np.zeros(max(0, len(images) - 1)), []
+    for at in range(len(moves)):
+        motion = image_motion(images[at], images[at + 1])
+        if motion is None:
+            jumps.append(at)
+        moves[at] = 1.0 if motion is None else motion
+    return moves, jumps
+
+
+def image_motion(first: UInt8[np.ndarray, "h w"], second: UInt8[np.ndarray, "h2 w2"]) -> float | None:
+    """Median motion between two grey images, as a fraction of the longer side; None where few corners are tracked.
+
+    Corners are tracked forwards and backwards by the method of Lucas and Kanade (Bouguet 2001).
+    """
+    if first.shape != second.shape:
+        return None
+    corners = cv2.goodFeaturesToTrack(first, MAX_CORNERS, 0.01, 5)
+    if corners is None:
+        return 0.0  # nothing that could move
+    there, _, _ = cv2.calcOpticalFlowPyrLK(first, second, corners, None)
+    back, _, _ = cv2.calcOpticalFlowPyrLK(second, first, there, None)
+    found = np.linalg.norm(back - corners, axis=2)[:, 0] < 1
+    if found.mean() < MIN_TRACKED:
+        return None
+    return float(np.median(np.linalg.norm(there - corners, axis=2)[found, 0]) / max(first.shape))
+
+
+def sharpest_per_segment(
+    moves: Float[np.ndarray, " steps"], sharp: Float[np.ndarray, " images"], max_views: int, min_motion: float
+) -> list[int]:
+    """Indices of the sharpest image of each segment of motion.
+
+    Args:
+        moves: motion from each image to the next.
+        sharp: sharpness of each image.
+        max_views: largest number of segments.
+        min_motion: length of a segment; longer where that gives too many.
+    """
+    path = np.concatenate([[0.0], np.cumsum(moves)])
+    segments = int(np.clip(round(path[-1] / min_motion) + 1, 1, min(max_views, len(sharp))))
+    if path[-1] == 0:
+        return [int(sharp.argmax())]
+    # segments around evenly spaced positions, so that the first and the last image can be selected
+    owner = np.minimum((path / path[-1] * segments).astype(int), segments - 1)
+    return [int(np.flatnonzero(owner == each)[sharp[owner == each].argmax()]) for each in np.unique(owner)]

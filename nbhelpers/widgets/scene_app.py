@@ -17,13 +17,11 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import SUFFIXES
 from nbhelpers.core.runs import file_stem
 from nbhelpers.core.scenes import Scene
-from nbhelpers.multiview.footage import VIDEO, views_of
-from nbhelpers.multiview.outputs import save
-from nbhelpers.multiview.phrases import parse
-from nbhelpers.multiview.results import Result
-from nbhelpers.multiview.segmenter import MultiviewSegmenter
+from nbhelpers.multiview.pipeline import MultiviewSegmenter
+from nbhelpers.multiview.referring import parse_phrase
+from nbhelpers.multiview.results import MultiviewResult, save_result
 from nbhelpers.multiview.session import ViewsSession
-from nbhelpers.multiview.views import Photos
+from nbhelpers.multiview.views import VIDEO_SUFFIXES, Photos, photo_files
 from nbhelpers.plots3d import as_frame
 from nbhelpers.widgets.controls import Row, button, error_sentence, status_html
 from nbhelpers.widgets.views import ViewsWidget, thumbnails
@@ -51,9 +49,9 @@ class SceneApp(widgets.VBox):
         self.folder = Path(folder if folder is not None else self._room.name)
         self.paths: list[Path] = []
         self.scene: Scene | None = None
-        self.result: Result | None = None
+        self.result: MultiviewResult | None = None
         self._scene_known = False
-        accept = ",".join(("image/*", *SUFFIXES, *VIDEO))
+        accept = ",".join(("image/*", *SUFFIXES, *VIDEO_SUFFIXES))
         self.upload = widgets.FileUpload(accept=accept, multiple=True, description="Photos or a video")
         self.upload.layout.width = "180px"
         self.upload.observe(self._uploaded, "value")
@@ -84,7 +82,7 @@ class SceneApp(widgets.VBox):
 
     def open_photos(self, source: str | Path | Sequence[Path]) -> None:
         """Take the photos of a folder, a list of files, or a video."""
-        self.paths = views_of(source, self.folder / "frames")
+        self.paths = photo_files(source, self.folder / "frames")
         photos = Photos(self.paths, self.segmenter.model("segmenter"))
         self.scene, self._scene_known, self.result = None, False, None
         self._show_views(ViewsSession(photos))
@@ -95,17 +93,17 @@ class SceneApp(widgets.VBox):
     def run(self) -> None:
         """Find what the phrase means in all photos."""
         with _Told(self):
-            parse(self.phrase.value)
+            parse_phrase(self.phrase.value)
             self._find_cameras()
-            result = self.segmenter.run(self.paths, self.phrase.value, scene=self.scene, progress=self._tell)
+            result = self.segmenter.segment(self.paths, self.phrase.value, scene=self.scene, progress=self._tell)
             self._finish(result)
 
     def _find_cameras(self) -> None:
         if not self._scene_known:
-            self.scene = self.segmenter.place(self.paths, progress=self._tell)
+            self.scene = self.segmenter.estimate_scene(self.paths, progress=self._tell)
             self._scene_known = True
 
-    def _finish(self, result: Result) -> None:
+    def _finish(self, result: MultiviewResult) -> None:
         """Show a result, and pack it."""
         self.result = result
         captions = [
@@ -137,11 +135,11 @@ class SceneApp(widgets.VBox):
         if self.result is not None and self.result.session is session:
             self._finish(self.result.with_views(views))
         else:
-            self._finish(Result(session, views, None, "object", views.notes))
+            self._finish(MultiviewResult(session, views, None, "object", views.notes))
 
-    def _pack(self, result: Result) -> str:
+    def _pack(self, result: MultiviewResult) -> str:
         """A link that holds a zip of all files."""
-        written = save(result, self.folder / "results", self.paths)
+        written = save_result(result, self.folder / "results", self.paths)
         folder = written[-1].parent  # another one where that held results of other photos
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -171,7 +169,7 @@ class SceneApp(widgets.VBox):
                 path = path if path not in paths else place / f"{file_stem(given.stem)}_{number}{given.suffix.lower()}"
                 path.write_bytes(bytes(file["content"]))
                 paths.append(path)
-            videos = [path for path in paths if path.suffix in VIDEO]
+            videos = [path for path in paths if path.suffix in VIDEO_SUFFIXES]
             if videos and len(paths) > 1:
                 raise NbHelpersError("photos and a video at once, or several videos", do="upload photos, or one video")
             self.open_photos(videos[0] if videos else paths)
@@ -180,7 +178,7 @@ class SceneApp(widgets.VBox):
         """What the phrase is read as, while it is typed."""
         text = change["new"].strip()
         try:
-            self.understood.value = html.escape(parse(text).understood) if text else ""
+            self.understood.value = html.escape(parse_phrase(text).understood) if text else ""
         except NbHelpersError as error:
             self.understood.value = html.escape(error.what)
 

@@ -45,7 +45,7 @@ class ViewsWidget(Listening, widgets.VBox):
         session: what to show.
         view: the view to begin with.
         width: of the canvas in pixels, 320 to 1280.
-        on_solve: called with the `Views` after each "Find in all views".
+        on_solve: called with the `ViewMasks` after each "Find in all views".
 
     Raises:
         NbHelpersError: a width out of range, or no such view.
@@ -126,7 +126,7 @@ class ViewsWidget(Listening, widgets.VBox):
 
     def _outcome(self) -> str:
         """What the last search told."""
-        return "; ".join((self.session.views.whole.why, *self.session.views.notes))
+        return "; ".join((self.session.views.overall.why, *self.session.views.notes))
 
     def _close_parts(self) -> None:
         self.screen.close()
@@ -143,7 +143,7 @@ class ViewsWidget(Listening, widgets.VBox):
         mask = self.session.mask(self.view).astype(np.uint8)
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST).astype(bool)
         laid = encode_overlay([(0, mask)], 0, OPACITY)
-        said = self.session.said(self.view)
+        said = self.session.prompts(self.view)
         with self.screen.hold():
             for layer in ("photo", "mask", "marks"):
                 self.screen[layer].clear()
@@ -202,7 +202,7 @@ class ViewsWidget(Listening, widgets.VBox):
             point = (x + 0.5 - left) / scale - 0.5, (y + 0.5 - top) / scale - 0.5
             if -0.5 <= point[0] < width - 0.5 and -0.5 <= point[1] < height - 0.5:
                 kind = int(button == LEFT and self._mode.value == "include")
-                self._change(lambda: self.session.click(self.view, *point, label=kind))
+                self._change(lambda: self.session.click(*point, label=kind, view=self.view))
 
     def _clear(self) -> None:
         self.session.clear(self.view)

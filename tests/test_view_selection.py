@@ -5,7 +5,7 @@ import pytest
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import save_image
-from nbhelpers.core.viewpick import choose, movement, pick_views, sharpness
+from nbhelpers.multiview.views import image_motion, select_views, sharpest_per_segment, sharpness
 
 
 def texture(seed=0, size=(120, 400)):
@@ -24,9 +24,9 @@ def shot(left, blur=0):
 
 def test_movement_is_a_share_of_the_longer_side():
     grey = texture()
-    assert movement(grey[:, :160].copy(), grey[:, 8:168].copy()) == pytest.approx(8 / 160, abs=0.005)
-    assert movement(grey[:, :160].copy(), texture(1)[:, :160].copy()) is None
-    assert movement(np.zeros((50, 50), np.uint8), np.zeros((50, 50), np.uint8)) == 0
+    assert image_motion(grey[:, :160].copy(), grey[:, 8:168].copy()) == pytest.approx(8 / 160, abs=0.005)
+    assert image_motion(grey[:, :160].copy(), texture(1)[:, :160].copy()) is None
+    assert image_motion(np.zeros((50, 50), np.uint8), np.zeros((50, 50), np.uint8)) == 0
 
 
 def test_blur_is_less_sharp():
@@ -36,7 +36,7 @@ def test_blur_is_less_sharp():
 def test_a_few_photos_are_all_taken_of_any_size_and_the_blurred_is_named(tmp_path):
     for number in range(5):
         save_image(tmp_path / f"{number}.png", shot(10 * number, blur=5 if number == 3 else 0)[: 100 + number])
-    views = pick_views(tmp_path)
+    views = select_views(tmp_path)
     assert views.names == tuple(f"{number}.png" for number in range(5))
     assert views[4].shape == (104, 160, 3)
     assert [note for note in views.notes if "blurred" in note] == ["blurred: 3.png"]
@@ -45,7 +45,7 @@ def test_a_few_photos_are_all_taken_of_any_size_and_the_blurred_is_named(tmp_pat
 def test_of_many_photos_the_sharp_ones_are_taken_evenly(tmp_path):
     for number in range(24):
         save_image(tmp_path / f"{number:02d}.png", shot(6 * number, blur=0 if number % 2 else 3))
-    views = pick_views(tmp_path, most=6)
+    views = select_views(tmp_path, max_views=6)
     assert len(views) == 6
     assert all(number % 2 for number in views.numbers)
     steps = np.diff(views.numbers)
@@ -63,7 +63,7 @@ def test_a_video_that_stands_still_and_then_moves(tmp_path):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(shot(left)), format="rgb24")
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
-    views = pick_views(tmp_path / "clip.mp4", most=8)
+    views = select_views(tmp_path / "clip.mp4", max_views=8)
     assert 5 <= len(views) <= 8
     assert sum(number < 20 for number in views.numbers) <= 1  # while nothing moves one frame is enough
     assert views[0].shape == (120, 160, 3)
@@ -72,19 +72,19 @@ def test_a_video_that_stands_still_and_then_moves(tmp_path):
 
 def test_choose_takes_the_sharpest_of_each_stretch():
     sharp = np.array([1, 5, 1, 1, 7, 1, 9.0, 1])
-    assert choose(np.full(7, 0.1), sharp, 3, 0.1) == [1, 4, 6]
-    assert choose(np.zeros(7), sharp, 3, 0.1) == [6]
+    assert sharpest_per_segment(np.full(7, 0.1), sharp, 3, 0.1) == [1, 4, 6]
+    assert sharpest_per_segment(np.zeros(7), sharp, 3, 0.1) == [6]
 
 
 def test_bad_input(tmp_path):
     with pytest.raises(NbHelpersError):
-        pick_views(tmp_path)
-    with pytest.raises(NbHelpersError, match="wrong number"):
-        pick_views(tmp_path, most=1)
+        select_views(tmp_path)
+    with pytest.raises(NbHelpersError, match="out of range"):
+        select_views(tmp_path, max_views=1)
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(NbHelpersError):
-        pick_views(tmp_path)
+        select_views(tmp_path)
     save_image(tmp_path / "b.png", shot(0))
-    views = pick_views(tmp_path)
+    views = select_views(tmp_path)
     assert views.names == ("b.png",)
     assert "a.png" in views.notes[0]
