@@ -31,7 +31,7 @@ BEHIND = {
     "models/colmap/pairs.py": "models/colmap/estimator.py",
     "models/colmap/points.py": "models/colmap/estimator.py",
     "models/openclip.py": "models/openclip_network.py",
-    "product_matching/spread.py": "product_matching/commands.py",  # they take a client of Dask
+    "product_matching/search.py": "product_matching/commands.py",  # they take a client of Dask
     "rotoscoping/batch.py": "product_matching/commands.py",
 }
 
