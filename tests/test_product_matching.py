@@ -380,7 +380,7 @@ def test_a_huge_photo_is_searched_small_and_its_mask_carried_up(shelf, models, t
     session = ProductSession([*shelf[:2], large], settings=OURS, cache=tmp_path / "cache", **models)
     session.add_reference(shelf[0], point=PRODUCT_AT)
     result = session.search()[2]
-    assert session.candidates(2).size == (229, 320) and result.size == (1000, 1400)
+    assert session.proposals(2).size == (229, 320) and result.size == (1000, 1400)
     mask = result.mask()
     rows, columns = np.mgrid[:1000, :1400]
     disc = (columns - 900) ** 2 + (rows - 450) ** 2 <= 150**2
@@ -392,7 +392,7 @@ def test_a_huge_photo_is_searched_small_and_its_mask_carried_up(shelf, models, t
 
 
 def test_specks_and_pinholes_are_tidied_away_and_parts_stay(session):
-    item = session.candidates(0).items[0]
+    item = session.proposals(0).items[0]
     mask = np.zeros((100, 120), bool)
     mask[20:60, 20:60] = mask[20:60, 62:80] = True  # a product in two parts
     wanted = mask.copy()

@@ -80,7 +80,7 @@ def test_the_page_of_a_run_works_by_keys_and_asks_nothing_of_the_network(noteboo
     session = ProductSession(shelf, settings=ProductSettings(scales=(224, 448)), cache=lab.work / "cache", **models)
     session.add_reference(shelf[0], point=PRODUCT_AT)
     session.search()
-    file = save_page(session, tmp_path / "index.html")
+    file = session.report.save_page(tmp_path / "index.html")
     page = notebook.page.context.new_page()
     asked, faults = [], []
     page.on("request", lambda request: asked.append(request.url) if not request.url.startswith("data:") else None)
