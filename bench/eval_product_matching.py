@@ -33,7 +33,7 @@ from nbhelpers.product_matching.calibrate import calibrate, subtract_background
 from nbhelpers.product_matching.features import describe_reference
 from nbhelpers.product_matching.gallery import Gallery, evenly_spaced, mean_feature
 from nbhelpers.product_matching.match import apply_threshold, score_photos
-from nbhelpers.product_matching.propose import PhotoProposals, propose_objects
+from nbhelpers.product_matching.propose import PhotoProposals, propose_candidates
 from nbhelpers.product_matching.report import result_sheet
 from nbhelpers.product_matching.search import load_proposals, save_proposals
 from nbhelpers.product_matching.session import BACKGROUND_PHOTOS
@@ -68,7 +68,7 @@ def search(photos: Sequence[MadePhoto], galleries: dict[str, Gallery], models, s
         file = cache / f"{photo.name}-{gallery.digest[:8]}.npz"
         if not file.is_file():
             started = time.perf_counter()
-            save_proposals(propose_objects(photo.image, *models, gallery, settings), file)
+            save_proposals(propose_candidates(photo.image, *models, gallery, settings), file)
             print(f"{number + 1:4d} of {len(photos)} {photo.name} {time.perf_counter() - started:.1f} s", flush=True)
         found[photo.name] = load_proposals(file)
     return found
@@ -151,7 +151,7 @@ def dreambooth(data: Path, models, settings: ProductSettings, cache: Path) -> di
                 continue
             kept = cache / f"{name}-{file.parent.name}-{file.stem}-{gallery.digest[:8]}.npz"
             if not kept.is_file():
-                save_proposals(propose_objects(images[file], *models, gallery, settings), kept)
+                save_proposals(propose_candidates(images[file], *models, gallery, settings), kept)
                 print(f"{name} in {file.parent.name}/{file.name}", flush=True)
             found.append(load_proposals(kept))
             truth.append(file.parent.name == name)

@@ -38,7 +38,7 @@ from nbhelpers.core.metrics import iou
 from nbhelpers.product_matching.features import describe_reference, unit
 from nbhelpers.product_matching.gallery import Gallery, Reference, mean_feature
 from nbhelpers.product_matching.match import apply_threshold, match_photo, score_photos
-from nbhelpers.product_matching.propose import PhotoProposals, propose_objects
+from nbhelpers.product_matching.propose import PhotoProposals, propose_candidates
 from nbhelpers.product_matching.search import ProposalCache, cache_key, save_proposals
 from nbhelpers.product_matching.settings import ProductSettings
 
@@ -57,8 +57,8 @@ def timed(run):
 def one_photo(photo, models, gallery: Gallery, settings: ProductSettings) -> tuple[PhotoProposals, dict]:
     """A photo of 1000 x 700, searched and judged; the second of two runs counts."""
     image = cv2.resize(photo.image, (1000, 700), interpolation=cv2.INTER_AREA)
-    propose_objects(image, *models, gallery, settings)
-    found, seconds = timed(lambda: propose_objects(image, *models, gallery, settings))
+    propose_candidates(image, *models, gallery, settings)
+    found, seconds = timed(lambda: propose_candidates(image, *models, gallery, settings))
     _, judging = timed(lambda: match_photo(found, gallery, settings))
     return found, {"seconds": round(seconds + judging, 2), "prompts": found.prompts, "candidates": len(found)}
 
@@ -100,7 +100,7 @@ def against_blind(photos, galleries, models, settings: ProductSettings) -> dict:
         gallery = galleries[photo.product]
         row = {"photo": photo.name}
         for way in ("guided", "grid"):
-            found = propose_objects(photo.image, *models, gallery, replace(settings, candidates=way))
+            found = propose_candidates(photo.image, *models, gallery, replace(settings, candidates=way))
             best = max((iou(photo.truth, item.mask) for item in found.items), default=0.0)
             row[way] = {"prompts": found.prompts, "seconds": round(found.seconds, 2), "iou": round(best, 3)}
             print(f"{photo.name:20} {way:7} {row[way]}", flush=True)

@@ -220,7 +220,7 @@ def test_lookalikes_tell_what_came_close_and_why(session):
 
 
 def test_what_does_not_exist_is_told(session):
-    with pytest.raises(NbHelpersError, match="no such thing"):
+    with pytest.raises(NbHelpersError, match="no such detection"):
         session.confirm(0, 99)
     with pytest.raises(NbHelpersError, match="not searched yet"):
         session.result(99)
@@ -547,7 +547,7 @@ def test_the_page_is_whole_by_itself_and_holds_whatever_a_name_holds(shelf, mode
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1]
     photos = json.loads(data)["photos"]
     assert [photo["name"] for photo in photos] == ["photo 0.png", wild.name]
-    assert photos[0]["picture"].startswith("data:image/jpeg;base64,") and photos[0]["things"][0]["why"]
+    assert photos[0]["picture"].startswith("data:image/jpeg;base64,") and photos[0]["detections"][0]["why"]
 
 
 def test_the_page_of_many_photos_stays_small(session, monkeypatch):

@@ -226,7 +226,7 @@ def test_what_a_point_shows_in_part_is_whole_once_its_box_was_asked(gallery, mon
     monkeypatch.setattr(propose, "region_boxes", lambda *_: [])
 
     def best():
-        got = propose.propose_objects(image, PartsSegmenter(), FakeEncoder(), gallery, ProductSettings())
+        got = propose.propose_candidates(image, PartsSegmenter(), FakeEncoder(), gallery, ProductSettings())
         return max(iou(mask, item.mask) for item in got.items), got.prompts
 
     (whole, prompts) = best()
@@ -365,7 +365,7 @@ def test_the_product_is_found_where_it_is(gallery, way):
     settings = ProductSettings(
         candidates=way, sam2_points_per_side=8, sam2_pred_iou_thresh=0.5, sam2_stability_score_thresh=0.5
     )
-    result = propose.propose_objects(image, Segmenter(), FakeEncoder(), gallery, settings)
+    result = propose.propose_candidates(image, Segmenter(), FakeEncoder(), gallery, settings)
     assert result.size == (240, 320) and result.models == ("fake", "fake-encoder") and result.seconds > 0
     assert result.prompts == 64 if way == "grid" else 0 < result.prompts <= settings.max_prompts
     rows = match_photo(result, gallery, settings, threshold=0)
@@ -378,13 +378,13 @@ def test_the_product_is_found_where_it_is(gallery, way):
 
 def test_a_photo_of_one_colour_has_candidates_or_none_but_no_error(gallery):
     blank = np.full((30, 40, 3), 128, np.uint8)
-    assert len(propose.propose_objects(blank, Segmenter(), FakeEncoder(), gallery, ProductSettings())) >= 0
+    assert len(propose.propose_candidates(blank, Segmenter(), FakeEncoder(), gallery, ProductSettings())) >= 0
 
 
 def test_the_same_search_finds_the_same(gallery):
     image, _ = scene((220, 100, 35, RED), seed=4)
     one, two = (
-        propose.propose_objects(image, Segmenter(), FakeEncoder(), gallery, ProductSettings()) for _ in range(2)
+        propose.propose_candidates(image, Segmenter(), FakeEncoder(), gallery, ProductSettings()) for _ in range(2)
     )
     assert [item.rle for item in one.items] == [item.rle for item in two.items]
 
@@ -392,7 +392,7 @@ def test_the_same_search_finds_the_same(gallery):
 def test_a_known_embedding_is_not_made_again(gallery):
     segmenter, (image, _) = Segmenter(), scene((220, 100, 35, RED))
     embedding = segmenter.encode(image)
-    propose.propose_objects(image, segmenter, FakeEncoder(), gallery, ProductSettings(), embedding)
+    propose.propose_candidates(image, segmenter, FakeEncoder(), gallery, ProductSettings(), embedding)
     assert segmenter.encoded == 1
 
 

@@ -110,7 +110,7 @@ def _threshold(
         high = max(low, float(np.median(expected)))
     if high <= low:
         threshold = low
-        why = f"the product is not told from the background, which scores up to {low:.2f}: matches are unsure"
+        why = f"the product does not differ from the background, which scores up to {low:.2f}: matches are uncertain"
     else:
         threshold = low + THRESHOLD_FRACTION * (high - low)
         why = f"between the background (up to {low:.2f}) and expected matches (from {high:.2f})"

@@ -3,8 +3,8 @@
 The masked object is cut out as a padded square crop, its surroundings are filled with one colour, and the crop is
 encoded. Foreground feature averaging (Lu et al. 2024, "Adapting Pre-Trained Vision Models for Novel Instance Detection
 and Segmentation", arXiv 2405.17859) takes the mean of the tokens of the patches that the mask covers. The mean discards
-position and colour, so the tokens, their positions and their colours are kept as well: they tell apart look-alikes with
-other labels, in other colours, or mirrored.
+position and colour, so the tokens, their positions and their colours are kept as well: they distinguish
+look-alikes with other labels, in other colours, or mirrored.
 """
 
 from __future__ import annotations

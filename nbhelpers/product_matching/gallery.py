@@ -147,7 +147,7 @@ def common_components(groups: Iterable[Float32[np.ndarray, "_ d"]]) -> Float32[n
 
 
 def evenly_spaced(items: Sequence, limit: int) -> list:
-    """At most ``limit`` items spread evenly over a sequence, the first and the last among them."""
+    """At most ``limit`` items at equal distances in a sequence, the first and the last among them."""
     picks = np.unique(np.linspace(0, len(items) - 1, min(limit, len(items))).round().astype(int)) if items else []
     return [items[index] for index in picks]
 

@@ -2,7 +2,7 @@
 
 The similarity is made of cosines, centred (see `nbhelpers.product_matching.gallery`): the best match of each patch of a
 proposal in the reference, the same in the other direction, and the cosine of the two foreground averages. Patches are
-robust to occlusion and tell labels apart that have similar averages (compare NOCTIS, Gandyra et al. 2025, arXiv
+robust to occlusion and distinguish labels that have similar averages (compare NOCTIS, Gandyra et al. 2025, arXiv
 2507.01463). DINO's features are nearly invariant to colour, so colours of matched patches are compared separately,
 after their brightness is equalised. A mirrored look-alike is more similar to the mirrored reference than to the
 reference, by more than the views of the reference itself are.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 24  # proposals whose patches are compared together: as many as a processor's cache holds
 COLOUR_PENALTY = 0.25  # subtracted from the score for another colour
-MIRROR_PENALTY = 0.15  # and for a mirrored object; the other side of many an object looks mirrored
+MIRROR_PENALTY = 0.15  # and for a mirrored object; small, since the other side of many objects looks mirrored
 COLOUR_EQUAL, COLOUR_DIFFERENT = 0.40, 0.70  # relative difference of chroma of equal, of different colours
 MIN_CHROMA = 10.0  # in CIELAB units, below which hues mean little
 BRIGHTNESS_RANGE = (0.6, 1.5)  # factors by which light may change the chroma
@@ -164,7 +164,7 @@ def apply_threshold(
         if score < threshold:
             decision, why = "below threshold", _shortfall(score, each.parts, threshold)
         elif reject >= score:
-            decision, why = "closer to a reject", f"scores {score:.2f}, and {reject:.2f} to a rejected thing"
+            decision, why = "closer to a reject", f"scores {score:.2f}, and {reject:.2f} to a rejected object"
         elif (other := _duplicate_of(each.proposal, kept, settings.nms_iou_threshold)) is not None:
             decision, why = "duplicate", f"overlaps match {other + 1}, which scores {kept[other].score:.2f}"
         elif len(kept) >= settings.top_k_matches:
@@ -360,9 +360,9 @@ def _shortfall(score: float, parts: Mapping[str, float], threshold: float) -> st
     """Why a score is below the threshold."""
     why = f"scores {score:.2f}, {threshold:.2f} is needed"
     if parts["colour"] < 0.5 and parts["patches"] >= threshold:
-        return f"{why}: alike, but of another colour"
+        return f"{why}: similar, but of another colour"
     if parts["mirror"] < 0.5 and parts["patches"] >= threshold:
-        return f"{why}: alike, but mirrored"
+        return f"{why}: similar, but mirrored"
     return why
 
 
@@ -432,9 +432,9 @@ class TurntableViews:
         """The photos beside each photo, the one before it first."""
         photos = list(self.names)
         count, out = len(photos), {}
-        for place, photo in enumerate(photos):
-            places = [(place - 1) % count, (place + 1) % count] if self.circle else [place - 1, place + 1]
-            out[photo] = [photos[each] for each in places if 0 <= each < count and each != place]
+        for index, photo in enumerate(photos):
+            beside = [(index - 1) % count, (index + 1) % count] if self.circle else [index - 1, index + 1]
+            out[photo] = [photos[each] for each in beside if 0 <= each < count and each != index]
         return out
 
     def _extend(self, best: dict[int, tuple[float, DescribedProposal, str]], photo: int, other: int) -> bool:
@@ -450,7 +450,7 @@ class TurntableViews:
         chain = min(score, kept[0].score) * LINK_DECAY
         if chain < self.threshold or (photo in best and best[photo][0] >= chain):
             return False
-        why = f"as like as {chain:.2f} by way of {self.names[other]}, the view beside it"
+        why = f"similarity {chain:.2f} through {self.names[other]}, the neighbouring view"
         best[photo] = chain, proposals.items[kept[0].number], why
         return True
 

@@ -16,7 +16,7 @@ from nbhelpers.core.regions import components, fill_holes
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.features import MAX_SIDE
 from nbhelpers.product_matching.gallery import Gallery
-from nbhelpers.product_matching.propose import DescribedProposal, PhotoProposals, propose_objects
+from nbhelpers.product_matching.propose import DescribedProposal, PhotoProposals, propose_candidates
 from nbhelpers.product_matching.settings import ProductSettings
 
 MAX_PANORAMA_SIDE = 4096  # pixels: larger panoramas are searched on a reduced copy
@@ -51,7 +51,7 @@ def search_photo(
         NbHelpersError: the panorama is not twice as wide as high.
     """
     if not panorama:
-        proposals = propose_objects(fit(image, MAX_SIDE), segmenter, encoder, gallery, settings)
+        proposals = propose_candidates(fit(image, MAX_SIDE), segmenter, encoder, gallery, settings)
         return replace(proposals, items=tuple(map(clean_mask, proposals.items)))
     started, small = time.perf_counter(), fit(image, MAX_PANORAMA_SIDE)
     size = small.shape[:2]
@@ -62,7 +62,7 @@ def search_photo(
     tile_of, cut, prompts = [], [], 0
     for number, view in enumerate(views):
         # limits of area are fractions of a picture, here of the tile
-        proposals = propose_objects(view.view(small), segmenter, encoder, gallery, settings)
+        proposals = propose_candidates(view.view(small), segmenter, encoder, gallery, settings)
         prompts += proposals.prompts
         for item in map(clean_mask, proposals.items):
             flat = decode_rle(item.rle)
@@ -73,7 +73,7 @@ def search_photo(
                 cut.append(view.cuts(flat))
     kept = _most_similar(_distinct(items, tile_of, cut), gallery, PANORAMA_FACTOR * settings.max_candidates)
     models = segmenter.name, encoder.name
-    note = f"searched through {len(views)} tiles, in which {len(items)} things might have been it"
+    note = f"searched in {len(views)} tiles, with {len(items)} proposals"
     return PhotoProposals(size, tuple(kept), prompts, time.perf_counter() - started, models, (note,))
 
 

@@ -107,7 +107,7 @@ class PhotoProposals:
 
 
 @dataclass(frozen=True, eq=False)
-class PromptedMask:
+class GuidedMask:
     """One mask of a prediction: on a coarse grid, decoded to the photo's size on demand.
 
     Attributes:
@@ -154,8 +154,8 @@ class PromptedMask:
 
 
 @dataclass(frozen=True, eq=False)
-class GridMask:
-    """An automatic mask of a blind grid, with the interface of `PromptedMask`."""
+class GridProposal:
+    """An automatic mask of a blind grid, with the interface of `GuidedMask`."""
 
     rle: Mapping[str, Any]
     quality: float
@@ -170,7 +170,7 @@ class GridMask:
         return square_crop(image, self.mask, side)
 
 
-def propose_objects(
+def propose_candidates(
     image: UInt8[np.ndarray, "h w 3"],
     segmenter: Segmenter,
     encoder: PatchEncoder,
@@ -206,7 +206,7 @@ def guided_masks(
     gallery: Gallery,
     settings: ProductSettings,
     embedding: Embedding,
-) -> tuple[list[PromptedMask], int]:
+) -> tuple[list[GuidedMask], int]:
     """Masks prompted where the photo resembles the gallery, without duplicates; the number of prompts."""
     maps = [similarity_map(image, encoder, gallery, side) for side in settings.scales]
     predictions, prompts = predict_prompted(segmenter, embedding, maps, settings)
@@ -237,7 +237,7 @@ def predict_prompted(
 
 def rank_masks(
     predictions: Sequence[Prediction], maps: Sequence[Float32[np.ndarray, "_ _"]], settings: ProductSettings
-) -> list[PromptedMask]:
+) -> list[GuidedMask]:
     """The masks of allowed size, by descending similarity, at most 80 and without duplicates."""
     masks = []
     for prediction in predictions:
@@ -250,12 +250,12 @@ def rank_masks(
             coarse = prediction.view(index, (0.0, 0.0, float(size[1]), float(size[0])), shape)
             if coarse.any() and settings.min_mask_area_ratio <= coarse.mean() <= settings.max_mask_area_ratio:
                 similarity = float(np.quantile(values[coarse], 0.8))
-                masks.append(PromptedMask(prediction, index, coarse, float(prediction.scores[index]), similarity))
+                masks.append(GuidedMask(prediction, index, coarse, float(prediction.scores[index]), similarity))
     order = np.argsort([-mask.similarity for mask in masks], kind="stable")[: 4 * MAX_CROPS]
     return suppress_duplicates([masks[index] for index in order])[:MAX_CROPS]
 
 
-def suppress_duplicates(masks: Sequence[PromptedMask]) -> list[PromptedMask]:
+def suppress_duplicates(masks: Sequence[GuidedMask]) -> list[GuidedMask]:
     """The masks in their order; of two nearly equal ones that of the higher quality."""
     if not masks:
         return []
@@ -266,11 +266,11 @@ def suppress_duplicates(masks: Sequence[PromptedMask]) -> list[PromptedMask]:
 
 def most_similar(
     image: UInt8[np.ndarray, "h w 3"],
-    masks: Sequence[PromptedMask | GridMask],
+    masks: Sequence[GuidedMask | GridProposal],
     encoder: PatchEncoder,
     gallery: Gallery,
     settings: ProductSettings,
-) -> list[PromptedMask | GridMask]:
+) -> list[GuidedMask | GridProposal]:
     """The ``max_candidates`` masks most similar to the gallery, described at half the resolution."""
     if len(masks) <= settings.max_candidates:
         return list(masks)
@@ -294,7 +294,7 @@ def patch_similarity(features: InstanceFeatures, gallery: Gallery) -> float:
 
 def describe_proposals(
     image: UInt8[np.ndarray, "h w 3"],
-    masks: Sequence[PromptedMask | GridMask],
+    masks: Sequence[GuidedMask | GridProposal],
     encoder: PatchEncoder,
     settings: ProductSettings,
 ) -> tuple[DescribedProposal, ...]:
@@ -398,7 +398,7 @@ def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 def grid_masks(
     image: UInt8[np.ndarray, "h w 3"], segmenter: Segmenter, embedding: Embedding | None, settings: ProductSettings
-) -> tuple[list[GridMask], int]:
+) -> tuple[list[GridProposal], int]:
     """All automatic masks of allowed size on a blind grid of points; the number of points."""
     masks = automatic_masks(
         segmenter,
@@ -410,6 +410,6 @@ def grid_masks(
         settings.nms_iou_threshold,
     )
     allowed = settings.min_mask_area_ratio, settings.max_mask_area_ratio
-    grid = [GridMask(mask.rle, mask.quality) for mask in masks]
+    grid = [GridProposal(mask.rle, mask.quality) for mask in masks]
     grid = [each for each in grid if allowed[0] <= each.mask.mean() <= allowed[1]]
     return grid, settings.sam2_points_per_side**2

@@ -39,7 +39,7 @@ TABLE_CROP, TABLE_PHOTO = 96, 640  # pixels of a crop in the look-alike table, a
 KINDS = (  # of the histogram: name, colour, and whether a detection belongs to it
     ("matches", "#009E73", lambda detection: detection.kept),
     ("rejected", "#D55E00", lambda detection: detection.decision == "closer to a reject"),
-    ("other things", "#8C8C8C", lambda detection: detection.decision == "below threshold"),
+    ("other objects", "#8C8C8C", lambda detection: detection.decision == "below threshold"),
 )
 EXPECTED = "expected of a match", "#0072B2"
 BINS = 40
@@ -174,7 +174,7 @@ class MatchedPhoto:
         if self.error:
             return f"{self.photo.name}: {self.error}"
         if self.absent:
-            closest = f"; the most similar thing scores {self.score:.2f}" if self.detections else ""
+            closest = f"; the most similar detection scores {self.score:.2f}" if self.detections else ""
             return f"{self.photo.name}: absent{closest}"
         scores = ", ".join(f"{each.score:.2f}" for each in self.matches)
         return f"{self.photo.name}: found, {scores}"
@@ -650,7 +650,7 @@ def _page_photo(result: MatchedPhoto, side: int, crops: int) -> dict[str, Any]:
         "score": round(result.score, 3),
         "error": result.error,
         "notes": list(result.notes),
-        "things": [_page_detection(each) for each in result.detections[:PAGE_DETECTIONS]],
+        "detections": [_page_detection(each) for each in result.detections[:PAGE_DETECTIONS]],
     }
     if result.error:
         return about
@@ -659,7 +659,7 @@ def _page_photo(result: MatchedPhoto, side: int, crops: int) -> dict[str, Any]:
     except NbHelpersError as error:  # it was there when it was searched
         return {**about, "error": error.what}
     pictured = [*result.matches, *[each for each in result.detections if not each.kept][:crops]]
-    for detection, row in zip(result.detections, about["things"], strict=False):
+    for detection, row in zip(result.detections, about["detections"], strict=False):
         if detection in pictured:
             row["picture"] = _jpeg_url(detection_crop(small, detection, PAGE_CROP))
     return {**about, "picture": _jpeg_url(thumbnail(result, side, small))}
@@ -669,7 +669,7 @@ def _page_detection(detection: Detection) -> dict[str, Any]:
     """A detection as the page's script reads it."""
     return {
         "score": round(detection.score, 3),
-        "verdict": detection.decision,
+        "decision": detection.decision,
         "why": detection.why,
         "parts": {name: round(value, 2) for name, value in detection.parts.items()},
     }

@@ -129,7 +129,7 @@ class ProposalCache:
 
     Example:
         >>> cache = ProposalCache("outputs/shelf/cache")
-        >>> cache.put(key, propose_objects(image, segmenter, encoder, gallery, settings))
+        >>> cache.put(key, propose_candidates(image, segmenter, encoder, gallery, settings))
         >>> cache.get(key).items[0].box
 
     Args:
@@ -323,7 +323,7 @@ class PhotoSearch:
         return proposals
 
     def mean_feature(self) -> Float32[np.ndarray, "m d"]:
-        """The common component of photos spaced evenly over the session, computed once; see `Gallery`."""
+        """The common component of photos at equal distances in the session, computed once; see `Gallery`."""
         if self.mean is None:
             self.mean = mean_feature(self._sample_photos(), self.encoder, MEAN_PHOTOS)
         return self.mean
@@ -363,7 +363,7 @@ class PhotoSearch:
             yield index, search_into_cache(path, key, task, self.cache, self.segmenter, self.encoder)
 
     def _sample_photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """The readable photos, some that are spaced evenly over the session first."""
+        """The readable photos, some at equal distances in the session first."""
         readable = 0
         for path in dict.fromkeys([*evenly_spaced(self.photos, MEAN_PHOTOS), *self.photos]):
             try:

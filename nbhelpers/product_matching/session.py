@@ -290,7 +290,7 @@ class ProductSession:
         return self.photo_search.proposals(photo, self._guide)
 
     def mean_feature(self) -> Float32[np.ndarray, "m d"]:
-        """The common component of photos spaced evenly over the session, computed once; see `Gallery`."""
+        """The common component of photos at equal distances in the session, computed once; see `Gallery`."""
         return self.photo_search.mean_feature()
 
     def add_reference(
@@ -464,9 +464,8 @@ class ProductSession:
         """The key in `marks` and the reference of a detection."""
         result = self.result(photo)
         if not 0 <= detection < len(result.detections):
-            raise NbHelpersError(
-                "there is no such thing in this photo", given=detection, expected=f"0 to {len(result.detections) - 1}"
-            )
+            last = len(result.detections) - 1
+            raise NbHelpersError("there is no such detection in this photo", given=detection, expected=f"0 to {last}")
         number, mask = result.detections[detection].number, decode_rle(result.detections[detection].rle)
         pixels = fit(load_image(result.photo), max(mask.shape))
         # in a panorama as its tile shows it, undistorted
