@@ -369,7 +369,7 @@ def test_the_product_is_found_where_it_is(gallery, way):
     assert result.size == (240, 320) and result.models == ("fake", "fake-encoder") and result.seconds > 0
     assert result.prompts == 64 if way == "grid" else 0 < result.prompts <= settings.max_prompts
     rows = match_photo(result, gallery, settings, threshold=0)
-    assert iou(rows[0].thing.mask, mask) > 0.8
+    assert iou(rows[0].proposal.mask, mask) > 0.8
     assert rows[0].parts["colour"] == 1
     for row in rows:
         assert settings.min_mask_area_ratio <= row.proposal.area / image[:, :, 0].size <= settings.max_mask_area_ratio
@@ -432,7 +432,7 @@ def test_the_threshold_lies_between_background_and_what_matches_can_be_expected_
     photos = [scores_photo((0.8 if n % 2 else 0.2, 0.3, 0.25, 0.2, 0.1), gallery, n) for n in range(1, 11)]
     result = calibrate(iter(score_photos(photos, gallery, ProductSettings())), gallery, ProductSettings())
     assert isinstance(result, Calibration) and result.source == "calibration"
-    assert max(result.backwardground) < result.threshold < min(result.expected)
+    assert max(result.background) < result.threshold < min(result.expected)
     assert sum(score > result.threshold for score in result.best) == 5
     edges, counts = result.histogram()
     assert len(edges) == 41 and counts["background"].sum() == 40 and counts["best"].sum() == 10
