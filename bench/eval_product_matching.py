@@ -29,17 +29,15 @@ from nbhelpers import Frames, ProductSession, Prompt, load, load_image, sample
 from nbhelpers.core.files import outputs_dir
 from nbhelpers.core.images import fit, save_image
 from nbhelpers.core.metrics import iou
-from nbhelpers.product_matching import pictures
-from nbhelpers.product_matching.background import against_background
-from nbhelpers.product_matching.calibrate import calibrate
-from nbhelpers.product_matching.candidates import find
+from nbhelpers.product_matching.calibrate import calibrate, subtract_background
 from nbhelpers.product_matching.features import describe_reference
-from nbhelpers.product_matching.gallery import Gallery, evenly, mean_feature
-from nbhelpers.product_matching.matching import score_all, verdicts
-from nbhelpers.product_matching.searching import BACKGROUND_OF
-from nbhelpers.product_matching.settings import Settings
-from nbhelpers.product_matching.storage import load_candidates, save_candidates
-from nbhelpers.product_matching.values import Candidates
+from nbhelpers.product_matching.gallery import Gallery, evenly_spaced, mean_feature
+from nbhelpers.product_matching.match import apply_threshold, score_photos
+from nbhelpers.product_matching.propose import PhotoProposals, propose_candidates
+from nbhelpers.product_matching.report import result_sheet
+from nbhelpers.product_matching.search import load_proposals, save_proposals
+from nbhelpers.product_matching.session import BACKGROUND_PHOTOS
+from nbhelpers.product_matching.settings import ProductSettings
 
 TARGETS = {"plain": 0.90, "alike": 0.75, "absent_matched": 0.05, "dreambooth_map": 0.90, "box": 0.9}
 PARTS = ("made", "dreambooth", "box")
@@ -62,22 +60,25 @@ def made_set(data: Path | None, count: int, segmenter) -> tuple[list[CutOut], li
     return things, photos[:count]
 
 
-def search(photos: Sequence[MadePhoto], galleries: dict[str, Gallery], models, settings: Settings, cache: Path):
+def search(photos: Sequence[MadePhoto], galleries: dict[str, Gallery], models, settings: ProductSettings, cache: Path):
     """The candidates of each photo, from the cache where they are there."""
-    found: dict[str, Candidates] = {}
+    found: dict[str, PhotoProposals] = {}
     for number, photo in enumerate(photos):
         gallery = galleries[photo.product]
         file = cache / f"{photo.name}-{gallery.digest[:8]}.npz"
         if not file.is_file():
             started = time.perf_counter()
-            save_candidates(find(photo.image, *models, gallery, settings), file)
+            save_proposals(propose_candidates(photo.image, *models, gallery, settings), file)
             print(f"{number + 1:4d} of {len(photos)} {photo.name} {time.perf_counter() - started:.1f} s", flush=True)
-        found[photo.name] = load_candidates(file)
+        found[photo.name] = load_proposals(file)
     return found
 
 
 def score_made(
-    photos: Sequence[MadePhoto], found: dict[str, Candidates], galleries: dict[str, Gallery], settings: Settings
+    photos: Sequence[MadePhoto],
+    found: dict[str, PhotoProposals],
+    galleries: dict[str, Gallery],
+    settings: ProductSettings,
 ) -> list[dict]:
     """A row for each product and kind of photos: right, wrong and missed matches at its calibrated threshold."""
     rows = []
@@ -87,10 +88,10 @@ def score_made(
             if not mine:
                 continue
             candidates = [found[photo.name] for photo in mine]
-            judging = against_background(evenly(candidates, BACKGROUND_OF), gallery, settings)
-            scores = score_all(candidates, judging, settings)
+            judging = subtract_background(evenly_spaced(candidates, BACKGROUND_PHOTOS), gallery, settings)
+            scores = score_photos(candidates, judging, settings)
             calibration = calibrate(scores, judging, settings)
-            judged = [verdicts(each, settings, calibration.threshold) for each in scores]
+            judged = [apply_threshold(each, settings, calibration.threshold) for each in scores]
             rows.append({"kind": kind, "product": product, "photos": len(mine)})
             rows[-1] |= {"threshold": round(calibration.threshold, 3), "source": calibration.source}
             rows[-1] |= _counts(mine, judged)
@@ -101,7 +102,7 @@ def _counts(photos: Sequence[MadePhoto], judged: Sequence[tuple]) -> dict:
     count = dict.fromkeys(("right", "wrong", "missed", "absent", "absent_matched", "not_offered"), 0)
     missed = []
     for photo, rows in zip(photos, judged, strict=True):
-        kept = [row.thing.mask for row in rows if row.kept]
+        kept = [row.proposal.mask for row in rows if row.kept]
         if photo.truth is None:
             count["absent"] += not photo.look_alikes
             count["absent_matched"] += bool(kept) and not photo.look_alikes
@@ -113,7 +114,7 @@ def _counts(photos: Sequence[MadePhoto], judged: Sequence[tuple]) -> dict:
         count["missed"] += not hits
         if not hits:
             missed.append(photo.name)
-            count["not_offered"] += all(iou(photo.truth, row.thing.mask) < FOUND for row in rows)
+            count["not_offered"] += all(iou(photo.truth, row.proposal.mask) < FOUND for row in rows)
     return count | {"missed_photos": missed}
 
 
@@ -132,12 +133,12 @@ def summary(rows: Sequence[dict]) -> dict:
     return out
 
 
-def dreambooth(data: Path, models, settings: Settings, cache: Path) -> dict:
+def dreambooth(data: Path, models, settings: ProductSettings, cache: Path) -> dict:
     """Average precision of each object's reference over the photos of all objects but its own."""
     segmenter, encoder = models
     files = sorted((data / "dreambooth").glob("*/*.jpg"))
     images = {file: fit(load_image(file), LONGEST) for file in files}
-    mean = mean_feature([images[file] for file in evenly(files, 8)], encoder)
+    mean = mean_feature([images[file] for file in evenly_spaced(files, 8)], encoder)
     precisions = {}
     for name, box in BOXES.items():
         reference = data / "dreambooth" / name / "00.jpg"
@@ -150,13 +151,13 @@ def dreambooth(data: Path, models, settings: Settings, cache: Path) -> dict:
                 continue
             kept = cache / f"{name}-{file.parent.name}-{file.stem}-{gallery.digest[:8]}.npz"
             if not kept.is_file():
-                save_candidates(find(images[file], *models, gallery, settings), kept)
+                save_proposals(propose_candidates(images[file], *models, gallery, settings), kept)
                 print(f"{name} in {file.parent.name}/{file.name}", flush=True)
-            found.append(load_candidates(kept))
+            found.append(load_proposals(kept))
             truth.append(file.parent.name == name)
-        judging = against_background(evenly(found, BACKGROUND_OF), gallery, settings)
-        rows = score_all(found, judging, settings)
-        scores = [row.things[0].score if row.things else -1.0 for row in rows]
+        judging = subtract_background(evenly_spaced(found, BACKGROUND_PHOTOS), gallery, settings)
+        rows = score_photos(found, judging, settings)
+        scores = [row.proposals[0].score if row.proposals else -1.0 for row in rows]
         right = np.array(truth)[np.argsort(scores, kind="stable")[::-1]]
         precisions[name] = float((np.cumsum(right) / np.arange(1, len(right) + 1))[right].mean())
         own, others = (np.array(scores)[np.array(truth) == wanted] for wanted in (True, False))
@@ -167,7 +168,7 @@ def dreambooth(data: Path, models, settings: Settings, cache: Path) -> dict:
     }
 
 
-def turned_box(models, settings: Settings, cache: Path) -> dict:
+def turned_box(models, settings: ProductSettings, cache: Path) -> dict:
     """The printed box that a hand turns, from one click in the first frame."""
     frames, folder = Frames(sample("box.mp4")), cache / "box-frames"
     for index in np.linspace(0, len(frames) - 1, FRAMES).round().astype(int).tolist():
@@ -175,7 +176,7 @@ def turned_box(models, settings: Settings, cache: Path) -> dict:
     session = ProductSession(folder, settings=settings, segmenter=models[0], encoder=models[1], cache=cache / "box")
     session.add_reference(session.photos[0], point=CLICK)
     session.search(on_photo=lambda _: print(".", end="", flush=True))
-    sheet = save_image(outputs_dir("product_matching") / "box.png", pictures.gallery(session.results))
+    sheet = save_image(outputs_dir("product_matching") / "box.png", result_sheet(session.results))
     found = sum(not result.absent for result in session.results)
     print(f"\nbox.mp4: found in {found} of {FRAMES} frames; judge {sheet}")
     return {"frames": FRAMES, "found": found, "threshold": round(session.threshold, 3)}
@@ -190,7 +191,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=None, help="where candidates are kept")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     arguments = parser.parse_args()
-    settings = Settings()
+    settings = ProductSettings()
     models = load("segmenter", models=arguments.models), load("patch_encoder", models=arguments.models)
     cache = arguments.cache or outputs_dir("product_matching") / "eval"
     cache.mkdir(parents=True, exist_ok=True)
@@ -201,7 +202,7 @@ def main() -> None:
         report["box"] = turned_box(models, settings, cache)
     if "made" in arguments.parts:
         things, photos = made_set(arguments.data, arguments.photos, models[0])
-        mean = mean_feature([photo.image for photo in evenly(photos, 8)], models[1])
+        mean = mean_feature([photo.image for photo in evenly_spaced(photos, 8)], models[1])
         galleries = {
             thing.name: Gallery((describe_reference(thing.photo, thing.mask, models[1]),), mean=mean)
             for thing in things

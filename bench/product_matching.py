@@ -35,15 +35,12 @@ from made_products import backgrounds, make, sample_cut_outs
 from nbhelpers import ProductSession, load, sample
 from nbhelpers.core.files import sha256
 from nbhelpers.core.metrics import iou
-from nbhelpers.product_matching.cache import Cache, signature
-from nbhelpers.product_matching.candidates import find
 from nbhelpers.product_matching.features import describe_reference, unit
-from nbhelpers.product_matching.gallery import Gallery, mean_feature
-from nbhelpers.product_matching.matching import judge, score_all, verdicts
-from nbhelpers.product_matching.reference import Reference
-from nbhelpers.product_matching.settings import Settings
-from nbhelpers.product_matching.storage import save_candidates
-from nbhelpers.product_matching.values import Candidates
+from nbhelpers.product_matching.gallery import Gallery, Reference, mean_feature
+from nbhelpers.product_matching.match import apply_threshold, match_photo, score_photos
+from nbhelpers.product_matching.propose import PhotoProposals, propose_candidates
+from nbhelpers.product_matching.search import ProposalCache, cache_key, save_proposals
+from nbhelpers.product_matching.settings import ProductSettings
 
 TARGETS = {"photo_seconds": 15, "thousand_seconds": 1, "fewer_prompts": 8, "less_time": 5}
 PHOTOS, REFERENCES, ROUNDS = 1000, 10, 5
@@ -57,16 +54,16 @@ def timed(run):
     return result, time.perf_counter() - started
 
 
-def one_photo(photo, models, gallery: Gallery, settings: Settings) -> tuple[Candidates, dict]:
+def one_photo(photo, models, gallery: Gallery, settings: ProductSettings) -> tuple[PhotoProposals, dict]:
     """A photo of 1000 x 700, searched and judged; the second of two runs counts."""
     image = cv2.resize(photo.image, (1000, 700), interpolation=cv2.INTER_AREA)
-    find(image, *models, gallery, settings)
-    found, seconds = timed(lambda: find(image, *models, gallery, settings))
-    _, judging = timed(lambda: judge(found, gallery, settings))
+    propose_candidates(image, *models, gallery, settings)
+    found, seconds = timed(lambda: propose_candidates(image, *models, gallery, settings))
+    _, judging = timed(lambda: match_photo(found, gallery, settings))
     return found, {"seconds": round(seconds + judging, 2), "prompts": found.prompts, "candidates": len(found)}
 
 
-def thousand(found: Candidates, gallery: Gallery, settings: Settings) -> dict:
+def thousand(found: PhotoProposals, gallery: Gallery, settings: ProductSettings) -> dict:
     """Judging many photos whose candidates are in memory."""
     rng = np.random.default_rng(0)
 
@@ -87,22 +84,23 @@ def thousand(found: Candidates, gallery: Gallery, settings: Settings) -> dict:
             for p in ten.positives[:REFERENCES]
         ),
     )
-    score_all(photos[:50], ten, settings)
+    score_photos(photos[:50], ten, settings)
     rounds = [
-        timed(lambda: [verdicts(each, settings) for each in score_all(photos, ten, settings)])[1] for _ in range(ROUNDS)
+        timed(lambda: [apply_threshold(each, settings) for each in score_photos(photos, ten, settings)])[1]
+        for _ in range(ROUNDS)
     ]
     seconds = float(np.median(rounds))
     return {"photos": PHOTOS, "references": REFERENCES, "seconds": round(seconds, 2), "candidates": len(found) * PHOTOS}
 
 
-def against_blind(photos, galleries, models, settings: Settings) -> dict:
+def against_blind(photos, galleries, models, settings: ProductSettings) -> dict:
     """Both ways on the same photos."""
     rows = []
     for photo in photos:
         gallery = galleries[photo.product]
         row = {"photo": photo.name}
         for way in ("guided", "grid"):
-            found = find(photo.image, *models, gallery, replace(settings, candidates=way))
+            found = propose_candidates(photo.image, *models, gallery, replace(settings, candidates=way))
             best = max((iou(photo.truth, item.mask) for item in found.items), default=0.0)
             row[way] = {"prompts": found.prompts, "seconds": round(found.seconds, 2), "iou": round(best, 3)}
             print(f"{photo.name:20} {way:7} {row[way]}", flush=True)
@@ -118,10 +116,10 @@ def against_blind(photos, galleries, models, settings: Settings) -> dict:
     }
 
 
-def session_of(count: int, photo: np.ndarray, found: Candidates, gallery: Gallery, folder: Path) -> dict:
+def session_of(count: int, photo: np.ndarray, found: PhotoProposals, gallery: Gallery, folder: Path) -> dict:
     """Peak memory and seconds of a session of so many photos that were searched before, as a process of its own."""
-    settings = Settings()
-    cache = Cache(folder / "cache")
+    settings = ProductSettings()
+    cache = ProposalCache(folder / "cache")
     images = folder / "photos"
     images.mkdir(exist_ok=True)
     data = cv2.imencode(".jpg", photo)[1].tobytes()
@@ -129,7 +127,7 @@ def session_of(count: int, photo: np.ndarray, found: Candidates, gallery: Galler
         path = images / f"{number:04}.jpg"
         if not path.is_file():
             path.write_bytes(data + str(number).encode())  # no two files alike
-            save_candidates(found, cache.path(signature(sha256(path), found.models, settings, gallery.guide.digest)))
+            save_proposals(found, cache.path(cache_key(sha256(path), found.models, settings, gallery.guide.digest)))
     segmenter, encoder = (SimpleNamespace(name=name, device="cpu") for name in found.models)
     session = ProductSession(
         sorted(images.glob("*.jpg"))[:count],
@@ -155,7 +153,7 @@ def main() -> None:
     parser.add_argument("--blind", type=int, default=2, help="photos that are also asked by a blind grid")
     parser.add_argument("--sessions", type=int, nargs="+", default=(10, 1000), help="photos of the sessions of part 4")
     arguments = parser.parse_args()
-    settings = Settings()
+    settings = ProductSettings()
     models = load("segmenter", models=arguments.models), load("patch_encoder", models=arguments.models)
     things = [thing for thing in sample_cut_outs(models[0]) if thing.name in ("coffee", "box", "flower")]
     scenes = backgrounds([Path(sample(name)) for name in ("china", "astronaut")])

@@ -15,7 +15,7 @@ _HOME_OF = {
     "ClickSession": "nbhelpers.segment",
     "Frames": "nbhelpers.core.video",
     "NbHelpersError": "nbhelpers.core.errors",
-    "ProductMatcher": "nbhelpers.product_matching.matcher",
+    "ProductMatcher": "nbhelpers.product_matching.batch",
     "ProductSession": "nbhelpers.product_matching.session",
     "Prompt": "nbhelpers.core.prompts",
     "PromptLog": "nbhelpers.core.promptlog",

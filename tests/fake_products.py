@@ -11,7 +11,7 @@ from fake_segmenter import SIDE, FakeSegmenter
 from nbhelpers.core.images import save_image
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.values import Prediction
-from nbhelpers.product_matching import ProductSession, Settings
+from nbhelpers.product_matching import ProductSession, ProductSettings
 
 RED, BLUE, GREEN, YELLOW = (210, 40, 30), (30, 60, 200), (40, 150, 60), (230, 200, 40)
 
@@ -79,7 +79,7 @@ def write_shelf(folder):
 
 PRODUCT_AT = (90, 110)
 HOLDS = (True, True, False, True, False, True)
-OURS = Settings(scales=(224, 448))
+OURS = ProductSettings(scales=(224, 448))
 
 
 def new_session(folder, segmenter=None, encoder=None):
@@ -107,5 +107,5 @@ def _candidates():
     with tempfile.TemporaryDirectory() as folder:
         session = new_session(Path(folder))
         session.search()
-        cache = session.cache.folder
+        cache = session.photo_search.cache.folder
         return {path.relative_to(cache): path.read_bytes() for path in cache.rglob("*.npz")}

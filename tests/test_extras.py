@@ -29,7 +29,7 @@ BEHIND = {
     "core/video/picture.py": "core/video/file.py",
     "models/colmap/mapping.py": "models/colmap/estimator.py",
     "models/colmap/matching.py": "models/colmap/estimator.py",
-    "product_matching/spread.py": "product_matching/commands.py",  # they take a client of Dask
+    "product_matching/search.py": "product_matching/commands.py",  # they take a client of Dask
     "rotoscoping/batch.py": "product_matching/commands.py",
 }
 

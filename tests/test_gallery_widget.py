@@ -120,12 +120,12 @@ def test_one_photo_in_detail_with_every_thing_and_its_reason(searched):
     widget = GalleryWidget(searched)
     widget.look_at(5)
     rows = widget.detail.rows
-    assert len(rows) == min(8, len(searched.result(5).found)) and widget.detail.picture.value
+    assert len(rows) == min(8, len(searched.result(5).detections)) and widget.detail.picture.value
     assert all("is needed" in row.children[1].value or "overlaps" in row.children[1].value for row in rows)
-    other = next(i for i, found in enumerate(searched.result(5).found) if found.verdict == "below threshold")
+    other = next(i for i, found in enumerate(searched.result(5).detections) if found.decision == "below threshold")
     rows[other].no.click()
     assert len(searched.gallery.negatives) == 1
-    place = next(i for i in range(len(searched.result(5).found)) if searched.said(5, i) == "rejected")
+    place = next(i for i in range(len(searched.result(5).detections)) if searched.mark_of(5, i) == "rejected")
     assert widget.detail.rows[place].no.button_style == "warning"
 
 

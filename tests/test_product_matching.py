@@ -31,12 +31,19 @@ from nbhelpers.core.equirect import Tile, tiles
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import image_size, load_image, save_image
 from nbhelpers.core.masks import box_of, decode_rle, encode_rle
-from nbhelpers.product_matching import ProductMatcher, ProductSession, Settings, load_settings, pictures, run
-from nbhelpers.product_matching import search as searching
-from nbhelpers.product_matching.batch import check, told
-from nbhelpers.product_matching.cache import Cache, signature
-from nbhelpers.product_matching.page import page
-from nbhelpers.product_matching.saved import reopen
+from nbhelpers.product_matching import (
+    ProductMatcher,
+    ProductSession,
+    ProductSettings,
+    explain,
+    load_settings,
+    match_product,
+    panorama,
+)
+from nbhelpers.product_matching.batch import raise_if_failed
+from nbhelpers.product_matching.features import enlarge_patches, patch_colours
+from nbhelpers.product_matching.report import result_sheet
+from nbhelpers.product_matching.search import ProposalCache, cache_key
 
 
 @pytest.fixture
@@ -57,7 +64,7 @@ def session(models, tmp_path):
 
 def start(shelf, output, models, **options):
     options = {"point": PRODUCT_AT, "settings": OURS, **models, **options}
-    return run(shelf, shelf[0], output, **options)
+    return match_product(shelf, shelf[0], output, **options)
 
 
 def statuses(results):
@@ -79,7 +86,7 @@ def test_settings_come_from_file_environment_and_arguments(tmp_path):
     assert load_settings(file, {}).scales == (300, 600)
     (tmp_path / "shelf.json").write_text('{"DINOV2_MODEL": "dinov2-vit-l-14"}')
     assert load_settings(tmp_path / "shelf.json", {}).dinov2_model == "dinov2-vit-l-14"
-    assert load_settings(environment={}) == Settings()
+    assert load_settings(environment={}) == ProductSettings()
 
 
 @pytest.mark.parametrize(
@@ -164,19 +171,19 @@ def test_a_photo_is_searched_once_and_judged_often(session, models):
 
 
 def test_what_is_confirmed_becomes_a_reference_and_what_is_rejected_a_negative(session):
-    other = next(i for i, each in enumerate(session.result(4).found) if not each.kept)
+    other = next(i for i, each in enumerate(session.result(4).detections) if not each.kept)
     session.set_threshold(-1)
     assert session.result(4).status == "found"
-    session.reject(4, session.result(4).likeliest)
+    session.reject(4, session.result(4).best_index)
     assert len(session.gallery.negatives) == 1
-    rejected = [each for each in session.result(4).found if each.verdict == "closer to a reject"]
+    rejected = [each for each in session.result(4).detections if each.decision == "closer to a reject"]
     assert rejected and "rejected" in rejected[0].why
     session.set_threshold(None)
-    session.confirm(1, session.result(1).likeliest)
+    session.confirm(1, session.result(1).best_index)
     assert len(session.references) == 2 and session.references[1].how == "confirmed"
-    assert session.said(1, session.result(1).likeliest) == "confirmed"
+    assert session.mark_of(1, session.result(1).best_index) == "confirmed"
     assert statuses(session.results) == WANTED
-    session.forget(1, session.result(1).likeliest)
+    session.unmark(1, session.result(1).best_index)
     assert len(session.references) == 1 and other >= 0
 
 
@@ -184,7 +191,7 @@ def test_saying_both_keeps_the_last(session):
     session.confirm(1, 0)
     session.reject(1, 0)
     assert (len(session.gallery.positives), len(session.gallery.negatives)) == (1, 1)
-    assert session.said(1, [f.number for f in session.result(1).found].index(0)) in ("rejected", "")
+    assert session.mark_of(1, [f.number for f in session.result(1).detections].index(0)) in ("rejected", "")
 
 
 def test_the_last_reference_stays(session):
@@ -199,7 +206,7 @@ def test_listeners_hear_of_every_change(session):
     heard = []
     stop = session.on_change(lambda: heard.append(len(session.references)))
     session.confirm(1, 0)
-    session.forget(1, session.result(1).likeliest)
+    session.unmark(1, session.result(1).best_index)
     stop()
     session.set_threshold(0.5)
     assert heard == [2, 1]
@@ -213,7 +220,7 @@ def test_lookalikes_tell_what_came_close_and_why(session):
 
 
 def test_what_does_not_exist_is_told(session):
-    with pytest.raises(NbHelpersError, match="no such thing"):
+    with pytest.raises(NbHelpersError, match="no such detection"):
         session.confirm(0, 99)
     with pytest.raises(NbHelpersError, match="not searched yet"):
         session.result(99)
@@ -245,7 +252,7 @@ def test_a_corrupt_photo_is_told_and_the_rest_is_done(shelf, models, tmp_path):
     save_image(shelf[2], scene([(RED, 100, 100, 30)]))
     assert session.search()[2].status == "found" and sorted(session.problems) == [4, 6]
     with pytest.raises(NbHelpersError, match=r"2 of 7 photos[\s\S]*photo 4\.png"):
-        check(session.results)
+        raise_if_failed(session.results)
 
 
 def test_only_corrupt_photos(shelf, models, tmp_path):
@@ -261,21 +268,23 @@ def test_results_hold_no_features_and_few_bytes(session):
     import pickle
 
     assert len(pickle.dumps(session.results)) < 20_000 * len(session.photos)
-    assert b"patches" not in pickle.dumps([found.rle for result in session.results for found in result.found])
+    assert b"patches" not in pickle.dumps([found.rle for result in session.results for found in result.detections])
 
 
 def test_a_saved_session_is_gone_on_with(session, models, tmp_path):
-    session.confirm(1, session.result(1).likeliest)
+    session.confirm(1, session.result(1).best_index)
     session.reject(4, 0)
     session.set_threshold(0.8)
     file = session.save(tmp_path / "shelf.json")
     encoded = models["segmenter"].encoded
-    again = reopen(file, settings=OURS, cache=tmp_path / "cache", **models)
+    again = ProductSession.open(file, settings=OURS, cache=tmp_path / "cache", **models)
     assert models["segmenter"].encoded == encoded, "from the cache"
     assert [each.how for each in again.references] == ["mask", "confirmed"] and len(again.gallery.negatives) == 1
     assert again.threshold == 0.8 and again.marks.keys() == session.marks.keys()
     for a, b in zip(session.results, again.results, strict=True):
-        assert [(f.verdict, round(f.score, 3)) for f in a.found] == [(f.verdict, round(f.score, 3)) for f in b.found]
+        assert [(f.decision, round(f.score, 3)) for f in a.detections] == [
+            (f.decision, round(f.score, 3)) for f in b.detections
+        ]
 
 
 def test_a_session_that_cannot_be_gone_on_with(session, models, tmp_path):
@@ -283,10 +292,10 @@ def test_a_session_that_cannot_be_gone_on_with(session, models, tmp_path):
     other = FakePatchEncoder()
     other.name = "another"
     with pytest.raises(NbHelpersError, match="other models"):
-        reopen(file, cache=tmp_path / "cache", segmenter=models["segmenter"], encoder=other)
+        ProductSession.open(file, cache=tmp_path / "cache", segmenter=models["segmenter"], encoder=other)
     file.write_text(file.read_text()[:200])
     with pytest.raises(NbHelpersError, match="session cannot be read"):
-        reopen(file, cache=tmp_path / "cache", **models)
+        ProductSession.open(file, cache=tmp_path / "cache", **models)
     session.add_reference(load_image(session.photos[1]), point=(220, 140))
     with pytest.raises(NbHelpersError, match="no file"):
         session.save(tmp_path / "shelf.json")
@@ -296,19 +305,19 @@ def test_a_session_that_cannot_be_gone_on_with(session, models, tmp_path):
 
 
 def test_the_signature_is_of_the_search_alone():
-    models, settings = ("a", "b"), Settings()
-    key = signature("photo", models, settings, "guide")
-    assert key == signature("photo", models, Settings(similarity_threshold=0.3, top_k_matches=9), "guide")
+    models, settings = ("a", "b"), ProductSettings()
+    key = cache_key("photo", models, settings, "guide")
+    assert key == cache_key("photo", models, ProductSettings(similarity_threshold=0.3, top_k_matches=9), "guide")
     others = [
-        signature("other", models, settings, "guide"),
-        signature("photo", ("a", "c"), settings, "guide"),
-        signature("photo", models, Settings(max_candidates=5), "guide"),
-        signature("photo", models, settings, "another guide"),
-        signature("photo", models, settings, "guide", panorama=True),
+        cache_key("other", models, settings, "guide"),
+        cache_key("photo", ("a", "c"), settings, "guide"),
+        cache_key("photo", models, ProductSettings(max_candidates=5), "guide"),
+        cache_key("photo", models, settings, "another guide"),
+        cache_key("photo", models, settings, "guide", panorama=True),
     ]
     assert len({key, *others}) == 6
-    blind = Settings(candidates="grid")
-    assert signature("photo", models, blind, "guide") == signature("photo", models, blind, "another guide")
+    blind = ProductSettings(candidates="grid")
+    assert cache_key("photo", models, blind, "guide") == cache_key("photo", models, blind, "another guide")
 
 
 def test_the_cache_of_another_model_is_not_used(session, shelf, tmp_path):
@@ -319,7 +328,7 @@ def test_the_cache_of_another_model_is_not_used(session, shelf, tmp_path):
     before = session.segmenter.encoded
     again.search()
     assert session.segmenter.encoded == before + len(shelf)
-    assert again.candidates(0).models == ("fake", "other patches")
+    assert again.proposals(0).models == ("fake", "other patches")
 
 
 def test_a_second_session_finds_everything_in_the_cache(session, shelf, models, tmp_path):
@@ -328,8 +337,8 @@ def test_a_second_session_finds_everything_in_the_cache(session, shelf, models, 
     encoded = models["segmenter"].encoded
     again.search()
     assert models["segmenter"].encoded == encoded
-    scores = [[found.score for found in result.found] for result in session.results]
-    assert scores == [[found.score for found in result.found] for result in again.results]
+    scores = [[found.score for found in result.detections] for result in session.results]
+    assert scores == [[found.score for found in result.detections] for result in again.results]
 
 
 def test_a_damaged_file_of_the_cache_is_made_again(session, shelf, models, tmp_path):
@@ -341,7 +350,7 @@ def test_a_damaged_file_of_the_cache_is_made_again(session, shelf, models, tmp_p
 
 
 def test_a_cache_that_was_emptied_meanwhile_is_filled_when_features_are_needed(session, shelf, tmp_path):
-    session.cache = Cache(tmp_path / "cache")
+    session.photo_search.cache = ProposalCache(tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache")
     session.set_threshold(1)
     assert statuses(session.results) != WANTED and not (tmp_path / "cache").exists()
@@ -352,7 +361,7 @@ def test_a_cache_that_was_emptied_meanwhile_is_filled_when_features_are_needed(s
 
 
 def test_the_cache_keeps_little_in_memory(session, tmp_path):
-    small = Cache(tmp_path / "cache", memory=1)
+    small = ProposalCache(tmp_path / "cache", memory=1)
     for path in (tmp_path / "cache").rglob("*.npz"):
         assert small.get(path.stem) is not None
     assert small.get("0" * 40) is None
@@ -365,13 +374,13 @@ def test_the_cache_keeps_little_in_memory(session, tmp_path):
 
 
 def test_a_huge_photo_is_searched_small_and_its_mask_carried_up(shelf, models, tmp_path, monkeypatch):
-    monkeypatch.setattr(searching, "LONGEST", 320)
+    monkeypatch.setattr(panorama, "MAX_SIDE", 320)
     large = tmp_path / "large.png"
     save_image(large, scene([(RED, 900, 450, 150), (BLUE, 300, 400, 150)], size=(1000, 1400)))
     session = ProductSession([*shelf[:2], large], settings=OURS, cache=tmp_path / "cache", **models)
     session.add_reference(shelf[0], point=PRODUCT_AT)
     result = session.search()[2]
-    assert session.candidates(2).size == (229, 320) and result.size == (1000, 1400)
+    assert session.proposals(2).size == (229, 320) and result.size == (1000, 1400)
     mask = result.mask()
     rows, columns = np.mgrid[:1000, :1400]
     disc = (columns - 900) ** 2 + (rows - 450) ** 2 <= 150**2
@@ -383,21 +392,21 @@ def test_a_huge_photo_is_searched_small_and_its_mask_carried_up(shelf, models, t
 
 
 def test_specks_and_pinholes_are_tidied_away_and_parts_stay(session):
-    item = session.candidates(0).items[0]
+    item = session.proposals(0).items[0]
     mask = np.zeros((100, 120), bool)
     mask[20:60, 20:60] = mask[20:60, 62:80] = True  # a product in two parts
     wanted = mask.copy()
     mask[5, 110] = True
     mask[30:33, 30:33] = False
     worn = dataclasses.replace(item, rle=encode_rle(mask), box=box_of(mask), area=int(mask.sum()))
-    clean = searching.tidied(worn)
+    clean = panorama.clean_mask(worn)
     assert np.array_equal(decode_rle(clean.rle), wanted)
     assert (clean.box, clean.area) == ((20, 20, 80, 60), int(wanted.sum())) and clean.features is item.features
     ring = np.zeros((100, 120), bool)
     ring[20:60, 20:60] = True
     ring[30:50, 30:50] = False
     whole = dataclasses.replace(item, rle=encode_rle(ring), box=box_of(ring), area=int(ring.sum()))
-    assert searching.tidied(whole) is whole, "a handle keeps its hole"
+    assert panorama.clean_mask(whole) is whole, "a handle keeps its hole"
 
 
 def test_a_turned_photo_has_the_size_that_is_shown(tmp_path):
@@ -405,7 +414,7 @@ def test_a_turned_photo_has_the_size_that_is_shown(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(scene([], (60, 90))).save(tmp_path / "turned.jpg", exif=exif)
     assert image_size(tmp_path / "turned.jpg") == load_image(tmp_path / "turned.jpg").shape[:2] == (90, 60)
-    with pytest.raises(NbHelpersError, match="cannot be read"):
+    with pytest.raises(NbHelpersError, match="no such picture"):
         image_size(tmp_path / "none.jpg")
 
 
@@ -419,7 +428,9 @@ def test_neighbours_carry_a_match_to_a_side_that_no_reference_shows(models, tmp_
     folder.mkdir()
     for number, colour in enumerate(steps):
         save_image(folder / f"{number:02}.png", scene([(tuple(colour.astype(int)), 150, 120, 45)], seed=3))
-    settings = Settings(scales=(224, 448), calibrate=False, similarity_threshold=0.7, colour_weight=0, mirror_weight=0)
+    settings = ProductSettings(
+        scales=(224, 448), calibrate=False, similarity_threshold=0.7, colour_weight=0, mirror_weight=0
+    )
     found = []
     for turntable in (False, True):
         session = ProductSession(folder, settings=settings, cache=tmp_path / "c", turntable=turntable, **models)
@@ -464,7 +475,7 @@ def test_a_product_on_the_seam_of_a_panorama_is_found_once_and_whole(models, tmp
     with Image.open(first.save_crop(tmp_path / "crop.png")) as crop:
         assert crop.width < 40
     assert len(tiles((256, 512))) == 14 and Tile(0, 0, 8, (256, 512)).side == 8
-    session.confirm(0, first.likeliest)
+    session.confirm(0, first.best_index)
     assert session.references[-1].picture.shape[1] < 40
 
 
@@ -530,18 +541,18 @@ def test_the_page_is_whole_by_itself_and_holds_whatever_a_name_holds(shelf, mode
     session = ProductSession([shelf[0], wild], settings=OURS, cache=tmp_path / "cache", **models)
     session.add_reference(shelf[0], point=PRODUCT_AT)
     session.search()
-    text = page(session)
+    text = session.report.page()
     assert "{{" not in text and "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", text)
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1]
     photos = json.loads(data)["photos"]
     assert [photo["name"] for photo in photos] == ["photo 0.png", wild.name]
-    assert photos[0]["picture"].startswith("data:image/jpeg;base64,") and photos[0]["things"][0]["why"]
+    assert photos[0]["picture"].startswith("data:image/jpeg;base64,") and photos[0]["detections"][0]["why"]
 
 
-def test_the_page_of_many_photos_stays_small(session, monkeypatch):
-    monkeypatch.setattr(ProductSession, "results", [session.result(1)] * 320)
-    assert len(page(session)) < 320 * 40_000
+def test_the_page_of_many_photos_stays_small(session):
+    report = dataclasses.replace(session.report, results=(session.result(1),) * 320)
+    assert len(report.page()) < 320 * 40_000
 
 
 def test_a_run_that_was_cut_off_goes_on(shelf, models, tmp_path):
@@ -557,7 +568,7 @@ def test_a_run_that_was_cut_off_goes_on(shelf, models, tmp_path):
     assert models["segmenter"].encoded - looked <= 1 + len(shelf) - 4
     assert statuses(results) == WANTED and (output / "index.html").is_file()
     whole = start(shelf, tmp_path / "whole", models)
-    assert [[f.score for f in r.found] for r in results] == [[f.score for f in r.found] for r in whole]
+    assert [[f.score for f in r.detections] for r in results] == [[f.score for f in r.detections] for r in whole]
 
 
 def test_a_finished_run_writes_only_what_changed(shelf, models, tmp_path):
@@ -580,7 +591,7 @@ def test_a_folder_with_another_products_results_is_refused(shelf, models, tmp_pa
     with pytest.raises(NbHelpersError, match=r"another run[\s\S]*point"):
         start(shelf[:2], output, models, point=(230, 120))
     with pytest.raises(NbHelpersError, match="settings"):
-        start(shelf[:2], output, models, settings=Settings(top_k_matches=1))
+        start(shelf[:2], output, models, settings=ProductSettings(top_k_matches=1))
 
 
 def test_photos_of_one_name_in_two_folders_do_not_overwrite_each_other(shelf, models, tmp_path):
@@ -598,11 +609,11 @@ def test_a_run_on_other_photos_of_the_same_names_replaces_nothing(shelf, models,
     start(shelf[:2], output, models)
     kept = {path: path.read_bytes() for path in output.glob("photo-*")}
     twin = save_image(other / "photo 0.png", scene([(BLUE, 90, 110, 34)]))
-    run([twin], shelf[0], output, point=PRODUCT_AT, settings=OURS, **models)
+    match_product([twin], shelf[0], output, point=PRODUCT_AT, settings=OURS, **models)
     assert all(path.read_bytes() == data for path, data in kept.items()) and "photo-0-2" in caplog.text
     assert json.loads((output / "photo-0-2.json").read_text())["path"] == twin.as_posix()
     clash = save_image(other / "photo 0-2.png", scene([(RED, 90, 110, 34)]))
-    run([twin, clash], shelf[0], output, point=PRODUCT_AT, settings=OURS, **models)
+    match_product([twin, clash], shelf[0], output, point=PRODUCT_AT, settings=OURS, **models)
     assert not (output / "photo-0-3.json").exists(), "the same photo keeps its name"
     assert json.loads((output / "photo-0-2-2.json").read_text())["path"] == clash.as_posix()
 
@@ -618,7 +629,7 @@ def test_results_of_a_photo_with_a_number_in_its_name_stay(shelf, models, tmp_pa
 
 def test_results_among_the_photos_are_refused(shelf, models):
     with pytest.raises(NbHelpersError, match="among the photos"):
-        run(shelf[0].parent, shelf[0], shelf[0].parent, point=PRODUCT_AT, settings=OURS, **models)
+        match_product(shelf[0].parent, shelf[0], shelf[0].parent, point=PRODUCT_AT, settings=OURS, **models)
 
 
 def test_a_full_disk_stops_a_search_at_once(shelf, models, tmp_path, monkeypatch):
@@ -626,7 +637,7 @@ def test_a_full_disk_stops_a_search_at_once(shelf, models, tmp_path, monkeypatch
         raise NbHelpersError("the disk is full") from OSError(errno.ENOSPC, "No space left on device")
 
     before = models["segmenter"].encoded
-    monkeypatch.setattr("nbhelpers.product_matching.cache.Cache.put", full)
+    monkeypatch.setattr("nbhelpers.product_matching.search.ProposalCache.put", full)
     with pytest.raises(NbHelpersError, match="the disk is full"):
         start(shelf, tmp_path / "out", models)
     assert models["segmenter"].encoded - before <= 2, "the other photos are not searched in vain"
@@ -640,7 +651,7 @@ def test_the_matcher_of_the_three_lines(shelf, models, tmp_path):
     for result in results:
         if not result.absent:
             assert result.save_mask(tmp_path / f"{result.name}.png").is_file()
-    assert told(results[0]).startswith("photo 0.png: found, 1.00") and "absent" in told(results[2])
+    assert results[0].summary.startswith("photo 0.png: found, 1.00") and "absent" in results[2].summary
 
 
 def test_workers_of_dask_find_the_same(shelf, models, tmp_path, monkeypatch):
@@ -658,7 +669,7 @@ def test_workers_of_dask_find_the_same(shelf, models, tmp_path, monkeypatch):
     assert sorted(seen) == list(range(6))
     for a, b in zip(alone, together, strict=True):
         assert (a.status, a.threshold, a.error) == (b.status, b.threshold, b.error)
-        assert [(f.score, f.rle) for f in a.found] == [(f.score, f.rle) for f in b.found]
+        assert [(f.score, f.rle) for f in a.detections] == [(f.score, f.rle) for f in b.detections]
     same = "matches.csv", "annotations.coco.json"
     assert all((tmp_path / "alone" / n).read_bytes() == (tmp_path / "together" / n).read_bytes() for n in same)
 
@@ -668,22 +679,24 @@ def test_workers_of_dask_find_the_same(shelf, models, tmp_path, monkeypatch):
 
 def test_equal_features_have_equal_colours(models):
     tokens = models["encoder"].tokens([scene([(RED, 90, 110, 40)]), scene([(RED, 220, 100, 40), (BLUE, 80, 120, 40)])])
-    first, second = pictures.patch_colours(tokens)
+    first, second = patch_colours(tokens)
     assert first.dtype == np.uint8 and first.shape == (17, 23, 3)
     at = lambda grid, x, y: grid[y // 14, x // 14].astype(int)  # noqa: E731
     same = np.abs(at(first, 90, 110) - at(second, 220, 100)).max()
     assert same < 10 < np.abs(at(second, 220, 100) - at(second, 80, 120)).max()
-    assert pictures.enlarged(first, (240, 320)).shape == (240, 320, 3)
+    assert enlarge_patches(first, (240, 320)).shape == (240, 320, 3)
 
 
 def test_turning_hurts_pixels_and_strangers_are_told(session):
-    curves = pictures.turned(session, (0, 90))
+    curves = explain.rotation_similarity(
+        session.references[0], session.scoring_gallery, session.encoder, session.settings, (0, 90)
+    )
     assert curves.shape == (2, 2) and curves[0, 0] == pytest.approx(1, abs=1e-6) and curves[0, 1] > 0.8
-    others = pictures.strangers(session)
+    others = explain.background_similarity(session.references[0], session.results)
     assert len(others) and others[:, 1].max() < session.threshold
-    table = pictures.lookalike_table(session)
+    table = session.report.lookalike_table()
     assert table.count("<tr>") == len(session.lookalikes(8)) + 1 and "is needed" in table
-    assert pictures.gallery(session.results).shape[2] == 3
+    assert result_sheet(session.results).shape[2] == 3
 
 
 # the command
@@ -730,7 +743,7 @@ def test_the_command_reads_a_cut_out_as_a_mask(shelf, models, tmp_path, monkeypa
     mask[60:100, 70:130] = True
     save_image(tmp_path / "cut.png", np.dstack([np.full((240, 320, 3), 9, np.uint8), mask.astype(np.uint8) * 255]))
     monkeypatch.setattr("nbhelpers.models.load.load", lambda task, *_: models["segmenter"])
-    monkeypatch.setattr("nbhelpers.product_matching.batch.run", lambda *_, **how: given.update(how) or ())
+    monkeypatch.setattr("nbhelpers.product_matching.batch.match_product", lambda *_, **how: given.update(how) or ())
     words = [
         "--images",
         shelf[0],

@@ -9,7 +9,7 @@ from fake_products import PRODUCT_AT, FakePatchEncoder, FakePointSegmenter, writ
 from fake_segmenter import FakeSegmenter
 from fake_tracker import Clip, FakeTracker
 
-from nbhelpers.product_matching import ProductSession, Settings
+from nbhelpers.product_matching import ProductSession, ProductSettings
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.click import ClickWidget
@@ -47,7 +47,7 @@ def frames():
 def gallery(tmp_path):
     shelf = write_shelf(tmp_path / "shelf")
     models = {"segmenter": FakePointSegmenter(), "encoder": FakePatchEncoder()}
-    session = ProductSession(shelf, settings=Settings(scales=(224,)), cache=tmp_path / "cache", **models)
+    session = ProductSession(shelf, settings=ProductSettings(scales=(224,)), cache=tmp_path / "cache", **models)
     session.add_reference(shelf[0], point=PRODUCT_AT)
     widget = GalleryWidget(session)
     yield widget

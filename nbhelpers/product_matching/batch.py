@@ -1,14 +1,12 @@
-"""One product, many photos, without a person: resumable, results in files of their own, a page to look through."""
+"""One product, many photos, without a person: `ProductMatcher` returns results, `match_product` writes them too."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,18 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import sha256, write_bytes
 from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.masks import encode_rle
-from nbhelpers.core.runs import apart, own_name, sign
+from nbhelpers.core.runs import apart, sign
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
-from nbhelpers.product_matching.outputs import save_gallery, save_photo, save_run
-from nbhelpers.product_matching.page import save_page
-from nbhelpers.product_matching.results import MatchedPhoto
+from nbhelpers.product_matching.report import MatchedPhoto
+from nbhelpers.product_matching.search import PhotoSearch
 from nbhelpers.product_matching.session import ProductSession
-from nbhelpers.product_matching.settings import Settings
+from nbhelpers.product_matching.settings import ProductSettings
 
-FORMAT = "nbhelpers product-matching run 1"
+RUN_FORMAT = "nbhelpers product-matching run 1"
 log = logging.getLogger(__name__)
 
 
-def run(
+def match_product(
     images: Sequence[str | Path | np.ndarray] | np.ndarray | str | Path,
     reference: UInt8[np.ndarray, "h w 3"] | str | Path,
     output: str | Path,
@@ -39,7 +36,7 @@ def run(
     point: Sequence[float] | None = None,
     box: Sequence[float] | None = None,
     mask: Bool[np.ndarray, "mask_h mask_w"] | None = None,
-    settings: Settings | None = None,
+    settings: ProductSettings | None = None,
     segmenter: Segmenter | None = None,
     encoder: PatchEncoder | None = None,
     panorama: bool = False,
@@ -47,15 +44,16 @@ def run(
     client: Any = None,
     on_photo: Callable[[int], object] | None = None,
 ) -> tuple[MatchedPhoto, ...]:
-    """Find a product in photos and write everything into a folder.
+    """Find a product in photos and write all results into a folder.
 
     Example:
-        >>> run("shelf/", "shelf/1.jpg", "outputs/shelf", box=(120, 80, 340, 450))
+        >>> match_product("shelf/", "shelf/1.jpg", "outputs/shelf", box=(120, 80, 340, 450))
 
-    ``run.json``, the signature, is written first. Candidates go to ``cache/`` photo by photo, so a run that was cut off
-    goes on when it is started again. Then come each photo's masks, cut-outs, crops and record (see `save_photo`), and
-    ``annotations.coco.json``, ``matches.csv``, ``summary.json``, ``gallery.jpg`` and ``index.html``, a page to look
-    through that needs no network. Photos that cannot be read are told in all of these.
+    ``run.json``, the signature, is written first. Proposals go to ``cache/`` photo by photo, so an interrupted run
+    continues when it is started again. Then come each photo's masks, cut-outs, crops and record (see
+    `nbhelpers.product_matching.report.save_photo_results`), and ``annotations.coco.json``, ``matches.csv``,
+    ``summary.json``, ``gallery.jpg`` and ``index.html``, a page that needs no network. Photos that cannot be read are
+    named in all of these.
 
     Args:
         images: files, a folder, a glob, or arrays.
@@ -63,9 +61,9 @@ def run(
         output: a folder; one that holds results of another product or other settings is refused.
         point: a click ``(x, y)`` on the product,
         box: or ``(x0, y0, x1, y1)`` around it,
-        mask: or what it covers.
-        settings: see there, as for the models.
-        segmenter: see `ProductSession`, as for ``encoder``, ``panorama`` and ``turntable``.
+        mask: or its mask.
+        settings: see `ProductSession`, as for ``segmenter``, ``encoder``, ``panorama`` and ``turntable``.
+        segmenter: see there.
         encoder: see there.
         panorama: see there.
         turntable: see there.
@@ -76,11 +74,12 @@ def run(
         A result for each photo.
 
     Raises:
-        NbHelpersError: no photos; a reference that cannot be used; a folder with results of another run.
+        NbHelpersError: there are no photos; the reference cannot be used; the folder has results of another run.
     """
-    output, settings = Path(output).expanduser(), settings or Settings()
+    output, settings = Path(output).expanduser(), settings or ProductSettings()
     apart(output, images)
     pixels = load_image(reference)
+    is_array = isinstance(reference, np.ndarray)
     session = ProductSession(
         images,
         settings=settings,
@@ -90,14 +89,12 @@ def run(
         panorama=panorama,
         turntable=turntable,
     )
-    shown = session.add_reference(
-        pixels if isinstance(reference, np.ndarray) else reference, point=point, box=box, mask=mask
-    )
+    added = session.add_reference(pixels if is_array else reference, point=point, box=box, mask=mask)
     signature = {
-        "format": FORMAT,
-        "reference": _digest(pixels) if isinstance(reference, np.ndarray) else sha256(reference),
-        "point": _plain(point),
-        "box": _plain(box),
+        "format": RUN_FORMAT,
+        "reference": hashlib.sha256(pixels).hexdigest() if is_array else sha256(reference),
+        "point": _floats(point),
+        "box": _floats(box),
         "mask": None if mask is None else encode_rle(mask),
         "settings": asdict(settings),
         "models": [session.segmenter.name, session.encoder.name],
@@ -105,95 +102,14 @@ def run(
         "turntable": turntable,
     }
     sign(output / "run.json", signature)
-    save_image(output / "reference.png", shown.picture)
-    _same_mean(session, output / "mean.npy")
+    save_image(output / "reference.png", added.picture)
+    _keep_mean(session.photo_search, output / "mean.npy")
     results = session.search(client=client, on_photo=on_photo)
-    write(session, output)
+    session.export(output)
     return results
 
 
-def write(session: ProductSession, output: str | Path) -> list[Path]:
-    """Write all results of a session; a photo whose files are there and say the same is left as it is.
-
-    Where results of another photo have the name already, a number is added to it, see `own_name`.
-
-    Args:
-        session: after a search.
-        output: a folder; see `run` for what it then holds.
-
-    Returns:
-        The files about all photos; each photo's own are beside them.
-    """
-    output, records, results = Path(output).expanduser(), [], []
-    for each in session.results:
-        result = replace(each, name=own_name(output, each.name, each.sha256))
-        results.append(result)
-        known = _known(output / f"{result.name}.json", result)
-        records.append(known if known is not None else save_photo(result, output))
-        _tidy(output, result)
-    paths = save_run(records, output)
-    return [*paths, save_gallery(results, output / "gallery.jpg"), save_page(session, output / "index.html")]
-
-
-def _known(path: Path, result: MatchedPhoto) -> dict[str, Any] | None:
-    """The record of an earlier run, if it says the same and its files are there."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        scores = [match["score"] for match in record["matches"]]
-        same = record["path"] == result.photo.as_posix() and record["status"] == result.status != "failed"
-        same &= scores == [round(each.score, 5) for each in result.matches]
-        same &= [match["verdict"] for match in record["considered"]] == [
-            each.verdict for each in result.found if not each.kept
-        ]
-        same &= record["threshold"] == round(result.threshold, 5) and record["size"] == list(result.size)
-        same &= all((path.parent / name).is_file() for match in record["matches"] for name in match["files"].values())
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return record if same else None
-
-
-def _tidy(folder: Path, result: MatchedPhoto) -> None:
-    """Remove this photo's files of matches that there are no longer."""
-    ours = re.compile(re.escape(result.name) + r"_(\d+)_(mask|cutout|crop)\.png")  # and not those of NAME_2
-    for path in folder.iterdir():
-        if (match := ours.fullmatch(path.name)) and int(match[1]) > len(result.matches):
-            path.unlink(missing_ok=True)
-
-
-def _same_mean(session: ProductSession, path: Path) -> None:
-    """Take the mean feature of an earlier start, so that photos that were added since change nothing for the others."""
-    try:
-        session.mean = np.load(path, allow_pickle=False)
-        if session.mean.ndim == 2 and session.mean.shape[1] == session.encoder.dimension:
-            return
-    except (OSError, ValueError, EOFError):
-        log.debug("no mean feature of an earlier start")
-    session.mean = None
-    file = io.BytesIO()
-    np.save(file, session.mean_feature())
-    write_bytes(path, file.getvalue())
-
-
-def _digest(pixels: np.ndarray) -> str:
-    return hashlib.sha256(pixels).hexdigest()
-
-
-def _plain(numbers: Sequence[float] | None) -> list[float] | None:
-    return None if numbers is None else [float(number) for number in numbers]
-
-
-def told(result: MatchedPhoto) -> str:
-    """A result in a line."""
-    if result.error:
-        return f"{result.photo.name}: {result.error}"
-    if result.absent:
-        closest = f"; the most similar thing scores {result.score:.2f}" if result.found else ""
-        return f"{result.photo.name}: absent{closest}"
-    scores = ", ".join(f"{each.score:.2f}" for each in result.matches)
-    return f"{result.photo.name}: found, {scores}"
-
-
-def check(results: Sequence[MatchedPhoto]) -> None:
+def raise_if_failed(results: Sequence[MatchedPhoto]) -> None:
     """Raise one error if some photos failed, after all others are done.
 
     Raises:
@@ -206,3 +122,101 @@ def check(results: Sequence[MatchedPhoto]) -> None:
             given=f"{failed[0].photo.name}: {failed[0].error}",
             do="see matches.csv; mend them and run it again, the others are kept",
         )
+
+
+def _keep_mean(search: PhotoSearch, path: Path) -> None:
+    """Use the mean feature of an earlier start, so that photos added since change nothing for the others."""
+    try:
+        search.mean = np.load(path, allow_pickle=False)
+        if search.mean.ndim == 2 and search.mean.shape[1] == search.encoder.dimension:
+            return
+    except (OSError, ValueError, EOFError):
+        log.debug("no mean feature of an earlier start")
+    search.mean = None
+    file = io.BytesIO()
+    np.save(file, search.mean_feature())
+    write_bytes(path, file.getvalue())
+
+
+def _floats(numbers: Sequence[float] | None) -> list[float] | None:
+    """Numbers as JSON has them."""
+    return None if numbers is None else [float(number) for number in numbers]
+
+
+class ProductMatcher:
+    """Finds a product in photos.
+
+    Example:
+        >>> results = ProductMatcher().run(["1.jpg", "2.jpg"], reference_image="1.jpg", reference_point=(250, 300))
+        >>> for result in results:
+        ...     if not result.absent:
+        ...         result.save_mask(f"{result.name}_mask.png")
+        ...         result.save_cutout(f"{result.name}.png")
+
+    Args:
+        settings: of the search and the matches.
+        segmenter: predicts the masks; by default the best one available.
+        encoder: computes the patch tokens; likewise.
+        cache: folder of the proposals, so that a second run is fast.
+        models: ``"lite"``, ``"official"`` or ``"auto"``, see `nbhelpers.load`.
+        device: of the models.
+    """
+
+    def __init__(
+        self,
+        settings: ProductSettings | None = None,
+        segmenter: Segmenter | None = None,
+        encoder: PatchEncoder | None = None,
+        *,
+        cache: str | Path | None = None,
+        models: str | None = None,
+        device: str | None = None,
+    ):
+        self.settings = settings or ProductSettings()
+        if segmenter is None or encoder is None:
+            from nbhelpers.models.load import load
+
+            segmenter = segmenter or load("segmenter", self.settings.sam2_checkpoint, device, models)
+            encoder = encoder or load("patch_encoder", self.settings.dinov2_model, device, models)
+        self.segmenter, self.encoder, self.cache = segmenter, encoder, cache
+
+    def run(
+        self,
+        image_paths: Sequence[str | Path] | str | Path,
+        reference_image: UInt8[np.ndarray, "h w 3"] | str | Path,
+        reference_point: Sequence[float] | None = None,
+        *,
+        reference_box: Sequence[float] | None = None,
+        reference_mask: Bool[np.ndarray, "mask_h mask_w"] | None = None,
+        panorama: bool = False,
+        turntable: bool | str = False,
+        client: Any = None,
+        on_photo: Callable[[int], object] | None = None,
+    ) -> tuple[MatchedPhoto, ...]:
+        """A result for each photo, in their order; a photo that cannot be read has an ``error``.
+
+        Args:
+            image_paths: files, a folder, or a glob.
+            reference_image: a photo that shows the product, one of them or another.
+            reference_point: a click ``(x, y)`` on the product, in pixels of that photo,
+            reference_box: or ``(x0, y0, x1, y1)`` around it,
+            reference_mask: or its mask.
+            panorama: whether the photos are equirectangular.
+            turntable: whether they are views in order, see `ProductSession`.
+            client: of Dask distributed, see `ProductSession.search`.
+            on_photo: called with the index of each photo when it is searched.
+
+        Raises:
+            NbHelpersError: there are no photos, or the reference cannot be used.
+        """
+        session = ProductSession(
+            image_paths,
+            settings=self.settings,
+            segmenter=self.segmenter,
+            encoder=self.encoder,
+            cache=self.cache,
+            panorama=panorama,
+            turntable=turntable,
+        )
+        session.add_reference(reference_image, point=reference_point, box=reference_box, mask=reference_mask)
+        return session.search(client=client, on_photo=on_photo)

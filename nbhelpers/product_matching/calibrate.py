@@ -1,27 +1,33 @@
 """The threshold of a session from its own scores, since no fixed one suits every product.
 
-Three kinds of scores are known without a person: what the references score against each other and against views of
-themselves (turned, smaller, darker, partly hidden) is what a match can be expected to reach; what other things of the
-photos score is background; and what was rejected must stay below. The threshold lies between background and expected
-matches, nearer to the background: views of a reference are more like it than other photos are.
+Three kinds of scores are known without a person. The scores of the references against each other and against views of
+themselves (rotated, smaller, darker, partly hidden) are those expected of a match; the scores of the other objects of
+the photos are background; and what was rejected must stay below. The threshold lies between background and expected
+matches, nearer to the background, since views of a reference are more similar to it than other photos are.
+
+The other objects also have a common component. The mean feature of whole photos
+(`nbhelpers.product_matching.gallery.mean_feature`) is known before a search and guides it. After the search the
+proposals that are not the product are known as well: they were cropped like it and proposed because they resemble it,
+so what they have in common does not distinguish it and is subtracted before anything is scored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 
 import numpy as np
 
-from nbhelpers.product_matching.background import LEAST, others
-from nbhelpers.product_matching.gallery import Gallery
-from nbhelpers.product_matching.matching import similarities
-from nbhelpers.product_matching.settings import Settings
-from nbhelpers.product_matching.values import Scores
+from nbhelpers.product_matching.gallery import Gallery, common_components
+from nbhelpers.product_matching.match import PhotoScores, ScoredProposal, score_photos, similarity_scores
+from nbhelpers.product_matching.propose import PhotoProposals, box_iou
+from nbhelpers.product_matching.settings import ProductSettings
 
-BACKGROUND = 0.9  # share of background scores below which the background ends: the rest may be look-alikes
-EXPECTED = 0.1  # share of expected matches that may fall short
-NEARER = 0.4  # of the way from background to expected matches
+MIN_BACKGROUND = 8  # other objects that are needed to calibrate, and to subtract what they have in common
+BACKGROUND_QUANTILE = 0.9  # of the background scores, where the background ends: the rest may be look-alikes
+EXPECTED_QUANTILE = 0.1  # of the expected scores, where expected matches begin
+THRESHOLD_FRACTION = 0.4  # of the way from background to expected matches
 BINS = 40
 
 
@@ -30,12 +36,12 @@ class Calibration:
     """A threshold and where it comes from.
 
     Attributes:
-        threshold: least score of a match.
-        source: ``"calibration"``, or ``"settings"`` where there was too little to calibrate from.
+        threshold: minimum score of a match.
+        source: ``"calibration"``, or ``"settings"`` if there are too few scores to calibrate from.
         why: a sentence for a person.
-        expected: scores of the references against each other and of views of the references.
-        background: scores of things that are not the most similar of their photo.
-        best: the score of the most similar thing of each photo.
+        expected: scores of the references against each other and against views of themselves.
+        background: scores of objects beside the most similar one of their photo.
+        best: the score of the most similar object of each photo.
         rejected: scores of what a person has rejected.
     """
 
@@ -55,36 +61,36 @@ class Calibration:
         return edges, {name: np.histogram(values, edges)[0] for name, values in kinds.items()}
 
 
-def calibrate(photos: Iterable[Scores], gallery: Gallery, settings: Settings) -> Calibration:
-    """The threshold for a gallery and the photos that were searched with it.
+def calibrate(photos: Iterable[PhotoScores], gallery: Gallery, settings: ProductSettings) -> Calibration:
+    """The threshold for a gallery and the photos that were scored against it.
 
     Args:
-        photos: what the gallery says of each, from `nbhelpers.product_matching.matching.score_all`.
+        photos: scores of each, from `nbhelpers.product_matching.match.score_photos`.
         gallery: references with their views (`nbhelpers.product_matching.features.describe_reference`).
         settings: the threshold to fall back on, and the weights of the score.
     """
     best, background = [], []
     for photo in photos:
-        if not photo.things:
+        if not photo.proposals:
             continue
-        best.append(photo.things[0].score)
-        background += [each.score for each in others(photo)]
+        best.append(photo.proposals[0].score)
+        background += [each.score for each in background_proposals(photo)]
     expected = expected_scores(gallery, settings)
-    rejected = similarities(gallery.negatives, gallery, settings).tolist() if gallery.negatives else []
+    rejected = similarity_scores(gallery.negatives, gallery, settings).tolist() if gallery.negatives else []
     known = tuple(map(tuple, (expected, background, best, rejected)))
     return _threshold(*known, settings)
 
 
-def expected_scores(gallery: Gallery, settings: Settings) -> list[float]:
-    """What matches can be expected to score: views of each reference against it, each reference against the others."""
-    found: list[float] = []
+def expected_scores(gallery: Gallery, settings: ProductSettings) -> list[float]:
+    """Scores to be expected of matches: views of each reference against it, each reference against the others."""
+    scores: list[float] = []
     for index, reference in enumerate(gallery.positives):
         if reference.views:
-            found += similarities(reference.views, replace(gallery, positives=(reference,)), settings).tolist()
+            scores += similarity_scores(reference.views, replace(gallery, positives=(reference,)), settings).tolist()
         rest = gallery.positives[:index] + gallery.positives[index + 1 :]
         if rest:
-            found += similarities([reference], replace(gallery, positives=rest), settings).tolist()
-    return found
+            scores += similarity_scores([reference], replace(gallery, positives=rest), settings).tolist()
+    return scores
 
 
 def _threshold(
@@ -92,22 +98,49 @@ def _threshold(
     background: Sequence[float],
     best: Sequence[float],
     rejected: Sequence[float],
-    settings: Settings,
+    settings: ProductSettings,
 ) -> Calibration:
+    """The threshold between background and expected scores, above the rejected ones."""
     known = {"expected": expected, "background": background, "best": best, "rejected": rejected}
-    if len(background) < LEAST or not expected:
+    if len(background) < MIN_BACKGROUND or not expected:
         why = f"too little to calibrate from ({len(background)} background scores, {len(expected)} expected matches)"
         return Calibration(settings.similarity_threshold, "settings", why, **known)
-    low, high = float(np.quantile(background, BACKGROUND)), float(np.quantile(expected, EXPECTED))
+    low, high = float(np.quantile(background, BACKGROUND_QUANTILE)), float(np.quantile(expected, EXPECTED_QUANTILE))
     if high <= low:
         high = max(low, float(np.median(expected)))
     if high <= low:
         threshold = low
-        why = f"the product is not told from the background, which scores up to {low:.2f}: matches are unsure"
+        why = f"the product does not differ from the background, which scores up to {low:.2f}: matches are uncertain"
     else:
-        threshold = low + NEARER * (high - low)
+        threshold = low + THRESHOLD_FRACTION * (high - low)
         why = f"between the background (up to {low:.2f}) and expected matches (from {high:.2f})"
     if rejected and max(rejected) >= threshold and max(rejected) < high:
         threshold = (max(rejected) + high) / 2
         why = f"between the nearest reject ({max(rejected):.2f}) and expected matches (from {high:.2f})"
     return Calibration(float(threshold), "calibration", why, **known)
+
+
+def background_proposals(scores: PhotoScores) -> list[ScoredProposal]:
+    """The proposals of a photo apart from its most similar one: if that is the product, they are not."""
+    first, *rest = scores.proposals or (None,)
+    return [each for each in rest if box_iou(each.proposal.box, first.proposal.box) == 0]
+
+
+def subtract_background(photos: Iterable[PhotoProposals], gallery: Gallery, settings: ProductSettings) -> Gallery:
+    """The gallery with the common component of the other objects in place of that of whole photos.
+
+    Args:
+        photos: proposals of some photos of the session; read one by one.
+        gallery: positives, negatives and the mean feature of whole photos.
+        settings: weights of the score.
+
+    Returns:
+        The same gallery if there are fewer than 8 other objects.
+    """
+    patches = (
+        photo.items[each.number].features.patches
+        for photo in photos
+        for each in background_proposals(score_photos([photo], gallery, settings)[0])
+    )
+    first = list(islice(patches, MIN_BACKGROUND))
+    return gallery if len(first) < MIN_BACKGROUND else replace(gallery, mean=common_components(chain(first, patches)))

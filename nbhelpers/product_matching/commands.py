@@ -38,23 +38,23 @@ def product_matching() -> None:
 def batch(
     images: Annotated[list[str], typer.Option(help="photos, folders or quoted globs: several after one flag")],
     reference: Annotated[Path, typer.Option(help="a photo that shows the product")],
-    output: Annotated[Path, typer.Option(help="folder for all results; started again, a run goes on")],
+    output: Annotated[Path, typer.Option(help="folder for all results; an interrupted run continues")],
     ref_bbox: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 around the product")] = None,
     ref_point: Annotated[str | None, typer.Option(help="x,y on the product")] = None,
     ref_mask: Annotated[
         Path | None, typer.Option(help="a mask or cut-out of the photo's size: white or opaque on the product")
     ] = None,
-    settings: Annotated[Path | None, typer.Option(help="TOML or JSON with settings, see Settings")] = None,
+    settings: Annotated[Path | None, typer.Option(help="TOML or JSON with settings, see ProductSettings")] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="fixed least score of a match, instead of a calibrated")
+        float | None, typer.Option(help="fixed minimum score of a match, instead of a calibrated one")
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="most matches in a photo")] = None,
-    candidates: Annotated[str | None, typer.Option(help="guided, or grid: ask blindly everywhere")] = None,
+    top_k: Annotated[int | None, typer.Option(help="maximum number of matches in a photo")] = None,
+    candidates: Annotated[str | None, typer.Option(help="guided, or grid: a blind grid of points")] = None,
     equirectangular: Annotated[bool, typer.Option(help="the photos are panoramas, twice as wide as high")] = False,
     turntable: Annotated[bool, typer.Option(help="the photos are views in order")] = False,
     circle: Annotated[bool, typer.Option(help="and the last is beside the first")] = False,
     workers: Annotated[int, typer.Option(help="processes, each with its own models")] = 1,
-    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; by default the best there is")] = None,
     models: Annotated[str | None, typer.Option(help="auto, lite or official")] = None,
 ) -> None:
     """Find a product in photos; writes masks, cut-outs, COCO json, csv and a page to look through."""
@@ -67,8 +67,8 @@ def batch(
     from nbhelpers.core.runs import apart
     from nbhelpers.core.runs import photos as listed
     from nbhelpers.models.load import load
-    from nbhelpers.product_matching.batch import check, run, told
-    from nbhelpers.product_matching.options import load_settings
+    from nbhelpers.product_matching.batch import match_product, raise_if_failed
+    from nbhelpers.product_matching.settings import load_settings
 
     for source in images:
         apart(output, source)
@@ -77,8 +77,8 @@ def batch(
     box = None if ref_bbox is None else _numbers(ref_bbox, "--ref-bbox", "x0,y0,x1,y1", 4)
     if sum(given is not None for given in (point, box, ref_mask)) != 1:
         raise NbHelpersError("show the product in one way", expected="--ref-point, --ref-bbox or --ref-mask")
-    shown = load_image(reference)  # before the models: a bad photo is told at once
-    mask = None if ref_mask is None else load_mask(ref_mask, shown.shape[:2])
+    image = load_image(reference)  # before the models: a bad photo is an error at once
+    mask = None if ref_mask is None else load_mask(ref_mask, image.shape[:2])
     chosen = load_settings(
         settings,
         similarity_threshold=threshold,
@@ -91,7 +91,7 @@ def batch(
     with contextlib.ExitStack() as stack:
         client = _client(workers, stack) if workers > 1 else None
         bar = stack.enter_context(tqdm(total=len(paths), unit="photo"))
-        results = run(
+        results = match_product(
             paths,
             reference,
             output,
@@ -107,16 +107,17 @@ def batch(
             on_photo=lambda _: bar.update(),
         )
     for result in results:
-        typer.echo(told(result))
+        typer.echo(result.summary)
     found = sum(not result.absent for result in results)
     if results:
         typer.echo(f"threshold {results[0].threshold:.3f} ({results[0].threshold_from})")
     typer.echo(f"in {found} of {len(results)} photos; look through {output / 'index.html'}")
     typer.echo(f"made by {segmenter.name} and {encoder.name} on {segmenter.device}")
-    check(results)
+    raise_if_failed(results)
 
 
 def _client(workers: int, stack):
+    """A Dask client of worker processes, closed with the stack."""
     needs("scale", "distributed")
     from distributed import Client, LocalCluster
 
@@ -125,6 +126,7 @@ def _client(workers: int, stack):
 
 
 def _numbers(text: str, option: str, form: str, count: int) -> tuple[float, ...]:
+    """The numbers of an option."""
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:

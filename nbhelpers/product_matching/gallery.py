@@ -1,47 +1,55 @@
-"""What the product looks like, and what it is not: the references of a session.
+"""The gallery of a session: features of the product, features of what was rejected, and their common component.
 
-The tokens of any two photos have much in common, so all cosines are high. What is common is taken off: the mean token
-of the session's photos, and the directions in which their tokens differ most, which tell where in a picture a patch
-lies and whether it belongs to a subject, not what it shows (as INSID3 does against positional bias).
+The tokens of any two photos have much in common, so all cosines are high. The common component is subtracted: the mean
+token of the session's photos, and the directions of largest variance. These encode the position of a patch in the
+picture and whether it belongs to a subject, not what it shows (INSID3 subtracts them against positional bias).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
+from nbhelpers.core.equirect import seam_box, seam_crop
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
-from nbhelpers.models.protocols import PatchEncoder
-from nbhelpers.product_matching.features import unit
-from nbhelpers.product_matching.values import Features
+from nbhelpers.core.masks import box_of, encode_rle
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.export.bleed import straight_rgba
+from nbhelpers.models.protocols import PatchEncoder, Segmenter
+from nbhelpers.product_matching.features import MAX_SIDE, InstanceFeatures, describe_reference, unit
 
-MEAN_SIDE = 336  # pixels: small is enough for a mean
-DIRECTIONS = 2  # of the largest spread: position in the picture, and subject against surroundings
+MEAN_SIDE = 336  # pixels: low resolution is enough for a mean
+N_DIRECTIONS = 2  # of largest variance: position in the picture, and subject against surroundings
+MAX_COVERAGE = 0.9  # of the photo: a reference that covers more leaves no background to compare with
+MIN_BORDER_COVERAGE = 0.3  # of a border of the photo, if the mask is background
+PICTURE_SIDE = 192  # pixels of a reference's picture
+REFERENCE_KINDS = ("click", "box", "mask", "confirmed", "rejected")
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """References of the product, things that were rejected, and the mean feature that is taken off all of them.
+    """Features of the product and of rejected objects, and the common component that is subtracted from all of them.
 
     Example:
-        >>> gallery = Gallery((describe(photo, mask, encoder),), mean=mean_feature(photos, encoder))
-        >>> gallery = gallery.add(result.matches[0].candidate.features)       # a confirmed match
+        >>> gallery = Gallery((describe_mask(photo, mask, encoder),), mean=mean_feature(photos, encoder))
+        >>> gallery = gallery.add(proposal.features)       # a confirmed match
 
     Attributes:
         positives: features of the product, at least one.
         negatives: features of what a person rejected.
-        mean: what this session's photos have in common, from `mean_feature`: the mean patch token, then orthonormal
-            directions; None to take nothing off.
+        mean: ``(m, d)``, the common component of the session's photos from `mean_feature`: the mean patch token, then
+            orthonormal directions; None to subtract nothing.
     """
 
-    positives: tuple[Features, ...]
-    negatives: tuple[Features, ...] = ()
+    positives: tuple[InstanceFeatures, ...]
+    negatives: tuple[InstanceFeatures, ...] = ()
     mean: Float32[np.ndarray, "m d"] | None = field(default=None, repr=False)
 
     def __post_init__(self):
@@ -55,16 +63,16 @@ class Gallery:
                 do="confirm a reference first; describe all of them again after another encoder was chosen",
             )
 
-    def add(self, features: Features) -> Gallery:
+    def add(self, features: InstanceFeatures) -> Gallery:
         """A gallery with one more reference."""
         return replace(self, positives=(*self.positives, features))
 
-    def reject(self, features: Features) -> Gallery:
-        """A gallery that knows one more thing that is not the product."""
+    def reject(self, features: InstanceFeatures) -> Gallery:
+        """A gallery with one more negative."""
         return replace(self, negatives=(*self.negatives, features))
 
     def centred(self, vectors: Float32[np.ndarray, "*n d"]) -> Float32[np.ndarray, "*n d"]:
-        """Vectors of length 1 with what is common taken off, again of length 1."""
+        """Vectors of length 1 without their common component, scaled to length 1 again."""
         if self.mean is None:
             return vectors
         mean, directions = self.mean[0], self.mean[1:]
@@ -77,69 +85,194 @@ class Gallery:
         return self.centred(np.stack([each.average for each in self.positives]))
 
     @cached_property
-    def afar(self) -> Float32[np.ndarray, "n d"]:
-        """The positives as a search in a photo may meet them; their averages where nobody looked from afar."""
-        return np.concatenate([each.average[None] if each.afar is None else each.afar for each in self.positives])
+    def coarse(self) -> Float32[np.ndarray, "n d"]:
+        """Coarse descriptors of the positives; the average of a positive that has none."""
+        return np.concatenate([each.average[None] if each.coarse is None else each.coarse for each in self.positives])
 
     @cached_property
     def digest(self) -> str:
-        """Hexadecimal sha256 of all features: two galleries of one digest find and judge alike."""
-        found = hashlib.sha256(b"" if self.mean is None else _bytes(self.mean))
+        """Hexadecimal sha256 of all features: galleries with equal digests give equal results."""
+        digest = hashlib.sha256(b"" if self.mean is None else _bytes(self.mean))
         for sign, members in ((b"+", self.positives), (b"-", self.negatives)):
             for each in members:
-                found.update(sign)
-                for name in ("average", "patches", "weights", "places", "colours"):
-                    found.update(_bytes(getattr(each, name)))
-                found.update(b"" if each.afar is None else _bytes(each.afar))
-        return found.hexdigest()
+                digest.update(sign)
+                for name in ("average", "patches", "weights", "positions", "colours"):
+                    digest.update(_bytes(getattr(each, name)))
+                digest.update(b"" if each.coarse is None else _bytes(each.coarse))
+        return digest.hexdigest()
 
     @property
     def guide(self) -> Gallery:
-        """The gallery without its negatives: all that the search for candidates depends on."""
+        """The gallery without its negatives, which the search for proposals does not depend on."""
         return replace(self, negatives=())
 
 
 def mean_feature(
-    images: Iterable[UInt8[np.ndarray, "_ _ 3"]], encoder: PatchEncoder, most: int = 8
+    images: Iterable[UInt8[np.ndarray, "_ _ 3"]], encoder: PatchEncoder, limit: int = 8
 ) -> Float32[np.ndarray, "m d"]:
-    """What the patch tokens, each of length 1, of some photos of a session have in common.
+    """The common component of the patch tokens, each of length 1, of some photos.
 
     Args:
-        images: photos; the reference's should be among them. Those after the first ``most`` are not looked at.
-        encoder: who looks.
-        most: how many photos count.
+        images: photos, that of the reference among them; those after the first ``limit`` are ignored.
+        encoder: computes the patch tokens.
+        limit: maximum number of photos.
 
     Returns:
-        Their mean, then the 2 orthonormal directions of largest spread.
+        ``(3, d)``: their mean, then the 2 orthonormal directions of largest variance.
+
+    Raises:
+        NbHelpersError: there are no photos.
     """
-    seen: list[np.ndarray] = []
-    for image, _ in zip(images, range(most), strict=False):
+    grids: list[np.ndarray] = []
+    for image, _ in zip(images, range(limit), strict=False):
         tokens = unit(encoder.tokens([fit(image, MEAN_SIDE)])[0])
-        seen.append(tokens.reshape(-1, tokens.shape[-1]))
-    if not seen:
+        grids.append(tokens.reshape(-1, tokens.shape[-1]))
+    if not grids:
         raise NbHelpersError("there is no photo to take the mean feature of", given="no photos")
-    return common(seen)
+    return common_components(grids)
 
 
-def common(groups: Iterable[Float32[np.ndarray, "_ d"]]) -> Float32[np.ndarray, "m d"]:
-    """What groups of tokens, each of length 1, have in common: their mean, then the directions of largest spread.
+def common_components(groups: Iterable[Float32[np.ndarray, "_ d"]]) -> Float32[np.ndarray, "m d"]:
+    """The common component of groups of tokens, each of length 1: their mean, then the directions of largest variance.
 
-    Each group counts alike, however many tokens it has. Only sums are kept, not the groups.
+    Each group has the same weight, whatever its number of tokens. Only sums are kept in memory.
     """
     count, total, squares = 0, 0.0, 0.0
     for tokens in groups:
         wide = tokens.astype(np.float64)
         count, total, squares = count + 1, total + wide.mean(0), squares + wide.T @ wide / len(wide)
     mean = total / count
-    _, directions = np.linalg.eigh(squares - count * np.outer(mean, mean))  # in rising order
-    return np.concatenate([mean[None], directions[:, : -DIRECTIONS - 1 : -1].T]).astype(np.float32)
+    _, directions = np.linalg.eigh(squares - count * np.outer(mean, mean))  # in ascending order
+    return np.concatenate([mean[None], directions[:, : -N_DIRECTIONS - 1 : -1].T]).astype(np.float32)
 
 
-def evenly(items: Sequence, most: int) -> list:
-    """At most ``most`` items spread evenly over a sequence, the first and the last among them."""
-    picks = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)) if items else []
+def evenly_spaced(items: Sequence, limit: int) -> list:
+    """At most ``limit`` items at equal distances in a sequence, the first and the last among them."""
+    picks = np.unique(np.linspace(0, len(items) - 1, min(limit, len(items))).round().astype(int)) if items else []
     return [items[index] for index in picks]
 
 
 def _bytes(array: np.ndarray) -> bytes:
+    """The array as the bytes of float32."""
     return np.ascontiguousarray(array, np.float32).tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """One view of the product.
+
+    Attributes:
+        photo: name of the photo.
+        how: one of `REFERENCE_KINDS`.
+        rle: the mask, at the size of the given picture.
+        features: of the masked product.
+        picture: the product on transparent ground, at most 192 pixels a side.
+        coverage: fraction of the photo's area, 0 to 1.
+        source: the photo's file; empty for an array.
+    """
+
+    photo: str
+    how: str
+    rle: Mapping[str, Any] = field(repr=False)
+    features: InstanceFeatures = field(repr=False)
+    picture: UInt8[np.ndarray, "h w 4"] = field(repr=False)
+    coverage: float
+    source: str = ""
+
+
+def reference_mask(
+    image: UInt8[np.ndarray, "h w 3"],
+    segmenter: Segmenter,
+    *,
+    point: Sequence[float] | None = None,
+    box: Sequence[float] | None = None,
+    mask: Bool[np.ndarray, "mask_h mask_w"] | None = None,
+) -> Bool[np.ndarray, "h w"]:
+    """The mask of the product from a click ``(x, y)``, a box or a mask.
+
+    Raises:
+        NbHelpersError: none or several of them are given; a prompt outside of the photo; a mask that is empty, of
+            another size, covers nearly the whole photo, or is the background that was clicked.
+    """
+    if sum(given is not None for given in (point, box, mask)) != 1:
+        raise NbHelpersError("show the product in one way", expected="a point, a box, or a mask")
+    if mask is None:
+        prompt = Prompt(points=[point] if point is not None else (), box=box).check_inside(image.shape[:2])
+        mask = segmenter.predict(segmenter.encode(image), prompt).best
+    elif mask.shape != image.shape[:2]:
+        raise NbHelpersError(
+            "the mask has another size than the photo", given=mask.shape, expected=str(image.shape[:2])
+        )
+    return check_reference_mask(mask, clicked=point is not None)
+
+
+def check_reference_mask(mask: Bool[np.ndarray, "h w"], clicked: bool) -> Bool[np.ndarray, "h w"]:
+    """The mask, if it can be a product's; raises the errors of `reference_mask`."""
+    coverage = float(mask.mean())
+    if not mask.any():
+        raise NbHelpersError("the reference is empty", do="click on the product, or draw a box around it")
+    if coverage > MAX_COVERAGE:
+        raise NbHelpersError(
+            "the reference covers nearly the whole photo",
+            given=f"{coverage:.0%} of it",
+            expected="a product with something around it",
+            do="click on the product, or draw a box around it",
+        )
+    borders = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
+    if clicked and sum(float(border.mean()) >= MIN_BORDER_COVERAGE for border in borders) >= 3:
+        raise NbHelpersError(
+            "the click seems to be on the background",
+            given=f"its mask covers {coverage:.0%} of the photo and runs along three of its borders or more",
+            do="click on the product; if this is the product, draw a box around it or give its mask",
+        )
+    return mask
+
+
+def make_reference(
+    photo: str,
+    how: str,
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: Bool[np.ndarray, "h w"],
+    encoder: PatchEncoder,
+    side: int,
+    features: InstanceFeatures | None = None,
+    source: str = "",
+) -> Reference:
+    """A reference from a photo and the mask of the product.
+
+    Args:
+        photo: its name.
+        how: one of `REFERENCE_KINDS`.
+        image: the photo; a huge one is described on a reduced copy, as in a search.
+        mask: of the product.
+        encoder: computes the patch tokens.
+        side: of the encoded square crop, in pixels.
+        features: of the product, if they are known; then the mask may cross the seam of a panorama.
+        source: the photo's file.
+    """
+    small = fit(image, MAX_SIDE)
+    if features is None:
+        reduced = mask if small.shape[:2] == mask.shape else _fit_mask(mask, MAX_SIDE)
+        features = describe_reference(small, reduced, encoder, side)
+        picture = crop_cutout(image, mask)
+    else:
+        picture = crop_cutout(image, mask, panorama=True)
+    if max(picture.shape[:2]) > PICTURE_SIDE:
+        colours = fit(np.ascontiguousarray(picture[:, :, :3]), PICTURE_SIDE)
+        picture = np.dstack([colours, _fit_mask(picture[:, :, 3] > 127, PICTURE_SIDE).view(np.uint8) * 255])
+    return Reference(photo, how, encode_rle(mask), features, picture, float(mask.mean()), source)
+
+
+def _fit_mask(mask: Bool[np.ndarray, "h w"], longest: int) -> Bool[np.ndarray, "h2 w2"]:
+    """A mask, reduced to at most ``longest`` pixels a side."""
+    return fit(np.repeat(mask.view(np.uint8)[:, :, None] * 255, 3, axis=2), longest)[:, :, 0] > 127
+
+
+def crop_cutout(
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], panorama: bool = False
+) -> UInt8[np.ndarray, "ch cw 4"]:
+    """The masked pixels with straight alpha, cropped to the box of the mask; in one piece across a panorama's seam."""
+    box = seam_box(mask) if panorama else box_of(mask)
+    return straight_rgba(
+        np.ascontiguousarray(seam_crop(image, box)), np.ascontiguousarray(seam_crop(mask, box)).astype(np.uint8) * 255
+    )

@@ -1,111 +1,384 @@
-"""One photo, searched: made smaller if it is huge, cut into tiles if it is a panorama, found things carried back."""
+"""The search of a session's photos: each photo once, its proposals in a cache, in this process or on Dask workers.
+
+A file of the cache is named by a key of all that the search depended on: the photo's bytes, the models, the settings of
+the search, the references that guided it. Proposals by another model have another name and are never used. The file of
+a photo takes about 2 MB; the folder can be deleted at any time.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+import hashlib
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Float32, UInt8
 
-from nbhelpers.core.equirect import same_things, seam_box, tiles
-from nbhelpers.core.images import fit
-from nbhelpers.core.masks import box_of, decode_rle, encode_rle
-from nbhelpers.core.regions import components, fill_holes
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import outputs_dir, replacing, sha256
+from nbhelpers.core.images import image_size, load_image
+from nbhelpers.core.runs import photos as listed
+from nbhelpers.core.runs import stems
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
-from nbhelpers.product_matching.candidates import find
-from nbhelpers.product_matching.gallery import Gallery
-from nbhelpers.product_matching.settings import Settings
-from nbhelpers.product_matching.values import Candidate, Candidates
+from nbhelpers.product_matching.features import InstanceFeatures
+from nbhelpers.product_matching.gallery import Gallery, evenly_spaced, mean_feature
+from nbhelpers.product_matching.panorama import search_photo
+from nbhelpers.product_matching.propose import DescribedProposal, PhotoProposals
+from nbhelpers.product_matching.settings import ProductSettings
 
-LONGEST = 2048  # pixels: larger photos are searched on a reduced copy, for the networks see no more than this
-LONGEST_PANORAMA = 4096
-TILE = 1024  # pixels of a panorama's tile
-SPECK, PINHOLE = 0.02, 0.03  # of the largest part of a mask, and of its area
-PANORAMA_SHARE = 3  # times as many candidates as of a flat photo are kept
+FILE_FORMAT = "nbhelpers candidates 1"
+PER_PATCH = {"patches": "patches", "weights": "weights", "places": "positions", "colours": "colours"}  # array: field
+KEY_VERSION = 5  # raised when a search gives other proposals
+SCORING_SETTINGS = ("similarity_threshold", "top_k_matches", "calibrate", "colour_weight", "mirror_weight")
+CACHE_SIZE = 32_000_000  # bytes of features kept in memory; more photos are read from disk again
+MEAN_PHOTOS = 8  # photos whose mean feature is subtracted
+RESERVED_NAMES = ("run", "summary", "annotations", "matches", "gallery", "index", "mean", "cache", "reference")
+log = logging.getLogger(__name__)
+
+Outcome = tuple[tuple[int, int], str]
+"""``(H, W)`` of a photo, and the error of its search; empty if there was none."""
 
 
-def search(
-    image: UInt8[np.ndarray, "h w 3"],
-    segmenter: Segmenter,
-    encoder: PatchEncoder,
-    gallery: Gallery,
-    settings: Settings,
-    panorama: bool = False,
-) -> Candidates:
-    """All things of a photo of any size that might be the product.
+def save_proposals(proposals: PhotoProposals, path: str | Path) -> Path:
+    """Write proposals as one ``.npz`` file, atomically; arrays with a row per patch in half precision."""
+    about = {
+        "format": FILE_FORMAT,
+        "size": list(proposals.size),
+        "prompts": proposals.prompts,
+        "seconds": proposals.seconds,
+        "models": list(proposals.models),
+        "notes": list(proposals.notes),
+        "items": [
+            {"rle": dict(item.rle), "box": list(item.box), "area": item.area, "quality": item.quality}
+            for item in proposals.items
+        ],
+    }
+    features = [item.features for item in proposals.items]
+    arrays: dict[str, np.ndarray] = {"about": np.array(json.dumps(about))}
+    if features:
+        arrays["counts"] = np.array([len(each.weights) for each in features])
+        arrays["average"] = np.stack([each.average for each in features])
+        for name, field in PER_PATCH.items():
+            arrays[name] = np.concatenate([getattr(each, field) for each in features]).astype(np.float16)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    return Path(path)
 
-    Args:
-        image: the photo.
-        segmenter: makes the masks.
-        encoder: describes them.
-        gallery: what is looked for.
-        settings: how.
-        panorama: whether the photo is equirectangular.
 
-    Returns:
-        Candidates whose ``size`` is that of the copy that was searched; masks and boxes are in its pixels.
+def load_proposals(path: str | Path) -> PhotoProposals:
+    """Read a file of `save_proposals`.
 
     Raises:
-        NbHelpersError: a panorama that is not twice as wide as high.
+        NbHelpersError: the file is missing, damaged, or of another format.
     """
-    if not panorama:
-        found = find(fit(image, LONGEST), segmenter, encoder, gallery, settings)
-        return replace(found, items=tuple(map(tidied, found.items)))
-    started, small = time.perf_counter(), fit(image, LONGEST_PANORAMA)
-    size = small.shape[:2]
-    views = tiles(size)
-    if views[0].side > TILE:
-        views = tiles(size, TILE)
-    things: list[Candidate] = []
-    tile_of, cut, prompts = [], [], 0
-    for number, view in enumerate(views):
-        # areas are shares of a picture, and a tile is a small part of this one
-        found = find(view.view(small), segmenter, encoder, gallery, settings)
-        prompts += found.prompts
-        for item in map(tidied, found.items):
-            seen = decode_rle(item.rle)
-            mask = view.carry(seen)
-            if mask.any():
-                things.append(_carried(item, mask))
-                tile_of.append(number)
-                cut.append(view.cuts(seen))
-    kept = _likeliest(_distinct(things, tile_of, cut), gallery, PANORAMA_SHARE * settings.max_candidates)
-    models = segmenter.name, encoder.name
-    note = f"searched through {len(views)} tiles, in which {len(things)} things might have been it"
-    return Candidates(size, tuple(kept), prompts, time.perf_counter() - started, models, (note,))
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            about = json.loads(str(stored["about"]))
+            if about["format"] != FILE_FORMAT:
+                raise ValueError(about["format"])
+            features = _features(stored) if about["items"] else []
+        items = tuple(
+            DescribedProposal(item["rle"], tuple(item["box"]), item["area"], item["quality"], each)
+            for item, each in zip(about["items"], features, strict=True)
+        )
+        size, models, notes = (tuple(about[name]) for name in ("size", "models", "notes"))
+        return PhotoProposals(size, items, about["prompts"], about["seconds"], models, notes)
+    except NbHelpersError:
+        raise
+    except Exception as error:  # zip, numpy and json each have their own
+        raise NbHelpersError(
+            "the file of proposals cannot be read",
+            given=f"{path}: {error}",
+            expected=FILE_FORMAT,
+            do="delete it; it is made again",
+        ) from error
 
 
-def tidied(item: Candidate) -> Candidate:
-    """A candidate without the specks beside its mask and the pinholes in it, which would show in a cut-out."""
-    mask = decode_rle(item.rle)
-    parts = components(mask)
-    sizes = np.bincount(parts.ravel())[1:]
-    clean = (parts > 0) & (parts <= np.count_nonzero(sizes >= SPECK * sizes.max(initial=0)))  # numbered by size
-    clean = fill_holes(clean, PINHOLE * item.area)
-    if np.array_equal(clean, mask):
-        return item
-    return replace(item, rle=encode_rle(clean), box=box_of(clean), area=int(np.count_nonzero(clean)))
+def _features(stored) -> list[InstanceFeatures]:
+    """Features from the arrays of a file."""
+    ends = np.cumsum(stored["counts"])[:-1]
+    columns = [np.split(stored[name].astype(np.float32), ends) for name in PER_PATCH]
+    return [InstanceFeatures(average, *each) for average, *each in zip(stored["average"], *columns, strict=True)]
 
 
-def _carried(item: Candidate, mask: Bool[np.ndarray, "h w"]) -> Candidate:
-    return replace(item, rle=encode_rle(mask), box=seam_box(mask), area=int(np.count_nonzero(mask)))
+def cache_key(
+    photo: str, models: Sequence[str], settings: ProductSettings, guide: str | None = None, panorama: bool = False
+) -> str:
+    """The key of a photo's proposals: 40 hexadecimal digits.
+
+    Args:
+        photo: sha256 of its file.
+        models: names of the segmenter and the patch encoder.
+        settings: only those of the search count; a new threshold needs no new search.
+        guide: digest of the references that guided the search; a blind search depends on none.
+        panorama: whether the photo was cut into tiles.
+    """
+    search = {name: value for name, value in asdict(settings).items() if name not in SCORING_SETTINGS}
+    guide = guide if settings.candidates == "guided" else None
+    text = json.dumps([KEY_VERSION, photo, list(models), search, guide, panorama], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
-def _distinct(things: Sequence[Candidate], tile_of: Sequence[int], cut: Sequence[bool]) -> list[Candidate]:
-    """One of each thing that several tiles saw. Masks are decoded small: a panorama has hundreds of them."""
-    if not things:
-        return []
-    step = max(1, max(things[0].rle["size"]) // 1024)
-    masks = [decode_rle(thing.rle)[::step, ::step] for thing in things]
-    stands_for = same_things(masks, tile_of, cut, [thing.quality for thing in things])
-    return [thing for number, thing in enumerate(things) if stands_for[number] == number]
+class ProposalCache:
+    """A folder of proposals by key, and the last used ones in memory.
+
+    Example:
+        >>> cache = ProposalCache("outputs/shelf/cache")
+        >>> cache.put(key, propose_candidates(image, segmenter, encoder, gallery, settings))
+        >>> cache.get(key).items[0].box
+
+    Args:
+        folder: made at the first `put`.
+        memory: bytes of features to keep in memory.
+    """
+
+    def __init__(self, folder: str | Path, memory: int = CACHE_SIZE):
+        self.folder = Path(folder).expanduser()
+        self._memory, self._kept = memory, OrderedDict[str, PhotoProposals]()
+
+    def path(self, key: str) -> Path:
+        """The file of a key."""
+        return self.folder / key[:2] / f"{key}.npz"
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._kept or self.path(key).is_file()
+
+    def get(self, key: str) -> PhotoProposals | None:
+        """The proposals of a key; None if there are none or the file is damaged."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        if not self.path(key).is_file():
+            return None
+        try:
+            proposals = load_proposals(self.path(key))
+        except NbHelpersError as error:
+            log.warning("a damaged file of the cache is not used: %s", error.given)
+            return None
+        self._keep(key, proposals)
+        return proposals
+
+    def put(self, key: str, proposals: PhotoProposals) -> PhotoProposals:
+        """Store proposals, and return them as they are read back: features lose some precision on disk.
+
+        Whoever uses the returned ones gets the same results with and without a cached file.
+        """
+        save_proposals(proposals, self.path(key))
+        self._kept.pop(key, None)
+        return self.get(key) or proposals
+
+    def _keep(self, key: str, proposals: PhotoProposals) -> None:
+        """Keep proposals in memory, and drop those that were not used for longest."""
+        self._kept[key] = proposals
+        while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self._memory:
+            self._kept.popitem(last=False)
 
 
-def _likeliest(things: Sequence[Candidate], gallery: Gallery, most: int) -> list[Candidate]:
-    if len(things) <= most:
-        return list(things)
-    averages = gallery.centred(np.stack([thing.features.average for thing in things]))
-    order = np.argsort(-(averages @ gallery.averages.T).max(1), kind="stable")
-    return [things[number] for number in order[:most]]
+def _bytes(proposals: PhotoProposals) -> int:
+    """Memory of proposals, about."""
+    return sum(each.features.patches.nbytes + len(each.rle["counts"]) for each in proposals.items)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchTask:
+    """What the searches of all photos have in common.
+
+    Attributes:
+        gallery: of the product.
+        settings: of the search.
+        panorama: whether the photos are equirectangular.
+        cache: folder of the proposals.
+        models: catalog names of the segmenter and the patch encoder.
+        device: of the models.
+    """
+
+    gallery: Gallery
+    settings: ProductSettings
+    panorama: bool
+    cache: Path
+    models: tuple[str, str]
+    device: str
+
+
+def search_into_cache(
+    path: Path, key: str, task: SearchTask, cache: ProposalCache, segmenter: Segmenter, encoder: PatchEncoder
+) -> Outcome:
+    """Search one photo, unless the cache has its proposals; put them into the cache.
+
+    Raises:
+        NbHelpersError: the cache cannot be written.
+    """
+    try:
+        if cache.get(key) is not None:
+            return image_size(path), ""
+        image = load_image(path)
+        proposals = search_photo(image, segmenter, encoder, task.gallery, task.settings, task.panorama)
+    except NbHelpersError as error:
+        return (0, 0), " ".join(str(error).split())
+    cache.put(key, proposals)  # a folder that cannot be written or a full disk is an error of all photos
+    return image.shape[:2], ""
+
+
+def search_on_workers(
+    work: Sequence[tuple[int, Path, str]], task: SearchTask, client: Any
+) -> Iterator[tuple[int, Outcome]]:
+    """Search photos on the workers of a Dask client; yields each photo's outcome when it is done.
+
+    Each worker loads the models once, by name. Proposals go into the cache folder; only sizes are sent back.
+
+    Args:
+        work: index, path and cache key of each photo; paths are valid on all workers.
+        task: sent to each worker once.
+        client: of Dask distributed (``pip install 'nbhelpers[scale]'``).
+    """
+    from distributed import as_completed
+
+    shared = client.scatter(task, broadcast=True)
+    number = {client.submit(_search_on_worker, path, key, shared, pure=False): index for index, path, key in work}
+    for future in as_completed(number):
+        yield number[future], future.result()
+
+
+def _search_on_worker(path: Path, key: str, task: SearchTask) -> Outcome:
+    """`search_into_cache` with the worker's own models."""
+    from nbhelpers.models.load import load
+
+    try:
+        segmenter = load("segmenter", task.models[0], task.device)
+        encoder = load("patch_encoder", task.models[1], task.device)
+    except NbHelpersError as error:
+        return (0, 0), " ".join(str(error).split())
+    return search_into_cache(path, key, task, ProposalCache(task.cache, memory=0), segmenter, encoder)
+
+
+class PhotoSearch:
+    """The photos of a session, the models that search them, and the proposals in each.
+
+    Args:
+        images: see `nbhelpers.product_matching.ProductSession`, as for the others.
+        settings: see there.
+        segmenter: see there.
+        encoder: see there.
+        cache: see there.
+        panorama: see there.
+        mean: see there.
+
+    Attributes:
+        photos: files.
+        names: file names for the results of each photo.
+        problems: what went wrong with a photo, by its index.
+        digests: sha256 of each photo's file, by its index.
+        keys: cache key of each photo, by its index.
+        sizes: ``(H, W)`` of each searched photo, by its index.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str | Path | np.ndarray] | np.ndarray | str | Path,
+        settings: ProductSettings,
+        segmenter: Segmenter | None,
+        encoder: PatchEncoder | None,
+        cache: str | Path | None,
+        panorama: bool,
+        mean: Float32[np.ndarray, "m d"] | None,
+    ):
+        cache = outputs_dir("product_matching") / "cache" if cache is None else cache
+        self.photos = tuple(listed(images, Path(cache) / "arrays"))
+        if segmenter is None or encoder is None:
+            from nbhelpers.models.load import load
+
+            segmenter = segmenter or load("segmenter", settings.sam2_checkpoint)
+            encoder = encoder or load("patch_encoder", settings.dinov2_model)
+        self.settings, self.segmenter, self.encoder = settings, segmenter, encoder
+        self.cache = ProposalCache(cache)
+        self.panorama, self.mean = panorama, mean
+        self.names = tuple(stems(self.photos, RESERVED_NAMES))
+        self.problems: dict[int, str] = {}
+        self.digests: dict[int, str] = {}
+        self.keys: dict[int, str] = {}
+        self.sizes: dict[int, tuple[int, int]] = {}
+
+    def proposals(self, photo: int, gallery: Callable[[], Gallery]) -> PhotoProposals:
+        """All proposals of a searched photo, with features; from the cache.
+
+        Args:
+            photo: its index.
+            gallery: called for the gallery that guides a search, if the cache was emptied meanwhile.
+
+        Raises:
+            NbHelpersError: the photo was not searched.
+        """
+        if photo not in self.sizes:
+            raise NbHelpersError("this photo was not searched", given=photo, expected=self.problems.get(photo))
+        proposals = self.cache.get(self.keys[photo])
+        if proposals is None:
+            image = load_image(self.photos[photo])
+            proposals = search_photo(image, self.segmenter, self.encoder, gallery(), self.settings, self.panorama)
+            proposals = self.cache.put(self.keys[photo], proposals)
+        return proposals
+
+    def mean_feature(self) -> Float32[np.ndarray, "m d"]:
+        """The common component of photos at equal distances in the session, computed once; see `Gallery`."""
+        if self.mean is None:
+            self.mean = mean_feature(self._sample_photos(), self.encoder, MEAN_PHOTOS)
+        return self.mean
+
+    def run(self, gallery: Gallery, client: Any, on_photo: Callable[[int], object] | None, repeat: bool) -> None:
+        """Search the photos that were not searched yet, or all of them; see `ProductSession.search`."""
+        models = self.segmenter.name, self.encoder.name
+        work = []
+        for index, path in enumerate(self.photos):
+            if index in self.sizes and not repeat:
+                continue
+            try:
+                digest = self.digests[index] = sha256(path)
+            except OSError as error:
+                self._fail(index, f"the photo cannot be read: {error.strerror or error}")
+                continue
+            self.keys[index] = cache_key(digest, models, self.settings, gallery.digest, self.panorama)
+            work.append((index, path, self.keys[index]))
+        task = SearchTask(gallery, self.settings, self.panorama, self.cache.folder, models, self.segmenter.device)
+        for index, (size, problem) in self._outcomes(work, task, client):
+            if problem:
+                self._fail(index, problem)
+            else:
+                self.sizes[index] = size
+                self.problems.pop(index, None)
+            if on_photo is not None:
+                on_photo(index)
+
+    def _outcomes(self, work: list, task: SearchTask, client: Any) -> Iterator[tuple[int, Outcome]]:
+        """The outcome of each photo's search, on workers if there is a client and the photo is not in the cache."""
+        if client is not None:
+            known = [each for each in work if each[2] in self.cache]  # no worker need load its models for these
+            if rest := [each for each in work if each not in known]:
+                yield from search_on_workers(rest, task, client)
+            work = known
+        for index, path, key in work:
+            yield index, search_into_cache(path, key, task, self.cache, self.segmenter, self.encoder)
+
+    def _sample_photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """The readable photos, some at equal distances in the session first."""
+        readable = 0
+        for path in dict.fromkeys([*evenly_spaced(self.photos, MEAN_PHOTOS), *self.photos]):
+            try:
+                image = load_image(path)
+            except NbHelpersError:
+                continue
+            readable += 1
+            yield image
+        if not readable:
+            raise NbHelpersError(
+                "none of the photos can be read", given=f"{len(self.photos)} photos, the first {self.photos[0]}"
+            )
+
+    def _fail(self, index: int, problem: str) -> None:
+        """Note that a photo could not be searched."""
+        log.warning("%s: %s", self.photos[index].name, problem)
+        self.problems[index] = problem
+        self.sizes.pop(index, None)

@@ -1,12 +1,14 @@
-"""A product, the photos it is looked for in, and what a person said about what was found.
+"""The session of product matching: references, photos, and what a person confirmed or rejected.
 
-`ProductSession` needs no browser and no widget: whatever the gallery widget does is one method call here. A photo is
-searched once; then it is judged as often as the references, the rejects or the threshold change, at once and from the
-cache.
+`ProductSession` needs no browser and no widget: every action of the gallery widget is one method call here. A photo is
+searched once; its proposals are scored again from the cache whenever the references, the rejects or the threshold
+change.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,22 +18,32 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import write_text
 from nbhelpers.core.images import fit, load_image
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
-from nbhelpers.product_matching.calibrate import Calibration, calibrate
-from nbhelpers.product_matching.gallery import Gallery
-from nbhelpers.product_matching.matching import verdicts
-from nbhelpers.product_matching.order import neighbours_agree
-from nbhelpers.product_matching.reference import Reference, reference_of, shown
-from nbhelpers.product_matching.results import Found, MatchedPhoto
-from nbhelpers.product_matching.searching import Searching
-from nbhelpers.product_matching.settings import Settings
-from nbhelpers.product_matching.values import Judged
+from nbhelpers.product_matching.calibrate import Calibration, calibrate, subtract_background
+from nbhelpers.product_matching.gallery import Gallery, Reference, evenly_spaced, make_reference, reference_mask
+from nbhelpers.product_matching.match import (
+    PhotoScores,
+    ProposalDecision,
+    TurntableViews,
+    apply_threshold,
+    score_photos,
+)
+from nbhelpers.product_matching.propose import PhotoProposals
+from nbhelpers.product_matching.report import Detection, MatchedPhoto, ProductReport
+from nbhelpers.product_matching.search import PhotoSearch
+from nbhelpers.product_matching.settings import ProductSettings
+
+SCORE_BATCH = 8  # photos scored at a time: faster than one by one, and features of all would not fit into memory
+BACKGROUND_PHOTOS = 64  # photos whose other objects are background
+SESSION_FORMAT = "nbhelpers product session 1"
+log = logging.getLogger(__name__)
 
 
-class ProductSession(Searching):
-    """Show a product, search photos for it, confirm and reject, look again at once.
+class ProductSession:
+    """Show a product, search photos for it, confirm and reject; results follow at once.
 
     Example:
         >>> session = ProductSession("shelf/")
@@ -39,29 +51,29 @@ class ProductSession(Searching):
         >>> session.search()
         >>> [result.photo.name for result in session.results if not result.absent]
         ['1.jpg', '4.jpg']
-        >>> session.confirm(3, 0)                            # photo 3, the most similar thing: a reference now
-        >>> session.reject(5, 1)                             # not it, and what looks like it is not it either
+        >>> session.confirm(3, 0)                            # photo 3, the most similar detection: a reference now
+        >>> session.reject(5, 1)                             # not the product, nor is what resembles it
 
     Args:
         images: files, a folder, a glob, or arrays ``(H, W, 3) uint8``, which are written into the cache.
-        settings: see there.
-        segmenter: makes the masks; that of the settings, else the best that is here, when left out.
-        encoder: describes what they cover; likewise.
-        cache: folder of the candidates; ``outputs/product_matching/cache`` when left out.
+        settings: of the search and the matches.
+        segmenter: predicts the masks; by default that of the settings, else the best one available.
+        encoder: computes the patch tokens; likewise.
+        cache: folder of the proposals; by default ``outputs/product_matching/cache``.
         panorama: whether the photos are equirectangular.
-        turntable: whether the photos are views in order, ``"circle"`` when the last is beside the first; then each is
-            also judged by its neighbours.
-        mean: mean feature of an earlier session, see `Gallery`; made from the photos when left out.
+        turntable: whether the photos are views in order, ``"circle"`` if the last is beside the first; then each is
+            also matched with its neighbours.
+        mean: mean feature of an earlier session, see `Gallery`; by default computed from the photos.
 
     Raises:
-        NbHelpersError: no photos.
+        NbHelpersError: there are no photos.
     """
 
     def __init__(
         self,
         images: Sequence[str | Path | np.ndarray] | np.ndarray | str | Path,
         *,
-        settings: Settings | None = None,
+        settings: ProductSettings | None = None,
         segmenter: Segmenter | None = None,
         encoder: PatchEncoder | None = None,
         cache: str | Path | None = None,
@@ -69,18 +81,144 @@ class ProductSession(Searching):
         turntable: bool | str = False,
         mean: Float32[np.ndarray, "m d"] | None = None,
     ):
-        super().__init__(images, settings, segmenter, encoder, cache, panorama, mean)
+        self.settings = settings or ProductSettings()
+        self.photo_search = PhotoSearch(images, self.settings, segmenter, encoder, cache, panorama, mean)
+        """The photos, the models and the cache."""
         self.turntable = turntable
         self.references: list[Reference] = []
         self.calibration: Calibration | None = None
-        self._marks: dict[tuple[int, int], Reference] = {}
+        self._confirmed: dict[tuple[int, int], Reference] = {}
         self._rejected: dict[tuple[int, int], Reference] = {}
         self._threshold: float | None = None
+        self._results: dict[int, MatchedPhoto] = {}
+        self._scores: dict[str, PhotoScores] = {}
+        self._scored_by = ""
+        self._scoring_gallery: tuple[Any, Gallery | None] = (None, None)
         self._listeners: list[Callable[[], object]] = []
+
+    @classmethod
+    def open(cls, path: str | Path, **options: Any) -> ProductSession:
+        """Open a saved session: its photos are searched (at once if they are in the cache), and marked as they were.
+
+        Example:
+            >>> session.save("outputs/shelf.json")
+            >>> session = ProductSession.open("outputs/shelf.json", cache="outputs/cache")
+
+        Args:
+            path: a file of `save`.
+            **options: of `ProductSession`: settings, models, cache.
+
+        Raises:
+            NbHelpersError: the file cannot be read, or was made with other models.
+        """
+        try:
+            about = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+            if about["format"] != SESSION_FORMAT:
+                raise ValueError(about["format"])
+            references = [(each["photo"], decode_rle(each["rle"])) for each in about["references"]]
+            marks = [(each["photo"], each["how"], each["rle"]) for each in about["marks"]]
+            options = {"panorama": about["panorama"], "turntable": about["turntable"], **options}
+            photos, models, threshold = about["photos"], about["models"], about["threshold"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise NbHelpersError(
+                "the session cannot be read", given=f"{path}: {error}", expected=SESSION_FORMAT
+            ) from error
+        session = cls(photos, **options)
+        if [session.segmenter.name, session.encoder.name] != models:
+            raise NbHelpersError(
+                "the session was made with other models",
+                given=f"{session.segmenter.name}, {session.encoder.name}",
+                expected=", ".join(models),
+                do="load these, or begin a new session",
+            )
+        for photo, mask in references:
+            session.add_reference(photo, mask=mask)
+        session.search()
+        for photo, how, rle in marks:
+            index = photos.index(photo)
+            detections = session.result(index).detections if session.is_done(index) else ()
+            number = next((number for number, each in enumerate(detections) if each.rle == rle), None)
+            if number is None:
+                log.warning("%s: what was %s there is not found any more", photo, how)
+            elif how == "confirmed":
+                session.confirm(index, number)
+            else:
+                session.reject(index, number)
+        if threshold is not None:
+            session.set_threshold(threshold)
+        return session
+
+    def save(self, path: str | Path) -> Path:
+        """Write the photos, references, marks and threshold as JSON for `open`; return the path.
+
+        Masks are stored as run lengths, photos as paths.
+
+        Raises:
+            NbHelpersError: a reference was given as an array, which no file could be opened for.
+        """
+        confirmed = list(self._confirmed.values())
+        references = [each for each in self.references if each not in confirmed]
+        if arrays := [each for each in references if not each.source]:
+            raise NbHelpersError("a reference has no file", given=arrays[0].photo, do="add it from a file")
+        about = {
+            "format": SESSION_FORMAT,
+            "models": [self.segmenter.name, self.encoder.name],
+            "panorama": self.photo_search.panorama,
+            "turntable": self.turntable,
+            "threshold": self._threshold,
+            "photos": [str(photo) for photo in self.photos],
+            "references": [{"photo": each.source, "how": each.how, "rle": dict(each.rle)} for each in references],
+            "marks": [
+                {"photo": str(self.photos[photo]), "how": each.how, "rle": dict(each.rle)}
+                for (photo, _), each in self.marks.items()
+            ],
+        }
+        return write_text(Path(path).expanduser(), json.dumps(about, indent=1, ensure_ascii=False))
+
+    def export(self, folder: str | Path) -> list[Path]:
+        """Write the results as `nbhelpers.product_matching.match_product` does; return the files about all photos."""
+        return self.report.export(folder)
+
+    @property
+    def photos(self) -> tuple[Path, ...]:
+        """Files of the photos."""
+        return self.photo_search.photos
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The segmenter."""
+        return self.photo_search.segmenter
+
+    @property
+    def encoder(self) -> PatchEncoder:
+        """The patch encoder."""
+        return self.photo_search.encoder
+
+    @property
+    def problems(self) -> dict[int, str]:
+        """What went wrong with a photo, by its index."""
+        return self.photo_search.problems
+
+    @property
+    def searched(self) -> list[int]:
+        """Indices of the photos whose proposals are known."""
+        return sorted(self.photo_search.sizes)
+
+    @property
+    def results(self) -> tuple[MatchedPhoto, ...]:
+        """A result for each photo that was searched or failed, in the order of the photos."""
+        return tuple(self.result(index) for index in sorted({*self._results, *self.problems}))
+
+    @property
+    def report(self) -> ProductReport:
+        """The results of now, for pictures, tables and files."""
+        models = self.segmenter.name, self.encoder.name
+        results, references = self.results, tuple(self.references)
+        return ProductReport(results, references, models, self.threshold, self.threshold_from, self.calibration)
 
     @property
     def gallery(self) -> Gallery:
-        """The references, the rejects and the mean feature, as `judge` takes them.
+        """The references, the rejects and the mean feature.
 
         Raises:
             NbHelpersError: there is no reference yet.
@@ -88,11 +226,26 @@ class ProductSession(Searching):
         if not self.references:
             raise NbHelpersError("the session has no reference yet", do="add_reference(photo, point=(x, y))")
         positives = tuple(each.features for each in self.references)
-        return Gallery(positives, tuple(each.features for each in self._rejected.values()), self.mean)
+        return Gallery(positives, tuple(each.features for each in self._rejected.values()), self.photo_search.mean)
+
+    @property
+    def scoring_gallery(self) -> Gallery:
+        """The gallery that proposals are scored against: without the common component of the other objects.
+
+        With ``calibrate`` off it is `gallery`, so that a threshold means the same in all sessions.
+        """
+        gallery = self.gallery
+        if not self.settings.calibrate:
+            return gallery
+        some = evenly_spaced(self.searched, BACKGROUND_PHOTOS)
+        key = gallery.digest, tuple(self.photo_search.keys[index] for index in some)
+        if key != self._scoring_gallery[0]:
+            self._scoring_gallery = key, subtract_background(map(self.proposals, some), gallery, self.settings)
+        return self._scoring_gallery[1]
 
     @property
     def threshold(self) -> float:
-        """The score that a match needs: what a person set, else the calibrated one, else that of the settings."""
+        """The minimum score of a match: what a person set, else the calibrated one, else that of the settings."""
         if self._threshold is not None:
             return self._threshold
         if self.settings.calibrate and self.calibration is not None:
@@ -106,6 +259,40 @@ class ProductSession(Searching):
             return "person"
         return self.calibration.source if self.settings.calibrate and self.calibration is not None else "settings"
 
+    @property
+    def marks(self) -> dict[tuple[int, int], Reference]:
+        """Confirmed and rejected detections, by photo and index in its proposals; ``how`` tells which."""
+        return {**self._confirmed, **self._rejected}
+
+    def result(self, photo: int) -> MatchedPhoto:
+        """The result of one photo.
+
+        Raises:
+            NbHelpersError: it was not searched yet.
+        """
+        if photo in self.problems:
+            search = self.photo_search
+            return MatchedPhoto(search.photos[photo], search.names[photo], error=search.problems[photo])
+        if photo not in self._results:
+            raise NbHelpersError("this photo was not searched yet", given=photo, do="search()")
+        return self._results[photo]
+
+    def is_done(self, photo: int) -> bool:
+        """Whether a photo has a result."""
+        return photo in self._results or photo in self.problems
+
+    def proposals(self, photo: int) -> PhotoProposals:
+        """All proposals of a photo, with features; from the cache.
+
+        Raises:
+            NbHelpersError: it was not searched yet.
+        """
+        return self.photo_search.proposals(photo, self._guide)
+
+    def mean_feature(self) -> Float32[np.ndarray, "m d"]:
+        """The common component of photos at equal distances in the session, computed once; see `Gallery`."""
+        return self.photo_search.mean_feature()
+
     def add_reference(
         self,
         image: UInt8[np.ndarray, "h w 3"] | str | Path,
@@ -114,105 +301,29 @@ class ProductSession(Searching):
         box: Sequence[float] | None = None,
         mask: Bool[np.ndarray, "mask_h mask_w"] | None = None,
     ) -> Reference:
-        """Show the product once more; photos that were searched are judged again.
+        """Show the product once more; matches are updated.
 
         Args:
             image: a photo, one of the session's or any other.
             point: a click ``(x, y)`` on the product, in pixels of the photo,
             box: or ``(x0, y0, x1, y1)`` around it,
-            mask: or what it covers, as a `nbhelpers.segment.ClickSession` has it after some clicks.
+            mask: or its mask, for example of a `nbhelpers.segment.ClickSession` after some clicks.
 
         Raises:
-            NbHelpersError: what `nbhelpers.product_matching.reference.shown` raises.
+            NbHelpersError: see `nbhelpers.product_matching.gallery.reference_mask`.
         """
         pixels = load_image(image)
-        found = shown(pixels, self.segmenter, point=point, box=box, mask=mask)
+        mask_of_product = reference_mask(pixels, self.segmenter, point=point, box=box, mask=mask)
         how = "click" if point is not None else "box" if box is not None else "mask"
         name, source = ("reference", "") if isinstance(image, np.ndarray) else (Path(image).name, str(image))
         side = self.settings.crop_side
-        reference = reference_of(name, how, pixels, found, self.encoder, side, source=source)
+        reference = make_reference(name, how, pixels, mask_of_product, self.encoder, side, source=source)
         self.references.append(reference)
-        self.judge()
+        self.update_matches()
         return reference
-
-    def search(
-        self, *, client: Any = None, on_photo: Callable[[int], object] | None = None, again: bool = False
-    ) -> tuple[MatchedPhoto, ...]:
-        """Search all photos that were not searched yet for things that might be the product, and judge them.
-
-        Cut off, it goes on where it was when called again, in another process too. A photo that cannot be read is told
-        in its result, and the others are done.
-
-        Args:
-            client: of Dask distributed: photos are spread over its workers, each with its own models. The cache must
-                be a folder that all of them see.
-            on_photo: called with the index of each photo when it is done.
-            again: search with all references of now; else photos are not searched twice, however the gallery grew.
-
-        Returns:
-            `results`.
-        """
-        self.look(client, on_photo, again)
-        self.judge()
-        return self.results
-
-    def judge(self) -> None:
-        """Judge all searched photos anew; done by itself whenever something changes.
-
-        A new threshold costs next to nothing; after a change of the gallery the features are read from the cache.
-        """
-        ready = self.searched
-        if not ready or not self.references:
-            return self._changed()
-        self.score(ready)
-        self.calibration = None
-        if self.settings.calibrate:
-            self.calibration = calibrate(map(self.scores, ready), self.judging, self.settings)
-        for index in ready:
-            self.rescore(index, verdicts(self.scores(index), self.settings, self.threshold))
-        if self.turntable:
-            neighbours_agree(self, ready)
-        return self._changed()
-
-    def confirm(self, photo: int, thing: int = 0) -> Reference:
-        """Say that a thing is the product: it becomes a reference, and all photos are judged again.
-
-        Args:
-            photo: its index.
-            thing: index into the photo's ``found``; 0 is the most similar.
-        """
-        self._forget(photo, thing)
-        mark, reference = self._mark(photo, thing)
-        self.references.append(reference)
-        self._marks[mark] = reference
-        self.judge()
-        return reference
-
-    def reject(self, photo: int, thing: int = 0) -> Reference:
-        """Say that a thing is not the product: what is more like it than like the product is dropped from now on."""
-        self._forget(photo, thing)
-        mark, reference = self._mark(photo, thing)
-        self._rejected[mark] = replace(reference, how="rejected")
-        self.judge()
-        return self._rejected[mark]
-
-    @property
-    def marks(self) -> dict[tuple[int, int], Reference]:
-        """What a person confirmed or rejected, by photo and index into its `Candidates`; ``how`` tells which."""
-        return {**self._marks, **self._rejected}
-
-    def forget(self, photo: int, thing: int = 0) -> None:
-        """Take back what was said about a thing."""
-        self._forget(photo, thing)
-        self.judge()
-
-    def said(self, photo: int, thing: int = 0) -> str:
-        """What a person said about a thing: ``"confirmed"``, ``"rejected"`` or nothing."""
-        mark = photo, self.result(photo).found[thing].number
-        return "confirmed" if mark in self._marks else "rejected" if mark in self._rejected else ""
 
     def remove_reference(self, index: int) -> None:
-        """Take a reference out of the gallery; the last one stays.
+        """Remove a reference; the last one stays.
 
         Raises:
             NbHelpersError: it is the last, or there is none of that index.
@@ -221,87 +332,154 @@ class ProductSession(Searching):
             raise NbHelpersError(
                 "this reference cannot be removed", given=index, expected="a session keeps at least one reference"
             )
-        gone = self.references.pop(index)
-        self._marks = {mark: each for mark, each in self._marks.items() if each is not gone}
-        self.judge()
+        removed = self.references.pop(index)
+        self._confirmed = {mark: each for mark, each in self._confirmed.items() if each is not removed}
+        self.update_matches()
+
+    def search(
+        self, *, client: Any = None, on_photo: Callable[[int], object] | None = None, repeat: bool = False
+    ) -> tuple[MatchedPhoto, ...]:
+        """Search all photos that were not searched yet, and update the matches.
+
+        An interrupted search continues when it is called again, in another process too. A photo that cannot be read has
+        its error in its result, and the others are searched.
+
+        Args:
+            client: of Dask distributed: photos are distributed over its workers, each with its own models. The cache
+                must be a folder that all of them can access.
+            on_photo: called with the index of each photo when it is done.
+            repeat: search all photos again with the references of now; else a photo is searched once, however the
+                gallery grows.
+
+        Returns:
+            `results`.
+        """
+        self.photo_search.run(self._guide(), client, on_photo, repeat)
+        self.update_matches()
+        return self.results
+
+    def update_matches(self) -> None:
+        """Score all searched photos and apply the threshold; called after every change.
+
+        A new threshold takes next to no time; after a change of the gallery the features are read from the cache.
+        """
+        searched = self.searched
+        if searched and self.references:
+            gallery = self.scoring_gallery
+            scores = self._score(searched, gallery)
+            self.calibration = calibrate(scores.values(), gallery, self.settings) if self.settings.calibrate else None
+            decisions = {photo: apply_threshold(each, self.settings, self.threshold) for photo, each in scores.items()}
+            if self.turntable:
+                names, circle = {photo: self.photos[photo].name for photo in searched}, self.turntable == "circle"
+                views = TurntableViews(names, self.proposals, gallery, self.settings, self.threshold, circle)
+                decisions = views.link(decisions)
+            self._results = {photo: self._result(photo, scores[photo], decisions[photo]) for photo in searched}
+        for listener in tuple(self._listeners):
+            listener()
+
+    def confirm(self, photo: int, detection: int = 0) -> Reference:
+        """Mark a detection as the product: it becomes a reference, and matches are updated.
+
+        Args:
+            photo: its index.
+            detection: index in the photo's ``detections``; 0 is the most similar.
+        """
+        self._remove_mark(photo, detection)
+        mark, reference = self._reference_of(photo, detection)
+        self.references.append(reference)
+        self._confirmed[mark] = reference
+        self.update_matches()
+        return reference
+
+    def reject(self, photo: int, detection: int = 0) -> Reference:
+        """Mark a detection as not the product: what is more similar to it than to the product is no match any more."""
+        self._remove_mark(photo, detection)
+        mark, reference = self._reference_of(photo, detection)
+        self._rejected[mark] = replace(reference, how="rejected")
+        self.update_matches()
+        return self._rejected[mark]
+
+    def unmark(self, photo: int, detection: int = 0) -> None:
+        """Take back a confirmation or a rejection."""
+        self._remove_mark(photo, detection)
+        self.update_matches()
+
+    def mark_of(self, photo: int, detection: int = 0) -> str:
+        """The mark of a detection: ``"confirmed"``, ``"rejected"`` or an empty string."""
+        mark = photo, self.result(photo).detections[detection].number
+        return "confirmed" if mark in self._confirmed else "rejected" if mark in self._rejected else ""
 
     def set_threshold(self, threshold: float | None) -> None:
-        """Set the score that a match needs; None goes back to the calibrated one."""
+        """Set the minimum score of a match; None returns to the calibrated one."""
         if threshold is not None and not -1 <= threshold <= 1:
             raise NbHelpersError("the threshold is out of range", given=threshold, expected="-1 to 1")
         self._threshold = threshold
-        self.judge()
+        self.update_matches()
 
-    def lookalikes(self, most: int = 20) -> list[tuple[MatchedPhoto, Found]]:
-        """What came close: of each photo the best that was dropped, and matches just above the threshold.
-
-        Sorted by score, the highest first; each tells in ``why`` what decided.
-        """
-        near = []
-        for result in self.results:
-            dropped = [each for each in result.found if not each.kept and each.verdict != "duplicate"]
-            near += [(result, each) for each in dropped[:1]]
-            near += [(result, each) for each in result.matches if each.score < self.threshold + 0.1]
-        return sorted(near, key=lambda row: -row[1].score)[:most]
-
-    def save(self, path: str | Path) -> Path:
-        """Write what was shown and said as JSON; `nbhelpers.product_matching.saved.reopen` goes on from there."""
-        from nbhelpers.product_matching.saved import save
-
-        return save(self, path)
-
-    def export(self, folder: str | Path) -> list[Path]:
-        """Write all that `nbhelpers.product_matching.run` writes, and return the files about all photos."""
-        from nbhelpers.product_matching.batch import write
-
-        return write(self, folder)
+    def lookalikes(self, limit: int = 20) -> list[tuple[MatchedPhoto, Detection]]:
+        """Detections near the threshold, see `nbhelpers.product_matching.report.ProductReport.lookalikes`."""
+        return self.report.lookalikes(limit)
 
     def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
         """Call ``listener()`` after every change; returns a function that stops it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
-    def rescore(self, photo: int, judged: Sequence[Judged]) -> None:
-        """Replace how a photo was judged; for what knows more than one photo at a time."""
-        size, scores = self._sizes[photo], self.scores(photo)
-        self._results[photo] = MatchedPhoto(
-            self.photos[photo],
-            self.names[photo],
+    def _guide(self) -> Gallery:
+        """The gallery that guides a search."""
+        self.mean_feature()
+        return self.gallery.guide
+
+    def _score(self, photos: Sequence[int], gallery: Gallery) -> dict[int, PhotoScores]:
+        """Scores of photos; only those that were not scored against this gallery are computed."""
+        if self._scored_by != gallery.digest:
+            self._scores, self._scored_by = {}, gallery.digest
+        keys = self.photo_search.keys
+        rest = [photo for photo in photos if keys[photo] not in self._scores]
+        for start in range(0, len(rest), SCORE_BATCH):
+            batch = rest[start : start + SCORE_BATCH]
+            scores = score_photos([self.proposals(photo) for photo in batch], gallery, self.settings)
+            self._scores.update(zip((keys[photo] for photo in batch), scores, strict=True))
+        return {photo: self._scores[keys[photo]] for photo in photos}
+
+    def _result(self, photo: int, scores: PhotoScores, decisions: Sequence[ProposalDecision]) -> MatchedPhoto:
+        """The result of a photo from the decisions on its proposals."""
+        search = self.photo_search
+        size = search.sizes[photo]
+        return MatchedPhoto(
+            search.photos[photo],
+            search.names[photo],
             size,
-            tuple(Found.of(each, size) for each in judged),
+            tuple(Detection.of(each, size) for each in decisions),
             self.threshold,
             self.threshold_from,
             scores.prompts,
             scores.seconds,
             scores.notes,
-            panorama=self.panorama,
-            sha256=self.digests.get(photo, ""),
+            panorama=search.panorama,
+            sha256=search.digests.get(photo, ""),
         )
 
-    def _mark(self, photo: int, thing: int) -> tuple[tuple[int, int], Reference]:
+    def _reference_of(self, photo: int, detection: int) -> tuple[tuple[int, int], Reference]:
+        """The key in `marks` and the reference of a detection."""
         result = self.result(photo)
-        if not 0 <= thing < len(result.found):
-            raise NbHelpersError(
-                "there is no such thing in this photo", given=thing, expected=f"0 to {len(result.found) - 1}"
-            )
-        found = result.found[thing]
-        mask = decode_rle(found.rle)
+        if not 0 <= detection < len(result.detections):
+            last = len(result.detections) - 1
+            raise NbHelpersError("there is no such detection in this photo", given=detection, expected=f"0 to {last}")
+        number, mask = result.detections[detection].number, decode_rle(result.detections[detection].rle)
         pixels = fit(load_image(result.photo), max(mask.shape))
-        # of a panorama as its tile showed it, undistorted
-        features = self.candidates(photo).items[found.number].features if self.panorama else None
+        # in a panorama as its tile shows it, undistorted
+        features = self.proposals(photo).items[number].features if self.photo_search.panorama else None
         name, side = result.photo.name, self.settings.crop_side
-        reference = reference_of(name, "confirmed", pixels, mask, self.encoder, side, features, str(result.photo))
-        return (photo, found.number), reference
+        reference = make_reference(name, "confirmed", pixels, mask, self.encoder, side, features, str(result.photo))
+        return (photo, number), reference
 
-    def _forget(self, photo: int, thing: int) -> None:
-        found = self.result(photo).found
-        mark = (photo, found[thing].number) if 0 <= thing < len(found) else None
+    def _remove_mark(self, photo: int, detection: int) -> None:
+        """Remove the mark of a detection, and its reference."""
+        detections = self.result(photo).detections
+        mark = (photo, detections[detection].number) if 0 <= detection < len(detections) else None
         self._rejected.pop(mark, None)
-        if self.references == [self._marks.get(mark)]:
+        if self.references == [self._confirmed.get(mark)]:
             raise NbHelpersError("the last reference stays", given=self.references[0].photo, do="add another one first")
-        gone = self._marks.pop(mark, None)
-        self.references = [each for each in self.references if each is not gone]
-
-    def _changed(self) -> None:
-        for listener in tuple(self._listeners):
-            listener()
+        removed = self._confirmed.pop(mark, None)
+        self.references = [each for each in self.references if each is not removed]

@@ -1,40 +1,46 @@
-"""Every number of a product search, in one frozen value."""
+"""Every number of a product search in one frozen value, read from a file, the environment and arguments."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 from nbhelpers.core.errors import NbHelpersError
 
-CANDIDATES = ("guided", "grid")
+PROPOSAL_MODES = ("guided", "grid")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a product is looked for.
+class ProductSettings:
+    """The parameters of a product search.
 
     Attributes:
-        similarity_threshold: least score of a match, 0 to 1; the calibrated one takes its place when ``calibrate``
-            is on and there is something to calibrate from.
-        sam2_points_per_side: a blind grid asks so many points along each side.
-        sam2_pred_iou_thresh: a mask of the blind grid needs this predicted IoU.
-        sam2_stability_score_thresh: and this stability under a shift of its threshold.
-        min_mask_area_ratio: smaller masks are left out, as a share of the photo.
-        max_mask_area_ratio: larger ones too: they are background.
-        nms_iou_threshold: from this IoU on, of two masks or boxes only the better is kept.
-        dinov2_model: catalog name of the patch encoder; None takes the best that is here: ViT-L/14 of the official
+        similarity_threshold: minimum score of a match, 0 to 1; replaced by the calibrated threshold when ``calibrate``
+            is on and there are enough scores to calibrate from.
+        sam2_points_per_side: points along each side of the photo that a blind grid prompts.
+        sam2_pred_iou_thresh: minimum predicted IoU of a mask of the blind grid.
+        sam2_stability_score_thresh: minimum stability of such a mask under a shift of its threshold.
+        min_mask_area_ratio: minimum area of a mask, as a fraction of the photo.
+        max_mask_area_ratio: maximum area of a mask; larger ones are background.
+        nms_iou_threshold: IoU of two masks or boxes from which only the better one is kept.
+        dinov2_model: catalog name of the patch encoder; None takes the best one available: ViT-L/14 of the official
             set, else the lite ViT-S/14.
-        sam2_checkpoint: catalog name of the segmenter; None takes the best that is here.
-        top_k_matches: most matches in one photo.
-        candidates: ``"guided"``: prompts only where patch features resemble the gallery; ``"grid"``: blind.
-        calibrate: take the threshold from this session's own scores.
+        sam2_checkpoint: catalog name of the segmenter; None takes the best one available.
+        top_k_matches: maximum number of matches in one photo.
+        candidates: ``"guided"``: prompts only where patch features resemble the gallery; ``"grid"``: a blind grid.
+        calibrate: derive the threshold from the session's own scores.
         scales: longer sides, in pixels, at which a photo's patches are compared with the gallery.
-        max_prompts: most points and boxes that the segmenter is asked where a photo resembles the gallery; up to 4 of
-            the masks are asked once more by their box.
-        max_candidates: most candidates of a photo that are described, the most similar places first.
-        crop_side: side in pixels of the square crop that a masked thing is described from.
-        colour_weight: how much a different colour counts against a candidate; 0 ignores colour.
-        mirror_weight: how much it counts when the mirrored reference fits better; 0 ignores it.
+        max_prompts: maximum number of points and boxes that prompt the segmenter in a guided search; up to 4 of the
+            resulting masks are prompted once more by their box.
+        max_candidates: maximum number of proposals of a photo that are described, the most similar first.
+        crop_side: side in pixels of the square crop from which a masked object is described.
+        colour_weight: weight of the penalty for a different colour; 0 ignores colour.
+        mirror_weight: weight of the penalty for fitting the mirrored reference better; 0 ignores it.
     """
 
     similarity_threshold: float = 0.65
@@ -76,13 +82,73 @@ class Settings:
                 raise NbHelpersError(f"{name} is out of range", given=getattr(self, name), expected=f"{low} to {high}")
         if self.min_mask_area_ratio > self.max_mask_area_ratio:
             raise NbHelpersError(
-                "the smallest mask would be larger than the largest",
+                "the minimum mask area is larger than the maximum",
                 given=f"{self.min_mask_area_ratio} and {self.max_mask_area_ratio}",
                 expected="min_mask_area_ratio <= max_mask_area_ratio",
             )
-        if self.candidates not in CANDIDATES:
+        if self.candidates not in PROPOSAL_MODES:
             raise NbHelpersError(
-                "there is no such way to find candidates", given=self.candidates, expected=", ".join(CANDIDATES)
+                "there is no such way to propose candidates", given=self.candidates, expected=", ".join(PROPOSAL_MODES)
             )
         if not self.scales or not all(28 <= side <= 8192 for side in self.scales):
             raise NbHelpersError("the scales are out of range", given=self.scales, expected="28 to 8192 pixels each")
+
+
+PREFIX = "NBHELPERS_"
+NAMES = tuple(each.name for each in fields(ProductSettings))
+
+
+def load_settings(
+    file: str | Path | None = None, environment: Mapping[str, str] | None = None, **arguments: Any
+) -> ProductSettings:
+    """Settings from a file, the environment and arguments; the later ones win.
+
+    Example:
+        >>> load_settings("shelf.toml", top_k_matches=1).top_k_matches         # shelf.toml: TOP_K_MATCHES = 5
+        1
+
+    Args:
+        file: TOML or JSON with names of `ProductSettings`, in capitals or not.
+        environment: ``NBHELPERS_SIMILARITY_THRESHOLD=0.7`` and the like; by default that of this process.
+        **arguments: values by name; None counts as left out.
+
+    Raises:
+        NbHelpersError: the file cannot be read, a name is unknown, or a value is out of range.
+    """
+    values = {} if file is None else _read(Path(file).expanduser())
+    for name in NAMES:
+        if text := (os.environ if environment is None else environment).get(PREFIX + name.upper()):
+            values[name] = _parse(name, text)
+    values |= {name: value for name, value in arguments.items() if value is not None}
+    if unknown := [name for name in values if name not in NAMES]:
+        raise NbHelpersError("there is no such setting", given=", ".join(unknown), expected=", ".join(NAMES))
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return ProductSettings(**values)
+    except TypeError as error:
+        raise NbHelpersError("a setting has a value of the wrong kind", given=values) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The values of a TOML or JSON file, by lower-case name."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        return {name.lower(): value for name, value in values.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise NbHelpersError(
+            "the settings cannot be read", given=f"{path}: {error}", expected="TOML or JSON with names and values"
+        ) from error
+
+
+def _parse(name: str, text: str) -> Any:
+    """The value of an environment variable, converted to the type of the setting's default."""
+    default = getattr(ProductSettings, name)
+    try:
+        if isinstance(default, bool):
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+        if isinstance(default, tuple):
+            return tuple(int(part) for part in text.split(","))
+        return type(default)(text) if isinstance(default, (int, float)) else text
+    except (KeyError, ValueError):
+        raise NbHelpersError(f"{PREFIX}{name.upper()} cannot be read", given=text, expected=f"as {default!r}") from None

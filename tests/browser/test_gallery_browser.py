@@ -11,12 +11,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 CELL = """
 from pathlib import Path
 from fake_products import PRODUCT_AT, FakePatchEncoder, FakePointSegmenter, write_shelf
-from nbhelpers.product_matching import ProductSession, Settings
+from nbhelpers.product_matching import ProductSession, ProductSettings
 from nbhelpers.widgets.gallery import GalleryWidget
 
 shelf = write_shelf(Path("shelf").resolve())
 models = {"segmenter": FakePointSegmenter(), "encoder": FakePatchEncoder()}
-session = ProductSession(shelf, settings=Settings(scales=(224, 448)), cache=Path("cache").resolve(), **models)
+session = ProductSession(shelf, settings=ProductSettings(scales=(224, 448)), cache=Path("cache").resolve(), **models)
 session.add_reference(shelf[0], point=PRODUCT_AT)
 widget = GalleryWidget(session)
 widget
@@ -71,16 +71,16 @@ def test_the_histogram_takes_the_pages_colour(notebook):
 
 
 def test_the_page_of_a_run_works_by_keys_and_asks_nothing_of_the_network(notebook, lab, tmp_path):
-    from nbhelpers.product_matching import ProductSession, Settings, save_page
+    from nbhelpers.product_matching import ProductSession, ProductSettings
 
     from fake_products import PRODUCT_AT, FakePatchEncoder, FakePointSegmenter  # isort: skip
 
     shelf = sorted((lab.work / "shelf").glob("*.png"))
     models = {"segmenter": FakePointSegmenter(), "encoder": FakePatchEncoder()}
-    session = ProductSession(shelf, settings=Settings(scales=(224, 448)), cache=lab.work / "cache", **models)
+    session = ProductSession(shelf, settings=ProductSettings(scales=(224, 448)), cache=lab.work / "cache", **models)
     session.add_reference(shelf[0], point=PRODUCT_AT)
     session.search()
-    file = save_page(session, tmp_path / "index.html")
+    file = session.report.save_page(tmp_path / "index.html")
     page = notebook.page.context.new_page()
     asked, faults = [], []
     page.on("request", lambda request: asked.append(request.url) if not request.url.startswith("data:") else None)

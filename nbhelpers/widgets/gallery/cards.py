@@ -12,8 +12,7 @@ import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit, load_image
-from nbhelpers.product_matching.outputs import thumbnail
-from nbhelpers.product_matching.results import MatchedPhoto
+from nbhelpers.product_matching.report import MatchedPhoto, thumbnail
 from nbhelpers.product_matching.session import ProductSession
 from nbhelpers.widgets.controls import Row, button
 from nbhelpers.widgets.rows import Guard
@@ -89,17 +88,17 @@ class Card(widgets.VBox):
         result = self._session.result(photo) if self._session.is_done(photo) else None
         colour = COLOURS.get(result.status if result else "", "var(--jp-border-color1, #bbb)")
         self.layout.border = f"{3 if active else 1}px solid {colour}"
-        said = self._session.said(photo, result.likeliest) if result and result.found else ""
+        mark = self._session.mark_of(photo, result.best_index) if result and result.detections else ""
         for each, name in ((self.yes, "confirmed"), (self.no, "rejected")):
-            each.disabled = result is None or not result.found
-            each.button_style = ("success" if name == "confirmed" else "warning") if said == name else ""
+            each.disabled = result is None or not result.detections
+            each.button_style = ("success" if name == "confirmed" else "warning") if mark == name else ""
         name = self._session.photos[photo].name
         self.told.value = (
             '<div style="display:flex;justify-content:space-between;gap:8px;line-height:1.6">'
             f'<span style="overflow:hidden;text-overflow:ellipsis;white-space:nowrap" title="{html.escape(name)}">'
             f'{html.escape(name)}</span><b style="white-space:nowrap">{html.escape(_line(result))}</b></div>'
         )
-        drawn = (photo, result and [(each.number, each.kept) for each in result.found if each.kept])
+        drawn = (photo, result and [(each.number, each.kept) for each in result.detections if each.kept])
         if drawn != self._drawn:
             self._drawn = drawn
             small = self._small(photo)
@@ -108,17 +107,17 @@ class Card(widgets.VBox):
 
     def _confirm(self) -> None:
         with self._guard() as tell:
-            tell(say(self._session, self.photo, self._session.result(self.photo).likeliest, "confirmed"))
+            tell(say(self._session, self.photo, self._session.result(self.photo).best_index, "confirmed"))
 
     def _reject(self) -> None:
         with self._guard() as tell:
-            tell(say(self._session, self.photo, self._session.result(self.photo).likeliest, "rejected"))
+            tell(say(self._session, self.photo, self._session.result(self.photo).best_index, "rejected"))
 
 
 def say(session: ProductSession, photo: int, thing: int, what: str) -> str:
     """Confirm or reject a thing, or take that back if it was said before; the outcome as a sentence."""
-    if session.said(photo, thing) == what:
-        session.forget(photo, thing)
+    if session.mark_of(photo, thing) == what:
+        session.unmark(photo, thing)
         return "Taken back."
     if what == "confirmed":
         session.confirm(photo, thing)

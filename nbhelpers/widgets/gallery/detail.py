@@ -9,8 +9,7 @@ import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit, load_image
-from nbhelpers.product_matching.outputs import lit, thumbnail
-from nbhelpers.product_matching.results import MatchedPhoto
+from nbhelpers.product_matching.report import MatchedPhoto, detection_crop, thumbnail
 from nbhelpers.product_matching.session import ProductSession
 from nbhelpers.widgets.controls import Row, button
 from nbhelpers.widgets.gallery.cards import jpeg, say
@@ -40,8 +39,8 @@ class DetailPanel(widgets.VBox):
             self.children, self._drawn = (), None
             return
         result = self._session.result(self.photo)
-        said = [self._session.said(self.photo, number) for number in range(min(MOST, len(result.found)))]
-        drawn = self.photo, [(each.number, each.verdict, round(each.score, 3)) for each in result.found], said
+        said = [self._session.mark_of(self.photo, number) for number in range(min(MOST, len(result.detections)))]
+        drawn = self.photo, [(each.number, each.decision, round(each.score, 3)) for each in result.detections], said
         if drawn == self._drawn:
             return
         self._drawn = drawn
@@ -56,7 +55,7 @@ class DetailPanel(widgets.VBox):
         self.picture.value = jpeg(small if result.error else thumbnail(result, LONGEST, small))
         self.rows = [
             ThingRow(self._session, self._guard, self.photo, number, result, small)
-            for number in range(min(MOST, len(result.found)))
+            for number in range(min(MOST, len(result.detections)))
         ]
         self.children = (self.title, self.picture, *self.rows)
 
@@ -74,19 +73,19 @@ class ThingRow(Row):
         small: np.ndarray,
     ):
         self._session, self._guard, self._photo, self._number = session, guard, photo, number
-        found = result.found[number]
-        picture = widgets.Image(value=jpeg(lit(small, found, THING)), format="jpeg")
+        found = result.detections[number]
+        picture = widgets.Image(value=jpeg(detection_crop(small, found, THING)), format="jpeg")
         picture.layout = widgets.Layout(width=f"{THING}px", height="64px", object_fit="contain", flex="0 0 auto")
         parts = ", ".join(f"{name} {value:.2f}" for name, value in found.parts.items())
         told = widgets.HTML(
-            f'<div style="line-height:1.4"><b>{found.score:.2f} {html.escape(found.verdict)}</b>: '
+            f'<div style="line-height:1.4"><b>{found.score:.2f} {html.escape(found.decision)}</b>: '
             f'{html.escape(found.why)}<br><span style="color:var(--jp-ui-font-color2, inherit)">{html.escape(parts)}'
             "</span></div>",
             layout=widgets.Layout(flex="1 1 320px", margin="0 8px"),
         )
         self.yes = button("Yes", "This is the product", lambda: self._say("confirmed"), icon="check", width="64px")
         self.no = button("No", "This is not the product", lambda: self._say("rejected"), icon="times", width="64px")
-        said = session.said(photo, number)
+        said = session.mark_of(photo, number)
         self.yes.button_style = "success" if said == "confirmed" else ""
         self.no.button_style = "warning" if said == "rejected" else ""
         super().__init__(picture, told, self.yes, self.no)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 
-from nbhelpers.product_matching.histogram import histogram_svg
 from nbhelpers.product_matching.session import ProductSession
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.click import ClickWidget
@@ -112,7 +111,7 @@ class ThresholdRow(widgets.VBox):
         self._following = False
         self.calibrated.disabled = session.threshold_from != "person"
         if session.results:
-            self._histogram.value = histogram_svg(session)
+            self._histogram.value = session.report.histogram_svg()
 
     def _slid(self, change) -> None:
         if not self._following:

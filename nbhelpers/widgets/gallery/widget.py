@@ -105,7 +105,7 @@ class GalleryWidget(Listening, widgets.VBox):
             return [index for index, result in known.items() if result.status == kind]
         gaps = {
             index: min(
-                (abs(each.score - session.threshold) for each in result.found if each.verdict != "duplicate"),
+                (abs(each.score - session.threshold) for each in result.detections if each.decision != "duplicate"),
                 default=1.0,
             )
             for index, result in known.items()
