@@ -26,7 +26,6 @@ DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "open_clip": 
 APART = {"sam2", "vggt", "google"}  # a step of its own; from its repository; Colab's own module
 # modules that are reached only through another one, which checks
 BEHIND = {
-    "core/video/picture.py": "core/video/file.py",
     "models/colmap/mapping.py": "models/colmap/estimator.py",
     "models/colmap/pairs.py": "models/colmap/estimator.py",
     "models/colmap/points.py": "models/colmap/estimator.py",
@@ -167,7 +166,7 @@ def a_pipeline(tmp):
 
 
 def a_cloud(tmp):
-    cloud = importlib.import_module("nbhelpers.export.cloud")
+    cloud = importlib.import_module("nbhelpers.export.pointcloud")
     points = np.zeros((1, 3))
     cloud.save_glb(
         tmp / "a.glb", cloud.Cloud(points, np.zeros((1, 3), np.uint8), np.zeros(1, int), ("a",), [(0, 0, 0)])

@@ -276,7 +276,7 @@ def test_a_correction_makes_frames_stale_and_following_again_keeps_it(widget, se
     session.go(5)
     widget.choose_mode("exclude")
     click(widget, 60, 47)
-    assert session.state(8) == "stale" and tuple(widget.strip.bar()[0, 560]) != tuple(widget.strip.bar()[3, 560])
+    assert session.state(8) == "outdated" and tuple(widget.strip.bar()[0, 560]) != tuple(widget.strip.bar()[3, 560])
     key(widget, "a")
     assert session.state(8) == "tracked" and session.state(5) == "prompted" and session.prompts(frame=5).labels == (0,)
 

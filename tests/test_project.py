@@ -18,7 +18,7 @@ import nbhelpers.models.load
 from nbhelpers import cli
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.video import Frames
-from nbhelpers.rotoscoping import RotoSession, run
+from nbhelpers.rotoscoping import RotoSession
 
 fcntl = pytest.importorskip("fcntl")
 HOLD = """
@@ -119,14 +119,14 @@ def test_a_disk_that_is_full_at_any_write_is_one_clear_error_and_the_run_goes_on
     log, kinds = followed(3, project=tmp_path / "by hand").project / "prompts.json", ["mattes", "png"]
     with monkeypatch.context() as patch:
         disk = Full(patch, 10_000)
-        run(Clip(3), log, tmp_path / "right", kinds, tracker=FakeTracker())
+        replay_clip(Clip(3), log, tmp_path / "right", kinds, tracker=FakeTracker())
     right = contents(tmp_path / "right" / "project")
     for writes in np.linspace(0, disk.done - 1, 12).astype(int).tolist():
         output = tmp_path / f"out{writes}"
         with monkeypatch.context() as patch, pytest.raises(NbHelpersError, match="No space"):
             Full(patch, writes)
-            run(Clip(3), log, output, kinds, tracker=FakeTracker())
-        outcome = run(Clip(3), log, output, kinds, tracker=FakeTracker())
+            replay_clip(Clip(3), log, output, kinds, tracker=FakeTracker())
+        outcome = replay_clip(Clip(3), log, output, kinds, tracker=FakeTracker())
         assert contents(output / "project") == right, writes
         assert all("all good" in report for report in outcome.reports), writes
         assert not list(output.rglob(".*-????????.*")), "nothing half written stays"
@@ -162,7 +162,7 @@ def test_a_read_only_project_can_be_looked_at_and_exported(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "open", read_only)
     session = a_session(6, project=tmp_path / "disc")
     assert states(session) == "pttttt"
-    assert "all good" in str(session.export(["mattes"], tmp_path / "out")[0])
+    assert "all good" in str(session.export(tmp_path / "out", ["mattes"])[0])
     monkeypatch.setattr(tempfile, "mkstemp", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
     with pytest.raises(NbHelpersError, match="Read-only"):
         session.click(14, 22)

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit, load_image
 from nbhelpers.core.video import Frames
-from nbhelpers.core.video.folder import PictureFolder
+from nbhelpers.core.video.stills import PictureFolder
 
 MOST = 40  # views: more take longer and seldom show more
 APART = 0.08  # of the longer side that the picture must have moved for the next view: about nine tenths overlap
@@ -90,15 +90,15 @@ def pick_views(source: str | Path | Sequence[str | Path], most: int = MOST, apar
 
 
 def _is_photo(path: Path) -> bool:
-    from nbhelpers.core.video.folder import is_picture
+    from nbhelpers.core.video.stills import is_picture
 
     return is_picture(path)
 
 
 def _from_photos(source: str | Path | Sequence[str | Path], most: int, apart: float) -> Views:
     folder = PictureFolder(Path(source).expanduser() if isinstance(source, (str, Path)) else source)
-    good = [number for number in range(len(folder)) if number not in folder.faults]
-    notes = [f"cannot be read, so left out: {folder.names[number]} ({why})" for number, why in folder.faults.items()]
+    good = [number for number in range(len(folder)) if number not in folder.damaged]
+    notes = [f"cannot be read, so left out: {folder.names[number]} ({why})" for number, why in folder.damaged.items()]
     if not good:
         raise NbHelpersError("no photo can be read", given=source, do="copy them again from their source")
 

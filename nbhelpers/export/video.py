@@ -18,10 +18,10 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
 from nbhelpers.core.images import fit
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.mattes import Mattes
 from nbhelpers.core.video.file import exact_rate
-from nbhelpers.export.bleed import premultiplied_rgba, straight_rgba
-from nbhelpers.export.ledger import Ledger, unwritable
+from nbhelpers.export.manifest import Manifest, unwritable
+from nbhelpers.export.masks import premultiplied_rgba, straight_rgba
 
 FPS = 25.0  # of clips that do not say
 PREVIEW = 1920  # pixels of the longer side of MP4s: larger ones many players refuse
@@ -107,10 +107,10 @@ def write_video(
     Raises:
         NbHelpersError: a file of other origin is in the way, the disk is full, the encoder is missing.
     """
-    ledger = Ledger(video.path.parent)
-    ledger.check([video.path])
+    manifest = Manifest(video.path.parent)
+    manifest.check([video.path])
     signature = _signature(video, mattes)
-    if ledger.is_done(video.path, signature):
+    if manifest.is_done(video.path, signature):
         return video.path
     if video.path.exists() and not replace:
         raise NbHelpersError(
@@ -121,7 +121,7 @@ def write_video(
     try:
         with replacing(video.path) as temporary:
             _encode(temporary, video, mattes, progress)
-            ledger.adopt(video.path, temporary, signature)
+            manifest.adopt(video.path, temporary, signature)
     except NbHelpersError as error:
         if isinstance(error.__cause__, OSError):
             raise unwritable(video.path, error.__cause__) from error.__cause__
@@ -129,7 +129,7 @@ def write_video(
     return video.path
 
 
-def pictures(video: Video, mattes: Mattes) -> Iterator[np.ndarray]:
+def video_frames(video: Video, mattes: Mattes) -> Iterator[np.ndarray]:
     """The frames of a video before they are encoded: RGB, or RGBA for those with alpha."""
     for index in range(len(mattes)):
         image = mattes.image(index)
@@ -139,12 +139,12 @@ def pictures(video: Video, mattes: Mattes) -> Iterator[np.ndarray]:
             picture = make(image, matte)
             yield picture if video.limit is None else fit(picture, video.limit)
         elif video.style == "overlay":
-            yield _even(overlay(image, mattes.make_each(index, image), video.limit))
+            yield _even(overlay_frame(image, mattes.make_each(index, image), video.limit))
         else:
-            yield _even(side_by_side(image, mattes.make(index, image), video.limit))
+            yield _even(side_by_side_frame(image, mattes.make(index, image), video.limit))
 
 
-def overlay(
+def overlay_frame(
     image: UInt8[np.ndarray, "h w 3"], mattes: dict, longest: int | None = None
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """The frame with each object tinted and outlined.
@@ -166,7 +166,7 @@ def overlay(
     return out
 
 
-def side_by_side(
+def side_by_side_frame(
     image: UInt8[np.ndarray, "h w 3"], matte: UInt8[np.ndarray, "h w"], longest: int | None = None
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """The frame, and to its right the cut-out on a checkerboard; ``longest`` is that of one of the two."""
@@ -192,7 +192,7 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
         # the index goes to the front, so that a browser plays the file while it loads
         with av.open(f"file:{path}", "w", format=path.suffix[1:], options={"movflags": "+faststart"}) as container:
             stream = None
-            for done, picture in enumerate(pictures(video, mattes), start=1):
+            for done, picture in enumerate(video_frames(video, mattes), start=1):
                 if stream is None:
                     stream = container.add_stream(encoder, rate=video.rate(mattes), options=dict(options))
                     stream.height, stream.width = picture.shape[:2]

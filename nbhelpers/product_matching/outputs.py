@@ -16,8 +16,7 @@ from jaxtyping import Bool, UInt8
 from nbhelpers.core.files import write_text
 from nbhelpers.core.images import fit, load_image, save_image
 from nbhelpers.core.masks import box_of, decode_rle, encode_rle
-from nbhelpers.export.bleed import straight_rgba
-from nbhelpers.export.coco import save_coco
+from nbhelpers.export.masks import save_coco, straight_rgba
 from nbhelpers.product_matching.results import Found, MatchedPhoto, cropped, mask_picture
 
 COLUMNS = (

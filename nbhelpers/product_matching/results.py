@@ -15,7 +15,7 @@ from nbhelpers.core.equirect import seam_box, seam_crop
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.masks import box_of, decode_rle
-from nbhelpers.export.bleed import straight_rgba
+from nbhelpers.export.masks import straight_rgba
 from nbhelpers.product_matching.values import Judged
 
 

@@ -17,11 +17,13 @@ LEAST, TIMES = 0.3, 3.0  # a cut replaces this share of the colours, and so ofte
 STILL = 0.02  # added to what is usual, so that a still shot does not make every flicker a cut
 
 
-def cuts(frames: Iterable[UInt8[np.ndarray, "h w 3"]], progress: Callable[[int], object] | None = None) -> list[int]:
+def find_cuts(
+    frames: Iterable[UInt8[np.ndarray, "h w 3"]], progress: Callable[[int], object] | None = None
+) -> list[int]:
     """The frames at which a new shot seems to begin: where to split a clip before tracking. One pass, few bytes kept.
 
     Example:
-        >>> cuts(Frames("bikes.mp4"))
+        >>> find_cuts(Frames("bikes.mp4"))
         [30, 76, 137, 187, 242]
 
     A cut is a peak of the change between neighbours that stands out from the frames around it, in colours as well as

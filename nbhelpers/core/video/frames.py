@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import operator
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,14 +16,23 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import write_text
+from nbhelpers.core.images import save_image
 from nbhelpers.core.runs import check_local, matches
-from nbhelpers.core.video.animation import Animation, is_animated
 from nbhelpers.core.video.file import NEAR, VideoFile
-from nbhelpers.core.video.folder import ClipChangedError, PictureArrays, PictureFolder, Stills, is_array, is_picture
-from nbhelpers.core.video.wrap import check_wrap, wrap_columns
+from nbhelpers.core.video.stills import (
+    Animation,
+    ClipChangedError,
+    PictureArrays,
+    PictureFolder,
+    Stills,
+    is_animated,
+    is_array,
+    is_picture,
+)
 
 CACHE_BYTES = 128 << 20
 ADVICE = 'copy it again, or pass on_bad="skip" (leave it out) or on_bad="hold" (show the frame before)'
@@ -72,7 +82,7 @@ class Frames(Sequence):
             whole clip is decoded once at opening; ``"hold"`` shows the frame before (or the next good one) instead.
         on_size: what to do about frames of another size than most: ``"error"``, ``"skip"`` or ``"resize"``.
         wrap: columns added at both sides of each frame, taken from the other side: for equirectangular clips, so
-            that what crosses the seam is seen whole. `nbhelpers.core.video.wrap.fold_wrap` folds masks back.
+            that what crosses the seam is seen whole. `nbhelpers.core.video.frames.fold_wrap` folds masks back.
         cache_bytes: for decoded frames; the latest one is always kept.
 
     Attributes:
@@ -117,8 +127,8 @@ class Frames(Sequence):
                 "no frame is left between start and stop",
                 given=f"start {start}, stop {stop}, {len(self._source)} frames",
             )
-        self.problems += [Problem(kind, text) for kind, text in self._source.remarks(self._numbers)]
-        self._bad = dict(self._source.faults)
+        self.problems += [Problem(kind, text) for kind, text in self._source.warnings(self._numbers)]
+        self._bad = dict(self._source.damaged)
         self._take_readable()
         self._take_sizes()
         self.wrap = check_wrap(wrap, self._inner[1])
@@ -369,3 +379,123 @@ def _open_path(path: str | Path, pattern: str) -> Stills | VideoFile:
 
 def _text(size: Sequence[int]) -> str:
     return f"{size[1]} x {size[0]}"
+
+
+def wrap_columns(picture: UInt8[np.ndarray, "h w c"], wrap: int) -> UInt8[np.ndarray, "h w2 c"]:
+    """The picture ``(H, W, c)`` with ``wrap`` columns of the other side at each edge: ``(H, W + 2 wrap, c)``."""
+    width = picture.shape[1]
+    wrap = check_wrap(wrap, width)
+    return np.concatenate([picture[:, width - wrap :], picture, picture[:, :wrap]], axis=1) if wrap else picture
+
+
+def wrap_mask(mask: Bool[np.ndarray, "h w"], wrap: int) -> Bool[np.ndarray, "h w2"]:
+    """A mask of the original picture as a mask of the wrapped one, e.g. to be used as a prompt."""
+    return wrap_columns(mask[:, :, None].view(np.uint8), wrap)[:, :, 0].view(bool)
+
+
+def fold_wrap(mask: Bool[np.ndarray, "h w2"], wrap: int) -> Bool[np.ndarray, "h w"]:
+    """A mask ``(H, W + 2 wrap)`` of a wrapped picture back at ``(H, W)``: what either copy of a column covers.
+
+    Example:
+        >>> fold_wrap(np.array([[True, False, False, False, False, False]]), 1)
+        array([[False, False, False,  True]])
+
+    Raises:
+        NbHelpersError: the mask is too narrow to be of a picture wrapped so.
+    """
+    width = mask.shape[1] - 2 * wrap
+    if wrap < 0 or width < max(wrap, 1):
+        raise NbHelpersError("the mask is not of a picture wrapped so", given=f"width {mask.shape[1]}, wrap {wrap}")
+    if not wrap:
+        return mask
+    folded = mask[:, wrap:-wrap].copy()
+    folded[:, width - wrap :] |= mask[:, :wrap]
+    folded[:, :wrap] |= mask[:, -wrap:]
+    return folded
+
+
+def check_wrap(wrap: int, width: int) -> int:
+    """Return ``wrap`` if a picture of that width has so many columns to give.
+
+    Raises:
+        NbHelpersError: it has not.
+    """
+    if not 0 <= wrap <= width:
+        raise NbHelpersError(
+            "so many columns cannot be wrapped", given=wrap, expected=f"0 to {width}, the width of a frame"
+        )
+    return wrap
+
+
+EXTRACT_NOTE = ".frames.json"
+EXTRACT_SUFFIXES = (".png", ".jpg", ".tif", ".webp", ".bmp")
+
+
+def extract_frames(
+    frames: Frames,
+    folder: str | Path,
+    *,
+    suffix: str = ".png",
+    first: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> list[Path]:
+    """Write every frame to ``folder`` as ``00000.png``, ``00001.png``, ...; go on where an earlier call was stopped.
+
+    Example:
+        >>> extract_frames(Frames("walk.mp4", step=5), "outputs/walk", suffix=".jpg")[-1].name
+        '00049.jpg'
+
+    Each file is whole or not there. A note in the folder tells which clip the pictures are of; with it, pictures that
+    are there already are kept, and a folder with pictures of something else is left alone.
+
+    Args:
+        frames: the clip; ``step``, ``start`` and ``stop`` are its own.
+        folder: made if it is missing; never the folder of the originals.
+        suffix: the format: ``.png`` and ``.tif`` lose nothing; ``.jpg`` is what SAM 2's own scripts read.
+        first: number of the first picture.
+        progress: is told the number of each frame that is there.
+
+    Returns:
+        The files, one for each frame.
+
+    Raises:
+        NbHelpersError: the folder holds other pictures, is read-only, or the disk is full; a frame cannot be read.
+    """
+    folder = Path(folder)
+    if suffix not in EXTRACT_SUFFIXES:
+        raise NbHelpersError("frames cannot be written so", given=suffix, expected=", ".join(EXTRACT_SUFFIXES))
+    digits = max(5, len(str(first + len(frames) - 1)))
+    files = [folder / f"{first + index:0{digits}d}{suffix}" for index in range(len(frames))]
+    about = {"frames": frames.signature, "count": len(frames), "first": first, "suffix": suffix}
+    _claim_folder(folder, files, about)
+    for index, file in enumerate(files):
+        if not file.exists():
+            save_image(file, frames[index])
+        if progress is not None:
+            progress(index)
+    return files
+
+
+def _claim_folder(folder: Path, files: list[Path], about: dict) -> None:
+    """Write the note, or see that the one that is there says the same."""
+    note = folder / EXTRACT_NOTE
+    if note.exists():
+        try:
+            told = json.loads(note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            told = None
+        if told == about:
+            return
+        raise NbHelpersError(
+            "the folder holds frames of another clip, or written in another way",
+            given=folder,
+            expected=f"{about['count']} frames as {about['suffix']}",
+            do="choose another folder, or empty this one",
+        )
+    if there := [file for file in files if file.exists()]:
+        raise NbHelpersError(
+            "the folder holds pictures of the same names, and nothing is overwritten",
+            given=f"{len(there)} files, e.g. {there[0]}",
+            do="choose another folder",
+        )
+    write_text(note, json.dumps(about, indent=1))

@@ -1,4 +1,4 @@
-"""Point clouds that know which object each point belongs to: PLY with labels, GLB with one named part an object."""
+"""Point clouds that know which object each point belongs to: PLY with labels, GLB with one named part per object."""
 
 from __future__ import annotations
 

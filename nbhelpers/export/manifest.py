@@ -1,4 +1,4 @@
-"""What exports wrote into a folder: the ground for going on later, and for never touching a file of other origin."""
+"""The manifest of a folder: the files that exports wrote there, so that they resume and overwrite nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 3  # files named in an error message
 READ = 1 << 20
 
 
-class Ledger:
+class Manifest:
     """A list, kept as a hidden file in ``folder``, of the files that exports wrote there.
 
     Each file is entered with its length and checksum *before* it is renamed into place, so whatever moment a
@@ -124,7 +124,7 @@ def written_here(folder: str | Path) -> set[str]:
 
     A footage folder that mattes were exported into is opened again without them by leaving these out.
     """
-    return set(Ledger(folder)._entries)
+    return set(Manifest(folder)._entries)
 
 
 def unwritable(path: Path, error: OSError) -> NbHelpersError:
