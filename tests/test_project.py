@@ -1,8 +1,10 @@
 """Project folders when something goes wrong: a second writer, a full or read-only disk, torn files, Ctrl-C."""
 
 import gc
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +19,9 @@ from test_rotoscoping import a_folder, a_session, contents, followed, states
 import nbhelpers.models.load
 from nbhelpers import cli
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.mattes import MatteSettings
 from nbhelpers.core.video import Frames
-from nbhelpers.rotoscoping import RotoSession
+from nbhelpers.rotoscoping import RotoSession, replay_clip
 
 fcntl = pytest.importorskip("fcntl")
 HOLD = """
@@ -254,3 +257,38 @@ def test_ctrl_c_in_the_command_is_one_line_and_status_130_and_the_work_goes_on(t
     assert stop.value.code == 0
     assert "3 followed now" in capsys.readouterr().out
     assert contents(tmp_path / "out" / "project") == contents(session.project)
+
+
+def digests(session):
+    """A hash of all masks of each object."""
+    frames, names = range(len(session.frames)), session.objects
+    masks = [b"".join(session.mask(frame, name).tobytes() for frame in frames) for name in names]
+    return [hashlib.sha256(each).hexdigest()[:16] for each in masks]
+
+
+def test_a_project_of_an_earlier_version_opens_with_its_masks_and_memory(tmp_path):
+    """`tests/data/roto_project` was written before the modules of the session were merged."""
+    folder = tmp_path / "project"
+    shutil.copytree(Path(__file__).parent / "data" / "roto_project", folder)
+    session = RotoSession.open(folder, Clip(6), FakeTracker())
+    assert session.name == "drawn" and session.objects == ("object 1", "box") and session.can_redo
+    assert [session.state(frame, "object 1") for frame in (0, 3, 4, 5)] == [
+        "prompted",
+        "tracked",
+        "prompted",
+        "outdated",
+    ]
+    assert session.matte_settings("object 1") == MatteSettings(fill_holes=20, feather=2)
+    assert digests(session) == ["fde2cf5c4a2c474a", "63510880ed102b37"]
+    assert list(session.propagate_all()) == [5] == session.tracker.followed
+    assert digests(session) == ["861c177d1327cf81", "63510880ed102b37"]
+
+
+def test_open_and_save_are_those_of_every_session(tmp_path):
+    session = followed(6, project=tmp_path / "disc")
+    again = RotoSession.open(tmp_path / "disc", Clip(6), FakeTracker())
+    assert digests(again) == digests(session) and again.name == session.name
+    log = again.save(tmp_path / "copy.json")
+    assert replay_clip(Clip(6), log, tmp_path / "out", tracker=FakeTracker()).tracked == 5
+    with pytest.raises(NbHelpersError, match="no project in the folder"):
+        RotoSession.open(tmp_path / "nothing", Clip(6), FakeTracker())

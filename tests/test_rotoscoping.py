@@ -602,36 +602,36 @@ def test_an_export_that_cannot_be_is_told_at_once(tmp_path, caplog):
 
 def test_many_clips_are_worked_through_and_one_that_fails_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(nbhelpers.models.load, "load", lambda *_: FakeTracker())
-    tasks = []
+    jobs = []
     for name in ("a", "b"):
         folder = a_folder(tmp_path / name, Clip(4))
         session = RotoSession(folder, FakeTracker(), project=tmp_path / f"{name} by hand")
         session.click(14, 20)
-        tasks.append(ClipJob(folder, session.project / "prompts.json", tmp_path / "out" / name))
+        jobs.append(ClipJob(folder, session.project / "prompts.json", tmp_path / "out" / name))
     (tmp_path / "b" / "IMG_4.png").unlink()
     done = []
-    outcomes = replay_clips(tasks, ["colmap"], on_done=done.append)
+    outcomes = replay_clips(jobs, ["colmap"], on_done=done.append)
     assert done == outcomes and outcomes[0].tracked == 3 and outcomes[0].error == ""
     assert "another clip" in outcomes[1].error
     with pytest.raises(NbHelpersError, match="same folder"):
-        replay_clips([tasks[0], tasks[0]])
+        replay_clips([jobs[0], jobs[0]])
 
 
 @pytest.mark.filterwarnings("ignore")  # Dask's own, and pycocotools in its threads
 def test_many_clips_are_worked_through_by_dask(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(nbhelpers.models.load, "load", lambda *_: FakeTracker())
-    tasks = []
+    jobs = []
     for name in ("a", "b", "c"):
         session = RotoSession(a_folder(tmp_path / name, Clip(4)), FakeTracker(), project=tmp_path / f"{name} by hand")
         session.click(14, 20)
-        tasks.append(ClipJob(tmp_path / name, session.project / "prompts.json", tmp_path / "out" / name))
+        jobs.append(ClipJob(tmp_path / name, session.project / "prompts.json", tmp_path / "out" / name))
     local = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     done = []
     with distributed.LocalCluster(**local) as cluster, distributed.Client(cluster) as client:
-        outcomes = replay_clips(tasks, ["mattes"], client=client, on_done=done.append)
+        outcomes = replay_clips(jobs, ["mattes"], client=client, on_done=done.append)
     assert [outcome.tracked for outcome in outcomes] == [3, 3, 3] and len(done) == 3
-    assert [outcome.clip for outcome in outcomes] == [str(task.clip) for task in tasks]
+    assert [outcome.clip for outcome in outcomes] == [str(job.clip) for job in jobs]
     assert all("all good" in outcome.reports[0] for outcome in outcomes)
 
 
@@ -644,15 +644,15 @@ def test_commands_extract_and_run(tmp_path, monkeypatch):
     monkeypatch.setattr(nbhelpers.models.load, "load", lambda *_: FakeTracker())
     folder = a_folder(tmp_path / "footage", Clip(6))
     runner = CliRunner()
-    told = runner.invoke(app, ["extract", str(folder), "--output", str(tmp_path / "few"), "--every", "2"])
-    assert told.exit_code == 0 and "3 frames" in told.output and len(list((tmp_path / "few").glob("*.png"))) == 3
+    result = runner.invoke(app, ["extract", str(folder), "--output", str(tmp_path / "few"), "--every", "2"])
+    assert result.exit_code == 0 and "3 frames" in result.output and len(list((tmp_path / "few").glob("*.png"))) == 3
     session = RotoSession(tmp_path / "few", FakeTracker(), project=tmp_path / "by hand")
     session.click(14, 20)
     arguments = ["run", str(tmp_path / "few"), "--prompts", str(tmp_path / "by hand" / "prompts.json")]
-    told = runner.invoke(app, [*arguments, "--export", "postshot,colmap", "--output", str(tmp_path / "out")])
-    assert told.exit_code == 0 and "2 followed now" in told.output and told.output.count("all good") == 2
-    told = runner.invoke(app, [*arguments, "--export", "polaroid", "--output", str(tmp_path / "out")])
-    assert isinstance(told.exception, NbHelpersError)
+    result = runner.invoke(app, [*arguments, "--export", "postshot,colmap", "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0 and "2 tracked now" in result.output and result.output.count("all good") == 2
+    result = runner.invoke(app, [*arguments, "--export", "polaroid", "--output", str(tmp_path / "out")])
+    assert isinstance(result.exception, NbHelpersError)
 
 
 def sam2(photo):

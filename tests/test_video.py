@@ -347,6 +347,14 @@ def test_a_varying_frame_rate_is_told_and_every_frame_is_there(tmp_path):
     assert all(np.array_equal(frames[index], wanted[index]) for index in (29, 4, 15))
 
 
+def test_a_rate_that_varies_outside_the_chosen_frames_is_no_warning(tmp_path):
+    times = np.cumsum([*[40] * 12, *np.resize([40, 20, 90, 40], 18)]).tolist()
+    path = write_video(tmp_path / "varying.mp4", 30, times=times)
+    assert [problem.kind for problem in Frames(path).problems] == ["rate"]
+    assert Frames(path, stop=12).problems == [] and Frames(path, stop=12, step=3).problems == []
+    assert [problem.kind for problem in Frames(path, start=8).problems] == ["rate"]
+
+
 def test_frames_that_are_stamped_in_the_order_of_packing_come_in_the_order_of_showing(video, tmp_path):
     odd = tmp_path / "odd.mp4"
     with av.open(str(video)) as source, av.open(str(odd), "w") as target:

@@ -148,7 +148,7 @@ def test_an_animation_gives_all_its_pictures(tmp_path, suffix):
     if suffix != ".tif":
         stamps, tick = frames.stamps
         assert (stamps * tick).tolist() == [Fraction(n, 10) for n in (0, 1, 2, 3, 6, 7)]
-        assert kinds(frames) == ["rate"]
+        assert kinds(frames) == ["rate"] and Frames(path, stop=3).problems == []  # which are shown equally long
     assert np.array_equal(pickle.loads(pickle.dumps(frames))[4], frames[4])
     assert all(np.array_equal(frames[index], Frames(path)[index]) for index in reversed(range(6)))
     signature = frames.signature

@@ -25,6 +25,15 @@ from nbhelpers.core.masks import box_of
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.regions import components, fill_holes
 
+MAX_DISTANCE = 8.0  # pixels; farther than this from a contour, all distances count the same
+OUTLINE_SIGMA = 2.5  # pixels that a trembling outline is off
+MIN_IOU = 0.5  # a neighbour's mask that overlaps less shows another object
+COARSE = 8  # pixels of radius that are kept when the refinement is fitted on a smaller picture
+LEVELS = (0.08, 0.92)  # the filter's haze: opacities below and above are taken for 0 and 1
+FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1.0}
+
+Mask = Bool[np.ndarray, "h w"]
+
 
 def guided_filter(
     guide: Float32[np.ndarray, "h w 3"],
@@ -41,7 +50,7 @@ def guided_filter(
 
     Args:
         guide: RGB, 0 to 1.
-        source: what is filtered, e.g. a mask as 0 and 1; the result may leave its range a little.
+        source: the map to filter, e.g. a mask as 0 and 1; the result may leave its range a little.
         radius: of the square windows, which are ``2 radius + 1`` wide and cut at the picture's border.
         epsilon: added to the colours' covariance; edges of smaller variance are smoothed away.
         step: the linear functions are fitted on a picture that many times smaller and applied to the full one, which
@@ -108,13 +117,6 @@ def _solve(m: dict[tuple[int, int], np.ndarray], right: list[np.ndarray]) -> lis
     return [sum(cofactor[min(i, j), max(i, j)] * right[j] for j in range(3)) / determinant for i in range(3)]
 
 
-MAX_DISTANCE = 8.0  # pixels; farther than this from a contour, all distances count the same
-OUTLINE_SIGMA = 2.5  # pixels that a trembling outline is off
-MIN_IOU = 0.5  # IoU; a neighbour that overlaps less shows another place or another thing
-
-Mask = Bool[np.ndarray, "h w"]
-
-
 def smooth_outline(
     mask: Mask, neighbours: Sequence[tuple[int, Mask]], window: tuple[slice, slice]
 ) -> Bool[np.ndarray, "wh ww"]:
@@ -176,16 +178,10 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
 
 
 def _centre(mask: np.ndarray) -> tuple[float, float]:
+    """Centre of gravity ``(x, y)`` of a mask."""
     x0, y0, x1, y1 = box_of(mask)
     moments = cv2.moments(np.ascontiguousarray(mask[y0:y1, x0:x1]).view(np.uint8), binaryImage=True)
     return x0 + moments["m10"] / moments["m00"], y0 + moments["m01"] / moments["m00"]
-
-
-COARSE = 8  # pixels of radius that are kept when the refinement is fitted on a smaller picture
-LEVELS = (0.08, 0.92)  # the filter's haze: opacities below and above are taken for 0 and 1
-FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1.0}
-
-Mask = Bool[np.ndarray, "h w"]
 
 
 @dataclass(frozen=True)
@@ -205,8 +201,8 @@ class MatteSettings:
         frame_edge: where the mask stops so many pixels or fewer before the frame's edge, it is carried on to it.
         refine: radius in pixels, about as far as the outline may be off, in which the matte is fitted to the
             photo's edges by a guided filter.
-        detail: how faint an edge of the photo the refinement follows: the square root of the filter's epsilon, in
-            the photo's range 0 to 1. Small follows more and is noisier.
+        detail: how faint an edge of the photo the refinement adapts to: the square root of the filter's epsilon, in
+            the photo's range 0 to 1. Small values adapt to more edges and are noisier.
         feather: pixels over which the edge fades, centred on it.
     """
 
@@ -231,7 +227,7 @@ class MatteSettings:
             if value < 0 and field.name != "grow":
                 raise NbHelpersError(f"the setting {field.name} cannot be negative", given=value, expected="0 or more")
             object.__setattr__(self, field.name, int(value) if whole else float(value))
-        if not self.detail:  # flat places of the photo would be divided by nothing
+        if not self.detail:  # flat areas of the photo would cause a division by zero
             raise NbHelpersError("the setting detail must be above 0", given=self.detail, expected="0.001 to 0.1")
 
     @property
@@ -347,7 +343,7 @@ def reach_frame_edge(mask: Mask, pixels: int, sides: tuple[bool, bool, bool, boo
 
     Args:
         mask: the object, or a window on it.
-        pixels: width of the rim that is made anew.
+        pixels: width of the rim that is filled.
         sides: which borders are the frame's: top, left, bottom, right.
     """
     if pixels <= 0:
@@ -366,7 +362,7 @@ def refine_matte(
 
     Args:
         matte: 0 to 1.
-        image: RGB of the same place.
+        image: RGB of the same window.
         radius: of the filter's window, in pixels.
         detail: see `MatteSettings`.
 
@@ -400,6 +396,7 @@ def feather_matte(matte: Float32[np.ndarray, "h w"], pixels: float) -> Float32[n
 
 
 def _check(mask: np.ndarray, settings: MatteSettings, image: np.ndarray | None, neighbours: Sequence) -> None:
+    """Raise an error if mask, neighbours and image do not fit together."""
     for other in (mask, *(other for _, other in neighbours)):
         if other.dtype != np.bool_:
             raise NbHelpersError("a mask is true and false", given=other.dtype, expected="bool", do="mask > 0")
@@ -417,7 +414,7 @@ UNCHANGED = MatteSettings()
 
 
 class Mattes:
-    """The matte of each frame of a clip, from its masks; nothing is computed before it is asked for.
+    """The matte of each frame of a clip, from its masks; computed when it is accessed.
 
     Example:
         >>> mattes = Mattes(frames, session.masks, MatteSettings(fill_holes=100, refine=8))
@@ -438,7 +435,7 @@ class Mattes:
         paths: the originals, or None where frames are no files.
 
     Masks of a clip opened with ``wrap`` (see `nbhelpers.core.video.Frames`) may have the wrapped or the true width;
-    mattes have the true one. Several threads may ask at the same time; ``masks`` is called by one at a time.
+    mattes have the true one. Thread-safe; ``masks`` is called by one thread at a time.
     """
 
     def __init__(
@@ -517,9 +514,11 @@ class Mattes:
         return f"{zlib.crc32(repr((self.size, self.invert, sums)).encode()):08x}"
 
     def _settings(self, name: Any) -> MatteSettings:
+        """The settings of an object."""
         return self.settings if isinstance(self.settings, MatteSettings) else self.settings.get(name, UNCHANGED)
 
     def _offsets(self, index: int, settings: MatteSettings) -> list[int]:
+        """Offsets of the neighbouring frames that take part in the smoothing."""
         near = range(-settings.steady, settings.steady + 1)
         return [offset for offset in near if offset and 0 <= index + offset < len(self)]
 
@@ -539,6 +538,7 @@ class Mattes:
         }
 
     def _fetch(self, index: int) -> dict[Any, np.ndarray]:
+        """The masks of a frame by object, as given."""
         given = self._masks(index)
         if given is None:
             return {}
@@ -548,6 +548,7 @@ class Mattes:
         return {name: self._true_size(index, np.asarray(mask)) for name, mask in masks.items() if mask is not None}
 
     def _true_size(self, index: int, mask: np.ndarray) -> np.ndarray:
+        """A mask without the columns that ``wrap`` added."""
         wrapped = (self.size[0], self.size[1] + 2 * self.wrap)
         if mask.dtype != np.bool_ or mask.shape not in (self.size, wrapped):
             raise NbHelpersError(

@@ -45,109 +45,14 @@ from nbhelpers.export.manifest import Manifest
 from nbhelpers.export.masks import encode_png, premultiplied_rgba, straight_rgba
 
 COMPARE_STEP = 7  # every so many rows and columns of a 16 bit picture are compared with the frame
-log = logging.getLogger(__name__)
-
-
-def depth_of(paths: Sequence[Path] | None, index: int) -> int:
-    """8 or 16: bits a channel of a frame's file; 8 where frames are no files."""
-    if paths is None or (path := paths[index]).suffix.lower() not in (".png", ".tif", ".tiff"):
-        return 8
-    from PIL import Image
-
-    try:
-        if path.suffix.lower() == ".png":
-            with path.open("rb") as file:
-                return 16 if struct.unpack(">24xB", file.read(25))[0] == 16 else 8
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
-                return 16 if max(picture.tag_v2.get(258, (8,))) == 16 else 8
-    except (OSError, SyntaxError, ValueError, struct.error):
-        return 8  # whoever decodes the frame names what is wrong with it
-
-
-def read_original(mattes: Mattes, index: int, bits: int) -> Shaped[np.ndarray, "h w 3"]:
-    """Frame ``index`` as RGB of that depth.
-
-    A 16 bit original is read at its own depth if that shows the same picture as the frame; else, as when the frame
-    was scaled to the clip's size, and from 8 bit originals, 8 bit are spread over 16.
-
-    Args:
-        mattes: of the clip.
-        index: of the frame.
-        bits: 8 or 16.
-    """
-    frame = mattes.image(index)
-    if bits == 8:
-        return frame
-    if depth_of(mattes.paths, index) == 16:
-        path = mattes.paths[index]
-        deep = _upright(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED))
-        if deep is not None and deep.shape == frame.shape:
-            rest = np.abs(
-                (deep[::COMPARE_STEP, ::COMPARE_STEP] >> 8).astype(np.int16) - frame[::COMPARE_STEP, ::COMPARE_STEP]
-            )
-            if rest.max() <= 1:
-                return deep
-        log.warning("%s: its 16 bits cannot be used with the frame as it is shown; 8 are taken", path)
-    return frame.astype(np.uint16) * 257
-
-
-def metadata_of(paths: Sequence[Path] | None, index: int) -> dict[str, bytes]:
-    """EXIF (focal length, camera) and colour profile of a frame's file, as `encode_png` takes them.
-
-    Frames are sRGB: the profile of a file with other colours no longer holds, and is left out.
-    """
-    if paths is None:
-        return {}
-    path = paths[index]
-    from PIL import Image
-
-    found: dict[str, bytes] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd EXIF is left out below
-        try:
-            with Image.open(path) as picture:
-                icc = picture.info.get("icc_profile")
-                if icc and picture.mode == "RGB" and is_srgb(icc):
-                    found["icc"] = icc
-                if picture.format in ("JPEG", "MPO", "PNG", "WEBP", "HEIF"):
-                    exif = picture.getexif()
-                    if exif:
-                        exif.pop(ORIENTATION, None)  # frames come upright, so it no longer holds
-                        found["exif"] = exif.tobytes().removeprefix(b"Exif\0\0")
-        except Exception as error:  # PIL raises what comes on broken EXIF, and the pictures are whole without it
-            log.debug("%s: its metadata is left out: %s", path, error)
-    return found
-
-
-def orientation_tag(orientation: int) -> bytes:
-    """EXIF that says nothing but an orientation, as `encode_png` takes it."""
-    from PIL import Image
-
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return exif.tobytes().removeprefix(b"Exif\0\0")
-
-
-def _upright(picture: np.ndarray | None) -> np.ndarray | None:
-    """What OpenCV decoded as 16 bit RGB, transparency laid over white; None if it is something else."""
-    if picture is None or picture.dtype != np.uint16:
-        return None
-    if picture.ndim == 2:
-        return np.repeat(picture[:, :, None], 3, axis=2)
-    if picture.shape[2] == 4:
-        alpha = picture[:, :, 3:].astype(np.uint64)
-        over = (picture[:, :, :3] * alpha + 65535 * (65535 - alpha) + 32767) // 65535
-        picture = over.astype(np.uint16)
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-
-
-Picture = Literal["straight", "premultiplied", "matte", "keep white", "keep black"]
 MAX_BYTES = 1 << 30  # bytes for the frames in the making
 BYTES_PER_PIXEL = 22  # of one of them: decoding takes 12, picture, mask, matte and RGBA take 10
 UNFINISHED_SECONDS = 600  # seconds after which an unfinished file is that of a process that was killed
-VERSION = 1  # of what files hold; a change makes all be written anew
+VERSION = 1  # of the files' content; a change makes every export write all files again
+TRANSFORMS, MASKED = "transforms.json", "transforms_masked.json"
+log = logging.getLogger(__name__)
+
+Picture = Literal["straight", "premultiplied", "matte", "keep white", "keep black"]
 
 
 @dataclass(frozen=True)
@@ -230,10 +135,285 @@ class Written:
     kept: int
 
 
+def postshot(mattes: Mattes, output: str | Path | None = None, bits: int | None = None, masks: bool = True) -> Layout:
+    """Postshot: RGBA PNG with straight alpha beside the originals, and its separate masks in both polarities.
+
+    For ``IMG_7.jpg`` these are ``IMG_7_matte.png`` in the same folder, ``masks_remove_background/IMG_7.png`` (kept
+    white: for Mask Mode "Remove Background") and ``masks_remove_occluders/IMG_7.png`` (kept black: for "Remove
+    Occluders", which ignores what is white).
+
+    The RGBA are upright pictures of their own. A separate mask of a photo with an EXIF orientation is stored as the
+    photo is, with the same EXIF entry: so it fits whether Postshot reads both with their orientation or both without.
+    That it treats JPEG and PNG alike is assumed; its user guide does not say. Where the masks lie on their side, use
+    the RGBA.
+
+    Args:
+        mattes: of the clip.
+        output: where all goes; the footage folder when left out, which a video does not have.
+        bits: 8 or 16 a channel of the RGBA; as the originals when left out.
+        masks: write the separate masks too.
+
+    Raises:
+        NbHelpersError: no output for a video, or no such depth.
+
+    Source: Postshot user guide, Training Configuration, "Mask Mode": separate masks are black and white, of the same
+    size and base name as the images.
+    """
+    if bits not in (None, 8, 16):
+        raise NbHelpersError("pictures have no such depth", given=bits, expected="8, 16 or None: as the originals")
+    folder = _folder(mattes, output)
+    stems = _stems(mattes)
+    within = {"masks_remove_background": "keep white", "masks_remove_occluders": "keep black"} if masks else {}
+    targets = []
+    for index, stem in enumerate(stems):
+        depth = bits or depth_of(mattes.paths, index)
+        targets.append(
+            Target(_folder_of(mattes, index, output, folder) / f"{stem}_matte.png", index, "straight", depth)
+        )
+        stored = _stored_orientation(mattes, index) if within else {}
+        targets += [
+            Target(folder / name / f"{stem}.png", index, picture, tagged=True, **stored)
+            for name, picture in within.items()
+        ]
+    return Layout("postshot", folder, tuple(targets), own=tuple(folder / name for name in within))
+
+
+def colmap(mattes: Mattes, output: str | Path, images: str | Path | None = None) -> Layout:
+    """COLMAP: ``output/abc/012.jpg.png`` for the picture ``abc/012.jpg``; no features are taken where it is black.
+
+    COLMAP reads photos without their EXIF orientation, so the masks are stored as the photos are.
+
+    Args:
+        mattes: of the clip.
+        output: becomes COLMAP's ``--ImageReader.mask_path``.
+        images: COLMAP's ``image_path``, below which all originals lie; their common folder when left out.
+
+    Source: COLMAP documentation, FAQ, "Mask image regions"; on orientation colmap/colmap #1456 and #2104.
+    """
+    folder = Path(output).expanduser()
+    names = _relative(mattes, images)
+    targets = (
+        Target(folder / f"{name}.png", index, "keep white", **_stored_orientation(mattes, index))
+        for index, name in enumerate(names)
+    )
+    return Layout("colmap", folder, tuple(targets), own=(folder,))
+
+
+def nerfstudio(mattes: Mattes, output: str | Path) -> Layout:
+    """Nerfstudio: ``masks/`` and, where ``transforms.json`` exists, a copy of it that names the masks.
+
+    The copy is ``transforms_masked.json``; train with ``ns-train splatfacto --data SCENE/transforms_masked.json``.
+    The original stays as it is. Smaller masks are made for the smaller pictures that are there (``images_2`` ...),
+    as nerfstudio looks for both. Black pixels are not trained on.
+
+    Nerfstudio opens pictures without their EXIF orientation, so the masks are stored as its pictures are: those that
+    ``transforms.json`` names, or those in ``images``; else the clip's own.
+
+    Args:
+        mattes: of the clip.
+        output: the scene's folder, with or without ``transforms.json``.
+
+    Raises:
+        NbHelpersError: ``transforms.json`` cannot be read, or names a picture that the clip does not have:
+            nerfstudio demands a mask for every frame or for none; or a picture there has another shape than the
+            frame, or may or may not have been turned upright.
+
+    Source: ``nerfstudio/data/dataparsers/nerfstudio_dataparser.py`` (``mask_path``, ``masks_N``) and
+    ``datasets/base_dataset.py`` (``get_numpy_image``).
+    """
+    folder = Path(output).expanduser()
+    stems = _stems(mattes)
+    shrinks = [1] + [n for n in (2, 4, 8) if (folder / f"images_{n}").is_dir()]
+    names = {1: "masks"} | {n: f"masks_{n}" for n in shrinks[1:]}
+    texts, pictures = {}, {}
+    if (folder / TRANSFORMS).is_file():
+        texts[folder / MASKED], pictures = _masked_transforms(folder / TRANSFORMS, mattes, stems)
+    targets = []
+    for index, stem in enumerate(stems):
+        picture = Path(pictures.get(index, f"images/{mattes.names[index]}"))
+        whole = _stored_orientation(mattes, index, folder / picture if (folder / picture).is_file() else None)
+        for n in shrinks:
+            stored = (
+                whole if n == 1 else _smaller_orientation(folder / f"images_{n}" / picture.name, n, whole, mattes.size)
+            )
+            targets.append(Target(folder / names[n] / f"{stem}.png", index, "keep white", shrink=n, **stored))
+    return Layout("nerfstudio", folder, tuple(targets), texts, own=tuple(folder / name for name in names.values()))
+
+
+def matte_sequence(mattes: Mattes, output: str | Path, bits: int = 8) -> Layout:
+    """Soft mattes as grey PNG, white inside, each named like its picture."""
+    return _sequence("mattes", mattes, output, bits, "matte")
+
+
+def rgba_sequence(mattes: Mattes, output: str | Path, bits: int | None = None, premultiplied: bool = False) -> Layout:
+    """The objects as RGBA PNG, each named like its picture.
+
+    Args:
+        mattes: of the clip.
+        output: the folder for them.
+        bits: 8 or 16 a channel; as the originals when left out.
+        premultiplied: colours times alpha, as some compositing programs want. The PNG standard says straight.
+    """
+    return _sequence("rgba", mattes, output, bits, "premultiplied" if premultiplied else "straight")
+
+
+LAYOUTS: dict[str, Callable[..., Layout]] = {
+    "postshot": postshot,
+    "colmap": colmap,
+    "nerfstudio": nerfstudio,
+    "mattes": matte_sequence,
+    "rgba": rgba_sequence,
+}
+
+
+def _sequence(kind: str, mattes: Mattes, output: str | Path, bits: int | None, picture: str) -> Layout:
+    """A PNG per frame, named like its picture."""
+    if bits not in (None, 8, 16):
+        raise NbHelpersError("pictures have no such depth", given=bits, expected="8, 16 or None: as the originals")
+    folder = Path(output).expanduser()
+    targets = [
+        Target(folder / f"{stem}.png", index, picture, bits or depth_of(mattes.paths, index))
+        for index, stem in enumerate(_stems(mattes))
+    ]
+    originals = {path.resolve() for path in mattes.paths or ()}
+    if clash := [target.path for target in targets if target.path.resolve() in originals]:
+        raise NbHelpersError(
+            "the export would take the names of the originals", given=clash[0], do="export to another folder"
+        )
+    return Layout(kind, folder, tuple(targets), own=(folder,))
+
+
+def _folder(mattes: Mattes, output: str | Path | None) -> Path:
+    """The folder of an export: as given, or the common one of the originals."""
+    if output is not None:
+        return Path(output).expanduser()
+    if not mattes.paths:
+        raise NbHelpersError(
+            "a video has no footage folder for the mattes to go to",
+            do="extract its frames first, or name a folder as output",
+        )
+    return Path(os.path.commonpath([path.parent.absolute() for path in mattes.paths]))
+
+
+def _folder_of(mattes: Mattes, index: int, output: str | Path | None, folder: Path) -> Path:
+    """The folder of one frame's RGBA: as given, or that of its original."""
+    return folder if output is not None else mattes.paths[index].absolute().parent
+
+
+def _stems(mattes: Mattes) -> list[str]:
+    """A file name without suffix for each frame; where two would be the same, all get their suffix."""
+    stems = [Path(name).stem for name in mattes.names]
+    if _has_duplicates(stems):
+        stems = [name.replace(".", "_") for name in mattes.names]
+    if _has_duplicates(stems):
+        stems = [name.replace("/", "_").replace(".", "_") for name in _relative(mattes, None)]
+    return stems
+
+
+def _has_duplicates(names: list[str]) -> bool:
+    """Whether two names are the same, ignoring case."""
+    return max(Counter(name.casefold() for name in names).values(), default=0) > 1
+
+
+def _relative(mattes: Mattes, images: str | Path | None) -> list[str]:
+    """Names with the folders between ``images`` and the originals."""
+    paths = [path.absolute() for path in mattes.paths or ()]
+    if not paths:
+        return mattes.names
+    root = Path(images).expanduser().absolute() if images is not None else _folder(mattes, None)
+    for path in paths:
+        if not path.is_relative_to(root):
+            raise NbHelpersError("a picture lies outside the image folder", given=path, expected=f"below {root}")
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def _masked_transforms(path: Path, mattes: Mattes, stems: list[str]) -> tuple[str, dict[int, str]]:
+    """The text with masks, and for each frame of the clip the picture that it names, where it does."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        pictures = [str(frame["file_path"]).replace("\\", "/") for frame in data["frames"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NbHelpersError("transforms.json cannot be read", given=f"{path}: {error}") from error
+    own = mattes.names if mattes.paths is None else [each.absolute().as_posix() for each in mattes.paths]
+    entries = {entry: index for index, entry in enumerate(by_name(pictures, own)) if entry is not None}
+    for entry, (frame, picture) in enumerate(zip(data["frames"], pictures, strict=True)):
+        if entry not in entries:
+            raise NbHelpersError(
+                "transforms.json names a picture that the clip does not have; every frame needs a mask",
+                given=f"{path}: {picture}",
+                do="open the clip with all its pictures, without start, stop and step",
+            )
+        frame["mask_path"] = f"masks/{stems[entries[entry]]}.png"
+    return json.dumps(data, indent=2), {index: pictures[entry] for entry, index in entries.items()}
+
+
+def _stored_orientation(mattes: Mattes, index: int, photo: Path | None = None) -> dict[str, Any]:
+    """How a mask must be stored to be laid over a photo: the last fields of a `Target`.
+
+    Args:
+        mattes: of the clip.
+        index: of the frame.
+        photo: the file that the tool reads; the clip's own when left out.
+    """
+    own = None if mattes.paths is None else mattes.paths[index]
+    if own is not None:
+        orientation = orientation_of(own)
+    else:  # frames that are no files may say themselves how their photos are stored
+        orientation = getattr(mattes.frames, "orientations", [UPRIGHT] * len(mattes))[index]
+    photo = own if photo is None else photo
+    if photo is None:
+        return {"orientation": orientation}
+    size = stored_size(photo)
+    if own is None or not photo.samefile(own):
+        orientation = _stored_like(photo, size, mattes.size, orientation)
+    pixels = None if size == turned_size(mattes.size, orientation) else size
+    return {"orientation": orientation, "pixels": pixels, "photo": photo}
+
+
+def _smaller_orientation(photo: Path, shrink: int, whole: dict[str, Any], frame: tuple[int, int]) -> dict[str, Any]:
+    """The same for nerfstudio's own smaller copy of a picture, which has the same camera and so lies the same way."""
+    orientation = whole["orientation"]
+    full = whole.get("pixels") or turned_size(frame, orientation)
+    plain = max(1, full[0] // shrink), max(1, full[1] // shrink)
+    if not photo.is_file():
+        return {"orientation": orientation, "pixels": plain if whole.get("pixels") else None}
+    size = stored_size(photo)
+    if max(abs(size[0] - plain[0]), abs(size[1] - plain[1])) > SHAPE_SLACK:
+        raise NbHelpersError(
+            "a picture made smaller has another size than its name says",
+            given=f"{photo}: {size[1]} x {size[0]}",
+            expected=f"about {plain[1]} x {plain[0]}",
+            do="make the smaller pictures again from those in images",
+        )
+    usual = turned_size((max(1, frame[0] // shrink), max(1, frame[1] // shrink)), orientation)
+    return {"orientation": orientation, "pixels": None if size == usual else size, "photo": photo}
+
+
+def _stored_like(photo: Path, size: tuple[int, int], frame: tuple[int, int], orientation: int) -> int:
+    """How a picture that was made from the clip's photo is stored: as that is, or upright without an EXIF entry."""
+    tag = orientation_of(photo)
+    if tag != UPRIGHT or orientation == UPRIGHT:
+        fits = [tag] if same_shape(size, turned_size(frame, tag)) else []
+    else:
+        fits = [each for each in (UPRIGHT, orientation) if same_shape(size, turned_size(frame, each))]
+    if len(fits) != 1:
+        raise NbHelpersError(
+            "a picture may or may not have been turned upright"
+            if fits
+            else "a picture has another shape than its frame",
+            given=f"{photo}: {size[1]} x {size[0]}; the frame's photo has EXIF orientation {orientation}",
+            expected=f"{frame[1]} x {frame[0]} upright, or that made smaller or larger",
+            do="make the scene's pictures again from photos that are saved upright, without the EXIF entry"
+            if fits
+            else "open the clip with the scene's own pictures",
+        )
+    return fits[0]
+
+
 def write_layout(
     layout: Layout, mattes: Mattes, replace: bool = False, progress: Callable[[int, int], object] | None = None
 ) -> Written:
-    """Write an export. Run again, it goes on where it stopped; originals and files of other origin stay untouched.
+    """Write an export. Called again, it resumes; originals and files of other origin stay untouched.
 
     Example:
         >>> write_layout(colmap(mattes, "scene/masks"), mattes)
@@ -242,7 +422,7 @@ def write_layout(
     Args:
         layout: from one of the functions of `nbhelpers.export.layouts`.
         mattes: the very ones that the layout was made for.
-        replace: write files anew that an earlier export wrote from other masks or settings. Files of other origin
+        replace: replace files that an earlier export wrote from other masks or settings. Files of other origin
             are never replaced.
         progress: called with the number of frames done, and of all; may raise to stop.
 
@@ -255,7 +435,7 @@ def write_layout(
         raise NbHelpersError(
             "two frames would be written to one file",
             given=duplicates[0],
-            do="give the frames names of their own, or open them as files so that their folders tell them apart",
+            do="give the frames names of their own, or open them as files so that their folders distinguish them",
         )
     manifest = Manifest(layout.folder)
     manifest.check(layout.paths)
@@ -350,6 +530,7 @@ def _write_targets(
     manifest: Manifest,
     strips: Executor,
 ) -> int:
+    """Write some targets of one frame; return how many."""
     by_depth: dict[int, np.ndarray] = {}
     for target in targets:
         if target.bits not in by_depth:
@@ -389,288 +570,111 @@ def _signature(target: Target, mattes: Mattes, clip: str) -> str:
 
 
 def _refuse_outdated_targets(targets: list[Target], replace: bool) -> None:
+    """Raise an error if a target exists and may not be replaced."""
     for target in targets:
         if not replace and target.path.exists():
             _refuse_outdated(target.path)
 
 
 def _refuse_outdated(path: Path) -> None:
+    """Raise the error of a file that was written from other masks or settings."""
     raise NbHelpersError(
         "an earlier export wrote this file from other masks or settings",
         given=path,
-        do="pass replace=True to write it anew, or export to another folder",
+        do="pass replace=True to replace it, or export to another folder",
     )
 
 
-TRANSFORMS, MASKED = "transforms.json", "transforms_masked.json"
+def depth_of(paths: Sequence[Path] | None, index: int) -> int:
+    """8 or 16: bits a channel of a frame's file; 8 where frames are no files."""
+    if paths is None or (path := paths[index]).suffix.lower() not in (".png", ".tif", ".tiff"):
+        return 8
+    from PIL import Image
 
-
-def postshot(mattes: Mattes, output: str | Path | None = None, bits: int | None = None, masks: bool = True) -> Layout:
-    """Postshot: RGBA PNG with straight alpha beside the originals, and its separate masks in both polarities.
-
-    For ``IMG_7.jpg`` these are ``IMG_7_matte.png`` in the same folder, ``masks_remove_background/IMG_7.png`` (kept
-    white: for Mask Mode "Remove Background") and ``masks_remove_occluders/IMG_7.png`` (kept black: for "Remove
-    Occluders", which ignores what is white).
-
-    The RGBA are upright pictures of their own. A separate mask of a photo with an EXIF orientation is stored as the
-    photo is, with the same EXIF entry: so it fits whether Postshot reads both with their orientation or both without.
-    That it treats JPEG and PNG alike is assumed; its user guide does not say. Where the masks lie on their side, use
-    the RGBA.
-
-    Args:
-        mattes: of the clip.
-        output: where all goes; the footage folder when left out, which a video does not have.
-        bits: 8 or 16 a channel of the RGBA; as the originals when left out.
-        masks: write the separate masks too.
-
-    Raises:
-        NbHelpersError: no output for a video, or no such depth.
-
-    Source: Postshot user guide, Training Configuration, "Mask Mode": separate masks are black and white, of the same
-    size and base name as the images.
-    """
-    if bits not in (None, 8, 16):
-        raise NbHelpersError("pictures have no such depth", given=bits, target_pixels="8, 16 or None: as the originals")
-    folder = _folder(mattes, output)
-    stems = _stems(mattes)
-    within = {"masks_remove_background": "keep white", "masks_remove_occluders": "keep black"} if masks else {}
-    targets = []
-    for index, stem in enumerate(stems):
-        depth = bits or depth_of(mattes.paths, index)
-        targets.append(
-            Target(_folder_of(mattes, index, output, folder) / f"{stem}_matte.png", index, "straight", depth)
-        )
-        stored = _stored_orientation(mattes, index) if within else {}
-        targets += [
-            Target(folder / name / f"{stem}.png", index, picture, tagged=True, **stored)
-            for name, picture in within.items()
-        ]
-    return Layout("postshot", folder, tuple(targets), own=tuple(folder / name for name in within))
-
-
-def colmap(mattes: Mattes, output: str | Path, images: str | Path | None = None) -> Layout:
-    """COLMAP: ``output/abc/012.jpg.png`` for the picture ``abc/012.jpg``; no features are taken where it is black.
-
-    COLMAP reads photos without their EXIF orientation, so the masks are stored as the photos are.
-
-    Args:
-        mattes: of the clip.
-        output: becomes COLMAP's ``--ImageReader.mask_path``.
-        images: COLMAP's ``image_path``, below which all originals lie; their common folder when left out.
-
-    Source: COLMAP documentation, FAQ, "Mask image regions"; on orientation colmap/colmap #1456 and #2104.
-    """
-    folder = Path(output).expanduser()
-    names = _relative(mattes, images)
-    targets = (
-        Target(folder / f"{name}.png", index, "keep white", **_stored_orientation(mattes, index))
-        for index, name in enumerate(names)
-    )
-    return Layout("colmap", folder, tuple(targets), own=(folder,))
-
-
-def nerfstudio(mattes: Mattes, output: str | Path) -> Layout:
-    """Nerfstudio: ``masks/`` and, where ``transforms.json`` exists, a copy of it that names the masks.
-
-    The copy is ``transforms_masked.json``; train with ``ns-train splatfacto --data SCENE/transforms_masked.json``.
-    The original stays as it is. Smaller masks are made for the smaller pictures that are there (``images_2`` ...),
-    as nerfstudio looks for both. What is black is not trained on.
-
-    Nerfstudio opens pictures without their EXIF orientation, so the masks are stored as its pictures are: those that
-    ``transforms.json`` names, or those in ``images``; else the clip's own.
-
-    Args:
-        mattes: of the clip.
-        output: the scene's folder, with or without ``transforms.json``.
-
-    Raises:
-        NbHelpersError: ``transforms.json`` cannot be read, or names a picture that the clip does not have:
-            nerfstudio demands a mask for every frame or for none; or a picture there has another shape than the
-            frame, or may or may not have been turned upright.
-
-    Source: ``nerfstudio/data/dataparsers/nerfstudio_dataparser.py`` (``mask_path``, ``masks_N``) and
-    ``datasets/base_dataset.py`` (``get_numpy_image``).
-    """
-    folder = Path(output).expanduser()
-    stems = _stems(mattes)
-    shrinks = [1] + [n for n in (2, 4, 8) if (folder / f"images_{n}").is_dir()]
-    names = {1: "masks"} | {n: f"masks_{n}" for n in shrinks[1:]}
-    texts, pictures = {}, {}
-    if (folder / TRANSFORMS).is_file():
-        texts[folder / MASKED], pictures = _masked_transforms(folder / TRANSFORMS, mattes, stems)
-    targets = []
-    for index, stem in enumerate(stems):
-        picture = Path(pictures.get(index, f"images/{mattes.names[index]}"))
-        whole = _stored_orientation(mattes, index, folder / picture if (folder / picture).is_file() else None)
-        for n in shrinks:
-            stored = (
-                whole if n == 1 else _smaller_orientation(folder / f"images_{n}" / picture.name, n, whole, mattes.size)
-            )
-            targets.append(Target(folder / names[n] / f"{stem}.png", index, "keep white", shrink=n, **stored))
-    return Layout("nerfstudio", folder, tuple(targets), texts, own=tuple(folder / name for name in names.values()))
-
-
-def matte_sequence(mattes: Mattes, output: str | Path, bits: int = 8) -> Layout:
-    """Soft mattes as grey PNG, white inside, each named like its picture."""
-    return _sequence("mattes", mattes, output, bits, "matte")
-
-
-def rgba_sequence(mattes: Mattes, output: str | Path, bits: int | None = None, premultiplied: bool = False) -> Layout:
-    """The objects as RGBA PNG, each named like its picture.
-
-    Args:
-        mattes: of the clip.
-        output: the folder for them.
-        bits: 8 or 16 a channel; as the originals when left out.
-        premultiplied: colours times alpha, as some compositing programs want. The PNG standard says straight.
-    """
-    return _sequence("rgba", mattes, output, bits, "premultiplied" if premultiplied else "straight")
-
-
-LAYOUTS: dict[str, Callable[..., Layout]] = {
-    "postshot": postshot,
-    "colmap": colmap,
-    "nerfstudio": nerfstudio,
-    "mattes": matte_sequence,
-    "rgba": rgba_sequence,
-}
-
-
-def _sequence(kind: str, mattes: Mattes, output: str | Path, bits: int | None, picture: str) -> Layout:
-    if bits not in (None, 8, 16):
-        raise NbHelpersError("pictures have no such depth", given=bits, target_pixels="8, 16 or None: as the originals")
-    folder = Path(output).expanduser()
-    targets = [
-        Target(folder / f"{stem}.png", index, picture, bits or depth_of(mattes.paths, index))
-        for index, stem in enumerate(_stems(mattes))
-    ]
-    originals = {path.resolve() for path in mattes.paths or ()}
-    if clash := [target.path for target in targets if target.path.resolve() in originals]:
-        raise NbHelpersError(
-            "the export would take the names of the originals", given=clash[0], do="export to another folder"
-        )
-    return Layout(kind, folder, tuple(targets), own=(folder,))
-
-
-def _folder(mattes: Mattes, output: str | Path | None) -> Path:
-    if output is not None:
-        return Path(output).expanduser()
-    if not mattes.paths:
-        raise NbHelpersError(
-            "a video has no footage folder for the mattes to go to",
-            do="extract its frames first, or name a folder as output",
-        )
-    return Path(os.path.commonpath([path.parent.absolute() for path in mattes.paths]))
-
-
-def _folder_of(mattes: Mattes, index: int, output: str | Path | None, folder: Path) -> Path:
-    return folder if output is not None else mattes.paths[index].absolute().parent
-
-
-def _stems(mattes: Mattes) -> list[str]:
-    """A file name without suffix for each frame; where two would be the same, all are told apart by their suffix."""
-    stems = [Path(name).stem for name in mattes.names]
-    if _has_duplicates(stems):
-        stems = [name.replace(".", "_") for name in mattes.names]
-    if _has_duplicates(stems):
-        stems = [name.replace("/", "_").replace(".", "_") for name in _relative(mattes, None)]
-    return stems
-
-
-def _has_duplicates(names: list[str]) -> bool:
-    return max(Counter(name.casefold() for name in names).values(), default=0) > 1
-
-
-def _relative(mattes: Mattes, images: str | Path | None) -> list[str]:
-    """Names with the folders between ``images`` and the originals."""
-    paths = [path.absolute() for path in mattes.paths or ()]
-    if not paths:
-        return mattes.names
-    root = Path(images).expanduser().absolute() if images is not None else _folder(mattes, None)
-    for path in paths:
-        if not path.is_relative_to(root):
-            raise NbHelpersError("a picture lies outside the image folder", given=path, target_pixels=f"below {root}")
-    return [path.relative_to(root).as_posix() for path in paths]
-
-
-def _masked_transforms(path: Path, mattes: Mattes, stems: list[str]) -> tuple[str, dict[int, str]]:
-    """The text with masks, and for each frame of the clip the picture that it names, where it does."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        pictures = [str(frame["file_path"]).replace("\\", "/") for frame in data["frames"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NbHelpersError("transforms.json cannot be read", given=f"{path}: {error}") from error
-    own = mattes.names if mattes.paths is None else [each.absolute().as_posix() for each in mattes.paths]
-    entries = {entry: index for index, entry in enumerate(by_name(pictures, own)) if entry is not None}
-    for entry, (frame, picture) in enumerate(zip(data["frames"], pictures, strict=True)):
-        if entry not in entries:
-            raise NbHelpersError(
-                "transforms.json names a picture that the clip does not have; every frame needs a mask",
-                given=f"{path}: {picture}",
-                do="open the clip with all its pictures, without start, stop and step",
-            )
-        frame["mask_path"] = f"masks/{stems[entries[entry]]}.png"
-    return json.dumps(data, indent=2), {index: pictures[entry] for entry, index in entries.items()}
+        if path.suffix.lower() == ".png":
+            with path.open("rb") as file:
+                return 16 if struct.unpack(">24xB", file.read(25))[0] == 16 else 8
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as picture:
+                return 16 if max(picture.tag_v2.get(258, (8,))) == 16 else 8
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return 8  # whoever decodes the frame names what is wrong with it
 
 
-def _stored_orientation(mattes: Mattes, index: int, photo: Path | None = None) -> dict[str, Any]:
-    """How a mask must be stored to be laid over a photo: the last fields of a `Target`.
+def read_original(mattes: Mattes, index: int, bits: int) -> Shaped[np.ndarray, "h w 3"]:
+    """Frame ``index`` as RGB of that depth.
+
+    A 16 bit original is read at its own depth if that shows the same picture as the frame; else, as when the frame
+    was scaled to the clip's size, and from 8 bit originals, 8 bit are spread over 16.
 
     Args:
         mattes: of the clip.
         index: of the frame.
-        photo: the file that the tool reads; the clip's own when left out.
+        bits: 8 or 16.
     """
-    own = None if mattes.paths is None else mattes.paths[index]
-    if own is not None:
-        orientation = orientation_of(own)
-    else:  # frames that are no files may say themselves how their photos are stored
-        orientation = getattr(mattes.frames, "orientations", [UPRIGHT] * len(mattes))[index]
-    photo = own if photo is None else photo
-    if photo is None:
-        return {"orientation": orientation}
-    size = stored_size(photo)
-    if own is None or not photo.samefile(own):
-        orientation = _stored_like(photo, size, mattes.size, orientation)
-    pixels = None if size == turned_size(mattes.size, orientation) else size
-    return {"orientation": orientation, "pixels": pixels, "photo": photo}
+    frame = mattes.image(index)
+    if bits == 8:
+        return frame
+    if depth_of(mattes.paths, index) == 16:
+        path = mattes.paths[index]
+        deep = _upright(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED))
+        if deep is not None and deep.shape == frame.shape:
+            rest = np.abs(
+                (deep[::COMPARE_STEP, ::COMPARE_STEP] >> 8).astype(np.int16) - frame[::COMPARE_STEP, ::COMPARE_STEP]
+            )
+            if rest.max() <= 1:
+                return deep
+        log.warning("%s: its 16 bits cannot be used with the frame as it is shown; 8 are taken", path)
+    return frame.astype(np.uint16) * 257
 
 
-def _smaller_orientation(photo: Path, shrink: int, whole: dict[str, Any], frame: tuple[int, int]) -> dict[str, Any]:
-    """The same for nerfstudio's own smaller copy of a picture, which has the same camera and so lies the same way."""
-    orientation = whole["orientation"]
-    full = whole.get("pixels") or turned_size(frame, orientation)
-    plain = max(1, full[0] // shrink), max(1, full[1] // shrink)
-    if not photo.is_file():
-        return {"orientation": orientation, "pixels": plain if whole.get("pixels") else None}
-    size = stored_size(photo)
-    if max(abs(size[0] - plain[0]), abs(size[1] - plain[1])) > SHAPE_SLACK:
-        raise NbHelpersError(
-            "a picture made smaller has another size than its name says",
-            given=f"{photo}: {size[1]} x {size[0]}",
-            target_pixels=f"about {plain[1]} x {plain[0]}",
-            do="make the smaller pictures again from those in images",
-        )
-    usual = turned_size((max(1, frame[0] // shrink), max(1, frame[1] // shrink)), orientation)
-    return {"orientation": orientation, "pixels": None if size == usual else size, "photo": photo}
+def metadata_of(paths: Sequence[Path] | None, index: int) -> dict[str, bytes]:
+    """EXIF (focal length, camera) and colour profile of a frame's file, as `encode_png` takes them.
+
+    Frames are sRGB: the profile of a file with other colours no longer holds, and is left out.
+    """
+    if paths is None:
+        return {}
+    path = paths[index]
+    from PIL import Image
+
+    found: dict[str, bytes] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # unusual EXIF is left out below
+        try:
+            with Image.open(path) as picture:
+                icc = picture.info.get("icc_profile")
+                if icc and picture.mode == "RGB" and is_srgb(icc):
+                    found["icc"] = icc
+                if picture.format in ("JPEG", "MPO", "PNG", "WEBP", "HEIF"):
+                    exif = picture.getexif()
+                    if exif:
+                        exif.pop(ORIENTATION, None)  # frames come upright, so it no longer holds
+                        found["exif"] = exif.tobytes().removeprefix(b"Exif\0\0")
+        except Exception as error:  # PIL raises what comes on broken EXIF, and the pictures are whole without it
+            log.debug("%s: its metadata is left out: %s", path, error)
+    return found
 
 
-def _stored_like(photo: Path, size: tuple[int, int], frame: tuple[int, int], orientation: int) -> int:
-    """How a picture that was made from the clip's photo is stored: as that is, or upright without an EXIF entry."""
-    tag = orientation_of(photo)
-    if tag != UPRIGHT or orientation == UPRIGHT:
-        fits = [tag] if same_shape(size, turned_size(frame, tag)) else []
-    else:
-        fits = [each for each in (UPRIGHT, orientation) if same_shape(size, turned_size(frame, each))]
-    if len(fits) != 1:
-        raise NbHelpersError(
-            "a picture may or may not have been turned upright"
-            if fits
-            else "a picture has another shape than its frame",
-            given=f"{photo}: {size[1]} x {size[0]}; the frame's photo has EXIF orientation {orientation}",
-            target_pixels=f"{frame[1]} x {frame[0]} upright, or that made smaller or larger",
-            do="make the scene's pictures again from photos that are saved upright, without the EXIF entry"
-            if fits
-            else "open the clip with the scene's own pictures",
-        )
-    return fits[0]
+def orientation_tag(orientation: int) -> bytes:
+    """EXIF that says nothing but an orientation, as `encode_png` takes it."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+def _upright(picture: np.ndarray | None) -> np.ndarray | None:
+    """What OpenCV decoded as 16 bit RGB, transparency laid over white; None if it is something else."""
+    if picture is None or picture.dtype != np.uint16:
+        return None
+    if picture.ndim == 2:
+        return np.repeat(picture[:, :, None], 3, axis=2)
+    if picture.shape[2] == 4:
+        alpha = picture[:, :, 3:].astype(np.uint64)
+        over = (picture[:, :, :3] * alpha + 65535 * (65535 - alpha) + 32767) // 65535
+        picture = over.astype(np.uint16)
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

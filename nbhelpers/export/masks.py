@@ -26,6 +26,18 @@ from nbhelpers.core.mattes import Mattes, full_of
 from nbhelpers.core.runs import file_stem, own_name
 from nbhelpers.export.manifest import Manifest
 
+REACH = 64  # pixels around the matte with colours of the nearby edge; beyond, one colour, which makes files small
+SOLID = 0.9  # opacity from which a pixel shows the object alone
+STRIP = 1024  # rows that are mixed at a time
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # channels -> grey, RGB, RGBA
+STRIP_BYTES = 4 << 20
+NONE, SUB = 0, 1  # filters
+LEVEL = 1  # of deflate; higher ones take many times as long for a tenth of the size
+ADLER = 65521
+
+Picture = Shaped[np.ndarray, "h w 3"]
+
 
 def cutout(
     image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "mask_h mask_w"], margin: int | None = 16
@@ -69,17 +81,11 @@ def save_cutout(path: str | Path, image: UInt8[np.ndarray, "h w 3"], mask: Bool[
 
 
 def _png(path: str | Path) -> Path:
+    """The path, if it ends in .png."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise NbHelpersError("masks and cut-outs are written without loss", given=path, expected="a name in .png")
     return path
-
-
-REACH = 64  # pixels around the matte with colours of the nearby edge; beyond, one colour, which makes files small
-SOLID = 0.9  # opacity from which a pixel shows the object alone
-STRIP = 1024  # rows that are mixed at a time
-
-Picture = Shaped[np.ndarray, "h w 3"]
 
 
 def straight_rgba(image: Picture, alpha: Shaped[np.ndarray, "h w"], reach: int = REACH) -> Shaped[np.ndarray, "h w 4"]:
@@ -166,7 +172,7 @@ def _coarse(image: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarra
         known = np.pad(known, ((0, bottom), (0, right)))
     small = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
     count = sum(known[i::2, j::2].view(np.uint8) for i in (0, 1) for j in (0, 1))
-    # only where some of four are known their plain mean is wrong, and such places are few
+    # the plain mean is wrong only where some of the four are known, which are few
     rows, columns = np.nonzero((count > 0) & (count < 4))
     total = np.zeros((len(rows), 3), np.uint32)
     for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -192,6 +198,7 @@ def _flat(size: tuple[int, int], colour: np.ndarray, dtype: np.dtype) -> np.ndar
 
 
 def _check(image: np.ndarray, alpha: np.ndarray) -> np.generic:
+    """The value of full opacity, if picture and matte fit."""
     if image.shape[:2] != alpha.shape or image.dtype != alpha.dtype:
         raise NbHelpersError(
             "the matte does not fit the picture",
@@ -199,14 +206,6 @@ def _check(image: np.ndarray, alpha: np.ndarray) -> np.generic:
             expected=f"{image.shape[:2]} {image.dtype}",
         )
     return full_of(alpha.dtype)
-
-
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # channels -> grey, RGB, RGBA
-STRIP_BYTES = 4 << 20
-NONE, SUB = 0, 1  # filters
-LEVEL = 1  # of deflate; higher ones take many times as long for a tenth of the size
-ADLER = 65521
 
 
 def encode_png(
@@ -283,6 +282,7 @@ def _strip(strip: tuple[np.ndarray, bool]) -> tuple[bytes, int, int]:
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
+    """A PNG chunk with its length and checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
@@ -303,7 +303,7 @@ def to_coco(
     scores: Mapping[str, float] | None = None,
     sha256: str | None = None,
 ) -> dict[str, Any]:
-    """One photo's masks as a COCO dictionary that ``pycocotools`` and its kin read.
+    """One photo's masks as a COCO dictionary that ``pycocotools`` and similar tools read.
 
     Example:
         >>> to_coco("cat.jpg", (480, 640), {"cat": mask})["annotations"][0]["bbox"]
@@ -312,9 +312,9 @@ def to_coco(
     Args:
         image_name: becomes ``file_name``.
         size: ``(H, W)`` of the photo.
-        masks: object name -> ``(H, W) bool``, or its run-length encoding as `encode_rle` gives it (which takes
-            less memory). Each object is a category of its own. Empty masks keep their category and get no
-            annotation, for evaluators stumble over boxes without area.
+        masks: object name -> ``(H, W) bool``, or its run-length encoding of `encode_rle`, which takes less
+            memory. Each object is a category of its own. Empty masks keep their category and get no
+            annotation, since evaluators fail on boxes without area.
         scores: object name -> predicted IoU, written as ``score``.
         sha256: digest of the photo, written beside its name, for `nbhelpers.core.runs.own_name`.
 
@@ -357,7 +357,7 @@ def to_coco(
 
 
 def save_coco(path: str | Path, data: Mapping[str, Any]) -> Path:
-    """Write what `to_coco` gave as JSON, whole or not at all; return the path."""
+    """Write the result of `to_coco` as JSON, whole or not at all; return the path."""
     return write_text(path, json.dumps(data))
 
 
@@ -418,7 +418,7 @@ def write_sequence_coco(
     replace: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Path:
-    """Write what `sequence_to_coco` gives as JSON, whole or not at all; return the path.
+    """Write the result of `sequence_to_coco` as JSON, whole or not at all; return the path.
 
     Raises:
         NbHelpersError: a file of other origin is in the way, or one of ours from other masks and not ``replace``.
@@ -434,7 +434,7 @@ def write_sequence_coco(
         raise NbHelpersError(
             "an earlier export wrote this file from other masks or settings",
             given=path,
-            do="pass replace=True to write it anew, or give another name",
+            do="pass replace=True to replace it, or give another name",
         )
     return manifest.write(path, [data], signature)
 

@@ -23,9 +23,11 @@ from nbhelpers.export.layouts import Layout, Target, read_original, target_matte
 from nbhelpers.export.masks import SOLID, sequence_to_coco
 from nbhelpers.export.video import ENCODERS, Video, video_frames
 
-EDGE = 3  # pixels around the matte in which colours must go on
+EDGE = 3  # pixels around the matte in which colours must continue
 DARK = 0.5  # of the brightness that the edge should have: a straight picture never falls below
 SHOWN = 5  # mismatches in a report
+CODECS = {"libx264": "h264", "prores_ks": "prores", "png": "png"}
+LOSSY = 6.0  # levels of mean difference that compression may make
 log = logging.getLogger(__name__)
 
 
@@ -143,11 +145,13 @@ def verify_layout(
 
 
 def _kind(target: Target) -> str:
+    """The kind of picture, for the report."""
     small = f", {target.shrink} times smaller" if target.shrink > 1 else ""
     return f"{target.picture}, {target.bits} bit{small}"
 
 
 def _missing_file(path: Path) -> str | None:
+    """What is wrong if there is no file, or an empty one."""
     if not path.is_file():
         return "it is missing"
     return "it is empty" if path.stat().st_size == 0 else None
@@ -198,6 +202,7 @@ def _orientation_mismatch(target: Target, found: np.ndarray) -> str | None:
 
 
 def _mask_mismatch(found: np.ndarray, right: np.ndarray, binary: bool) -> str | None:
+    """What is wrong with a mask or alpha channel, or None."""
     if np.array_equal(found, right):
         return None
     full = np.iinfo(right.dtype).max
@@ -211,6 +216,7 @@ def _mask_mismatch(found: np.ndarray, right: np.ndarray, binary: bool) -> str | 
 
 
 def _colour_mismatch(found: np.ndarray, right: np.ndarray, matte: np.ndarray, straight: bool) -> str:
+    """What is wrong with the colours of an RGBA picture."""
     full = np.iinfo(right.dtype).max
     near = cv2.dilate((matte > 0).view(np.uint8), np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)).view(np.bool_)
     edge = near & (matte < round(SOLID * full))
@@ -237,10 +243,6 @@ def _read(path: Path) -> Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w c"]
         return picture
     order = [2, 1, 0, 3][: picture.shape[2]]
     return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA if len(order) == 4 else cv2.COLOR_BGR2RGB)
-
-
-CODECS = {"libx264": "h264", "prores_ks": "prores", "png": "png"}
-LOSSY = 6.0  # levels of mean difference that compression may make
 
 
 def verify_video(video: Video, mattes: Mattes) -> ExportReport:
@@ -271,10 +273,12 @@ def verify_sequence_coco(path: str | Path, mattes: Mattes, names: Mapping[Any, s
 
 
 def _report(kind: str, path: Path, what: str | None) -> ExportReport:
+    """The report of an export of one file."""
     return ExportReport(kind, path.parent, 1, {} if what else {kind: 1}, (Mismatch(path, what),) if what else ())
 
 
 def _video_mismatch(video: Video, mattes: Mattes) -> str | None:
+    """What is wrong with a video, or None."""
     import av
 
     with av.open(f"file:{video.path}") as container:
@@ -303,10 +307,11 @@ def _video_mismatch(video: Video, mattes: Mattes) -> str | None:
                 return f"frame {index} is not shown at the clip's time"
             if what := _frame_mismatch(frame, right, video):
                 return f"frame {index}: {what}"
-        return None if next(decoded, None) is None else f"it goes on after {len(mattes)} frames"
+        return None if next(decoded, None) is None else f"it continues after {len(mattes)} frames"
 
 
 def _frame_mismatch(frame: Any, right: np.ndarray, video: Video) -> str | None:
+    """What is wrong with a frame of a video, or None."""
     found = frame.reformat(
         format="rgba" if video.has_alpha else "rgb24", src_colorspace=None if video.style == "png" else "ITU709"
     ).to_ndarray()
@@ -320,10 +325,12 @@ def _frame_mismatch(frame: Any, right: np.ndarray, video: Video) -> str | None:
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean absolute difference in levels."""
     return float(np.abs(a.astype(np.int16) - b).mean())
 
 
 def _coco_mismatch(found: dict, right: dict) -> str | None:
+    """What is wrong with COCO data, or None."""
     if len(found["images"]) != len(right["images"]):
         return f"it lists {len(found['images'])} frames of {len(right['images'])}"
     for a, b in zip(found["images"], right["images"], strict=True):

@@ -1,4 +1,4 @@
-"""Clips of the result: an overlay or a side by side to look at, ProRes 4444 and PNG in MOV with alpha to work on."""
+"""Videos of the result: overlay or side by side for viewing, ProRes 4444 and PNG in MOV with alpha for compositing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Video:
     """One video file of a clip's result.
 
     Attributes:
-        path: ``.mp4`` for looking, ``.mov`` for those with alpha.
+        path: ``.mp4``, or ``.mov`` for those with alpha.
         style: ``"overlay"``: the objects tinted; ``"side by side"``: the clip, and the objects on a checkerboard;
             ``"prores"``: ProRes 4444 with alpha; ``"png"``: PNG in MOV with alpha, without loss.
         fps: frames a second; when left out, the clip's, and where its rate varies, its very times.
@@ -101,7 +101,7 @@ def write_video(
     Args:
         video: what to make, and where.
         mattes: of the clip.
-        replace: write a video anew that an earlier export wrote from other masks or settings.
+        replace: replace a video that an earlier export wrote from other masks or settings.
         progress: called with the number of frames done, and of all; may raise to stop.
 
     Raises:
@@ -116,7 +116,7 @@ def write_video(
         raise NbHelpersError(
             "an earlier export wrote this video from other masks or settings",
             given=video.path,
-            do="pass replace=True to write it anew, or give another name",
+            do="pass replace=True to replace it, or give another name",
         )
     try:
         with replacing(video.path) as temporary:
@@ -181,6 +181,7 @@ def side_by_side_frame(
 
 
 def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, int], object] | None) -> None:
+    """Encode all frames to ``path``."""
     needs("video", "av")
     import av
 
@@ -200,7 +201,7 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
                     stream.sample_aspect_ratio = getattr(mattes.frames, "aspect", Fraction(1))
                     if tick is not None:
                         stream.time_base = stream.codec_context.time_base = tick
-                    if encoder != "png":  # BT.709, video range: what players take for granted, said aloud
+                    if encoder != "png":  # BT.709, video range: what players assume, made explicit
                         context = stream.codec_context
                         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
                 frame = av.VideoFrame.from_ndarray(
@@ -229,6 +230,7 @@ def _even(picture: np.ndarray) -> np.ndarray:
 
 
 def _signature(video: Video, mattes: Mattes) -> str:
+    """A hash of what the video is made from."""
     parts = [video.style, video.limit, video.premultiplied, video.rate(mattes), len(mattes)]
     parts += [getattr(mattes.frames, "signature", None), mattes.names]
     parts += [] if (times := video.stamps(mattes)) is None else [times[0].tolist(), times[1]]

@@ -141,7 +141,7 @@ def replay_clips(
     client: Any = None,
     on_done: Callable[[Outcome], object] | None = None,
 ) -> list[Outcome]:
-    """Replay many clips; the outcome of one that fails has the error, and the others go on.
+    """Replay many clips; the outcome of one that fails holds the error, and the others continue.
 
     Example:
         >>> from distributed import Client, LocalCluster
@@ -178,6 +178,7 @@ def replay_clips(
 
 
 def _replay_job(job: ClipJob, formats: tuple[str, ...]) -> Outcome:
+    """Replay one job; an error becomes part of the outcome."""
     try:
         return replay_clip(job.clip, job.prompts, job.output, formats, **job.options)
     except NbHelpersError as error:

@@ -12,7 +12,7 @@ app = typer.Typer(help="Track objects through a clip and export their mattes.", 
 Clip = Annotated[Path, typer.Argument(help="a folder of pictures, or a video")]
 Every = Annotated[int, typer.Option(help="take every Nth frame")]
 Start = Annotated[int, typer.Option(help="first frame, counted in the clip from 0")]
-Stop = Annotated[int | None, typer.Option(help="the frame behind the last; the clip's end when left out")]
+Stop = Annotated[int | None, typer.Option(help="the frame after the last; the clip's end when left out")]
 OnBad = Annotated[str, typer.Option(help="error, skip or hold: what to do about frames that cannot be read")]
 OnSize = Annotated[str, typer.Option(help="error, skip or resize: what to do about frames of another size")]
 

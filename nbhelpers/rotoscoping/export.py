@@ -72,8 +72,8 @@ def export_mattes(
         if is_own:
             target = target.with_name(own_name(target.parent, target.name, clip["signature"], [f"{{}}/{CLIP_FILE}"]))
         for suffix, part in (parts or {"": mattes}).items():
-            place = target if target is None or not suffix else target / suffix[1:]
-            reports.append(_write(kind, part, place, clip["name"], bits, replace, progress).check())
+            path = target if target is None or not suffix else target / suffix[1:]
+            reports.append(_write(kind, part, path, clip["name"], bits, replace, progress).check())
             log.info("%s", reports[-1])
         if is_own:
             about = {"sha256": clip["signature"], "name": clip["name"]}

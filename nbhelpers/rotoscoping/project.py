@@ -42,9 +42,11 @@ DAMAGED = (zipfile.BadZipFile, tokenize.TokenError, SyntaxError)  # what NumPy r
 CACHE_BYTES = 32 << 20  # of decoded masks
 HASHED_FRAMES = 5  # frames whose pixels are hashed to identify a clip without a signature
 LOCK_FILE = ".lock"
-_held: weakref.WeakValueDictionary[str, _LockFile] = weakref.WeakValueDictionary()
 
 State = Literal["prompted", "tracked", "outdated", "empty", "gone"]
+
+
+_held: weakref.WeakValueDictionary[str, _LockFile] = weakref.WeakValueDictionary()
 
 
 class Project:
@@ -104,10 +106,12 @@ class Project:
 
     @property
     def _masks(self) -> Path:
+        """The folder of the mask records."""
         return self.folder / "masks"
 
     @property
     def _memory(self) -> Path:
+        """The folder of the memory frames."""
         return self.folder / "memory"
 
     def save_log(self) -> None:
@@ -265,11 +269,12 @@ class Project:
         return self._held.is_held
 
     def _check_held(self) -> None:
+        """Raise an error if this object may not write any more."""
         if not self.is_held:
             raise NbHelpersError(
                 "the project was opened again, moved or deleted since this session began, so it writes nothing more",
                 given=self.folder,
-                do="go on with the session that was opened last, or open it again",
+                do="continue with the session that was opened last, or open it again",
             )
 
     def _claim(self, clip: dict[str, Any], model: str) -> None:
@@ -337,7 +342,7 @@ def _unwritable(folder: Path, error: OSError) -> NbHelpersError:
     return NbHelpersError(
         "the project folder cannot be written",
         given=f"{folder}: {error.strerror or error}",
-        do="copy it to a place where you may write, and open the copy",
+        do="copy it to a folder that you may write, and open the copy",
     )
 
 
@@ -345,13 +350,13 @@ def check_log(prompts: PromptLog, clip: Mapping[str, Any], model: str) -> Prompt
     """Return the log itself if it belongs to this clip and model.
 
     Raises:
-        NbHelpersError: it is of others, or speaks of frames that the clip does not have.
+        NbHelpersError: it belongs to others, or has frames that the clip does not have.
     """
     _check_same(prompts.image, prompts.model, clip, model, "the prompt log")
     last = max((frame for event in prompts.events for frame in _frames_of(event)), default=0)
     if last >= clip["frames"]:
         raise NbHelpersError(
-            "the prompt log speaks of a frame that the clip does not have",
+            "the prompt log has a frame that the clip does not have",
             given=last,
             expected=f"0 to {clip['frames'] - 1}",
         )
@@ -439,7 +444,7 @@ def identify(frames: FrameSequence, name: str | None = None) -> dict[str, Any]:
 def _signature(frames: FrameSequence) -> str:
     """Hash of size, length and the pixels of a few frames."""
     digest = hashlib.sha256(repr((tuple(frames.size), len(frames))).encode())
-    for index in sorted({round(place * (len(frames) - 1) / (HASHED_FRAMES - 1)) for place in range(HASHED_FRAMES)}):
+    for index in sorted({round(part * (len(frames) - 1) / (HASHED_FRAMES - 1)) for part in range(HASHED_FRAMES)}):
         digest.update(np.ascontiguousarray(frames[index]))
     return digest.hexdigest()
 
@@ -510,7 +515,7 @@ def _lock(file: int) -> None:
         import msvcrt
 
         try:
-            os.lseek(file, 1 << 20, os.SEEK_SET)  # behind the text, which others read
+            os.lseek(file, 1 << 20, os.SEEK_SET)  # after the text, which others read
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         except OSError as error:
             raise BlockingIOError from error

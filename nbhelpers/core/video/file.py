@@ -28,8 +28,19 @@ if TYPE_CHECKING:
 
 NEAR = 8  # frames ahead that are decoded rather than sought: a seek empties the decoder's threads
 PROBED = 5  # frames decoded at opening, to see whether time stamps can be trusted
-NEAR_RATE = 1e-4  # share of a rate; 24 and 23.976 are ten times as far apart
+NEAR_RATE = 1e-4  # relative difference of rates; 24 and 23.976 are ten times as far apart
 SAMPLED = 1 << 16  # bytes at begin, middle and end that go into the signature
+HDR = (16, 18)  # transfer, matrix and primaries by their codes in ITU-T H.273
+MATRICES = (0, 1, 2, 4, 5, 6, 7, 9)  # those that are converted rightly: RGB, BT.709, unspecified, BT.601 and the like
+UNSPECIFIED, HD = 2, 720  # rows from which on players assume BT.709 where nothing is specified
+WIDE = (8, 9, 10, 11, 12)  # primaries far from those of sRGB: film, BT.2020, XYZ, P3
+FORMATS = re.compile(  # of pixels, as FFmpeg calls them: those whose conversion to RGB a test compares
+    r"yuvj?4\d\dp|yuva?4\d\dp\d*(msb)?([bl]e)?|gbra?p((9|1\d)(msb)?[bl]e)?|gray|gray(9|1\d)[bl]e|ya8|ya16[bl]e|pal8|mono[bw]"
+    r"|nv\d\d([bl]e)?|p[024]1[026][bl]e|(yuyv|uyvy|yvyu)422|y21[026]le|a?yuv(64[bl]e)?|vuy[ax]|uyva|vyu444"
+    r"|(xv30|v30x)le|xv(36|48)[bl]e|(rgb|bgr)(24|48[bl]e|555le|565le)|(0|a)(rgb|bgr)|(rgb|bgr)(0|a|a64[bl]e)"
+    r"|x2(rgb|bgr)10le|xyz12[bl]e"
+)
+SYNC = 0x47  # first byte of each packet of a transport stream
 
 
 class VideoFile:
@@ -100,7 +111,7 @@ class VideoFile:
     def read_back(self, number: int, room: int) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
         """Frame ``number``, the last yielded, after up to ``room - 1`` frames before it.
 
-        They had to be decoded anyway. Who steps back asks for them next, and so decodes each frame once.
+        They have to be decoded anyway, and stepping back needs them next, so each frame is decoded once.
         """
         read = None
         for read, picture in self.read_through(max(self._key_before(number), number - room + 1), number):
@@ -163,6 +174,7 @@ class VideoFile:
         return {**self.__dict__, "_container": None, "_stream": None, "_frames": None}
 
     def _open(self) -> None:
+        """Open the container and its best video stream."""
         needs("video", "av")
         import av
 
@@ -186,6 +198,7 @@ class VideoFile:
         self._frames, self._position = None, -1
 
     def _packets(self) -> Iterator[av.Packet]:
+        """The packets of the stream, up to the first damage of the container."""
         from av.error import FFmpegError
 
         packets = self._container.demux(self._stream)
@@ -199,6 +212,7 @@ class VideoFile:
             yield packet
 
     def _list_packets(self) -> None:
+        """List time stamps and key frames of all packets."""
         packets = [(p.pts, p.dts, p.is_keyframe) for p in self._packets() if p.size and not p.is_discard]
         stamps = [pts for pts, _, _ in packets]
         self._counted = None in stamps or len(set(stamps)) < len(stamps)
@@ -234,10 +248,12 @@ class VideoFile:
         return probed[0][1] if probed else None
 
     def _restart(self) -> None:
+        """Open the file again, at its start."""
         self.close()
         self._open()
 
     def _key_before(self, number: int, back: int = 0) -> int:
+        """Number of the last key frame at or before a frame, or of one ``back`` key frames earlier."""
         return int(self._keys[max(0, int(np.searchsorted(self._keys, number, side="right")) - 1 - back)])
 
     def _must_seek(self, number: int) -> bool:
@@ -275,6 +291,7 @@ class VideoFile:
         self._frames = None
 
     def _decode(self) -> Iterator[av.VideoFrame]:
+        """All frames that can be decoded, from the current position."""
         from av.error import FFmpegError
 
         for packet in self._packets():
@@ -298,7 +315,7 @@ class VideoFile:
         """A warning if the file was cut off."""
         promised = self._stream.frames if self._container.format.name != "avi" else 0  # there with the dropped ones
         if promised > len(self):
-            return [("cut off", f"the file speaks of {promised} frames, {len(self)} are there")]
+            return [("cut off", f"the file announces {promised} frames, {len(self)} are there")]
         what = missing_end(self.path)
         return [("cut off", f"{what}; {len(self)} frames are there")] if what else []
 
@@ -318,6 +335,7 @@ def _is_irregular(steps: np.ndarray) -> bool:
 
 
 def _is_cover(stream: av.VideoStream) -> bool:
+    """Whether a stream is the cover picture of a sound file."""
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
@@ -327,18 +345,6 @@ def _is_odd(steps: np.ndarray) -> bool:
     Some writers stamp reordered frames in the order in which they were packed, not in that in which they are shown.
     """
     return bool((len(steps) > 1 and set(steps) == {2}) or (steps < 1).any())
-
-
-HDR = (16, 18)  # transfer, matrix and primaries by their codes in ITU-T H.273
-MATRICES = (0, 1, 2, 4, 5, 6, 7, 9)  # those that are converted rightly: RGB, BT.709, unspecified, BT.601 and the like
-UNSPECIFIED, HD = 2, 720  # rows from which on players take BT.709 for what is not said
-WIDE = (8, 9, 10, 11, 12)  # primaries far from those of sRGB: film, BT.2020, XYZ, P3
-FORMATS = re.compile(  # of pixels, as FFmpeg calls them: those whose conversion to RGB a test compares
-    r"yuvj?4\d\dp|yuva?4\d\dp\d*(msb)?([bl]e)?|gbra?p((9|1\d)(msb)?[bl]e)?|gray|gray(9|1\d)[bl]e|ya8|ya16[bl]e|pal8|mono[bw]"
-    r"|nv\d\d([bl]e)?|p[024]1[026][bl]e|(yuyv|uyvy|yvyu)422|y21[026]le|a?yuv(64[bl]e)?|vuy[ax]|uyva|vyu444"
-    r"|(xv30|v30x)le|xv(36|48)[bl]e|(rgb|bgr)(24|48[bl]e|555le|565le)|(0|a)(rgb|bgr)|(rgb|bgr)(0|a|a64[bl]e)"
-    r"|x2(rgb|bgr)10le|xyz12[bl]e"
-)
 
 
 def to_rgb(frame: av.VideoFrame, matrix: Float[np.ndarray, "2 2"] | None) -> UInt8[np.ndarray, "h w 3"]:
@@ -394,13 +400,14 @@ def picture_warnings(
 
 
 def _has_alpha(frame: av.VideoFrame) -> bool:
+    """Whether a frame has an alpha channel."""
     return any(component.is_alpha for component in frame.format.components)
 
 
 def display_matrix(frame: av.VideoFrame) -> Float[np.ndarray, "2 2"] | None:
     """``(2, 2)`` of signs that takes stored ``(x, y)`` to shown ``(x, y)``, or None.
 
-    To be asked once a file: PyAV then ties frame and answer together, and frees both only with the next collection.
+    Call it once per file: PyAV makes a reference cycle of frame and result, freed only by the garbage collector.
 
     Source: libavutil/display.h; nine 32-bit numbers, of which the first two columns hold the turn.
     """
@@ -423,9 +430,6 @@ def _turned(picture: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
         matrix = matrix[:, ::-1]
     picture = picture[:, ::-1] if matrix[0, 0] < 0 else picture
     return picture[::-1] if matrix[1, 1] < 0 else picture
-
-
-SYNC = 0x47  # first byte of each packet of a transport stream
 
 
 def missing_end(path: Path) -> str | None:
@@ -466,7 +470,7 @@ def _matroska(file: io.BufferedReader, length: int) -> int:
         bits = 7 * size_bytes
         size = int.from_bytes(head[name_bytes : name_bytes + size_bytes], "big") & ((1 << bits) - 1)
         end += name_bytes + size_bytes
-        end += size if size != (1 << bits) - 1 else 0  # of unknown size in a live recording: look at what is in it
+        end += size if size != (1 << bits) - 1 else 0  # of unknown size in a live recording: read its children
     return end
 
 
@@ -489,7 +493,7 @@ def _boxes(file: io.BufferedReader, length: int) -> int:
             size = int.from_bytes(head[8:16], "big")
         if size == 0:  # to the end of the file, wherever that is
             return length
-        if size < 8 or not head[4:8].isalnum():  # some cameras put something of their own behind the last box
+        if size < 8 or not head[4:8].isalnum():  # some cameras append data of their own to the last box
             return end
         end += size
     return end

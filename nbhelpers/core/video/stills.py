@@ -24,6 +24,8 @@ CONVERTED = ("1", "P", "PA", "LA", "La", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB",
 MANY = ("GIF", "PNG", "WEBP")  # formats whose files may be animations
 MATTE = "_matte"  # ``a_matte.png`` beside ``a.jpg`` is what was made of that frame, no frame of its own
 SAMPLED = 4096  # bytes from the middle of a file that go into the signature
+MILLISECOND = Fraction(1, 1000)
+FORMATS = ("GIF", "WEBP", "PNG", "TIFF")
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -56,7 +58,7 @@ def gaps(names: Sequence[str]) -> list[tuple[str, str, int]]:
 
 
 class Stills:
-    """What folders, arrays and animations share: pictures that are read one by one, without a video decoder.
+    """Base of folders, arrays and animations: pictures that are read one by one, without a video decoder.
 
     Attributes:
         path: where they are from, for messages.
@@ -111,7 +113,7 @@ class Stills:
 
 
 class PictureFolder(Stills):
-    """The picture files of a folder in natural order; headers are read at once, pixels when asked for.
+    """The picture files of a folder in natural order; headers are read at once, pixels on access.
 
     Args:
         path: a folder, one picture file, a glob or numbered name (see `nbhelpers.core.runs.matches`), or a list of
@@ -155,11 +157,11 @@ class PictureFolder(Stills):
         self._animated: dict[int, int] = {}  # by number, how many pictures its file holds
         self._states: list[tuple[int, int]] = []
         for number, file in enumerate(self.paths):
-            size, fault, count = _header(file)
+            size, damage, count = _header(file)
             self.sizes.append(size)
             self._states.append(file_state(file))
-            if fault:
-                self.damaged[number] = fault
+            if damage:
+                self.damaged[number] = damage
             if count > 1:
                 self._animated[number] = count
 
@@ -237,15 +239,16 @@ class PictureArrays(Stills):
         return hashlib.sha256(b"".join(self._hashes[number] for number in numbers)).digest()
 
 
-def is_array(thing: object) -> bool:
+def is_array(value: object) -> bool:
     """Whether something is an array, a tensor or a PIL image."""
-    return hasattr(thing, "__array__") or hasattr(thing, "__array_interface__")
+    return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
 
 
-def _as_array(thing: Any) -> np.ndarray:
-    if hasattr(thing, "has_transparency_data") and thing.mode in CONVERTED:
-        thing = thing.convert("RGBA" if thing.has_transparency_data else "RGB")
-    return np.asarray(thing)
+def _as_array(value: Any) -> np.ndarray:
+    """An array, tensor or PIL image as an array."""
+    if hasattr(value, "has_transparency_data") and value.mode in CONVERTED:
+        value = value.convert("RGBA" if value.has_transparency_data else "RGB")
+    return np.asarray(value)
 
 
 def is_picture(path: Path) -> bool:
@@ -254,6 +257,7 @@ def is_picture(path: Path) -> bool:
 
 
 def _order(path: Path) -> tuple:
+    """Sort key of natural order."""
     return natural_key(path.name), path.name
 
 
@@ -307,7 +311,7 @@ def _header(path: Path) -> tuple[tuple[int, int] | None, str | None, int]:
     try:
         with opened(path) as (picture, _, _):
             width, height = picture.size
-            # of a PNG, EXIF behind the pixels would mean decoding them; `load_image` then finds the size out
+            # of a PNG, EXIF after the pixels would mean decoding them; `load_image` finds the size then
             found = picture.format != "PNG" or "exif" in picture.info
             turned = found and orientation(picture) in (5, 6, 7, 8)
             count = getattr(picture, "n_frames", 1) if picture.format in MANY else 1
@@ -315,10 +319,6 @@ def _header(path: Path) -> tuple[tuple[int, int] | None, str | None, int]:
         reason = type(error.__cause__ or error).__name__
         return None, "it is empty" if path.stat().st_size == 0 else f"it cannot be read ({reason})", 1
     return ((width, height) if turned else (height, width)), None, count
-
-
-MILLISECOND = Fraction(1, 1000)
-FORMATS = ("GIF", "WEBP", "PNG", "TIFF")
 
 
 class Animation(Stills):
@@ -387,6 +387,7 @@ class Animation(Stills):
                 yield each, self._rgb()
 
     def _rgb(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The current picture as RGB."""
         picture = self._file
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
@@ -410,6 +411,7 @@ class Animation(Stills):
         return {**self.__dict__, "_file": None}
 
     def _open(self) -> None:
+        """Open the file."""
         from PIL import Image
 
         try:
@@ -423,6 +425,7 @@ class Animation(Stills):
             ) from error
 
     def _seek(self, number: int) -> None:
+        """Decode picture ``number``."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -446,5 +449,5 @@ def is_animated(path: Path) -> bool:
             warnings.simplefilter("ignore")
             with Image.open(path) as picture:
                 return picture.format in FORMATS and getattr(picture, "n_frames", 1) > 1
-    except Exception:  # PIL raises what comes; opening it as a still tells what is wrong
+    except Exception:  # PIL raises what comes; opening it as a still raises the error
         return False

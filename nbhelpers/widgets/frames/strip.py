@@ -37,13 +37,7 @@ LEGEND = (
     ("gone", "gone"),
     ("empty", "nothing yet"),
 )
-URGENT = (
-    "empty",
-    "gone",
-    "tracked",
-    "outdated",
-    "prompted",
-)  # the last is shown where frames share a pixel
+URGENT = ("empty", "gone", "tracked", "outdated", "prompted")  # the last is shown where frames share a pixel
 
 
 class FilmStrip:
