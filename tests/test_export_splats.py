@@ -420,7 +420,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_torn(tmp_path):
     for number, rest in enumerate((np.zeros_like(noise), noise)):  # the second becomes too long
         Image.fromarray(rest).save(tmp_path / f"{number}.jpg")
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert "the disk is full" in done.stdout and "goes on from there" in done.stdout
+    assert "the disk is full" in done.stdout and "resumes there" in done.stdout
     assert [name for name in listing(tmp_path) if name.startswith(".")] == [NAME], "no temporary file is left"
     assert (tmp_path / "0_matte.png").is_file() and not (tmp_path / "1_matte.png").exists()
     frames = Frames(tmp_path, pattern="*.jpg")

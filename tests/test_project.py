@@ -255,7 +255,7 @@ def test_ctrl_c_in_the_command_is_one_line_and_status_130_and_the_work_goes_on(t
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 0
-    assert "3 followed now" in capsys.readouterr().out
+    assert "3 tracked now" in capsys.readouterr().out
     assert contents(tmp_path / "out" / "project") == contents(session.project)
 
 

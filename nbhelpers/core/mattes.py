@@ -24,6 +24,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import box_of
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.regions import components, fill_holes
+from nbhelpers.core.video.frames import fold_wrap
 
 MAX_DISTANCE = 8.0  # pixels; farther than this from a contour, all distances count the same
 OUTLINE_SIGMA = 2.5  # pixels that a trembling outline is off
@@ -558,6 +559,4 @@ class Mattes:
             )
         if mask.shape == self.size:
             return mask
-        from nbhelpers.core.video.frames import fold_wrap
-
         return fold_wrap(mask, self.wrap)
