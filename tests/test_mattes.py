@@ -14,7 +14,7 @@ from nbhelpers.core.mattes import (
     guided_filter,
     make_matte,
     reach_frame_edge,
-    remove_specks,
+    remove_small_components,
 )
 from nbhelpers.core.metrics import iou
 
@@ -62,8 +62,10 @@ def test_holes_up_to_an_area_are_filled_and_bays_stay():
 def test_specks_are_dropped_by_area():
     mask = disc()
     mask[5, 5:8] = True
-    assert np.array_equal(remove_specks(mask, 4), disc()) and np.array_equal(remove_specks(mask, 3), mask)
-    assert not remove_specks(mask, 10**6).any()
+    assert np.array_equal(remove_small_components(mask, 4), disc()) and np.array_equal(
+        remove_small_components(mask, 3), mask
+    )
+    assert not remove_small_components(mask, 10**6).any()
 
 
 @pytest.mark.parametrize("pixels", [-7.5, -1, 0, 1, 6])

@@ -279,7 +279,7 @@ def make_matte(
     window = slice(y0, box[3] + margin), slice(x0, box[2] + margin)
     part = smooth_outline(mask, near, window)
     part = fill_holes(part, settings.fill_holes)
-    part = remove_specks(part, settings.drop_specks)
+    part = remove_small_components(part, settings.drop_specks)
     part = grow_mask(part, settings.grow)
     touches = (window[0].start == 0, window[1].start == 0, y0 + part.shape[0] == mask.shape[0],
                x0 + part.shape[1] == mask.shape[1])  # fmt: skip
@@ -325,7 +325,7 @@ def combine_mattes(mattes: Sequence[Shaped[np.ndarray, "_ _"]]) -> Shaped[np.nda
     return first if len(mattes) == 1 else np.maximum.reduce(list(mattes))
 
 
-def remove_specks(mask: Mask, area: int) -> Mask:
+def remove_small_components(mask: Mask, area: int) -> Mask:
     """The mask without its separate parts of fewer than ``area`` pixels."""
     return mask if area <= 1 else components(mask, area) > 0
 
