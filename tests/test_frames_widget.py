@@ -254,7 +254,7 @@ def test_the_range_holds_playing_and_following(widget, session):
 
 def test_following_without_a_prompt_is_a_sentence(widget):
     key(widget, "f")
-    assert "nothing to follow yet" in status(widget) and not widget.work.running
+    assert "nothing to track yet" in status(widget) and not widget.work.running
 
 
 def test_following_fills_the_strip_and_tells_the_outcome(widget, session):
