@@ -22,12 +22,11 @@ from nbhelpers import load_image, sample
 from nbhelpers.core.compute import describe_device
 from nbhelpers.core.files import outputs_dir, write_text
 from nbhelpers.core.masks import polygon_mask
-from nbhelpers.core.mattes import MatteSettings
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.mattes import Mattes, MatteSettings
 from nbhelpers.core.video import Frames
-from nbhelpers.export import splats
-from nbhelpers.export.plan import write
-from nbhelpers.export.verify import verify
+from nbhelpers.export import layouts
+from nbhelpers.export.layouts import write_layout
+from nbhelpers.export.verify import verify_layout
 
 SIZE = (9000, 6000)
 GRAIN = 3.0  # levels; an enlarged photo alone would be smoother than what a camera gives
@@ -77,11 +76,11 @@ def run_one(way: str, folder: Path) -> dict:
         settings = MatteSettings(refine=40) if "refined" in way else MatteSettings()
         mattes = Mattes(Frames(folder), lambda index: mask, settings)
         both = "masks" in way
-        plan = splats.postshot(mattes, out) if both else splats.rgba_sequence(mattes, out)
-        write(plan, mattes)
+        plan = layouts.postshot(mattes, out) if both else layouts.rgba_sequence(mattes, out)
+        write_layout(plan, mattes)
         if "verify" in way:
             started, spent = time.perf_counter(), time.process_time()
-            verify(plan, mattes).check()
+            verify_layout(plan, mattes).check()
     seconds, processor = time.perf_counter() - started, time.process_time() - spent
     written = sum(path.stat().st_size for path in out.rglob("*.png"))
     each = {"seconds": seconds / len(paths), "processor": processor / len(paths)}

@@ -20,7 +20,7 @@ from nbhelpers.core.images import load_image
 from nbhelpers.core.promptevents import ObjectPrompts, object_name
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
-from nbhelpers.export.bundle import save_masks
+from nbhelpers.export.masks import save_masks
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 

@@ -5,7 +5,7 @@ import pytest
 import trimesh
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.export.cloud import REST, Cloud, save_glb, save_ply
+from nbhelpers.export.pointcloud import REST, Cloud, save_glb, save_ply
 
 
 @pytest.fixture

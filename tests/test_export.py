@@ -12,8 +12,7 @@ from pycocotools.coco import COCO
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import encode_rle
 from nbhelpers.core.promptlog import PromptLog
-from nbhelpers.export.alpha import cutout, save_cutout, save_mask
-from nbhelpers.export.coco import save_coco, to_coco
+from nbhelpers.export.masks import cutout, save_coco, save_cutout, save_mask, to_coco
 from nbhelpers.segment import ClickSession
 
 

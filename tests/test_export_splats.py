@@ -18,16 +18,14 @@ from PIL import Image
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.core.mattes import MatteSettings
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.mattes import Mattes, MatteSettings
 from nbhelpers.core.profiles import PRIMARIES, matrix_profile
 from nbhelpers.core.video import Frames
-from nbhelpers.export import splats
-from nbhelpers.export.bleed import fill_outward, premultiplied_rgba, straight_rgba
-from nbhelpers.export.ledger import NAME, Ledger, written_here
-from nbhelpers.export.plan import write
-from nbhelpers.export.png import encode_png
-from nbhelpers.export.verify import verify
+from nbhelpers.export import layouts
+from nbhelpers.export.layouts import write_layout
+from nbhelpers.export.manifest import NAME, Manifest, written_here
+from nbhelpers.export.masks import encode_png, fill_outward, premultiplied_rgba, straight_rgba
+from nbhelpers.export.verify import verify_layout
 
 
 @pytest.fixture
@@ -61,8 +59,8 @@ def pixels(path):
 
 def test_postshot_gets_rgba_beside_the_originals_and_both_polarities(footage, mattes, mask):
     before = {path.name: path.read_bytes() for path in footage.iterdir()}
-    plan = splats.postshot(mattes)
-    done = write(plan, mattes)
+    plan = layouts.postshot(mattes)
+    done = write_layout(plan, mattes)
     assert (done.written, done.kept) == (9, 0)
     names = ["IMG_1", "IMG_10", "IMG_2"]
     assert listing(footage) == sorted(
@@ -78,7 +76,7 @@ def test_postshot_gets_rgba_beside_the_originals_and_both_polarities(footage, ma
     assert np.array_equal(rgba[inside][:, :3], pixels(footage / "IMG_10.jpg")[inside])
     assert np.array_equal(pixels(footage / "masks_remove_background/IMG_10.png"), inside * np.uint8(255))
     assert np.array_equal(pixels(footage / "masks_remove_occluders/IMG_10.png"), ~inside * np.uint8(255))
-    assert verify(plan, mattes).check().ok
+    assert verify_layout(plan, mattes).check().ok
     mine = written_here(footage)
     assert len(mine) == 9 and "IMG_1_matte.png" in mine and "IMG_1.jpg" not in mine
 
@@ -179,22 +177,22 @@ def test_colmap_names_keep_suffix_and_folders(photo, mask, tmp_path):
         Image.fromarray(photo).save(path)
         paths.append(path)
     mattes = Mattes(Frames(paths), [mask] * 3)
-    plan = splats.colmap(mattes, tmp_path / "masks")
-    write(plan, mattes)
+    plan = layouts.colmap(mattes, tmp_path / "masks")
+    write_layout(plan, mattes)
     assert listing(tmp_path / "masks") == [NAME, "a/012.jpg.png", "b/012.JPG.png", "b/2.png.png"]
     assert np.array_equal(pixels(tmp_path / "masks/a/012.jpg.png") > 0, mask), "black is ignored"
-    assert verify(plan, mattes).ok
+    assert verify_layout(plan, mattes).ok
     with pytest.raises(NbHelpersError, match="outside the image folder"):
-        splats.colmap(mattes, tmp_path / "masks", images=tmp_path / "images/a")
-    same = splats.postshot(mattes, tmp_path / "out", masks=False)
+        layouts.colmap(mattes, tmp_path / "masks", images=tmp_path / "images/a")
+    same = layouts.postshot(mattes, tmp_path / "out", masks=False)
     assert len({target.path for target in same.targets}) == 3, "equal stems are told apart"
 
 
 def test_soft_mattes_become_pure_black_and_white_where_a_tool_takes_any_light_for_white(footage, mask, tmp_path):
     mattes = Mattes(Frames(footage), [mask] * 3, MatteSettings(feather=9))
-    write(splats.colmap(mattes, tmp_path / "c"), mattes)
+    write_layout(layouts.colmap(mattes, tmp_path / "c"), mattes)
     assert np.unique(pixels(tmp_path / "c/IMG_1.jpg.png")).tolist() == [0, 255]
-    write(splats.matte_sequence(mattes, tmp_path / "m"), mattes)
+    write_layout(layouts.matte_sequence(mattes, tmp_path / "m"), mattes)
     assert len(np.unique(pixels(tmp_path / "m/IMG_1.png"))) > 20
 
 
@@ -204,31 +202,31 @@ def test_nerfstudio_gets_a_new_transforms_file_and_smaller_masks(footage, mattes
     frames = [{"file_path": f"images/IMG_{n}.jpg", "transform_matrix": [[n]]} for n in (10, 1)]
     original = json.dumps({"fl_x": 800.5, "frames": frames})
     (scene / "transforms.json").write_text(original)
-    plan = splats.nerfstudio(mattes, scene)
-    write(plan, mattes)
+    plan = layouts.nerfstudio(mattes, scene)
+    write_layout(plan, mattes)
     assert (scene / "transforms.json").read_text() == original
     masked = json.loads((scene / "transforms_masked.json").read_text())
     assert [frame["mask_path"] for frame in masked["frames"]] == ["masks/IMG_10.png", "masks/IMG_1.png"]
     assert masked["fl_x"] == 800.5 and masked["frames"][0]["transform_matrix"] == [[10]]
     assert pixels(scene / "masks/IMG_2.png").shape == (120, 160)
     assert pixels(scene / "masks_2/IMG_2.png").shape == (60, 80)
-    assert verify(plan, mattes).ok
+    assert verify_layout(plan, mattes).ok
     (scene / "transforms.json").write_text(json.dumps({"frames": [{"file_path": "images/IMG_3.jpg"}]}))
     with pytest.raises(NbHelpersError, match="does not have"):
-        splats.nerfstudio(mattes, scene)
+        layouts.nerfstudio(mattes, scene)
     (scene / "transforms.json").write_text("{")
     with pytest.raises(NbHelpersError, match="cannot be read"):
-        splats.nerfstudio(mattes, scene)
+        layouts.nerfstudio(mattes, scene)
 
 
 def test_premultiplied_on_request(footage, mask, tmp_path):
     mattes = Mattes(Frames(footage), [mask] * 3, MatteSettings(feather=8))
-    plan = splats.rgba_sequence(mattes, tmp_path / "p", premultiplied=True)
-    write(plan, mattes)
+    plan = layouts.rgba_sequence(mattes, tmp_path / "p", premultiplied=True)
+    write_layout(plan, mattes)
     rgba = pixels(tmp_path / "p/IMG_1.png").astype(int)
     photo = pixels(footage / "IMG_1.jpg").astype(int)
     assert np.abs(rgba[:, :, :3] - np.rint(photo * rgba[:, :, 3:] / 255)).max() <= 1
-    assert verify(plan, mattes).ok
+    assert verify_layout(plan, mattes).ok
 
 
 def test_sixteen_bits_stay_sixteen_bits(mask, tmp_path):
@@ -237,28 +235,28 @@ def test_sixteen_bits_stay_sixteen_bits(mask, tmp_path):
     for name in ("a.png", "b.tif"):
         cv2.imwrite(str(tmp_path / name), deep[:, :, ::-1])
     mattes = Mattes(Frames(tmp_path), [mask] * 2, MatteSettings(feather=5))
-    plan = splats.rgba_sequence(mattes, tmp_path / "out")
+    plan = layouts.rgba_sequence(mattes, tmp_path / "out")
     assert [target.bits for target in plan.targets] == [16, 16]
-    write(plan, mattes)
+    write_layout(plan, mattes)
     for name in ("a", "b"):
         rgba = cv2.imread(str(tmp_path / f"out/{name}.png"), cv2.IMREAD_UNCHANGED)[:, :, [2, 1, 0, 3]]
         opaque = rgba[:, :, 3] == 65535
         assert rgba.dtype == np.uint16 and np.array_equal(rgba[opaque][:, :3], deep[opaque])
         assert len(np.unique(rgba[:, :, 3])) > 256 / 4 and opaque.any()
-    assert verify(plan, mattes).ok
-    eight = splats.rgba_sequence(mattes, tmp_path / "eight", bits=8)
-    write(eight, mattes)
-    assert pixels(tmp_path / "eight/a.png").dtype == np.uint8 and verify(eight, mattes).ok
+    assert verify_layout(plan, mattes).ok
+    eight = layouts.rgba_sequence(mattes, tmp_path / "eight", bits=8)
+    write_layout(eight, mattes)
+    assert pixels(tmp_path / "eight/a.png").dtype == np.uint8 and verify_layout(eight, mattes).ok
     with pytest.raises(NbHelpersError, match="no such depth"):
-        splats.rgba_sequence(mattes, tmp_path, bits=12)
+        layouts.rgba_sequence(mattes, tmp_path, bits=12)
 
 
 def test_a_profile_that_no_longer_holds_is_not_carried_on(photo, mask, tmp_path):
     icc = matrix_profile(PRIMARIES[12], None)
     Image.fromarray(photo).save(tmp_path / "a.png", icc_profile=icc)
     mattes = Mattes(Frames(tmp_path), [mask])
-    plan = splats.rgba_sequence(mattes, tmp_path / "out")
-    write(plan, mattes)
+    plan = layouts.rgba_sequence(mattes, tmp_path / "out")
+    write_layout(plan, mattes)
     with Image.open(tmp_path / "out/a.png") as picture:
         assert "icc_profile" not in picture.info, "pixels are sRGB by now, and would be converted twice"
         assert (np.asarray(picture)[mask][:, :3] == load_image(tmp_path / "a.png")[mask]).all()
@@ -275,38 +273,38 @@ def test_focal_length_and_colour_profile_are_carried_on(photo, mask, tmp_path):
     Image.fromarray(photo).save(tmp_path / "a.jpg", exif=exif, icc_profile=profile)
     frames = Frames(tmp_path)
     mattes = Mattes(frames, [np.rot90(mask, -1)])
-    plan = splats.rgba_sequence(mattes, tmp_path / "out")
-    write(plan, mattes)
+    plan = layouts.rgba_sequence(mattes, tmp_path / "out")
+    write_layout(plan, mattes)
     with Image.open(tmp_path / "out/a.png") as picture:
         about = picture.getexif()
         assert about[0x010F] == "Camera" and float(about.get_ifd(0x8769)[0x920A]) == 35 and 0x0112 not in about
         assert picture.info["icc_profile"] == profile and picture.size == (120, 160)
-    assert verify(plan, mattes).ok
+    assert verify_layout(plan, mattes).ok
 
 
 def test_an_export_goes_on_where_it_was_stopped_and_writes_nothing_twice(footage, mattes):
-    plan = splats.postshot(mattes)
+    plan = layouts.postshot(mattes)
 
     def stop(done, total):
         if done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write(plan, mattes, progress=stop)
+        write_layout(plan, mattes, progress=stop)
     times = {path: path.stat().st_mtime_ns for path in footage.rglob("*.png")}
     assert 3 <= len(times) <= 6
-    assert write(plan, mattes).kept == len(times)
+    assert write_layout(plan, mattes).kept == len(times)
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert write(plan, mattes).written == 0 and verify(plan, mattes).ok
+    assert write_layout(plan, mattes).written == 0 and verify_layout(plan, mattes).ok
 
 
 def test_a_corrected_mask_is_written_anew_when_asked(footage, mattes, mask):
-    plan = splats.postshot(mattes)
-    write(plan, mattes)
+    plan = layouts.postshot(mattes)
+    write_layout(plan, mattes)
     other = Mattes(mattes.frames, [np.roll(mask, 1, 1), mask & False, np.roll(mask, 10, 1)])
     with pytest.raises(NbHelpersError, match=r"(?s)earlier export.*IMG_2_matte.*replace=True"):
-        write(splats.postshot(other), other)
-    done = write(splats.postshot(other), other, replace=True)
+        write_layout(layouts.postshot(other), other)
+    done = write_layout(layouts.postshot(other), other, replace=True)
     assert (done.written, done.kept) == (3, 6) and not pixels(footage / "IMG_2_matte.png")[:, :, 3].any()
 
 
@@ -316,37 +314,37 @@ def test_files_of_other_origin_are_never_overwritten(footage, mattes):
     mine.write_bytes(b"drawn by hand")
     for replace in (False, True):
         with pytest.raises(NbHelpersError, match=r"(?s)did not write.*masks_remove_background/IMG_2.png"):
-            write(splats.postshot(mattes), mattes, replace=replace)
+            write_layout(layouts.postshot(mattes), mattes, replace=replace)
     assert mine.read_bytes() == b"drawn by hand" and not list(footage.glob("*_matte.png")), "nothing was begun"
 
 
 def test_a_file_of_ours_that_was_retouched_is_theirs(footage, mattes):
-    write(splats.postshot(mattes), mattes)
+    write_layout(layouts.postshot(mattes), mattes)
     retouched = footage / "IMG_1_matte.png"
     Image.open(retouched).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(retouched)
     before = retouched.read_bytes()
     with pytest.raises(NbHelpersError, match=r"(?s)changed since.*IMG_1_matte"):
-        write(splats.postshot(mattes), mattes, replace=True)
+        write_layout(layouts.postshot(mattes), mattes, replace=True)
     assert retouched.read_bytes() == before
 
 
 def test_a_copied_folder_is_still_known(footage, mattes, tmp_path):
     import shutil
 
-    write(splats.matte_sequence(mattes, tmp_path / "a"), mattes)
+    write_layout(layouts.matte_sequence(mattes, tmp_path / "a"), mattes)
     shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
-    assert write(splats.matte_sequence(mattes, tmp_path / "b"), mattes).kept == 3
+    assert write_layout(layouts.matte_sequence(mattes, tmp_path / "b"), mattes).kept == 3
 
 
 def test_a_ledger_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Manifest(tmp_path)
     ledger.check([])
     ledger.write(tmp_path / "a", [b"one"], "1")
     with (tmp_path / NAME).open("a") as file:
         file.write('\n{"file": "b", "by')
-    again = Ledger(tmp_path)
+    again = Manifest(tmp_path)
     again.write(tmp_path / "c", [b"two"], "2")
-    last = Ledger(tmp_path)
+    last = Manifest(tmp_path)
     assert (
         last.is_done(tmp_path / "a", "1")
         and last.is_done(tmp_path / "c", "2")
@@ -358,7 +356,7 @@ def test_a_plain_sequence_never_takes_the_names_of_the_originals(photo, mask, tm
     Image.fromarray(photo).save(tmp_path / "a.png")
     mattes = Mattes(Frames(tmp_path), [mask])
     with pytest.raises(NbHelpersError, match="names of the originals"):
-        splats.matte_sequence(mattes, tmp_path)
+        layouts.matte_sequence(mattes, tmp_path)
 
 
 def test_a_video_has_no_footage_folder(photo, mask, tmp_path):
@@ -373,10 +371,10 @@ def test_a_video_has_no_footage_folder(photo, mask, tmp_path):
 
     mattes = Mattes(Video(), [mask])
     with pytest.raises(NbHelpersError, match="no footage folder"):
-        splats.postshot(mattes)
-    plan = splats.postshot(mattes, tmp_path)
-    write(plan, mattes)
-    assert verify(plan, mattes).ok and (tmp_path / "000_matte.png").is_file()
+        layouts.postshot(mattes)
+    plan = layouts.postshot(mattes, tmp_path)
+    write_layout(plan, mattes)
+    assert verify_layout(plan, mattes).ok and (tmp_path / "000_matte.png").is_file()
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
@@ -390,7 +388,7 @@ def test_a_read_only_footage_folder_is_one_sentence(code, footage, mattes, monke
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(NbHelpersError, match=r"(?s)folder cannot be written.*another folder"):
-        write(splats.postshot(mattes), mattes)
+        write_layout(layouts.postshot(mattes), mattes)
     assert len(list(footage.iterdir())) == 3
 
 
@@ -398,17 +396,17 @@ FULL_DISK = """
 import resource, signal, sys
 import numpy as np
 from nbhelpers import NbHelpersError
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.mattes import Mattes
 from nbhelpers.core.profiles import PRIMARIES, matrix_profile
 from nbhelpers.core.video import Frames
-from nbhelpers.export import splats
-from nbhelpers.export.plan import write
+from nbhelpers.export import layouts
+from nbhelpers.export.layouts import write_layout
 frames = Frames(sys.argv[1])
 mattes = Mattes(frames, [np.ones(frames.size, bool)] * len(frames))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
 try:
-    write(splats.postshot(mattes), mattes)
+    write_layout(layouts.postshot(mattes), mattes)
 except NbHelpersError as error:
     print(error)
 """
@@ -422,26 +420,26 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_torn(tmp_path):
     for number, rest in enumerate((np.zeros_like(noise), noise)):  # the second becomes too long
         Image.fromarray(rest).save(tmp_path / f"{number}.jpg")
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert "the disk is full" in done.stdout and "goes on from there" in done.stdout
+    assert "the disk is full" in done.stdout and "resumes there" in done.stdout
     assert [name for name in listing(tmp_path) if name.startswith(".")] == [NAME], "no temporary file is left"
     assert (tmp_path / "0_matte.png").is_file() and not (tmp_path / "1_matte.png").exists()
     frames = Frames(tmp_path, pattern="*.jpg")
     mattes = Mattes(frames, [np.ones(frames.size, bool)] * 2)
-    assert write(splats.postshot(mattes), mattes).kept >= 1
+    assert write_layout(layouts.postshot(mattes), mattes).kept >= 1
 
 
 KILLED = """
 import sys
 import numpy as np
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.mattes import Mattes
 from nbhelpers.core.profiles import PRIMARIES, matrix_profile
 from nbhelpers.core.video import Frames
-from nbhelpers.export import splats
-from nbhelpers.export.plan import write
+from nbhelpers.export import layouts
+from nbhelpers.export.layouts import write_layout
 frames = Frames(sys.argv[1])
 mattes = Mattes(frames, [np.tri(*frames.size, index, dtype=bool) for index in range(len(frames))])
 print("ready", flush=True)
-write(splats.rgba_sequence(mattes, sys.argv[2]), mattes, progress=lambda done, total: print(done, flush=True))
+write_layout(layouts.rgba_sequence(mattes, sys.argv[2]), mattes, progress=lambda done, total: print(done, flush=True))
 """
 
 
@@ -467,6 +465,6 @@ def test_killed_runs_leave_whole_files_and_are_taken_up(photo, tmp_path):
     os.utime(left, (0, 0))
     frames = Frames(footage)
     mattes = Mattes(frames, [np.tri(*frames.size, index, dtype=bool) for index in range(len(frames))])
-    plan = splats.rgba_sequence(mattes, out)
-    assert write(plan, mattes).kept == done[-1] and not left.exists()
-    assert verify(plan, mattes).check().files == 12
+    plan = layouts.rgba_sequence(mattes, out)
+    assert write_layout(plan, mattes).kept == done[-1] and not left.exists()
+    assert verify_layout(plan, mattes).check().files == 12

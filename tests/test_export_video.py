@@ -13,12 +13,11 @@ from test_video import picture
 from test_video import write_video as write_clip
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.mattes import MatteSettings
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.mattes import Mattes, MatteSettings
 from nbhelpers.core.video import Frames
-from nbhelpers.export.sequence_coco import sequence_to_coco, write_sequence_coco
-from nbhelpers.export.verify_clip import verify_sequence_coco, verify_video
-from nbhelpers.export.video import Video, overlay, pictures, side_by_side, write_video
+from nbhelpers.export.masks import sequence_to_coco, write_sequence_coco
+from nbhelpers.export.verify import verify_sequence_coco, verify_video
+from nbhelpers.export.video import Video, overlay_frame, side_by_side_frame, video_frames, write_video
 
 STYLES = ["overlay", "side by side", "prores", "png"]
 
@@ -69,7 +68,7 @@ def test_png_in_mov_loses_nothing_and_prores_little(mattes, tmp_path):
         video = Video(tmp_path / name(style), style)
         write_video(video, mattes)
         with av.open(str(video.path)) as container:
-            for frame, right in zip(container.decode(video=0), pictures(video, mattes), strict=True):
+            for frame, right in zip(container.decode(video=0), video_frames(video, mattes), strict=True):
                 alpha = frame.to_ndarray(format="rgba")[:, :, 3].astype(int)
                 assert np.abs(alpha - right[:, :, 3]).mean() <= most
                 if style == "png":
@@ -101,18 +100,18 @@ def test_odd_sides_and_large_frames_become_playable(photo, mask, tmp_path):
     write_video(video, mattes)
     assert verify_video(video, mattes).ok
     small = Video(tmp_path / "small.mp4", "side by side", longest=80)
-    assert next(pictures(small, mattes)).shape == (60, 160, 3)
+    assert next(video_frames(small, mattes)).shape == (60, 160, 3)
     write_video(small, mattes)
     assert verify_video(small, mattes).ok
 
 
 def test_overlay_tints_inside_only_and_the_board_shows_outside(photo, mask):
     matte = mask.astype(np.uint8) * 255
-    tinted = overlay(photo, {"disc": matte, "none": matte * 0})
+    tinted = overlay_frame(photo, {"disc": matte, "none": matte * 0})
     far = np.zeros_like(mask)
     far[:, 100:] = True
     assert np.array_equal(tinted[far], photo[far]) and not np.array_equal(tinted[60, 50], photo[60, 50])
-    both = side_by_side(photo, matte)
+    both = side_by_side_frame(photo, matte)
     assert np.array_equal(both[:, :160], photo) and np.array_equal(both[:, 160:][mask], photo[mask])
     assert set(both[:, 160:][~mask].ravel()) == {204, 150}
 
@@ -209,7 +208,7 @@ def test_a_varying_rate_is_kept_frame_by_frame(style, tmp_path, monkeypatch):
     assert Frames(constant.path).stamps is None
     assert verify_video(constant, mattes).check().ok
     constant.path.replace(video.path)
-    assert "not shown at the clip's time" in str(verify_video(video, mattes).faults[0])
+    assert "not shown at the clip's time" in str(verify_video(video, mattes).mismatches[0])
 
 
 @pytest.mark.parametrize("style", ["overlay", "prores"])

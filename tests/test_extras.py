@@ -26,7 +26,6 @@ DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "open_clip": 
 APART = {"sam2", "vggt", "google"}  # a step of its own; from its repository; Colab's own module
 # modules that are reached only through another one, which checks
 BEHIND = {
-    "core/video/picture.py": "core/video/file.py",
     "models/colmap/mapping.py": "models/colmap/estimator.py",
     "models/colmap/matching.py": "models/colmap/estimator.py",
     "product_matching/search.py": "product_matching/commands.py",  # they take a client of Dask
@@ -163,7 +162,7 @@ def a_pipeline(tmp):
 
 
 def a_cloud(tmp):
-    cloud = importlib.import_module("nbhelpers.export.cloud")
+    cloud = importlib.import_module("nbhelpers.export.pointcloud")
     points = np.zeros((1, 3))
     cloud.save_glb(
         tmp / "a.glb", cloud.Cloud(points, np.zeros((1, 3), np.uint8), np.zeros(1, int), ("a",), [(0, 0, 0)])

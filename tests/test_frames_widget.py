@@ -254,7 +254,7 @@ def test_the_range_holds_playing_and_following(widget, session):
 
 def test_following_without_a_prompt_is_a_sentence(widget):
     key(widget, "f")
-    assert "nothing to follow yet" in status(widget) and not widget.work.running
+    assert "nothing to track yet" in status(widget) and not widget.work.running
 
 
 def test_following_fills_the_strip_and_tells_the_outcome(widget, session):
@@ -276,7 +276,7 @@ def test_a_correction_makes_frames_stale_and_following_again_keeps_it(widget, se
     session.go(5)
     widget.choose_mode("exclude")
     click(widget, 60, 47)
-    assert session.state(8) == "stale" and tuple(widget.strip.bar()[0, 560]) != tuple(widget.strip.bar()[3, 560])
+    assert session.state(8) == "outdated" and tuple(widget.strip.bar()[0, 560]) != tuple(widget.strip.bar()[3, 560])
     key(widget, "a")
     assert session.state(8) == "tracked" and session.state(5) == "prompted" and session.prompts(frame=5).labels == (0,)
 

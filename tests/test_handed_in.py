@@ -11,15 +11,15 @@ from test_scenes import make
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import save_image
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.mattes import Mattes
 from nbhelpers.core.orientation import INVERSE, MIRRORED, orientation_of, turn, turned_size
 from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.core.scenes.writers import write_colmap, write_transforms
 from nbhelpers.core.video import Frames
-from nbhelpers.export import splats
-from nbhelpers.export.coco import to_coco
-from nbhelpers.export.plan import write
-from nbhelpers.export.verify import verify
+from nbhelpers.export import layouts
+from nbhelpers.export.layouts import write_layout
+from nbhelpers.export.masks import to_coco
+from nbhelpers.export.verify import verify_layout
 
 EVERY = range(1, 9)
 ROTATED = (1, 3, 6, 8)
@@ -75,9 +75,9 @@ def test_colmap_finds_features_on_the_object_of_photos_stored_in_every_way(shape
     upright, mask = texture(*shape), object_mask(*shape)
     paths = [stored_photo(tmp_path / "images" / f"{o}.jpg", upright, o) for o in EVERY]
     mattes = Mattes(Frames(paths), [mask] * 8)
-    plan = splats.colmap(mattes, tmp_path / "masks")
-    write(plan, mattes)
-    assert verify(plan, mattes).check().ok
+    plan = layouts.colmap(mattes, tmp_path / "masks")
+    write_layout(plan, mattes)
+    assert verify_layout(plan, mattes).check().ok
     found = extracted(tmp_path / "images", tmp_path / "masks")
     for o in EVERY:
         pixels, size = found[f"{o}.jpg"]
@@ -155,9 +155,9 @@ def test_nerfstudio_masks_lie_as_its_pictures_do(orientation, tmp_path):
     save_image(scene / "images_4" / "a.jpg", np.ascontiguousarray(stored[::4, ::4]))  # rounded up
     (scene / "transforms.json").write_text(json.dumps({"frames": [{"file_path": "images\\a.jpg"}]}))
     mattes = Mattes(Frames([photo]), [mask])
-    plan = splats.nerfstudio(mattes, scene)
-    write(plan, mattes)
-    assert verify(plan, mattes).check().ok
+    plan = layouts.nerfstudio(mattes, scene)
+    write_layout(plan, mattes)
+    assert verify_layout(plan, mattes).check().ok
     np.testing.assert_array_equal(grey(scene / "masks" / "a.png") > 0, turn(mask, INVERSE[orientation]))
     for half in ("_2", "_4"):
         small, step = grey(scene / f"masks{half}" / "a.png"), int(half[1])
@@ -170,30 +170,30 @@ def test_masks_made_on_the_smaller_pictures_fit_the_large_ones_too(tmp_path):
     for folder, shape in (("images", (80, 100)), ("images_2", (40, 50)), ("images_4", (20, 25))):
         save_image(tmp_path / folder / "a.jpg", texture(*shape))
     mattes = Mattes(Frames(tmp_path / "images_2"), [object_mask(40, 50)])
-    plan = splats.nerfstudio(mattes, tmp_path)
-    write(plan, mattes)
-    assert verify(plan, mattes).check().ok
+    plan = layouts.nerfstudio(mattes, tmp_path)
+    write_layout(plan, mattes)
+    assert verify_layout(plan, mattes).check().ok
     sizes = [grey(tmp_path / folder / "a.png").shape for folder in ("masks", "masks_2", "masks_4")]
     assert sizes == [(80, 100), (40, 50), (20, 25)]
     save_image(tmp_path / "images_4" / "a.jpg", texture(32, 40))
     with pytest.raises(NbHelpersError, match="another size than its name says"):
-        splats.nerfstudio(mattes, tmp_path)
+        layouts.nerfstudio(mattes, tmp_path)
 
 
 def test_nerfstudio_pictures_that_were_turned_upright_get_upright_masks(tmp_path):
     photo = stored_photo(tmp_path / "camera" / "a.jpg", texture(80, 100), 6)
     save_image(tmp_path / "scene" / "images" / "a.jpg", texture(80, 100))  # older ffmpeg turned them
     mattes = Mattes(Frames([photo]), [object_mask(80, 100)])
-    plan = splats.nerfstudio(mattes, tmp_path / "scene")
-    write(plan, mattes)
+    plan = layouts.nerfstudio(mattes, tmp_path / "scene")
+    write_layout(plan, mattes)
     np.testing.assert_array_equal(grey(tmp_path / "scene" / "masks" / "a.png") > 0, object_mask(80, 100))
     save_image(tmp_path / "scene" / "images" / "a.jpg", texture(80, 60))
     with pytest.raises(NbHelpersError, match="another shape"):
-        splats.nerfstudio(mattes, tmp_path / "scene")
+        layouts.nerfstudio(mattes, tmp_path / "scene")
     square = Mattes(Frames([stored_photo(tmp_path / "b" / "a.jpg", texture(80, 80), 6)]), [object_mask(80, 80)])
     save_image(tmp_path / "scene" / "images" / "a.jpg", texture(80, 80))
     with pytest.raises(NbHelpersError, match="may or may not have been turned"):
-        splats.nerfstudio(square, tmp_path / "scene")
+        layouts.nerfstudio(square, tmp_path / "scene")
 
 
 @pytest.mark.parametrize("orientation", EVERY)
@@ -201,9 +201,9 @@ def test_postshot_masks_are_stored_as_the_photo_is_and_say_so(orientation, tmp_p
     upright, mask = texture(80, 100), object_mask(80, 100)
     photo = stored_photo(tmp_path / "a.jpg", upright, orientation)
     mattes = Mattes(Frames([photo]), [mask])
-    plan = splats.postshot(mattes)
-    write(plan, mattes)
-    assert verify(plan, mattes).check().ok
+    plan = layouts.postshot(mattes)
+    write_layout(plan, mattes)
+    assert verify_layout(plan, mattes).check().ok
     separate = tmp_path / "masks_remove_background" / "a.png"
     assert orientation_of(separate) == orientation
     np.testing.assert_array_equal(grey(separate) > 0, turn(mask, INVERSE[orientation]))
@@ -215,12 +215,12 @@ def test_postshot_masks_are_stored_as_the_photo_is_and_say_so(orientation, tmp_p
 def test_the_verifier_looks_at_the_photo_and_not_at_the_plan(tmp_path):
     photo = stored_photo(tmp_path / "images" / "a.jpg", texture(80, 80), 1)
     mattes = Mattes(Frames([photo]), [object_mask(80, 80)])
-    plan = splats.colmap(mattes, tmp_path / "masks")
-    write(plan, mattes)
+    plan = layouts.colmap(mattes, tmp_path / "masks")
+    write_layout(plan, mattes)
     save_turned(photo, texture(80, 80), 6)  # somebody turned it since
-    assert "stored turned (EXIF 6)" in str(verify(plan, mattes))
+    assert "stored turned (EXIF 6)" in str(verify_layout(plan, mattes))
     save_turned(photo, texture(60, 80), 1)
-    assert "80 x 60" in str(verify(plan, mattes))
+    assert "80 x 60" in str(verify_layout(plan, mattes))
 
 
 def test_masks_of_resized_frames_have_the_size_of_their_photos(tmp_path):
@@ -228,9 +228,9 @@ def test_masks_of_resized_frames_have_the_size_of_their_photos(tmp_path):
         save_image(tmp_path / "images" / name, texture(*shape))
     frames = Frames(tmp_path / "images", on_size="resize")
     mattes = Mattes(frames, [object_mask(80, 100)] * 3)
-    plan = splats.colmap(mattes, tmp_path / "masks")
-    write(plan, mattes)
-    assert grey(tmp_path / "masks" / "c.png.png").shape == (40, 50) and verify(plan, mattes).check().ok
+    plan = layouts.colmap(mattes, tmp_path / "masks")
+    write_layout(plan, mattes)
+    assert grey(tmp_path / "masks" / "c.png.png").shape == (40, 50) and verify_layout(plan, mattes).check().ok
 
 
 def test_coco_masks_are_upright_as_its_readers_open_photos(tmp_path):
@@ -393,8 +393,8 @@ def test_masks_of_equal_names_go_to_their_own_pictures(tmp_path):
     frames = [{"file_path": f"images/{side}/a.png"} for side in ("right", "left")]
     (tmp_path / "transforms.json").write_text(json.dumps({"frames": frames}))
     mattes = Mattes(Frames(paths), [object_mask(80, 100), ~object_mask(80, 100)])
-    plan = splats.nerfstudio(mattes, tmp_path)
-    write(plan, mattes)
+    plan = layouts.nerfstudio(mattes, tmp_path)
+    write_layout(plan, mattes)
     masks = [frame["mask_path"] for frame in json.loads((tmp_path / "transforms_masked.json").read_text())["frames"]]
     np.testing.assert_array_equal(grey(tmp_path / masks[0]) > 0, ~object_mask(80, 100))
     np.testing.assert_array_equal(grey(tmp_path / masks[1]) > 0, object_mask(80, 100))
@@ -455,7 +455,7 @@ def test_two_frames_never_share_a_file(tmp_path):
 
     mattes = Mattes(Clip(), [np.ones((8, 10), bool)] * 2)
     with pytest.raises(NbHelpersError, match="two frames would be written to one file"):
-        write(splats.colmap(mattes, tmp_path), mattes)
+        write_layout(layouts.colmap(mattes, tmp_path), mattes)
 
 
 def test_models_of_rigs_are_read_with_the_pose_of_each_camera(tmp_path):

@@ -185,7 +185,7 @@ def test_a_module_keeps_the_rules(path):
 UPWARD = [
     ("from nbhelpers.weights import fetch", "nbhelpers.core.images"),
     ("import nbhelpers.segment", "nbhelpers.models.sam2"),
-    ("from nbhelpers.plots import show", "nbhelpers.export.coco"),
+    ("from nbhelpers.plots import show", "nbhelpers.export.masks"),
     ("from nbhelpers.clip_guided import find", "nbhelpers.segment"),
     ("from nbhelpers.widgets import click", "nbhelpers.cli"),
     ("from nbhelpers import weights", "nbhelpers.core.files"),

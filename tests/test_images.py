@@ -664,7 +664,6 @@ def test_odd_exif_is_no_reason_to_refuse_a_photo(damage):
 def test_one_list_of_suffixes():
     from nbhelpers.clip_guided import batch
     from nbhelpers.core import runs
-    from nbhelpers.core.video import folder
 
     assert set(folder.SUFFIXES) == set(runs.SUFFIXES) == set(batch.SUFFIXES) == set(images.SUFFIXES)
     assert {".heic", ".heif", ".jpg", ".tif"} <= set(images.SUFFIXES)

@@ -276,7 +276,7 @@ def test_a_mask_of_another_size_is_refused_with_both(tmp_path):
 
 
 def test_our_own_masks_and_cut_outs_are_read_back(tmp_path):
-    from nbhelpers.export.alpha import save_cutout, save_mask
+    from nbhelpers.export.masks import save_cutout, save_mask
     from nbhelpers.product_matching.report import mask_picture
 
     photo = random.integers(0, 256, (60, 80, 3), np.uint8)

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.guided import guided_filter
 from nbhelpers.core.mattes import (
+    Mattes,
     MatteSettings,
-    combine,
-    drop_specks,
-    feather,
+    combine_mattes,
+    feather_matte,
     fill_holes,
-    grow,
+    grow_mask,
+    guided_filter,
     make_matte,
     reach_frame_edge,
+    remove_small_components,
 )
-from nbhelpers.core.matting import Mattes
 from nbhelpers.core.metrics import iou
 
 
@@ -62,22 +62,24 @@ def test_holes_up_to_an_area_are_filled_and_bays_stay():
 def test_specks_are_dropped_by_area():
     mask = disc()
     mask[5, 5:8] = True
-    assert np.array_equal(drop_specks(mask, 4), disc()) and np.array_equal(drop_specks(mask, 3), mask)
-    assert not drop_specks(mask, 10**6).any()
+    assert np.array_equal(remove_small_components(mask, 4), disc()) and np.array_equal(
+        remove_small_components(mask, 3), mask
+    )
+    assert not remove_small_components(mask, 10**6).any()
 
 
 @pytest.mark.parametrize("pixels", [-7.5, -1, 0, 1, 6])
 def test_growing_moves_the_outline_by_so_many_pixels(pixels):
-    grown = grow(disc(radius=30), pixels)
+    grown = grow_mask(disc(radius=30), pixels)
     radius = np.sqrt(grown.sum() / np.pi)
     assert radius == pytest.approx(30 + pixels, abs=0.6)
-    assert np.array_equal(grow(grow(disc(), 1), -1), disc()) or pixels
+    assert np.array_equal(grow_mask(grow_mask(disc(), 1), -1), disc()) or pixels
 
 
 def test_the_frames_edge_does_not_eat_a_shrinking_mask():
     mask = np.zeros((50, 60), bool)
     mask[20:, :30] = True
-    shrunk = grow(mask, -3)
+    shrunk = grow_mask(mask, -3)
     assert shrunk[-1, 0] and shrunk[23, 0] and not shrunk[22, 0] and not shrunk[-1, 27]
 
 
@@ -102,11 +104,11 @@ def test_a_mask_that_stops_short_is_carried_to_the_frames_edge(turns):
 def test_a_feathered_edge_is_as_wide_as_asked_and_centred():
     mask = np.zeros((40, 200), bool)
     mask[:, 100:] = True
-    soft = feather(mask.astype(np.float32), 20)[20]
+    soft = feather_matte(mask.astype(np.float32), 20)[20]
     assert soft[99] + soft[100] == pytest.approx(1, abs=1e-3) and np.all(np.diff(soft) >= 0)
     fades = np.count_nonzero((soft > 0.02) & (soft < 0.98))
     assert 16 <= fades <= 24
-    assert np.allclose(feather(mask.astype(np.float32), 20)[0], soft), "the frame's edge is no edge of the mask"
+    assert np.allclose(feather_matte(mask.astype(np.float32), 20)[0], soft), "the frame's edge is no edge of the mask"
 
 
 def test_the_guided_filter_is_least_squares_in_each_window():
@@ -132,10 +134,10 @@ def test_refining_brings_a_ragged_mask_to_the_photos_edge():
     photo = np.where(truth[:, :, None], (200, 60, 40), (40, 90, 160)).astype(np.uint8)
     random = np.random.default_rng(0)
     photo = np.clip(photo + random.normal(0, 3, photo.shape), 0, 255).astype(np.uint8)
-    ragged = np.roll(truth, (3, 3), (0, 1)) ^ (random.random(truth.shape) < 0.02) & grow(truth, 4)
+    ragged = np.roll(truth, (3, 3), (0, 1)) ^ (random.random(truth.shape) < 0.02) & grow_mask(truth, 4)
     better = make_matte(ragged, MatteSettings(refine=8), photo, dtype=np.float32)
     assert iou(ragged, truth) < 0.87 and iou(better > 0.5, truth) > 0.95
-    far = ~grow(truth, 25)
+    far = ~grow_mask(truth, 25)
     assert not better[far].any()
 
 
@@ -187,12 +189,12 @@ def test_an_object_that_travels_or_jumps_is_not_worn_off():
 
 def test_objects_are_combined_by_the_strongest():
     left, right = np.uint8([[200, 0]]), np.uint8([[100, 50]])
-    assert np.array_equal(combine([left, right]), [[200, 50]])
-    assert combine([left]) is left
+    assert np.array_equal(combine_mattes([left, right]), [[200, 50]])
+    assert combine_mattes([left]) is left
     with pytest.raises(NbHelpersError, match="nothing to combine"):
-        combine([])
+        combine_mattes([])
     with pytest.raises(NbHelpersError, match="alike"):
-        combine([left, right.astype(np.uint16)])
+        combine_mattes([left, right.astype(np.uint16)])
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_mattes_of_a_clip_know_objects_settings_and_gaps(photo):
     frames = Clip([photo, photo, photo])
     masks = [{"disc": disc(), "box": disc(x=20, radius=9)}, None, disc()]
     mattes = Mattes(frames, masks, {"box": MatteSettings(grow=5)})
-    assert np.array_equal(mattes.make(0) > 0, disc() | grow(disc(x=20, radius=9), 5))
+    assert np.array_equal(mattes.make(0) > 0, disc() | grow_mask(disc(x=20, radius=9), 5))
     assert list(mattes.make_each(0)) == ["disc", "box"] and not mattes.make(1).any()
     assert np.array_equal(Mattes(frames, masks, objects=["disc"]).make(0) > 0, disc())
     assert np.array_equal(mattes.only(["disc"]).make(0) > 0, disc())

@@ -1,8 +1,10 @@
 """Project folders when something goes wrong: a second writer, a full or read-only disk, torn files, Ctrl-C."""
 
 import gc
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +19,9 @@ from test_rotoscoping import a_folder, a_session, contents, followed, states
 import nbhelpers.models.load
 from nbhelpers import cli
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.mattes import MatteSettings
 from nbhelpers.core.video import Frames
-from nbhelpers.rotoscoping import RotoSession, run
+from nbhelpers.rotoscoping import RotoSession, replay_clip
 
 fcntl = pytest.importorskip("fcntl")
 HOLD = """
@@ -119,14 +122,14 @@ def test_a_disk_that_is_full_at_any_write_is_one_clear_error_and_the_run_goes_on
     log, kinds = followed(3, project=tmp_path / "by hand").project / "prompts.json", ["mattes", "png"]
     with monkeypatch.context() as patch:
         disk = Full(patch, 10_000)
-        run(Clip(3), log, tmp_path / "right", kinds, tracker=FakeTracker())
+        replay_clip(Clip(3), log, tmp_path / "right", kinds, tracker=FakeTracker())
     right = contents(tmp_path / "right" / "project")
     for writes in np.linspace(0, disk.done - 1, 12).astype(int).tolist():
         output = tmp_path / f"out{writes}"
         with monkeypatch.context() as patch, pytest.raises(NbHelpersError, match="No space"):
             Full(patch, writes)
-            run(Clip(3), log, output, kinds, tracker=FakeTracker())
-        outcome = run(Clip(3), log, output, kinds, tracker=FakeTracker())
+            replay_clip(Clip(3), log, output, kinds, tracker=FakeTracker())
+        outcome = replay_clip(Clip(3), log, output, kinds, tracker=FakeTracker())
         assert contents(output / "project") == right, writes
         assert all("all good" in report for report in outcome.reports), writes
         assert not list(output.rglob(".*-????????.*")), "nothing half written stays"
@@ -162,7 +165,7 @@ def test_a_read_only_project_can_be_looked_at_and_exported(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "open", read_only)
     session = a_session(6, project=tmp_path / "disc")
     assert states(session) == "pttttt"
-    assert "all good" in str(session.export(["mattes"], tmp_path / "out")[0])
+    assert "all good" in str(session.export(tmp_path / "out", ["mattes"])[0])
     monkeypatch.setattr(tempfile, "mkstemp", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
     with pytest.raises(NbHelpersError, match="Read-only"):
         session.click(14, 22)
@@ -252,5 +255,40 @@ def test_ctrl_c_in_the_command_is_one_line_and_status_130_and_the_work_goes_on(t
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 0
-    assert "3 followed now" in capsys.readouterr().out
+    assert "3 tracked now" in capsys.readouterr().out
     assert contents(tmp_path / "out" / "project") == contents(session.project)
+
+
+def digests(session):
+    """A hash of all masks of each object."""
+    frames, names = range(len(session.frames)), session.objects
+    masks = [b"".join(session.mask(frame, name).tobytes() for frame in frames) for name in names]
+    return [hashlib.sha256(each).hexdigest()[:16] for each in masks]
+
+
+def test_a_project_of_an_earlier_version_opens_with_its_masks_and_memory(tmp_path):
+    """`tests/data/roto_project` was written before the modules of the session were merged."""
+    folder = tmp_path / "project"
+    shutil.copytree(Path(__file__).parent / "data" / "roto_project", folder)
+    session = RotoSession.open(folder, Clip(6), FakeTracker())
+    assert session.name == "drawn" and session.objects == ("object 1", "box") and session.can_redo
+    assert [session.state(frame, "object 1") for frame in (0, 3, 4, 5)] == [
+        "prompted",
+        "tracked",
+        "prompted",
+        "outdated",
+    ]
+    assert session.matte_settings("object 1") == MatteSettings(fill_holes=20, feather=2)
+    assert digests(session) == ["fde2cf5c4a2c474a", "63510880ed102b37"]
+    assert list(session.propagate_all()) == [5] == session.tracker.followed
+    assert digests(session) == ["861c177d1327cf81", "63510880ed102b37"]
+
+
+def test_open_and_save_are_those_of_every_session(tmp_path):
+    session = followed(6, project=tmp_path / "disc")
+    again = RotoSession.open(tmp_path / "disc", Clip(6), FakeTracker())
+    assert digests(again) == digests(session) and again.name == session.name
+    log = again.save(tmp_path / "copy.json")
+    assert replay_clip(Clip(6), log, tmp_path / "out", tracker=FakeTracker()).tracked == 5
+    with pytest.raises(NbHelpersError, match="no project in the folder"):
+        RotoSession.open(tmp_path / "nothing", Clip(6), FakeTracker())

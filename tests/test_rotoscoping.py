@@ -15,8 +15,8 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.mattes import MatteSettings
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.promptlog import PromptLog
-from nbhelpers.rotoscoping import RotoSession, Task, run, run_many
-from nbhelpers.rotoscoping.batch import replay
+from nbhelpers.rotoscoping import ClipJob, RotoSession, replay_clip, replay_clips
+from nbhelpers.rotoscoping.batch import replay_log
 
 
 def a_session(count=12, project=None, tracker=None, **how):
@@ -78,7 +78,7 @@ def test_a_click_in_the_middle_ends_the_propagation():
     running = session.propagate()
     assert [next(running), next(running)] == [1, 2]
     session.click(60, 47, frame=0)
-    assert list(running) == [] and states(session)[:4] == "psse"
+    assert list(running) == [] and states(session)[:4] == "pooe"
 
 
 def test_propagation_goes_backwards_over_a_range_and_by_single_steps():
@@ -102,7 +102,7 @@ def test_a_range_that_cannot_be_is_refused_at_once(arguments):
 
 
 def test_nothing_can_be_followed_before_something_is_said():
-    with pytest.raises(NbHelpersError, match="nothing to follow"):
+    with pytest.raises(NbHelpersError, match="nothing to track"):
         a_session().propagate_all()
 
 
@@ -111,7 +111,7 @@ def test_a_correction_sticks_and_makes_stale_what_was_followed_from_there():
     before = session.mask(3).copy()
     session.click(60, 47, frame=5)  # and the blue box
     assert session.mask(5)[47, 60] and session.mask(5)[20, 19]
-    assert states(session) == "pttttpssssss" and not session.mask(6)[47, 60]
+    assert states(session) == "pttttpoooooo" and not session.mask(6)[47, 60]
     assert list(session.propagate_all()) == list(range(6, 12))
     assert states(session) == "pttttptttttt" and (session.mask(3) == before).all()
     corrected = session.mask(5).copy()
@@ -130,7 +130,7 @@ def test_a_correction_can_be_carried_backwards_up_to_the_prompt_before():
 
 def test_an_excluding_click_corrects_what_was_tracked_on_that_frame():
     session = followed()
-    session.click(1, float(session.mask(7)[:, 0].argmax()), include=False, frame=7)
+    session.click(1, float(session.mask(7)[:, 0].argmax()), label=0, frame=7)
     assert not session.mask(7)[:, :3].any() and session.mask(7)[20, 21]
 
 
@@ -182,7 +182,7 @@ def test_a_painted_mask_is_what_is_followed():
     session = a_session()
     session.stroke([(14, 20)], 7)
     list(session.propagate(0, 2))
-    prompt = session._follower.state.prompts[1][0]
+    prompt = session._sync.state.prompts[1][0]
     assert (prompt.mask == session.mask(0)).all() and not len(prompt.points)
 
 
@@ -198,7 +198,7 @@ def test_clear_shows_again_what_was_tracked():
     session = followed()
     before = session.mask(5).copy()
     session.set_box((50, 40, 70, 55), frame=5)
-    assert states(session)[5:] == "pssssss"
+    assert states(session)[5:] == "poooooo"
     session.clear(frame=5)
     assert states(session) == "p" + 11 * "t" and (session.mask(5) == before).all()
 
@@ -271,11 +271,11 @@ def test_drift_tells_a_mask_that_jumps():
     assert session.drift(0).why == "it answers a prompt"
     record = session._project.full(6, 1)
     other = cv2.dilate(session.mask(6).astype(np.uint8), np.ones((25, 25))).astype(bool)
-    from nbhelpers.rotoscoping.drift import compare, judge, shrink
+    from nbhelpers.rotoscoping.drift import drift_score, flow_agreement, to_small_grey
 
-    here, there = shrink(session.image(6)), shrink(session.image(5))
-    lost = judge(0.95, *compare(other, here, session.mask(5), there))
-    good = judge(0.95, *compare(session.mask(6), here, session.mask(5), there))
+    here, there = to_small_grey(session.image(6)), to_small_grey(session.image(5))
+    lost = drift_score(0.95, *flow_agreement(other, here, session.mask(5), there))
+    good = drift_score(0.95, *flow_agreement(session.mask(6), here, session.mask(5), there))
     assert lost.is_doubtful and lost.area_jump > 2 and not good.is_doubtful and good.flow_overlap > 0.9
     assert record.tracked.overlap == pytest.approx(good.flow_overlap)
 
@@ -312,7 +312,7 @@ def test_a_clip_of_one_frame_has_a_mask_and_nothing_to_follow(tmp_path):
     session = a_session(1)
     session.click(14, 20)
     assert list(session.propagate()) == [] and list(session.propagate_all()) == []
-    assert [str(report) for report in session.export(["mattes"], tmp_path)]
+    assert [str(report) for report in session.export(tmp_path, ["mattes"])]
 
 
 def test_a_project_is_gone_on_with(tmp_path):
@@ -320,7 +320,7 @@ def test_a_project_is_gone_on_with(tmp_path):
     session.click(60, 47, frame=5)
     masks = [session.mask(frame).copy() for frame in range(12)]
     again = a_session(project=tmp_path / "disc")
-    assert states(again) == "pttttpssssss" and all((again.mask(i) == mask).all() for i, mask in enumerate(masks))
+    assert states(again) == "pttttpoooooo" and all((again.mask(i) == mask).all() for i, mask in enumerate(masks))
     assert again.tracker.added == [] and list(again.propagate_all()) == list(range(6, 12))
     assert again.undo() and again.undo() and not again.can_undo
     assert (tmp_path / "disc" / "prompts.json").exists()
@@ -343,7 +343,7 @@ def test_a_project_or_log_of_another_clip_or_model_is_refused(tmp_path):
     with pytest.raises(NbHelpersError, match="another clip"):
         a_session(13, project=tmp_path / "disc")
     with pytest.raises(NbHelpersError, match="another clip"):
-        run(Clip(12, gone=(3,)), log, tmp_path / "out", tracker=FakeTracker())
+        replay_clip(Clip(12, gone=(3,)), log, tmp_path / "out", tracker=FakeTracker())
     with pytest.raises(NbHelpersError, match="another model"):
         a_session(project=tmp_path / "disc", tracker=FakeTracker(name="other"))
     (tmp_path / "photos").mkdir()
@@ -377,7 +377,7 @@ def test_a_tracker_that_cannot_be_saved_follows_a_few_frames_again():
     session.click(14, 20)
     list(session.propagate(0, 30))
     session.tracker.followed.clear()
-    session._follower._known.clear()
+    session._sync._memory.clear()
     assert list(session.propagate_all()) == list(range(31, 40))
     assert session.tracker.followed == list(range(15, 40))
 
@@ -405,24 +405,28 @@ def contents(folder):
 
 def test_a_log_replays_to_the_same_masks(tmp_path):
     session = a_log(tmp_path, 20)
-    outcome = run(
+    outcome = replay_clip(
         Clip(20), session.project / "prompts.json", tmp_path / "out", ["colmap", "coco"], tracker=FakeTracker()
     )
     again = RotoSession(Clip(20), FakeTracker(), project=tmp_path / "out" / "project")
     for name in session.objects:
         for frame in range(20):
-            assert (again.mask(frame, name) == session.mask(frame, name)).all() and again.state(frame, name) != "stale"
+            assert (again.mask(frame, name) == session.mask(frame, name)).all() and again.state(
+                frame, name
+            ) != "outdated"
     assert len(outcome.reports) == 2 and all("all good" in report for report in outcome.reports)
     assert len(list((tmp_path / "out" / "colmap").glob("*.png"))) == 20
-    second = run(Clip(20), session.project / "prompts.json", tmp_path / "out", ["colmap"], tracker=FakeTracker())
-    assert second.followed == 0
+    second = replay_clip(
+        Clip(20), session.project / "prompts.json", tmp_path / "out", ["colmap"], tracker=FakeTracker()
+    )
+    assert second.tracked == 0
 
 
 def test_a_log_without_propagations_is_followed_all_the_same(tmp_path):
     log = PromptLog(followed(8).log.image, "fake-tracker")
     log.append("object.add", object="disc")
     log.append("point.add", object="disc", frame=2, x=16, y=20, label=1)
-    assert run(Clip(8), log, tmp_path / "out", tracker=FakeTracker()).followed == 7
+    assert replay_clip(Clip(8), log, tmp_path / "out", tracker=FakeTracker()).tracked == 7
 
 
 class TwoShots(Clip):
@@ -440,7 +444,7 @@ def test_a_cut_in_the_clip_is_told_with_where_to_split(tmp_path, caplog):
     session = RotoSession(clip, FakeTracker())
     session.click(14, 20)
     assert session.cuts() == [12]
-    outcome = run(clip, session.log, tmp_path / "out", tracker=FakeTracker())
+    outcome = replay_clip(clip, session.log, tmp_path / "out", tracker=FakeTracker())
     assert 12 in outcome.doubtful["object 1"] and "split the clip there: start=12" in caplog.text
 
 
@@ -460,7 +464,7 @@ def test_a_disk_that_is_full_loses_nothing(tmp_path, monkeypatch):
             session.undo()
         assert session.log.to_json() == before and states(session) == "pttttt"
     session.click(60, 47, frame=3)
-    assert states(session) == "pttpss" and states(a_session(6, project=tmp_path / "disc")) == "pttpss"
+    assert states(session) == "pttpoo" and states(a_session(6, project=tmp_path / "disc")) == "pttpoo"
 
 
 def test_a_replay_into_a_project_with_other_prompts_is_refused(tmp_path):
@@ -468,10 +472,10 @@ def test_a_replay_into_a_project_with_other_prompts_is_refused(tmp_path):
     other = a_session(8, project=tmp_path / "out" / "project")
     other.click(60, 47)
     with pytest.raises(NbHelpersError, match="prompts of its own"):
-        run(Clip(8), log, tmp_path / "out", tracker=FakeTracker())
+        replay_clip(Clip(8), log, tmp_path / "out", tracker=FakeTracker())
     empty = a_session(8).log
-    with pytest.raises(NbHelpersError, match="says nothing"):
-        run(Clip(8), empty, tmp_path / "out2", tracker=FakeTracker())
+    with pytest.raises(NbHelpersError, match="no prompts"):
+        replay_clip(Clip(8), empty, tmp_path / "out2", tracker=FakeTracker())
 
 
 class Noting(FakeTracker):
@@ -490,7 +494,7 @@ class Noting(FakeTracker):
 
 def work(project, log, notes):
     session = RotoSession(Clip(60), Noting(notes), project=project)
-    for _ in replay(session, PromptLog.open(log)):
+    for _ in replay_log(session, PromptLog.open(log)):
         pass
 
 
@@ -542,7 +546,7 @@ def test_an_export_beside_the_originals_leaves_them_and_the_clip_as_they_were(tm
     session = RotoSession(folder, FakeTracker(), project=tmp_path / "project")
     session.click(14, 20)
     list(session.propagate())
-    reports = session.export("postshot")
+    reports = session.export(formats="postshot")
     assert reports[0].ok and (folder / "IMG_2_matte.png").exists()
     assert all(path.read_bytes() == data for path, data in before.items())
     again = RotoSession(folder, FakeTracker(), project=tmp_path / "project")
@@ -551,13 +555,13 @@ def test_an_export_beside_the_originals_leaves_them_and_the_clip_as_they_were(tm
 
 def test_an_export_of_another_clip_goes_into_a_folder_of_its_own(tmp_path, caplog):
     first, second = followed(4), followed(5)
-    first.export(["mattes", "coco"], tmp_path)
+    first.export(tmp_path, ["mattes", "coco"])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    second.export(["mattes", "coco"], tmp_path, replace=True)
+    second.export(tmp_path, ["mattes", "coco"], replace=True)
     assert all(path.read_bytes() == data for path, data in before.items()) and "mattes-2" in caplog.text
     assert {path.name for path in tmp_path.iterdir()} == {"mattes", "mattes-2", "coco", "coco-2"}
     assert len(list((tmp_path / "mattes-2").glob("*.png"))) == 5
-    second.export(["mattes"], tmp_path)
+    second.export(tmp_path, ["mattes"])
     assert not (tmp_path / "mattes-3").exists()
 
 
@@ -567,67 +571,67 @@ def test_exports_are_verified_and_nothing_of_other_origin_is_overwritten(tmp_pat
     session.set_box((50, 40, 70, 55))
     list(session.propagate_all())
     kinds = ["postshot", "colmap", "nerfstudio", "mattes", "rgba", "coco", "overlay"]
-    reports = session.export(kinds, tmp_path / "out")
+    reports = session.export(tmp_path / "out", kinds)
     assert [report.ok for report in reports] == 7 * [True]
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(kinds)
-    apart = session.export({"mattes": tmp_path / "apart"}, apart=True)
+    apart = session.export(formats={"mattes": tmp_path / "apart"}, apart=True)
     assert len(apart) == 2 and {path.name for path in (tmp_path / "apart").iterdir()} == {"object-1", "box"}
     with pytest.raises(NbHelpersError, match="other masks"):
         session.set_matte(MatteSettings(grow=3))
-        session.export(["mattes"], tmp_path / "out")
-    assert session.export(["mattes"], tmp_path / "out", replace=True)[0].ok
+        session.export(tmp_path / "out", ["mattes"])
+    assert session.export(tmp_path / "out", ["mattes"], replace=True)[0].ok
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "000001.png").write_bytes(b"mine")
     with pytest.raises(NbHelpersError, match="did not write"):
-        session.export({"mattes": tmp_path / "mine"})
+        session.export(formats={"mattes": tmp_path / "mine"})
     assert (tmp_path / "mine" / "000001.png").read_bytes() == b"mine"
 
 
 def test_an_export_that_cannot_be_is_told_at_once(tmp_path, caplog):
     session = a_session(4)
     with pytest.raises(NbHelpersError, match="no mask"):
-        session.export(["colmap"], tmp_path)
+        session.export(tmp_path, ["colmap"])
     session.click(14, 20)
     with pytest.raises(NbHelpersError, match="no such export"):
-        session.export(["polaroid"], tmp_path)
+        session.export(tmp_path, ["polaroid"])
     with pytest.raises(NbHelpersError, match="folder"):
-        session.export(["colmap"])
-    session.export(["mattes"], tmp_path)
+        session.export(formats=["colmap"])
+    session.export(tmp_path, ["mattes"])
     assert "3 of 4 frames" in caplog.text
 
 
 def test_many_clips_are_worked_through_and_one_that_fails_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(nbhelpers.models.load, "load", lambda *_: FakeTracker())
-    tasks = []
+    jobs = []
     for name in ("a", "b"):
         folder = a_folder(tmp_path / name, Clip(4))
         session = RotoSession(folder, FakeTracker(), project=tmp_path / f"{name} by hand")
         session.click(14, 20)
-        tasks.append(Task(folder, session.project / "prompts.json", tmp_path / "out" / name))
+        jobs.append(ClipJob(folder, session.project / "prompts.json", tmp_path / "out" / name))
     (tmp_path / "b" / "IMG_4.png").unlink()
     done = []
-    outcomes = run_many(tasks, ["colmap"], on_done=done.append)
-    assert done == outcomes and outcomes[0].followed == 3 and outcomes[0].error == ""
+    outcomes = replay_clips(jobs, ["colmap"], on_done=done.append)
+    assert done == outcomes and outcomes[0].tracked == 3 and outcomes[0].error == ""
     assert "another clip" in outcomes[1].error
     with pytest.raises(NbHelpersError, match="same folder"):
-        run_many([tasks[0], tasks[0]])
+        replay_clips([jobs[0], jobs[0]])
 
 
 @pytest.mark.filterwarnings("ignore")  # Dask's own, and pycocotools in its threads
 def test_many_clips_are_worked_through_by_dask(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(nbhelpers.models.load, "load", lambda *_: FakeTracker())
-    tasks = []
+    jobs = []
     for name in ("a", "b", "c"):
         session = RotoSession(a_folder(tmp_path / name, Clip(4)), FakeTracker(), project=tmp_path / f"{name} by hand")
         session.click(14, 20)
-        tasks.append(Task(tmp_path / name, session.project / "prompts.json", tmp_path / "out" / name))
+        jobs.append(ClipJob(tmp_path / name, session.project / "prompts.json", tmp_path / "out" / name))
     local = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     done = []
     with distributed.LocalCluster(**local) as cluster, distributed.Client(cluster) as client:
-        outcomes = run_many(tasks, ["mattes"], client=client, on_done=done.append)
-    assert [outcome.followed for outcome in outcomes] == [3, 3, 3] and len(done) == 3
-    assert [outcome.clip for outcome in outcomes] == [str(task.clip) for task in tasks]
+        outcomes = replay_clips(jobs, ["mattes"], client=client, on_done=done.append)
+    assert [outcome.tracked for outcome in outcomes] == [3, 3, 3] and len(done) == 3
+    assert [outcome.clip for outcome in outcomes] == [str(job.clip) for job in jobs]
     assert all("all good" in outcome.reports[0] for outcome in outcomes)
 
 
@@ -640,15 +644,15 @@ def test_commands_extract_and_run(tmp_path, monkeypatch):
     monkeypatch.setattr(nbhelpers.models.load, "load", lambda *_: FakeTracker())
     folder = a_folder(tmp_path / "footage", Clip(6))
     runner = CliRunner()
-    told = runner.invoke(app, ["extract", str(folder), "--output", str(tmp_path / "few"), "--every", "2"])
-    assert told.exit_code == 0 and "3 frames" in told.output and len(list((tmp_path / "few").glob("*.png"))) == 3
+    result = runner.invoke(app, ["extract", str(folder), "--output", str(tmp_path / "few"), "--every", "2"])
+    assert result.exit_code == 0 and "3 frames" in result.output and len(list((tmp_path / "few").glob("*.png"))) == 3
     session = RotoSession(tmp_path / "few", FakeTracker(), project=tmp_path / "by hand")
     session.click(14, 20)
     arguments = ["run", str(tmp_path / "few"), "--prompts", str(tmp_path / "by hand" / "prompts.json")]
-    told = runner.invoke(app, [*arguments, "--export", "postshot,colmap", "--output", str(tmp_path / "out")])
-    assert told.exit_code == 0 and "2 followed now" in told.output and told.output.count("all good") == 2
-    told = runner.invoke(app, [*arguments, "--export", "polaroid", "--output", str(tmp_path / "out")])
-    assert isinstance(told.exception, NbHelpersError)
+    result = runner.invoke(app, [*arguments, "--export", "postshot,colmap", "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0 and "2 tracked now" in result.output and result.output.count("all good") == 2
+    result = runner.invoke(app, [*arguments, "--export", "polaroid", "--output", str(tmp_path / "out")])
+    assert isinstance(result.exception, NbHelpersError)
 
 
 def sam2(photo):
@@ -682,7 +686,7 @@ def test_a_session_that_is_opened_anew_for_each_step_ends_with_the_same_masks(ma
         lambda session: list(session.propagate_all()),
     ]
     if make is lite:  # remembers all that it followed
-        steps[5:5] = [lambda session: session.click(36, 30, include=False, frame=3), lambda session: session.undo()]
+        steps[5:5] = [lambda session: session.click(36, 30, label=0, frame=3), lambda session: session.undo()]
     session = RotoSession(clip, tracker, project=tmp_path / "at once")
     for number, step in enumerate(steps):
         step(session)

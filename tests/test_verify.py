@@ -6,12 +6,11 @@ import pytest
 from PIL import Image
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.mattes import MatteSettings
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.mattes import Mattes, MatteSettings
 from nbhelpers.core.video import Frames
-from nbhelpers.export import splats
-from nbhelpers.export.plan import write
-from nbhelpers.export.verify import verify
+from nbhelpers.export import layouts
+from nbhelpers.export.layouts import write_layout
+from nbhelpers.export.verify import verify_layout
 
 
 @pytest.fixture
@@ -27,8 +26,8 @@ def mattes(photo, tmp_path):
 
 @pytest.fixture
 def plan(mattes, tmp_path):
-    plan = splats.postshot(mattes, tmp_path / "out")
-    write(plan, mattes)
+    plan = layouts.postshot(mattes, tmp_path / "out")
+    write_layout(plan, mattes)
     return plan
 
 
@@ -65,7 +64,7 @@ def opaque(rgba):
 
 
 def test_a_good_export_gives_a_readable_report(plan, mattes, tmp_path):
-    report = verify(plan, mattes)
+    report = verify_layout(plan, mattes)
     assert report.check() is report
     assert str(report).splitlines() == [
         f"postshot in {tmp_path / 'out'}: 9 files, all good",
@@ -100,8 +99,8 @@ RGBA, WHITE, BLACK = "1_matte.png", "masks_remove_background/1.png", "masks_remo
 )
 def test_each_planted_fault_is_found_and_named(name, change, told, plan, mattes, tmp_path):
     planted(tmp_path / "out" / name, change)
-    report = verify(plan, mattes)
-    assert [fault.path for fault in report.faults] == [tmp_path / "out" / name]
+    report = verify_layout(plan, mattes)
+    assert [mismatch.path for mismatch in report.mismatches] == [tmp_path / "out" / name]
     assert told in str(report) and "FAULTY" in str(report)
     with pytest.raises(NbHelpersError, match=told) as caught:
         report.check()
@@ -115,8 +114,8 @@ def test_missing_empty_cut_off_and_strange_files_are_found(plan, mattes, tmp_pat
     half = (out / BLACK).read_bytes()
     (out / BLACK).write_bytes(half[: len(half) // 2])
     (out / "masks_remove_background/99.png").write_bytes(half)
-    report = verify(plan, mattes)
-    told = {fault.path.relative_to(out).as_posix(): fault.what for fault in report.faults}
+    report = verify_layout(plan, mattes)
+    told = {mismatch.path.relative_to(out).as_posix(): mismatch.what for mismatch in report.mismatches}
     assert told[RGBA] == "it is missing" and told[WHITE] == "it is empty"
     assert told["masks_remove_background/99.png"] == "it belongs to no frame of the clip"
     assert set(told) == {RGBA, WHITE, BLACK, "masks_remove_background/99.png"}
@@ -125,35 +124,35 @@ def test_missing_empty_cut_off_and_strange_files_are_found(plan, mattes, tmp_pat
 
 
 def test_the_depth_is_checked(mattes, tmp_path):
-    plan = splats.rgba_sequence(mattes, tmp_path / "deep", bits=16)
-    write(plan, mattes)
-    assert verify(plan, mattes).ok
+    plan = layouts.rgba_sequence(mattes, tmp_path / "deep", bits=16)
+    write_layout(plan, mattes)
+    assert verify_layout(plan, mattes).ok
     planted(tmp_path / "deep/0.png", lambda rgba: rgba)  # Pillow knows 8 bits only
-    assert "8 bits a channel, not 16" in str(verify(plan, mattes))
+    assert "8 bits a channel, not 16" in str(verify_layout(plan, mattes))
 
 
 def test_straight_in_place_of_premultiplied_is_found(mattes, tmp_path):
-    write(splats.rgba_sequence(mattes, tmp_path / "out"), mattes)
-    report = verify(splats.rgba_sequence(mattes, tmp_path / "out", premultiplied=True), mattes)
-    assert len(report.faults) == 3 and "straight, not premultiplied" in report.faults[0].what
+    write_layout(layouts.rgba_sequence(mattes, tmp_path / "out"), mattes)
+    report = verify_layout(layouts.rgba_sequence(mattes, tmp_path / "out", premultiplied=True), mattes)
+    assert len(report.mismatches) == 3 and "straight, not premultiplied" in report.mismatches[0].what
 
 
 def test_a_changed_transforms_file_is_found(mattes, tmp_path):
     scene = tmp_path / "scene"
     scene.mkdir()
     (scene / "transforms.json").write_text('{"frames": [{"file_path": "images/0.png"}]}')
-    plan = splats.nerfstudio(mattes, scene)
-    write(plan, mattes)
+    plan = layouts.nerfstudio(mattes, scene)
+    write_layout(plan, mattes)
     (scene / "transforms_masked.json").write_text("{}")
-    assert "something else" in str(verify(plan, mattes))
+    assert "something else" in str(verify_layout(plan, mattes))
     (scene / "transforms_masked.json").unlink()
-    assert "missing" in str(verify(plan, mattes))
+    assert "missing" in str(verify_layout(plan, mattes))
 
 
 def test_pixels_of_every_so_many_frames_and_the_presence_of_all(plan, mattes, tmp_path):
     planted(tmp_path / "out" / WHITE, lambda grey: 255 - grey)
-    assert verify(plan, mattes, every=2).ok
+    assert verify_layout(plan, mattes, every=2).ok
     (tmp_path / "out" / BLACK).unlink()
     seen = []
-    assert len(verify(plan, mattes, every=2, progress=lambda *done: seen.append(done)).faults) == 1
+    assert len(verify_layout(plan, mattes, every=2, progress=lambda *done: seen.append(done)).mismatches) == 1
     assert seen == [(1, 3), (2, 3), (3, 3)]

@@ -18,10 +18,9 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
 from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.video import Frames
-from nbhelpers.core.video.cuts import cuts
-from nbhelpers.core.video.extract import extract
-from nbhelpers.core.video.folder import gaps, natural_key
-from nbhelpers.core.video.wrap import fold_wrap, wrap_mask
+from nbhelpers.core.video.cuts import find_cuts
+from nbhelpers.core.video.frames import extract_frames, fold_wrap, wrap_mask
+from nbhelpers.core.video.stills import gaps, natural_key
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.weights import sample
 
@@ -348,6 +347,14 @@ def test_a_varying_frame_rate_is_told_and_every_frame_is_there(tmp_path):
     assert all(np.array_equal(frames[index], wanted[index]) for index in (29, 4, 15))
 
 
+def test_a_rate_that_varies_outside_the_chosen_frames_is_no_warning(tmp_path):
+    times = np.cumsum([*[40] * 12, *np.resize([40, 20, 90, 40], 18)]).tolist()
+    path = write_video(tmp_path / "varying.mp4", 30, times=times)
+    assert [problem.kind for problem in Frames(path).problems] == ["rate"]
+    assert Frames(path, stop=12).problems == [] and Frames(path, stop=12, step=3).problems == []
+    assert [problem.kind for problem in Frames(path, start=8).problems] == ["rate"]
+
+
 def test_frames_that_are_stamped_in_the_order_of_packing_come_in_the_order_of_showing(video, tmp_path):
     odd = tmp_path / "odd.mp4"
     with av.open(str(video)) as source, av.open(str(odd), "w") as target:
@@ -515,25 +522,25 @@ def test_extract_writes_numbered_frames_and_goes_on(video, tmp_path, monkeypatch
     frames, target = Frames(video, step=4), tmp_path / "out"
     done = []
     with pytest.raises(KeyboardInterrupt):
-        extract(frames, target, progress=lambda index: done.append(index) or (index == 5 and _stop()))
+        extract_frames(frames, target, progress=lambda index: done.append(index) or (index == 5 and _stop()))
     files = sorted(file.name for file in target.glob("[0-9]*"))
     assert files == [f"{index:05d}.png" for index in range(6)]
     stamp = (target / "00002.png").stat().st_mtime_ns
-    paths = extract(frames, target)
+    paths = extract_frames(frames, target)
     assert [path.name for path in paths] == [f"{index:05d}.png" for index in range(10)]
     assert (target / "00002.png").stat().st_mtime_ns == stamp
     assert all(np.array_equal(load_image(path), frame) for path, frame in zip(paths, frames, strict=True))
     again = Frames(target)
     assert len(again) == 10
     with pytest.raises(NbHelpersError, match="another clip"):
-        extract(Frames(video, step=5), target)
+        extract_frames(Frames(video, step=5), target)
     other = write_folder(tmp_path / "other", ["00003.png"])
     with pytest.raises(NbHelpersError, match="nothing is overwritten"):
-        extract(frames, other)
+        extract_frames(frames, other)
     assert len(list(other.iterdir())) == 1
     with pytest.raises(NbHelpersError, match="cannot be written so"):
-        extract(frames, tmp_path / "x", suffix=".exr")
-    assert extract(frames[:2], tmp_path / "jpg", suffix=".jpg", first=100)[1].name == "00101.jpg"
+        extract_frames(frames, tmp_path / "x", suffix=".exr")
+    assert extract_frames(frames[:2], tmp_path / "jpg", suffix=".jpg", first=100)[1].name == "00101.jpg"
 
 
 def _stop():
@@ -544,23 +551,23 @@ def test_cuts_are_found_and_fast_motion_is_none(tmp_path):
     rng = np.random.default_rng(0)
     scenes = [rng.integers(0, 255, (3, 4, 3), dtype=np.uint8).repeat(32, 0).repeat(32, 1) for _ in range(3)]
     clip = [np.roll(scenes[number], 2 * step, axis=1) for number in range(3) for step in range(20)]
-    assert cuts(clip) == [20, 40]
-    assert cuts(clip[:20]) == []
-    assert cuts(clip[:1]) == []
-    assert cuts([scenes[0], scenes[1]]) == [1]
+    assert find_cuts(clip) == [20, 40]
+    assert find_cuts(clip[:20]) == []
+    assert find_cuts(clip[:1]) == []
+    assert find_cuts([scenes[0], scenes[1]]) == [1]
     flash = [
         np.minimum(255, frame.astype(int) + (60 if 9 <= i <= 14 else 0)).astype(np.uint8)
         for i, frame in enumerate(clip[:20])
     ]
-    assert cuts(flash) in ([], [9, 15])
+    assert find_cuts(flash) in ([], [9, 15])
 
 
 @pytest.mark.weights("bikes.mp4")
 def test_the_shots_of_a_real_clip():
     frames = Frames(sample("bikes"))
     assert (len(frames), frames.size, frames.fps) == (250, (272, 640), 25)
-    assert cuts(frames) == [30, 76, 137, 187, 242]
-    assert cuts(frames[76:137]) == []
+    assert find_cuts(frames) == [30, 76, 137, 187, 242]
+    assert find_cuts(frames[76:137]) == []
 
 
 def test_a_picture_of_a_damaged_replacement_is_never_seen(folder):

@@ -13,9 +13,8 @@ from test_video import SIZE, decoded, picture, write_folder, write_video
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import save_image
 from nbhelpers.core.video import Frames
-from nbhelpers.core.video.ends import missing_end
-from nbhelpers.core.video.folder import ClipChangedError
-from nbhelpers.core.video.picture import FORMATS, check_format, picture_of, remarks_on
+from nbhelpers.core.video.file import FORMATS, check_format, missing_end, picture_warnings, to_rgb
+from nbhelpers.core.video.stills import ClipChangedError
 
 CUT = {  # file: codec, and the share of its bytes that is kept
     "cut.mkv": ("libx264", 0.6),
@@ -149,7 +148,7 @@ def test_an_animation_gives_all_its_pictures(tmp_path, suffix):
     if suffix != ".tif":
         stamps, tick = frames.stamps
         assert (stamps * tick).tolist() == [Fraction(n, 10) for n in (0, 1, 2, 3, 6, 7)]
-        assert kinds(frames) == ["rate"]
+        assert kinds(frames) == ["rate"] and Frames(path, stop=3).problems == []  # which are shown equally long
     assert np.array_equal(pickle.loads(pickle.dumps(frames))[4], frames[4])
     assert all(np.array_equal(frames[index], Frames(path)[index]) for index in reversed(range(6)))
     signature = frames.signature
@@ -317,7 +316,7 @@ def test_every_pixel_format_that_is_allowed_is_converted_rightly():
             frame = av.VideoFrame.from_ndarray(colours(), format="rgb24").reformat(format=name)
         except OSError as error:
             raise AssertionError(name) from error
-        found, right = picture_of(frame, None).astype(int)[16, 8::16], wanted[16, 8::16]
+        found, right = to_rgb(frame, None).astype(int)[16, 8::16], wanted[16, 8::16]
         if name.startswith(("gray", "ya")):
             right = np.repeat((right @ [0.299, 0.587, 0.114])[:, None], 3, 1)
         if name.startswith("mono"):
@@ -362,7 +361,7 @@ def coded(matrix, full, bits, sub):
 def test_matrix_range_depth_and_sampling_are_heeded(matrix):
     for full in (False, True):
         for bits, sub in ((8, "420"), (8, "444"), (10, "420"), (10, "422"), (10, "444"), (12, "444")):
-            found = picture_of(coded(matrix, full, bits, sub), None).astype(int)
+            found = to_rgb(coded(matrix, full, bits, sub), None).astype(int)
             assert np.abs(found - colours())[16, 8::16].max() <= 3, (full, bits, sub)
 
 
@@ -380,20 +379,22 @@ def test_matrix_range_depth_and_sampling_are_heeded(matrix):
 )
 def test_what_is_not_converted_is_told(attributes, aspect, kind, text):
     frame = coded(1, False, 10, "420")
-    assert remarks_on(frame, Fraction(1), None) == []
+    assert picture_warnings(frame, Fraction(1), None) == []
     for name, value in attributes.items():
         setattr(frame, name, value)
-    [(found, told)] = remarks_on(frame, aspect, None)
+    [(found, told)] = picture_warnings(frame, aspect, None)
     assert found == kind
     assert text in told
 
 
 def test_an_odd_angle_an_unknown_matrix_and_transparency_are_told(tmp_path):
     turn = np.array([[1.0, 1.0], [-1.0, 1.0]])
-    assert remarks_on(coded(1, False, 8, "420"), None, turn)[0][0] == "pixels"
+    assert picture_warnings(coded(1, False, 8, "420"), None, turn)[0][0] == "pixels"
     large = av.VideoFrame(1280, 720, "yuv420p")
-    assert [kind for kind, _ in remarks_on(large, None, None)] == ["colour"]
+    assert [kind for kind, _ in picture_warnings(large, None, None)] == ["colour"]
     clear = np.dstack([picture(0), np.full(SIZE, 255, np.uint8)])
-    assert remarks_on(av.VideoFrame.from_ndarray(clear, format="rgba"), None, None) == []
+    assert picture_warnings(av.VideoFrame.from_ndarray(clear, format="rgba"), None, None) == []
     clear[5, 5, 3] = 0
-    assert [kind for kind, _ in remarks_on(av.VideoFrame.from_ndarray(clear, format="rgba"), None, None)] == ["alpha"]
+    assert [kind for kind, _ in picture_warnings(av.VideoFrame.from_ndarray(clear, format="rgba"), None, None)] == [
+        "alpha"
+    ]

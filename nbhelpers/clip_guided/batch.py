@@ -21,7 +21,7 @@ from nbhelpers.core.files import check_writable, sha256, write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import encode_rle
 from nbhelpers.core.runs import SUFFIXES, apart, own_name, photos, sign, stems
-from nbhelpers.export.coco import save_coco, to_coco
+from nbhelpers.export.masks import save_coco, to_coco
 from nbhelpers.models.protocols import Segmenter, TextEncoder
 from nbhelpers.plots import overlay
 

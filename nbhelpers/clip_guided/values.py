@@ -368,7 +368,7 @@ class ClipGuidedResult:
         }
 
     def save(self, folder: str | Path, name: str = "photo") -> list[Path]:
-        """Write masks, cut-outs and a COCO file as `nbhelpers.export.bundle.save_masks`, a label map and a summary.
+        """Write masks, cut-outs and a COCO file as `nbhelpers.export.masks.save_masks`, a label map and a summary.
 
         ``<name>_labels.png`` holds 0 where nothing was found, else 1 + the index into the vocabulary (16 bit where
         there are more than 255 words); ``<name>.json`` tells the words.
@@ -378,7 +378,7 @@ class ClipGuidedResult:
 
         from nbhelpers.core.files import write_text
         from nbhelpers.core.images import save_image
-        from nbhelpers.export.bundle import save_masks
+        from nbhelpers.export.masks import save_masks
 
         scores = dict(zip(self.names, map(float, self.instances.confidence), strict=True))
         paths = save_masks(folder, name, self.image, self.masks(), scores)

@@ -4,7 +4,7 @@ In such a picture columns are longitudes and rows latitudes, so things near the 
 right edges meet. Networks know flat photos. So the sphere is looked at through overlapping perspective tiles, poles
 included; what is found there is carried back, across the seam where it must be, and what two tiles saw is one thing.
 
-`nbhelpers.core.video.wrap` is the cheaper way for clips: it repairs the seam alone.
+`nbhelpers.core.video.frames` is the cheaper way for clips: it repairs the seam alone.
 """
 
 from __future__ import annotations

@@ -1,13 +1,19 @@
-"""From a mask to a matte: holes, specks, size, frame edge, steady in time, true to the photo's edges, soft.
+"""From masks to mattes: temporal smoothing, holes, specks, size, frame edge, edge-aware refinement, feathering.
 
-Everything is done in the box of the mask plus a margin, so a small object in a large frame costs little.
+`make_matte` works in the box of the mask plus a margin, so a small object in a large frame costs little; `Mattes` makes
+the mattes of a clip one at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,16 +21,168 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from nbhelpers.core.compositing import distance_to
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.guided import guided_filter
 from nbhelpers.core.masks import box_of
+from nbhelpers.core.metrics import iou
 from nbhelpers.core.regions import components, fill_holes
-from nbhelpers.core.steady import REACH, steady
+from nbhelpers.core.video.frames import fold_wrap
 
+MAX_DISTANCE = 8.0  # pixels; farther than this from a contour, all distances count the same
+OUTLINE_SIGMA = 2.5  # pixels that a trembling outline is off
+MIN_IOU = 0.5  # a neighbour's mask that overlaps less shows another object
 COARSE = 8  # pixels of radius that are kept when the refinement is fitted on a smaller picture
 LEVELS = (0.08, 0.92)  # the filter's haze: opacities below and above are taken for 0 and 1
 FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1.0}
 
 Mask = Bool[np.ndarray, "h w"]
+
+
+def guided_filter(
+    guide: Float32[np.ndarray, "h w 3"],
+    source: Float32[np.ndarray, "h w"],
+    radius: int,
+    epsilon: float,
+    step: int = 1,
+) -> Float32[np.ndarray, "h w"]:
+    """The source as, in each window, the linear function of the guide's colours that fits it best.
+
+    Example:
+        >>> guided_filter(image / np.float32(255), mask.astype(np.float32), radius=8, epsilon=4e-4).shape
+        (480, 640)
+
+    Args:
+        guide: RGB, 0 to 1.
+        source: the map to filter, e.g. a mask as 0 and 1; the result may leave its range a little.
+        radius: of the square windows, which are ``2 radius + 1`` wide and cut at the picture's border.
+        epsilon: added to the colours' covariance; edges of smaller variance are smoothed away.
+        step: the linear functions are fitted on a picture that many times smaller and applied to the full one, which
+            costs less by the square of it and changes little while it is well below the radius.
+
+    Source: He, Sun and Tang, "Guided Image Filtering", TPAMI 2013, equations 14 to 16 (colour guide), and the first
+    author's MATLAB reference ``guidedfilter_color.m``, which cuts windows at the border in the same way. The step is
+    that of He and Sun, "Fast Guided Filter", arXiv 1505.00996.
+    """
+    # centred first: variances as differences of large squares lose digits in 32 bit
+    guide = guide - guide.reshape(-1, 3).mean(0)
+    if step == 1:
+        slopes, rest = _fit(guide, source, radius, epsilon)
+    else:
+        size = source.shape[::-1]
+        small = tuple(-(-length // step) for length in size)
+        coarse = (cv2.resize(array, small, interpolation=cv2.INTER_AREA) for array in (guide, source))
+        slopes, rest = _fit(*coarse, max(1, round(radius / step)), epsilon)
+        slopes = [cv2.resize(slope, size, interpolation=cv2.INTER_LINEAR) for slope in slopes]
+        rest = cv2.resize(rest, size, interpolation=cv2.INTER_LINEAR)
+    for channel, slope in enumerate(slopes):
+        rest += slope * guide[:, :, channel]
+    return rest
+
+
+def _fit(guide: np.ndarray, source: np.ndarray, radius: int, epsilon: float) -> tuple[list[np.ndarray], np.ndarray]:
+    """For each pixel the mean slopes and rest of the linear functions of all windows that hold it."""
+    size = (2 * radius + 1, 2 * radius + 1)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return cv2.boxFilter(values, cv2.CV_32F, size, normalize=False, borderType=cv2.BORDER_CONSTANT)
+
+    weight = 1 / total(np.ones_like(source))
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return total(values) * weight
+
+    channels = [np.ascontiguousarray(guide[:, :, c]) for c in range(3)]
+    means = [mean(channel) for channel in channels]
+    level = mean(source)
+    right = [mean(channel * source) - m * level for channel, m in zip(channels, means, strict=True)]
+    variance = {}
+    for i in range(3):
+        for j in range(i, 3):
+            variance[i, j] = mean(channels[i] * channels[j]) - means[i] * means[j]
+            if i == j:
+                variance[i, j] += epsilon
+    slopes = _solve(variance, right)
+    rest = level - sum(slope * m for slope, m in zip(slopes, means, strict=True))
+    return [mean(slope) for slope in slopes], mean(rest)
+
+
+def _solve(m: dict[tuple[int, int], np.ndarray], right: list[np.ndarray]) -> list[np.ndarray]:
+    """At each pixel the solution of a symmetric 3 x 3 system, by its adjugate."""
+    cofactor = {
+        (0, 0): m[1, 1] * m[2, 2] - m[1, 2] ** 2,
+        (0, 1): m[0, 2] * m[1, 2] - m[0, 1] * m[2, 2],
+        (0, 2): m[0, 1] * m[1, 2] - m[0, 2] * m[1, 1],
+        (1, 1): m[0, 0] * m[2, 2] - m[0, 2] ** 2,
+        (1, 2): m[0, 1] * m[0, 2] - m[0, 0] * m[1, 2],
+        (2, 2): m[0, 0] * m[1, 1] - m[0, 1] ** 2,
+    }
+    determinant = sum(m[0, j] * cofactor[0, j] for j in range(3))
+    return [sum(cofactor[min(i, j), max(i, j)] * right[j] for j in range(3)) / determinant for i in range(3)]
+
+
+def smooth_outline(
+    mask: Mask, neighbours: Sequence[tuple[int, Mask]], window: tuple[slice, slice]
+) -> Bool[np.ndarray, "wh ww"]:
+    """A window of the mask with an outline averaged over neighbouring frames.
+
+    Signed distances to the outlines are averaged, so an outline that trembles comes to rest in the middle. Each
+    neighbour is first moved by what its centre of gravity moved, if it then overlaps better; and where it still is
+    more than a few pixels off, it counts less and less: there something really moves, such as a leg or a wheel, and
+    would be worn off. An empty mask is filled if the object is there both before and after.
+
+    Args:
+        mask: of the frame.
+        neighbours: ``(offset in frames, mask)``.
+        window: rows and columns that are wanted.
+
+    Source: the mean of signed distances as the mean of shapes is that of Leventon, Grimson and Faugeras (CVPR 2000).
+    Weights fall as Gaussians of the offset (sigma the largest one) and of the difference, as in a bilateral filter
+    (Tomasi and Manduchi, ICCV 1998).
+    """
+    here = mask[window]
+    there = [
+        (offset, aligned) for offset, other in neighbours if (aligned := _aligned(other, mask, window)) is not None
+    ]
+    absent = not here.any()
+    if not there or (absent and len({offset > 0 for offset, _ in there}) < 2):
+        return here
+    sigma = max(abs(offset) for offset, _ in neighbours)
+    own = _signed_distance(here)
+    total = np.zeros_like(own) if absent else own.copy()
+    for offset, other in there:
+        distance = _signed_distance(other)
+        weight = math.exp(-0.5 * (offset / sigma) ** 2)
+        total += weight * (distance if absent else np.exp(-0.5 * ((distance - own) / OUTLINE_SIGMA) ** 2) * distance)
+    return total > 0
+
+
+def _aligned(other: np.ndarray, mask: np.ndarray, window: tuple[slice, slice]) -> np.ndarray | None:
+    """The window of a neighbour's mask as it would lie on this frame, or None if it shows something else."""
+    if not other.any():
+        return None
+    if not mask.any():
+        return other[window]
+    (x, y), (u, v) = _centre(mask), _centre(other)
+    rows, columns = (np.arange(length)[part] for length, part in zip(mask.shape, window, strict=True))
+    candidates = [other[window]]
+    if (round(u - x), round(v - y)) != (0, 0):
+        moved_rows = np.clip(rows + round(v - y), 0, mask.shape[0] - 1)
+        moved_columns = np.clip(columns + round(u - x), 0, mask.shape[1] - 1)
+        candidates.append(other[np.ix_(moved_rows, moved_columns)])
+    overlaps = [iou(mask[window], candidate) for candidate in candidates]
+    best = int(np.argmax(overlaps))
+    return candidates[best] if overlaps[best] >= MIN_IOU else None
+
+
+def _signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Distance to the outline in pixels, positive inside, cut off at `MAX_DISTANCE`; half-way between pixels is 0."""
+    inside, outside = distance_to(~mask), distance_to(mask)
+    return np.clip(np.where(mask, inside - 0.5, 0.5 - outside), -MAX_DISTANCE, MAX_DISTANCE)
+
+
+def _centre(mask: np.ndarray) -> tuple[float, float]:
+    """Centre of gravity ``(x, y)`` of a mask."""
+    x0, y0, x1, y1 = box_of(mask)
+    moments = cv2.moments(np.ascontiguousarray(mask[y0:y1, x0:x1]).view(np.uint8), binaryImage=True)
+    return x0 + moments["m10"] / moments["m00"], y0 + moments["m01"] / moments["m00"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +202,8 @@ class MatteSettings:
         frame_edge: where the mask stops so many pixels or fewer before the frame's edge, it is carried on to it.
         refine: radius in pixels, about as far as the outline may be off, in which the matte is fitted to the
             photo's edges by a guided filter.
-        detail: how faint an edge of the photo the refinement follows: the square root of the filter's epsilon, in
-            the photo's range 0 to 1. Small follows more and is noisier.
+        detail: how faint an edge of the photo the refinement adapts to: the square root of the filter's epsilon, in
+            the photo's range 0 to 1. Small values adapt to more edges and are noisier.
         feather: pixels over which the edge fades, centred on it.
     """
 
@@ -70,7 +228,7 @@ class MatteSettings:
             if value < 0 and field.name != "grow":
                 raise NbHelpersError(f"the setting {field.name} cannot be negative", given=value, expected="0 or more")
             object.__setattr__(self, field.name, int(value) if whole else float(value))
-        if not self.detail:  # flat places of the photo would be divided by nothing
+        if not self.detail:  # flat areas of the photo would cause a division by zero
             raise NbHelpersError("the setting detail must be above 0", given=self.detail, expected="0.001 to 0.1")
 
     @property
@@ -116,13 +274,13 @@ def make_matte(
         box = box_of(other) if box is None else box
     if box is None:
         return out
-    margin = settings.margin + (math.ceil(REACH) if near else 0)
+    margin = settings.margin + (math.ceil(MAX_DISTANCE) if near else 0)
     x0, y0 = max(0, box[0] - margin), max(0, box[1] - margin)
     window = slice(y0, box[3] + margin), slice(x0, box[2] + margin)
-    part = steady(mask, near, window)
+    part = smooth_outline(mask, near, window)
     part = fill_holes(part, settings.fill_holes)
-    part = drop_specks(part, settings.drop_specks)
-    part = grow(part, settings.grow)
+    part = remove_small_components(part, settings.drop_specks)
+    part = grow_mask(part, settings.grow)
     touches = (window[0].start == 0, window[1].start == 0, y0 + part.shape[0] == mask.shape[0],
                x0 + part.shape[1] == mask.shape[1])  # fmt: skip
     part = reach_frame_edge(part, settings.frame_edge, touches)
@@ -131,8 +289,8 @@ def make_matte(
         return out
     soft = part.astype(np.float32)
     if settings.refine:
-        soft = refine(soft, image[window], settings.refine, settings.detail)
-    soft = feather(soft, settings.feather)
+        soft = refine_matte(soft, image[window], settings.refine, settings.detail)
+    soft = feather_matte(soft, settings.feather)
     out[window] = soft if full == 1 else np.rint(soft * full)
     return out
 
@@ -148,7 +306,7 @@ def full_of(dtype: type | np.dtype) -> np.generic:
     return np.dtype(dtype).type(FULL[np.dtype(dtype)])
 
 
-def combine(mattes: Sequence[Shaped[np.ndarray, "_ _"]]) -> Shaped[np.ndarray, "_ _"]:
+def combine_mattes(mattes: Sequence[Shaped[np.ndarray, "_ _"]]) -> Shaped[np.ndarray, "_ _"]:
     """Several objects' masks or mattes of one frame as one: the strongest at each pixel.
 
     Raises:
@@ -167,12 +325,12 @@ def combine(mattes: Sequence[Shaped[np.ndarray, "_ _"]]) -> Shaped[np.ndarray, "
     return first if len(mattes) == 1 else np.maximum.reduce(list(mattes))
 
 
-def drop_specks(mask: Mask, area: int) -> Mask:
+def remove_small_components(mask: Mask, area: int) -> Mask:
     """The mask without its separate parts of fewer than ``area`` pixels."""
     return mask if area <= 1 else components(mask, area) > 0
 
 
-def grow(mask: Mask, pixels: float) -> Mask:
+def grow_mask(mask: Mask, pixels: float) -> Mask:
     """The mask, grown by a disc of that radius, or shrunk by it if negative; the frame's edge does not eat it."""
     if pixels > 0:
         return distance_to(mask) <= pixels
@@ -186,7 +344,7 @@ def reach_frame_edge(mask: Mask, pixels: int, sides: tuple[bool, bool, bool, boo
 
     Args:
         mask: the object, or a window on it.
-        pixels: width of the rim that is made anew.
+        pixels: width of the rim that is filled.
         sides: which borders are the frame's: top, left, bottom, right.
     """
     if pixels <= 0:
@@ -198,14 +356,14 @@ def reach_frame_edge(mask: Mask, pixels: int, sides: tuple[bool, bool, bool, boo
     return out
 
 
-def refine(
+def refine_matte(
     matte: Float32[np.ndarray, "h w"], image: UInt8[np.ndarray, "h w 3"], radius: int, detail: float
 ) -> Float32[np.ndarray, "h w"]:
     """The matte, fitted to the photo's edges within ``radius`` pixels of its own.
 
     Args:
         matte: 0 to 1.
-        image: RGB of the same place.
+        image: RGB of the same window.
         radius: of the filter's window, in pixels.
         detail: see `MatteSettings`.
 
@@ -231,7 +389,7 @@ def refine(
     return out
 
 
-def feather(matte: Float32[np.ndarray, "h w"], pixels: float) -> Float32[np.ndarray, "h w"]:
+def feather_matte(matte: Float32[np.ndarray, "h w"], pixels: float) -> Float32[np.ndarray, "h w"]:
     """The matte with an edge that fades over ``pixels``: a Gaussian of a quarter of that; the frame's edge stays."""
     if pixels <= 0:
         return matte
@@ -239,6 +397,7 @@ def feather(matte: Float32[np.ndarray, "h w"], pixels: float) -> Float32[np.ndar
 
 
 def _check(mask: np.ndarray, settings: MatteSettings, image: np.ndarray | None, neighbours: Sequence) -> None:
+    """Raise an error if mask, neighbours and image do not fit together."""
     for other in (mask, *(other for _, other in neighbours)):
         if other.dtype != np.bool_:
             raise NbHelpersError("a mask is true and false", given=other.dtype, expected="bool", do="mask > 0")
@@ -250,3 +409,154 @@ def _check(mask: np.ndarray, settings: MatteSettings, image: np.ndarray | None, 
         raise NbHelpersError(
             "the mask has another size than the image", given=mask.shape, expected=str(image.shape[:2])
         )
+
+
+UNCHANGED = MatteSettings()
+
+
+class Mattes:
+    """The matte of each frame of a clip, from its masks; computed when it is accessed.
+
+    Example:
+        >>> mattes = Mattes(frames, session.masks, MatteSettings(fill_holes=100, refine=8))
+        >>> mattes.make(12).shape                                       # (480, 640) uint8
+        (480, 640)
+
+    Args:
+        frames: the clip; see `nbhelpers.models.protocols.FrameSequence`.
+        masks: a sequence, or a function of the frame's index. Each item is a mask ``(H, W) bool``; or a dictionary
+            of masks by object; or, for frames without the object, None.
+        settings: for all objects, or by object (others are left as they are).
+        objects: which objects take part, if not all; their mattes become one.
+        invert: the surroundings instead of the objects, e.g. to keep the scene and drop the people in it.
+
+    Attributes:
+        size: ``(H, W)`` of every matte.
+        names: a file name for each frame: its own, or a numbered one.
+        paths: the originals, or None where frames are no files.
+
+    Masks of a clip opened with ``wrap`` (see `nbhelpers.core.video.Frames`) may have the wrapped or the true width;
+    mattes have the true one. Thread-safe; ``masks`` is called by one thread at a time.
+    """
+
+    def __init__(
+        self,
+        frames: Any,
+        masks: Sequence | Callable[[int], Any],
+        settings: MatteSettings | Mapping[Any, MatteSettings] = UNCHANGED,
+        objects: Collection | None = None,
+        invert: bool = False,
+    ):
+        if not callable(masks) and len(masks) != len(frames):
+            raise NbHelpersError(
+                "each frame needs its mask", given=f"{len(masks)} masks", expected=f"{len(frames)} frames"
+            )
+        self.frames, self.settings, self.invert = frames, settings, invert
+        self.wrap = int(getattr(frames, "wrap", 0))
+        self.size = frames.size[0], frames.size[1] - 2 * self.wrap
+        names, paths = getattr(frames, "names", None), getattr(frames, "paths", None)
+        self.names = [f"{index:06d}.png" for index in range(len(frames))] if names is None else list(names)
+        self.paths = None if paths is None else [Path(path) for path in paths]
+        self.objects = None if objects is None else tuple(objects)
+        self._masks = masks if callable(masks) else masks.__getitem__
+        self._lock = threading.Lock()
+        self._packed: OrderedDict[int, dict[Any, np.ndarray]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def only(self, objects: Collection) -> Mattes:
+        """The mattes of some of the objects, e.g. to export each on its own."""
+        return Mattes(self.frames, self._masks, self.settings, objects, self.invert)
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The frame itself, RGB, without the columns that ``wrap`` added."""
+        image = self.frames[index]
+        return image[:, self.wrap : image.shape[1] - self.wrap]
+
+    def make(
+        self, index: int, image: UInt8[np.ndarray, "h w 3"] | None = None, dtype: type | np.dtype = np.uint8
+    ) -> Shaped[np.ndarray, "h w"]:
+        """The matte of frame ``index``.
+
+        Args:
+            index: of the frame.
+            image: the frame, where the caller has it already; else it is decoded if a setting needs it.
+            dtype: ``uint8`` (0 to 255), ``uint16`` (0 to 65535) or ``float32`` (0 to 1).
+
+        Raises:
+            NbHelpersError: the frame's mask has another size or type; the message names the frame.
+        """
+        parts = list(self.make_each(index, image, dtype).values())
+        matte = combine_mattes(parts) if parts else np.zeros(self.size, dtype)
+        return full_of(dtype) - matte if self.invert else matte
+
+    def make_each(
+        self, index: int, image: UInt8[np.ndarray, "h w 3"] | None = None, dtype: type | np.dtype = np.uint8
+    ) -> dict[Any, Shaped[np.ndarray, "h w"]]:
+        """The matte of each object on frame ``index``, never inverted; arguments and errors as of `make`."""
+        mattes = {}
+        for name, mask in self._named(index).items():
+            settings = self._settings(name)
+            around = [(offset, self._named(index + offset).get(name)) for offset in self._offsets(index, settings)]
+            near = [(offset, other) for offset, other in around if other is not None]
+            if settings.needs_image and image is None:
+                image = self.image(index)
+            mattes[name] = make_matte(mask, settings, image, near, dtype)
+        return mattes
+
+    def signature(self, index: int) -> str:
+        """A short text that changes when the matte of this frame would; needs no decoding."""
+        sums = []
+        for name, mask in self._named(index).items():
+            settings = self._settings(name)
+            window = [mask] + [self._named(index + offset).get(name) for offset in self._offsets(index, settings)]
+            sums.append((name, settings, [None if part is None else zlib.crc32(np.packbits(part)) for part in window]))
+        return f"{zlib.crc32(repr((self.size, self.invert, sums)).encode()):08x}"
+
+    def _settings(self, name: Any) -> MatteSettings:
+        """The settings of an object."""
+        return self.settings if isinstance(self.settings, MatteSettings) else self.settings.get(name, UNCHANGED)
+
+    def _offsets(self, index: int, settings: MatteSettings) -> list[int]:
+        """Offsets of the neighbouring frames that take part in the smoothing."""
+        near = range(-settings.steady, settings.steady + 1)
+        return [offset for offset in near if offset and 0 <= index + offset < len(self)]
+
+    def _named(self, index: int) -> dict[Any, np.ndarray]:
+        """The masks of a frame by object, of the frame's true size; the latest are kept, packed to bits."""
+        with self._lock:
+            if index not in self._packed:
+                self._packed[index] = {name: np.packbits(mask) for name, mask in self._fetch(index).items()}
+                every = [self.settings] if isinstance(self.settings, MatteSettings) else self.settings.values()
+                room = 4 + 2 * max((settings.steady for settings in every), default=0)
+                while len(self._packed) > room:
+                    self._packed.popitem(last=False)
+            packed = self._packed[index]
+        pixels = self.size[0] * self.size[1]
+        return {
+            name: np.unpackbits(bits, count=pixels).view(np.bool_).reshape(self.size) for name, bits in packed.items()
+        }
+
+    def _fetch(self, index: int) -> dict[Any, np.ndarray]:
+        """The masks of a frame by object, as given."""
+        given = self._masks(index)
+        if given is None:
+            return {}
+        masks = dict(given) if isinstance(given, Mapping) else {None: given}
+        if self.objects is not None and isinstance(given, Mapping):
+            masks = {name: mask for name, mask in masks.items() if name in self.objects}
+        return {name: self._true_size(index, np.asarray(mask)) for name, mask in masks.items() if mask is not None}
+
+    def _true_size(self, index: int, mask: np.ndarray) -> np.ndarray:
+        """A mask without the columns that ``wrap`` added."""
+        wrapped = (self.size[0], self.size[1] + 2 * self.wrap)
+        if mask.dtype != np.bool_ or mask.shape not in (self.size, wrapped):
+            raise NbHelpersError(
+                f"the mask of frame {index} does not fit the clip",
+                given=f"{mask.shape} {mask.dtype}",
+                expected=f"{self.size} bool",
+            )
+        if mask.shape == self.size:
+            return mask
+        return fold_wrap(mask, self.wrap)

@@ -1,32 +1,38 @@
-"""Opens again what an export wrote, and checks names, count, sizes, depth, polarity, alpha and colours."""
+"""Opens what an export wrote and checks names, count, sizes, depth, polarity, alpha, colours, codecs and COCO masks."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Shaped
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.lazy import needs
+from nbhelpers.core.masks import decode_rle
+from nbhelpers.core.mattes import Mattes
 from nbhelpers.core.orientation import UPRIGHT, orientation_of, stored_size
-from nbhelpers.export.bleed import SOLID
-from nbhelpers.export.plan import Plan, Target, expected, matte_of
-from nbhelpers.export.source import read_source
+from nbhelpers.export.layouts import Layout, Target, read_original, target_matte, target_pixels
+from nbhelpers.export.masks import SOLID, sequence_to_coco
+from nbhelpers.export.video import ENCODERS, Video, video_frames
 
-EDGE = 3  # pixels around the matte in which colours must go on
+EDGE = 3  # pixels around the matte in which colours must continue
 DARK = 0.5  # of the brightness that the edge should have: a straight picture never falls below
-SHOWN = 5  # faults in a report
+SHOWN = 5  # mismatches in a report
+CODECS = {"libx264": "h264", "prores_ks": "prores", "png": "png"}
+LOSSY = 6.0  # levels of mean difference that compression may make
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Fault:
+class Mismatch:
     """What is wrong with one file of an export.
 
     Attributes:
@@ -42,40 +48,40 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What `verify` found.
+class ExportReport:
+    """What `verify_layout` found.
 
     Attributes:
         kind: of the export.
         folder: of the export.
-        files: how many were looked at.
+        files: how many were is_checked at.
         kinds: how many of each kind of picture were found good.
-        faults: what is wrong, in the order of frames.
+        mismatches: what is wrong, in the order of frames.
     """
 
     kind: str
     folder: Path
     files: int
     kinds: dict[str, int]
-    faults: tuple[Fault, ...]
+    mismatches: tuple[Mismatch, ...]
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
-        return not self.faults
+        return not self.mismatches
 
-    def check(self) -> Report:
+    def check(self) -> ExportReport:
         """The report itself, if nothing is wrong.
 
         Raises:
             NbHelpersError: something is wrong; the first wrong file is named.
         """
-        if self.faults:
+        if self.mismatches:
             raise NbHelpersError(
-                f"the {self.kind} export is not right: {self.faults[0].what}",
-                given=f"{self.faults[0].path}, and {len(self.faults) - 1} more faults"
-                if len(self.faults) > 1
-                else self.faults[0].path,
+                f"the {self.kind} export is not right: {self.mismatches[0].what}",
+                given=f"{self.mismatches[0].path}, and {len(self.mismatches) - 1} more mismatches"
+                if len(self.mismatches) > 1
+                else self.mismatches[0].path,
                 do="run the export again with replace=True; a file that was changed since, or belongs to no frame, "
                 "must be moved away first",
             )
@@ -84,68 +90,74 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{self.kind} in {self.folder}: {self.files} files, {'all good' if self.ok else 'FAULTY'}"]
         lines += [f"  {count} x {kind}" for kind, count in self.kinds.items()]
-        lines += [f"  {fault}" for fault in self.faults[:SHOWN]]
-        if len(self.faults) > SHOWN:
-            lines.append(f"  and {len(self.faults) - SHOWN} more")
+        lines += [f"  {mismatch}" for mismatch in self.mismatches[:SHOWN]]
+        if len(self.mismatches) > SHOWN:
+            lines.append(f"  and {len(self.mismatches) - SHOWN} more")
         return "\n".join(lines)
 
 
-def verify(plan: Plan, mattes: Mattes, every: int = 1, progress: Callable[[int, int], object] | None = None) -> Report:
+def verify_layout(
+    layout: Layout, mattes: Mattes, every: int = 1, progress: Callable[[int, int], object] | None = None
+) -> ExportReport:
     """Open an export's files and compare them with the clip and its mattes.
 
     Example:
-        >>> print(verify(plan, mattes).check())
+        >>> print(verify_layout(layout, mattes).check())
         colmap in scene/masks: 120 files, all good
           120 x keep white
 
     Args:
-        plan: the export.
+        layout: the export.
         mattes: of the clip.
-        every: the pixels of every so many frames are looked at; that files are there, of all.
+        every: the pixels of every so many frames are is_checked at; that files are there, of all.
         progress: called with the number of frames done, and of all.
     """
-    faults: list[Fault] = []
+    mismatches: list[Mismatch] = []
     kinds: Counter[str] = Counter()
-    for done, (frame, targets) in enumerate(plan.by_frame.items(), start=1):
-        looked = (done - 1) % every == 0
+    for done, (frame, targets) in enumerate(layout.by_frame.items(), start=1):
+        is_checked = (done - 1) % every == 0
         bits = max((target.bits for target in targets if target.is_rgba), default=0)
-        image = read_source(mattes, frame, bits) if bits and looked else None
+        image = read_original(mattes, frame, bits) if bits and is_checked else None
         by_depth: dict[int, np.ndarray] = {}
         for target in targets:
-            if looked and target.bits not in by_depth:
-                by_depth[target.bits] = matte_of(target, mattes, image)
-            what = _absent(target.path) or (_fault(target, by_depth[target.bits], image) if looked else None)
+            if is_checked and target.bits not in by_depth:
+                by_depth[target.bits] = target_matte(target, mattes, image)
+            what = _missing_file(target.path) or (
+                _picture_mismatch(target, by_depth[target.bits], image) if is_checked else None
+            )
             if what:
-                faults.append(Fault(target.path, what))
+                mismatches.append(Mismatch(target.path, what))
             else:
                 kinds[_kind(target)] += 1
         if progress is not None:
-            progress(done, len(plan.by_frame))
-    for path, text in plan.texts.items():
+            progress(done, len(layout.by_frame))
+    for path, text in layout.texts.items():
         if not path.is_file():
-            faults.append(Fault(path, "it is missing"))
+            mismatches.append(Mismatch(path, "it is missing"))
         elif path.read_text(encoding="utf-8") != text:
-            faults.append(Fault(path, "it says something else than the export wrote"))
-    planned = {path.resolve() for path in plan.paths}
-    for folder in plan.own:
+            mismatches.append(Mismatch(path, "it says something else than the export wrote"))
+    planned = {path.resolve() for path in layout.paths}
+    for folder in layout.own:
         found = (path for path in sorted(folder.rglob("*.png")) if not path.name.startswith("."))
         strangers = (path for path in found if path.resolve() not in planned)
-        faults += [Fault(path, "it belongs to no frame of the clip") for path in strangers]
-    return Report(plan.kind, plan.folder, len(plan.paths), dict(kinds), tuple(faults))
+        mismatches += [Mismatch(path, "it belongs to no frame of the clip") for path in strangers]
+    return ExportReport(layout.kind, layout.folder, len(layout.paths), dict(kinds), tuple(mismatches))
 
 
 def _kind(target: Target) -> str:
+    """The kind of picture, for the report."""
     small = f", {target.shrink} times smaller" if target.shrink > 1 else ""
     return f"{target.picture}, {target.bits} bit{small}"
 
 
-def _absent(path: Path) -> str | None:
+def _missing_file(path: Path) -> str | None:
+    """What is wrong if there is no file, or an empty one."""
     if not path.is_file():
         return "it is missing"
     return "it is empty" if path.stat().st_size == 0 else None
 
 
-def _fault(target: Target, matte: np.ndarray, image: np.ndarray | None) -> str | None:
+def _picture_mismatch(target: Target, matte: np.ndarray, image: np.ndarray | None) -> str | None:
     """What is wrong with a file that is there, or None."""
     found = _read(target.path)
     if found is None:
@@ -153,7 +165,7 @@ def _fault(target: Target, matte: np.ndarray, image: np.ndarray | None) -> str |
     size = target.size(matte.shape)
     if found.shape[:2] != size:
         return f"it is {found.shape[1]} x {found.shape[0]} pixels, not {size[1]} x {size[0]}"
-    if what := _turned(target, found):
+    if what := _orientation_mismatch(target, found):
         return what
     if found.dtype != (np.uint8 if target.bits == 8 else np.uint16):
         return f"it has {8 * found.dtype.itemsize} bits a channel, not {target.bits}"
@@ -162,16 +174,16 @@ def _fault(target: Target, matte: np.ndarray, image: np.ndarray | None) -> str |
     if not target.is_rgba and found.ndim != 2:
         return "it is no grey picture"
     if not target.is_rgba:
-        return _compare(found, expected(target, matte), binary=target.picture != "matte")
-    if what := _compare(found[:, :, 3], matte, binary=False):
+        return _mask_mismatch(found, target_pixels(target, matte), binary=target.picture != "matte")
+    if what := _mask_mismatch(found[:, :, 3], matte, binary=False):
         return f"alpha: {what}"
-    right = expected(target, matte, image)
+    right = target_pixels(target, matte, image)
     if np.array_equal(found, right):
         return None
-    return _colours(found, right, matte, target.picture == "straight")
+    return _colour_mismatch(found, right, matte, target.picture == "straight")
 
 
-def _turned(target: Target, found: np.ndarray) -> str | None:
+def _orientation_mismatch(target: Target, found: np.ndarray) -> str | None:
     """What is wrong with a mask over a photo, by the photo's file as it is now."""
     if target.photo is None or target.is_rgba:
         return None
@@ -189,7 +201,8 @@ def _turned(target: Target, found: np.ndarray) -> str | None:
     return None
 
 
-def _compare(found: np.ndarray, right: np.ndarray, binary: bool) -> str | None:
+def _mask_mismatch(found: np.ndarray, right: np.ndarray, binary: bool) -> str | None:
+    """What is wrong with a mask or alpha channel, or None."""
     if np.array_equal(found, right):
         return None
     full = np.iinfo(right.dtype).max
@@ -202,7 +215,8 @@ def _compare(found: np.ndarray, right: np.ndarray, binary: bool) -> str | None:
     return f"{np.count_nonzero(found != right) / right.size:.1%} of its pixels differ from the frame's matte"
 
 
-def _colours(found: np.ndarray, right: np.ndarray, matte: np.ndarray, straight: bool) -> str:
+def _colour_mismatch(found: np.ndarray, right: np.ndarray, matte: np.ndarray, straight: bool) -> str:
+    """What is wrong with the colours of an RGBA picture."""
     full = np.iinfo(right.dtype).max
     near = cv2.dilate((matte > 0).view(np.uint8), np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)).view(np.bool_)
     edge = near & (matte < round(SOLID * full))
@@ -229,3 +243,110 @@ def _read(path: Path) -> Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w c"]
         return picture
     order = [2, 1, 0, 3][: picture.shape[2]]
     return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA if len(order) == 4 else cv2.COLOR_BGR2RGB)
+
+
+def verify_video(video: Video, mattes: Mattes) -> ExportReport:
+    """Decode a video and compare codec, size, count, rate, alpha and every frame with what it should show."""
+    needs("video", "av")
+    import av
+
+    what = "it is missing" if not video.path.is_file() else None
+    if what is None:
+        try:
+            what = _video_mismatch(video, mattes)
+        except (av.error.FFmpegError, IndexError) as error:
+            what = f"it cannot be read ({error})"
+    return _report(video.style, video.path, what)
+
+
+def verify_sequence_coco(path: str | Path, mattes: Mattes, names: Mapping[Any, str] | None = None) -> ExportReport:
+    """Read a COCO file and compare images, objects and every mask with the clip's."""
+    path = Path(path).expanduser()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        what = _coco_mismatch(found, sequence_to_coco(mattes, names))
+    except FileNotFoundError:
+        what = "it is missing"
+    except (OSError, ValueError, KeyError, TypeError, NbHelpersError) as error:
+        what = f"it cannot be read ({error})"
+    return _report("coco", path, what)
+
+
+def _report(kind: str, path: Path, what: str | None) -> ExportReport:
+    """The report of an export of one file."""
+    return ExportReport(kind, path.parent, 1, {} if what else {kind: 1}, (Mismatch(path, what),) if what else ())
+
+
+def _video_mismatch(video: Video, mattes: Mattes) -> str | None:
+    """What is wrong with a video, or None."""
+    import av
+
+    with av.open(f"file:{video.path}") as container:
+        if not container.streams.video:
+            return "it holds no video_frames"
+        stream = container.streams.video[0]
+        codec = CODECS[ENCODERS[video.style][1]]
+        if stream.codec_context.name != codec:
+            return f"its codec is {stream.codec_context.name}, not {codec}"
+        if video.has_alpha and not any(part.is_alpha for part in stream.codec_context.format.components):
+            return "it has no alpha channel"
+        if (stream.sample_aspect_ratio or 1) != (aspect := getattr(mattes.frames, "aspect", 1)):
+            return f"its pixels are {stream.sample_aspect_ratio} times as wide as high, not {aspect}"
+        stamps, tick = video.stamps(mattes) or (None, None)
+        if stamps is None and abs(stream.average_rate / video.rate(mattes) - 1) > 1e-3:
+            return f"it runs at {stream.average_rate} frames a second, not {video.rate(mattes)}"
+        decoded = container.decode(stream)
+        for index, right in enumerate(video_frames(video, mattes)):
+            frame = next(decoded, None)
+            if frame is None:
+                return f"it ends after {index} of {len(mattes)} frames"
+            if (frame.height, frame.width) != right.shape[:2]:
+                return f"it is {frame.width} x {frame.height} pixels, not {right.shape[1]} x {right.shape[0]}"
+            start = frame.pts * frame.time_base if index == 0 else start
+            if stamps is not None and frame.pts * frame.time_base - start != int(stamps[index]) * tick:
+                return f"frame {index} is not shown at the clip's time"
+            if what := _frame_mismatch(frame, right, video):
+                return f"frame {index}: {what}"
+        return None if next(decoded, None) is None else f"it continues after {len(mattes)} frames"
+
+
+def _frame_mismatch(frame: Any, right: np.ndarray, video: Video) -> str | None:
+    """What is wrong with a frame of a video, or None."""
+    found = frame.reformat(
+        format="rgba" if video.has_alpha else "rgb24", src_colorspace=None if video.style == "png" else "ITU709"
+    ).to_ndarray()
+    allowed = 0.0 if video.style == "png" else LOSSY
+    if video.has_alpha:
+        if _difference(found[:, :, 3], right[:, :, 3]) > allowed:
+            swapped = _difference(found[:, :, 3], 255 - right[:, :, 3]) <= allowed
+            return "its alpha has the wrong polarity" if swapped else "its alpha is not the frame's matte"
+        found, right = found[:, :, :3], right[:, :, :3]
+    return "its colours are not those of the frame" if _difference(found, right) > allowed else None
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean absolute difference in levels."""
+    return float(np.abs(a.astype(np.int16) - b).mean())
+
+
+def _coco_mismatch(found: dict, right: dict) -> str | None:
+    """What is wrong with COCO data, or None."""
+    if len(found["images"]) != len(right["images"]):
+        return f"it lists {len(found['images'])} frames of {len(right['images'])}"
+    for a, b in zip(found["images"], right["images"], strict=True):
+        for key in ("file_name", "height", "width"):
+            if a[key] != b[key]:
+                return f"the {key.replace('_', ' ')} of frame {b['id'] - 1} is {a[key]}, not {b[key]}"
+    if [category["name"] for category in found["categories"]] != [c["name"] for c in right["categories"]]:
+        return "its objects are not those of the clip"
+    masks = {(it["image_id"], it["category_id"]): it["segmentation"] for it in found["annotations"]}
+    wanted = {(it["image_id"], it["category_id"]): it["segmentation"] for it in right["annotations"]}
+    if masks.keys() != wanted.keys():
+        frame = min(masks.keys() ^ wanted.keys())[0] - 1
+        return f"frame {frame} has other objects than the clip"
+    for key, rle in wanted.items():
+        mask, truth = decode_rle(masks[key]), decode_rle(rle)
+        if not np.array_equal(mask, truth):
+            swapped = np.array_equal(mask, ~truth)
+            return f"frame {key[0] - 1}: " + ("its mask is inverted" if swapped else "its mask is not the clip's")
+    return None

@@ -1,4 +1,4 @@
-"""Clips of the result: an overlay or a side by side to look at, ProRes 4444 and PNG in MOV with alpha to work on."""
+"""Videos of the result: overlay or side by side for viewing, ProRes 4444 and PNG in MOV with alpha for compositing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
 from nbhelpers.core.images import fit
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.mattes import Mattes
 from nbhelpers.core.video.file import exact_rate
-from nbhelpers.export.bleed import premultiplied_rgba, straight_rgba
-from nbhelpers.export.ledger import Ledger, unwritable
+from nbhelpers.export.manifest import Manifest, unwritable
+from nbhelpers.export.masks import premultiplied_rgba, straight_rgba
 
 FPS = 25.0  # of clips that do not say
 PREVIEW = 1920  # pixels of the longer side of MP4s: larger ones many players refuse
@@ -42,7 +42,7 @@ class Video:
     """One video file of a clip's result.
 
     Attributes:
-        path: ``.mp4`` for looking, ``.mov`` for those with alpha.
+        path: ``.mp4``, or ``.mov`` for those with alpha.
         style: ``"overlay"``: the objects tinted; ``"side by side"``: the clip, and the objects on a checkerboard;
             ``"prores"``: ProRes 4444 with alpha; ``"png"``: PNG in MOV with alpha, without loss.
         fps: frames a second; when left out, the clip's, and where its rate varies, its very times.
@@ -101,27 +101,27 @@ def write_video(
     Args:
         video: what to make, and where.
         mattes: of the clip.
-        replace: write a video anew that an earlier export wrote from other masks or settings.
+        replace: replace a video that an earlier export wrote from other masks or settings.
         progress: called with the number of frames done, and of all; may raise to stop.
 
     Raises:
         NbHelpersError: a file of other origin is in the way, the disk is full, the encoder is missing.
     """
-    ledger = Ledger(video.path.parent)
-    ledger.check([video.path])
+    manifest = Manifest(video.path.parent)
+    manifest.check([video.path])
     signature = _signature(video, mattes)
-    if ledger.is_done(video.path, signature):
+    if manifest.is_done(video.path, signature):
         return video.path
     if video.path.exists() and not replace:
         raise NbHelpersError(
             "an earlier export wrote this video from other masks or settings",
             given=video.path,
-            do="pass replace=True to write it anew, or give another name",
+            do="pass replace=True to replace it, or give another name",
         )
     try:
         with replacing(video.path) as temporary:
             _encode(temporary, video, mattes, progress)
-            ledger.adopt(video.path, temporary, signature)
+            manifest.adopt(video.path, temporary, signature)
     except NbHelpersError as error:
         if isinstance(error.__cause__, OSError):
             raise unwritable(video.path, error.__cause__) from error.__cause__
@@ -129,7 +129,7 @@ def write_video(
     return video.path
 
 
-def pictures(video: Video, mattes: Mattes) -> Iterator[np.ndarray]:
+def video_frames(video: Video, mattes: Mattes) -> Iterator[np.ndarray]:
     """The frames of a video before they are encoded: RGB, or RGBA for those with alpha."""
     for index in range(len(mattes)):
         image = mattes.image(index)
@@ -139,12 +139,12 @@ def pictures(video: Video, mattes: Mattes) -> Iterator[np.ndarray]:
             picture = make(image, matte)
             yield picture if video.limit is None else fit(picture, video.limit)
         elif video.style == "overlay":
-            yield _even(overlay(image, mattes.make_each(index, image), video.limit))
+            yield _even(overlay_frame(image, mattes.make_each(index, image), video.limit))
         else:
-            yield _even(side_by_side(image, mattes.make(index, image), video.limit))
+            yield _even(side_by_side_frame(image, mattes.make(index, image), video.limit))
 
 
-def overlay(
+def overlay_frame(
     image: UInt8[np.ndarray, "h w 3"], mattes: dict, longest: int | None = None
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """The frame with each object tinted and outlined.
@@ -166,7 +166,7 @@ def overlay(
     return out
 
 
-def side_by_side(
+def side_by_side_frame(
     image: UInt8[np.ndarray, "h w 3"], matte: UInt8[np.ndarray, "h w"], longest: int | None = None
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """The frame, and to its right the cut-out on a checkerboard; ``longest`` is that of one of the two."""
@@ -181,6 +181,7 @@ def side_by_side(
 
 
 def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, int], object] | None) -> None:
+    """Encode all frames to ``path``."""
     needs("video", "av")
     import av
 
@@ -192,7 +193,7 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
         # the index goes to the front, so that a browser plays the file while it loads
         with av.open(f"file:{path}", "w", format=path.suffix[1:], options={"movflags": "+faststart"}) as container:
             stream = None
-            for done, picture in enumerate(pictures(video, mattes), start=1):
+            for done, picture in enumerate(video_frames(video, mattes), start=1):
                 if stream is None:
                     stream = container.add_stream(encoder, rate=video.rate(mattes), options=dict(options))
                     stream.height, stream.width = picture.shape[:2]
@@ -200,7 +201,7 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
                     stream.sample_aspect_ratio = getattr(mattes.frames, "aspect", Fraction(1))
                     if tick is not None:
                         stream.time_base = stream.codec_context.time_base = tick
-                    if encoder != "png":  # BT.709, video range: what players take for granted, said aloud
+                    if encoder != "png":  # BT.709, video range: what players assume, made explicit
                         context = stream.codec_context
                         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
                 frame = av.VideoFrame.from_ndarray(
@@ -229,6 +230,7 @@ def _even(picture: np.ndarray) -> np.ndarray:
 
 
 def _signature(video: Video, mattes: Mattes) -> str:
+    """A hash of what the video is made from."""
     parts = [video.style, video.limit, video.premultiplied, video.rate(mattes), len(mattes)]
     parts += [getattr(mattes.frames, "signature", None), mattes.names]
     parts += [] if (times := video.stamps(mattes)) is None else [times[0].tolist(), times[1]]

@@ -19,17 +19,16 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from nbhelpers.core.files import sha256, write_text
 from nbhelpers.core.images import save_image
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.mattes import Mattes
 from nbhelpers.core.orientation import INVERSE, MIRRORED, UPRIGHT, orientation_of, turn
 from nbhelpers.core.runs import own_name, stems
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import few
 from nbhelpers.core.scenes.writers import MODEL_FILES, write_colmap, write_transforms
-from nbhelpers.export.alpha import save_cutout, save_mask
-from nbhelpers.export.cloud import Cloud, save_glb, save_ply
-from nbhelpers.export.plan import write
-from nbhelpers.export.splats import LAYOUTS
-from nbhelpers.export.verify import verify
+from nbhelpers.export.layouts import LAYOUTS, write_layout
+from nbhelpers.export.masks import save_cutout, save_mask
+from nbhelpers.export.pointcloud import Cloud, save_glb, save_ply
+from nbhelpers.export.verify import verify_layout
 from nbhelpers.multiview.association import lift_mask
 from nbhelpers.multiview.consistency import ViewMasks
 from nbhelpers.multiview.grounding import PhraseGrounding
@@ -402,6 +401,6 @@ def _save_layout(
             for target in plan.targets:
                 save_mask(target.path, turn(result.views.mask(views[target.frame]), INVERSE[target.orientation]))
         else:
-            write(plan, mattes, True)
-            verify(plan, mattes).check()
+            write_layout(plan, mattes, True)
+            verify_layout(plan, mattes).check()
     return paths

@@ -24,7 +24,7 @@ from nbhelpers.core.images import fit, load_image, save_image
 from nbhelpers.core.orientation import UPRIGHT, orientation_of
 from nbhelpers.core.runs import file_stem, photos
 from nbhelpers.core.video import Frames
-from nbhelpers.core.video.folder import PictureFolder, is_picture
+from nbhelpers.core.video.stills import PictureFolder, is_picture
 from nbhelpers.models.label_propagation.votes import feature_maps
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding
@@ -304,8 +304,8 @@ def select_views(
 def _from_photos(source: str | Path | Sequence[str | Path], max_views: int, min_motion: float) -> SelectedViews:
     """Select from photo files."""
     folder = PictureFolder(Path(source).expanduser() if isinstance(source, (str, Path)) else source)
-    good = [number for number in range(len(folder)) if number not in folder.faults]
-    notes = [f"cannot be read, so left out: {folder.names[number]} ({why})" for number, why in folder.faults.items()]
+    good = [number for number in range(len(folder)) if number not in folder.damaged]
+    notes = [f"cannot be read, so left out: {folder.names[number]} ({why})" for number, why in folder.damaged.items()]
     if not good:
         raise NbHelpersError("no photo can be read", given=source, do="copy them again from their source")
 

@@ -21,7 +21,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
 from nbhelpers.core.masks import box_of, encode_rle
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.export.bleed import straight_rgba
+from nbhelpers.export.masks import straight_rgba
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.features import MAX_SIDE, InstanceFeatures, describe_reference, unit
 

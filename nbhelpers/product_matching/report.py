@@ -23,8 +23,7 @@ from nbhelpers.core.files import write_text
 from nbhelpers.core.images import fit, load_image, save_image
 from nbhelpers.core.masks import box_of, decode_rle, encode_rle
 from nbhelpers.core.runs import own_name
-from nbhelpers.export.bleed import straight_rgba
-from nbhelpers.export.coco import save_coco
+from nbhelpers.export.masks import save_coco, straight_rgba
 from nbhelpers.product_matching.calibrate import Calibration
 from nbhelpers.product_matching.gallery import Reference, crop_cutout
 from nbhelpers.product_matching.match import ProposalDecision

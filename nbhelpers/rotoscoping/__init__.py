@@ -1,29 +1,38 @@
-"""Click an object in a clip, follow it, correct any frame, export mattes.
+"""Click an object in a clip, track it, correct any frame, export mattes.
 
 >>> from nbhelpers.rotoscoping import RotoSession
 >>> session = RotoSession("walk.mp4", project="outputs/rotoscoping/walk")
 >>> session.click(320, 200)
 >>> for frame in session.propagate():
 ...     print(frame, session.state(frame), session.drift(frame).why)
->>> session.export(["postshot", "colmap"], "outputs/walk")
+>>> session.export("outputs/walk", ["postshot", "colmap"])
 
-`RotoSession` holds prompts and masks; `run` replays a prompt log without a person, `run_many` those of many clips.
-The names below are loaded when they are first used.
+`RotoSession` holds prompts and masks; `replay_clip` replays a prompt log without a person, `replay_clips` those of many
+clips. The names below are loaded when they are first used.
 """
 
 from nbhelpers.core.lazy import lazily
 
 _HOME_OF = {
+    "ClipJob": "nbhelpers.rotoscoping.batch",
     "Drift": "nbhelpers.rotoscoping.drift",
     "Outcome": "nbhelpers.rotoscoping.batch",
     "RotoSession": "nbhelpers.rotoscoping.session",
-    "Task": "nbhelpers.rotoscoping.batch",
-    "export": "nbhelpers.rotoscoping.exports",
-    "open_clip": "nbhelpers.rotoscoping.clips",
-    "run": "nbhelpers.rotoscoping.batch",
-    "run_many": "nbhelpers.rotoscoping.batch",
+    "export_mattes": "nbhelpers.rotoscoping.export",
+    "open_clip": "nbhelpers.rotoscoping.project",
+    "replay_clip": "nbhelpers.rotoscoping.batch",
+    "replay_clips": "nbhelpers.rotoscoping.batch",
 }
 
-__all__ = ["Drift", "Outcome", "RotoSession", "Task", "export", "open_clip", "run", "run_many"]
+__all__ = [
+    "ClipJob",
+    "Drift",
+    "Outcome",
+    "RotoSession",
+    "export_mattes",
+    "open_clip",
+    "replay_clip",
+    "replay_clips",
+]
 
 __getattr__, __dir__ = lazily(__name__, _HOME_OF)

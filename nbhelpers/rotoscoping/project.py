@@ -1,24 +1,26 @@
-"""The folder of one rotoscoping: prompt log, one file of masks a frame, and what the tracker remembers.
+"""The data of a rotoscoping session, kept in a folder: prompt log, one file of masks per frame, the tracker's memory.
 
-Every file is whole or not there, whatever moment the process is killed at. The folder says which clip and which
-model it is of, and refuses others.
+Every file is whole or not there, whatever moment the process is killed at. The folder records its clip and model, and
+refuses others.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import logging
+import os
 import shutil
+import socket
 import tempfile
 import threading
 import tokenize
 import weakref
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -26,36 +28,47 @@ from jaxtyping import Bool
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing, write_text
 from nbhelpers.core.masks import decode_rle
+from nbhelpers.core.promptevents import ObjectEntry, object_name
 from nbhelpers.core.promptlog import PromptLog
-from nbhelpers.rotoscoping.drift import CARRIED, SURE
-from nbhelpers.rotoscoping.lock import FolderLock
-from nbhelpers.rotoscoping.records import Record
+from nbhelpers.core.video import Frames
+from nbhelpers.core.video.stills import is_array, is_picture
+from nbhelpers.export.manifest import written_here
+from nbhelpers.models.protocols import FrameSequence
+from nbhelpers.rotoscoping.drift import USUAL_OVERLAP, USUAL_SCORE, Drift, drift_score
+from nbhelpers.rotoscoping.schedule import MaskRecord, is_current
 
 FORMAT, VERSION = "nbhelpers.rotoscoping", 1
-DAMAGE = (zipfile.BadZipFile, tokenize.TokenError, SyntaxError)  # what NumPy raises of a torn file
-CACHED_BYTES = 32 << 20
-log = logging.getLogger(__name__)
+DAMAGED = (zipfile.BadZipFile, tokenize.TokenError, SyntaxError)  # what NumPy raises of a torn file
+CACHE_BYTES = 32 << 20  # of decoded masks
+HASHED_FRAMES = 5  # frames whose pixels are hashed to identify a clip without a signature
+LOCK_FILE = ".lock"
+
+State = Literal["prompted", "tracked", "outdated", "empty", "gone"]
+
+
+_held: weakref.WeakValueDictionary[str, _LockFile] = weakref.WeakValueDictionary()
 
 
 class Project:
-    """Reads and writes a project folder.
+    """Prompts and masks of a clip, read from and written to a folder.
 
     Example:
-        >>> project = Project("outputs/rotoscoping/walk", {"name": "walk", "frames": 80}, "label-propagation")
-        >>> project.put(12, 1, Record(prompted=Prompted(encode_rle(mask), 0.97, "5e1f")))
+        >>> project = Project("outputs/rotoscoping/walk", identify(frames), "label-propagation")
+        >>> project.put(12, {1: MaskRecord(prompted=PromptedMask(encode_rle(mask), 0.97, "5e1f"))})
         >>> project.mask(12, 1, "prompted").shape
         (480, 854)
 
-    Of every frame it keeps all but the masks in memory; of masks, decoded, the latest within 32 MiB.
+    Of every frame all but the masks is kept in memory; of the masks, decoded, the latest within 32 MiB.
 
     Args:
         folder: made if it is missing; a temporary one, deleted with the project, when left out.
-        clip: what identifies the clip: ``name``, ``size``, ``frames``, ``signature``.
+        clip: see `identify`.
         model: catalog name of the tracker.
 
     Attributes:
-        folder: where all is.
-        log: the prompt log.
+        folder: where everything is.
+        clip: as given.
+        log: the prompt log; a new one begins with one object.
 
     Raises:
         NbHelpersError: the folder is of another clip or model, holds something else, is open in another process, or
@@ -73,26 +86,32 @@ class Project:
                     do="pass project=, a folder on a disk with room",
                 ) from error
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.folder = Path(folder).expanduser()
-        self._lock = threading.RLock()  # a widget looks at masks while others are made
-        self._index: dict[int, dict[int, Record]] = {}
+        self.folder, self.clip = Path(folder).expanduser(), dict(clip)
+        self._lock = threading.RLock()  # a widget reads masks while others are written
+        self._index: dict[int, dict[int, MaskRecord]] = {}
         self._usual: dict[int, tuple[float, float]] = {}
         self._decoded: OrderedDict[tuple[int, int, str], np.ndarray] = OrderedDict()
-        self._claim(dict(clip), model)
-        self._sweep()
+        self._entries: tuple[object, int, dict[str, ObjectEntry]] | None = None
+        self._claim(self.clip, model)
+        self._make_folders()
         path = self.folder / "prompts.json"
         self.log = PromptLog.open(path) if path.exists() else PromptLog(clip, model)
         check_log(self.log, clip, model)
         for path in sorted(self._masks.glob("*.json")):
             if path.stem.isdigit():
                 self._index[int(path.stem)] = {n: r.without_masks() for n, r in self._read(path).items()}
+        if not self.log.events:
+            self.log.append("object.add", object=object_name(()), number=1)
+            self.save_log()
 
     @property
     def _masks(self) -> Path:
+        """The folder of the mask records."""
         return self.folder / "masks"
 
     @property
     def _memory(self) -> Path:
+        """The folder of the memory frames."""
         return self.folder / "memory"
 
     def save_log(self) -> None:
@@ -104,33 +123,93 @@ class Project:
         self._check_held()
         self.log.save(self.folder / "prompts.json")
 
-    def record(self, frame: int, number: int) -> Record:
-        """What is known of an object's masks on a frame, the masks themselves left out."""
-        return self._index.get(frame, {}).get(number, Record())
+    @property
+    def entries(self) -> dict[str, ObjectEntry]:
+        """By name, all prompts of each object; computed again after each step."""
+        events, cursor = self.log.events, self.log.cursor
+        if self._entries is None or self._entries[0] is not events or self._entries[1] != cursor:
+            self._entries = events, cursor, self.log.entries()
+        return self._entries[2]
 
-    def full(self, frame: int, number: int) -> Record:
-        """What is known of an object's masks on a frame, with the masks."""
+    def digests(self) -> dict[int, dict[int, str]]:
+        """By object number and prompted frame, the digest of the prompts; objects without prompts are left out."""
+        every = {entry.number: _digests(entry) for entry in self.entries.values()}
+        return {number: digests for number, digests in every.items() if digests}
+
+    def state(self, frame: int, entry: ObjectEntry) -> State:
+        """What an object's mask on a frame is; see `nbhelpers.rotoscoping.RotoSession.state`."""
+        digests = _digests(entry)
+        if frame in digests:
+            return "prompted"
+        tracked = self.record(frame, entry.number).tracked
+        if tracked is None or not digests:
+            return "empty"
+        if not is_current(tracked, digests, frame):
+            return "outdated"
+        return "gone" if tracked.gone else "tracked"
+
+    def current_mask(self, frame: int, entry: ObjectEntry) -> Bool[np.ndarray, "h w"]:
+        """The mask of an object on a frame, read-only; a new empty one where there is none."""
+        state = self.state(frame, entry)
+        if state == "empty":
+            return np.zeros(tuple(self.clip["size"]), bool)
+        return self.mask(frame, entry.number, "prompted" if state == "prompted" else "tracked")
+
+    def masks(self, frame: int) -> dict[str, Bool[np.ndarray, "h w"]]:
+        """The masks of all objects that have one on a frame, by name."""
+        return {
+            name: self.current_mask(frame, entry)
+            for name, entry in self.entries.items()
+            if self.state(frame, entry) != "empty"
+        }
+
+    def frames_without_masks(self, entries: Sequence[ObjectEntry]) -> list[int]:
+        """Frames on which one of these objects that has prompts somewhere has an outdated mask or none."""
+        prompted = [entry for entry in entries if _digests(entry)]
+        bad = ("outdated", "empty")
+        return [
+            frame
+            for frame in range(self.clip["frames"])
+            if not prompted or any(self.state(frame, entry) in bad for entry in prompted)
+        ]
+
+    def drift(self, frame: int, entry: ObjectEntry) -> Drift | None:
+        """How likely an object's mask on a frame has left the object; None where there is no mask."""
+        state, record = self.state(frame, entry), self.record(frame, entry.number)
+        if state == "empty":
+            return None
+        if state == "prompted":
+            return Drift(0.0, record.prompted.score, None, None, "it answers a prompt")
+        tracked = record.tracked
+        return drift_score(tracked.score, tracked.overlap, tracked.jump, tracked.gone, self._usual_values(entry.number))
+
+    def record(self, frame: int, number: int) -> MaskRecord:
+        """The record of an object on a frame, without the masks."""
+        return self._index.get(frame, {}).get(number, MaskRecord())
+
+    def full(self, frame: int, number: int) -> MaskRecord:
+        """The record of an object on a frame, with the masks."""
         known = number in self._index.get(frame, {})
-        return self._read(self._masks / f"{frame:05d}.json")[number] if known else Record()
+        return self._read(self._masks / f"{frame:05d}.json")[number] if known else MaskRecord()
 
     def numbers(self) -> list[int]:
         """Numbers of all objects that ever had a mask here."""
         return sorted({number for records in self._index.values() for number in records})
 
-    def usual(self, number: int) -> tuple[float, float]:
-        """Medians of an object's score and overlap over the frames that it was followed to."""
+    def _usual_values(self, number: int) -> tuple[float, float]:
+        """Medians of an object's score and overlap over the frames that it was tracked to."""
         if number not in self._usual:
             with self._lock:
                 frames = list(self._index.values())
             every = [records[number].tracked for records in frames if number in records]
             found = [tracked for tracked in every if tracked is not None and not tracked.gone]
             overlaps = [tracked.overlap for tracked in found if tracked.overlap is not None]
-            score = float(np.median([tracked.score for tracked in found])) if found else SURE
-            self._usual[number] = score, float(np.median(overlaps)) if overlaps else CARRIED
+            score = float(np.median([tracked.score for tracked in found])) if found else USUAL_SCORE
+            self._usual[number] = score, float(np.median(overlaps)) if overlaps else USUAL_OVERLAP
         return self._usual[number]
 
-    def put(self, frame: int, records: Mapping[int, Record]) -> None:
-        """Write what is known of some objects on a frame; the others' records stay."""
+    def put(self, frame: int, records: Mapping[int, MaskRecord]) -> None:
+        """Write the records of some objects on a frame; those of the others stay."""
         self._check_held()
         with self._lock:
             path = self._masks / f"{frame:05d}.json"
@@ -154,51 +233,52 @@ class Project:
                 mask = np.ascontiguousarray(decode_rle(self.rle(frame, number, kind)))
                 mask.setflags(write=False)
                 self._decoded[key] = mask
-                while len(self._decoded) > 2 and sum(each.nbytes for each in self._decoded.values()) > CACHED_BYTES:
+                while len(self._decoded) > 2 and sum(each.nbytes for each in self._decoded.values()) > CACHE_BYTES:
                     self._decoded.popitem(last=False)
             self._decoded.move_to_end(key)
             return self._decoded[key]
 
     def save_memory(self, frame: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-        """Write what a tracker remembers of a frame, and what that depends on (valid JSON)."""
+        """Write a tracker's memory of a frame, and what it depends on (valid JSON)."""
         self._check_held()
         with replacing(self._memory / f"{frame:05d}.npz") as temporary, temporary.open("wb") as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
     def memory(self, frame: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """What `save_memory` wrote; None where there is nothing that can be read."""
+        """The arrays and dependencies that `save_memory` wrote; None where there is nothing that can be read."""
         try:
             path = self._memory / f"{frame:05d}.npz"
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files if name != "about"}
                 return arrays, json.loads(str(file["about"]))
-        except (*DAMAGE, OSError, EOFError, ValueError, KeyError, NotImplementedError):
+        except (*DAMAGED, OSError, EOFError, ValueError, KeyError, NotImplementedError):
             return None
 
-    def remembered(self) -> list[int]:
-        """Frames of which there is a memory, in order."""
+    def memory_frames(self) -> list[int]:
+        """Frames whose memory is saved, in order."""
         return sorted(int(path.stem) for path in self._memory.glob("*.npz") if path.stem.isdigit())
 
-    def forget_memory(self, frame: int) -> None:
+    def delete_memory(self, frame: int) -> None:
         """Delete the memory of a frame, if there is one."""
         with contextlib.suppress(OSError):  # it is of no harm where it cannot be deleted
             (self._memory / f"{frame:05d}.npz").unlink(missing_ok=True)
 
     @property
     def is_held(self) -> bool:
-        """Whether this is the one that writes: the project was not opened again, moved or deleted since."""
+        """Whether this object may write: the project was not opened again, moved or deleted since."""
         return self._held.is_held
 
     def _check_held(self) -> None:
+        """Raise an error if this object may not write any more."""
         if not self.is_held:
             raise NbHelpersError(
                 "the project was opened again, moved or deleted since this session began, so it writes nothing more",
                 given=self.folder,
-                do="go on with the session that was opened last, or open it again",
+                do="continue with the session that was opened last, or open it again",
             )
 
     def _claim(self, clip: dict[str, Any], model: str) -> None:
-        """Write which clip and model the folder is of, or see that it is of these."""
+        """Write the clip and model of the folder, or check that they are these."""
         path = self.folder / "project.json"
         if not path.exists() and self.folder.is_dir() and any(each.name[0] != "." for each in self.folder.iterdir()):
             raise NbHelpersError(
@@ -226,9 +306,9 @@ class Project:
                 given=f"{path}: {found.get('format')} version {version}",
                 expected=f"{FORMAT} version {VERSION}",
             )
-        check_same(theirs, before, clip, model, f"the project {self.folder}")
+        _check_same(theirs, before, clip, model, f"the project {self.folder}")
 
-    def _sweep(self) -> None:
+    def _make_folders(self) -> None:
         """Make the folders, and delete what a killed process left under temporary names."""
         try:
             for folder in (self._masks, self._memory):
@@ -239,51 +319,58 @@ class Project:
         except OSError as error:
             raise _unwritable(self.folder, error) from error
 
-    def _read(self, path: Path) -> dict[int, Record]:
+    def _read(self, path: Path) -> dict[int, MaskRecord]:
+        """The records of one frame, by object number."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            return {int(number): Record.from_dict(record) for number, record in data["objects"].items()}
+            return {int(number): MaskRecord.from_dict(record) for number, record in data["objects"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise NbHelpersError(
                 "a file of the project cannot be read",
                 given=f"{path}: {error}",
-                do="delete this file; its frame is then followed again",
+                do="delete this file; its frame is then tracked again",
             ) from error
 
 
+def _digests(entry: ObjectEntry) -> dict[int, str]:
+    """By prompted frame, the digest of the prompts."""
+    return {frame: prompts.digest for frame, prompts in entry.frames.items() if not prompts.is_empty}
+
+
 def _unwritable(folder: Path, error: OSError) -> NbHelpersError:
+    """The error of a folder that cannot be written."""
     return NbHelpersError(
         "the project folder cannot be written",
         given=f"{folder}: {error.strerror or error}",
-        do="copy it to a place where you may write, and open the copy",
+        do="copy it to a folder that you may write, and open the copy",
     )
 
 
 def check_log(prompts: PromptLog, clip: Mapping[str, Any], model: str) -> PromptLog:
-    """Return the log itself if it is of this clip and model.
+    """Return the log itself if it belongs to this clip and model.
 
     Raises:
-        NbHelpersError: it is of others, or speaks of frames that the clip does not have.
+        NbHelpersError: it belongs to others, or has frames that the clip does not have.
     """
-    check_same(prompts.image, prompts.model, clip, model, "the prompt log")
+    _check_same(prompts.image, prompts.model, clip, model, "the prompt log")
     last = max((frame for event in prompts.events for frame in _frames_of(event)), default=0)
     if last >= clip["frames"]:
         raise NbHelpersError(
-            "the prompt log speaks of a frame that the clip does not have",
+            "the prompt log has a frame that the clip does not have",
             given=last,
             expected=f"0 to {clip['frames'] - 1}",
         )
     return prompts
 
 
-def check_same(theirs: Any, before: Any, clip: Mapping[str, Any], model: str, what: str) -> None:
+def _check_same(theirs: Any, before: Any, clip: Mapping[str, Any], model: str, what: str) -> None:
     """Raise an error unless clip and model are the same."""
     theirs = theirs if isinstance(theirs, Mapping) else {}
     if any(theirs.get(key) != clip[key] for key in ("size", "frames", "signature")):
         raise NbHelpersError(
             f"{what} is of another clip, or of the same in other frames",
-            given=_told(clip),
-            expected=_told(theirs),
+            given=_describe(clip),
+            expected=_describe(theirs),
             do="open the very clip, with the same start, stop and step; or begin another project",
         )
     if before != model:
@@ -295,21 +382,149 @@ def check_same(theirs: Any, before: Any, clip: Mapping[str, Any], model: str, wh
         )
 
 
-def _told(clip: Mapping[str, Any]) -> str:
+def _describe(clip: Mapping[str, Any]) -> str:
+    """The clip in one line."""
     height, width = clip.get("size") or ("?", "?")
     signature = str(clip.get("signature"))[:8]
     return f"{clip.get('name')}: {clip.get('frames')} frames of {width} x {height} pixels, signature {signature}"
 
 
 def _frames_of(event: Mapping[str, Any]) -> list[int]:
+    """The frames that an event names."""
     return [event[key] for key in ("frame", "start", "stop") if isinstance(event.get(key), int)]
 
 
-def model_of(folder: str | Path | None) -> str | None:
-    """Catalog name of the tracker that a project was begun with; None where there is no project yet."""
+def read_about(folder: str | Path | None) -> Mapping[str, Any] | None:
+    """Clip (see `identify`) and model of a project folder; None where there is no readable project yet."""
     if folder is None or not (path := Path(folder).expanduser() / "project.json").exists():
         return None
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["model"])
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return {"clip": dict(about["clip"]), "model": str(about["model"])}
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # opening the project tells what is wrong with it
+        return None  # opening the project raises the error
+
+
+def open_clip(clip: str | Path | np.ndarray | Sequence[Any] | FrameSequence, **options: Any) -> FrameSequence:
+    """Open a clip from a path, or return the clip itself; mattes that an export put into its folder are left out.
+
+    Args:
+        clip: whatever `nbhelpers.core.video.Frames` reads, or frames.
+        **options: of `nbhelpers.core.video.Frames`.
+    """
+    if not isinstance(clip, (str, Path)) and hasattr(clip, "size") and not is_array(clip):
+        return clip
+    if not isinstance(clip, (str, Path)) or not Path(clip).expanduser().is_dir():
+        return Frames(clip, **options)
+    folder = Path(clip).expanduser()
+    exported = {folder / name for name in written_here(folder)}
+    if not any(is_picture(path) and path.parent == folder for path in exported):
+        return Frames(folder, **options)
+    pattern = options.pop("pattern", "*")
+    pictures = [path for path in sorted(folder.glob(pattern)) if is_picture(path) and path not in exported]
+    return Frames([path for path in pictures if path.name[0] != "."], **options)
+
+
+def identify(frames: FrameSequence, name: str | None = None) -> dict[str, Any]:
+    """What identifies a clip: ``name``, ``size`` ``[H, W]``, ``frames`` (how many) and ``signature``.
+
+    Raises:
+        NbHelpersError: the clip has no frames.
+    """
+    if not len(frames):
+        raise NbHelpersError("the clip has no frames", expected="at least one")
+    if name is None:
+        path = getattr(frames, "path", None)
+        path = Path(path) if isinstance(path, (str, Path)) else Path("clip")
+        name = path.parent.name or "clip" if set(path.name) & set("*?%#") and not path.exists() else path.stem
+    signature = getattr(frames, "signature", None) or _signature(frames)
+    return {"name": name, "size": [int(s) for s in frames.size], "frames": len(frames), "signature": signature}
+
+
+def _signature(frames: FrameSequence) -> str:
+    """Hash of size, length and the pixels of a few frames."""
+    digest = hashlib.sha256(repr((tuple(frames.size), len(frames))).encode())
+    for index in sorted({round(part * (len(frames) - 1) / (HASHED_FRAMES - 1)) for part in range(HASHED_FRAMES)}):
+        digest.update(np.ascontiguousarray(frames[index]))
+    return digest.hexdigest()
+
+
+class _LockFile:
+    """The lock file, open and locked; the system lets go of it when the process ends, however it ends."""
+
+    def __init__(self, path: Path):
+        self.pid, self.owner = os.getpid(), None
+        self.file = path.open("a+", encoding="utf-8")
+        weakref.finalize(self, self.file.close)
+        _lock(self.file.fileno())
+        with contextlib.suppress(OSError):  # the disk is full; the first step raises the error
+            self.file.truncate(0)
+            self.file.write(f"process {self.pid} on {socket.gethostname()}")
+            self.file.flush()
+
+    def is_at(self, path: Path) -> bool:
+        """Whether it is still the file of that name, and this the process that locked it."""
+        with contextlib.suppress(OSError):
+            return self.pid == os.getpid() and os.path.samestat(path.stat(), os.fstat(self.file.fileno()))
+        return False
+
+
+class FolderLock:
+    """Holds a folder for its owner as long as both live.
+
+    Within a process the newest owner holds it: a notebook cell that opens a project is run twice, and what it opened
+    the first time is still around. Where nothing can be written, or the file system has no locks, nothing is held.
+
+    Args:
+        folder: is there.
+        owner: the object that will write.
+
+    Raises:
+        NbHelpersError: another process holds it.
+    """
+
+    def __init__(self, folder: Path, owner: object):
+        self._path, key = folder / LOCK_FILE, os.path.realpath(folder)
+        self._owner = weakref.ref(owner)
+        self._file = _held.get(key)
+        if self._file is None or not self._file.is_at(self._path):
+            try:
+                self._file = _held[key] = _LockFile(self._path)
+            except BlockingIOError as error:
+                raise NbHelpersError(
+                    "the project is open in another process, and two would write over each other's prompts",
+                    given=f"{folder}: {_owner(self._path)}",
+                    do="close that notebook or command, or name another folder",
+                ) from error
+            except OSError:
+                self._file = None
+                return
+        self._file.owner = self._owner
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the owner may write: no later one took over, and the folder is still the same."""
+        return self._file is None or (self._file.owner is self._owner and self._file.is_at(self._path))
+
+
+def _lock(file: int) -> None:
+    """Lock an open file, or raise ``BlockingIOError`` where another process did."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            os.lseek(file, 1 << 20, os.SEEK_SET)  # after the text, which others read
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError from error
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _owner(path: Path) -> str:
+    """The process that a lock file names."""
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8") or "a process"
+    return "a process"

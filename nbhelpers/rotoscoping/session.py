@@ -1,27 +1,35 @@
-"""Click once, follow, correct any frame: the session behind the frames widget."""
+"""Click an object once, track it, correct any frame: the session behind the frames widget."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from nbhelpers.core.matting import Mattes
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import decode_rle
+from nbhelpers.core.mattes import Mattes, MatteSettings
+from nbhelpers.core.promptevents import ObjectEntry, ObjectPrompts, object_name
+from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.video.cuts import find_cuts
+from nbhelpers.export.verify import ExportReport
 from nbhelpers.models.protocols import FrameSequence, Tracker
-from nbhelpers.rotoscoping import plan
-from nbhelpers.rotoscoping.clips import identify, open_clip
-from nbhelpers.rotoscoping.drift import Drift, judge
-from nbhelpers.rotoscoping.follower import Follower
-from nbhelpers.rotoscoping.following import Following
-from nbhelpers.rotoscoping.project import Project, model_of
-
-State = Literal["prompted", "tracked", "stale", "empty", "gone"]
+from nbhelpers.rotoscoping import schedule
+from nbhelpers.rotoscoping.drift import Drift
+from nbhelpers.rotoscoping.export import export_mattes
+from nbhelpers.rotoscoping.project import Project, State, identify, open_clip, read_about
+from nbhelpers.rotoscoping.schedule import BACKWARD, FORWARD
+from nbhelpers.rotoscoping.tracker_sync import TrackerSync
 
 
-class RotoSession(Following):
+class RotoSession:
     """Objects of a clip: prompts on any frame, masks on every frame, all of it kept in a project folder.
 
     Example:
@@ -30,24 +38,27 @@ class RotoSession(Following):
         >>> for frame in session.propagate():                # 1, 2, 3, ...; may be left at any frame
         ...     show(session.mask(frame))
         >>> session.go(session.next_doubtful())
-        >>> session.click(300, 190, include=False)           # what was followed from here on is stale now ...
-        >>> for frame in session.propagate_all():            # ... and is followed anew
+        >>> session.click(300, 190, label=0)                 # what was tracked from here on is outdated now ...
+        >>> for frame in session.propagate_all():            # ... and is tracked again
         ...     pass
-        >>> session.export(["colmap"], "outputs/walk")
+        >>> session.export("outputs/walk", ["colmap"])
 
-    The masks of a prompted frame answer its prompts. Those of the others were followed from the nearest prompted frame
-    behind them, and are stale when what was said there has changed. Each step and each followed frame is saved before
-    the next: after a kill, the same call opens the project again and goes on with the frame that was in the making.
+    The masks of a prompted frame are predicted from its prompts. Those of the others are tracked from the nearest
+    prompted frame before them, and are outdated when the prompts there have changed. Each step and each tracked frame
+    is saved before the next: after a kill, the same call opens the project again and resumes.
+
+    The session is composed of the clip, a `Project` (prompts and masks) and a `TrackerSync`.
 
     Args:
         frames: a `FrameSequence` such as `nbhelpers.core.video.Frames`, or what that reads: a path, a glob, arrays.
-        tracker: what follows; `nbhelpers.load` picks one when left out, for a project that is there already its own.
-        project: the folder; made, or gone on with. Left out: a temporary one that is deleted with the session.
-        name: how the clip is called in the log and in messages; the path's stem when left out.
+        tracker: tracks the objects; when left out, that of an existing project, else the one `nbhelpers.load` picks.
+        project: the folder; made, or continued. Left out: a temporary one that is deleted with the session.
+        name: of the clip in the log and in messages; the path's stem when left out.
 
     Attributes:
         frames: the clip.
-        tracker: what follows.
+        tracker: tracks the objects.
+        name: of the clip.
         project: the folder, as a path.
 
     Raises:
@@ -62,85 +73,339 @@ class RotoSession(Following):
         project: str | Path | None = None,
         name: str | None = None,
     ):
-        frames = open_clip(frames)
-        clip = identify(frames, name)
+        self.frames = open_clip(frames)
+        clip = identify(self.frames, name)
         if tracker is None:
             from nbhelpers.models.load import load
 
-            tracker = load("tracker", model_of(project))
+            about = read_about(project)
+            tracker = load("tracker", None if about is None else about["model"])
         self.tracker, self.name = tracker, clip["name"]
-        store = Project(project, clip, tracker.name)
-        self.project = store.folder
-        super().__init__(frames, store, Follower(tracker, frames, store))
+        self._project = Project(project, clip, tracker.name)
+        self._sync = TrackerSync(tracker, self.frames, self._project)
+        self.project = self._project.folder
+        self._lock = threading.RLock()
+        self._listeners: list[Callable[[], object]] = []
+        self._runs = 0  # counts what ends a propagation: steps, and `cancel`
+        self._frame = 0
+        self._active: str | None = None
+        self._sync.predict_prompted()
+
+    @classmethod
+    def open(
+        cls,
+        project: str | Path,
+        frames: FrameSequence | str | Path | np.ndarray | Sequence[Any],
+        tracker: Tracker | None = None,
+    ) -> RotoSession:
+        """Continue the project in a folder: same prompts, same undo history, same masks.
+
+        Args:
+            project: the folder.
+            frames: the clip it was made from.
+            tracker: the one it was made with, which is loaded when left out.
+
+        Raises:
+            NbHelpersError: there is no project in the folder; else as of the class.
+        """
+        about = read_about(project)
+        if about is None:
+            raise NbHelpersError(
+                "there is no project in the folder", given=project, do="RotoSession(frames, project=...) begins one"
+            )
+        return cls(frames, tracker, project=project, name=about["clip"].get("name"))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a copy of the prompt log as JSON, e.g. for `nbhelpers.rotoscoping.replay_clip`; return the path.
+
+        The project itself needs no saving: it is written with every step.
+        """
+        return self.log.save(path)
+
+    @property
+    def log(self) -> PromptLog:
+        """The prompt log: all steps, in order."""
+        return self._project.log
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(H, W)`` of every frame."""
+        return tuple(self.frames.size)
+
+    @property
+    def frame(self) -> int:
+        """Index of the current frame."""
+        return self._frame
+
+    def go(self, frame: int) -> int:
+        """Make a frame the current one; beyond the ends the clip's first or last. Returns its index."""
+        self._frame = min(max(int(frame), 0), len(self.frames) - 1)
+        self._changed()
+        return self._frame
 
     def image(self, frame: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
         """A frame (the current one) as RGB."""
         return self.frames[self._at(frame)]
 
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names of the objects, in the order in which they were added."""
+        return tuple(self._project.entries)
+
+    @property
+    def active(self) -> str:
+        """The object that prompts go to."""
+        names = self.objects
+        return self._active if self._active in names else names[-1]
+
+    def select(self, name: str) -> None:
+        """Make an object the active one."""
+        self._entry(name)
+        self._active = name
+        self._changed()
+
+    def add_object(self, name: str | None = None) -> str:
+        """Add an object, make it the active one, and return its name."""
+        name = object_name(self.objects) if name is None else name
+        used = [event.get("number", 0) for event in self.log.events] + self._project.numbers()
+        with self._lock:
+            self._record("object.add", object=name, number=max(used) + 1)
+            self._active = name
+        self._changed()
+        return name
+
+    def rename_object(self, old: str, new: str) -> None:
+        """Give an object another name."""
+        with self._lock:
+            self._record("object.rename", object=old, to=new)
+            self._active = new if self._active == old else self._active
+        self._changed()
+
+    def remove_object(self, name: str) -> None:
+        """Remove an object with its prompts; undo restores it. The last one stays."""
+        if len(self.objects) == 1:
+            raise NbHelpersError("the last object cannot be removed", given=name, do="clear() empties a frame")
+        self._step("object.remove", name)
+
+    def prompts(self, name: str | None = None, frame: int | None = None) -> ObjectPrompts:
+        """The prompts of an object (the active one) on a frame (the current one)."""
+        return self._entry(name).on(self._at(frame))
+
+    def prompted_frames(self, name: str | None = None) -> list[int]:
+        """Frames on which an object has prompts, in order."""
+        return sorted(frame for frame, prompts in self._entry(name).frames.items() if not prompts.is_empty)
+
+    def click(
+        self, x: float, y: float, label: int = 1, *, name: str | None = None, frame: int | None = None
+    ) -> Bool[np.ndarray, "h w"]:
+        """Add a point in pixels of the frame, 1 to include or 0 to exclude, and return the new mask."""
+        return self._prompt("point.add", name, frame, x=float(x), y=float(y), label=int(label))
+
+    def move(
+        self, index: int, x: float, y: float, *, name: str | None = None, frame: int | None = None
+    ) -> Bool[np.ndarray, "h w"]:
+        """Move point ``index`` to ``(x, y)`` and return the new mask."""
+        return self._prompt("point.move", name, frame, index=int(index), x=float(x), y=float(y))
+
+    def remove(self, index: int, *, name: str | None = None, frame: int | None = None) -> Bool[np.ndarray, "h w"]:
+        """Remove point ``index`` and return the new mask."""
+        return self._prompt("point.remove", name, frame, index=int(index))
+
+    def set_box(
+        self, box: Sequence[float] | None, *, name: str | None = None, frame: int | None = None
+    ) -> Bool[np.ndarray, "h w"]:
+        """Set or, with None, remove the box ``(x0, y0, x1, y1)``, and return the new mask."""
+        return self._prompt("box.set", name, frame, box=None if box is None else [float(side) for side in box])
+
+    def stroke(
+        self,
+        points: Sequence[tuple[float, float]],
+        radius: float,
+        erase: bool = False,
+        *,
+        name: str | None = None,
+        frame: int | None = None,
+    ) -> Bool[np.ndarray, "h w"]:
+        """Paint over the mask with a round brush, or erase, and return the new mask.
+
+        Args:
+            points: ``(x, y)`` pixels that the brush's centre goes through; one makes a dot.
+            radius: of the brush, in pixels.
+            erase: subtract instead of adding.
+            name: of the object; the active one when left out.
+            frame: the current one when left out.
+        """
+        path = [[float(x), float(y)] for x, y in points]
+        return self._prompt("stroke.add", name, frame, points=path, radius=float(radius), erase=bool(erase))
+
+    def set_mask(
+        self, mask: Bool[np.ndarray, "h w"] | None, *, name: str | None = None, frame: int | None = None
+    ) -> Bool[np.ndarray, "h w"]:
+        """Import a mask as it is or, with None, remove it again; return the new mask."""
+        if mask is not None:
+            Prompt(mask=np.asarray(mask, bool)).check_inside(self.size)
+            mask = np.asarray(mask, bool)
+        return self._prompt("mask.set", name, frame, mask=mask)
+
+    def clear(self, *, name: str | None = None, frame: int | None = None) -> Bool[np.ndarray, "h w"]:
+        """Remove all prompts on a frame; its tracked mask shows again."""
+        return self._prompt("clear", name, frame)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to undo."""
+        return any(event["op"] != "propagate" for event in self.log.events[1 : self.log.cursor])
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step to redo."""
+        return any(event["op"] != "propagate" for event in self.log.events[self.log.cursor :])
+
+    def undo(self) -> bool:
+        """Undo the last step; False when there is none. Tracked masks stay, and may become outdated."""
+        return self._travel(self.can_undo, self.log.undo)
+
+    def redo(self) -> bool:
+        """Redo the last undone step; False when there is none."""
+        return self._travel(self.can_redo, self.log.redo)
+
+    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Call ``listener()`` after every step; returns a function that stops it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
     def state(self, frame: int | None = None, name: str | None = None) -> State:
         """What an object's mask on a frame is.
 
-        ``"prompted"``: it answers a prompt; ``"tracked"``: it was followed from one; ``"stale"``: what it was followed
-        from has changed since; ``"gone"``: the tracker believes the object to be hidden or out of the picture;
-        ``"empty"``: there is none.
+        ``"prompted"``: predicted from prompts on the frame; ``"tracked"``: tracked from a prompted frame;
+        ``"outdated"``: the prompts it was tracked from have changed since; ``"gone"``: the tracker believes that the
+        object is hidden or out of the picture; ``"empty"``: there is none.
         """
-        frame, entry = self._at(frame), self._entry(name)
-        said = {key: each.digest for key, each in entry.frames.items() if not each.is_empty}
-        if frame in said:
-            return "prompted"
-        tracked = self._project.record(frame, entry.number).tracked
-        if tracked is None or not said:
-            return "empty"
-        if not plan.is_fresh(tracked, said, frame):
-            return "stale"
-        return "gone" if tracked.gone else "tracked"
+        return self._project.state(self._at(frame), self._entry(name))
 
     def has_mask(self, frame: int | None = None, name: str | None = None) -> bool:
-        """Whether an object has been prompted on a frame or followed to it; stale masks count."""
+        """Whether an object has been prompted on a frame or tracked to it; outdated masks count."""
         return self.state(frame, name) != "empty"
 
     def mask(self, frame: int | None = None, name: str | None = None) -> Bool[np.ndarray, "h w"]:
         """The mask of an object (the active one) on a frame (the current one), read-only; empty where there is none."""
-        state = self.state(frame, name)
-        if state == "empty":
-            return np.zeros(self.size, bool)
-        kind = "prompted" if state == "prompted" else "tracked"
-        return self._project.mask(self._at(frame), self._entry(name).number, kind)
+        return self._project.current_mask(self._at(frame), self._entry(name))
 
     def masks(self, frame: int | None = None) -> dict[str, Bool[np.ndarray, "h w"]]:
         """The masks of all objects that have one on a frame, by name."""
-        return {name: self.mask(frame, name) for name in self.objects if self.has_mask(frame, name)}
+        return self._project.masks(self._at(frame))
 
     def drift(self, frame: int | None = None, name: str | None = None) -> Drift | None:
         """How likely an object's mask on a frame has left the object; None where there is no mask."""
-        state = self.state(frame, name)
-        record = self._project.record(self._at(frame), self._entry(name).number)
-        if state == "empty":
-            return None
-        if state == "prompted":
-            return Drift(0.0, record.prompted.score, None, None, "it answers a prompt")
-        tracked = record.tracked
-        usual = self._project.usual(self._entry(name).number)
-        return judge(tracked.score, tracked.overlap, tracked.jump, tracked.gone, usual)
+        return self._project.drift(self._at(frame), self._entry(name))
 
     def next_doubtful(self, after: int | None = None, name: str | None = None) -> int | None:
-        """The next frame behind ``after`` (the current one) that should be looked at, round the end; None if none."""
+        """The next doubtful frame after ``after`` (the current one), continuing from the first; None if none."""
         after, count = self._at(after), len(self.frames)
         order = [*range(after + 1, count), *range(after + 1)]
         drifts = ((frame, self.drift(frame, name)) for frame in order)
         return next((frame for frame, drift in drifts if drift is not None and drift.is_doubtful), None)
 
+    def doubtful_frames(self, name: str | None = None) -> list[int]:
+        """All frames on which an object's mask is doubtful."""
+        drifts = ((frame, self.drift(frame, name)) for frame in range(len(self.frames)))
+        return [frame for frame, drift in drifts if drift is not None and drift.is_doubtful]
+
     def cuts(self) -> list[int]:
-        """Frames at which a new shot seems to begin: nothing can be followed across; open the shots one by one.
+        """Frames at which a new shot seems to begin: nothing can be tracked across; open the shots one by one.
 
-        Looks at the whole clip once. ``Frames(path, start=cut)`` opens what follows a cut.
+        Decodes the whole clip once. ``Frames(path, start=cut)`` opens what follows a cut.
         """
-        from nbhelpers.core.video.cuts import cuts
+        return find_cuts(self.frames[index] for index in range(len(self.frames)))
 
-        return cuts(self.frames[index] for index in range(len(self.frames)))
+    def propagate(
+        self,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        backwards: bool = False,
+        on_frame: Callable[[int], object] | None = None,
+    ) -> Iterator[int]:
+        """Track all objects and yield the index of each frame that got new masks, as soon as they are saved.
+
+        Prompted frames keep their masks, and so do frames that are current: up to the next prompted frame those that
+        were tracked in this direction, after it all. The iterator can be left at any frame; a step on the session, or
+        `cancel`, ends it after the frame in progress.
+
+        Args:
+            start: first frame; the current one when left out.
+            stop: last frame, included; the clip's end in that direction when left out.
+            backwards: track from ``start`` down to ``stop``.
+            on_frame: called with each index too.
+
+        Raises:
+            NbHelpersError: nothing has been prompted yet, no such frame, or a frame that cannot be read.
+        """
+        start = self._at(start)
+        stop = self._at(stop) if stop is not None else (0 if backwards else len(self.frames) - 1)
+        if (start - stop if backwards else stop - start) < 0:
+            raise NbHelpersError(
+                "the range runs the other way",
+                given=f"{start} to {stop}",
+                do="exchange start and stop" if backwards else "pass backwards=True",
+            )
+        self._need_prompts()
+        return self._propagate({"start": start, "stop": stop, "backwards": backwards}, on_frame)
+
+    def propagate_all(self, on_frame: Callable[[int], object] | None = None) -> Iterator[int]:
+        """Track all objects to every frame that is empty or outdated, forwards and then backwards; see `propagate`."""
+        self._need_prompts()
+        return self._propagate_all(on_frame)
+
+    def cancel(self) -> None:
+        """End a running propagation after the frame in progress; all tracked masks stay."""
+        self._runs += 1
+
+    def replay(self, events: Sequence[Mapping[str, Any]]) -> Iterator[int]:
+        """Repeat the steps of another session's log; yields each frame that was tracked.
+
+        Steps that were repeated before are skipped, so a replay that was cut off resumes.
+
+        Args:
+            events: in the form of `nbhelpers.core.promptlog.PromptLog.events`.
+
+        Raises:
+            NbHelpersError: this session has other steps.
+        """
+        own = self.log.events[: self.log.cursor]
+        if len(own) == 1:  # only the object that every session begins with
+            self.log.events, self.log.cursor, own = [], 0, []
+        for event, before in zip(events, own, strict=False):
+            if any(event.get(key) != before.get(key) for key in {*event, *before} - {"stop"}):
+                raise NbHelpersError(
+                    "the project has prompts of its own, or of another log",
+                    given=f"{self.project}: {before['op']}",
+                    expected=event["op"],
+                    do="name another folder",
+                )
+        if any(event["op"] != "propagate" for event in own[len(events) :]):
+            raise NbHelpersError(
+                "somebody went on with the project since", given=self.project, do="open it with RotoSession instead"
+            )
+        if own and own[-1]["op"] == "propagate" and len(own) <= len(events):  # it may have been cut off
+            yield from self._propagate(dict(events[len(own) - 1]), None, record=False)
+        for event in events[len(own) :]:
+            what = {key: value for key, value in event.items() if key != "op"}
+            self._record(event["op"], **what)
+            if event["op"] == "propagate":
+                yield from self._propagate(self.log.events[-1], None, record=False)
+        self._changed()
+
+    def matte_settings(self, name: str | None = None) -> MatteSettings:
+        """How an object's masks become mattes."""
+        return MatteSettings(**(self._entry(name).matte or {}))
+
+    def set_matte(self, settings: MatteSettings | None, *, name: str | None = None) -> None:
+        """Set how an object's masks become mattes; None: unchanged masks."""
+        self._step("matte.set", name, settings=None if settings is None else asdict(settings))
 
     def mattes(self, names: Iterable[str] | None = None, invert: bool = False) -> Mattes:
-        """The mattes of the clip, made when asked for: of some objects or of all, together or each on its own.
+        """The mattes of the clip, of some objects or of all together; each is made when it is accessed.
 
         Args:
             names: of the objects; all when left out.
@@ -148,14 +413,197 @@ class RotoSession(Following):
         """
         names = tuple(self.objects if names is None else names)
         settings = {name: self.matte_settings(name) for name in names}
-        return Mattes(self.frames, self.masks, settings, names, invert)
+        return Mattes(self.frames, self._project.masks, settings, names, invert)
 
     def matte(self, frame: int | None = None, name: str | None = None) -> UInt8[np.ndarray, "h w"]:
         """The soft matte of an object (the active one) on a frame (the current one), 0 to 255."""
         return self.mattes([self.active if name is None else name]).make(self._at(frame))
 
-    def export(self, kinds: Sequence[str] | Mapping[str, str | Path], output: str | Path | None = None, **options: Any):
-        """Write mattes as other tools read them, and verify them; see `nbhelpers.rotoscoping.exports.export`."""
-        from nbhelpers.rotoscoping.exports import export
+    def export(
+        self,
+        folder: str | Path | None = None,
+        formats: Sequence[str] | Mapping[str, str | Path] = ("mattes",),
+        *,
+        objects: Iterable[str] | None = None,
+        apart: bool = False,
+        invert: bool = False,
+        bits: int | None = None,
+        replace: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[ExportReport]:
+        """Write mattes as other tools read them, open what was written, and verify it.
 
-        return export(self, kinds, output, **options)
+        Example:
+            >>> for report in session.export("outputs/walk", ["postshot", "colmap", "overlay"]):
+            ...     print(report)
+
+        Args:
+            folder: each format gets a folder of its name there. Left out, ``postshot`` goes beside the originals.
+            formats: see `nbhelpers.rotoscoping.export.export_mattes`; or a mapping from format to its folder.
+            objects: names of those that take part; all when left out.
+            apart: write a folder, or file, per object.
+            invert: the surroundings instead of the objects.
+            bits: 8 or 16 per channel, where the format has the choice.
+            replace: replace what an earlier export wrote from other masks or settings.
+            progress: called with the number of frames done, and of all; may raise to stop.
+
+        Raises:
+            NbHelpersError: as of `nbhelpers.rotoscoping.export.export_mattes`.
+        """
+        mattes = self.mattes(objects, invert)
+        missing = self._project.frames_without_masks([self._entry(name) for name in mattes.objects])
+        clip, how = {**self._project.clip, "name": self.name}, {"replace": replace, "progress": progress}
+        return export_mattes(mattes, folder, formats, clip, missing=missing, apart=apart, bits=bits, **how)
+
+    def _entry(self, name: str | None) -> ObjectEntry:
+        """The prompts of an object (the active one)."""
+        if (name := self.active if name is None else name) not in self._project.entries:
+            raise NbHelpersError("there is no such object", given=name, expected=f"one of {', '.join(self.objects)}")
+        return self._project.entries[name]
+
+    def _at(self, frame: int | None) -> int:
+        """A frame's index, checked; the current one for None."""
+        frame = self._frame if frame is None else frame
+        if not 0 <= frame < len(self.frames):
+            raise NbHelpersError("there is no such frame", given=frame, expected=f"0 to {len(self.frames) - 1}")
+        return int(frame)
+
+    def _need_prompts(self) -> None:
+        """Raise an error if no object has prompts."""
+        if not self._project.digests():
+            raise NbHelpersError("there is nothing to track yet", do="click the object on some frame first")
+
+    def _prompt(self, op: str, name: str | None, frame: int | None, **what: Any) -> Bool[np.ndarray, "h w"]:
+        """Do a step on one frame; the first one there gets the tracked mask that it corrects."""
+        entry, frame = self._entry(name), self._at(frame)
+        if op not in ("clear", "mask.set") and self._project.state(frame, entry) in ("tracked", "outdated"):
+            rle = self._project.rle(frame, entry.number, "tracked")
+            what |= {"base": rle} if decode_rle(rle).any() else {}
+        self._step(op, name, frame=frame, **what)
+        return self.mask(frame, name)
+
+    def _step(self, op: str, name: str | None, **what: Any) -> None:
+        """Do a step on one object and make it the active one."""
+        self._entry(name := self.active if name is None else name)
+        with self._lock:
+            self._record(op, object=name, **what)
+            self._active = name
+        self._changed()
+
+    def _record(self, op: str, **what: Any) -> None:
+        """Append a step to the log, predict its mask and save both; a step that fails changes nothing."""
+        before = self.log.events, self.log.cursor
+        if "frame" in what or op == "object.remove":
+            self._sync.restore_memory()
+        self.log.append(op, **what)
+        self._commit(before)
+
+    def _commit(self, before: tuple[list[dict], int]) -> None:
+        """Predict masks for the log as it is now and save it; if that fails, restore the log ``before``."""
+        try:
+            self._sync.predict_prompted()
+            self._project.save_log()
+            self._sync.save_memory()
+        except BaseException:
+            self.log.events, self.log.cursor = before
+            with contextlib.suppress(NbHelpersError):  # a mask may have been written that is not wanted now
+                self._sync.predict_prompted()
+            raise
+        self._runs += 1
+
+    def _travel(self, possible: bool, step: Callable[[], dict | None]) -> bool:
+        """Undo or redo one step, passing over propagations."""
+        if not possible:
+            return False
+        with self._lock:
+            before = self.log.events, self.log.cursor
+            self._sync.restore_memory()
+            while (event := step())["op"] == "propagate":
+                continue
+            while self.log.can_redo and self.log.events[self.log.cursor]["op"] == "propagate":
+                self.log.redo()
+            self._commit(before)
+            for name in (event.get("to"), event["object"]):
+                self._active = name if name in self.objects else self._active
+            if isinstance(event.get("frame"), int):
+                self._frame = event["frame"]
+        self._changed()
+        return True
+
+    def _changed(self) -> None:
+        """Call the listeners."""
+        for listener in tuple(self._listeners):
+            listener()
+
+    def _propagate_all(self, on_frame: Callable[[int], object] | None) -> Iterator[int]:
+        """Propagate forwards, then backwards, where masks are missing or outdated."""
+        last = len(self.frames) - 1
+        runs = self._runs
+        for start, stop, backwards in ((0, last, False), (last, 0, True)):
+            event = {"start": start, "stop": stop, "backwards": backwards, "missing": True}
+            if runs == self._runs and self._todo(event):
+                yield from self._propagate(event, on_frame)
+
+    def _todo(self, event: Mapping[str, Any]) -> dict[int, set[int]]:
+        """Frames that a propagation has to track, with the numbers of the objects."""
+        select = schedule.missing_frames if event.get("missing") else schedule.frames_in_range
+        step = BACKWARD if event["backwards"] else FORWARD
+        return select(
+            self._project.digests(),
+            lambda number, frame: self._project.record(frame, number).tracked,
+            event["start"],
+            event["stop"],
+            step,
+        )
+
+    def _propagate(
+        self, event: dict[str, Any], on_frame: Callable[[int], object] | None, record: bool = True
+    ) -> Iterator[int]:
+        """Do a propagation, and record it in the log as far as it came."""
+        step = BACKWARD if event["backwards"] else FORWARD
+        with self._lock:
+            todo = self._todo(event)
+            if record and todo:
+                before = self.log.events, self.log.cursor
+                self.log.append("propagate", **event)
+                event = self.log.events[-1]
+                try:
+                    self._project.save_log()
+                except NbHelpersError:
+                    self.log.events, self.log.cursor = before
+                    raise
+            runs = self._runs
+        reached = None
+        try:
+            for start, stop in schedule.contiguous_ranges(todo, step):
+                tracking = self._sync.track(todo, start, stop, step)
+                while (frame := self._next_frame(tracking, runs)) is not None:
+                    if frame not in todo:
+                        continue
+                    reached = frame
+                    if on_frame is not None:
+                        on_frame(reached)
+                    yield reached
+        finally:
+            with self._lock:
+                self._note_reached(event, reached, max(todo, key=lambda frame: frame * step, default=None))
+            self._changed()
+
+    def _next_frame(self, tracking: Generator[int], runs: int) -> int | None:
+        """Track one more frame; None at the end of the range, or when a step or `cancel` ended the propagation."""
+        with self._lock:
+            frame = next(tracking, None) if runs == self._runs else None
+            if frame is None:
+                tracking.close()
+            return frame
+
+    def _note_reached(self, event: dict[str, Any], reached: int | None, last: int | None) -> None:
+        """Write to the log how far a propagation came; one that came nowhere is removed."""
+        if reached == last or not self._project.is_held:
+            return
+        if reached is not None:
+            event["stop"] = reached
+        elif self.log.cursor == len(self.log.events) and self.log.events[-1] is event:
+            self.log.undo()
+            self.log.events = self.log.events[: self.log.cursor]
+        self._project.save_log()

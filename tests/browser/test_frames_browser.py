@@ -107,7 +107,7 @@ def test_a_correction_stays_when_all_is_followed_again(notebook):
     notebook.eventually("widget.pointer.mode", "brush")
     notebook.drag(at(55, 47), at(65, 47))
     notebook.wait_pixel(*at(60, 47), tinted(BLUE))
-    notebook.eventually("(session.state(5), session.state(8))", ("prompted", "stale"))
+    notebook.eventually("(session.state(5), session.state(8))", ("prompted", "outdated"))
     notebook.page.keyboard.press("a")
     notebook.eventually("(session.state(8), widget.work.running)", ("tracked", False))
     notebook.run("session.go(5)")

@@ -18,7 +18,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.orientation import UPRIGHT, orientation_of, same_shape, turn_camera, turn_points, turned_size
 from nbhelpers.core.scenes.readers import HALF, CameraFile, read_file
 from nbhelpers.core.scenes.scene import Scene
-from nbhelpers.core.video.folder import PictureFolder
+from nbhelpers.core.video.stills import PictureFolder
 
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # of a picture file, not the number in frame.0001
 TOLD = 5  # names that a note tells before it says how many more there are
@@ -54,7 +54,7 @@ def read_scene(path: str | Path, photos: str | Path | Sequence[str | Path]) -> S
     """
     known = read_file(path)
     pictures = PictureFolder(photos)
-    bad = [f"{pictures.names[number]}: {why}" for number, why in pictures.faults.items()]
+    bad = [f"{pictures.names[number]}: {why}" for number, why in pictures.damaged.items()]
     if bad:
         raise NbHelpersError("a photo cannot be read", given=bad[0], do="copy it again, or leave it out")
     sizes = np.array([pictures.sizes[number] for number in range(len(pictures))], int).reshape(-1, 2)

@@ -1,13 +1,14 @@
-"""Clips as lazy sequences: a folder of pictures or a video file, decoded frame by frame when asked for."""
+"""Clips as lazy sequences: a folder of pictures or a video file, decoded frame by frame on access."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import operator
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,17 +16,28 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import write_text
+from nbhelpers.core.images import save_image
 from nbhelpers.core.runs import check_local, matches
-from nbhelpers.core.video.animation import Animation, is_animated
 from nbhelpers.core.video.file import NEAR, VideoFile
-from nbhelpers.core.video.folder import ClipChangedError, PictureArrays, PictureFolder, Stills, is_array, is_picture
-from nbhelpers.core.video.wrap import check_wrap, wrap_columns
+from nbhelpers.core.video.stills import (
+    Animation,
+    ClipChangedError,
+    PictureArrays,
+    PictureFolder,
+    Stills,
+    is_animated,
+    is_array,
+    is_picture,
+)
 
 CACHE_BYTES = 128 << 20
 ADVICE = 'copy it again, or pass on_bad="skip" (leave it out) or on_bad="hold" (show the frame before)'
+EXTRACT_NOTE = ".frames.json"
+EXTRACT_SUFFIXES = (".png", ".jpg", ".tif", ".webp", ".bmp")
 log = logging.getLogger(__name__)
 
 
@@ -56,7 +68,7 @@ class Frames(Sequence):
         >>> frames[20:40][0] is frames[20]                            # a slice is a view with the same cache
         True
 
-    Memory does not grow with the clip: frames are decoded when asked for and the latest are kept within
+    Memory does not grow with the clip: frames are decoded on access and the latest are kept within
     ``cache_bytes``. A frame reached by jumping is the very one that playing would show. Frames are read-only.
 
     Args:
@@ -65,23 +77,23 @@ class Frames(Sequence):
             (``"shot.%04d.png"``, ``"shot.####.png"``), a list of picture files, an array ``(n, H, W, 3) uint8``, or a
             list of arrays or PIL images. Hidden files and what is no picture are passed over.
         start: first frame, counted in the source, as in a slice.
-        stop: the frame behind the last, as in a slice.
+        stop: the frame after the last, as in a slice.
         step: take every ``step``-th frame.
         pattern: of a folder, only the files of such names, e.g. ``"*.jpg"``.
         on_bad: what to do about frames that cannot be read: ``"error"``; ``"skip"`` leaves them out, for which the
             whole clip is decoded once at opening; ``"hold"`` shows the frame before (or the next good one) instead.
         on_size: what to do about frames of another size than most: ``"error"``, ``"skip"`` or ``"resize"``.
         wrap: columns added at both sides of each frame, taken from the other side: for equirectangular clips, so
-            that what crosses the seam is seen whole. `nbhelpers.core.video.wrap.fold_wrap` folds masks back.
+            that what crosses the seam is seen whole. `nbhelpers.core.video.frames.fold_wrap` folds masks back.
         cache_bytes: for decoded frames; the latest one is always kept.
 
     Attributes:
         size: ``(H, W)`` of every frame, ``wrap`` included.
         names: file names; of a video numbered names (``00030.png`` is the source's frame 30).
         paths: the original files, None where frames have no file of their own.
-        fps: frames a second as they follow here (the source's over ``step``), None where unknown.
+        fps: frames per second (the source's divided by ``step``), None where unknown.
         rate: the same as an exact fraction, such as 24000/1001.
-        problems: what was found to be odd, skipped or held; grows while reading.
+        problems: warnings, and frames that were skipped or held; grows while reading.
         wrap: as given.
 
     Raises:
@@ -117,8 +129,8 @@ class Frames(Sequence):
                 "no frame is left between start and stop",
                 given=f"start {start}, stop {stop}, {len(self._source)} frames",
             )
-        self.problems += [Problem(kind, text) for kind, text in self._source.remarks(self._numbers)]
-        self._bad = dict(self._source.faults)
+        self.problems += [Problem(kind, text) for kind, text in self._source.warnings(self._numbers)]
+        self._bad = dict(self._source.damaged)
         self._take_readable()
         self._take_sizes()
         self.wrap = check_wrap(wrap, self._inner[1])
@@ -139,12 +151,12 @@ class Frames(Sequence):
 
     @property
     def fps(self) -> float | None:
-        """Frames a second, or None where the source does not say."""
+        """Frames per second, or None where the source does not say."""
         return None if self.rate is None else float(self.rate)
 
     @property
     def rate(self) -> Fraction | None:
-        """Frames a second as an exact fraction, or None where the source does not say."""
+        """Frames per second as an exact fraction, or None where the source does not say."""
         return None if self._source.rate is None else self._source.rate / self._step
 
     @property
@@ -205,11 +217,13 @@ class Frames(Sequence):
         self._renew()
 
     def _renew(self) -> None:
+        """A new lock and an empty cache."""
         self._lock = threading.RLock()
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._latest = -1
 
     def _part(self, index: slice) -> Frames:
+        """A slice as a view with the same source and cache."""
         part = object.__new__(type(self))
         part.__dict__.update(self.__dict__)  # source, lock and cache are shared
         part._numbers = self._numbers[index]
@@ -240,11 +254,11 @@ class Frames(Sequence):
         odd = [n for n, size in sizes.items() if size != self._inner]
         if not odd:
             return
-        told = ", ".join(f"{self._source.names[n]} is {_text(sizes[n])}" for n in odd[:3])
+        named = ", ".join(f"{self._source.names[n]} is {_text(sizes[n])}" for n in odd[:3])
         if self._on_size == "error":
             raise NbHelpersError(
                 "the frames differ in size",
-                given=f"{len(odd)} of {len(sizes)}: {told}{', ...' if len(odd) > 3 else ''}",
+                given=f"{len(odd)} of {len(sizes)}: {named}{', ...' if len(odd) > 3 else ''}",
                 expected=f"{_text(self._inner)} as the others",
                 do='take the odd ones out, or pass on_size="skip" or on_size="resize"',
             )
@@ -254,6 +268,7 @@ class Frames(Sequence):
             self._numbers = [n for n in self._numbers if n not in odd]
 
     def _frame(self, number: int) -> np.ndarray:
+        """A frame, or its nearest neighbour if it is held."""
         picture = self._try(number)
         if picture is not None:
             return picture
@@ -264,7 +279,7 @@ class Frames(Sequence):
         raise NbHelpersError("no frame of the clip can be read", given=self.path)
 
     def _try(self, number: int) -> np.ndarray | None:
-        """A frame from the cache or the source; None if it is bad, which is then remembered."""
+        """A frame from the cache or the source; None if it is bad, which is then noted."""
         if number in self._cache:
             self._cache.move_to_end(number)
             self._latest = number
@@ -290,6 +305,7 @@ class Frames(Sequence):
         return self._cache[number]
 
     def _keep(self, number: int, picture: np.ndarray) -> None:
+        """Put a decoded frame into the cache."""
         if picture.shape[:2] != self._inner:
             if self._on_size != "resize":
                 raise NbHelpersError(
@@ -308,18 +324,21 @@ class Frames(Sequence):
             self._cache.popitem(last=False)
 
     def _problem(self, number: int, done: str) -> Problem:
+        """The warning about a bad frame."""
         return Problem("corrupt", f"{self._source.names[number]}: {self._bad[number]}; {done}")
 
     def _refused(self, bad: Sequence[int]) -> NbHelpersError:
-        told = "; ".join(f"{self._source.names[n]}: {self._bad[n]}" for n in bad[:3])
+        """The error about bad frames."""
+        named = "; ".join(f"{self._source.names[n]}: {self._bad[n]}" for n in bad[:3])
         return NbHelpersError(
             f"{len(bad)} frames cannot be read" if len(bad) > 1 else "a frame cannot be read",
-            given=f"{self.path}: {told}{'; ...' if len(bad) > 3 else ''}",
+            given=f"{self.path}: {named}{'; ...' if len(bad) > 3 else ''}",
             do=ADVICE,
         )
 
 
 def _open(path: Any, pattern: str) -> Stills | VideoFile:
+    """The source of a path, an array, or a list of them."""
     if isinstance(path, (str, Path)):
         return _open_path(path, pattern)
     if is_array(path):
@@ -345,6 +364,7 @@ def _open(path: Any, pattern: str) -> Stills | VideoFile:
 
 
 def _open_path(path: str | Path, pattern: str) -> Stills | VideoFile:
+    """The source of a path, a glob or a numbered name."""
     check_local(path)
     path = Path(path).expanduser()
     if not path.exists():
@@ -368,4 +388,121 @@ def _open_path(path: str | Path, pattern: str) -> Stills | VideoFile:
 
 
 def _text(size: Sequence[int]) -> str:
+    """A size as text."""
     return f"{size[1]} x {size[0]}"
+
+
+def wrap_columns(picture: UInt8[np.ndarray, "h w c"], wrap: int) -> UInt8[np.ndarray, "h w2 c"]:
+    """The picture ``(H, W, c)`` with ``wrap`` columns of the other side at each edge: ``(H, W + 2 wrap, c)``."""
+    width = picture.shape[1]
+    wrap = check_wrap(wrap, width)
+    return np.concatenate([picture[:, width - wrap :], picture, picture[:, :wrap]], axis=1) if wrap else picture
+
+
+def wrap_mask(mask: Bool[np.ndarray, "h w"], wrap: int) -> Bool[np.ndarray, "h w2"]:
+    """A mask of the original picture as a mask of the wrapped one, e.g. to be used as a prompt."""
+    return wrap_columns(mask[:, :, None].view(np.uint8), wrap)[:, :, 0].view(bool)
+
+
+def fold_wrap(mask: Bool[np.ndarray, "h w2"], wrap: int) -> Bool[np.ndarray, "h w"]:
+    """A mask ``(H, W + 2 wrap)`` of a wrapped picture back at ``(H, W)``: what either copy of a column covers.
+
+    Example:
+        >>> fold_wrap(np.array([[True, False, False, False, False, False]]), 1)
+        array([[False, False, False,  True]])
+
+    Raises:
+        NbHelpersError: the mask is too narrow to be of a picture wrapped so.
+    """
+    width = mask.shape[1] - 2 * wrap
+    if wrap < 0 or width < max(wrap, 1):
+        raise NbHelpersError("the mask is not of a picture wrapped so", given=f"width {mask.shape[1]}, wrap {wrap}")
+    if not wrap:
+        return mask
+    folded = mask[:, wrap:-wrap].copy()
+    folded[:, width - wrap :] |= mask[:, :wrap]
+    folded[:, :wrap] |= mask[:, -wrap:]
+    return folded
+
+
+def check_wrap(wrap: int, width: int) -> int:
+    """Return ``wrap`` if a picture of that width has so many columns.
+
+    Raises:
+        NbHelpersError: it has not.
+    """
+    if not 0 <= wrap <= width:
+        raise NbHelpersError(
+            "so many columns cannot be wrapped", given=wrap, expected=f"0 to {width}, the width of a frame"
+        )
+    return wrap
+
+
+def extract_frames(
+    frames: Frames,
+    folder: str | Path,
+    *,
+    suffix: str = ".png",
+    first: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> list[Path]:
+    """Write every frame to ``folder`` as ``00000.png``, ``00001.png``, ...; resume where an earlier call stopped.
+
+    Example:
+        >>> extract_frames(Frames("walk.mp4", step=5), "outputs/walk", suffix=".jpg")[-1].name
+        '00049.jpg'
+
+    Each file is whole or not there. A hidden file in the folder names the clip: its pictures that are there are kept,
+    and a folder with pictures of another clip is refused.
+
+    Args:
+        frames: the clip; ``step``, ``start`` and ``stop`` are its own.
+        folder: made if it is missing; never the folder of the originals.
+        suffix: the format: ``.png`` and ``.tif`` lose nothing; ``.jpg`` is what SAM 2's own scripts read.
+        first: number of the first picture.
+        progress: called with the index of each frame that is written.
+
+    Returns:
+        The files, one for each frame.
+
+    Raises:
+        NbHelpersError: the folder holds other pictures, is read-only, or the disk is full; a frame cannot be read.
+    """
+    folder = Path(folder)
+    if suffix not in EXTRACT_SUFFIXES:
+        raise NbHelpersError("frames cannot be written so", given=suffix, expected=", ".join(EXTRACT_SUFFIXES))
+    digits = max(5, len(str(first + len(frames) - 1)))
+    files = [folder / f"{first + index:0{digits}d}{suffix}" for index in range(len(frames))]
+    about = {"frames": frames.signature, "count": len(frames), "first": first, "suffix": suffix}
+    _claim_folder(folder, files, about)
+    for index, file in enumerate(files):
+        if not file.exists():
+            save_image(file, frames[index])
+        if progress is not None:
+            progress(index)
+    return files
+
+
+def _claim_folder(folder: Path, files: list[Path], about: dict) -> None:
+    """Write the note, or see that the one that is there says the same."""
+    note = folder / EXTRACT_NOTE
+    if note.exists():
+        try:
+            found = json.loads(note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = None
+        if found == about:
+            return
+        raise NbHelpersError(
+            "the folder holds frames of another clip, or written in another way",
+            given=folder,
+            expected=f"{about['count']} frames as {about['suffix']}",
+            do="choose another folder, or empty this one",
+        )
+    if there := [file for file in files if file.exists()]:
+        raise NbHelpersError(
+            "the folder holds pictures of the same names, and nothing is overwritten",
+            given=f"{len(there)} files, e.g. {there[0]}",
+            do="choose another folder",
+        )
+    write_text(note, json.dumps(about, indent=1))

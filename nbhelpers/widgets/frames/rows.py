@@ -11,7 +11,7 @@ import ipywidgets as widgets
 
 from nbhelpers.core.files import home
 from nbhelpers.core.mattes import MatteSettings
-from nbhelpers.rotoscoping.exports import KINDS
+from nbhelpers.rotoscoping.export import FORMATS
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.controls import Row, button, choice, label, short_path, space
 from nbhelpers.widgets.frames.picture import BACKGROUNDS, CHECKERBOARD
@@ -242,7 +242,7 @@ class ExportPanel(widgets.VBox):
                 tooltip=EXPORTS.get(kind, (kind, ""))[1],
                 layout=widgets.Layout(width="108px", margin="0"),
             )
-            for kind in KINDS
+            for kind in FORMATS
         }
         self.folder = widgets.Text(
             short_path(home() / "outputs" / session.name),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.video.wrap import wrap_columns
+from nbhelpers.core.video.frames import wrap_columns
 from nbhelpers.plots import EXCLUDE_COLOUR, colour_of
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.frames.picture import CHECKERBOARD, cut_out, grey, seen, wiped

@@ -33,11 +33,11 @@ LEGEND = (
     ("sure", "followed"),
     ("doubtful", "doubtful"),
     ("wrong", "likely wrong"),
-    ("stale", "stale"),
+    ("outdated", "outdated"),
     ("gone", "gone"),
     ("empty", "nothing yet"),
 )
-URGENT = ("empty", "gone", "tracked", "stale", "prompted")  # what is shown where several frames share a pixel: the last
+URGENT = ("empty", "gone", "tracked", "outdated", "prompted")  # the last is shown where frames share a pixel
 
 
 class FilmStrip:
@@ -146,8 +146,8 @@ class FilmStrip:
         for x, frame in enumerate(best):
             image[:, x] = self.colour(frame)
         rows, columns = np.mgrid[:BAR, : self.width]
-        stale = np.array([self._states[frame] == "stale" for frame in best])
-        image[((rows + columns) % 6 < 3) & stale[None]] = 255  # hatched
+        outdated = np.array([self._states[frame] == "outdated" for frame in best])
+        image[((rows + columns) % 6 < 3) & outdated[None]] = 255  # hatched
         wide = self.width / count
         for frame in range(count if wide >= 5 else 0):
             image[:, int(self.span(frame)[0])] = 255
@@ -159,7 +159,7 @@ class FilmStrip:
     def colour(self, frame: int) -> tuple[int, int, int]:
         """What tells the state of the active object on a frame."""
         state, doubt = self._states[frame], self._doubts[frame]
-        if state not in ("tracked", "stale"):
+        if state not in ("tracked", "outdated"):
             return rgb(COLOURS[state])
         stops = [rgb(COLOURS[name]) for name in ("sure", "doubtful", "wrong")]
         return tuple(round(float(np.interp(doubt, (0.25, 0.5, 1.0), channel))) for channel in zip(*stops, strict=True))
@@ -240,7 +240,7 @@ def legend_html() -> str:
     items = []
     for state, text in LEGEND:
         colour = COLOURS.get(state, COLOURS["sure"])
-        fill = f"repeating-linear-gradient(135deg, {colour} 0 3px, white 3px 5px)" if state == "stale" else colour
+        fill = f"repeating-linear-gradient(135deg, {colour} 0 3px, white 3px 5px)" if state == "outdated" else colour
         items.append(
             '<span style="white-space:nowrap">'
             '<span style="display:inline-block;width:12px;height:12px;margin-right:4px;'

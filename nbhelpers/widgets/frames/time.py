@@ -154,7 +154,7 @@ class FollowRow(Row):
         self._go = [
             button("Back", "Follow from here back to the range's begin (Shift+F)", actions["back"], icon="backward"),
             button("Forward", "Follow from here on to the range's end (F)", actions["forward"], icon="forward"),
-            button("All", "Follow to every frame of the range that is stale or empty (A)", actions["all"], icon="film"),
+            button("All", "Follow to each outdated or empty frame of the range (A)", actions["all"], icon="film"),
         ]
         self._stop = button("Stop", "Stop following; what is done stays (Escape)", actions["stop"], icon="stop")
         doubtful = button(

@@ -35,7 +35,7 @@ HINTS = {mode: hint for mode, _, hint in MODES}
 STATES = {
     "prompted": "prompted",
     "tracked": "followed",
-    "stale": "stale: follow it again",
+    "outdated": "outdated: follow it again",
     "gone": "the object is gone",
     "empty": "nothing yet",
 }
@@ -235,7 +235,7 @@ class FramesWidget(Listening, widgets.VBox):
         session = self.session
         state, drift = session.state(), session.drift()
         text = f"Frame {session.frame}: {session.active}: {STATES[state]}"
-        return f"{text}, drift {drift.score:.2f}" if state in ("tracked", "stale") else text
+        return f"{text}, drift {drift.score:.2f}" if state in ("tracked", "outdated") else text
 
     def _show_controls(self) -> None:
         session = self.session

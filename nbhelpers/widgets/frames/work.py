@@ -62,7 +62,7 @@ class Work:
         session = self._widget.session
 
         def write() -> Iterator:
-            yield session.export(kinds, folder, replace=replace, progress=self._exported)
+            yield session.export(folder, kinds, replace=replace, progress=self._exported)
 
         def begin() -> Iterator:
             if not kinds:

@@ -1,4 +1,4 @@
-"""Point clouds that know which object each point belongs to: PLY with labels, GLB with one named part an object."""
+"""Point clouds that know which object each point belongs to: PLY with labels, GLB with one named part per object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing, write_bytes
 from nbhelpers.core.lazy import needs
 
-PALE = 0.55  # share of white in the colours of what belongs to no object
+PALE = 0.55  # fraction of white in the colours of points of no object
 REST = "rest of the scene"
 
 
@@ -122,6 +122,7 @@ def _to_y(up: np.ndarray) -> np.ndarray:
 
 
 def _suffix(path: str | Path, suffix: str) -> Path:
+    """The path, if it ends in ``suffix``."""
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise NbHelpersError("the file has another suffix", given=path, expected=f"a name in {suffix}")
@@ -129,4 +130,5 @@ def _suffix(path: str | Path, suffix: str) -> Path:
 
 
 def _ascii(name: str) -> str:
+    """A name without line breaks and other characters than ASCII."""
     return " ".join(name.encode("ascii", "replace").decode().split())

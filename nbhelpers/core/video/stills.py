@@ -1,9 +1,11 @@
-"""A folder of pictures as a clip: which files count, in which order, of which size."""
+"""Clips that need no video decoder: folders of pictures, arrays, animated GIF, WebP and PNG, and TIFF stacks."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import warnings
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -22,6 +24,8 @@ CONVERTED = ("1", "P", "PA", "LA", "La", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB",
 MANY = ("GIF", "PNG", "WEBP")  # formats whose files may be animations
 MATTE = "_matte"  # ``a_matte.png`` beside ``a.jpg`` is what was made of that frame, no frame of its own
 SAMPLED = 4096  # bytes from the middle of a file that go into the signature
+MILLISECOND = Fraction(1, 1000)
+FORMATS = ("GIF", "WEBP", "PNG", "TIFF")
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -54,14 +58,14 @@ def gaps(names: Sequence[str]) -> list[tuple[str, str, int]]:
 
 
 class Stills:
-    """What folders, arrays and animations share: pictures that are read one by one, without a video decoder.
+    """Base of folders, arrays and animations: pictures that are read one by one, without a video decoder.
 
     Attributes:
         path: where they are from, for messages.
         paths: a file for each, None where they have none.
         names: one for each.
         sizes: ``(H, W)`` of each, None where it cannot be read.
-        faults: what is wrong with those that cannot be read.
+        damaged: what is wrong with those that cannot be read.
         rate: frames a second, None where unknown.
         aspect: width over height of a pixel.
         stamps: when each frame is shown, and the seconds of a step, where the rate varies; else None.
@@ -76,7 +80,7 @@ class Stills:
     stamps: tuple[np.ndarray, Fraction] | None = None
 
     def __init__(self):
-        self.faults: dict[int, str] = {}
+        self.damaged: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -99,7 +103,7 @@ class Stills:
                 bad.append(number)
         return bad
 
-    def remarks(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
+    def warnings(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
         """What is odd about the chosen pictures but does no harm: ``(kind, text)``."""
         return []
 
@@ -109,7 +113,7 @@ class Stills:
 
 
 class PictureFolder(Stills):
-    """The picture files of a folder in natural order; headers are read at once, pixels when asked for.
+    """The picture files of a folder in natural order; headers are read at once, pixels on access.
 
     Args:
         path: a folder, one picture file, a glob or numbered name (see `nbhelpers.core.runs.matches`), or a list of
@@ -153,11 +157,11 @@ class PictureFolder(Stills):
         self._animated: dict[int, int] = {}  # by number, how many pictures its file holds
         self._states: list[tuple[int, int]] = []
         for number, file in enumerate(self.paths):
-            size, fault, count = _header(file)
+            size, damage, count = _header(file)
             self.sizes.append(size)
             self._states.append(file_state(file))
-            if fault:
-                self.faults[number] = fault
+            if damage:
+                self.damaged[number] = damage
             if count > 1:
                 self._animated[number] = count
 
@@ -170,21 +174,21 @@ class PictureFolder(Stills):
         check_unchanged(self.paths[number], self._states[number])
         return load_image(self.paths[number])
 
-    def remarks(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
+    def warnings(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
         """What is odd about the chosen files but does no harm: ``(kind, text)``."""
         names = [self.names[n] for n in numbers]
-        told = [
+        found = [
             ("gap", f"{count} missing between {before} and {after}") for before, after, count in gaps(names) if count
         ]
         stems = Counter(Path(name).stem for name in names)
         if twice := [stem for stem, count in stems.items() if count > 1]:
-            told.append(("names", f"{len(twice)} names occur more than once, e.g. {twice[0]}"))
-        told += [
+            found.append(("names", f"{len(twice)} names occur more than once, e.g. {twice[0]}"))
+        found += [
             ("animation", f"{self.names[n]} holds {self._animated[n]} pictures; the first is taken")
             for n in numbers
             if n in self._animated
         ]
-        return told
+        return found
 
     def fingerprint(self, numbers: Sequence[int]) -> bytes:
         """Hash of names, lengths and a few bytes of each file; the same after copying."""
@@ -235,15 +239,16 @@ class PictureArrays(Stills):
         return hashlib.sha256(b"".join(self._hashes[number] for number in numbers)).digest()
 
 
-def is_array(thing: object) -> bool:
+def is_array(value: object) -> bool:
     """Whether something is an array, a tensor or a PIL image."""
-    return hasattr(thing, "__array__") or hasattr(thing, "__array_interface__")
+    return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
 
 
-def _as_array(thing: Any) -> np.ndarray:
-    if hasattr(thing, "has_transparency_data") and thing.mode in CONVERTED:
-        thing = thing.convert("RGBA" if thing.has_transparency_data else "RGB")
-    return np.asarray(thing)
+def _as_array(value: Any) -> np.ndarray:
+    """An array, tensor or PIL image as an array."""
+    if hasattr(value, "has_transparency_data") and value.mode in CONVERTED:
+        value = value.convert("RGBA" if value.has_transparency_data else "RGB")
+    return np.asarray(value)
 
 
 def is_picture(path: Path) -> bool:
@@ -252,6 +257,7 @@ def is_picture(path: Path) -> bool:
 
 
 def _order(path: Path) -> tuple:
+    """Sort key of natural order."""
     return natural_key(path.name), path.name
 
 
@@ -305,11 +311,143 @@ def _header(path: Path) -> tuple[tuple[int, int] | None, str | None, int]:
     try:
         with opened(path) as (picture, _, _):
             width, height = picture.size
-            # of a PNG, EXIF behind the pixels would mean decoding them; `load_image` then finds the size out
-            told = picture.format != "PNG" or "exif" in picture.info
-            turned = told and orientation(picture) in (5, 6, 7, 8)
+            # of a PNG, EXIF after the pixels would mean decoding them; `load_image` finds the size then
+            found = picture.format != "PNG" or "exif" in picture.info
+            turned = found and orientation(picture) in (5, 6, 7, 8)
             count = getattr(picture, "n_frames", 1) if picture.format in MANY else 1
     except NbHelpersError as error:
         reason = type(error.__cause__ or error).__name__
         return None, "it is empty" if path.stat().st_size == 0 else f"it cannot be read ({reason})", 1
     return ((width, height) if turned else (height, width)), None, count
+
+
+class Animation(Stills):
+    """The pictures of one file, whole as they are shown: what a format stores as changes is laid over what was before.
+
+    Args:
+        path: an animated GIF, WebP or PNG, or a TIFF.
+
+    Raises:
+        NbHelpersError: the file cannot be read.
+    """
+
+    def __init__(self, path: str | Path):
+        super().__init__()
+        self.path = Path(path)
+        self._state = file_state(self.path)
+        self._open()
+        count = self._file.n_frames
+        if getattr(self._file, "default_image", False):  # of a PNG: a still for programs that know no animation
+            self._first, count = 1, count - 1
+        else:
+            self._first = 0
+        digits = max(5, len(str(count)))
+        self.names = [f"{number:0{digits}d}.png" for number in range(count)]
+        durations = []
+        self.sizes = []
+        for number in range(count):
+            try:
+                self._seek(number)
+            except NbHelpersError:
+                self.sizes.append(None)
+                self.damaged[number] = "its data are damaged"
+                durations.append(durations[-1] if durations else 0)
+                continue
+            self.sizes.append(self._file.size[::-1])
+            durations.append(round(self._file.info.get("duration", 0)))
+        if all(durations):
+            self.rate = Fraction(1000 * count, sum(durations))
+        self._durations = durations
+        if len(set(durations)) > 1:
+            self.stamps = np.cumsum([0, *durations[:-1]]), MILLISECOND
+
+    @property
+    def is_one_clip(self) -> bool:
+        """Whether the pictures are frames of one size, not a photo with a thumbnail."""
+        return len(self) > 1 and len({size for size in self.sizes if size}) == 1
+
+    def read(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Picture ``number`` as RGB, what is transparent over white.
+
+        Raises:
+            NbHelpersError: its data are damaged.
+            ClipChangedError: the file was changed or deleted since it was opened.
+        """
+        [(_, picture)] = self.read_back(number, 1)
+        return picture
+
+    def read_back(self, number: int, room: int) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+        """Picture ``number``, the last yielded, after up to ``room - 1`` before it, which had to be decoded anyway."""
+        check_unchanged(self.path, self._state)
+        if self._file is None:
+            self._open()
+        for each in range(max(0, number - room + 1), number + 1):
+            if each == number or each not in self.damaged:
+                self._seek(each)
+                yield each, self._rgb()
+
+    def _rgb(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The current picture as RGB."""
+        picture = self._file
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+        elif picture.mode in ("P", "L", "1", "CMYK"):
+            picture = picture.convert("RGB")
+        array = np.array(picture)
+        return load_image(array.astype(np.uint16) if picture.mode.startswith("I;16") else array)
+
+    def warnings(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
+        """What is odd about the chosen pictures but does no harm: ``(kind, text)``."""
+        if len(set(self._durations[min(numbers) : max(numbers) + 1])) < 2:
+            return []
+        return [("rate", "the pictures are shown for different times; every one is taken as a frame")]
+
+    def fingerprint(self, numbers: Sequence[int]) -> bytes:
+        """Hash of the file's length and of pieces of it."""
+        return PictureFolder(self.path).fingerprint([0])
+
+    def __getstate__(self) -> dict:
+        """Without the open file, so that a clip can be sent to another process."""
+        return {**self.__dict__, "_file": None}
+
+    def _open(self) -> None:
+        """Open the file."""
+        from PIL import Image
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._file = Image.open(self.path, formats=FORMATS)
+            weakref.finalize(self, self._file.close)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise NbHelpersError(
+                "the animation cannot be read; it may be cut off", given=f"{self.path}: {error}"
+            ) from error
+
+    def _seek(self, number: int) -> None:
+        """Decode picture ``number``."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if number + self._first < self._file.tell():
+                    self._file.close()
+                    self._open()  # of a PNG, Pillow 13 does not find the way back twice
+                self._file.seek(number + self._first)
+                self._file.load()
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise NbHelpersError(
+                "the frame cannot be decoded", given=f"{self.path}, frame {self.names[number]}: its data are damaged"
+            ) from error
+
+
+def is_animated(path: Path) -> bool:
+    """Whether a picture file holds several pictures of one size."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as picture:
+                return picture.format in FORMATS and getattr(picture, "n_frames", 1) > 1
+    except Exception:  # PIL raises what comes; opening it as a still raises the error
+        return False

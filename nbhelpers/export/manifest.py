@@ -1,4 +1,4 @@
-"""What exports wrote into a folder: the ground for going on later, and for never touching a file of other origin."""
+"""The manifest of a folder: the files that exports wrote there, so that they resume and overwrite nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 3  # files named in an error message
 READ = 1 << 20
 
 
-class Ledger:
+class Manifest:
     """A list, kept as a hidden file in ``folder``, of the files that exports wrote there.
 
     Each file is entered with its length and checksum *before* it is renamed into place, so whatever moment a
@@ -57,7 +57,7 @@ class Ledger:
         return self.is_ours(path) and self._entries[self._key(path)]["of"] == signature
 
     def check(self, paths: Iterable[Path]) -> None:
-        """Refuse to go on if something that is not ours lies where files are to be written, or if nothing can be.
+        """Refuse an export if files of other origin are in its way, or if the folder cannot be written.
 
         Raises:
             NbHelpersError: files of other origin (named), or a folder that cannot be written.
@@ -109,6 +109,7 @@ class Ledger:
         self._enter(path, temporary, temporary.stat().st_size, _checksum(temporary), signature)
 
     def _enter(self, path: Path, temporary: Path, length: int, checksum: int, signature: str) -> None:
+        """Append an entry to the manifest."""
         time = temporary.stat().st_mtime_ns
         entry = {"file": self._key(path), "bytes": length, "crc32": checksum, "time": time, "of": signature}
         with self._lock, self._path.open("a", encoding="utf-8") as file:
@@ -116,6 +117,7 @@ class Ledger:
             self._entries[entry["file"]] = entry
 
     def _key(self, path: Path) -> str:
+        """The path relative to the folder."""
         return Path(path).relative_to(self.folder).as_posix()
 
 
@@ -124,7 +126,7 @@ def written_here(folder: str | Path) -> set[str]:
 
     A footage folder that mattes were exported into is opened again without them by leaving these out.
     """
-    return set(Ledger(folder)._entries)
+    return set(Manifest(folder)._entries)
 
 
 def unwritable(path: Path, error: OSError) -> NbHelpersError:
@@ -133,13 +135,14 @@ def unwritable(path: Path, error: OSError) -> NbHelpersError:
     return NbHelpersError(
         "the disk is full" if full else "the folder cannot be written",
         given=f"{path}: {error.strerror or error}",
-        do="make room and run the same export again: what is written is kept, and it goes on from there"
+        do="make room and run the same export again: what is written is kept, and it resumes there"
         if full
         else "give another folder as output, or change the folder's permissions",
     )
 
 
 def _checksum(path: Path) -> int:
+    """CRC-32 of a file."""
     checksum = 0
     with path.open("rb") as file:
         while piece := file.read(READ):

@@ -1,0 +1,680 @@
+"""Mattes in the layouts of splat and photogrammetry tools: names, folders, polarity, kind of alpha, orientation.
+
+Each function of `LAYOUTS` lists files and touches nothing; `write_layout` writes them and
+`nbhelpers.export.verify.verify_layout` opens them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import struct
+import time
+import warnings
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Shaped
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.mattes import Mattes, full_of
+from nbhelpers.core.orientation import (
+    INVERSE,
+    ORIENTATION,
+    SHAPE_SLACK,
+    UPRIGHT,
+    orientation_of,
+    same_shape,
+    stored_size,
+    turn,
+    turned_size,
+)
+from nbhelpers.core.profiles import is_srgb
+from nbhelpers.core.scenes.files import by_name
+from nbhelpers.export.manifest import Manifest
+from nbhelpers.export.masks import encode_png, premultiplied_rgba, straight_rgba
+
+COMPARE_STEP = 7  # every so many rows and columns of a 16 bit picture are compared with the frame
+MAX_BYTES = 1 << 30  # bytes for the frames in the making
+BYTES_PER_PIXEL = 22  # of one of them: decoding takes 12, picture, mask, matte and RGBA take 10
+UNFINISHED_SECONDS = 600  # seconds after which an unfinished file is that of a process that was killed
+VERSION = 1  # of the files' content; a change makes every export write all files again
+TRANSFORMS, MASKED = "transforms.json", "transforms_masked.json"
+log = logging.getLogger(__name__)
+
+Picture = Literal["straight", "premultiplied", "matte", "keep white", "keep black"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One PNG of an export.
+
+    Attributes:
+        path: where it goes.
+        frame: index into the clip.
+        picture: ``"straight"`` or ``"premultiplied"`` RGBA; the soft grey ``"matte"``; or it in pure black and
+            white, with what is kept white or black.
+        bits: 8 or 16 a channel.
+        shrink: the picture is that many times smaller than the frame.
+        orientation: EXIF orientation, 1 to 8, of the photo that the picture is laid over by a tool that reads pixels as
+            they are stored: so it is turned as that photo is.
+        pixels: ``(H, W)`` of that photo as it is stored, where they do not follow from the frame's.
+        photo: the file of that photo, where there is one.
+        tagged: the picture says its orientation in its own EXIF entry.
+    """
+
+    path: Path
+    frame: int
+    picture: Picture
+    bits: int = 8
+    shrink: int = 1
+    orientation: int = UPRIGHT
+    pixels: tuple[int, int] | None = None
+    photo: Path | None = None
+    tagged: bool = False
+
+    @property
+    def is_rgba(self) -> bool:
+        """Whether the picture holds colours."""
+        return self.picture in ("straight", "premultiplied")
+
+    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the picture, from those of the frame."""
+        small = max(1, size[0] // self.shrink), max(1, size[1] // self.shrink)
+        return self.pixels or turned_size(small, self.orientation)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All files of one export of one clip; made by the functions of `nbhelpers.export.layouts`.
+
+    Attributes:
+        kind: name of the layout, e.g. ``"colmap"``.
+        folder: all files lie in it or below.
+        targets: the pictures, in the order of frames.
+        texts: other files and what is in them.
+        own: folders, below ``folder``, in which nothing but these files should be.
+    """
+
+    kind: str
+    folder: Path
+    targets: tuple[Target, ...]
+    texts: Mapping[Path, str] = field(default_factory=dict)
+    own: tuple[Path, ...] = ()
+
+    @cached_property
+    def by_frame(self) -> dict[int, list[Target]]:
+        """The targets of each frame."""
+        grouped: dict[int, list[Target]] = {}
+        for target in self.targets:
+            grouped.setdefault(target.frame, []).append(target)
+        return grouped
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files."""
+        return [target.path for target in self.targets] + list(self.texts)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_layout` did: how many files of a layout it wrote, and how many were there from an earlier run."""
+
+    layout: Layout
+    written: int
+    kept: int
+
+
+def postshot(mattes: Mattes, output: str | Path | None = None, bits: int | None = None, masks: bool = True) -> Layout:
+    """Postshot: RGBA PNG with straight alpha beside the originals, and its separate masks in both polarities.
+
+    For ``IMG_7.jpg`` these are ``IMG_7_matte.png`` in the same folder, ``masks_remove_background/IMG_7.png`` (kept
+    white: for Mask Mode "Remove Background") and ``masks_remove_occluders/IMG_7.png`` (kept black: for "Remove
+    Occluders", which ignores what is white).
+
+    The RGBA are upright pictures of their own. A separate mask of a photo with an EXIF orientation is stored as the
+    photo is, with the same EXIF entry: so it fits whether Postshot reads both with their orientation or both without.
+    That it treats JPEG and PNG alike is assumed; its user guide does not say. Where the masks lie on their side, use
+    the RGBA.
+
+    Args:
+        mattes: of the clip.
+        output: where all goes; the footage folder when left out, which a video does not have.
+        bits: 8 or 16 a channel of the RGBA; as the originals when left out.
+        masks: write the separate masks too.
+
+    Raises:
+        NbHelpersError: no output for a video, or no such depth.
+
+    Source: Postshot user guide, Training Configuration, "Mask Mode": separate masks are black and white, of the same
+    size and base name as the images.
+    """
+    if bits not in (None, 8, 16):
+        raise NbHelpersError("pictures have no such depth", given=bits, expected="8, 16 or None: as the originals")
+    folder = _folder(mattes, output)
+    stems = _stems(mattes)
+    within = {"masks_remove_background": "keep white", "masks_remove_occluders": "keep black"} if masks else {}
+    targets = []
+    for index, stem in enumerate(stems):
+        depth = bits or depth_of(mattes.paths, index)
+        targets.append(
+            Target(_folder_of(mattes, index, output, folder) / f"{stem}_matte.png", index, "straight", depth)
+        )
+        stored = _stored_orientation(mattes, index) if within else {}
+        targets += [
+            Target(folder / name / f"{stem}.png", index, picture, tagged=True, **stored)
+            for name, picture in within.items()
+        ]
+    return Layout("postshot", folder, tuple(targets), own=tuple(folder / name for name in within))
+
+
+def colmap(mattes: Mattes, output: str | Path, images: str | Path | None = None) -> Layout:
+    """COLMAP: ``output/abc/012.jpg.png`` for the picture ``abc/012.jpg``; no features are taken where it is black.
+
+    COLMAP reads photos without their EXIF orientation, so the masks are stored as the photos are.
+
+    Args:
+        mattes: of the clip.
+        output: becomes COLMAP's ``--ImageReader.mask_path``.
+        images: COLMAP's ``image_path``, below which all originals lie; their common folder when left out.
+
+    Source: COLMAP documentation, FAQ, "Mask image regions"; on orientation colmap/colmap #1456 and #2104.
+    """
+    folder = Path(output).expanduser()
+    names = _relative(mattes, images)
+    targets = (
+        Target(folder / f"{name}.png", index, "keep white", **_stored_orientation(mattes, index))
+        for index, name in enumerate(names)
+    )
+    return Layout("colmap", folder, tuple(targets), own=(folder,))
+
+
+def nerfstudio(mattes: Mattes, output: str | Path) -> Layout:
+    """Nerfstudio: ``masks/`` and, where ``transforms.json`` exists, a copy of it that names the masks.
+
+    The copy is ``transforms_masked.json``; train with ``ns-train splatfacto --data SCENE/transforms_masked.json``.
+    The original stays as it is. Smaller masks are made for the smaller pictures that are there (``images_2`` ...),
+    as nerfstudio looks for both. Black pixels are not trained on.
+
+    Nerfstudio opens pictures without their EXIF orientation, so the masks are stored as its pictures are: those that
+    ``transforms.json`` names, or those in ``images``; else the clip's own.
+
+    Args:
+        mattes: of the clip.
+        output: the scene's folder, with or without ``transforms.json``.
+
+    Raises:
+        NbHelpersError: ``transforms.json`` cannot be read, or names a picture that the clip does not have:
+            nerfstudio demands a mask for every frame or for none; or a picture there has another shape than the
+            frame, or may or may not have been turned upright.
+
+    Source: ``nerfstudio/data/dataparsers/nerfstudio_dataparser.py`` (``mask_path``, ``masks_N``) and
+    ``datasets/base_dataset.py`` (``get_numpy_image``).
+    """
+    folder = Path(output).expanduser()
+    stems = _stems(mattes)
+    shrinks = [1] + [n for n in (2, 4, 8) if (folder / f"images_{n}").is_dir()]
+    names = {1: "masks"} | {n: f"masks_{n}" for n in shrinks[1:]}
+    texts, pictures = {}, {}
+    if (folder / TRANSFORMS).is_file():
+        texts[folder / MASKED], pictures = _masked_transforms(folder / TRANSFORMS, mattes, stems)
+    targets = []
+    for index, stem in enumerate(stems):
+        picture = Path(pictures.get(index, f"images/{mattes.names[index]}"))
+        whole = _stored_orientation(mattes, index, folder / picture if (folder / picture).is_file() else None)
+        for n in shrinks:
+            stored = (
+                whole if n == 1 else _smaller_orientation(folder / f"images_{n}" / picture.name, n, whole, mattes.size)
+            )
+            targets.append(Target(folder / names[n] / f"{stem}.png", index, "keep white", shrink=n, **stored))
+    return Layout("nerfstudio", folder, tuple(targets), texts, own=tuple(folder / name for name in names.values()))
+
+
+def matte_sequence(mattes: Mattes, output: str | Path, bits: int = 8) -> Layout:
+    """Soft mattes as grey PNG, white inside, each named like its picture."""
+    return _sequence("mattes", mattes, output, bits, "matte")
+
+
+def rgba_sequence(mattes: Mattes, output: str | Path, bits: int | None = None, premultiplied: bool = False) -> Layout:
+    """The objects as RGBA PNG, each named like its picture.
+
+    Args:
+        mattes: of the clip.
+        output: the folder for them.
+        bits: 8 or 16 a channel; as the originals when left out.
+        premultiplied: colours times alpha, as some compositing programs want. The PNG standard says straight.
+    """
+    return _sequence("rgba", mattes, output, bits, "premultiplied" if premultiplied else "straight")
+
+
+LAYOUTS: dict[str, Callable[..., Layout]] = {
+    "postshot": postshot,
+    "colmap": colmap,
+    "nerfstudio": nerfstudio,
+    "mattes": matte_sequence,
+    "rgba": rgba_sequence,
+}
+
+
+def _sequence(kind: str, mattes: Mattes, output: str | Path, bits: int | None, picture: str) -> Layout:
+    """A PNG per frame, named like its picture."""
+    if bits not in (None, 8, 16):
+        raise NbHelpersError("pictures have no such depth", given=bits, expected="8, 16 or None: as the originals")
+    folder = Path(output).expanduser()
+    targets = [
+        Target(folder / f"{stem}.png", index, picture, bits or depth_of(mattes.paths, index))
+        for index, stem in enumerate(_stems(mattes))
+    ]
+    originals = {path.resolve() for path in mattes.paths or ()}
+    if clash := [target.path for target in targets if target.path.resolve() in originals]:
+        raise NbHelpersError(
+            "the export would take the names of the originals", given=clash[0], do="export to another folder"
+        )
+    return Layout(kind, folder, tuple(targets), own=(folder,))
+
+
+def _folder(mattes: Mattes, output: str | Path | None) -> Path:
+    """The folder of an export: as given, or the common one of the originals."""
+    if output is not None:
+        return Path(output).expanduser()
+    if not mattes.paths:
+        raise NbHelpersError(
+            "a video has no footage folder for the mattes to go to",
+            do="extract its frames first, or name a folder as output",
+        )
+    return Path(os.path.commonpath([path.parent.absolute() for path in mattes.paths]))
+
+
+def _folder_of(mattes: Mattes, index: int, output: str | Path | None, folder: Path) -> Path:
+    """The folder of one frame's RGBA: as given, or that of its original."""
+    return folder if output is not None else mattes.paths[index].absolute().parent
+
+
+def _stems(mattes: Mattes) -> list[str]:
+    """A file name without suffix for each frame; where two would be the same, all get their suffix."""
+    stems = [Path(name).stem for name in mattes.names]
+    if _has_duplicates(stems):
+        stems = [name.replace(".", "_") for name in mattes.names]
+    if _has_duplicates(stems):
+        stems = [name.replace("/", "_").replace(".", "_") for name in _relative(mattes, None)]
+    return stems
+
+
+def _has_duplicates(names: list[str]) -> bool:
+    """Whether two names are the same, ignoring case."""
+    return max(Counter(name.casefold() for name in names).values(), default=0) > 1
+
+
+def _relative(mattes: Mattes, images: str | Path | None) -> list[str]:
+    """Names with the folders between ``images`` and the originals."""
+    paths = [path.absolute() for path in mattes.paths or ()]
+    if not paths:
+        return mattes.names
+    root = Path(images).expanduser().absolute() if images is not None else _folder(mattes, None)
+    for path in paths:
+        if not path.is_relative_to(root):
+            raise NbHelpersError("a picture lies outside the image folder", given=path, expected=f"below {root}")
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def _masked_transforms(path: Path, mattes: Mattes, stems: list[str]) -> tuple[str, dict[int, str]]:
+    """The text with masks, and for each frame of the clip the picture that it names, where it does."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        pictures = [str(frame["file_path"]).replace("\\", "/") for frame in data["frames"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NbHelpersError("transforms.json cannot be read", given=f"{path}: {error}") from error
+    own = mattes.names if mattes.paths is None else [each.absolute().as_posix() for each in mattes.paths]
+    entries = {entry: index for index, entry in enumerate(by_name(pictures, own)) if entry is not None}
+    for entry, (frame, picture) in enumerate(zip(data["frames"], pictures, strict=True)):
+        if entry not in entries:
+            raise NbHelpersError(
+                "transforms.json names a picture that the clip does not have; every frame needs a mask",
+                given=f"{path}: {picture}",
+                do="open the clip with all its pictures, without start, stop and step",
+            )
+        frame["mask_path"] = f"masks/{stems[entries[entry]]}.png"
+    return json.dumps(data, indent=2), {index: pictures[entry] for entry, index in entries.items()}
+
+
+def _stored_orientation(mattes: Mattes, index: int, photo: Path | None = None) -> dict[str, Any]:
+    """How a mask must be stored to be laid over a photo: the last fields of a `Target`.
+
+    Args:
+        mattes: of the clip.
+        index: of the frame.
+        photo: the file that the tool reads; the clip's own when left out.
+    """
+    own = None if mattes.paths is None else mattes.paths[index]
+    if own is not None:
+        orientation = orientation_of(own)
+    else:  # frames that are no files may say themselves how their photos are stored
+        orientation = getattr(mattes.frames, "orientations", [UPRIGHT] * len(mattes))[index]
+    photo = own if photo is None else photo
+    if photo is None:
+        return {"orientation": orientation}
+    size = stored_size(photo)
+    if own is None or not photo.samefile(own):
+        orientation = _stored_like(photo, size, mattes.size, orientation)
+    pixels = None if size == turned_size(mattes.size, orientation) else size
+    return {"orientation": orientation, "pixels": pixels, "photo": photo}
+
+
+def _smaller_orientation(photo: Path, shrink: int, whole: dict[str, Any], frame: tuple[int, int]) -> dict[str, Any]:
+    """The same for nerfstudio's own smaller copy of a picture, which has the same camera and so lies the same way."""
+    orientation = whole["orientation"]
+    full = whole.get("pixels") or turned_size(frame, orientation)
+    plain = max(1, full[0] // shrink), max(1, full[1] // shrink)
+    if not photo.is_file():
+        return {"orientation": orientation, "pixels": plain if whole.get("pixels") else None}
+    size = stored_size(photo)
+    if max(abs(size[0] - plain[0]), abs(size[1] - plain[1])) > SHAPE_SLACK:
+        raise NbHelpersError(
+            "a picture made smaller has another size than its name says",
+            given=f"{photo}: {size[1]} x {size[0]}",
+            expected=f"about {plain[1]} x {plain[0]}",
+            do="make the smaller pictures again from those in images",
+        )
+    usual = turned_size((max(1, frame[0] // shrink), max(1, frame[1] // shrink)), orientation)
+    return {"orientation": orientation, "pixels": None if size == usual else size, "photo": photo}
+
+
+def _stored_like(photo: Path, size: tuple[int, int], frame: tuple[int, int], orientation: int) -> int:
+    """How a picture that was made from the clip's photo is stored: as that is, or upright without an EXIF entry."""
+    tag = orientation_of(photo)
+    if tag != UPRIGHT or orientation == UPRIGHT:
+        fits = [tag] if same_shape(size, turned_size(frame, tag)) else []
+    else:
+        fits = [each for each in (UPRIGHT, orientation) if same_shape(size, turned_size(frame, each))]
+    if len(fits) != 1:
+        raise NbHelpersError(
+            "a picture may or may not have been turned upright"
+            if fits
+            else "a picture has another shape than its frame",
+            given=f"{photo}: {size[1]} x {size[0]}; the frame's photo has EXIF orientation {orientation}",
+            expected=f"{frame[1]} x {frame[0]} upright, or that made smaller or larger",
+            do="make the scene's pictures again from photos that are saved upright, without the EXIF entry"
+            if fits
+            else "open the clip with the scene's own pictures",
+        )
+    return fits[0]
+
+
+def write_layout(
+    layout: Layout, mattes: Mattes, replace: bool = False, progress: Callable[[int, int], object] | None = None
+) -> Written:
+    """Write an export. Called again, it resumes; originals and files of other origin stay untouched.
+
+    Example:
+        >>> write_layout(colmap(mattes, "scene/masks"), mattes)
+        Written(layout=..., written=120, kept=0)
+
+    Args:
+        layout: from one of the functions of `nbhelpers.export.layouts`.
+        mattes: the very ones that the layout was made for.
+        replace: replace files that an earlier export wrote from other masks or settings. Files of other origin
+            are never replaced.
+        progress: called with the number of frames done, and of all; may raise to stop.
+
+    Raises:
+        NbHelpersError: files are in the way (named), the folder is read-only, the disk is full, a frame or mask is
+            wrong. What was written before stays.
+    """
+    duplicates = [path for path, times in Counter(layout.paths).items() if times > 1]
+    if duplicates:
+        raise NbHelpersError(
+            "two frames would be written to one file",
+            given=duplicates[0],
+            do="give the frames names of their own, or open them as files so that their folders distinguish them",
+        )
+    manifest = Manifest(layout.folder)
+    manifest.check(layout.paths)
+    _delete_unfinished(layout)
+    cores = os.cpu_count() or 1
+    clip = str(getattr(mattes.frames, "signature", "")) if mattes.paths is None else ""
+    deepest = max((target.bits for target in layout.targets), default=8) // 8
+    pixels = mattes.size[0] * mattes.size[1] * deepest
+    workers = min(cores, MAX_BYTES // (BYTES_PER_PIXEL * pixels))  # 0: a frame is decoded when the one before is done
+    count = kept = done = 0
+    running: deque[Future] = deque()
+
+    def finish(made: int) -> None:
+        nonlocal count, done
+        count, done = count + made, done + 1
+        if progress is not None:
+            progress(done, len(layout.by_frame))
+
+    with ThreadPoolExecutor(cores) as strips, ThreadPoolExecutor(max(1, workers)) as pool:
+        try:
+            for frame, targets in layout.by_frame.items():
+                signatures = {target: _signature(target, mattes, clip) for target in targets}
+                todo = [target for target in targets if not manifest.is_done(target.path, signatures[target])]
+                _refuse_outdated_targets(todo, replace)
+                kept += len(targets) - len(todo)
+                if not todo:
+                    finish(0)
+                else:
+                    while running and len(running) >= workers:
+                        finish(running.popleft().result())
+                    bits = max((target.bits for target in todo if target.is_rgba), default=0)
+                    image = read_original(mattes, frame, bits) if bits else None
+                    running.append(pool.submit(_write_targets, todo, signatures, mattes, image, manifest, strips))
+                    del image
+            while running:
+                finish(running.popleft().result())
+        finally:
+            for future in running:
+                future.cancel()
+    for path, text in layout.texts.items():
+        signature = f"{zlib.crc32(text.encode()):08x}"
+        if manifest.is_done(path, signature):
+            kept += 1
+            continue
+        if path.exists() and not replace:
+            _refuse_outdated(path)
+        manifest.write(path, [text.encode()], signature)
+        count += 1
+    return Written(layout, count, kept)
+
+
+def target_pixels(
+    target: Target, matte: Shaped[np.ndarray, "h w"], image: Shaped[np.ndarray, "h w 3"] | None = None
+) -> Shaped[np.ndarray, "rows columns"] | Shaped[np.ndarray, "rows columns 4"]:
+    """The array that a target's file holds.
+
+    Args:
+        target: of the layout.
+        matte: of the frame, of the target's depth.
+        image: the frame, 8 or 16 bit, for RGBA.
+    """
+    if target.is_rgba:
+        if image.dtype != matte.dtype:
+            image = (image >> 8).astype(np.uint8) if matte.dtype == np.uint8 else image.astype(np.uint16) * 257
+        return straight_rgba(image, matte) if target.picture == "straight" else premultiplied_rgba(image, matte)
+    size = turned_size(target.size(matte.shape), target.orientation)
+    if size != matte.shape:
+        smaller = size[0] <= matte.shape[0]
+        matte = cv2.resize(matte, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    if target.picture == "matte":
+        return matte
+    full = full_of(matte.dtype)
+    white = matte > full // 2
+    out = np.where(white if target.picture == "keep white" else ~white, full, matte.dtype.type(0))
+    return np.ascontiguousarray(turn(out, INVERSE[target.orientation]))
+
+
+def target_matte(
+    target: Target, mattes: Mattes, image: Shaped[np.ndarray, "h w 3"] | None
+) -> Shaped[np.ndarray, "h w"]:
+    """The frame's matte at the target's depth; ``image`` is the frame, 8 or 16 bit, if it is at hand."""
+    if image is not None and image.dtype != np.uint8:
+        image = (image >> 8).astype(np.uint8)
+    return mattes.make(target.frame, image, np.uint8 if target.bits == 8 else np.uint16)
+
+
+def _write_targets(
+    targets: list[Target],
+    signatures: Mapping[Target, str],
+    mattes: Mattes,
+    image: np.ndarray | None,
+    manifest: Manifest,
+    strips: Executor,
+) -> int:
+    """Write some targets of one frame; return how many."""
+    by_depth: dict[int, np.ndarray] = {}
+    for target in targets:
+        if target.bits not in by_depth:
+            by_depth[target.bits] = target_matte(target, mattes, image)
+        about = metadata_of(mattes.paths, target.frame) if target.is_rgba else {}
+        if target.tagged and target.orientation != UPRIGHT:
+            about = {"exif": orientation_tag(target.orientation)}
+        pixels = target_pixels(target, by_depth[target.bits], image)
+        manifest.write(target.path, encode_png(pixels, strips, **about), signatures[target])
+        del pixels
+    return len(targets)
+
+
+def _delete_unfinished(layout: Layout) -> None:
+    """Delete what killed runs of this export left under temporary names (see `nbhelpers.core.files.replacing`)."""
+    stems = {(path.parent, path.stem) for path in layout.paths}
+    for folder in {path.parent for path in layout.paths}:
+        for path in folder.glob(".*-????????.*"):
+            with contextlib.suppress(OSError):
+                unfinished = (folder, path.stem[1:-9]) in stems and path.is_file()
+                if unfinished and time.time() - path.stat().st_mtime > UNFINISHED_SECONDS:
+                    path.unlink()
+
+
+def _signature(target: Target, mattes: Mattes, clip: str) -> str:
+    """What a file is made of, in a few characters."""
+    parts = [VERSION, target.picture, target.bits, target.shrink, mattes.signature(target.frame)]
+    if target.orientation != UPRIGHT or target.pixels is not None:
+        parts += [target.orientation, target.pixels, target.tagged]
+    if target.is_rgba:
+        if mattes.paths is None:
+            parts += [clip, target.frame]
+        else:
+            original = mattes.paths[target.frame]
+            parts += [original.name, original.stat().st_size, original.stat().st_mtime_ns]
+    return f"{zlib.crc32(repr(parts).encode()):08x}"
+
+
+def _refuse_outdated_targets(targets: list[Target], replace: bool) -> None:
+    """Raise an error if a target exists and may not be replaced."""
+    for target in targets:
+        if not replace and target.path.exists():
+            _refuse_outdated(target.path)
+
+
+def _refuse_outdated(path: Path) -> None:
+    """Raise the error of a file that was written from other masks or settings."""
+    raise NbHelpersError(
+        "an earlier export wrote this file from other masks or settings",
+        given=path,
+        do="pass replace=True to replace it, or export to another folder",
+    )
+
+
+def depth_of(paths: Sequence[Path] | None, index: int) -> int:
+    """8 or 16: bits a channel of a frame's file; 8 where frames are no files."""
+    if paths is None or (path := paths[index]).suffix.lower() not in (".png", ".tif", ".tiff"):
+        return 8
+    from PIL import Image
+
+    try:
+        if path.suffix.lower() == ".png":
+            with path.open("rb") as file:
+                return 16 if struct.unpack(">24xB", file.read(25))[0] == 16 else 8
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as picture:
+                return 16 if max(picture.tag_v2.get(258, (8,))) == 16 else 8
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return 8  # whoever decodes the frame names what is wrong with it
+
+
+def read_original(mattes: Mattes, index: int, bits: int) -> Shaped[np.ndarray, "h w 3"]:
+    """Frame ``index`` as RGB of that depth.
+
+    A 16 bit original is read at its own depth if that shows the same picture as the frame; else, as when the frame
+    was scaled to the clip's size, and from 8 bit originals, 8 bit are spread over 16.
+
+    Args:
+        mattes: of the clip.
+        index: of the frame.
+        bits: 8 or 16.
+    """
+    frame = mattes.image(index)
+    if bits == 8:
+        return frame
+    if depth_of(mattes.paths, index) == 16:
+        path = mattes.paths[index]
+        deep = _upright(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED))
+        if deep is not None and deep.shape == frame.shape:
+            rest = np.abs(
+                (deep[::COMPARE_STEP, ::COMPARE_STEP] >> 8).astype(np.int16) - frame[::COMPARE_STEP, ::COMPARE_STEP]
+            )
+            if rest.max() <= 1:
+                return deep
+        log.warning("%s: its 16 bits cannot be used with the frame as it is shown; 8 are taken", path)
+    return frame.astype(np.uint16) * 257
+
+
+def metadata_of(paths: Sequence[Path] | None, index: int) -> dict[str, bytes]:
+    """EXIF (focal length, camera) and colour profile of a frame's file, as `encode_png` takes them.
+
+    Frames are sRGB: the profile of a file with other colours no longer holds, and is left out.
+    """
+    if paths is None:
+        return {}
+    path = paths[index]
+    from PIL import Image
+
+    found: dict[str, bytes] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # unusual EXIF is left out below
+        try:
+            with Image.open(path) as picture:
+                icc = picture.info.get("icc_profile")
+                if icc and picture.mode == "RGB" and is_srgb(icc):
+                    found["icc"] = icc
+                if picture.format in ("JPEG", "MPO", "PNG", "WEBP", "HEIF"):
+                    exif = picture.getexif()
+                    if exif:
+                        exif.pop(ORIENTATION, None)  # frames come upright, so it no longer holds
+                        found["exif"] = exif.tobytes().removeprefix(b"Exif\0\0")
+        except Exception as error:  # PIL raises what comes on broken EXIF, and the pictures are whole without it
+            log.debug("%s: its metadata is left out: %s", path, error)
+    return found
+
+
+def orientation_tag(orientation: int) -> bytes:
+    """EXIF that says nothing but an orientation, as `encode_png` takes it."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+def _upright(picture: np.ndarray | None) -> np.ndarray | None:
+    """What OpenCV decoded as 16 bit RGB, transparency laid over white; None if it is something else."""
+    if picture is None or picture.dtype != np.uint16:
+        return None
+    if picture.ndim == 2:
+        return np.repeat(picture[:, :, None], 3, axis=2)
+    if picture.shape[2] == 4:
+        alpha = picture[:, :, 3:].astype(np.uint64)
+        over = (picture[:, :, :3] * alpha + 65535 * (65535 - alpha) + 32767) // 65535
+        picture = over.astype(np.uint16)
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,483 @@
+"""Masks, mattes and cut-outs of pictures as files: PNG, RGBA with straight or premultiplied alpha, COCO.
+
+COCO: https://cocodataset.org/#format-data, "Object Detection", with run-length encoded segmentations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import write_text
+from nbhelpers.core.images import save_image
+from nbhelpers.core.masks import box_of, encode_rle
+from nbhelpers.core.mattes import Mattes, full_of
+from nbhelpers.core.runs import file_stem, own_name
+from nbhelpers.export.manifest import Manifest
+
+REACH = 64  # pixels around the matte with colours of the nearby edge; beyond, one colour, which makes files small
+SOLID = 0.9  # opacity from which a pixel shows the object alone
+STRIP = 1024  # rows that are mixed at a time
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # channels -> grey, RGB, RGBA
+STRIP_BYTES = 4 << 20
+NONE, SUB = 0, 1  # filters
+LEVEL = 1  # of deflate; higher ones take many times as long for a tenth of the size
+ADLER = 65521
+
+Picture = Shaped[np.ndarray, "h w 3"]
+
+
+def cutout(
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "mask_h mask_w"], margin: int | None = 16
+) -> UInt8[np.ndarray, "h w 4"]:
+    """The photo with straight (not premultiplied) alpha: 255 inside the mask, 0 outside.
+
+    Example:
+        >>> cutout(image, mask).shape
+        (480, 640, 4)
+
+    Args:
+        image: RGB.
+        mask: what stays.
+        margin: colours are kept so many pixels around the mask, that a program which scales or feathers the
+            cut-out finds no dark fringe; beyond they are 0, which makes files small. None keeps all.
+
+    Raises:
+        NbHelpersError: image and mask differ in size.
+    """
+    if image.shape[:2] != mask.shape:
+        raise NbHelpersError(
+            "the mask has another size than the image", given=mask.shape, expected=str(image.shape[:2])
+        )
+    inside = mask.astype(np.uint8)
+    out = np.empty((*mask.shape, 4), np.uint8)
+    out[:, :, :3] = image
+    out[:, :, 3] = inside * 255
+    if margin is not None:
+        out[:, :, :3] *= cv2.dilate(inside, np.ones((2 * margin + 1, 2 * margin + 1), np.uint8))[:, :, None]
+    return out
+
+
+def save_mask(path: str | Path, mask: Bool[np.ndarray, "h w"]) -> Path:
+    """Write a mask as a grey PNG, 255 inside and 0 outside; return the path."""
+    return save_image(_png(path), mask.astype(np.uint8) * 255)
+
+
+def save_cutout(path: str | Path, image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "mask_h mask_w"]) -> Path:
+    """Write a `cutout` as an RGBA PNG; return the path."""
+    return save_image(_png(path), cutout(image, mask))
+
+
+def _png(path: str | Path) -> Path:
+    """The path, if it ends in .png."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise NbHelpersError("masks and cut-outs are written without loss", given=path, expected="a name in .png")
+    return path
+
+
+def straight_rgba(image: Picture, alpha: Shaped[np.ndarray, "h w"], reach: int = REACH) -> Shaped[np.ndarray, "h w 4"]:
+    """The picture with straight (unpremultiplied) alpha and colours bled outward.
+
+    Fully opaque pixels keep their colours exactly. Transparent ones get those of the object nearby, and in between
+    the two are mixed, since a soft edge shows the background too, which would stay as a halo.
+
+    Example:
+        >>> straight_rgba(image, make_matte(mask, settings)).shape
+        (480, 640, 4)
+
+    Args:
+        image: RGB, ``uint8`` or ``uint16``.
+        alpha: matte of the same size and type.
+        reach: how far colours are bled, in pixels; farther out is the object's mean colour.
+
+    Raises:
+        NbHelpersError: sizes or types differ.
+    """
+    full = _check(image, alpha)
+    box = box_of(alpha > 0)
+    if box is None:
+        return np.zeros((*alpha.shape, 4), image.dtype)
+    solid = alpha.dtype.type(round(SOLID * int(full)))
+    inside = alpha[box[1] : box[3], box[0] : box[2]]
+    if inside.max() < solid:  # a matte that is nowhere solid: its strongest part must do
+        solid = inside.max()
+    rows = slice(max(0, box[1] - reach), box[3] + reach)
+    columns = slice(max(0, box[0] - reach), box[2] + reach)
+    near, opacity = image[rows, columns], alpha[rows, columns]
+    coarse, mean = _coarse(near, opacity >= solid)
+    out = _flat(alpha.shape, mean, image.dtype)
+    target = out[rows, columns]
+    for top in range(0, len(near), STRIP):  # in strips: a large picture must not be held many times over
+        part = slice(top, top + STRIP)
+        own, alpha_part = near[part], opacity[part]
+        colours = _enlarged(coarse, top, alpha_part.shape)
+        cv2.copyTo(own, (alpha_part == full).view(np.uint8), colours)
+        soft = (alpha_part > 0) & (alpha_part < full)
+        if soft.any():
+            weight = alpha_part[soft].astype(np.float32)[:, None] / np.float32(full)
+            filled = colours[soft]
+            colours[soft] = np.rint(weight * own[soft] + (1 - weight) * filled)
+        cv2.mixChannels([colours, np.ascontiguousarray(alpha_part)], [target[part]], [0, 0, 1, 1, 2, 2, 3, 3])
+    return out
+
+
+def premultiplied_rgba(image: Picture, alpha: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, "h w 4"]:
+    """The picture with its colours multiplied by alpha, black where transparent; arguments as of `straight_rgba`."""
+    full = int(_check(image, alpha))
+    out = np.empty((*alpha.shape, 4), image.dtype)
+    for top in range(0, len(alpha), STRIP):  # in strips: the products take twice or four times the room
+        rows = slice(top, top + STRIP)
+        product = image[rows].astype(np.uint32) * alpha[rows, :, None]
+        out[rows, :, :3] = (product + full // 2) // full
+    out[:, :, 3] = alpha
+    return out
+
+
+def fill_outward(image: Picture, known: Bool[np.ndarray, "h w"]) -> tuple[Picture, Shaped[np.ndarray, " 3"]]:
+    """The picture with what is not known filled smoothly from what is, and the mean of what is known.
+
+    Args:
+        image: RGB, ``uint8`` or ``uint16``; not changed.
+        known: which pixels count; some must.
+
+    Source: pull-push (Gortler, Grzeszczuk, Szeliski and Cohen, "The Lumigraph", SIGGRAPH 1996, section 3.4), with
+    weights of 0 and 1.
+    """
+    if known.all():
+        return image.copy(), np.array(cv2.mean(image)[:3])
+    coarse, mean = _coarse(image, known)
+    filled = _enlarged(coarse, 0, known.shape)
+    cv2.copyTo(image, known.view(np.uint8), filled)
+    return filled, mean
+
+
+def _coarse(image: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The filled picture at half the size, rounded up, and the mean."""
+    bottom, right = (length % 2 for length in known.shape)
+    if bottom or right:
+        image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        known = np.pad(known, ((0, bottom), (0, right)))
+    small = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    count = sum(known[i::2, j::2].view(np.uint8) for i in (0, 1) for j in (0, 1))
+    # the plain mean is wrong only where some of the four are known, which are few
+    rows, columns = np.nonzero((count > 0) & (count < 4))
+    total = np.zeros((len(rows), 3), np.uint32)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        total += image[2 * rows + i, 2 * columns + j] * known[2 * rows + i, 2 * columns + j, None].astype(np.uint32)
+    total_known = count[rows, columns, None].astype(np.uint32)
+    small[rows, columns] = (total + total_known // 2) // total_known
+    return fill_outward(small, count > 0)
+
+
+def _enlarged(coarse: np.ndarray, top: int, size: tuple[int, int]) -> np.ndarray:
+    """Rows of the picture of which ``coarse`` is half the size: ``size`` of them, from an even ``top``."""
+    first = max(0, top // 2 - 1)
+    part = coarse[first : (top + size[0] + 1) // 2 + 1]
+    double = cv2.resize(part, (2 * part.shape[1], 2 * part.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(double[top - 2 * first :][: size[0], : size[1]])
+
+
+def _flat(size: tuple[int, int], colour: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A transparent RGBA picture of one colour, written a whole pixel at a time."""
+    pixel = np.zeros(4, dtype)
+    pixel[:3] = np.rint(colour)
+    return np.full(size, pixel.view(np.uint32 if dtype == np.uint8 else np.uint64)[0]).view(dtype).reshape(*size, 4)
+
+
+def _check(image: np.ndarray, alpha: np.ndarray) -> np.generic:
+    """The value of full opacity, if picture and matte fit."""
+    if image.shape[:2] != alpha.shape or image.dtype != alpha.dtype:
+        raise NbHelpersError(
+            "the matte does not fit the picture",
+            given=f"{alpha.shape} {alpha.dtype}",
+            expected=f"{image.shape[:2]} {image.dtype}",
+        )
+    return full_of(alpha.dtype)
+
+
+def encode_png(
+    image: Shaped[np.ndarray, "h w c"] | Shaped[np.ndarray, "h w"],
+    pool: Executor | None = None,
+    exif: bytes | None = None,
+    icc: bytes | None = None,
+) -> Iterator[bytes]:
+    """A picture as PNG, piece by piece, so that the whole file need not be held.
+
+    Example:
+        >>> path.write_bytes(b"".join(encode_png(rgba)))
+
+    Args:
+        image: grey, RGB or RGBA, ``uint8`` or ``uint16``; alpha is stored as it is.
+        pool: compresses the strips; without it they are compressed one after the other.
+        exif: metadata as a TIFF block.
+        icc: colour profile.
+
+    Yields:
+        the file's bytes in order.
+
+    Raises:
+        NbHelpersError: an array that a PNG cannot hold.
+
+    Source: PNG Specification, third edition, W3C 2025 (filters, section 9; ``eXIf``, ``iCCP``, section 11.3); joining
+    deflate streams at a sync flush and their Adler-32 sums is what pigz does.
+    """
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype not in (np.uint8, np.uint16) or channels not in COLOUR_TYPES or not image.size:
+        raise NbHelpersError(
+            "a PNG cannot hold this",
+            given=f"{image.shape} {image.dtype}",
+            expected="(H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16",
+        )
+    height, width = image.shape[:2]
+    depth = 8 * image.dtype.itemsize
+    yield SIGNATURE
+    yield _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, COLOUR_TYPES[channels], 0, 0, 0))
+    if icc:
+        yield _chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc))
+    if exif:
+        yield _chunk(b"eXIf", exif)
+    row_bytes = width * channels * image.dtype.itemsize
+    rows = max(1, STRIP_BYTES // row_bytes)
+    strips = [(image[top : top + rows], top + rows >= height) for top in range(0, height, rows)]
+    yield _chunk(b"IDAT", b"\x78\x01")  # the header of the zlib stream that goes through all IDAT chunks
+    checksum = 1
+    for packed, strip_sum, length in (pool.map if pool and len(strips) > 1 else map)(_strip, strips):
+        checksum = _join_adler(checksum, strip_sum, length)
+        yield packed
+    yield _chunk(b"IDAT", struct.pack(">I", checksum))
+    yield _chunk(b"IEND", b"")
+
+
+def _strip(strip: tuple[np.ndarray, bool]) -> tuple[bytes, int, int]:
+    """Some rows, filtered and compressed, as a chunk; with the Adler-32 and length of what was compressed."""
+    rows, last = strip
+    colourful = rows.ndim == 3
+    step = rows.itemsize * (rows.shape[2] if colourful else 1)
+    rows = rows.astype(">u2") if rows.itemsize == 2 else np.ascontiguousarray(rows)
+    raw = rows.view(np.uint8).reshape(len(rows), -1)
+    filtered = np.empty((len(raw), raw.shape[1] + 1), np.uint8)
+    if colourful or rows.itemsize == 2:
+        filtered[:, 0] = SUB
+        filtered[:, 1 : 1 + step] = raw[:, :step]
+        np.subtract(raw[:, step:], raw[:, :-step], out=filtered[:, 1 + step :])
+    else:  # mattes are flat, and runs of one value pack best as they are
+        filtered[:, 0] = NONE
+        filtered[:, 1:] = raw
+    deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, 9)
+    packed = deflate.compress(filtered) + deflate.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
+    return _chunk(b"IDAT", packed), zlib.adler32(filtered), filtered.size
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    """A PNG chunk with its length and checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+def _join_adler(first: int, second: int, length: int) -> int:
+    """Adler-32 of two pieces of data set one after the other, ``length`` that of the second.
+
+    Source: ``adler32_combine`` of zlib.
+    """
+    low = ((first & 0xFFFF) + (second & 0xFFFF) - 1) % ADLER
+    high = ((first >> 16) + (second >> 16) + length % ADLER * ((first & 0xFFFF) - 1)) % ADLER
+    return high << 16 | low
+
+
+def to_coco(
+    image_name: str,
+    size: tuple[int, int],
+    masks: Mapping[str, Any],
+    scores: Mapping[str, float] | None = None,
+    sha256: str | None = None,
+) -> dict[str, Any]:
+    """One photo's masks as a COCO dictionary that ``pycocotools`` and similar tools read.
+
+    Example:
+        >>> to_coco("cat.jpg", (480, 640), {"cat": mask})["annotations"][0]["bbox"]
+        [120.0, 64.0, 200.0, 310.0]
+
+    Args:
+        image_name: becomes ``file_name``.
+        size: ``(H, W)`` of the photo.
+        masks: object name -> ``(H, W) bool``, or its run-length encoding of `encode_rle`, which takes less
+            memory. Each object is a category of its own. Empty masks keep their category and get no
+            annotation, since evaluators fail on boxes without area.
+        scores: object name -> predicted IoU, written as ``score``.
+        sha256: digest of the photo, written beside its name, for `nbhelpers.core.runs.own_name`.
+
+    Returns:
+        ``images`` (one), ``categories``, ``annotations`` with ``segmentation`` (RLE), ``bbox``
+        ``[x, y, width, height]`` and ``area`` in pixels, ``iscrowd`` 0. Ids count from 1.
+
+    Raises:
+        NbHelpersError: a mask of another size.
+    """
+    from pycocotools import mask as coco
+
+    annotations, categories = [], []
+    for number, (name, mask) in enumerate(masks.items(), start=1):
+        rle = encode_rle(mask) if isinstance(mask, np.ndarray) else dict(mask)
+        if tuple(rle["size"]) != tuple(size):
+            raise NbHelpersError(
+                "a mask has another size than the photo", given=f"{name}: {rle['size']}", expected=str(tuple(size))
+            )
+        categories.append({"id": number, "name": name, "supercategory": "object"})
+        area = int(coco.area(rle))
+        if not area:
+            continue
+        annotation = {
+            "id": number,
+            "image_id": 1,
+            "category_id": number,
+            "segmentation": rle,
+            "bbox": [float(side) for side in coco.toBbox(rle)],
+            "area": area,
+            "iscrowd": 0,
+        }
+        if scores is not None and name in scores:
+            annotation["score"] = float(scores[name])
+        annotations.append(annotation)
+    image = {"id": 1, "file_name": image_name, "height": int(size[0]), "width": int(size[1])}
+    if sha256 is not None:
+        image["sha256"] = sha256
+    return {"images": [image], "categories": categories, "annotations": annotations}
+
+
+def save_coco(path: str | Path, data: Mapping[str, Any]) -> Path:
+    """Write the result of `to_coco` as JSON, whole or not at all; return the path."""
+    return write_text(path, json.dumps(data))
+
+
+def sequence_to_coco(
+    mattes: Mattes, names: Mapping[Any, str] | None = None, progress: Callable[[int, int], object] | None = None
+) -> dict[str, Any]:
+    """A clip's objects as a COCO dictionary: one image a frame, one category an object.
+
+    Example:
+        >>> sequence_to_coco(mattes, {1: "walker"})["annotations"][0]["track_id"]
+        1
+
+    Each annotation carries ``track_id``, the same for an object in all frames; otherwise as `to_coco` says. What is
+    more than half opaque belongs to the object.
+
+    Args:
+        mattes: of the clip; objects are kept apart.
+        names: object -> its name, if that is not the object's own.
+        progress: called with the number of frames done, and of all.
+    """
+    names = names or {}
+    categories: dict[str, int] = {}
+    images, annotations = [], []
+    for index in range(len(mattes)):
+        parts = mattes.make_each(index)
+        masks = {
+            str(names.get(key, "object" if key is None else key)): matte > full_of(matte.dtype) // 2
+            for key, matte in parts.items()
+        }
+        if len(masks) < len(parts):
+            raise NbHelpersError("two objects have the same name", given=", ".join(masks), do="rename one of them")
+        frame = to_coco(mattes.names[index], mattes.size, masks)
+        images.append({**frame["images"][0], "id": index + 1})
+        for annotation in frame["annotations"]:
+            name = frame["categories"][annotation["category_id"] - 1]["name"]
+            number = categories.setdefault(name, len(categories) + 1)
+            annotations.append(
+                {
+                    **annotation,
+                    "id": len(annotations) + 1,
+                    "image_id": index + 1,
+                    "category_id": number,
+                    "track_id": number,
+                }
+            )
+        for name in masks:
+            categories.setdefault(name, len(categories) + 1)
+        if progress is not None:
+            progress(index + 1, len(mattes))
+    listed = [{"id": number, "name": name, "supercategory": "object"} for name, number in categories.items()]
+    return {"images": images, "categories": listed, "annotations": annotations}
+
+
+def write_sequence_coco(
+    path: str | Path,
+    mattes: Mattes,
+    names: Mapping[Any, str] | None = None,
+    replace: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> Path:
+    """Write the result of `sequence_to_coco` as JSON, whole or not at all; return the path.
+
+    Raises:
+        NbHelpersError: a file of other origin is in the way, or one of ours from other masks and not ``replace``.
+    """
+    path = Path(path).expanduser()
+    manifest = Manifest(path.parent)
+    manifest.check([path])
+    data = json.dumps(sequence_to_coco(mattes, names, progress)).encode()
+    signature = f"{zlib.crc32(data):08x}"
+    if manifest.is_done(path, signature):
+        return path
+    if path.exists() and not replace:
+        raise NbHelpersError(
+            "an earlier export wrote this file from other masks or settings",
+            given=path,
+            do="pass replace=True to replace it, or give another name",
+        )
+    return manifest.write(path, [data], signature)
+
+
+def save_masks(
+    folder: str | Path,
+    name: str,
+    image: UInt8[np.ndarray, "h w 3"],
+    masks: Mapping[str, Bool[np.ndarray, "h w"]],
+    scores: Mapping[str, float] | None = None,
+    file_name: str | None = None,
+) -> list[Path]:
+    """Write each mask and its cut-out as PNG, and all of them as one COCO file; return the paths.
+
+    File names begin with the photo's name, then the object's, as `file_stem` makes them; ``_`` in an object's name
+    becomes ``-``, so that two photos never share a name. Saving again replaces the files of the same photo; where
+    results of another photo have the name, a number is added and that is logged, see `own_name`.
+
+    Args:
+        folder: made if it is missing; ``~`` is the home folder.
+        name: of the photo.
+        image: RGB.
+        masks: object name -> mask.
+        scores: object name -> predicted IoU.
+        file_name: of the photo in the COCO file, by which other tools find it; ``name`` when left out.
+
+    Returns:
+        the files; the last is ``<name>.coco.json``.
+
+    Raises:
+        NbHelpersError: the folder cannot be written, or a mask has another size than the photo.
+    """
+    folder = Path(folder).expanduser()
+    digest = hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+    stem = own_name(folder, file_stem(name), digest)
+    paths: list[Path] = []
+    taken: set[str] = set()
+    for object_name, mask in masks.items():
+        part = file_stem(object_name).replace("_", "-")
+        while part.lower() in taken:
+            part += "-2"
+        taken.add(part.lower())
+        paths.append(save_mask(folder / f"{stem}_{part}_mask.png", mask))
+        paths.append(save_cutout(folder / f"{stem}_{part}_cutout.png", image, mask))
+    about = to_coco(file_name or name, image.shape[:2], masks, scores, digest)
+    return [*paths, save_coco(folder / f"{stem}.coco.json", about)]

@@ -1,0 +1,123 @@
+"""From the mattes of a clip to files that other tools read, each opened again and verified."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import write_text
+from nbhelpers.core.mattes import Mattes
+from nbhelpers.core.runs import file_stem, own_name
+from nbhelpers.export.layouts import LAYOUTS, write_layout
+from nbhelpers.export.masks import write_sequence_coco
+from nbhelpers.export.verify import ExportReport, verify_layout, verify_sequence_coco, verify_video
+from nbhelpers.export.video import ENCODERS, Video, write_video
+
+CLIP_FILE = ".nbhelpers-clip.json"  # in the folder of an export: the clip it was made from
+FORMATS = (*LAYOUTS, "coco", *ENCODERS)
+log = logging.getLogger(__name__)
+Progress = Callable[[int, int], object]
+
+
+def export_mattes(
+    mattes: Mattes,
+    folder: str | Path | None,
+    formats: Sequence[str] | Mapping[str, str | Path],
+    clip: Mapping[str, Any],
+    *,
+    missing: Sequence[int] = (),
+    apart: bool = False,
+    bits: int | None = None,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> list[ExportReport]:
+    """Write the mattes of a clip, open what was written, and verify it.
+
+    Each format gets a folder of its own name in ``folder``; run again, an export resumes where it stopped. Where that
+    folder holds an export of another clip, a number is added to its name, see `own_name`. The formats are
+    those of `nbhelpers.export.layouts.LAYOUTS` (``postshot``, ``colmap``, ``nerfstudio``, ``mattes``, ``rgba``), of
+    `nbhelpers.export.video.ENCODERS` (``overlay``, ``side by side``, ``prores``, ``png``), and ``coco``.
+
+    Args:
+        mattes: of the clip; ``mattes.objects`` names the objects.
+        folder: the folder of the formats' folders. None: ``postshot`` goes beside the originals.
+        formats: what to write; or a mapping from format to its folder, such as ``{"nerfstudio": "scene"}``.
+        clip: its ``name`` and ``signature``, see `nbhelpers.rotoscoping.project.identify`.
+        missing: frames whose masks are outdated or missing; some are logged, all are refused.
+        apart: write a folder, or file, per object.
+        bits: 8 or 16 per channel, where the format has the choice.
+        replace: replace what an earlier export wrote from other masks or settings.
+        progress: called with the number of frames done, and of all; may raise to stop.
+
+    Raises:
+        NbHelpersError: an unknown format; no mask at all; files of other origin in the way; a folder that cannot be
+            written; or the verification failed.
+    """
+    folders = _folders(formats, folder)
+    if len(missing) == len(mattes):
+        raise NbHelpersError("there is no mask to export yet", do="click the object and track it first")
+    if missing:
+        log.warning(
+            "%d of %d frames have outdated masks or none, the first is %d: propagate_all() tracks them",
+            len(missing), len(mattes), missing[0],
+        )  # fmt: skip
+    parts = {f"-{file_stem(name)}": mattes.only([name]) for name in mattes.objects} if apart else {}
+    reports = []
+    for kind, target in folders.items():
+        is_own = target is not None and not isinstance(formats, Mapping)
+        if is_own:
+            target = target.with_name(own_name(target.parent, target.name, clip["signature"], [f"{{}}/{CLIP_FILE}"]))
+        for suffix, part in (parts or {"": mattes}).items():
+            path = target if target is None or not suffix else target / suffix[1:]
+            reports.append(_write(kind, part, path, clip["name"], bits, replace, progress).check())
+            log.info("%s", reports[-1])
+        if is_own:
+            about = {"sha256": clip["signature"], "name": clip["name"]}
+            write_text(target / CLIP_FILE, json.dumps(about, ensure_ascii=False))
+    return reports
+
+
+def check_formats(formats: Iterable[str]) -> None:
+    """Raise an error if one of the formats is unknown."""
+    if unknown := [kind for kind in formats if kind not in FORMATS]:
+        raise NbHelpersError("there is no such export", given=", ".join(unknown), expected=", ".join(FORMATS))
+
+
+def _write(
+    kind: str,
+    mattes: Mattes,
+    folder: Path | None,
+    name: str,
+    bits: int | None,
+    replace: bool,
+    progress: Progress | None,
+) -> ExportReport:
+    """Write and verify one format."""
+    if kind in LAYOUTS:
+        options = {"bits": bits} if bits is not None and kind in ("postshot", "mattes", "rgba") else {}
+        layout = LAYOUTS[kind](mattes, folder, **options)
+        write_layout(layout, mattes, replace, progress)
+        return verify_layout(layout, mattes)
+    if kind == "coco":
+        path = write_sequence_coco(folder / f"{file_stem(name)}.coco.json", mattes, None, replace, progress)
+        return verify_sequence_coco(path, mattes)
+    video = Video(folder / f"{file_stem(name)}-{kind.replace(' ', '-')}{ENCODERS[kind][0]}", kind)
+    write_video(video, mattes, replace, progress)
+    return verify_video(video, mattes)
+
+
+def _folders(formats: Sequence[str] | Mapping[str, str | Path], folder: str | Path | None) -> dict[str, Path | None]:
+    """By format, its folder; None: beside the originals."""
+    formats = [formats] if isinstance(formats, str) else formats
+    check_formats(formats)
+    if isinstance(formats, Mapping):
+        return {kind: Path(target).expanduser() for kind, target in formats.items()}
+    if folder is not None:
+        return {kind: Path(folder).expanduser() / kind.replace(" ", "-") for kind in formats}
+    if homeless := [kind for kind in formats if kind != "postshot"]:
+        raise NbHelpersError("an export needs a folder", given=", ".join(homeless), do="pass folder=")
+    return dict.fromkeys(formats)
