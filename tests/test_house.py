@@ -220,6 +220,37 @@ def test_the_rules_notice_what_they_are_for():
     assert not foreign_words("~/pictures/home/cat.jpg, https://example.com/home/cat and $ROOT/home/x")
 
 
+def top_names(kind):
+    """Public names of the top of all modules -> the modules that define them."""
+    where = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, kind) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(dotted(path))
+    return where
+
+
+def test_no_class_name_is_used_twice():
+    assert {name: where for name, where in top_names(ast.ClassDef).items() if len(where) > 1} == {}
+
+
+def test_a_function_name_is_used_twice_only_for_the_same_operation():
+    adapters = {"build", "build_lite"}  # what `load` calls
+    commands = {"doctor", "fetch", "segment"}  # a command and what it runs
+    twice = {name: where for name, where in top_names(ast.FunctionDef).items() if len(where) > 1}
+    assert set(twice) - adapters - commands == set()
+
+
+OLD_WORDS = re.compile(
+    r"\b(accord|looks|wholes|readings|ledger|zoo|likeness|second_look|heat_map|recipes|remembered|follower|drop_specks_of)\b"
+)
+"""Words of an earlier, private vocabulary that must not come back as names."""
+
+
+def test_old_words_do_not_come_back_as_module_names():
+    assert [dotted(path) for path in MODULES if OLD_WORDS.search(path.stem)] == []
+
+
 def test_no_file_names_a_registry_or_somebodys_folder():
     found = {}
     for path in house_files():

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 
 from nbhelpers.clip_guided import detection
-from nbhelpers.clip_guided.placement import Placement, place
+from nbhelpers.clip_guided.placement import PromptPlacement, place
 from nbhelpers.clip_guided.selection import (
     MaskProposal,
     Prompted,
@@ -288,7 +288,7 @@ def _fitting(class_map: ClassMap, words: Vocabulary, image: np.ndarray) -> Vocab
 
 def _nothing_found(
     found: _Merged,
-    placement: Placement,
+    placement: PromptPlacement,
     proposals: Sequence[MaskProposal],
     words: Vocabulary,
     target_id: int | None,

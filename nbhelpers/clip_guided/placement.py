@@ -72,7 +72,7 @@ class ConfidentRegion:
 
 
 @dataclass(frozen=True)
-class Placement:
+class PromptPlacement:
     """All regions and points of a photo.
 
     Attributes:
@@ -109,7 +109,7 @@ def place(
     target: int | None = None,
     covered: Bool[np.ndarray, "ch cw"] | None = None,
     found: frozenset[int] = frozenset(),
-) -> Placement:
+) -> PromptPlacement:
     """Place points in the confident regions of a class map.
 
     Args:
@@ -164,7 +164,7 @@ def place(
     regions = tuple(regions[i] for i in order)
     cells = np.concatenate([region.points for region in regions]) if regions else np.empty((0, 2))
     counts = [len(region.points) for region in regions]
-    return Placement(
+    return PromptPlacement(
         regions,
         numbers,
         _to_pixels(cells, size, class_map.size),
@@ -176,7 +176,9 @@ def place(
     )
 
 
-def add_uncovered(placement: Placement, claimed: Bool[np.ndarray, "ch cw"], settings: ClipGuidedSettings) -> Placement:
+def add_uncovered(
+    placement: PromptPlacement, claimed: Bool[np.ndarray, "ch cw"], settings: ClipGuidedSettings
+) -> PromptPlacement:
     """Add points in confident parts of regions that no mask covers yet; the same placement if there are none.
 
     Args:
@@ -255,7 +257,7 @@ def _to_pixels(cells: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) 
     return ((np.asarray(cells, float).reshape(-1, 2) + 0.5) * scale - 0.5).astype(np.float32)
 
 
-def _blind(class_map: ClassMap, size: tuple[int, int]) -> Placement:
+def _blind(class_map: ClassMap, size: tuple[int, int]) -> PromptPlacement:
     """The points of the grid; each has the word that wins there, however unsurely, and its whole connected region."""
     grid = ClassGrid(class_map, size)
     numbers: Int[np.ndarray, "h w"] = np.full(size, -1, np.int32)
@@ -265,4 +267,6 @@ def _blind(class_map: ClassMap, size: tuple[int, int]) -> Placement:
     cells = np.stack(np.meshgrid(np.arange(GRID), np.arange(GRID)), -1).reshape(-1, 2)
     columns, rows = ((cells + 0.5) * (size[1] / GRID, size[0] / GRID)).astype(int).T
     points = _to_pixels(cells, (GRID, GRID), class_map.size)
-    return Placement((), numbers, points, grid.winner[rows, columns], numbers[rows, columns], {}, (), class_map.size)
+    return PromptPlacement(
+        (), numbers, points, grid.winner[rows, columns], numbers[rows, columns], {}, (), class_map.size
+    )

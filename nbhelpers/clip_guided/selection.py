@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Int16
 
-from nbhelpers.clip_guided.placement import ClassGrid, Placement, add_uncovered
+from nbhelpers.clip_guided.placement import ClassGrid, PromptPlacement, add_uncovered
 from nbhelpers.clip_guided.values import ClipGuidedSettings, Conflict
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.masks import box_of, view_logits
@@ -73,7 +73,7 @@ class Prompted:
         seconds: spent on selection and placement, not on the decoder.
     """
 
-    placement: Placement
+    placement: PromptPlacement
     proposals: tuple[MaskProposal, ...]
     grid: ClassGrid
     shape: Prediction
@@ -100,7 +100,7 @@ def prompt(
     segmenter: Segmenter,
     embedding: Embedding,
     class_map: ClassMap,
-    placement: Placement,
+    placement: PromptPlacement,
     boxes: Sequence[MaskProposal],
     shape: Prediction | None,
     wanted: dict[int, bool],
@@ -158,7 +158,7 @@ class CandidateSelector:
     one region, stay two; the last is against masks of two animals that stand apart.
     """
 
-    def __init__(self, class_map: ClassMap, placement: Placement):
+    def __init__(self, class_map: ClassMap, placement: PromptPlacement):
         self.placement = placement
         """May get more points; the regions stay."""
         self.selected: dict[int, tuple[int, int, float]] = {}

@@ -37,7 +37,7 @@ def grey(alpha: UInt8[np.ndarray, "vh vw"]) -> UInt8[np.ndarray, "vh vw 3"]:
     return cv2.merge([alpha] * 3)
 
 
-def cut_out(
+def cut_out_over(
     picture: UInt8[np.ndarray, "vh vw 3"], alpha: UInt8[np.ndarray, "vh vw"], background: str
 ) -> UInt8[np.ndarray, "vh vw 3"]:
     """The picture where ``alpha`` is 255, the background where it is 0."""

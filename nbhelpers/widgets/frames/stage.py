@@ -12,7 +12,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.video.frames import wrap_columns
 from nbhelpers.plots import EXCLUDE_COLOUR, colour_of
 from nbhelpers.rotoscoping.session import RotoSession
-from nbhelpers.widgets.frames.picture import CHECKERBOARD, cut_out, grey, seen, wiped
+from nbhelpers.widgets.frames.picture import CHECKERBOARD, cut_out_over, grey, seen, wiped
 from nbhelpers.widgets.render import Photo, encode_overlay
 from nbhelpers.widgets.stage import Stage
 
@@ -122,7 +122,7 @@ class FrameStage(Stage):
         if self.show == "overlay":
             return before
         alpha = self._alpha(before.shape[:2], preview)
-        after = grey(alpha) if self.show == "matte" else cut_out(before, alpha, self.background)
+        after = grey(alpha) if self.show == "matte" else cut_out_over(before, alpha, self.background)
         return wiped(before, after, self.wipe_column - self.view.placed()[0][0])
 
     def _alpha(self, shape: tuple[int, int], preview: bool) -> UInt8[np.ndarray, "vh vw"]:
