@@ -664,8 +664,9 @@ def test_odd_exif_is_no_reason_to_refuse_a_photo(damage):
 def test_one_list_of_suffixes():
     from nbhelpers.clip_guided import batch
     from nbhelpers.core import runs
+    from nbhelpers.core.video import stills
 
-    assert set(folder.SUFFIXES) == set(runs.SUFFIXES) == set(batch.SUFFIXES) == set(images.SUFFIXES)
+    assert set(stills.SUFFIXES) == set(runs.SUFFIXES) == set(batch.SUFFIXES) == set(images.SUFFIXES)
     assert {".heic", ".heif", ".jpg", ".tif"} <= set(images.SUFFIXES)
 
 

@@ -439,7 +439,7 @@ def test_neighbours_carry_a_match_to_a_side_that_no_reference_shows(models, tmp_
         assert all(len(result.matches) <= 1 for result in session.results) or not turntable
     assert found[0] < found[1] and found[1] >= 18
     by_chain = [each for result in session.results for each in result.matches if "neighbours" in each.parts]
-    assert by_chain and all("view beside it" in each.why for each in by_chain)
+    assert by_chain and all("the neighbouring view" in each.why for each in by_chain)
     scores = [result.score for result in session.results if not result.absent]
     assert all(score >= 0.7 for score in scores)
 

@@ -119,7 +119,7 @@ def test_a_click_instead_of_a_phrase(page):
 
 def test_a_phrase_without_a_thing_is_told(page):
     page.fill("input[placeholder*='red chair']", "on the left")
-    page.wait_for_selector(".nbhelpers-app-understood:has-text('names no thing')")
+    page.wait_for_selector(".nbhelpers-app-understood:has-text('names no object')")
     page.click("button:has-text('Find') >> nth=0")
     page.wait_for_selector(".nbhelpers-app-status:has-text('no thing')")
 

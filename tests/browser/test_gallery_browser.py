@@ -53,7 +53,7 @@ def test_yes_and_no_reach_the_session_and_come_back(notebook):
     notebook.page.wait_for_selector("text=The gallery has 2 references now.")
     card(notebook, 2).locator("button", has_text="No").click()
     notebook.eventually("len(session.gallery.negatives)", 1)
-    notebook.run("session.forget(3, session.result(3).likeliest); session.forget(2, 0)")
+    notebook.run("session.unmark(3, session.result(3).best_index); session.unmark(2, 0)")
     notebook.eventually("(len(session.references), len(session.gallery.negatives))", (1, 0))
 
 
