@@ -1,10 +1,8 @@
 """Geometry, layers and pictures of the canvas, without a browser."""
 
 import asyncio
-import functools
 import io
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -79,18 +77,6 @@ def test_the_canvas_has_a_width_of_its_own_and_a_limit(screen):
         LayeredCanvas(1281, 100, ("only",), repaint=lambda: None)
 
 
-def without_an_event_loop(test):
-    """Run a test in a thread of its own: the browser of other tests keeps an event loop in this one."""
-
-    @functools.wraps(test)
-    def run():
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(test).result()
-
-    return run
-
-
-@without_an_event_loop
 def test_later_calls_once_however_often_it_is_asked():
     calls = []
 
@@ -111,7 +97,6 @@ def test_later_calls_once_however_often_it_is_asked():
     assert calls[-1] == "now", "without an event loop it happens at once"
 
 
-@without_an_event_loop
 def test_later_in_a_thread_and_after_its_event_loop_has_ended():
     called = threading.Event()
     later = Later(called.set, 0.02)
