@@ -14,14 +14,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="no Chromium on this machine: browser tests are left out"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def browser_page(tmp_path_factory):
     """The first page of the one Chromium: playwright can be open only once in a process."""
     with chromium(tmp_path_factory.mktemp("chromium") / "profile") as page:
         yield page
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def lab(tmp_path_factory, browser_page):
     """A notebook opener: ``lab(name, *cells)`` runs a new notebook in the one page."""
     folder = tmp_path_factory.mktemp("lab")
