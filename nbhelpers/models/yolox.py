@@ -100,7 +100,7 @@ SYNONYMS = {
     "microwave": "microwave oven",
     "oven": "stove, cooker, range",
     "sink": "washbasin, basin, wash basin",
-    "refrigerator": "fridge, freezer, refridgerator",
+    "refrigerator": "fridge, freezer",
     "teddy bear": "teddy, stuffed animal, plush toy",
     "hair drier": "hair dryer, hairdryer",
     "clock": "wall clock",
