@@ -1,5 +1,6 @@
 """Fixtures for all tests. Nothing of nbhelpers is imported here: jaxtyping must hook in before."""
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -99,6 +100,18 @@ def ordinary_priority():
     if hasattr(os, "sched_getscheduler"):
         real_time = (os.SCHED_FIFO, os.SCHED_RR)
         assert os.sched_getscheduler(0) not in real_time, "this test made the process a real-time one"
+
+
+@pytest.fixture(autouse=True)
+def no_event_loop(request):
+    """Hide the event loop that Playwright keeps running in a process that has run browser tests."""
+    if "browser" in request.path.parts:
+        yield
+        return
+    running = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(running)
 
 
 @pytest.fixture

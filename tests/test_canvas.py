@@ -77,16 +77,6 @@ def test_the_canvas_has_a_width_of_its_own_and_a_limit(screen):
         LayeredCanvas(1281, 100, ("only",), repaint=lambda: None)
 
 
-@pytest.fixture
-def no_event_loop():
-    """Hide the event loop that Playwright keeps running in a process that has run browser tests."""
-    running = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    yield
-    asyncio._set_running_loop(running)
-
-
-@pytest.mark.usefixtures("no_event_loop")
 def test_later_calls_once_however_often_it_is_asked():
     calls = []
 
@@ -107,7 +97,6 @@ def test_later_calls_once_however_often_it_is_asked():
     assert calls[-1] == "now", "without an event loop it happens at once"
 
 
-@pytest.mark.usefixtures("no_event_loop")
 def test_later_in_a_thread_and_after_its_event_loop_has_ended():
     called = threading.Event()
     later = Later(called.set, 0.02)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from nbhelpers import clip_guided
+from nbhelpers.clip_guided.detection import choose_detector
 from nbhelpers.clip_guided.values import numbered, prepare_vocabulary
 from nbhelpers.clip_guided.verification import MIN_READING, blur_surroundings, crop_box
 from nbhelpers.core.masks import box_of, encode_rle
@@ -290,9 +291,12 @@ def detect_nouns(
         return (), []
     image = photos.image(view)
     settings = replace(nouns.settings, min_region_size=max(50.0, MIN_INSTANCE_AREA * image.shape[0] * image.shape[1]))
+    detector, _ = choose_detector(None, text_encoder.name, settings)
+    if detector is None or not any(detector.classes(nouns.vocabulary)):
+        settings = replace(settings, detect=False)  # a detector that knows none of the nouns only adds rivals
     result = clip_guided.segment(
         image, nouns.vocabulary, settings=settings, segmenter=photos.segmenter, text_encoder=text_encoder,
-        embedding=photos.embedding(view),
+        detector=detector, embedding=photos.embedding(view),
     )  # fmt: skip
     planes = result.class_map.probabilities
     peaks = {name: float(np.quantile(planes[i], SIMILARITY_QUANTILE)) for i, name in enumerate(nouns.vocabulary)}
