@@ -45,7 +45,6 @@ class Detected:
         boxes: ``(k, 4)`` pixels, one box an object, the highest score first.
         scores: for each box the score of each class, ``(k, n)``: 0 where the detector knows the class and does not see
             it, and for stuff; `UNKNOWN` for things that it does not know.
-        detected: the detector's own name of each box.
         known: whether the detector knows each of the ``n`` classes.
         words: the classes that are asked, with the rivals that the detector saw.
         notes: how names were read.
@@ -53,7 +52,6 @@ class Detected:
 
     boxes: Float[np.ndarray, "k 4"]
     scores: Float[np.ndarray, "k n"]
-    detected: tuple[str, ...]
     known: tuple[bool, ...]
     words: Vocabulary
     notes: tuple[str, ...]
@@ -102,7 +100,7 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
     known = [*known, *((name,) for name in rivals)]
     table = {name: [i for i, names in enumerate(known) if name in names] for names in known for name in names}
     things = [index for index, stuff in words.wanted.items() if not known[index] and not stuff]
-    boxes, scores, labels = [], [], []
+    boxes, scores = [], []
     for box, score, name in zip(found.xyxy, found.confidence.tolist(), own, strict=True):
         if name not in table:
             continue
@@ -110,7 +108,6 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
         if same is None:
             same = len(boxes)
             boxes.append(box)
-            labels.append(name)
             scores.append(np.zeros(len(known)))
             scores[same][things] = UNKNOWN
         for index in table[name]:
@@ -119,7 +116,6 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
     return Detected(
         np.array(boxes[:count], float).reshape(-1, 4),
         np.array(scores[:count], float).reshape(-1, len(known)),
-        tuple(labels[:count]),
         tuple(bool(names) for names in known),
         words,
         _notes(words, known),
