@@ -368,7 +368,9 @@ def coco_mask(segmentation: object, size: tuple[int, int]) -> Bool[np.ndarray, "
     """The mask of an annotation of COCO: run lengths or a list of polygons."""
     if isinstance(segmentation, dict):
         return decode_rle(segmentation, size)
-    return np.any([polygon_mask(np.reshape(points, (-1, 2)), size) for points in segmentation], axis=0)
+    return np.any(
+        [polygon_mask(list(zip(points[::2], points[1::2], strict=True)), size) for points in segmentation], axis=0
+    )
 
 
 @dataclass(frozen=True)

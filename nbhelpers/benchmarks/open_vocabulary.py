@@ -54,13 +54,13 @@ class OpenVocabulary:
         pictures: folder for pictures of the results; empty for none.
     """
 
-    folder: str
+    folder: str | Path
     protocol: VocabularyProtocol
     text_encoder: Any = None
     segmenter: Any = None
     patch_encoder: Any = None
     budgets: tuple[int, ...] = ()
-    pictures: str = ""
+    pictures: str | Path = ""
     kind = "open vocabulary"
     measure_name = "mIoU"
 

@@ -317,10 +317,12 @@ _VOCABULARY_TABLE = (
      dict(zip(_ORDER, (64.07, 34.99, 36.19, 83.03, 38.35, 19.05, 25.69), strict=True)),
      "README of the reference implementation"),
     ("CorrCLIP, SAM 2 (8 x 8 points)", "corrclip", _META,
-     dict(zip(_ORDER, (73.9, 43.7, 43.6, 87.6, 48.0, 26.5, 31.8), strict=True)), "README of the reference implementation"),
+     dict(zip(_ORDER, (73.9, 43.7, 43.6, 87.6, 48.0, 26.5, 31.8), strict=True)),
+     "README of the reference implementation"),
     ("CorrCLIP, OpenAI's CLIP", "corrclip", _OPENAI,
      dict(zip(_ORDER, (72.2, 41.6, 40.7, 88.7, 47.1, 23.7, 30.7), strict=True)), _STITCHER),
-    ("OV-Stitcher", None, _OPENAI, dict(zip(_ORDER, (75.7, 43.9, 42.6, 89.8, 48.8, 24.7, 31.8), strict=True)), _STITCHER),
+    ("OV-Stitcher", None, _OPENAI,
+     dict(zip(_ORDER, (75.7, 43.9, 42.6, 89.8, 48.8, 24.7, 31.8), strict=True)), _STITCHER),
 )  # fmt: skip
 
 _WHOLE_SET = {"start": "mask", "clips": 30}

@@ -56,7 +56,7 @@ def majority_labels(labels: Int[np.ndarray, "h w"], regions: Int[np.ndarray, "h 
 def region_means(
     features: Float32[np.ndarray, "h w d"], regions: Int[np.ndarray, "H W"]
 ) -> tuple[Int[np.ndarray, " r"], Float32[np.ndarray, "r d"]]:
-    """The mean feature of each region, of length 1, and the regions' numbers; regions smaller than a cell are left out."""
+    """The mean feature of each region, of length 1, and the regions' numbers; one smaller than a cell is left out."""
     import cv2
 
     height, width = features.shape[:2]

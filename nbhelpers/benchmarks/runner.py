@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -93,7 +94,9 @@ def run_benchmark(
     output = Path(output).expanduser()
     names = _chosen(benchmark, num_samples)
     check_writable(output)
-    signature = {"format": FORMAT, "kind": benchmark.kind, **benchmark.facts()}
+    everything = benchmark.names()
+    digest = sha256("\n".join(everything).encode()).hexdigest()[:16]
+    signature = {"format": FORMAT, "kind": benchmark.kind, **benchmark.facts(), "items": [len(everything), digest]}
     started, records, failed, kept = time.perf_counter(), {}, {}, 0
     running: list[Mapping[str, Any]] = []
 
