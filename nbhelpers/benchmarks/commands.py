@@ -16,8 +16,8 @@ CLIP_MODELS = {"ViT-B/16": "openclip-vit-b-16", "ViT-L/14": "openclip-vit-l-14"}
 app = typer.Typer(help="Measure on published datasets, with the protocol beside the number.", no_args_is_help=True)
 
 
-@app.command()
-def run(
+@app.command("run")
+def measure(
     dataset: Annotated[
         str, typer.Option(help="pascal-voc, coco-stuff, voc-objects, davis2017, ...; an error lists all")
     ],
@@ -56,6 +56,10 @@ def run(
     start: Annotated[str, typer.Option(help="clips: mask, click, or mask,click")] = "mask",
     corrections: Annotated[int, typer.Option(help="clips: clicks on the worst frames")] = 0,
     clips: Annotated[str, typer.Option(help="clips: names with commas between")] = "",
+    vocabularies: Annotated[str, typer.Option(help="words to masks: all, present, alone")] = "all",
+    without: Annotated[str, typer.Option(help="words to masks: surroundings, detector")] = "",
+    poses: Annotated[str, typer.Option(help="views: folder for estimated cameras; none does without")] = "",
+    quick: Annotated[bool, typer.Option(help="views: one reference an object, no correction")] = False,
 ) -> None:
     """Measure a dataset; started again, it continues. States every number of the protocol beside the score."""
     from nbhelpers.benchmarks.runner import run_benchmark, summary_text
@@ -75,6 +79,20 @@ def run(
         benchmark: Benchmark = OpenVocabulary(
             data_dir, numbers, text_encoder(model), segmenter, budgets=_numbers(budgets), pictures=pictures
         )
+    elif kind == "words to masks":
+        from nbhelpers.benchmarks.words import WordMasks
+
+        benchmark = WordMasks(
+            dataset, data_dir, _parts(vocabularies), text_encoder(model), segmenter, without=_parts(without)
+        )
+    elif kind == "views":
+        from nbhelpers.benchmarks.views import SceneViews
+
+        benchmark = SceneViews(dataset, data_dir, segmenter, poses, quick)
+    elif kind == "products":
+        from nbhelpers.benchmarks.products import ProductPhotos
+
+        benchmark = ProductPhotos(dataset, data_dir, segmenter, cache=output_dir / "cache")
     elif kind == "clicks":
         from nbhelpers.benchmarks.interactive import Clicks
 
@@ -97,11 +115,34 @@ def run(
         )
 
 
+@app.command("report")
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="output folders of runs")],
+    output: Annotated[Path, typer.Option(help="the page; a table in Markdown is written beside it")] = Path(
+        "benchmarks/report.html"
+    ),
+) -> None:
+    """Lay runs and published numbers side by side, and say in which points of the protocol they differ."""
+    from nbhelpers.benchmarks.report import write_report
+
+    table = write_report(folders, output)
+    typer.echo(table)
+    typer.echo(f"{output}, {output.with_suffix('.md')}")
+
+
 def _datasets() -> dict[str, tuple[str, ...]]:
     """The datasets by kind."""
+    from nbhelpers.benchmarks import products, views, words
     from nbhelpers.benchmarks.datasets import LAYOUTS, VIDEO_LAYOUTS, ObjectPhotos
 
-    return {"words": tuple(LAYOUTS), "clicks": ObjectPhotos.KINDS, "clips": tuple(VIDEO_LAYOUTS)}
+    return {
+        "words": tuple(LAYOUTS),
+        "words to masks": words.DATASETS,
+        "clicks": ObjectPhotos.KINDS,
+        "clips": tuple(VIDEO_LAYOUTS),
+        "views": tuple(views.TREES),
+        "products": products.DATASETS,
+    }
 
 
 def _words(

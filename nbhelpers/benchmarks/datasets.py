@@ -30,7 +30,7 @@ COCO_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)  # ids of COCO minus 1 
 
 
 @dataclass(frozen=True)
-class Layout:
+class PhotoLayout:
     """Where a benchmark keeps its files.
 
     Attributes:
@@ -82,17 +82,17 @@ _COCO = "images/val2017", "annotations/val2017", "", ("", "coco_stuff164k", "coc
 _COCO_SOURCE = "github.com/nightrome/cocostuff (val2017.zip, stuffthingmaps_trainval2017.zip)"
 _KEPT = [value for value in range(182) if value not in COCO_GAPS]  # 80 things, then 91 of stuff
 
-LAYOUTS: Mapping[str, Layout] = MappingProxyType(
+LAYOUTS: Mapping[str, PhotoLayout] = MappingProxyType(
     {
-        "pascal-voc": Layout(*_VOC, _VOC_SOURCE, _classes(21, False)),
-        "pascal-voc20": Layout(*_VOC, _VOC_SOURCE, _classes(20, True)),
-        "pascal-context60": Layout(*_CONTEXT, _classes(60, False)),
-        "pascal-context59": Layout(*_CONTEXT, _classes(59, True)),
-        "coco-stuff": Layout(*_COCO, _COCO_SOURCE, _table({value: i for i, value in enumerate(_KEPT)})),
-        "coco-object": Layout(
+        "pascal-voc": PhotoLayout(*_VOC, _VOC_SOURCE, _classes(21, False)),
+        "pascal-voc20": PhotoLayout(*_VOC, _VOC_SOURCE, _classes(20, True)),
+        "pascal-context60": PhotoLayout(*_CONTEXT, _classes(60, False)),
+        "pascal-context59": PhotoLayout(*_CONTEXT, _classes(59, True)),
+        "coco-stuff": PhotoLayout(*_COCO, _COCO_SOURCE, _table({value: i for i, value in enumerate(_KEPT)})),
+        "coco-object": PhotoLayout(
             *_COCO, _COCO_SOURCE, _table({value: i + 1 if i < 80 else 0 for i, value in enumerate(_KEPT)})
         ),
-        "ade20k": Layout(
+        "ade20k": PhotoLayout(
             "images/validation",
             "annotations/validation",
             "",
@@ -203,7 +203,9 @@ def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes}
 
 
-def find_root(folder: str | Path, roots: Sequence[str], wanted: Sequence[str], layout: Layout | VideoLayout) -> Path:
+def find_root(
+    folder: str | Path, roots: Sequence[str], wanted: Sequence[str], layout: PhotoLayout | VideoLayout
+) -> Path:
     """The folder, or one of ``roots`` below it, that holds all that is wanted.
 
     Raises:
@@ -221,7 +223,7 @@ def _shown(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()][:6]
 
 
-def _wrong_layout(folder: Path, layout: Layout | VideoLayout, why: str) -> NbHelpersError:
+def _wrong_layout(folder: Path, layout: PhotoLayout | VideoLayout, why: str) -> NbHelpersError:
     return NbHelpersError(
         "the dataset is not there, or not wholly unpacked",
         given=f"{folder}: {why}",
@@ -375,7 +377,7 @@ def coco_mask(segmentation: object, size: tuple[int, int]) -> Bool[np.ndarray, "
 
 @dataclass(frozen=True)
 class VideoLayout:
-    """Where a benchmark of video object segmentation keeps its files; see `Layout`."""
+    """Where a benchmark of video object segmentation keeps its files; see `PhotoLayout`."""
 
     images: str
     labels: str

@@ -27,6 +27,10 @@ from nbhelpers.models.values import ClassMap
 # A name for every pixel is wanted, so that less confident places count too, and nothing competes that is no class.
 HYBRID = ClipGuidedSettings(min_confidence=0.4, surroundings=False, detect=False)
 COLOURS = 256  # of PASCAL VOC's palette
+# What only CLIP takes; another encoder has settings of its own.
+OF_CLIP = {
+    "attention", "scale", "short_side", "long_side", "crop", "stride", "templates", "gaussian_std", "area_threshold",
+}  # fmt: skip
 
 
 @lru_cache(maxsize=4)
@@ -82,8 +86,7 @@ class OpenVocabulary:
         used = self._encoder_name()
         facts = self.protocol.facts() | {"text_encoder": used}
         if not used.startswith("openclip"):
-            for key in ("attention", "scale", "short_side", "long_side", "crop", "stride", "templates", "gaussian_std"):
-                facts[key] = "the encoder's own"
+            facts = {key: value for key, value in facts.items() if key not in OF_CLIP}
         if self._needs_segmenter:
             facts["segmenter"] = model_name("segmenter", self.segmenter)
         if self.protocol.mode == "hybrid":

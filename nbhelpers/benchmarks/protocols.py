@@ -126,9 +126,14 @@ class VocabularyProtocol:
         return ("background", *titles[1:]) if self.has_background else titles
 
     def facts(self) -> dict[str, Any]:
-        """Everything as JSON, for the results' file."""
+        """Everything as JSON, for the results' file; what has no effect in this mode is left out."""
         settings = {key: value for key, value in asdict(self.settings).items() if key != "templates"}
-        templates = self.settings.templates
+        templates, unused = self.settings.templates, []
+        unused += ["gaussian_std"] if self.settings.attention != "naclip" else []
+        unused += ["pamr_dilations"] if not self.settings.pamr_steps else []
+        unused += ["stride"] if not self.settings.crop else []
+        settings = {key: value for key, value in settings.items() if key not in unused}
+        recipe = asdict(self.recipe) if self.recipe.needs_regions else {"scope": False, "majority": False}
         return {
             "protocol": self.name,
             "dataset": self.dataset,
@@ -136,7 +141,7 @@ class VocabularyProtocol:
             **{key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()},
             "templates": "80 of OpenAI for ImageNet" if templates is None else list(templates),
             "names": [", ".join(names) for names in self.classes],
-            **asdict(self.recipe),
+            **recipe,
             "metric": "mmsegmentation's IoUMetric over the whole set, void left out",
         }
 
