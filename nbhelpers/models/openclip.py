@@ -493,14 +493,19 @@ def neighbourhood_bias(grid: tuple[int, int], std: float) -> Float[Tensor, "t t"
 
 
 def position_embeddings(visual: torch.nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t c"]:
-    """Position embeddings of the class token and of ``grid`` patches: as trained, or interpolated (bicubic)."""
+    """Position embeddings of the class token and of ``grid`` patches: as trained, or interpolated (bicubic).
+
+    The scale is that of a grid larger by 0.1, as in the reference implementations of SCLIP and NACLIP, which have it
+    from DINO; cosines change by up to 0.007.
+    """
     import torch
 
     trained = visual.positional_embedding
     if tuple(grid) == tuple(visual.grid_size):
         return trained
     square = trained[1:].T.unflatten(1, visual.grid_size)[None]
-    square = torch.nn.functional.interpolate(square, grid, mode="bicubic")
+    scale = tuple((side + 0.1) / trained_side for side, trained_side in zip(grid, visual.grid_size, strict=True))
+    square = torch.nn.functional.interpolate(square, scale_factor=scale, mode="bicubic")
     return torch.cat([trained[:1], square[0].flatten(1).T])
 
 
