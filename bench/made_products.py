@@ -18,8 +18,7 @@ import numpy as np
 
 from nbhelpers import Prompt, load_image, sample
 from nbhelpers.core.images import fit
-from nbhelpers.core.masks import box_of, polygon_mask
-from nbhelpers.core.regions import components, fill_holes
+from nbhelpers.core.masks import box_of, components, fill_holes, polygon_mask
 
 LONGEST, BASE = 800, 240
 TURN, SCALES, LIGHT, BLUR, HIDDEN = 40, (0.3, 1.5), (0.6, 1.4), 1.5, 0.35
