@@ -40,7 +40,7 @@ def names(requirements):
 
 CORE = names(PROJECT["dependencies"])
 EXTRAS = {extra: names(requirements) for extra, requirements in PROJECT["optional-dependencies"].items()}
-OPTIONAL = set().union(*(EXTRAS[extra] for extra in EXTRAS if extra not in ("lab", "dev"))) - CORE
+OPTIONAL = set().union(*(EXTRAS[extra] for extra in EXTRAS if extra not in ("lab", "dev", "site"))) - CORE
 
 
 def imported(source, but=frozenset()):
@@ -128,7 +128,7 @@ def test_every_optional_package_is_used_and_every_job_is_in_all():
     tried = {distribution(module) for source in sources for module in imported(source)}  # ipyevents is done without
     assert guarded | tried >= OPTIONAL
     (everything,) = map(Requirement, PROJECT["optional-dependencies"]["all"])
-    assert everything.extras == set(EXTRAS) - {"all", "lab", "dev"}
+    assert everything.extras == set(EXTRAS) - {"all", "lab", "dev", "site"}
 
 
 def draw(photo):
