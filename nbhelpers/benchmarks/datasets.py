@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import IMAGE_SUFFIXES
 from nbhelpers.core.images import load_image
 from nbhelpers.core.masks import components, decode_rle, load_mask, polygon_mask
 
