@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbhelpers.core.compute import MemoryWarning
+from nbhelpers.core.device import MemoryWarning
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.vocabulary import BACKGROUND_WORDS
 from nbhelpers.models import openclip
