@@ -7,7 +7,8 @@ JOBS ?= 2
 # Weights and samples of the notebooks and tests; `nbhelpers doctor` lists sizes and licences.
 WEIGHTS := sam2-hiera-tiny-lite mobilesam conse-lite yolox-nano-lite migan vit-s14-lite xfeat-lighterglue disk-lightglue
 SAMPLES := quokka.jpg quokka_annotations.json coffee.png chelsea.png astronaut.png china.jpg flower.jpg bikes.mp4 \
-	box.mp4 $(foreach number,1 2 3 4 5,BalbianelloMedium-$(number).jpg) Balbianello.out
+	box.mp4 $(foreach part,.jpg _class.png _object.png,$(foreach photo,03 06 25,voc_2011_0000$(photo)$(part))) \
+	$(foreach number,1 2 3 4 5,BalbianelloMedium-$(number).jpg) Balbianello.out
 NOTEBOOK := 00_start_here
 
 .DEFAULT_GOAL := help

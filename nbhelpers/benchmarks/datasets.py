@@ -290,7 +290,8 @@ class ObjectPhotos:
         photos = LabelledPhotos("pascal-voc", self.folder)
         self.names, self._paths = photos.names, {name: photos.path(name) for name in photos.names}
         self._objects = photos.root / "SegmentationObject"
-        self._labels = self._objects if self._objects.is_dir() else photos.root / "SegmentationClass"
+        self._classes = photos.root / "SegmentationClass"
+        self._labels = self._objects if self._objects.is_dir() else self._classes
         self.protocol = (
             "VOC's own instances"
             if self._objects.is_dir()
@@ -299,7 +300,7 @@ class ObjectPhotos:
 
     def _split_voc(self, name: str, path: Path) -> Iterator[ObjectOnPhoto]:
         values = read_values(self._labels / f"{name}.png")
-        void = values == VOID
+        void = (values == VOID) | (read_values(self._classes / f"{name}.png") == VOID)
         for value in np.unique(values[(values > 0) & ~void]).tolist():
             mask = values == value
             if self._labels == self._objects:

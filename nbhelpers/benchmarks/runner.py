@@ -175,7 +175,7 @@ def _cost(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     out["seconds"] = round(float(np.mean([record["seconds"] for record in records])), 3)
     out["peak_memory_mb"] = max(record["peak_memory_mb"] for record in records)
-    if out.get("prompts") and "decoder" in out:
+    if out.get("prompts") and "decoder" in out and "text" in out:
         out["blind_grid"] = {
             "prompts": BLIND_GRID,
             "decoder": round(out["decoder"] / out["prompts"] * BLIND_GRID, 1),

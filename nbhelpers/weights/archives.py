@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import posixpath
 import stat
 import tarfile
 import zipfile
@@ -31,7 +32,8 @@ def extract_member(archive: Path, member: str, target: Path, *, size: int | None
     """Stream the file ``member`` of a tar or zip (wheel) to ``target``; return ``target``.
 
     The archive is read, never unpacked: no path that stands in it is used. It is refused as a whole when it holds
-    what no package holds: a link, a device, an absolute name, or ``..``.
+    what no package holds: a link that leads out of it, a device, an absolute name, or ``..``. Symbolic links to other
+    members, which source archives have, are passed over.
 
     Args:
         archive: ``.tgz``, ``.tar``, ``.whl`` or ``.zip``, known by content.
@@ -85,9 +87,15 @@ def _members(archive: Path) -> Iterator[tuple[str, int, BufferedIOBase | None]]:
     else:
         with tarfile.open(archive, "r:*") as package:
             for info in package:
-                if not (info.isreg() or info.isdir()):
+                if not (info.isreg() or info.isdir() or _stays_inside(info)):
                     raise _hostile(archive, info.name, "a link or a device")
                 yield info.name, info.size, package.extractfile(info) if info.isreg() else None
+
+
+def _stays_inside(info: tarfile.TarInfo) -> bool:
+    """Whether a member is a symbolic link to another member of its archive."""
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(info.name), info.linkname))
+    return info.issym() and not posixpath.isabs(info.linkname) and target.split("/")[0] != ".."
 
 
 def _copy(
