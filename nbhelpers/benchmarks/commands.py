@@ -59,7 +59,9 @@ def measure(
     vocabularies: Annotated[str, typer.Option(help="words to masks: all, present, alone")] = "all",
     without: Annotated[str, typer.Option(help="words to masks: surroundings, detector")] = "",
     poses: Annotated[str, typer.Option(help="views: folder for estimated cameras; none does without")] = "",
-    quick: Annotated[bool, typer.Option(help="views: one reference an object, no correction")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="views: one reference an object, no correction; phrases: no photos")
+    ] = False,
 ) -> None:
     """Measure a dataset; started again, it continues. States every number of the protocol beside the score."""
     from nbhelpers.benchmarks.runner import run_benchmark, summary_text
@@ -93,6 +95,11 @@ def measure(
         from nbhelpers.benchmarks.products import ProductPhotos
 
         benchmark = ProductPhotos(dataset, data_dir, segmenter, cache=output_dir / "cache")
+    elif kind == "scenes":
+        from nbhelpers.benchmarks.phrases import CameraRecovery, SpatialPhrases
+
+        phrases = dataset == "phrases"
+        benchmark = SpatialPhrases(data_dir, quick, segmenter=segmenter) if phrases else CameraRecovery(data_dir)
     elif kind == "clicks":
         from nbhelpers.benchmarks.interactive import Clicks
 
@@ -141,6 +148,7 @@ def _datasets() -> dict[str, tuple[str, ...]]:
         "clicks": ObjectPhotos.KINDS,
         "clips": tuple(VIDEO_LAYOUTS),
         "views": tuple(views.TREES),
+        "scenes": ("phrases", "cameras"),
         "products": products.DATASETS,
     }
 

@@ -176,7 +176,11 @@ SAMPLES = (
         _voc(number, folder, kind, suffix, *file)
         for number, *files in VOC
         for (folder, kind, suffix), file in zip(
-            (("JPEGImages", "", "jpg"), ("SegmentationClass", "_class", "png"), ("SegmentationObject", "_object", "png")),
+            (
+                ("JPEGImages", "", "jpg"),
+                ("SegmentationClass", "_class", "png"),
+                ("SegmentationObject", "_object", "png"),
+            ),
             files,
             strict=True,
         )
