@@ -10,6 +10,9 @@ SAMPLES := quokka.jpg quokka_annotations.json coffee.png chelsea.png astronaut.p
 	box.mp4 $(foreach part,.jpg _class.png _object.png,$(foreach photo,03 06 25,voc_2011_0000$(photo)$(part))) \
 	$(foreach number,1 2 3 4 5,BalbianelloMedium-$(number).jpg) Balbianello.out
 NOTEBOOK := 00_start_here
+# What `make eval` measures, with its options.
+EVAL := "voc-words --vocabularies all,present,alone" "pascal-voc20 --use-sam" "voc-objects" \
+	"davis2016 --start mask,click --corrections 3" kitchen temple phrases cameras dreambooth turned-box synthetic-products
 
 .DEFAULT_GOAL := help
 .PHONY: help install fetch demo lab app test bench eval picture site address lint types format clean
