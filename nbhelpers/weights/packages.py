@@ -13,8 +13,8 @@ import hashlib
 import importlib.util
 import json
 import lzma
-import posixpath
 import os
+import posixpath
 import re
 import shutil
 import stat
