@@ -47,8 +47,8 @@ def measure_motion(frames: FrameSequence, geometry: Geometry) -> Motion:
     """Compare optical flow between neighbouring frames with what a static scene allows.
 
     A cell is compared where it has texture and where flow there and back agree. It has moved when flow brings it more
-    than 0.35 cells off: off where its point is seen from the other camera if the point is known well, else off the plane
-    through both cameras and the cell (the epipolar constraint; Hartley and Zisserman 2004, section 9.2).
+    than 0.35 cells off: off where its point is seen from the other camera if the point is known well, else off the
+    plane through both cameras and the cell (the epipolar constraint; Hartley and Zisserman 2004, section 9.2).
 
     Args:
         frames: the clip.
@@ -239,8 +239,8 @@ def read_rgbd(folder: str | Path, names: list[str] | None = None) -> tuple[list[
 
     Two layouts are known. With ``transforms.json`` (nerfstudio) each frame may name its ``depth_file_path``, 16 bit in
     millimetres, as `nbhelpers.geometry_fusion.synthetic.write_clip` writes it. That of 7-Scenes has
-    ``frame-000000.color.jpg`` (or ``.png``), ``.depth.png`` in millimetres (0 and 65535 unknown) and ``.pose.txt``, camera
-    to world, beside ``camera-intrinsics.txt``.
+    ``frame-000000.color.jpg`` (or ``.png``), ``.depth.png`` in millimetres (0 and 65535 unknown) and ``.pose.txt``,
+    camera to world, beside ``camera-intrinsics.txt``.
 
     Args:
         folder: the folder.

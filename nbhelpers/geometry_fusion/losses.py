@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
@@ -36,8 +35,8 @@ class FrameOutput:
 def frame_losses(output: FrameOutput, target: Bool[Tensor, "n h w"]) -> dict[str, Tensor]:
     """The four losses of a frame, each divided by the number of objects, and their weighted sum ``total``.
 
-    Focal, dice and IoU losses count for the candidate with the smallest sum of the first two, and where the object is in
-    sight.
+    Focal, dice and IoU losses count for the candidate with the smallest sum of the first two, and where the object is
+    in sight.
 
     Args:
         output: of the model.

@@ -1,9 +1,9 @@
 """The network that merges geometry into SAM 2's features, and the same without learning.
 
 `FeatureMerger` follows 3AM (arXiv 2601.08831, section 3): a Fourier encoding of points and rays, self-attention on the
-shallowest layer of a geometry network and cross-attention to the deeper ones, and convolutions that join the result with
-SAM 2's coarsest features. What differs: its last layer starts at zero and what it gives is added, so that an untrained
-merger changes nothing; and cells without geometry are not changed at all.
+shallowest layer of a geometry network and cross-attention to the deeper ones, and convolutions that join the result
+with SAM 2's coarsest features. What differs: its last layer starts at zero and what it gives is added, so that an
+untrained merger changes nothing; and cells without geometry are not changed at all.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class _Attention(nn.Module):
 def resample(
     prior: Float[Tensor, "b c gh gw"], valid: Bool[Tensor, "b gh gw"], size: Sequence[int]
 ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b h w"]]:
-    """Prior and validity at the cells of another grid: those of the nearest cell, since a mean of places is no place."""
+    """Prior and validity at the cells of another grid: the nearest cell's, since a mean of places is none."""
     if tuple(prior.shape[-2:]) == tuple(size):
         return prior, valid
     return (
@@ -178,8 +178,8 @@ class PlaceKernel(nn.Module):
     """The merger's rival without learning: places compared by a Gaussian kernel, beside looks.
 
     Cells with geometry get ``weight`` of their similarity from where they lie and the rest from SAM 2's features; two
-    cells of which one has none are compared by features alone. For trackers that compare cells by their cosine, since it
-    adds channels.
+    cells of which one has none are compared by features alone. For trackers that compare cells by their cosine, since
+    it adds channels.
 
     Args:
         sigma: of the kernel, z-scored units.

@@ -87,7 +87,7 @@ class SyntheticClip:
 
 
 def load_textures(names: Sequence[str] = TRAINING_PHOTOS) -> dict[str, Texture]:
-    """The sample photos of these names, and frames of sample clips (``"bikes.mp4:40"``); fetched if they are missing."""
+    """Sample photos by name, and frames of sample clips (``"bikes.mp4:40"``); fetched if they are missing."""
     from nbhelpers.weights import fetch
 
     textures = {}

@@ -103,8 +103,8 @@ class GeometryTracker:
         >>> session = RotoSession(frames, tracker)                     # or tracker.open(frames), add, propagate
 
     The clip's geometry is computed when it is opened. Where it cannot be had, or where things move, the whole clip is
-    tracked by the wrapped tracker alone, and the state's note says so with the number: to switch in the middle would leave
-    memories of two kinds (arXiv 2601.08831, section 4).
+    tracked by the wrapped tracker alone, and the state's note says so with the number: to switch in the middle would
+    leave memories of two kinds (arXiv 2601.08831, section 4).
 
     Args:
         tracker: `LabelPropagation`, `Sam2Tracker`, or any other for ``reprompt`` alone.
@@ -112,8 +112,8 @@ class GeometryTracker:
         merger: a `FeatureMerger`, a `PlaceKernel`, or None.
         places: whether objects are remembered by their places. Left out: unless the merger is untrained, and so changes
             nothing.
-        reprompt: whether an object that returns, or was lost in sight, is prompted again at its places; what is left for
-            a tracker that is opened without a fusion.
+        reprompt: whether an object that returns, or was lost in sight, is prompted again at its places; what is left
+            for a tracker that is opened without a fusion.
         scene: what is known of the clip, for the encoder ``given``; or a function from a clip to it.
         max_motion: fraction of moving cells from which the geometry is not used; 1 never falls back.
         cache: folder where geometry is kept; it is computed at each `open` when left out.
@@ -221,7 +221,7 @@ class GeometryTracker:
             yield TrackedFrame(frame, predictions, frozenset(gone), frozenset(prompted))
 
     def _return_prompt(self, state: GeometryState, frame: int, object_id: int, prediction: Prediction) -> Prompt | None:
-        """Points where the prompted mask, lifted to space, is seen on a frame whose tracked mask misses it; else None."""
+        """Points at the prompted mask's places where a frame's tracked mask misses them; None where it does not."""
         region = visible_region(*state.places.probability(frame, object_id))
         if np.count_nonzero(region) < MIN_RETURN * region.size:
             return None

@@ -19,10 +19,10 @@ class WorldMemory:
     """Labels of the voxels of a clip, for each of its objects.
 
     Every cell of every frame lies in a voxel. Where an object was prompted or tracked, the voxels of the frame's cells
-    learn how much of the cell it covers; where the same voxels are in sight again, from any side and after any time, they
-    say so. Since a cell's point is what the camera sees there, an object behind another is not mistaken for it. Coarser
-    voxels answer, with little weight, where no finer one knows anything: the unseen side of a box is nearer to the box
-    than to the floor.
+    learn how much of the cell it covers; where the same voxels are in sight again, from any side and after any time,
+    they say so. Since a cell's point is what the camera sees there, an object behind another is not mistaken for it.
+    Coarser voxels answer, with little weight, where no finer one knows anything: the unseen side of a box is nearer
+    to the box than to the floor.
 
     Args:
         geometry: of the clip.
@@ -74,8 +74,8 @@ class WorldMemory:
     def place(self, frame: int, object_id: int, votes: Votes) -> Votes:
         """Votes corrected by places: where the evidence is certain it counts, else the votes do.
 
-        The similarity, by which a tracker tells that its object is gone, becomes that of the cells that are left: of those
-        whose place is known to be the object's it is 1.
+        The similarity, by which a tracker tells that its object is gone, becomes that of the cells that are left: of
+        those whose place is known to be the object's it is 1.
         """
         known, weight = self.probability(frame, object_id)
         trust = weight / (weight + HALF_TRUST) * np.abs(2 * known - 1)

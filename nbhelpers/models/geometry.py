@@ -97,9 +97,9 @@ class EstimatedGeometry:
 def cells_of_scene(scene: Scene, frames: int, grid: int = GRID) -> Geometry:
     """A scene's depth, or else its points, on a grid of cells over each view.
 
-    Of a view with depth, each cell has the depth at its middle, or the median of what is known in it. Of a view without,
-    a cell takes the depth of the nearest points that were observed there, up to 1.5 cells away, with a confidence that
-    falls with the distance; the rest are not valid.
+    Of a view with depth, each cell has the depth at its middle, or the median of what is known in it. Of a view
+    without, a cell takes the depth of the nearest points that were observed there, up to 1.5 cells away, with a
+    confidence that falls with the distance; the rest are not valid.
 
     Args:
         scene: one view a frame.

@@ -152,12 +152,13 @@ class ClassMap:
 class Geometry:
     """Where each cell of each frame lies in space, in one world for all frames.
 
-    Cells form a grid over the whole frame, as those of a segmenter's features do. Coordinates are z-scored over the clip:
-    ``world = points * scale + shift``, with one scale for all axes, so that distances keep their proportions.
+    Cells form a grid over the whole frame, as those of a segmenter's features do. Coordinates are z-scored over the
+    clip: ``world = points * scale + shift``, with one scale for all axes, so that distances keep their proportions.
 
     Attributes:
         points: ``(t, h, w, 3)``, z-scored; 0 where nothing is known.
-        rays: ``(t, h, w, 3)``, unit vectors of the world from the camera through the cell; 0 where the frame has no camera.
+        rays: ``(t, h, w, 3)``, unit vectors of the world from the camera through the cell; 0 where the frame has no
+            camera.
         centers: ``(t, 3)``, where the cameras stand, z-scored; NaN where a frame has none.
         valid: ``(t, h, w)``, which cells have a point.
         confidence: ``(t, h, w)``, 0 to 1, of the points; 0 where there is none.

@@ -145,8 +145,8 @@ class VideoPredictor(SAM2VideoPredictor):
     def _get_image_feature(self, inference_state: dict[str, Any], frame_idx: int, batch_size: int):
         """Features of a frame, the coarsest ``(h * w, b, c)`` changed by the fusion.
 
-        They go to memory attention, or straight to the mask decoder on a first prompted frame, and to the memory encoder;
-        the finer ones are untouched (arXiv 2601.08831, section 3).
+        They go to memory attention, or straight to the mask decoder on a first prompted frame, and to the memory
+        encoder; the finer ones are untouched (arXiv 2601.08831, section 3).
         """
         image, backbone, features, encodings, sizes = super()._get_image_feature(inference_state, frame_idx, batch_size)
         if (fusion := inference_state.get("fusion")) is not None:
