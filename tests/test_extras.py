@@ -189,6 +189,7 @@ MISSING = [
     ("multiview", "plotly", a_scene),
     ("multiview", "trimesh", a_cloud),
     ("match", "transformers", a_dinov2),
+    ("official", "transformers", call("models.dinov3.build", "d", {}, "cpu")),
     ("text", "open_clip", call("models.openclip.build_clip", "ViT-B-32")),
     ("text", "supervision", call("clip_guided.selection.empty_detections")),
     ("text", "timm", call("models.conse.class_texts")),
