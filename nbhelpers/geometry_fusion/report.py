@@ -35,11 +35,11 @@ class SideBySide:
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         return np.hstack(
-            [overlay(self.frames, self.comparison, arm, index) for arm in range(len(self.comparison.arms))]
+            [arm_overlay(self.frames, self.comparison, arm, index) for arm in range(len(self.comparison.arms))]
         )
 
 
-def overlay(frames: FrameSequence, comparison: Comparison, arm: int, index: int) -> UInt8[np.ndarray, "h w 3"]:
+def arm_overlay(frames: FrameSequence, comparison: Comparison, arm: int, index: int) -> UInt8[np.ndarray, "h w 3"]:
     """A frame with an arm's mask tinted; green is the true outline where it is known."""
     import cv2
 
@@ -80,7 +80,7 @@ def write_comparison(comparison: Comparison, frames: FrameSequence, folder: str 
         joined = SideBySide(frames, comparison)
         write_video(Video(folder / "side_by_side.mp4", "overlay"), Mattes(joined, lambda index: {}), replace=True)
     shown = _telling_frame(comparison)
-    picture = np.hstack([overlay(frames, comparison, arm, shown) for arm in range(len(comparison.arms))])
+    picture = np.hstack([arm_overlay(frames, comparison, arm, shown) for arm in range(len(comparison.arms))])
     save_image(folder / "frame.png", picture)
     summary = comparison.summary()
     write_text(folder / "curves.svg", curves(comparison))

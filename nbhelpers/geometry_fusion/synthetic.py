@@ -38,7 +38,7 @@ CROP = (0.45, 0.9)  # of a photo's shorter side: what a face shows
 TRAINING_PHOTOS = ("china.jpg", "flower.jpg", "coffee.png", "chelsea.png", "bikes.mp4:40", "bikes.mp4:160")
 TEST_PHOTOS = ("quokka.jpg", "astronaut.png", "BalbianelloMedium-3.jpg", "box.mp4:60")
 MILLIMETRES = 1000  # in a metre, of the depth files
-Texture = UInt8[np.ndarray, "h w 3"]
+Texture = UInt8[np.ndarray, "_ _ 3"]
 
 
 class Face(NamedTuple):

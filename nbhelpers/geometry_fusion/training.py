@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -104,19 +104,19 @@ class TrainingClip:
         name: of the clip.
         features: ``(t, c, h, w)`` of the frozen image encoder, in half precision.
         geometry: of the clip.
-        labels: ``(o, t, h, w)``, fraction of each cell that each of the objects covers.
+        labels: ``(o, t, rows, columns)``, fraction of each cell that each of the objects covers.
         textures: names of the photos on it, where it is synthetic.
     """
 
     name: str
     features: Float[Tensor, "t c h w"] = field(repr=False)
     geometry: Geometry = field(repr=False)
-    labels: Float[Tensor, "o t h w"] = field(repr=False)
+    labels: Float[Tensor, "o t rows columns"] = field(repr=False)
     textures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class TrainingSample:
     """Some frames of a clip, the first with an object that is given.
 
     Attributes:
@@ -136,12 +136,13 @@ class Sample:
     valid: Tensor = field(repr=False)
 
 
+@runtime_checkable
 class TrackingModel(Protocol):
     """Frozen networks that track with merged features; the merger is trained through them."""
 
     backbone: str
 
-    def outputs(self, sample: Sample, merger: FeatureMerger) -> list[tuple[FrameOutput, Bool[Tensor, "n h w"]]]:
+    def outputs(self, sample: TrainingSample, merger: FeatureMerger) -> list[tuple[FrameOutput, Bool[Tensor, "n h w"]]]:
         """What is predicted on the frames to be voted on, each with the truth."""
         ...
 
@@ -157,7 +158,7 @@ class VoteModel:
     def __init__(self, backbone: str, device: str = "cpu"):
         self.backbone, self.device = backbone, device
 
-    def outputs(self, sample: Sample, merger: FeatureMerger) -> list[tuple[FrameOutput, Bool[Tensor, "n h w"]]]:
+    def outputs(self, sample: TrainingSample, merger: FeatureMerger) -> list[tuple[FrameOutput, Bool[Tensor, "n h w"]]]:
         """Votes of the memory frames on the others."""
         features = sample.clip.features[sample.frames].to(self.device).float()
         labels = sample.clip.labels[sample.object, sample.frames].to(self.device).float().flatten(1)
@@ -188,7 +189,7 @@ class VoteModel:
         return found
 
 
-def _key_cells(labels: Float[Tensor, " n"], sample: Sample, number: int) -> Tensor:
+def _key_cells(labels: Float[Tensor, " n"], sample: TrainingSample, number: int) -> Tensor:
     """All cells that touch the object and a random part of the others."""
     inside = torch.nonzero(labels > 0)[:, 0]
     outside = torch.nonzero(labels == 0)[:, 0]
@@ -206,7 +207,7 @@ def clip_labels(masks: Sequence[Bool[np.ndarray, "t h w"]], grid: int) -> Float[
     return torch.from_numpy(np.array(cells, np.float32))
 
 
-def draw_sample(clips: Sequence[TrainingClip], config: TrainingConfig, step: int) -> Sample:
+def draw_sample(clips: Sequence[TrainingClip], config: TrainingConfig, step: int) -> TrainingSample:
     """The sample of a step: the same for the same configuration and step, so that a resumed run sees what it missed.
 
     With a probability of 0.8 the frames to be voted on share at least a quarter of their places with the memory frames,
@@ -244,7 +245,7 @@ def draw_sample(clips: Sequence[TrainingClip], config: TrainingConfig, step: int
 
 def _disturbed(
     clip: TrainingClip, chosen: int, frames: list[int], config: TrainingConfig, rng: np.random.Generator
-) -> Sample:
+) -> TrainingSample:
     """The sample with its world turned, moved and scaled, its points shaken and some of them withheld."""
     prior, valid, _ = prior_tensors(clip.geometry, frames)
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32)
@@ -260,7 +261,7 @@ def _disturbed(
         kept = rng.random(valid.shape) >= rng.uniform(0, config.dropout)
         valid = valid & torch.from_numpy(kept)
     prior = torch.cat([points, rays], 1) * valid[:, None]
-    return Sample(clip, chosen, frames, config.memory, prior, valid)
+    return TrainingSample(clip, chosen, frames, config.memory, prior, valid)
 
 
 def overlap(geometry: Geometry, frame: int, stride: int = 4) -> Float[np.ndarray, " t"]:
@@ -350,7 +351,7 @@ def training_step(
     model: TrackingModel,
     merger: FeatureMerger,
     optimiser: torch.optim.Optimizer,
-    sample: Sample,
+    sample: TrainingSample,
     config: TrainingConfig,
     step: int,
 ) -> dict[str, float]:
@@ -368,7 +369,7 @@ def training_step(
     total["total"].backward()
     torch.nn.utils.clip_grad_norm_(merger.parameters(), config.clip_gradient)
     optimiser.step()
-    return {name: round(float(value), 6) for name, value in total.items()}
+    return {name: round(float(value.detach()), 6) for name, value in total.items()}
 
 
 def rate_at(step: int, config: TrainingConfig) -> float:

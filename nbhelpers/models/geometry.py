@@ -248,12 +248,14 @@ def _carried_depth(scene: Scene, view: int, grid: int) -> tuple[np.ndarray, np.n
     return depth, certainty
 
 
-def build_given(name: str, files: Mapping[str, Path], device: str) -> SceneGeometry:
+def build_given(name: str, files: Mapping[str, Path], device: str, install: str = "") -> SceneGeometry:
     """Build the encoder of scenes that are given; it needs no files."""
     return SceneGeometry(name)
 
 
-def build_estimated(name: str, files: Mapping[str, Path], device: str, *, estimator: str) -> EstimatedGeometry:
+def build_estimated(
+    name: str, files: Mapping[str, Path], device: str, *, estimator: str, install: str = ""
+) -> EstimatedGeometry:
     """Build an encoder on a scene estimator of the catalog, which is shared by all who load it.
 
     Args:
@@ -261,6 +263,7 @@ def build_estimated(name: str, files: Mapping[str, Path], device: str, *, estima
         files: unused; `load` finds those of the estimator.
         device: where it computes.
         estimator: catalog name, such as ``"colmap"`` or ``"vggt-1b"``.
+        install: unused; the catalog tells it.
     """
     from nbhelpers.models.load import load
 

@@ -230,6 +230,7 @@ class Tracker(Protocol):
         ...
 
 
+@runtime_checkable
 class FeatureFusion(Protocol):
     """What a tracker can be opened with: changes the features that it compares, and knows objects by where they stand.
 
