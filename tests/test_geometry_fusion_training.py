@@ -38,10 +38,14 @@ FAST = TrainingConfig(steps=6, hidden=8, frequencies=8, memory=2, queries=1, sav
 
 @pytest.fixture(scope="module")
 def clips():
-    return [
-        synthetic_training_clip(render_clip(seed, textures(seed), frames=8, size=SIZE, away=False), ColourSegmenter())
-        for seed in (2, 6)
-    ]
+    """Clips with 32 channels, of which 29 are empty: room for what is learned."""
+
+    class Wide(ColourSegmenter):
+        def features(self, embedding, level=0):
+            return torch.nn.functional.pad(super().features(embedding, level + 1), (0, 29))
+
+    made = (render_clip(seed, textures(seed), frames=8, size=SIZE, away=False) for seed in (2, 6))
+    return [synthetic_training_clip(clip, Wide()) for clip in made]
 
 
 def upstream_losses():
@@ -91,10 +95,15 @@ def test_losses_equal_upstream(candidates):
 
 def test_training_lowers_the_loss_and_nothing_but_the_merger_learns(clips, tmp_path):
     before = [clip.features.clone() for clip in clips]
-    merger = train(clips, VoteModel("colours"), tmp_path, replace(FAST, steps=60, save_every=60))
+    merger = train(
+        clips,
+        VoteModel("colours"),
+        tmp_path,
+        replace(FAST, steps=60, save_every=60, hidden=32, frequencies=32, noise=0.02),
+    )
     stats = json.loads((tmp_path / "train_stats.json").read_text())
     first, last = (np.mean([entry["total"] for entry in part]) for part in (stats[:15], stats[-15:]))
-    assert len(stats) == 60 and last < 0.9 * first
+    assert len(stats) == 60 and last < 0.95 * first
     assert all(torch.equal(a, clip.features) for a, clip in zip(before, clips, strict=True))
     assert not merger.is_untrained and not any(clip.features.requires_grad for clip in clips)
 

@@ -87,7 +87,7 @@ class FeatureMerger(nn.Module):
         self.blocks = nn.ModuleList(_Attention(hidden, heads) for _ in layers)
         self.reduce = nn.Conv2d(channels, hidden // 2, 1)
         self.merge = nn.Sequential(nn.Conv2d(hidden + hidden // 2, hidden, 3, padding=1), nn.GELU())
-        self.last = nn.Conv2d(2 * hidden, channels, 1)
+        self.last = nn.Conv2d(hidden + 2 * frequencies, channels, 1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
@@ -113,19 +113,23 @@ class FeatureMerger(nn.Module):
         """
         size = features.shape[-2:]
         local, known = resample(prior, valid, size)
-        places = self._encode(local) * known[:, None]
-        context = places
+        context, places = self._encode(local)
         if len(self.inputs):
-            context = context + self._attend(layers, prior, valid, size) * known[:, None]
+            context = context + self._attend(layers, prior, valid, size)
+        context = context * known[:, None]
         joined = self.merge(torch.cat([context, self.reduce(features)], 1))
-        change = self.last(torch.cat([joined, places], 1))
+        change = self.last(
+            torch.cat([joined, places], 1)
+        )  # places as they are: their product is a kernel from the start
         return features + torch.where(known[:, None], change, torch.zeros_like(change))
 
-    def _encode(self, prior: Float[Tensor, "b 6 h w"]) -> Float[Tensor, "b e h w"]:
-        """Points and rays of each cell as ``hidden`` channels."""
+    def _encode(self, prior: Float[Tensor, "b 6 h w"]) -> tuple[Float[Tensor, "b e h w"], Float[Tensor, "b f h w"]]:
+        """Points and rays of each cell as ``hidden`` channels, and the Fourier features of the points."""
         cells = prior.permute(0, 2, 3, 1)
-        encoded = torch.cat([self.places(cells[..., :3]), self.directions(cells[..., 3:])], -1)
-        return self.encode(encoded).permute(0, 3, 1, 2)
+        places, directions = self.places(cells[..., :3]), self.directions(cells[..., 3:])
+        places, directions = (each * math.sqrt(each.shape[-1]) for each in (places, directions))  # values about 1
+        encoded = self.encode(torch.cat([places, directions], -1))
+        return encoded.permute(0, 3, 1, 2), places.permute(0, 3, 1, 2)
 
     def _attend(
         self, layers: Sequence[Tensor], prior: Tensor, valid: Tensor, size: Sequence[int]
@@ -136,7 +140,7 @@ class FeatureMerger(nn.Module):
         state = positions = None
         for layer, project, block in zip(layers, self.inputs, self.blocks, strict=True):
             local, known = resample(prior, valid, layer.shape[-2:])
-            encoded = (self._encode(local) * known[:, None]).flatten(2).mT
+            encoded = (self._encode(local)[0] * known[:, None]).flatten(2).mT
             tokens = project(layer).flatten(2).mT
             if state is None or positions is None:
                 state, positions = tokens, encoded

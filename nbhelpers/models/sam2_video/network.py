@@ -158,7 +158,7 @@ class VideoPredictor(SAM2VideoPredictor):
 
     def _track_step(self, *args, **kwargs):
         outputs = super()._track_step(*args, **kwargs)
-        self.last_iou = float(outputs[1][2].max())
+        self.last_iou = float(outputs[1][2].detach().max())
         return outputs
 
 
