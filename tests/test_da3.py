@@ -19,7 +19,7 @@ class FakeDepthAnything:
 
     def inference(self, images, export_feat_layers):
         count, (height, width) = len(images), (images[0].shape[0] // 2, images[0].shape[1] // 2)
-        K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], np.float32)
+        lens = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], np.float32)
         poses = np.tile(np.eye(3, 4, dtype=np.float32), (count, 1, 1))
         poses[:, 0, 3] = -STEP * np.arange(count)
         confidence = np.tile(np.linspace(1, 2, width, dtype=np.float32), (count, height, 1))
@@ -29,7 +29,7 @@ class FakeDepthAnything:
         }
         return SimpleNamespace(
             depth=np.full((count, height, width), DEPTH, np.float32), conf=confidence, extrinsics=poses,
-            intrinsics=np.tile(K, (count, 1, 1)), aux=features,
+            intrinsics=np.tile(lens, (count, 1, 1)), aux=features,
         )  # fmt: skip
 
 

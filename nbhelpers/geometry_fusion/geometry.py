@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -290,6 +291,27 @@ def _read_seven_scenes(folder: Path, pictures: list[Path]) -> tuple[list[Path], 
         np.empty((0, 3)), np.empty((0, 3), np.uint8), empty, empty, np.empty((0, 2)), depth=depth, model=folder.name,
     )  # fmt: skip
     return pictures, scene
+
+
+def views_of(scene: Scene, views: Sequence[int]) -> Scene:
+    """A scene of some of the views, with depth and cameras but without points."""
+    empty = np.empty(0, int)
+    return Scene(
+        tuple(scene.names[view] for view in views),
+        scene.sizes[list(views)],
+        scene.K[list(views)],
+        scene.world_to_camera[list(views)],
+        np.empty((0, 3)),
+        np.empty((0, 3), np.uint8),
+        empty,
+        empty,
+        np.empty((0, 2)),
+        distortion=None if scene.distortion is None else scene.distortion[list(views)],
+        depth=None if scene.depth is None else [scene.depth[view] for view in views],
+        confidence=None if scene.confidence is None else [scene.confidence[view] for view in views],
+        model=scene.model,
+        notes=scene.notes,
+    )
 
 
 def _read_depth(path: Path) -> Float32[np.ndarray, "h w"]:

@@ -118,9 +118,7 @@ class FeatureMerger(nn.Module):
             context = context + self._attend(layers, prior, valid, size)
         context = context * known[:, None]
         joined = self.merge(torch.cat([context, self.reduce(features)], 1))
-        change = self.last(
-            torch.cat([joined, places], 1)
-        )  # places as they are: their product is a kernel from the start
+        change = self.last(torch.cat([joined, places], 1))  # the product of raw places is a kernel
         return features + torch.where(known[:, None], change, torch.zeros_like(change))
 
     def _encode(self, prior: Float[Tensor, "b 6 h w"]) -> tuple[Float[Tensor, "b e h w"], Float[Tensor, "b f h w"]]:
