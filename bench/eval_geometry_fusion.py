@@ -3,8 +3,8 @@
     python bench/eval_geometry_fusion.py [DATA] [--parts twins,sfm,moving,redkitchen,kitchen] [--output DIR]
 
 ``twins`` and ``sfm`` make ten clips with the photos for tests (`nbhelpers.geometry_fusion.synthetic`, seeds 101 to 110,
-20 frames, mask given on frame 0). The others need DATA: ``davis2016/`` (first 30 frames; the motion that is measured, and
-whether the clip falls back), ``redkitchen/`` (7-Scenes, true depth and poses) with the outlines in
+20 frames, mask given on frame 0). The others need DATA: ``davis2016/`` (first 30 frames; the motion that is measured,
+and whether the clip falls back), ``redkitchen/`` (7-Scenes, true depth and poses) with the outlines in
 ``bench/redkitchen_outlines.json``, and ``kitchen/`` with nine photos. Every clip and arm is one line of
 ``results.jsonl`` in the output folder, so a run that was cut off goes on; embeddings and geometry are kept there too.
 """
