@@ -18,6 +18,7 @@ _HOME_OF = {
     "SyntheticClip": "nbhelpers.geometry_fusion.synthetic",
     "TrainingConfig": "nbhelpers.geometry_fusion.training",
     "Truth": "nbhelpers.geometry_fusion.comparison",
+    "cloud_of_cells": "nbhelpers.geometry_fusion.geometry",
     "compare": "nbhelpers.geometry_fusion.comparison",
     "falsify": "nbhelpers.geometry_fusion.geometry",
     "geometry_source": "nbhelpers.geometry_fusion.arms",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
@@ -322,8 +322,38 @@ def _read_depth(path: Path) -> Float32[np.ndarray, "h w"]:
     return np.where(depth == UNKNOWN_DEPTH, 0, depth).astype(np.float32) / np.float32(MILLIMETRES)
 
 
-def outline_points(geometry: Geometry, frame: int, mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "n 3"]:
-    """The z-scored points of the cells that lie in a mask of a frame."""
+def cloud_of_cells(
+    geometry: Geometry,
+    frames: FrameSequence,
+    scene: Scene,
+    masks: Sequence[Bool[np.ndarray, "t h w"]] = (),
+    every: int = 1,
+) -> tuple[Scene, Int[np.ndarray, " p"]]:
+    """A scene whose points are the cells of every Nth frame, and which object each belongs to, for `plots3d`.
+
+    Args:
+        geometry: of the clip.
+        frames: the clip, for the colours.
+        scene: its cameras.
+        masks: of the objects on all frames.
+        every: N.
+
+    Returns:
+        The scene, and for each point the number of its object, -1 for none.
+    """
     grid = geometry.valid.shape[1]
-    inside = cv2.resize(mask.astype(np.float32), (grid, grid), interpolation=cv2.INTER_AREA) > 0.5
-    return geometry.points[frame][inside & geometry.valid[frame]]
+    chosen = list(range(0, len(geometry), every))
+    points, colors, labels = [], [], []
+    for frame in chosen:
+        valid = geometry.valid[frame]
+        label = np.full((grid, grid), -1)
+        for number, mask in enumerate(masks):
+            covered = cv2.resize(mask[frame].astype(np.float32), (grid, grid), interpolation=cv2.INTER_AREA)
+            label[covered > 0.5] = number
+        points.append(geometry.points[frame][valid] * geometry.scale + geometry.shift)
+        colors.append(cv2.resize(frames[frame], (grid, grid), interpolation=cv2.INTER_AREA)[valid])
+        labels.append(label[valid])
+    cloud = replace(
+        views_of(scene, chosen), points=np.concatenate(points).astype(np.float64), colors=np.concatenate(colors)
+    )
+    return cloud, np.concatenate(labels)

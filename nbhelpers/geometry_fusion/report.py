@@ -79,7 +79,7 @@ def write_comparison(comparison: Comparison, frames: FrameSequence, folder: str 
     if videos:
         joined = SideBySide(frames, comparison)
         write_video(Video(folder / "side_by_side.mp4", "overlay"), Mattes(joined, lambda index: {}), replace=True)
-    shown = _telling_frame(comparison)
+    shown = telling_frames(comparison)[0]
     picture = np.hstack([arm_overlay(frames, comparison, arm, shown) for arm in range(len(comparison.arms))])
     save_image(folder / "frame.png", picture)
     summary = comparison.summary()
@@ -89,12 +89,12 @@ def write_comparison(comparison: Comparison, frames: FrameSequence, folder: str 
     return folder
 
 
-def _telling_frame(comparison: Comparison) -> int:
-    """The frame on which the arms differ most."""
+def telling_frames(comparison: Comparison, count: int = 1) -> list[int]:
+    """The frames on which the second arm differs most from the first, in order; the first ones without true masks."""
     if comparison.truth is None or len(comparison.arms) < 2:
-        return 0
+        return list(range(min(count, len(comparison.arms[0].masks))))
     base, other = (frame_ious(comparison.truth, arm) for arm in comparison.arms[:2])
-    return max(base, key=lambda frame: abs(other[frame] - base[frame]))
+    return sorted(sorted(base, key=lambda frame: -abs(other[frame] - base[frame]))[:count])
 
 
 def curves(comparison: Comparison) -> str:
