@@ -22,7 +22,7 @@ from nbhelpers import Frames, NbHelpersError, Prompt, load
 from nbhelpers.core.files import outputs_dir
 from nbhelpers.core.masks import polygon_mask
 from nbhelpers.geometry_fusion.arms import make_arms
-from nbhelpers.geometry_fusion.comparison import Truth, figures, frame_ious, paired_interval, track
+from nbhelpers.geometry_fusion.comparison import TrueMasks, figures, frame_ious, paired_interval, track
 from nbhelpers.geometry_fusion.geometry import kept_geometry, measure_motion, read_rgbd, views_of
 from nbhelpers.geometry_fusion.synthetic import TEST_PHOTOS, load_textures, render_clip
 from nbhelpers.models.cached import CachedSegmenter
@@ -81,7 +81,7 @@ def twins(results: Results, tracker, arms: list[str], seeds, folder: Path, estim
     part = "sfm" if estimated else "twins"
     for seed in seeds:
         clip = render_clip(seed, textures)
-        truth = Truth(dict(enumerate(clip.masks)))
+        truth = TrueMasks(dict(enumerate(clip.masks)))
         exact = SceneGeometry().encode(clip, clip.scene)
         encoder = load("geometry_encoder", "colmap-geometry") if estimated else SceneGeometry()
         scene = None if estimated else clip.scene
@@ -124,7 +124,7 @@ def redkitchen(results: Results, tracker, data: Path, folder: Path, step: int) -
         }  # fmt: skip
         first = min(frame for frame, mask in masks.items() if mask.any())
         prompt = Prompt(mask=masks[first])
-        truth = Truth({frame: mask for frame, mask in masks.items() if frame != first})
+        truth = TrueMasks({frame: mask for frame, mask in masks.items() if frame != first})
         for part, encoder, given, arms in (
             ("redkitchen", SceneGeometry(), known, REAL_ARMS),
             ("redkitchen sfm", load("geometry_encoder", "colmap-geometry"), None, ("geometry",)),

@@ -19,8 +19,8 @@ from nbhelpers.geometry_fusion.arms import make_arms
 from nbhelpers.geometry_fusion.comparison import (
     ArmResult,
     Comparison,
-    Truth,
-    compare,
+    TrueMasks,
+    compare_arms,
     figures,
     paired_interval,
     read_predictions,
@@ -63,7 +63,7 @@ def run(*arguments):
 
 
 def test_measures_are_what_their_definitions_say():
-    truth = Truth({0: square(0), 1: square(0), 2: square(None), 3: square(0), 4: square(0)})
+    truth = TrueMasks({0: square(0), 1: square(0), 2: square(None), 3: square(0), 4: square(0)})
     found = figures(truth, arm([0, 5, None, 30, 0]))
     third = 1 / 3  # ten columns, five shared
     assert found["iou"] == pytest.approx((1 + third + 1 + 0 + 1) / 5)
@@ -71,9 +71,9 @@ def test_measures_are_what_their_definitions_say():
     assert found["accuracy"] == pytest.approx((1 + third + 1) / 3)
     assert found["success"] == pytest.approx(3 / 5)
     assert found["returned"] == pytest.approx((0 + 1) / 2) and truth.returns == [3, 4]
-    assert np.isnan(figures(Truth({0: square(0)}), arm([0]))["returned"])
-    assert figures(Truth({0: square(None), 1: square(0)}), arm([None, 0]))["iou"] == 1
-    assert Truth({0: square(None), 1: square(0)}).returns == []  # absent at first is no return
+    assert np.isnan(figures(TrueMasks({0: square(0)}), arm([0]))["returned"])
+    assert figures(TrueMasks({0: square(None), 1: square(0)}), arm([None, 0]))["iou"] == 1
+    assert TrueMasks({0: square(None), 1: square(0)}).returns == []  # absent at first is no return
 
 
 def test_intervals_are_paired_over_frames_and_clips():
@@ -134,7 +134,7 @@ def test_a_comparison_leaves_masks_videos_curves_and_figures(folder, tmp_path):
     tracker = LabelPropagation(ColourSegmenter())
     made = make_arms(tracker, SceneGeometry(), ["baseline", "geometry", "zeroed"], scene=scene_of(folder), max_motion=1)
     seen = []
-    comparison = compare(
+    comparison = compare_arms(
         made, frames, Prompt(mask=truth.masks[0]), truth, progress=lambda name, done: seen.append((name, done))
     )
     assert seen[-1] == ("zeroed", 14) and comparison.summary()["arms"]["geometry"]["gain"]["iou"] > 0.2
@@ -159,7 +159,7 @@ def test_a_comparison_leaves_masks_videos_curves_and_figures(folder, tmp_path):
 
 def test_without_true_masks_the_cost_is_told(folder):
     frames = Frames(folder / "frames")
-    comparison = compare({"baseline": LabelPropagation(ColourSegmenter())}, frames, Prompt([(64, 48)]))
+    comparison = compare_arms({"baseline": LabelPropagation(ColourSegmenter())}, frames, Prompt([(64, 48)]))
     summary = comparison.summary()
     assert "iou" not in summary["arms"]["baseline"] and summary["arms"]["baseline"]["seconds_a_frame"] >= 0
     assert "no true masks" in summary["notes"][0]
@@ -204,8 +204,8 @@ def test_bad_input_of_the_command_is_one_clear_error(folder, arms, tmp_path, ext
 
 def test_an_object_that_is_absent_where_it_is_prompted_is_told(folder):
     frames = Frames(folder / "frames")
-    truth = Truth({0: square(None, SIZE), 1: square(0, SIZE)})
-    comparison = compare({"baseline": LabelPropagation(ColourSegmenter())}, frames, Prompt([(64, 48)]), truth)
+    truth = TrueMasks({0: square(None, SIZE), 1: square(0, SIZE)})
+    comparison = compare_arms({"baseline": LabelPropagation(ColourSegmenter())}, frames, Prompt([(64, 48)]), truth)
     assert any("absent on frame 0" in note for note in comparison.summary()["notes"])
 
 

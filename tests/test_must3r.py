@@ -124,7 +124,7 @@ def test_a_picture_is_fitted_and_its_pixels_are_followed():
     place = matrix @ [120, 60, 1]
     brightest = np.unravel_index(picture[..., 0].argmax(), picture.shape[:2])
     assert np.abs(np.array(brightest[::-1]) - place[:2]).max() <= 1.5
-    assert must3r.fitted_picture(np.zeros((300, 200, 3), np.uint8), 512)[0].shape == (512, 384, 3)
+    assert must3r.fitted_picture(np.zeros((400, 300, 3), np.uint8), 512)[0].shape == (512, 384, 3)
 
 
 def test_the_camera_is_found_from_both_point_maps():

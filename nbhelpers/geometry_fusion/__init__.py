@@ -1,8 +1,8 @@
 """Track an object with and without 3D geometry, side by side, trained and measured.
 
->>> from nbhelpers.geometry_fusion import GeometryTracker, compare, geometry_source, load_merger, make_arms
+>>> from nbhelpers.geometry_fusion import GeometryTracker, compare_arms, geometry_source, load_merger, make_arms
 >>> arms = make_arms(nbhelpers.load("tracker"), geometry_source("colmap"))
->>> comparison = compare(arms, frames, Prompt([(180, 296)]))
+>>> comparison = compare_arms(arms, frames, Prompt([(180, 296)]))
 
 `GeometryTracker` wraps a tracker and is one; `train` makes its merger; `render_clip` makes clips with ground truth. The
 names below are loaded when they are first used.
@@ -17,9 +17,9 @@ _HOME_OF = {
     "PlaceKernel": "nbhelpers.geometry_fusion.merger",
     "SyntheticClip": "nbhelpers.geometry_fusion.synthetic",
     "TrainingConfig": "nbhelpers.geometry_fusion.training",
-    "Truth": "nbhelpers.geometry_fusion.comparison",
+    "TrueMasks": "nbhelpers.geometry_fusion.comparison",
     "cloud_of_cells": "nbhelpers.geometry_fusion.geometry",
-    "compare": "nbhelpers.geometry_fusion.comparison",
+    "compare_arms": "nbhelpers.geometry_fusion.comparison",
     "falsify": "nbhelpers.geometry_fusion.geometry",
     "geometry_source": "nbhelpers.geometry_fusion.arms",
     "inspect_checkpoint": "nbhelpers.geometry_fusion.training",

@@ -100,7 +100,7 @@ def make_arms(
     max_motion: float | None = None,
     cache: str | Path | None = None,
 ) -> dict[str, Tracker]:
-    """Trackers by name, for `nbhelpers.geometry_fusion.comparison.compare`.
+    """Trackers by name, for `nbhelpers.geometry_fusion.comparison.compare_arms`.
 
     Example:
         >>> make_arms(tracker, geometry_source("colmap"), ["baseline", "geometry", "shuffled"], merger=load_merger())

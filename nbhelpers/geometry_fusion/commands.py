@@ -45,8 +45,8 @@ def train_command(
     """Train a merger on clips with true masks; on synthetic ones when no clips are named."""
     from tqdm.auto import tqdm
 
-    from nbhelpers.geometry_fusion.recipes import training_set
     from nbhelpers.geometry_fusion.training import TrainingConfig, train
+    from nbhelpers.geometry_fusion.training_sets import training_set
 
     settings, rest = (TrainingConfig(), {}) if config is None else TrainingConfig.open(config)
     clips, model, tested = training_set(rest, output, models, device)
@@ -105,7 +105,7 @@ def compare_command(
     from nbhelpers.core.prompts import Prompt
     from nbhelpers.core.video import Frames
     from nbhelpers.geometry_fusion.arms import backbone_of, geometry_source, make_arms, scene_of
-    from nbhelpers.geometry_fusion.comparison import Comparison, compare, read_predictions, read_truth
+    from nbhelpers.geometry_fusion.comparison import Comparison, compare_arms, read_predictions, read_truth
     from nbhelpers.geometry_fusion.report import write_comparison
 
     clip = Frames(frames, step=every)
@@ -143,7 +143,7 @@ def compare_command(
                 bar.set_description(name)
                 bar.update()
 
-            comparison = compare(made, clip, prompt, truth, on, progress)
+            comparison = compare_arms(made, clip, prompt, truth, on, progress)
     write_comparison(comparison, clip, output, videos=videos)
     for line in report_lines(comparison.summary()):
         typer.echo(line)

@@ -16,9 +16,8 @@ from jaxtyping import Bool, Float64
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle, encode_rle, load_mask
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.metrics import contour_accuracy, iou
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.vos_metrics import contour_accuracy
 from nbhelpers.models.protocols import FrameSequence, Tracker
 
 OBJECT = 1
@@ -38,7 +37,7 @@ NUMBER = re.compile(r"(\d+)(?!.*\d)")
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class TrueMasks:
     """True masks of some frames of a clip.
 
     Attributes:
@@ -149,12 +148,12 @@ def _peak_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
-def frame_ious(truth: Truth, arm: ArmResult) -> dict[int, float]:
+def frame_ious(truth: TrueMasks, arm: ArmResult) -> dict[int, float]:
     """IoU of each frame that has a true mask."""
     return {frame: iou(mask, arm.mask(frame)) for frame, mask in sorted(truth.masks.items())}
 
 
-def figures(truth: Truth, arm: ArmResult, contours: bool = True) -> dict[str, float]:
+def figures(truth: TrueMasks, arm: ArmResult, contours: bool = True) -> dict[str, float]:
     """The measures of `MEASURES`; NaN where no frame counts for one.
 
     Args:
@@ -217,7 +216,7 @@ class Comparison:
     """
 
     arms: tuple[ArmResult, ...]
-    truth: Truth | None
+    truth: TrueMasks | None
 
     def summary(self) -> dict[str, Any]:
         """All figures as plain values: of each arm, and of each arm against the baseline."""
@@ -252,7 +251,7 @@ def _rounded(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 4)
 
 
-def read_truth(folder: str | Path, frames: FrameSequence, every: int = 1, label: str | None = None) -> Truth:
+def read_truth(folder: str | Path, frames: FrameSequence, every: int = 1, label: str | None = None) -> TrueMasks:
     """True masks of a folder of PNG files, one a frame, numbered as the frames are.
 
     Binary masks (0 and 255, or 0 and 1), soft edges (cut at one half), and CVAT's coloured export with its
@@ -299,7 +298,7 @@ def read_truth(folder: str | Path, frames: FrameSequence, every: int = 1, label:
         notes.append(f"{missing} of {len(frames)} frames have no true mask and are not measured")
     if resized:
         notes.append(f"{resized} true masks had another size and were brought to that of the frames")
-    return Truth(masks, tuple(notes))
+    return TrueMasks(masks, tuple(notes))
 
 
 def _fitted(mask: Bool[np.ndarray, "h w"], size: Sequence[int], path: Path) -> Bool[np.ndarray, "h2 w2"]:
@@ -348,18 +347,18 @@ def read_predictions(name: str, folder: str | Path, frames: FrameSequence) -> Ar
     return ArmResult(name, "read", masks, [1.0] * len(masks), 0.0, 0.0)
 
 
-def compare(
+def compare_arms(
     arms: Mapping[str, Tracker] | Iterable[tuple[str, Tracker]],
     frames: FrameSequence,
     prompt: Prompt,
-    truth: Truth | None = None,
+    truth: TrueMasks | None = None,
     frame: int = 0,
     progress: Callable[[str, int], object] | None = None,
 ) -> Comparison:
     """Run all arms on one clip and prompt.
 
     Example:
-        >>> comparison = compare({"baseline": tracker, "geometry": fused}, frames, Prompt([(180, 296)]), truth)
+        >>> comparison = compare_arms({"baseline": tracker, "geometry": fused}, frames, Prompt([(180, 296)]), truth)
         >>> comparison.summary()["arms"]["geometry"]["gain"]
 
     Args:
@@ -378,7 +377,7 @@ def compare(
         raise NbHelpersError("the clip has no such frame", given=frame, expected=f"0 to {len(frames) - 1}")
     if truth is not None and frame in truth.masks and not truth.masks[frame].any():
         note = f"by its true mask the object is absent on frame {frame}, where it is prompted"
-        truth = Truth(truth.masks, (*truth.notes, note))
+        truth = TrueMasks(truth.masks, (*truth.notes, note))
     runs = []
     for name, tracker in pairs:
         step = None if progress is None else (lambda done, name=name: progress(name, done))

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from nbhelpers.core.files import check_writable, write_text
+from nbhelpers.core.files import check_writable, file_stem, write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.mattes import Mattes
-from nbhelpers.core.runs import file_stem
 from nbhelpers.export.masks import save_mask
 from nbhelpers.export.video import Video, overlay_frame, write_video
 from nbhelpers.geometry_fusion.comparison import MEASURES, Comparison, frame_ious
@@ -60,7 +59,7 @@ def write_comparison(comparison: Comparison, frames: FrameSequence, folder: str 
     ``comparison.html``.
 
     Args:
-        comparison: of `nbhelpers.geometry_fusion.comparison.compare`.
+        comparison: of `nbhelpers.geometry_fusion.comparison.compare_arms`.
         frames: the clip.
         folder: made if it is missing.
         videos: whether MP4s are encoded.

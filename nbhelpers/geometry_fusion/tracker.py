@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import components, deepest_points
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.regions import components, deepest_points
 from nbhelpers.core.scenes import Scene
 from nbhelpers.geometry_fusion.geometry import Motion, kept_geometry, measure_motion
 from nbhelpers.geometry_fusion.world import WorldMemory, visible_region

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nbhelpers.core.compute import autocast
+from nbhelpers.core.device import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.adapters import with_cpu_fallback

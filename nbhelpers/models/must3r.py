@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from nbhelpers.core.compute import autocast
+from nbhelpers.core.device import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.adapters import with_cpu_fallback
