@@ -29,7 +29,17 @@ FLOORS = {
 }
 JOBS = 4  # every other module or package at the top: segment, doctor, ...
 
-NETWORKS = {"sam2", "open_clip", "transformers", "diffusers", "timm", "segment_anything", "vggt", "must3r"}
+NETWORKS = {
+    "sam2",
+    "open_clip",
+    "transformers",
+    "diffusers",
+    "timm",
+    "segment_anything",
+    "vggt",
+    "must3r",
+    "depth_anything_3",
+}
 RUNTIMES = {"onnx", "onnxruntime"}
 
 # in pieces, so that this file does not name them itself
@@ -282,7 +292,8 @@ def test_ruff_has_nothing_to_say(command):
 
 
 @pytest.mark.parametrize(
-    "package", ["", ".benchmarks", ".editing", ".multiview", ".product_matching", ".rotoscoping", ".weights"]
+    "package",
+    ["", ".benchmarks", ".editing", ".geometry_fusion", ".multiview", ".product_matching", ".rotoscoping", ".weights"],
 )
 def test_a_name_that_is_loaded_lazily_is_there_and_is_no_module(package):
     import importlib
