@@ -48,11 +48,13 @@ test: fetch  ## unit tests, tests with real weights, notebooks, and browser test
 	@NBHELPERS_MODELS=lite $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbmake --nbmake-timeout=900 tests notebooks
 
 bench: fetch  ## run the timings of the README's table of measurements
-	@for script in $(filter-out bench/eval_%,$(wildcard bench/*.py)); do echo "Running $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in bench/*.py; do echo "Running $$script"; $(BIN)/python "$$script" || exit 1; done
 
-eval: fetch  ## measure on images with ground truth: make eval DATA=folder (see bench/eval_*.py)
+eval: fetch  ## measure on images with ground truth: make eval DATA=folder; results in outputs/benchmarks/
 	@test -n "$(DATA)" || { echo "Name the folder: make eval DATA=..."; exit 1; }
-	@for script in bench/eval_*.py; do echo "Running $$script"; $(BIN)/python "$$script" "$(DATA)" || exit 1; done
+	@for run in $(EVAL); do name=$${run%% *}; echo "Measuring $$name"; $(BIN)/nbhelpers benchmarks run --dataset $$run \
+		--data-dir "$(DATA)" --output-dir "outputs/benchmarks/$$name" || exit 1; done
+	@$(BIN)/nbhelpers benchmarks report outputs/benchmarks/*/ --output outputs/benchmarks/report.html
 
 picture: fetch  ## generate the README's picture of the click widget (needs a Chromium)
 	@$(BIN)/python tools/picture.py

@@ -12,8 +12,9 @@ from fake_words import COLOURS, FakeTextEncoder, FloodSegmenter, scene
 from typer.testing import CliRunner
 
 from nbhelpers import NbHelpersError, cli
-from nbhelpers.benchmarks import charts, commands
+from nbhelpers.benchmarks import charts, commands, fusion
 from nbhelpers.benchmarks.datasets import Clips, read_values
+from nbhelpers.benchmarks.fusion import FusionComparison
 from nbhelpers.benchmarks.open_vocabulary import OpenVocabulary
 from nbhelpers.benchmarks.phrases import CameraRecovery, SpatialPhrases
 from nbhelpers.benchmarks.products import ProductPhotos, match_counts
@@ -291,6 +292,21 @@ def test_phrases_on_scenes_of_boxes(tmp_path):
     photos = next(name for name in SpatialPhrases(tmp_path).names() if name not in benchmark.names())
     with pytest.raises(NbHelpersError, match="no photos"):
         SpatialPhrases(tmp_path).measure(photos)
+
+
+def test_fusion_is_compared_with_its_baseline(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        put_clip(tmp_path / "clips", name, count=8)
+    fused = FakeTracker(name="fused")
+    monkeypatch.setattr(fusion, "make_arms", lambda tracker, *_, **__: {"baseline": tracker, "geometry": fused})
+    benchmark = FusionComparison(tmp_path / "clips", FakeTracker(), "off")
+    results = run_benchmark(benchmark, tmp_path / "out")
+    scores = results["scores"]
+    assert scores["gain"] == 0 and scores["baseline_iou"] == scores["geometry_iou"] > 0.7
+    assert results["protocol"]["geometry"] == "off" and results["cost"]["geometry_seconds_a_frame"] >= 0
+    assert scores["gain_low"] <= 0 <= scores["gain_high"] and "geometry_recall" in scores
+    with pytest.raises(NbHelpersError, match="first arm"):
+        FusionComparison(tmp_path / "clips", FakeTracker(), "off", ("geometry",)).names()
 
 
 def test_cameras_are_summarized(tmp_path):

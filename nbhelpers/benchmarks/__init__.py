@@ -12,6 +12,7 @@ from nbhelpers.core.lazy import lazily
 _HOME_OF = {
     "CameraRecovery": "nbhelpers.benchmarks.phrases",
     "Clicks": "nbhelpers.benchmarks.interactive",
+    "FusionComparison": "nbhelpers.benchmarks.fusion",
     "OpenVocabulary": "nbhelpers.benchmarks.open_vocabulary",
     "ProductPhotos": "nbhelpers.benchmarks.products",
     "SceneViews": "nbhelpers.benchmarks.views",
