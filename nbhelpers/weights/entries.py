@@ -24,7 +24,7 @@ class Asset:
         file: name below ``checkpoints/`` (or ``data/``), with ``/`` between folders.
         sources: where it can be had, the first choice first. All hold the same bytes.
         bytes: its size; approximate where ``exact`` is False.
-        sha256: 64 hexadecimal digits; None: pinned at first fetch, see `nbhelpers.weights.checks`.
+        sha256: 64 hexadecimal digits; None: pinned at first fetch, see `nbhelpers.weights.cache`.
         role: what the adapter knows it by (``"checkpoint"``, ``"encoder"``, ...).
         exact: whether ``bytes`` is known to the byte.
         kind: ``"weights"`` lands in ``checkpoints/``, ``"sample"`` in ``data/``.
