@@ -1,4 +1,4 @@
-"""Pictures for people: photos with masks, points and boxes, in colours that everybody can tell apart."""
+"""Figures of photos with masks, points and boxes, in a palette that is safe for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from nbhelpers.models.values import Prediction
 
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-"""Colours of objects 0, 1, ...: Okabe and Ito's set without black. Source: https://jfly.uni-koeln.de/color/"""
+"""Colours of objects 0, 1, ...: the palette of Okabe and Ito without black (https://jfly.uni-koeln.de/color/)."""
 
 INCLUDE_COLOUR, EXCLUDE_COLOUR = "#0072B2", "#D55E00"
-LONGEST = 1600  # pixels of a photo's longer side inside a figure; more is not to be seen in a notebook
+LONGEST = 1600  # pixels of a photo's longer side in a figure
 DPI = 100
 
 
@@ -34,12 +34,12 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 
 def colour_of(number: int) -> str:
-    """Colour of object ``number`` (0 is the first); after seven objects they come round again."""
+    """Colour of object ``number``, from 0; repeats after seven objects."""
     return PALETTE[number % len(PALETTE)]
 
 
 def overlay(image: UInt8[np.ndarray, "h w 3"], masks: Any, alpha: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
-    """The photo with masks laid over it, each in its colour and with an outline.
+    """Overlay masks on a photo, each in its own colour with an outline.
 
     Example:
         >>> overlay(image, {"cat": cat_mask, "dog": dog_mask}).shape
@@ -47,8 +47,8 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], masks: Any, alpha: float = 0.5) -
 
     Args:
         image: RGB.
-        masks: one ``(H, W) bool``, a sequence of them (also ``(k, H, W)``), or a mapping from names. Later ones
-            lie over earlier ones.
+        masks: one ``(H, W) bool``, a sequence of them (also ``(k, H, W)``), or a mapping from names. Later masks
+            are drawn over earlier ones.
         alpha: opacity of the fill, 0 to 1.
 
     Raises:
@@ -59,7 +59,7 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], masks: Any, alpha: float = 0.5) -
     for number, mask in enumerate(_listed(masks).values()):
         if mask.shape != image.shape[:2]:
             raise NbHelpersError(
-                "the mask has another size than the image", given=mask.shape, expected=str(image.shape[:2])
+                "the mask and the image differ in size", given=mask.shape, expected=str(image.shape[:2])
             )
         colour = np.array(rgb(colour_of(number)), np.float32)
         out[mask] = (out[mask] * (1 - alpha) + colour * alpha + 0.5).astype(np.uint8)
@@ -79,17 +79,17 @@ def draw(
     alpha: float = 0.5,
     width: float = 8.0,
 ) -> Figure:
-    """A figure of one photo with what was asked and answered.
+    """A figure of a photo with prompts and masks.
 
     Args:
         image: ``(H, W, 3) uint8`` RGB; shown with at most 1600 pixels a side.
-        masks: as for `overlay`; names of a mapping go into a legend.
+        masks: see `overlay`; the names of a mapping appear in a legend.
         points: ``(n, 2)``, ``(x, y)`` in pixels of the image.
-        labels: ``(n,)``, 1 includes and 0 excludes; all 1 when left out.
+        labels: ``(n,)``, 1 includes and 0 excludes; all 1 by default.
         box: ``(x0, y0, x1, y1)`` in pixels of the image.
         title: a line above the photo.
         alpha: opacity of the masks, 0 to 1.
-        width: of the figure in inches (at 100 dots); a tall photo is made narrower, to be as high as wide.
+        width: of the figure in inches (100 dpi); reduced for tall photos, so that the height does not exceed it.
 
     Raises:
         NbHelpersError: masks of another size, points and labels that differ in number.
@@ -115,15 +115,15 @@ def draw_candidates(
     box: Sequence[float] | None = None,
     width: float = 12.0,
 ) -> Figure:
-    """A figure of the candidate masks side by side, each with the IoU that the model predicts for it.
+    """A figure of the candidate masks side by side, each with its predicted IoU.
 
-    A star marks the one that the model recommends.
+    A star marks the candidate that the model selects.
 
     Args:
         image: ``(H, W, 3) uint8`` RGB.
-        prediction: the answer to one prompt.
-        point: a single including click ``(x, y)``, for short.
-        points: ``(n, 2)``; see `draw`, as for ``labels`` and ``box``.
+        prediction: for one prompt.
+        point: ``(x, y)``, short for a single including point.
+        points: ``(n, 2)``; see `draw`.
         labels: see `draw`.
         box: see `draw`.
         width: of the figure in inches.
@@ -144,9 +144,9 @@ def draw_grid(
     columns: int = 3,
     width: float = 12.0,
 ) -> Figure:
-    """A figure of several pictures in rows: ``(H, W, 3) uint8`` RGB, or ``(H, W) uint8``, shown from black to white."""
+    """A figure of several images in rows: ``(H, W, 3) uint8`` RGB, or ``(H, W) uint8`` greyscale."""
     if not len(images):
-        raise NbHelpersError("there is no picture to show")
+        raise NbHelpersError("there is no image to show")
     columns = min(columns, len(images))
     figure, rows = _figure(images[0], -(-len(images) // columns), columns, width)
     for index, axes in enumerate(axes for row in rows for axes in row):
@@ -158,17 +158,17 @@ def draw_grid(
 
 
 def show(image: UInt8[np.ndarray, "h w 3"], **what: Any) -> None:
-    """Show `draw`'s figure in the notebook, at this place of the cell."""
+    """Display the figure of `draw` in the notebook."""
     _display(draw(image, **what), what.get("title"))
 
 
 def show_candidates(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, **what: Any) -> None:
-    """Show `draw_candidates`' figure in the notebook."""
+    """Display the figure of `draw_candidates` in the notebook."""
     _display(draw_candidates(image, prediction, **what), f"{len(prediction)} candidate masks")
 
 
 def show_grid(images: Sequence[UInt8[np.ndarray, ...]], titles: Sequence[str] = (), **what: Any) -> None:
-    """Show `draw_grid`'s figure in the notebook."""
+    """Display the figure of `draw_grid` in the notebook."""
     _display(draw_grid(images, titles, **what), ", ".join(titles) or None)
 
 
@@ -183,7 +183,7 @@ def _listed(masks: Any) -> dict[Any, np.ndarray]:
 
 
 def _figure(image: np.ndarray, rows: int, columns: int, width: float) -> tuple[Figure, list[list[Axes]]]:
-    """A figure made without pyplot, which would show it a second time at the end of the cell."""
+    """A figure created without pyplot, which would display it again at the end of the cell."""
     needs("widgets", "matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -208,7 +208,7 @@ def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=Fa
         for mask in _listed(masks).values():
             if mask.shape != (height, width):
                 raise NbHelpersError(
-                    "the mask has another size than the image", given=mask.shape, expected=str((height, width))
+                    "the mask and the image differ in size", given=mask.shape, expected=str((height, width))
                 )
             reduced.append(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool))
         shown = overlay(shown, reduced, alpha)

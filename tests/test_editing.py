@@ -136,7 +136,7 @@ def test_an_empty_mask_is_told(do, photo, inpainter):
 
 def test_a_mask_of_everything_cannot_be_removed_but_can_be_painted_over(photo, inpainter):
     everything = np.ones(photo.shape[:2], bool)
-    with pytest.raises(NbHelpersError, match="nothing left to fill it from"):
+    with pytest.raises(NbHelpersError, match="no surroundings to inpaint from"):
         editing.remove(photo, everything, inpainter)
     assert inpainter.asked == []
     assert (editing.replace(photo, everything, "the sea", inpainter) != photo).any(2).mean() > 0.9

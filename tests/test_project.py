@@ -72,9 +72,9 @@ def test_in_one_process_the_session_that_was_opened_last_writes(tmp_path):
     assert next(running) == 1
     second = a_session(project=tmp_path / "disc")
     second.click(60, 47, frame=5)
-    with pytest.raises(NbHelpersError, match="opened again"):
+    with pytest.raises(NbHelpersError, match="reopened, moved or deleted"):
         first.click(14, 21)
-    with pytest.raises(NbHelpersError, match="opened again"):
+    with pytest.raises(NbHelpersError, match="reopened, moved or deleted"):
         next(running)
     del running
     gc.collect()

@@ -1,4 +1,4 @@
-"""`segment`: a photo and words in, instances with names out."""
+"""The pipeline from a photo and class names to named instances."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from nbhelpers.clip_guided.values import (
     ClipGuidedResult,
     ClipGuidedSettings,
     Conflict,
-    CropReading,
+    CropVerification,
     PlacedPrompt,
     Vocabulary,
     is_named,
     numbered,
     prepare_vocabulary,
 )  # fmt: skip
-from nbhelpers.clip_guided.verification import describe, read_crops, reassign
+from nbhelpers.clip_guided.verification import describe, reassign, verify_crops
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.regions import deepest_points
@@ -62,7 +62,7 @@ def segment(
     class_map: ClassMap | None = None,
     embedding: Embedding | None = None,
 ) -> ClipGuidedResult:
-    """Find and segment what the words name.
+    """Segment the objects that a vocabulary names.
 
     Example:
         >>> result = segment(image, ["cat", "sofa", ["lamp", "floor lamp"]])
@@ -70,26 +70,26 @@ def segment(
         ((480, 640), ('cat 1', 'sofa', 'cat 2', 'lamp'))
 
     The detector's boxes and the text encoder's class map are fused into one class map. The segmenter predicts a mask
-    for each box; where no box has found anything, confident regions get points deep inside, all on one embedding, and
-    the candidate mask that agrees best with the class map is selected. Duplicates within a class are merged, and
-    pixels that several instances cover go to the more confident one. Uncovered confident places get more points. Last,
-    each instance that only the text encoder found is verified by its own crop, and may change its class.
+    for each box. Confident regions outside the boxes' masks are prompted with points on the same embedding, and for
+    each point the candidate mask that agrees best with the class map is selected. Duplicates within a class are merged,
+    and overlapping pixels are assigned to the more confident instance. Uncovered confident areas are prompted again.
+    Finally, each instance that only the text encoder found is verified by its crop, which may change its class.
 
     Args:
-        image: RGB, or the path of a picture.
-        vocabulary: a word for each class; see `nbhelpers.core.vocabulary.clean` for several names of one class.
-        target: the class that is wanted. The others are found as well, since they contend for pixels; the target's
-            masks are the same with and without it.
-        settings: thresholds and switches.
-        segmenter: `nbhelpers.load` picks one when left out, and the text encoder and detector.
+        image: RGB, or the path of an image file.
+        vocabulary: a name for each class; see `nbhelpers.core.vocabulary.clean` for several names of one class.
+        target: the class of interest. The others are segmented as well, since they compete for pixels; the target's
+            masks do not depend on this argument.
+        settings: thresholds and options.
+        segmenter: by default from `nbhelpers.load`, like the text encoder and the detector.
         text_encoder: see above.
         detector: see above; used unless ``settings.detect`` is False.
-        class_map: ``text_map`` of an earlier result for the same photo and words, to save the text encoder's time.
-        embedding: an earlier embedding of the same photo, to save the image encoder's time.
+        class_map: ``text_map`` of an earlier result for the same photo and vocabulary, instead of the text encoder.
+        embedding: an earlier embedding of the same photo, instead of the image encoder.
 
     Raises:
-        NbHelpersError: an unreadable picture, an empty vocabulary, a target that is not in it, a class map of other
-            words or another photo.
+        NbHelpersError: an unreadable image, an empty vocabulary, a target that is not in it, or a class map of another
+            vocabulary or photo.
     """
     from nbhelpers.models.load import load
 
@@ -143,7 +143,7 @@ def segment(
         reader = text_encoder if settings.verify_crops and len(words.classes) > 1 else None
         found, verifying = _instances(prompted, image, class_map, words, settings, reader)
         merging += prompted.seconds + clock.lap() - verifying
-        notes += describe(found.readings.values(), found.dropped, class_map.names)
+        notes += describe(found.verifications.values(), found.dropped, class_map.names)
     nothing = _nothing_found(found, placement, proposals, words, target_id, settings)
     for note in (*unknown, *placement.notes, *nothing):
         log.warning(note)
@@ -163,21 +163,21 @@ def segment(
         {class_map.names[index]: level for index, level in placement.used.items()},
         tuple(dict.fromkeys(notes)),
         (text_map.model, segmenter.name, *([detector.name] if detector is not None else [])),
-        found.readings,
+        found.verifications,
         text_map,
     )
 
 
 @dataclass(frozen=True)
 class _Merged:
-    """What is left after merging, verification and the assignment of pixels."""
+    """The state after merging, verification and the assignment of pixels."""
 
     prompts: tuple[PlacedPrompt, ...]
     conflicts: tuple[Conflict, ...]
     detections: supervision.Detections
     numbers: Int16[np.ndarray, "h w"]
-    readings: dict[int, CropReading]
-    dropped: tuple[CropReading, ...]
+    verifications: dict[int, CropVerification]
+    dropped: tuple[CropVerification, ...]
 
 
 def _empty(image: np.ndarray) -> _Merged:
@@ -192,7 +192,7 @@ def _instances(
     settings: ClipGuidedSettings,
     text_encoder: TextEncoder | None,
 ) -> tuple[_Merged, float]:
-    """Merge all proposals, and the seconds that verification took; without a text encoder there is none."""
+    """The merged proposals, verified if there is a text encoder, and the seconds that verification took."""
     proposals, cell = prompted.proposals, prompted.cell
     wanted = words.wanted | dict.fromkeys({each.class_id for each in proposals if each.box} - set(words.wanted), False)
     merged, fates = merge(proposals, wanted, settings, cell)
@@ -203,12 +203,12 @@ def _instances(
     for index, item in enumerate(merged):
         if item.class_id not in words.wanted:
             painted[painted == index] = -1
-    readings, dropped, clock = {}, [], _Clock()
+    verifications, dropped, clock = {}, [], _Clock()
     if text_encoder is not None:
-        sure = {index for index, item in enumerate(merged) if any(proposals[i].box for i in item.members)}
-        readings = read_crops(merged, painted, image, class_map, words.classes, text_encoder, sure)
+        trusted = {index for index, item in enumerate(merged) if any(proposals[i].box for i in item.members)}
+        verifications = verify_crops(merged, painted, image, class_map, words.classes, text_encoder, trusted)
         levels = dict.fromkeys(words.wanted, settings.min_confidence) | prompted.placement.used
-        merged, dropped = reassign(merged, painted, readings, words.wanted, levels)
+        merged, dropped = reassign(merged, painted, verifications, words.wanted, levels)
     verifying = clock.lap()
     areas = np.bincount(painted.ravel() + 1, minlength=len(merged) + 1)[1:]
     standing = sorted((i for i in order if areas[i]), key=lambda i: (merged[i].class_id, -areas[i]))
@@ -250,12 +250,12 @@ def _instances(
     ids, confidence = [item.class_id for item in kept], [item.confidence for item in kept]
     found = detections(numbers, ids, confidence, [names[index] for index in ids])
     found.data["evidence"] = np.array([_evidence([proposals[i].evidence for i in item.members]) for item in kept], str)
-    readings = {int(number[i]): reading for i, reading in readings.items() if number[i] >= 0}
-    return _Merged(tuple(prompts), tuple(conflicts), found, numbers, readings, tuple(dropped)), verifying
+    verifications = {int(number[i]): reading for i, reading in verifications.items() if number[i] >= 0}
+    return _Merged(tuple(prompts), tuple(conflicts), found, numbers, verifications, tuple(dropped)), verifying
 
 
 def _place_of(prompted: Prompted, number: int) -> tuple[tuple[float, float], int]:
-    """The point of a prompt, of a box the deepest of its mask, in pixels of the photo; and its region."""
+    """The point of a prompt in pixels of the photo (for a box, the deepest point of its mask), and its region."""
     placement, proposal = prompted.placement, prompted.proposals[number]
     if proposal.box is None:
         x, y = placement.points[number].tolist()
@@ -266,7 +266,7 @@ def _place_of(prompted: Prompted, number: int) -> tuple[tuple[float, float], int
 
 
 def _evidence(kinds: Sequence[str]) -> str:
-    """What found an instance: of its prompts the boxes decide."""
+    """The evidence for an instance, combined over its prompts."""
     return "both" if "both" in kinds or len(set(kinds)) > 1 else kinds[0]
 
 
@@ -275,11 +275,11 @@ def _target_name(words: Vocabulary, target: str) -> str:
 
 
 def _fitting(class_map: ClassMap, words: Vocabulary, image: np.ndarray) -> Vocabulary:
-    """The vocabulary with the rivals of an earlier class map, which must be of the same photo and words."""
+    """The vocabulary with the rivals of an earlier class map, which must be of the same photo and vocabulary."""
     names = tuple(names[0] for names in words.classes)
     if class_map.names[: len(names)] != names or class_map.size != image.shape[:2]:
         raise NbHelpersError(
-            "the class map belongs to another photo or other words",
+            "the class map belongs to another photo or vocabulary",
             given=f"{class_map.size}, {', '.join(class_map.names)}",
             expected=f"{image.shape[:2]}, {', '.join(names)}",
         )
@@ -294,15 +294,15 @@ def _nothing_found(
     target_id: int | None,
     settings: ClipGuidedSettings,
 ) -> list[str]:
-    """Notes on why there is nothing, or nothing of the target."""
+    """Notes on why nothing was found, or nothing of the target."""
     if len(found.detections):
         if target_id is None or target_id in found.detections.class_id:
             return []
-        return [f"nothing of {words.classes[target_id][0]} was found, but other words were"]
+        return [f"no {words.classes[target_id][0]} was found, only other classes"]
     what = ", ".join(f'"{words.classes[index][0]}"' for index in list(words.wanted)[:5])
     if not len(placement.points) and not proposals:
-        return [f"nothing was found: no region of {settings.min_region_size:g} pixels looks like {what}"]
-    return [f"nothing was found: no mask agreed with {what}; diagnose(result) tells more"]
+        return [f"nothing was found: no region of {settings.min_region_size:g} pixels is confidently {what}"]
+    return [f"nothing was found: no mask agreed with {what}; see diagnose(result)"]
 
 
 class _Clock:

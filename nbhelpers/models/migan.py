@@ -71,7 +71,7 @@ class MiganInpainter:
                 do=f'nbhelpers fetch {OFFICIAL}, then load("inpainter", "{OFFICIAL}"); or remove without a prompt',
             )
         if mask.all():
-            raise NbHelpersError("the mask covers the whole picture: there is nothing left to fill it from")
+            raise NbHelpersError("the mask covers the whole image: there are no surroundings to inpaint from")
         if not mask.any():
             return image.copy()
         square, hole, inside = fit_square(image, mask, SIDE)

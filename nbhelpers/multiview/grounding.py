@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from nbhelpers import clip_guided
 from nbhelpers.clip_guided.detection import choose_detector
 from nbhelpers.clip_guided.values import numbered, prepare_vocabulary
-from nbhelpers.clip_guided.verification import MIN_READING, blur_surroundings, crop_box
+from nbhelpers.clip_guided.verification import MIN_CROP_PROBABILITY, blur_surroundings, crop_box
 from nbhelpers.core.masks import box_of, encode_rle
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
@@ -463,11 +463,11 @@ def verify_objects(
         x0, y0, x1, y1 = crop_box(mask)
         inside = mask[y0:y1, x0:x1]
         classes = text_encoder.dense(blur_surroundings(image[y0:y1, x0:x1], inside), names)
-        second = np.maximum(_mean_probabilities(classes, inside), MIN_READING)
+        second = np.maximum(_mean_probabilities(classes, inside), MIN_CROP_PROBABILITY)
         own = nouns.vocabulary.index(nouns.heads[obj.noun].casefold())
         first = np.full(len(second), (1 - obj.confidence) / max(1, len(second) - 1))
         first[own] = obj.confidence
-        both = np.maximum(first, MIN_READING) * second
+        both = np.maximum(first, MIN_CROP_PROBABILITY) * second
         probability = float(both[own] / both.sum())
         if probability < MIN_VERIFIED / np.sqrt(len(obj.instances)):
             rejected.append(obj.name)
