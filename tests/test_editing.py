@@ -161,7 +161,7 @@ def test_a_mask_that_does_not_fit_is_told(do, photo, mask, inpainter):
 @pytest.mark.parametrize("prompt", ["", "   ", None])
 @pytest.mark.parametrize("kind", ["replace", "restyle"])
 def test_without_a_prompt_nothing_is_painted(kind, prompt, photo, mask, inpainter):
-    with pytest.raises(NbHelpersError, match=f"{kind} needs a prompt"):
+    with pytest.raises(NbHelpersError, match=f"{kind} needs a text prompt"):
         editing.edit(photo, mask, kind, use_inpainting=True, prompt=prompt, inpainter=inpainter)
     assert inpainter.asked == []
 
@@ -189,7 +189,7 @@ def test_an_inpainter_that_gives_back_something_else_is_told(photo, mask):
         def fill(self, *args, **kwargs):
             return super().fill(*args, **kwargs)[:-1]
 
-    with pytest.raises(NbHelpersError, match="something else"):
+    with pytest.raises(NbHelpersError, match="another size or type"):
         editing.remove(photo, mask, Wrong())
 
 

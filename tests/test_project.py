@@ -60,7 +60,7 @@ def test_a_second_process_is_refused_and_a_killed_one_blocks_nothing(tmp_path):
 
 def test_a_folder_of_other_things_gets_no_lock_file(tmp_path):
     (tmp_path / "cat.jpg").write_bytes(b"mine")
-    with pytest.raises(NbHelpersError, match="something else"):
+    with pytest.raises(NbHelpersError, match="other files"):
         a_session(project=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["cat.jpg"]
 

@@ -348,7 +348,7 @@ def test_a_project_or_log_of_another_clip_or_model_is_refused(tmp_path):
         a_session(project=tmp_path / "disc", tracker=FakeTracker(name="other"))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"mine")
-    with pytest.raises(NbHelpersError, match="something else"):
+    with pytest.raises(NbHelpersError, match="other files"):
         a_session(project=tmp_path / "photos")
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
