@@ -185,7 +185,7 @@ def test_up_is_the_views_own_where_the_cameras_do_not_agree():
     from dataclasses import replace
 
     tilted = replace(scene, world_to_camera=turned)
-    assert tilted.up is None and "its own is taken" in ViewerFrame(tilted, 0).note
+    assert tilted.up is None and "that of the view is used" in ViewerFrame(tilted, 0).note
     assert "up from all cameras" in ViewerFrame(scene, 0).note
 
 

@@ -53,7 +53,7 @@ class ViewResult:
     Attributes:
         view_index: number of the photo.
         name: of the photo.
-        similarity: of the view to the noun, 0 to 1; NaN where it was not searched.
+        similarity: of the view to the noun, 0 to 1; NaN if it was not searched.
         consistency: of its mask with those of the others, 0 to 1.
         why: the reason as a sentence.
         found: whether the object was found here.
@@ -74,7 +74,7 @@ class ViewResult:
 
     @property
     def overlay(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The photo with the mask laid over it."""
+        """The photo with the mask overlaid."""
         return overlay(self._result.session.image(self.view_index), self.mask)
 
 
@@ -89,9 +89,9 @@ class MultiviewResult:
         >>> print(result)
 
     Attributes:
-        session: takes corrections; after another ``solve()`` see `with_views`.
+        session: for corrections; after another ``solve()`` see `with_views`.
         views: masks and consistency.
-        grounding: of the phrase; None where there was none.
+        grounding: of the phrase; None without one.
         name: of the object.
         notes: messages for the user.
     """
@@ -122,7 +122,7 @@ class MultiviewResult:
 
     @property
     def scene(self) -> Scene | None:
-        """Cameras and points; None where features alone were used."""
+        """Cameras and points; None if only features were used."""
         return self.session.scene
 
     @property
@@ -146,7 +146,7 @@ class MultiviewResult:
     def labels(self) -> tuple[Int[np.ndarray, " p"], tuple[str, ...], tuple[str, ...]]:
         """Object index of each point of the scene, -1 for none; names and colours of the objects.
 
-        The target is the first object; those that its relations were measured against follow.
+        The target is the first object, followed by the landmarks of its relations.
         """
         scene = self.scene
         labels = np.full(0 if scene is None else len(scene.points), -1)
