@@ -92,10 +92,10 @@ def test_settings_come_from_file_environment_and_arguments(tmp_path):
 @pytest.mark.parametrize(
     ("text", "environment", "arguments", "says"),
     [
-        ("top_k = 5", {}, {}, "no such setting"),
+        ("top_k = 5", {}, {}, "unknown setting"),
         ("= 3", {}, {}, "cannot be read"),
         ("", {"NBHELPERS_TOP_K_MATCHES": "many"}, {}, "NBHELPERS_TOP_K_MATCHES"),
-        ("top_k_matches = 'three'", {}, {}, "wrong kind"),
+        ("top_k_matches = 'three'", {}, {}, "wrong type"),
         ("", {}, {"similarity_threshold": 7}, "out of range"),
     ],
 )
@@ -135,10 +135,10 @@ def test_a_click_a_box_and_a_mask_show_the_same_product(shelf, models, tmp_path)
         ({"point": (280, 20)}, "background"),
         ({"mask": np.ones((240, 320), bool)}, "covers nearly the whole photo"),
         ({"mask": np.zeros((240, 320), bool)}, "reference is empty"),
-        ({"mask": np.ones((10, 10), bool)}, "another size"),
+        ({"mask": np.ones((10, 10), bool)}, "differ in size"),
         ({"point": (900, 20)}, "outside"),
         ({"box": (50, 50, 50, 90)}, "box is empty"),
-        ({}, "in one way"),
+        ({}, "exactly one prompt"),
         ({"point": (1, 1), "box": (1, 1, 9, 9)}, "in one way"),
     ],
 )
@@ -711,8 +711,8 @@ def command(*arguments, **environment):
     ("arguments", "says"),
     [
         (["--ref-point", "a,b"], "--ref-point cannot be read"),
-        ([], "in one way"),
-        (["--ref-point", "1,1", "--ref-bbox", "1,1,5,5"], "in one way"),
+        ([], "exactly one prompt"),
+        (["--ref-point", "1,1", "--ref-bbox", "1,1,5,5"], "exactly one prompt"),
         (["--ref-bbox", "1,2,3"], "--ref-bbox cannot be read"),
     ],
 )

@@ -157,19 +157,19 @@ def test_a_crop_shows_the_thing_in_the_middle_also_at_the_border_of_the_photo():
 
 def test_what_cannot_be_described_is_refused(reference):
     image, mask = reference
-    with pytest.raises(NbHelpersError, match="nothing to describe"):
+    with pytest.raises(NbHelpersError, match="mask to describe is empty"):
         features.describe_mask(image, np.zeros_like(mask), FakeEncoder())
-    with pytest.raises(NbHelpersError, match="does not fit"):
+    with pytest.raises(NbHelpersError, match="differ in size"):
         features.describe_mask(image, mask[:100], FakeEncoder())
 
 
 def test_features_and_galleries_check_what_they_are_given():
     one = random_features(0)
-    with pytest.raises(NbHelpersError, match="do not fit together"):
+    with pytest.raises(NbHelpersError, match="do not match"):
         replace(one, weights=one.weights[:-1])
-    with pytest.raises(NbHelpersError, match="does not fit together"):
+    with pytest.raises(NbHelpersError, match="do not match"):
         Gallery(())
-    with pytest.raises(NbHelpersError, match="does not fit together"):
+    with pytest.raises(NbHelpersError, match="do not match"):
         Gallery((one,)).add(random_features(1, d=12))
 
 

@@ -135,7 +135,7 @@ def test_a_thing_that_is_not_there_is_told(room, text, missing):
 
 def test_a_relation_that_nothing_fulfils_is_told(room):
     choice = resolve_reference(parse_phrase("lamp below the table"), room)
-    assert not choice.decided and "fulfils" in choice.why
+    assert not choice.decided and "satisfies" in choice.why
     choice = resolve_reference(parse_phrase("fourth chair from the left"), room)
     assert not choice.decided and "there are only 3" in choice.why
 

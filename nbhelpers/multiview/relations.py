@@ -101,12 +101,10 @@ class ViewerFrame:
             return
         turn = scene.world_to_camera[view][:, :3]
         up = scene.up
-        self.note = f"as the viewer of view {view} sees it, with up from all cameras"
+        self.note = f"relative to view {view}, with up from all cameras"
         if up is None:
             up = -turn[1]
-            self.note = (
-                f"as the viewer of view {view} sees it; the cameras have no common up, so that of the view is used"
-            )
+            self.note = f"relative to view {view}; the cameras have no common up, so that of the view is used"
         ahead = turn[2] - (turn[2] @ up) * up
         if (
             np.linalg.norm(ahead) < MIN_HORIZONTAL

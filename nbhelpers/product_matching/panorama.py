@@ -1,4 +1,4 @@
-"""Proposals in a photo of any size: huge photos are reduced, panoramas are cut into overlapping flat tiles."""
+"""Proposals in a photo of any size: large photos are reduced, panoramas split into overlapping perspective tiles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_PANORAMA_SIDE = 4096  # pixels: larger panoramas are searched on a reduced c
 TILE_SIDE = 1024  # pixels
 MIN_COMPONENT = 0.02  # area of a kept component of a mask, as a fraction of the largest one
 MAX_HOLE = 0.03  # area of a filled hole, as a fraction of the mask
-PANORAMA_FACTOR = 3  # times as many proposals are kept as of a flat photo
+PANORAMA_FACTOR = 3  # on the number of proposals, compared with a flat photo
 
 
 def search_photo(
@@ -61,7 +61,7 @@ def search_photo(
     items: list[DescribedProposal] = []
     tile_of, cut, prompts = [], [], 0
     for number, view in enumerate(views):
-        # limits of area are fractions of a picture, here of the tile
+        # limits of area are fractions of an image, here of the tile
         proposals = propose_candidates(view.view(small), segmenter, encoder, gallery, settings)
         prompts += proposals.prompts
         for item in map(clean_mask, proposals.items):
@@ -73,16 +73,16 @@ def search_photo(
                 cut.append(view.cuts(flat))
     kept = _most_similar(_distinct(items, tile_of, cut), gallery, PANORAMA_FACTOR * settings.max_candidates)
     models = segmenter.name, encoder.name
-    note = f"searched in {len(views)} tiles, with {len(items)} proposals"
+    note = f"searched in {len(views)} tiles with {len(items)} proposals"
     return PhotoProposals(size, tuple(kept), prompts, time.perf_counter() - started, models, (note,))
 
 
 def clean_mask(item: DescribedProposal) -> DescribedProposal:
-    """A proposal without small components beside its mask and small holes in it, which would show in a cut-out."""
+    """A proposal without small components and small holes of its mask, which would show in a cut-out."""
     mask = decode_rle(item.rle)
     labels = components(mask)
     sizes = np.bincount(labels.ravel())[1:]
-    # labels are in order of size
+    # labels are sorted by size
     clean = (labels > 0) & (labels <= np.count_nonzero(sizes >= MIN_COMPONENT * sizes.max(initial=0)))
     clean = fill_holes(clean, MAX_HOLE * item.area)
     if np.array_equal(clean, mask):
@@ -91,7 +91,7 @@ def clean_mask(item: DescribedProposal) -> DescribedProposal:
 
 
 def _distinct(items: Sequence[DescribedProposal], tile_of: Sequence[int], cut: Sequence[bool]) -> list:
-    """One proposal per object, though several tiles show it; masks are decoded at low resolution, as they are many."""
+    """One proposal per object, even if several tiles show it; the many masks are decoded at low resolution."""
     if not items:
         return []
     step = max(1, max(items[0].rle["size"]) // 1024)
