@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
+from nbhelpers.benchmarks.commands import app as benchmarks
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.multiview.commands import multiview
 from nbhelpers.product_matching.commands import app as product_matching
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(benchmarks, name="benchmarks")
 app.add_typer(rotoscoping, name="rotoscoping")
 app.add_typer(product_matching, name="product-matching")
 app.command()(multiview)

@@ -26,6 +26,7 @@ PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 INCLUDE_COLOUR, EXCLUDE_COLOUR = "#0072B2", "#D55E00"
 LONGEST = 1600  # pixels of a photo's longer side in a figure
 DPI = 100
+JPEG = {"quality": 88, "subsampling": 0, "optimize": True}  # no chroma subsampling: contours are one pixel thin
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
@@ -157,19 +158,23 @@ def draw_grid(
     return figure
 
 
-def show(image: UInt8[np.ndarray, "h w 3"], **what: Any) -> None:
-    """Display the figure of `draw` in the notebook."""
-    _display(draw(image, **what), what.get("title"))
+def show(image: UInt8[np.ndarray, "h w 3"], *, alt: str | None = None, **options: Any) -> None:
+    """Display the figure of `draw` in the notebook; ``alt`` describes it to a screen reader (default: the title)."""
+    _display(draw(image, **options), alt or options.get("title"))
 
 
-def show_candidates(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, **what: Any) -> None:
-    """Display the figure of `draw_candidates` in the notebook."""
-    _display(draw_candidates(image, prediction, **what), f"{len(prediction)} candidate masks")
+def show_candidates(
+    image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, *, alt: str | None = None, **options: Any
+) -> None:
+    """Display the figure of `draw_candidates` in the notebook; ``alt`` describes it to a screen reader."""
+    _display(draw_candidates(image, prediction, **options), alt or f"{len(prediction)} candidate masks")
 
 
-def show_grid(images: Sequence[UInt8[np.ndarray, ...]], titles: Sequence[str] = (), **what: Any) -> None:
-    """Display the figure of `draw_grid` in the notebook."""
-    _display(draw_grid(images, titles, **what), ", ".join(titles) or None)
+def show_grid(
+    images: Sequence[UInt8[np.ndarray, ...]], titles: Sequence[str] = (), *, alt: str | None = None, **options: Any
+) -> None:
+    """Display the figure of `draw_grid` in the notebook; ``alt`` describes it (default: the titles)."""
+    _display(draw_grid(images, titles, **options), alt or ", ".join(titles) or None)
 
 
 def _listed(masks: Any) -> dict[Any, np.ndarray]:
@@ -241,6 +246,8 @@ def _display(figure: Figure, alt: str | None) -> None:
     from IPython.display import Image, display
 
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=2 * DPI)
+    figure.savefig(
+        file, format="jpeg", dpi=2 * DPI, pil_kwargs=JPEG
+    )  # as PNG a photo's figure takes ten times the bytes
     width, height = figure.get_size_inches() * DPI
-    display(Image(file.getvalue(), width=round(width), height=round(height), alt=alt))
+    display(Image(file.getvalue(), format="jpeg", width=round(width), height=round(height), alt=alt))

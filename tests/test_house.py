@@ -22,6 +22,7 @@ FLOORS = {
     "plots": 3,
     "plots3d": 3,
     "multiview": 4.5,
+    "benchmarks": 4.7,  # measures the jobs
     "widgets": 5,
     "cli": 5,
     "__main__": 6,

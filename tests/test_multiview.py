@@ -293,7 +293,7 @@ def test_the_picture_of_a_scene_has_objects_cameras_and_relations(made, tmp_path
     assert "<iframe" in as_frame(figure) and "srcdoc" in as_frame(figure)
     assert figure.layout.paper_bgcolor == figure.layout.scene.bgcolor == "rgba(0,0,0,0)"  # seen on light and dark pages
     assert "color-scheme: light" in as_frame(figure)  # or browsers fill it with white
-    with pytest.raises(NbHelpersError, match="do not fit"):
+    with pytest.raises(NbHelpersError, match="do not match"):
         draw_scene(scene, labels[:5])
 
 

@@ -1,4 +1,4 @@
-"""Runs over many photos: which ones, what their results are called, and the signature that lets a run go on."""
+"""Which photos a run is about, and what their results are called."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import outputs_dir, write_text
+from nbhelpers.core.files import outputs_dir
 from nbhelpers.core.images import SUFFIXES
 
 RECORDS = ("{}.json", "{}.coco.json", "{}.prompts.json")  # what tells of which picture results are
@@ -172,22 +172,6 @@ def _digest_in(record: Path) -> str | None:
         return None
 
 
-def apart(output: str | Path, source: str | Path | Sequence[str | Path]) -> None:
-    """Refuse to write results into the very folder whose photos are worked through: the next run would take them too.
-
-    Raises:
-        NbHelpersError: ``source`` is the folder ``output``.
-    """
-    output = Path(output).expanduser()
-    folder = Path(source).expanduser() if isinstance(source, (str, Path)) else None
-    if folder is not None and output.is_dir() and folder.is_dir() and output.samefile(folder):
-        raise NbHelpersError(
-            "results would lie among the photos, and the next run would take them for photos",
-            given=output,
-            do=f"name another folder, such as {output / 'results'}",
-        )
-
-
 def stems(paths: Sequence[Path], taken: Collection[str] = ()) -> list[str]:
     """A file name for each photo's results: its stem, and where two are the same a bit of its path's hash.
 
@@ -202,27 +186,3 @@ def stems(paths: Sequence[Path], taken: Collection[str] = ()) -> list[str]:
         f"{stem}-{hashlib.sha256(path.as_posix().encode()).hexdigest()[:6]}" if stem.casefold() in reserved else stem
         for stem, path in zip(found, paths, strict=True)
     ]
-
-
-def sign(path: Path, signature: Mapping[str, Any]) -> None:
-    """Write what a run's results depend on as JSON, or compare it with what stands there.
-
-    Raises:
-        NbHelpersError: the folder holds results of another run; the message names what differs.
-    """
-    signature = json.loads(json.dumps(signature))  # tuples become lists, as they come back
-    if not path.exists():
-        write_text(path, json.dumps(signature, indent=1, ensure_ascii=False))
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = None
-    if before != signature:
-        known = before if isinstance(before, dict) else {}
-        changed = [key for key in signature if known.get(key) != signature[key]]
-        raise NbHelpersError(
-            "the folder holds results of another run",
-            given=f"{path.parent}; different: {', '.join(changed) or path.name}",
-            do="name another folder, or remove this one",
-        )
