@@ -554,7 +554,7 @@ def test_an_edit_of_nothing_leaves_the_photo_and_is_told(command, tmp_path):
     [
         (("--edit", "paint"), "no such edit"),
         (("--edit", "restyle"), "format_record what to paint"),
-        (("--checkpoint", "sam2_hiera_large.pt"), "no such checkpoint"),
+        (("--checkpoint", "sam2_hiera_large.pt"), "checkpoint does not exist"),
         (("--min-confidence", "3"), "out of range"),
         (("--target", "dragon"), "not in the vocabulary"),
     ],

@@ -346,13 +346,13 @@ def test_more_than_memory_is_refused_before_anything_is_computed(encoder, monkey
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "nothing to look for"),
-        ("cat", "nothing to look for"),
+        ([], "vocabulary is empty"),
+        ("cat", "vocabulary is empty"),
         (["cat", " "], "no name"),
         (["cat", []], "no name"),
         (["cat", ["dog", ""]], "no name"),
-        (["cat", "dog", " Cat"], "given twice"),
-        ([["grass", "lawn"], ["lawn", "grass"]], "given twice"),
+        (["cat", "dog", " Cat"], "listed twice"),
+        ([["grass", "lawn"], ["lawn", "grass"]], "listed twice"),
         (["cat", "word " * 90], "too long"),
     ],
 )
@@ -553,7 +553,7 @@ def test_wrong_checkpoints_are_refused(model, tmp_path):
         {key: value for key, value in state.items() if key != "visual.proj"},
     ):
         torch.save(wrong, other)
-        with pytest.raises(NbHelpersError, match="of another model"):
+        with pytest.raises(NbHelpersError, match="another model"):
             openclip.load_clip_weights(model, other)
 
 
