@@ -230,7 +230,7 @@ def test_bad_input_is_one_clear_error(drawn):
         ViewsSession(drawn.photos[:2], segmenter=ColourSegmenter(), log=opened.log)
     with pytest.raises(NbHelpersError, match="differ in number"):
         Photos(drawn.photos, ColourSegmenter(), names=["one"])
-    with pytest.raises(NbHelpersError, match="does not give the features"):
+    with pytest.raises(NbHelpersError, match="has no features"):
         Photos(drawn.photos, FakeSegmenter()).embedding(0)
 
 
