@@ -207,10 +207,9 @@ def editing(
     import json
 
     from nbhelpers import editing as job
-    from nbhelpers.core.files import check_writable, sha256, write_text
+    from nbhelpers.core.files import check_writable, own_name, sha256, write_text
     from nbhelpers.core.images import load_image, save_image
     from nbhelpers.core.masks import load_mask
-    from nbhelpers.core.runs import own_name
     from nbhelpers.models.load import load
 
     if edit not in job.KINDS or edit == "segment":

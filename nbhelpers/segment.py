@@ -24,7 +24,8 @@ from nbhelpers.export.masks import save_masks
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 
-CACHE_SIZE = 64
+CACHE_SIZE = 64  # predictions
+SMALL_AREA = 8  # cells of 256 x 256 logits, as SAM 2 fills in videos (fill_hole_area, sam2/build_sam.py)
 
 
 class ClickSession:
@@ -48,6 +49,9 @@ class ClickSession:
         segmenter: predicts the masks; by default from `nbhelpers.load`.
         name: of the photo in the log and in file names; by default the stem of the path.
         log: a prompt log to continue, see `reopen`.
+        max_hole_area: maximum area of holes that are filled, in cells of the segmenter's logits; see
+            `Prediction.cleaned`. 0 keeps masks as predicted.
+        max_sprinkle_area: maximum area of separate components that are removed, likewise.
 
     Raises:
         NbHelpersError: an unreadable image, or a log of another image or another model.
@@ -60,6 +64,8 @@ class ClickSession:
         *,
         name: str | None = None,
         log: PromptLog | None = None,
+        max_hole_area: float = SMALL_AREA,
+        max_sprinkle_area: float = SMALL_AREA,
     ):
         self.file_name = Path(image).name if isinstance(image, (str, Path)) else None
         if self.file_name is not None:
@@ -71,6 +77,7 @@ class ClickSession:
 
             segmenter = load("segmenter", log.model if log else None)
         self.segmenter = segmenter
+        self.max_hole_area, self.max_sprinkle_area = max_hole_area, max_sprinkle_area
         about = {"name": self.name, "size": list(self.size), "sha256": hashlib.sha256(self.image).hexdigest()}
         if log is None:
             self.log = PromptLog(about, segmenter.name)
@@ -302,7 +309,7 @@ class ClickSession:
         if key not in self._predictions:
             embedding = self.encode()
             started = time.perf_counter()
-            prediction = self.segmenter.predict(embedding, prompt)
+            prediction = self.segmenter.predict(embedding, prompt).cleaned(self.max_hole_area, self.max_sprinkle_area)
             self.seconds = time.perf_counter() - started
             while len(self._predictions) >= CACHE_SIZE:
                 del self._predictions[next(iter(self._predictions))]

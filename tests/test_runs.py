@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import write_text
-from nbhelpers.core.images import load_image
-from nbhelpers.core.runs import file_stem, own_name, photos, stems
+from nbhelpers.core.files import file_stem, own_name, stems, write_text
+from nbhelpers.core.images import load_image, photos
 
 
 def test_photos_of_a_file_a_folder_and_a_glob_come_in_natural_order(tmp_path):

@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import SUFFIXES, load_image
-from nbhelpers.core.masks import decode_rle, load_mask, polygon_mask
-from nbhelpers.core.regions import components
+from nbhelpers.core.files import IMAGE_SUFFIXES
+from nbhelpers.core.images import load_image
+from nbhelpers.core.masks import components, decode_rle, load_mask, polygon_mask
 
 VOID = 255
 NO_CLASS = 254  # of a lookup table: the file holds a value that the dataset does not have
@@ -126,7 +126,7 @@ class LabelledPhotos:
             raise NbHelpersError("there is no such dataset", given=dataset, expected=", ".join(LAYOUTS))
         self.dataset, self.layout = dataset, LAYOUTS[dataset]
         self.root = find_root(folder, self.layout.roots, (self.layout.images, self.layout.labels), self.layout)
-        self._images = files_by_stem(self.root / self.layout.images, SUFFIXES)
+        self._images = files_by_stem(self.root / self.layout.images, IMAGE_SUFFIXES)
         labels = files_by_stem(self.root / self.layout.labels, (".png",))
         self._labels = {name: path for name, path in labels.items() if not name.endswith("TrainIds")}
         if self.layout.split:
@@ -347,7 +347,7 @@ class ObjectPhotos:
         images, masks = self.folder / "images", self.folder / "masks"
         if not images.is_dir() or not masks.is_dir():
             raise NbHelpersError("this is no folder of photos and masks", given=self.folder, expected="images/, masks/")
-        self._paths, self._masks = files_by_stem(images, SUFFIXES), files_by_stem(masks, SUFFIXES)
+        self._paths, self._masks = files_by_stem(images, IMAGE_SUFFIXES), files_by_stem(masks, IMAGE_SUFFIXES)
         if missing := sorted(set(self._paths) - set(self._masks)):
             raise NbHelpersError("photos without a mask", given=", ".join(missing[:8]), expected=f"{masks}/NAME.png")
         self.names, self.protocol = sorted(self._paths), "each mask file or value of its palette"

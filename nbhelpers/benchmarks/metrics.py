@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.regions import depth
+from nbhelpers.core.masks import depth
 
 LEVELS = (0.85, 0.90)  # IoU of NoC@85 and NoC@90
 MAX_CLICKS = 20

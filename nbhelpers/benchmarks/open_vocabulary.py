@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +15,16 @@ from jaxtyping import Float32, Int, UInt8
 
 from nbhelpers.benchmarks.datasets import LabelledPhotos
 from nbhelpers.benchmarks.metrics import class_areas, class_scores, rounded
-from nbhelpers.benchmarks.protocols import VocabularyProtocol
-from nbhelpers.benchmarks.regions import majority_labels, photo_regions
+from nbhelpers.benchmarks.protocols import Recipe, VocabularyProtocol
+from nbhelpers.benchmarks.regions import RegionBank, majority_labels, photo_regions, region_means, support_logits
 from nbhelpers.clip_guided import ClipGuidedSettings, segment
 from nbhelpers.clip_guided.values import GRID
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import sha256
+from nbhelpers.core.images import load_image, save_image
 from nbhelpers.models.dense import DenseSettings, pamr
 from nbhelpers.models.load import choose_model, load
+from nbhelpers.models.openclip import Scope
 from nbhelpers.models.values import ClassMap
 
 # A name for every pixel is wanted, so that less confident places count too, and nothing competes that is no class.
@@ -83,9 +86,17 @@ class OpenVocabulary:
 
     def facts(self) -> dict[str, Any]:
         """All that the score depends on."""
-        used = self._encoder_name()
+        used, recipe = self._encoder_name(), self.protocol.recipe
         facts = self.protocol.facts() | {"text_encoder": used}
+        if recipe.bank:
+            facts["bank_sha256"] = sha256(recipe.bank)
         if not used.startswith("openclip"):
+            if recipe.scope or recipe.bank:
+                raise NbHelpersError(
+                    "this recipe changes the attention of CLIP",
+                    given=used,
+                    do="nbhelpers fetch openclip-vit-b-16, and --model ViT-B/16",
+                )
             facts = {key: value for key, value in facts.items() if key not in OF_CLIP}
         if self._needs_segmenter:
             facts["segmenter"] = model_name("segmenter", self.segmenter)
@@ -115,8 +126,6 @@ class OpenVocabulary:
         if curve:
             record["curve"] = curve
         if self.pictures:
-            from nbhelpers.core.images import save_image
-
             save_image(Path(self.pictures) / f"{name.replace('/', '-')}.png", side_by_side(image, labels, found.labels))
         return record
 
@@ -143,20 +152,20 @@ class OpenVocabulary:
     def _class_map(self, encoder: Any, image: np.ndarray, regions: np.ndarray | None) -> ClassMap:
         classes, recipe = self.protocol.classes, self.protocol.recipe
         if not hasattr(encoder, "text_embeddings"):  # only CLIP takes these settings
-            if recipe.scope or recipe.bank:
-                raise NbHelpersError(
-                    "this recipe changes the attention of CLIP", given=encoder.name, expected="an openclip model"
-                )
             found = encoder.dense(image, [names[0] if len(names) == 1 else list(names) for names in classes])
             if self.protocol.settings.pamr_steps:
                 found = replace(found, probabilities=_refined(image, found, self.protocol.settings))
         else:
-            extra: dict[str, Any] = {}
-            if recipe.scope or recipe.bank:
-                extra = {"regions": regions, "tokens": resolve("patch_encoder", self.patch_encoder).tokens([image])[0]}
-            if recipe.bank:
-                extra["bank"] = (recipe.bank, recipe.support, recipe.own)
-            found = encoder.dense(image, classes, self.protocol.settings, **extra)
+            scope = None
+            if regions is not None and (recipe.scope or recipe.bank):
+                scope = Scope(regions, resolve("patch_encoder", self.patch_encoder).tokens([image])[0])
+            found = encoder.dense(
+                image,
+                classes,
+                self.protocol.settings,
+                scope=scope if recipe.scope else None,
+                adjust=bank_support(recipe, scope) if recipe.bank and scope is not None else None,
+            )
         return ClassMap(found.probabilities, self.protocol.titles, found.size, found.model)
 
     def _background_below(self, encoder: Any) -> float:
@@ -237,6 +246,56 @@ class Labelling:
     labels: Int[np.ndarray, "h w"]
     cost: dict[str, Any]
     curve: list[tuple[int, float, Int[np.ndarray, "h w"]]]
+
+
+def bank_support(recipe: Recipe, scope: Scope) -> Callable[[Any, Any], Any]:
+    """Mix a photo's cosines with those that its regions get from a bank; for `OpenClipTextEncoder.dense`."""
+    bank = RegionBank.open(recipe.bank)
+    numbers, keys = region_means(scope.tokens, scope.regions)
+
+    def adjust(logits, texts):
+        import torch
+
+        size = tuple(logits.shape[-2:])
+        regions = cv2.resize(scope.regions.astype(np.float32), size[::-1], interpolation=cv2.INTER_NEAREST)
+        supported = bank.retrieve(keys, recipe.support) @ texts.float().cpu().numpy().T
+        mixed = support_logits(
+            logits.float().cpu().numpy(), regions.astype(np.int64), numbers, supported.astype(np.float32), recipe.own
+        )
+        return torch.from_numpy(mixed).to(logits)
+
+    return adjust
+
+
+def build_region_bank(
+    photos: Sequence[Any], text_encoder: Any, segmenter: Any = None, patch_encoder: Any = None, points: int = 8
+) -> RegionBank:
+    """A bank of the regions of one's own photos, without labels.
+
+    Example:
+        >>> bank = build_region_bank(sorted(Path("photos").glob("*.jpg")), "openclip-vit-b-16")
+        >>> bank.save("bank.npz")                     # nbhelpers benchmarks run --bank bank.npz
+
+    Args:
+        photos: files, or RGB arrays.
+        text_encoder: catalog name, or a model; CLIP.
+        segmenter: likewise; makes the regions.
+        patch_encoder: likewise; makes the keys.
+        points: side of the segmenter's grid.
+    """
+    encoder, segmenter = resolve("text_encoder", text_encoder), resolve("segmenter", segmenter)
+    patches = resolve("patch_encoder", patch_encoder)
+
+    def describe(photo):
+        image = load_image(photo)
+        regions = photo_regions(image, segmenter, points)
+        scope = Scope(regions, patches.tokens([image])[0])
+        values = encoder.patch_map(image, scope=scope)
+        (first, keys), (second, means) = region_means(scope.tokens, regions), region_means(values, regions)
+        both = np.intersect1d(first, second)
+        return keys[np.isin(first, both)], means[np.isin(second, both)]
+
+    return RegionBank.build(photos, describe)
 
 
 def resolve(task: str, model: Any) -> Any:

@@ -18,9 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from nbhelpers.core.images import fit, load_image
-from nbhelpers.core.masks import box_of, polygon_mask
+from nbhelpers.core.masks import box_of, components, fill_holes, polygon_mask
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.regions import components, fill_holes
 from nbhelpers.weights import sample
 
 LONGEST, BASE = 800, 240

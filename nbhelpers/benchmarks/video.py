@@ -17,9 +17,9 @@ from nbhelpers.benchmarks.metrics import rounded
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import image_size, load_image
+from nbhelpers.core.masks import components, deepest_points
+from nbhelpers.core.metrics import score_clip, summarize
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.regions import components, deepest_points
-from nbhelpers.core.vos_metrics import score_clip, summarize
 
 STARTS = ("mask", "click")
 Masks = dict[int, Bool[np.ndarray, "h w"]]

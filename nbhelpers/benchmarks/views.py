@@ -20,10 +20,10 @@ from nbhelpers.benchmarks.datasets import VOID, files_by_stem, read_values
 from nbhelpers.benchmarks.metrics import area_under_roc, rounded
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import SUFFIXES, load_image
-from nbhelpers.core.masks import box_of, load_mask, polygon_mask
+from nbhelpers.core.files import IMAGE_SUFFIXES
+from nbhelpers.core.images import load_image
+from nbhelpers.core.masks import box_of, components, deepest_points, fill_holes, load_mask, polygon_mask
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.regions import components, deepest_points, fill_holes
 from nbhelpers.models.load import load
 from nbhelpers.multiview import MultiviewSegmenter, Photos, ViewsSession
 
@@ -154,7 +154,7 @@ def read_scene_masks(dataset: str, folder: Path, scene: str) -> LabelledScene:
         images, masks = folder / scene / "images", folder / scene / "masks"
         if not images.is_dir() or not masks.is_dir():
             raise _no_scene(dataset, folder / scene)
-        photos, labels = files_by_stem(images, SUFFIXES), files_by_stem(masks, (".png",))
+        photos, labels = files_by_stem(images, IMAGE_SUFFIXES), files_by_stem(masks, (".png",))
         truth = {view: _annotation(labels[stem]) for view, stem in enumerate(photos) if stem in labels}
         if not truth:
             raise _no_scene(dataset, folder / scene)
@@ -168,7 +168,7 @@ def _nvos_scene(folder: Path, scene: str) -> LabelledScene:
     parts = [labels / part / scene for part in ("reference_image", "scribbles", "masks")]
     if not images.is_dir() or not all(part.is_dir() for part in parts):
         raise _no_scene("nvos", folder)
-    photos = files_by_stem(images, SUFFIXES)
+    photos = files_by_stem(images, IMAGE_SUFFIXES)
     order = {stem: view for view, stem in enumerate(photos)}
     reference = next((order[path.stem] for path in sorted(parts[0].iterdir()) if path.stem in order), None)
     masks = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 
 from nbhelpers.benchmarks.datasets import VOID, LabelledPhotos, coco_mask
 from nbhelpers.benchmarks.metrics import class_areas, class_scores, rounded
@@ -44,7 +44,7 @@ class NamedTruth:
     path: Path
     truth: Mapping[str, Bool[np.ndarray, "h w"]]
     counted: Bool[np.ndarray, "h w"]
-    labels: Int[np.ndarray, "h w"] | None = None
+    labels: Integer[np.ndarray, "h w"] | None = None
 
 
 @lru_cache(maxsize=2)

@@ -18,10 +18,9 @@ from nbhelpers.clip_guided.pipeline import segment
 from nbhelpers.clip_guided.values import ClipGuidedResult, ClipGuidedSettings, prepare_vocabulary
 from nbhelpers.core.batch import ResultStore, apart, map_items, sign
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import check_writable, sha256, write_text
-from nbhelpers.core.images import save_image
+from nbhelpers.core.files import IMAGE_SUFFIXES, check_writable, own_name, sha256, stems, write_text
+from nbhelpers.core.images import photos, save_image
 from nbhelpers.core.masks import encode_rle
-from nbhelpers.core.runs import SUFFIXES, own_name, photos, stems
 from nbhelpers.export.masks import save_coco, to_coco
 from nbhelpers.models.protocols import Segmenter, TextEncoder
 from nbhelpers.plots import overlay
@@ -85,7 +84,7 @@ def run(
     settings = settings or ClipGuidedSettings()
     how = {"settings": settings, "segmenter": segmenter, "text_encoder": text_encoder}
     prepare_vocabulary(vocabulary, target, settings)  # an invalid vocabulary raises before anything is written
-    if output.suffix.lower() in SUFFIXES:
+    if output.suffix.lower() in IMAGE_SUFFIXES:
         if len(paths) > 1:
             raise NbHelpersError("several photos need a folder", given=output, do=f"--output {output.with_suffix('')}")
         check_writable(output.parent)

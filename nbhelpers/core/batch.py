@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import write_text
+from nbhelpers.core.files import file_stem, write_text
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.runs import file_stem
 
 log = logging.getLogger(__name__)
 

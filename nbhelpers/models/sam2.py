@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
 
-from nbhelpers.core.compute import autocast, in_batches
+from nbhelpers.core.device import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt

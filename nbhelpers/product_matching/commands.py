@@ -61,8 +61,8 @@ def batch(
 
     from nbhelpers.core.batch import apart, local_client
     from nbhelpers.core.images import load_image
+    from nbhelpers.core.images import photos as listed
     from nbhelpers.core.masks import load_mask
-    from nbhelpers.core.runs import photos as listed
     from nbhelpers.models.load import load
     from nbhelpers.product_matching.batch import match_product, raise_if_failed
     from nbhelpers.product_matching.settings import load_settings

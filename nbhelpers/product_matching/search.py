@@ -21,10 +21,9 @@ from jaxtyping import Float32, UInt8
 
 from nbhelpers.core.batch import ResultStore, map_items
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import outputs_dir, replacing, sha256
+from nbhelpers.core.files import outputs_dir, replacing, sha256, stems
 from nbhelpers.core.images import image_size, load_image
-from nbhelpers.core.runs import photos as listed
-from nbhelpers.core.runs import stems
+from nbhelpers.core.images import photos as listed
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.features import InstanceFeatures
 from nbhelpers.product_matching.gallery import Gallery, evenly_spaced, mean_feature
