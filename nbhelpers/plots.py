@@ -78,7 +78,7 @@ def overlay(
         masks: one ``(H, W) bool``, a sequence of them (also ``(k, H, W)``), or a mapping from names. Later masks
             are drawn over earlier ones.
         alpha: opacity of the fill, 0 to 1.
-        colours: one per mask, as ``"#E69F00"``; by number when left out, so that those of a clip's frames are equal.
+        colours: one per mask, as ``"#E69F00"``; by default by number, so that all frames of a clip agree.
 
     Raises:
         NbHelpersError: a mask of another size than the image.

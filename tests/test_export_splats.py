@@ -247,7 +247,7 @@ def test_sixteen_bits_stay_sixteen_bits(mask, tmp_path):
     eight = layouts.rgba_sequence(mattes, tmp_path / "eight", bits=8)
     write_layout(eight, mattes)
     assert pixels(tmp_path / "eight/a.png").dtype == np.uint8 and verify_layout(eight, mattes).ok
-    with pytest.raises(NbHelpersError, match="no such depth"):
+    with pytest.raises(NbHelpersError, match="invalid bit depth"):
         layouts.rgba_sequence(mattes, tmp_path, bits=12)
 
 

@@ -90,15 +90,15 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
     found = found[np.argsort(-found.confidence, kind="stable")]
     own = found.data["detected"].tolist()
     known = detector.classes(words.classes)
-    asked = {name for names in known for name in names}
+    queried = {name for names in known for name in names}
     strong = [
-        name for name, score in zip(own, found.confidence, strict=True) if name not in asked and score >= MIN_RIVAL
+        name for name, score in zip(own, found.confidence, strict=True) if name not in queried and score >= MIN_RIVAL
     ]
     rivals = tuple(dict.fromkeys(strong))[:MAX_RIVALS]
     words = words.with_rivals(rivals)
     known = [*known, *((name,) for name in rivals)]
     table = {name: [i for i, names in enumerate(known) if name in names] for names in known for name in names}
-    things = [index for index, stuff in words.wanted.items() if not known[index] and not stuff]
+    countable = [index for index, stuff in words.wanted.items() if not known[index] and not stuff]
     boxes, scores = [], []
     for box, score, name in zip(found.xyxy, found.confidence.tolist(), own, strict=True):
         if name not in table:
@@ -108,7 +108,7 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
             same = len(boxes)
             boxes.append(box)
             scores.append(np.zeros(len(known)))
-            scores[same][things] = UNKNOWN_SCORE
+            scores[same][countable] = UNKNOWN_SCORE
         for index in table[name]:
             scores[same][index] = max(scores[same][index], score)
     count = min(len(boxes), MAX_BOXES)

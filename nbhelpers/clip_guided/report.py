@@ -103,31 +103,31 @@ def diagnose(result: ClipGuidedResult, text_encoder: TextEncoder | None = None) 
     probabilities, names = result.class_map.probabilities, result.class_map.names
     order = np.argsort(-probabilities, axis=0, kind="stable")
     winner, second = order[0], order[min(1, len(names) - 1)]
-    asked = [i for i, (name, word) in enumerate(zip(names, result.vocabulary, strict=False)) if name == word]
-    rows = tuple(_word(result, index, winner, second) for index in asked)  # without classes added by clicks
+    queried = [i for i, (name, word) in enumerate(zip(names, result.vocabulary, strict=False)) if name == word]
+    rows = tuple(_word(result, index, winner, second) for index in queried)  # without classes added by clicks
     background = ()
     if not result.settings.surroundings and BACKGROUND not in map(str.casefold, names):
         background = tuple((word, -1.0) for word in suggested_background(names))
         background = background if text_encoder is None else _would_win(result, text_encoder)
     return Diagnosis(
-        rows, tuple(near_duplicates(result.vocabulary)), _rivals(probabilities, names, winner, len(asked)), background
+        rows, tuple(near_duplicates(result.vocabulary)), _rivals(probabilities, names, winner, len(queried)), background
     )
 
 
 def _word(result: ClipGuidedResult, index: int, winner: np.ndarray, second: np.ndarray) -> Word:
     plane, names = result.class_map.probabilities[index], result.class_map.names
-    asked = [prompt for prompt in result.prompts if prompt.class_id == index]
+    queried = [prompt for prompt in result.prompts if prompt.class_id == index]
     count = int((result.instances.class_id == index).sum())
     wins = winner == index
     if wins.any():
         runner_up = names[np.bincount(second[wins], minlength=len(names)).argmax()] if len(names) > 1 else ""
     else:
         runner_up = names[winner.ravel()[plane.argmax()]]
-    regions = len({prompt.region for prompt in asked} - {-1})
-    reason = "" if count else _reason(result, index, wins, runner_up, [prompt.fate for prompt in asked])
+    regions = len({prompt.region for prompt in queried} - {-1})
+    reason = "" if count else _reason(result, index, wins, runner_up, [prompt.fate for prompt in queried])
     evidence = ", ".join(sorted(set(result.instances.data["evidence"][result.instances.class_id == index].tolist())))
     return Word(
-        names[index], float(wins.mean()), float(plane.max()), regions, len(asked), count, runner_up, reason, evidence
+        names[index], float(wins.mean()), float(plane.max()), regions, len(queried), count, runner_up, reason, evidence
     )
 
 
@@ -185,8 +185,8 @@ def _would_win(result: ClipGuidedResult, text_encoder: TextEncoder) -> tuple[tup
     more = suggested_background(names)
     if not more:
         return ()
-    asked = text_encoder.dense(result.image, [*names, *more])
-    winner = asked.probabilities.argmax(0)
+    queried = text_encoder.dense(result.image, [*names, *more])
+    winner = queried.probabilities.argmax(0)
     taken = cv2.resize((result.instance_map >= 0).astype(np.uint8), winner.shape[::-1], interpolation=cv2.INTER_NEAREST)
     winner = np.where(taken > 0, -1, winner)
     shares = {word: float((winner == len(names) + i).mean()) for i, word in enumerate(more)}

@@ -244,7 +244,7 @@ def merge(
         if own and stuff:
             out.append(_merge_stuff(proposals, own))
         elif own:
-            out += _merge_things(proposals, own, fates, settings.iou_threshold)
+            out += _merge_instances(proposals, own, fates, settings.iou_threshold)
     return out, fates
 
 
@@ -257,7 +257,7 @@ def _merge_stuff(proposals: Sequence[MaskProposal], own: list[int]) -> MergedIns
     return MergedInstance(logits, proposals[own[0]].class_id, confidence, predicted_iou, tuple(own))
 
 
-def _merge_things(
+def _merge_instances(
     proposals: Sequence[MaskProposal], own: list[int], fates: list[str], threshold: float
 ) -> list[MergedInstance]:
     """The distinct masks of a class: those of boxes first, then those of points elsewhere."""

@@ -132,11 +132,11 @@ def prepare_vocabulary(
         )
     flat = [name for names in (*classes, *excluded) for name in names]
     others = suggested_background(flat)
-    asked = [(*names, *others) if names[0].casefold() == BACKGROUND else names for names in (*classes, *excluded)]
+    competing = [(*names, *others) if names[0].casefold() == BACKGROUND else names for names in (*classes, *excluded)]
     if settings.surroundings and BACKGROUND not in (name.casefold() for name in flat):
-        asked += surroundings(flat)
-    if len(asked) == 1:
-        asked.append((BACKGROUND, *others))
+        competing += surroundings(flat)
+    if len(competing) == 1:
+        competing.append((BACKGROUND, *others))
         notes.append("a single class would be the most probable everywhere: common surroundings were added")
     wanted = {
         index: names[0].casefold() == BACKGROUND or is_stuff(names[0], settings.stuff)
@@ -147,7 +147,7 @@ def prepare_vocabulary(
         raise NbHelpersError(
             "the vocabulary has no class to segment", given=", ".join(flat), expected="a class that is not excluded"
         )
-    return Vocabulary(tuple(asked), len(classes), wanted, tuple(notes))
+    return Vocabulary(tuple(competing), len(classes), wanted, tuple(notes))
 
 
 def is_named(target: str | None, names: Sequence[str]) -> bool:

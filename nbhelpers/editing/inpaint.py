@@ -167,7 +167,7 @@ def edit(
         NbHelpersError: an unknown kind, or an error of the edit.
     """
     if kind not in KINDS:
-        raise NbHelpersError("there is no such edit", given=kind, expected=", ".join(KINDS))
+        raise NbHelpersError("unknown edit", given=kind, expected=", ".join(KINDS))
     if kind == "segment":
         from nbhelpers.plots import overlay
 
@@ -212,7 +212,7 @@ def _inpaint(
         distance = distance_to(crop.part)
         opacity = compositing.feather(distance, grow, feather)
         hole = (opacity > 0) | dilate(waiting, grow)
-        logger.info("filling %d x %d pixels with %s", hole.shape[1], hole.shape[0], inpainter.name)
+        logger.info("inpainting %d x %d pixels with %s", hole.shape[1], hole.shape[0], inpainter.name)
         fill = inpainter.fill(target.copy(), hole, prompt=prompt, seed=seed, strength=strength)
         if fill.shape != target.shape or fill.dtype != np.uint8:
             raise NbHelpersError(

@@ -150,7 +150,7 @@ def postshot(mattes: Mattes, output: str | Path | None = None, bits: int | None 
     size and base name as the images.
     """
     if bits not in (None, 8, 16):
-        raise NbHelpersError("pictures have no such depth", given=bits, expected="8, 16 or None: as the originals")
+        raise NbHelpersError("invalid bit depth", given=bits, expected="8, 16 or None: as the originals")
     folder = _folder(mattes, output)
     stems = _stems(mattes)
     within = {"masks_remove_background": "keep white", "masks_remove_occluders": "keep black"} if masks else {}
@@ -260,7 +260,7 @@ LAYOUTS: dict[str, Callable[..., Layout]] = {
 def _sequence(kind: str, mattes: Mattes, output: str | Path, bits: int | None, picture: str) -> Layout:
     """A PNG per frame, named like its image."""
     if bits not in (None, 8, 16):
-        raise NbHelpersError("pictures have no such depth", given=bits, expected="8, 16 or None: as the originals")
+        raise NbHelpersError("invalid bit depth", given=bits, expected="8, 16 or None: as the originals")
     folder = Path(output).expanduser()
     targets = [
         Target(folder / f"{stem}.png", index, picture, bits or depth_of(mattes.paths, index))
@@ -655,7 +655,7 @@ def orientation_tag(orientation: int) -> bytes:
 
 
 def _upright(picture: np.ndarray | None) -> np.ndarray | None:
-    """What OpenCV decoded as 16 bit RGB, transparency laid over white; None if it is something else."""
+    """A 16 bit image decoded by OpenCV as RGB, composited over white; None for other images."""
     if picture is None or picture.dtype != np.uint16:
         return None
     if picture.ndim == 2:

@@ -19,14 +19,14 @@ READ = 1 << 20
 
 
 class Manifest:
-    """A list, kept as a hidden file in ``folder``, of the files that exports wrote there.
+    """The list of files that exports wrote to a folder, stored as a hidden file in it.
 
-    Each file is entered with its length and checksum *before* it is renamed into place, so whatever moment a
-    process is killed at, a file under its final name is whole and known. A file that somebody changed afterwards no
-    longer fits its entry and counts as theirs.
+    Each file is recorded with its length and checksum *before* it is renamed into place, so that even if the process is
+    killed, every file under its final name is complete and recorded. A file that has been changed afterwards no longer
+    matches its record and is treated as a file of other origin.
 
     Args:
-        folder: all files written lie in it or below. It need not exist yet.
+        folder: contains all files, possibly in subfolders; it need not exist yet.
     """
 
     def __init__(self, folder: str | Path):

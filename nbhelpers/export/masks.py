@@ -259,7 +259,7 @@ def encode_png(
 
 
 def _strip(strip: tuple[np.ndarray, bool]) -> tuple[bytes, int, int]:
-    """Some rows, filtered and compressed, as a chunk; with the Adler-32 and length of what was compressed."""
+    """Some rows, filtered and compressed, as a chunk; with the Adler-32 and length of the uncompressed data."""
     rows, last = strip
     colourful = rows.ndim == 3
     step = rows.itemsize * (rows.shape[2] if colourful else 1)

@@ -272,10 +272,10 @@ def raise_stuff(scores: Float32[np.ndarray, "n h w"], stuff: Bool[np.ndarray, " 
     lose its area. The sum is divided among stuff classes in proportion to their scores.
     """
     if stuff.any() and not stuff.all():
-        things = scores[~stuff]
-        best = np.quantile(things.reshape(len(things), -1), PEAK, axis=1)
-        shares = scores[stuff] / scores[stuff].sum(0)
-        scores[stuff] += rest * np.sqrt(best[things.argmax(0)] * best.max()) * shares
+        countable = scores[~stuff]
+        best = np.quantile(countable.reshape(len(countable), -1), PEAK, axis=1)
+        fractions = scores[stuff] / scores[stuff].sum(0)
+        scores[stuff] += rest * np.sqrt(best[countable.argmax(0)] * best.max()) * fractions
 
 
 def _align_contours(scores: Float32[np.ndarray, "n h w"], image: UInt8[np.ndarray, "h w 3"], settings) -> None:

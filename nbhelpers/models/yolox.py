@@ -124,7 +124,7 @@ GROUPS = {
 
 
 class YoloxDetector:
-    """Boxes of named things; a `nbhelpers.models.protocols.Detector` that knows the 80 classes of COCO.
+    """Detection of named objects; a `nbhelpers.models.protocols.Detector` for the 80 classes of COCO.
 
     Example:
         >>> detector = nbhelpers.load("detector")
@@ -187,8 +187,8 @@ class YoloxDetector:
         index = {own: number for number in reversed(range(len(known))) for own in known[number]}
         boxes, scores, labels = self._boxes(image, min_score)
         found = supervision.Detections(xyxy=boxes, confidence=scores, class_id=labels).with_nms(NMS_IOU)
-        asked = np.array([CLASSES[label] in index for label in found.class_id], bool)
-        for row in np.flatnonzero(asked & (found.confidence < MAX_VERIFIED_SCORE)):
+        queried = np.array([CLASSES[label] in index for label in found.class_id], bool)
+        for row in np.flatnonzero(queried & (found.confidence < MAX_VERIFIED_SCORE)):
             found.confidence[row] = self._verified(
                 image, found.xyxy[row], int(found.class_id[row]), float(found.confidence[row])
             )
@@ -246,7 +246,7 @@ class YoloxDetector:
         return np.clip(boxes / letterbox_scale(height, width), 0, [width, height] * 2), scores, labels
 
     def _known(self, name: str) -> tuple[str, ...]:
-        """The classes that one name stands for."""
+        """The classes of a name."""
         if name not in self._names:
             keys = (root(name), root(name.split()[-1]))
             known = next((_TABLE[key] for key in keys if key in _TABLE), None)

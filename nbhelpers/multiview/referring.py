@@ -180,9 +180,9 @@ ONLY_PREPOSITIONS = frozenset(
 
 MAX_CHARACTERS = 300  # characters of a phrase
 SIDE_TEXTS = {
-    "left": "on the left of the picture",
-    "right": "on the right of the picture",
-    "centre": "in the middle of the picture",
+    "left": "on the left of the image",
+    "right": "on the right of the image",
+    "centre": "in the middle of the image",
     "foreground": "in the foreground",
     "background": "in the background",
     "centre of": "in the middle of",
@@ -230,7 +230,7 @@ class Phrase:
     Example:
         >>> phrase = parse_phrase("Red box on the left table")
         >>> phrase.noun, phrase.relations[0].kind, str(phrase.relations[0].references[0])
-        ('red box', 'on', '"table" (on the left of the picture)')
+        ('red box', 'on', '"table" (on the left of the image)')
 
     Attributes:
         text: as written.

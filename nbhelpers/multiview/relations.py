@@ -669,6 +669,6 @@ def _decide(phrase: Phrase, ranking: tuple[ScoredCandidate, ...], missing: tuple
     why += (
         f": {first.score:.2f} and {second.score:.2f}"
         if first.relation_scores
-        else '; say which, as "nearest" or "left"'
+        else '; specify which, e.g. "nearest" or "left"'
     )
     return ReferenceResolution(phrase, ranking, False, why)

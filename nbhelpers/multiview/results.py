@@ -209,7 +209,7 @@ def save_result(result: MultiviewResult, folder: str | Path, paths: Sequence[str
         folder: created if it is missing; results of the same photos are replaced. Where it holds results of other
             photos, a number is added to its name, see `nbhelpers.core.files.own_name`.
         paths: of the photos, for the names of masks in the tools' layouts and the stored orientation (see
-            `nbhelpers.core.orientation`); those that the session knows when left out.
+            `nbhelpers.core.orientation`); by default those of the session.
 
     Raises:
         NbHelpersError: the folder cannot be written.

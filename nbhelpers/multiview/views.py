@@ -190,7 +190,7 @@ def sharpness(image: UInt8[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w"], side
     """Variance of the Laplacian of an image: low for blurred images, compared with others of the same scene.
 
     Args:
-        image: RGB, measured at no more than ``side`` pixels, or grey, measured as it is.
+        image: RGB, measured at no more than ``side`` pixels, or greyscale, measured unchanged.
         side: pixels of the longer side.
 
     Source: Pech-Pacheco et al. 2000, doi 10.1109/ICPR.2000.903548.

@@ -25,7 +25,7 @@ from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.features import MAX_SIDE, InstanceFeatures, describe_reference, unit
 
 MEAN_SIDE = 336  # pixels: low resolution is enough for a mean
-N_DIRECTIONS = 2  # of largest variance: position in the picture, and subject against surroundings
+N_DIRECTIONS = 2  # of largest variance: position in the image, and subject against surroundings
 MAX_COVERAGE = 0.9  # of the photo: a reference that covers more leaves no background to compare with
 MIN_BORDER_COVERAGE = 0.3  # of a border of the photo, if the mask is background
 PICTURE_SIDE = 192  # pixels of a reference's thumbnail
