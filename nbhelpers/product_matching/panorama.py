@@ -311,9 +311,9 @@ def same_objects(
 ) -> list[int]:
     """The index of the mask that represents the same object, for each mask; its own index if it is kept.
 
-    Two masks of different tiles show one object if their intersection is at least ``min_overlap`` of the smaller. Complete
-    masks take precedence over truncated ones, larger truncated ones over smaller, else higher quality. Within a tile
-    a part and its whole remain separate.
+    Two masks of different tiles show one object if their intersection is at least ``min_overlap`` of the smaller.
+    Complete masks take precedence over truncated ones, larger truncated ones over smaller, else higher quality. Within
+    a tile a part and its whole remain separate.
 
     Args:
         masks: of the image.
