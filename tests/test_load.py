@@ -66,7 +66,7 @@ def test_an_official_model_that_is_not_here_is_never_fetched_unasked(home, monke
 
 def test_a_model_without_adapter_is_one_clear_error():
     entry = next(model for model in catalog.models() if model.adapter is None)
-    with pytest.raises(NbHelpersError, match="cannot run it yet"):
+    with pytest.raises(NbHelpersError, match="cannot run it"):
         load(entry.task, entry.name, "cpu")
 
 

@@ -517,7 +517,7 @@ def catalogued(tiny, monkeypatch):
 
 
 def test_a_load_by_name_takes_the_file_in_checkpoints(catalogued, model, home, photo):
-    with pytest.raises(NbHelpersError, match="not on this machine"):
+    with pytest.raises(NbHelpersError, match="have not been downloaded"):
         load("text_encoder", catalogued.name, "cpu")
     (home / "checkpoints").mkdir(exist_ok=True)
     save(model, home / "checkpoints" / catalogued.assets[0].file)

@@ -209,7 +209,7 @@ def test_npm_of_the_python_package_is_taken_where_there_is_no_other(incoming, tm
 
 
 def test_an_archive_that_is_not_in_order_is_not_kept(npm, incoming, server):
-    with pytest.raises(NbHelpersError, match="does not hold"):
+    with pytest.raises(NbHelpersError, match="does not contain"):
         bring(NpmMember("@scope/model", "1.2.3", "package/other"), incoming)
     assert list(incoming.iterdir()) == []
 

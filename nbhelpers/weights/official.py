@@ -1,6 +1,6 @@
-"""The official set: the publishers' own checkpoints, for a GPU or for patience.
+"""The official set: the publishers' checkpoints, for a GPU.
 
-Sizes of files whose hash nobody published are approximate; such files are pinned when they first arrive. A hub
+Sizes of files without a published hash are approximate; such files are pinned at their first download. A hub
 revision that is a commit pins the content as well.
 """
 
@@ -11,7 +11,7 @@ from nbhelpers.weights.sources import HubFile, UrlFile
 
 SAM2_ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything_2"
 
-# size: (yaml letter, frames a second of video on an A100, {version: (bytes, sha256)}), speeds by the publisher's README
+# size: (yaml letter, video frames per second on an A100 by the publisher's README, {version: (bytes, sha256)})
 SAM2 = {
     "tiny": (
         "t",
@@ -59,7 +59,7 @@ def _sam2(version: str, size: str) -> tuple[Model, Model]:
     assets = (Asset(file, sources, length, sha256),)
     options = {"config": f"configs/sam{version}/sam{version}_hiera_{letter}.yaml"}
     memory = f"{length / 1e9:.2g} GB of weights"
-    pace = f"about {speed} video frames a second on an A100 (publisher's README)"
+    pace = f"about {speed} video frames per second on an A100 (publisher's README)"
     return (
         Model(
             name, "segmenter", "official", assets, "Apache-2.0", memory, pace, "nbhelpers.models.sam2:build", options
@@ -70,17 +70,17 @@ def _sam2(version: str, size: str) -> tuple[Model, Model]:
             "official",
             assets,
             "Apache-2.0",
-            f"{memory}; the same however long the clip",
+            f"{memory}; independent of the length of the clip",
             pace,
             "nbhelpers.models.sam2_video:build",
             options,
-            note="The same checkpoint as the segmenter; the file is there once.",
+            note="The same checkpoint file as the segmenter.",
         ),
     )
 
 
 def _dinov2(size: str, bytes: int, registers: bool) -> Model:
-    # commits that other projects pinned; of the variants with registers none is known
+    # commits pinned by other projects; none is known for the variants with registers
     revision = {
         "small": "ed25f3a31f01632728cabb09d1542f84ab7b0056",
         "base": "f9e44c814b77203eaa57a6bdbbd535f21ede1415",
@@ -233,7 +233,7 @@ GEOMETRY = (
         "5 GB of weights",
         "seconds for a scene on a GPU",
         "nbhelpers.models.vggt:build",
-        note="The same network, trained for commercial use. Its licence is accepted on the hub first.",
+        note="The same network, trained for commercial use. Its licence must be accepted on the hub.",
     ),
     Model(
         "must3r-512",
@@ -251,7 +251,7 @@ GEOMETRY = (
         "MUSt3R (research)",
         "1.7 GB of weights",
         "seconds for a scene on a GPU",
-        note="Many views and long walks. The package comes from its repository.",
+        note="For many views and long sequences. The package comes from its repository.",
     ),
 )
 
@@ -275,7 +275,7 @@ INPAINTERS = (
         "2.1 GB of weights",
         "seconds a picture on a GPU, minutes on a CPU",
         "nbhelpers.models.diffusion:build",
-        note="Paints what a text says under a mask, at 512 x 512.",
+        note="Inpaints by text prompt, at 512 x 512.",
     ),
     Model(
         "stable-diffusion-xl-inpainting",
