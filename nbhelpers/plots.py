@@ -115,7 +115,7 @@ def draw(
     """A figure of a photo with prompts and masks.
 
     Args:
-        image: ``(H, W, 3) uint8`` RGB; shown with at most 1600 pixels a side.
+        image: ``(H, W, 3) uint8`` RGB; shown with at most 1600 pixels per side.
         masks: see `overlay`; the names of a mapping appear in a legend.
         points: ``(n, 2)``, ``(x, y)`` in pixels of the image.
         labels: ``(n,)``, 1 includes and 0 excludes; all 1 by default.

@@ -132,9 +132,7 @@ def test_a_wrong_file_that_lies_here_is_told_and_left_alone(store, damage):
     path.write_bytes(damage)
     os.utime(path, ns=(1, 1))
     for ask in (lambda: fetch("little"), lambda: fetching.files("little"), lambda: fetching.path_of(store.weights)):
-        with pytest.raises(
-            NbHelpersError, match=r"differs from the file in the catalog[\s\S]*nbhelpers fetch little"
-        ):
+        with pytest.raises(NbHelpersError, match=r"differs from the file in the catalog[\s\S]*nbhelpers fetch little"):
             ask()
     assert path.read_bytes() == damage
 
@@ -152,7 +150,9 @@ def test_offline_takes_what_is_here_and_tells_what_is_not(store, server, monkeyp
     server.asked.clear()
     monkeypatch.setenv(variable, "1")
     assert fetch("little")
-    with pytest.raises(NbHelpersError, match=r"p\.jpg has not been downloaded[\s\S]*looked for[\s\S]*nbhelpers fetch p\.jpg"):
+    with pytest.raises(
+        NbHelpersError, match=r"p\.jpg has not been downloaded[\s\S]*looked for[\s\S]*nbhelpers fetch p\.jpg"
+    ):
         fetch("p.jpg")
     with pytest.raises(NbHelpersError, match=r"the hub's cache \(owner/big\)"):
         fetch("big")

@@ -179,7 +179,7 @@ def horizontal_gap(one: ObjectExtent, other: ObjectExtent) -> float:
 
 
 def shrink_mask(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "sh sw"]:
-    """A mask at no more than 400 pixels a side, for `ViewerFrame.outline`."""
+    """A mask at no more than 400 pixels per side, for `ViewerFrame.outline`."""
     scale = min(1.0, 400 / max(mask.shape))
     size = max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale))
     return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)

@@ -37,10 +37,10 @@ class ViewsSession:
         >>> session.click(300, 190, label=0, view=views.worst)    # a correction, which all views follow
         >>> views = session.solve()
 
-    Prompted views keep the mask of their prompts; a click in a view without prompts corrects the mask that the last
-    `solve` found there. Where the prompts of two views contradict each other, the other views follow only one of them;
-    see `nbhelpers.multiview.conflicts`. All prompts are in `log`; a session on the same photos with that log gives the
-    same masks.
+    Prompted views keep the mask of their prompts; a click in a view without prompts corrects the mask of the last
+    `solve`. If the prompts of two views are in conflict, the other views follow only one of them; see
+    `nbhelpers.multiview.conflicts`. All prompts are in `log`, which reproduces the masks in a session on the same
+    photos.
 
     Args:
         images: files or RGB arrays of any sizes, a folder, a glob, or `Photos` that other sessions share.

@@ -261,7 +261,7 @@ def make_reference(
 
 
 def _fit_mask(mask: Bool[np.ndarray, "h w"], longest: int) -> Bool[np.ndarray, "h2 w2"]:
-    """A mask, reduced to at most ``longest`` pixels a side."""
+    """A mask, reduced to at most ``longest`` pixels per side."""
     return fit(np.repeat(mask.view(np.uint8)[:, :, None] * 255, 3, axis=2), longest)[:, :, 0] > 127
 
 

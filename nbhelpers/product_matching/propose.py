@@ -112,7 +112,7 @@ class GuidedMask:
     Attributes:
         prediction: of the segmenter.
         index: of the mask in it.
-        coarse: the mask on a grid of at most 256 cells a side.
+        coarse: the mask on a grid of at most 256 cells per side.
         quality: its predicted IoU.
         similarity: its mean in the similarity map, -1 to 1.
     """
