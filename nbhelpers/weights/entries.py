@@ -24,7 +24,7 @@ class Asset:
         file: name below ``checkpoints/`` (or ``data/``), with ``/`` between folders.
         sources: in order of preference; all provide the same bytes.
         bytes: its size; approximate if ``exact`` is False.
-        sha256: 64 hexadecimal digits; None: pinned at the first download, see `nbhelpers.weights.checks`.
+        sha256: 64 hexadecimal digits; None: pinned at the first download, see `nbhelpers.weights.cache`.
         role: its name in the adapter (``"checkpoint"``, ``"encoder"``, ...).
         exact: whether ``bytes`` is known to the byte.
         kind: ``"weights"`` for ``checkpoints/``, ``"sample"`` for ``data/``.
