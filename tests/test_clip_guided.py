@@ -235,7 +235,7 @@ def test_one_word_gets_something_to_compete_with():
     assert found.vocabulary == ("ball",) and ("sky", "cloud") in encoder.asked[0]
     assert found.mask().mean() < 0.2 and "ball 2" in found.names
     bare = ask(words=["ball"], encoder=FakeTextEncoder(), surroundings=False)
-    assert "compete" in bare.notes[0] and bare.class_map.names == ("ball", "background")
+    assert "single class" in bare.notes[0] and bare.class_map.names == ("ball", "background")
 
 
 def test_surroundings_compete_unless_they_are_named():
@@ -362,7 +362,7 @@ def test_a_click_removes_a_region_and_undo_brings_it_back(clicked, result):
     assert name == "box" and "box" not in session.result.names and session.result.labels[200, 250] == -1
     clicks.undo()
     assert (session.result.labels == result.labels).all() and changes == [5, 6]
-    with pytest.raises(NbHelpersError, match="no region"):
+    with pytest.raises(NbHelpersError, match="no instance"):
         session.remove(9999, 0)
 
 
@@ -545,15 +545,15 @@ def test_an_edit_of_nothing_leaves_the_photo_and_is_told(command, tmp_path):
     from nbhelpers import load_image
 
     done = command("--vocabulary", *WORDS, "dragon", "--target", "dragon", "--edit", "remove", "--output", "o.png")
-    assert done.exit_code == 0 and "nothing of dragon was found" in done.output
+    assert done.exit_code == 0 and "no dragon was found" in done.output
     assert (load_image(tmp_path / "o.png") == scene()).all()
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--edit", "paint"), "no such edit"),
-        (("--edit", "restyle"), "format_record what to paint"),
+        (("--edit", "paint"), "unknown edit"),
+        (("--edit", "restyle"), "needs a text prompt"),
         (("--checkpoint", "sam2_hiera_large.pt"), "checkpoint does not exist"),
         (("--min-confidence", "3"), "out of range"),
         (("--target", "dragon"), "not in the vocabulary"),
