@@ -161,7 +161,7 @@ def test_identical_photos_show_no_depth():
     poses = np.repeat(ring(2)[:1], 5, axis=0)
     scene = ColmapEstimator(twice(poses, cloud(), noise=0.05)).reconstruct(photos(5))
     assert not scene.placed.any()
-    assert "same photo" in told(scene)
+    assert "same viewpoint" in told(scene)
 
 
 def test_photos_without_overlap():
@@ -180,7 +180,7 @@ def test_photos_without_texture_are_named():
 def test_one_photo():
     scene = ColmapEstimator(twice(ring(1), cloud())).reconstruct(photos(1))
     assert not scene.placed.any()
-    assert "one photo" in told(scene)
+    assert "single photo" in told(scene)
 
 
 def test_two_photos_are_enough_when_both_runs_agree():
@@ -214,7 +214,7 @@ def test_learned_features_that_cannot_be_had_are_told():
 
 @pytest.mark.parametrize(("count", "names"), [(0, None), (2, ["a"])])
 def test_no_photos_or_names_that_do_not_fit(count, names):
-    with pytest.raises(NbHelpersError, match="do not fit"):
+    with pytest.raises(NbHelpersError, match="differ in number"):
         ColmapEstimator(twice(ring(2), cloud())).reconstruct(photos(count), names)
 
 

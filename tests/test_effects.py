@@ -101,7 +101,7 @@ def test_a_blur_hides_what_was_there(photo, disc):
     blurred = effects.blur(noisy, disc, sigma=10)
     assert blurred[disc].std() < noisy[disc].std() / 3
     assert np.array_equal(blurred[~disc], noisy[~disc])
-    with pytest.raises(NbHelpersError, match="width"):
+    with pytest.raises(NbHelpersError, match="sigma"):
         effects.blur(photo, disc, sigma=0)
 
 

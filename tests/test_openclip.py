@@ -347,7 +347,7 @@ def test_a_fifty_megapixel_photo_is_scaled_first(encoder):
 def test_more_than_memory_is_refused_before_anything_is_computed(encoder, monkeypatch):
     monkeypatch.setattr(openclip, "free_memory", lambda: 10_000_000)
     image = np.zeros((2000, 3000, 3), np.uint8)
-    with pytest.raises(NbHelpersError, match="free memory"):
+    with pytest.raises(NbHelpersError, match="not enough memory"):
         encoder.dense(image, ["cat", "dog"], replace(SMALL, at_image_size=True))
     assert not encoder._texts
     assert encoder.dense(image, ["cat", "dog"]).probabilities.shape == (2, 48, 72)

@@ -493,7 +493,7 @@ def test_with_little_to_calibrate_from_the_threshold_is_that_of_the_settings():
     result = calibrate(
         score_photos([found()], gallery, ProductSettings()), gallery, ProductSettings(similarity_threshold=0.6)
     )
-    assert (result.threshold, result.source) == (0.6, "settings") and "too little" in result.why
+    assert (result.threshold, result.source) == (0.6, "settings") and "too few" in result.why
 
 
 def test_evenly_takes_the_first_and_the_last():

@@ -338,7 +338,7 @@ def test_a_saved_memory_goes_on_as_if_nothing_had_happened(tracker, clip, tmp_pa
     for each in (after, state):
         tracker.remove(each, 2)
     assert_equal(logits_of(tracker.propagate(after, 5, 12)), logits_of(tracker.propagate(state, 5, 12)))
-    with np.load(tmp_path / "8.npz") as memory, pytest.raises(NbHelpersError, match="does not fit"):
+    with np.load(tmp_path / "8.npz") as memory, pytest.raises(NbHelpersError, match="does not match"):
         tracker.recall(tracker.open(clip), 8, memory)
 
 
