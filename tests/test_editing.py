@@ -291,7 +291,7 @@ def test_a_mask_that_cannot_be_told_is_refused_before_the_model(command, photo, 
     assert isinstance(done.exception, NbHelpersError) and "ambiguous" in str(done.exception)
     save_image(tmp_path / "small.png", np.eye(5, dtype=np.uint8) * 255)
     done = command("small.png")
-    assert isinstance(done.exception, NbHelpersError) and "differ in size" in str(done.exception)
+    assert isinstance(done.exception, NbHelpersError) and "another size" in str(done.exception)
 
 
 def test_an_edit_replaces_neither_the_photo_nor_an_edit_of_another(command, photo, mask, tmp_path):
