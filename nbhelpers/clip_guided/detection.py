@@ -31,6 +31,10 @@ MAX_RIVALS = 12
 IOU_SAME_BOX = 0.7  # IoU from which boxes of different classes are one object
 IOU_SAME_MASK = 0.7  # IoU from which the masks of two boxes are one object
 UNKNOWN_SCORE = 0.15  # score of countable classes that the detector does not know
+RIVAL_FRACTION = (
+    0.5  # likewise with only rivals, as a fraction of their score: "dog" may be a hypernym of "spaniel" ...
+)
+WEARERS = ("person",)  # ... but a person who wears or holds an object is not the object
 MIN_TEXT_PROBABILITY = 0.2  # lower bound of the text encoder's probability in the product: it may be wrong
 MIN_PROBABILITY = 0.35  # of a box that is kept
 OUTSIDE_FACTOR = 0.3  # factor on the probability of a class that the detector knows, outside its boxes
@@ -43,7 +47,8 @@ class Detected:
     Attributes:
         boxes: ``(k, 4)`` pixels, one box per object, highest score first.
         scores: ``(k, n)``, the score of each class for each box: 0 for a class that the detector knows but did not
-            detect, and for stuff; `UNKNOWN_SCORE` for countable classes that it does not know.
+            detect, and for stuff; for countable classes that it does not know `UNKNOWN_SCORE`, or more if it detected
+            only rivals (`RIVAL_FRACTION`).
         known: whether the detector knows each of the ``n`` classes.
         words: the vocabulary, with the rivals that the detector found.
         notes: how names were mapped to the detector's classes.
@@ -111,6 +116,10 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
             scores[same][countable] = UNKNOWN_SCORE
         for index in table[name]:
             scores[same][index] = max(scores[same][index], score)
+    firm = [i for i, names in enumerate(known) if names and (i < len(known) - len(rivals) or names[0] in WEARERS)]
+    for each in scores:
+        if not each[firm].any():
+            each[countable] = np.maximum(UNKNOWN_SCORE, RIVAL_FRACTION * each.max())
     count = min(len(boxes), MAX_BOXES)
     return Detected(
         np.array(boxes[:count], float).reshape(-1, 4),
