@@ -113,7 +113,7 @@ def test_a_photo_that_does_not_belong_is_told():
     points = [cloud(seed=0)] * 5 + [cloud(seed=3)]
     scene = ColmapEstimator(twice(ring(6), points)).reconstruct(photos(6), list("abcdef"))
     np.testing.assert_array_equal(np.flatnonzero(scene.placed), range(5))
-    assert "shares too little with the others: f" in told(scene)
+    assert "too few matches with the others: f" in told(scene)
 
 
 def test_a_camera_that_only_turned_shows_no_depth():
