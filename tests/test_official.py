@@ -17,6 +17,7 @@ from nbhelpers.weights.sources import HubFile, UrlFile
 PROTOCOLS = {
     "segmenter": protocols.Segmenter,
     "tracker": protocols.Tracker,
+    "concept_segmenter": protocols.ConceptSegmenter,
     "text_encoder": protocols.TextEncoder,
     "detector": protocols.Detector,
     "patch_encoder": protocols.PatchEncoder,

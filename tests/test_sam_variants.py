@@ -35,6 +35,11 @@ def family(request, tmp_path_factory):
     return files, build_segmenter("tiny", files, "cpu"), network, processor
 
 
+def assert_close(ours, theirs):
+    """Equal to 5e-5 of the largest logit: tokens of a box come in another order, and batches round otherwise."""
+    assert np.abs(ours - np.asarray(theirs)).max() <= 5e-5 * np.abs(ours).max()
+
+
 def of_the_library(network, processor, photo, prompt, multimask):
     """Masks ``(k, H, W)``, logits and scores of the library's own pipeline."""
     inputs = {}
@@ -56,8 +61,8 @@ def test_masks_are_those_of_the_librarys_pipeline_on_a_photo_that_is_no_square(f
     assert isinstance(segmenter, FeatureSegmenter) and photo.shape[0] != photo.shape[1]
     prediction = segmenter.predict(segmenter.encode(photo), prompt)
     masks, logits, scores = of_the_library(network, processor, photo, prompt, multimask=True)
-    np.testing.assert_allclose(prediction.logits[1:], logits, atol=1e-4)
-    np.testing.assert_allclose(prediction.scores[1:], scores, atol=1e-5)
+    assert_close(prediction.logits[1:], logits)
+    np.testing.assert_allclose(prediction.scores[1:], scores, atol=1e-4)
     for index in range(3):
         assert (prediction.mask(index + 1) == masks[index]).mean() > 0.9999
     best, _, _ = of_the_library(network, processor, photo, prompt, multimask=False)
@@ -73,7 +78,7 @@ def test_a_mask_prompt_is_scaled_as_the_library_does(family, photo):
     encoded.pop("original_sizes")
     with torch.inference_mode():
         output = network(**encoded, input_masks=torch.from_numpy(logits)[None, None], multimask_output=True)
-    np.testing.assert_allclose(prediction.logits[1:], output.pred_masks[0, 0], atol=1e-4)
+    assert_close(prediction.logits[1:], output.pred_masks[0, 0])
 
 
 def test_many_points_are_equal_to_single_clicks(family, photo):
@@ -84,10 +89,10 @@ def test_many_points_are_equal_to_single_clicks(family, photo):
     assert len(together) == 7
     for index, point in enumerate(points):
         alone = segmenter.predict(embedding, Prompt([point]))
-        np.testing.assert_allclose(together.logits[index], alone.logits[alone.choice], atol=1e-4)
-        assert together.scores[index] == pytest.approx(alone.scores[alone.choice], abs=1e-5)
+        assert_close(together.logits[index], alone.logits[alone.choice])
+        assert together.scores[index] == pytest.approx(alone.scores[alone.choice], abs=1e-4)
     wholes = segmenter.predict_points(embedding, points, choose=lambda number, candidates: 2)
-    np.testing.assert_allclose(wholes.logits[3], segmenter.predict(embedding, Prompt([points[3]])).logits[3], atol=1e-4)
+    assert_close(wholes.logits[3], segmenter.predict(embedding, Prompt([points[3]])).logits[3])
 
 
 def test_features_are_the_embeddings_from_coarse_to_fine(family, photo):

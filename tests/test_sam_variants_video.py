@@ -13,7 +13,7 @@ from nbhelpers.models.protocols import Tracker
 from nbhelpers.models.sam_variants import build_tracker
 from nbhelpers.models.sam_variants.segmenter import PROCESSORS
 
-FAMILIES = {"edgetam": "EdgeTamVideoModel", "sam3-segmenter": "Sam3TrackerVideoModel"}
+FAMILIES = {"edgetam-video": "EdgeTamVideoModel", "sam3-video": "Sam3TrackerVideoModel"}
 CLICK = Prompt([(50, 60)])
 BOX = Prompt([(120, 60)], box=(95, 25, 145, 95))
 CORRECTION = Prompt([(20, 20), (140, 100)], [1, 0])
@@ -160,7 +160,7 @@ def test_objects_do_not_disturb_each_other_and_can_be_removed(family, clip):
 def test_memory_does_not_grow_with_the_clip(family, photo):
     tracker, _, _ = family
     sizes = []
-    for count in (45, 90):
+    for count in (20, 40):
         state = tracker.open(Clip(photo, count))
         tracker.add(state, 0, 1, CLICK)
         list(tracker.propagate(state, 0, count - 1))

@@ -21,14 +21,15 @@ def dinov3_convnext():
 
 
 SIDE = 64
-PROMPTS = {"hidden_size": 32, "image_size": SIDE}
-DECODER = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+WIDTH = 128  # twice that of the memory, which is fixed in places
+PROMPTS = {"hidden_size": WIDTH, "image_size": SIDE}
+DECODER = {"hidden_size": WIDTH, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
 MEMORY = {
-    "memory_attention_hidden_size": 32,
+    "memory_attention_hidden_size": WIDTH,
     "memory_attention_num_layers": 1,
-    "memory_encoder_hidden_size": 32,
-    "mask_downsampler_embed_dim": 32,
-    "memory_fuser_embed_dim": 32,
+    "memory_encoder_hidden_size": WIDTH,
+    "mask_downsampler_embed_dim": WIDTH,
+    "memory_fuser_embed_dim": WIDTH,
     "memory_fuser_intermediate_dim": 32,
     "num_maskmem": 3,
     "max_object_pointers_in_encoder": 4,
@@ -57,7 +58,7 @@ def edgetam():
             backbone_config=backbone,
             backbone_channel_list=[16, 16, 8, 8],
             backbone_feature_sizes=sizes_of(16),
-            fpn_hidden_size=32,
+            fpn_hidden_size=WIDTH,
         ),
         prompt_encoder_config=PROMPTS,
         mask_decoder_config=DECODER,
@@ -82,11 +83,12 @@ def sam3():
         "global_attn_indexes": [1],
         "pretrain_image_size": 32,
     }
-    vision = {"backbone_config": backbone, "fpn_hidden_size": 32, "backbone_feature_sizes": sizes_of(patch)}
-    layers = {"hidden_size": 32, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vision = {"backbone_config": backbone, "fpn_hidden_size": WIDTH, "backbone_feature_sizes": sizes_of(patch)}
+    layers = {"hidden_size": WIDTH, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     text = {
         "model_type": "clip_text_model",
         "vocab_size": 300,
+        "eos_token_id": 53,
         "hidden_size": 32,
         "intermediate_size": 32,
         "projection_dim": 16,
@@ -101,7 +103,7 @@ def sam3():
         "geometry_encoder_config": layers,
         "detr_encoder_config": layers,
         "detr_decoder_config": {**layers, "num_queries": 6},
-        "mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2},
+        "mask_decoder_config": {"hidden_size": WIDTH, "num_attention_heads": 2},
     }
     tracker = {
         "model_type": "sam3_tracker_video",
@@ -113,15 +115,34 @@ def sam3():
         **MEMORY,
     }
     config = transformers.Sam3VideoConfig(detector_config=detector, tracker_config=tracker, low_res_mask_size=32)
-    return transformers.Sam3VideoModel(config), {}
+    letters = [f"{letter}{end}" for end in ("", "</w>") for letter in "abcdefghijklmnopqrstuvwxyz."]
+    vocabulary = {token: number for number, token in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    return transformers.Sam3VideoModel(config), {"tokenizer": transformers.CLIPTokenizer(vocabulary, merges=[])}
+
+
+def tipsv2():
+    """Its tokenizer knows the letters."""
+    letters = [f"▁{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + list("▁abcdefghijklmnopqrstuvwxyz.")
+    vocabulary = {"<pad>": 0, "<unk>": 1} | {token: number for number, token in enumerate(letters, 2)}
+    width = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**width, "vocab_size": len(vocabulary), "intermediate_size": 32, "max_position_embeddings": 64}
+    vision = {**width, "patch_size": 14, "image_size": 56, "mlp_ratio": 2}
+    config = transformers.Tipsv2Config(text_config=text, vision_config=vision)
+    return transformers.Tipsv2Model(config), {"tokenizer": transformers.Tipsv2Tokenizer(vocab=vocabulary, merges=[])}
 
 
 # a row of the catalog for each network that an adapter knows
 ROWS = {
     "dinov3-vit-small": dinov3_vit,
     "dinov3-convnext-tiny": dinov3_convnext,
+    "tipsv2-b14": tipsv2,
+    "tipsv2-b14-patches": tipsv2,
     "edgetam": edgetam,
+    "edgetam-video": edgetam,
     "sam3-segmenter": sam3,
+    "sam3-video": sam3,
+    "sam3": sam3,
+    "sam3-detector": sam3,
 }
 
 

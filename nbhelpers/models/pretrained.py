@@ -104,6 +104,36 @@ def load_processor(name: str, files: Mapping[str, Path], processor: str) -> Any:
         return getattr(transformers, processor).from_dict(settings)
 
 
+def load_tokenizer(name: str, files: Mapping[str, Path], length: int, padding: int, vocabulary: int) -> Any:
+    """The tokenizer of ``files["tokenizer"]`` (tokenizer.json), which pads and cuts texts to ``length`` tokens.
+
+    Args:
+        name: catalog name, for the errors.
+        files: by role.
+        length: tokens of every text.
+        padding: the token that fills up.
+        vocabulary: how many tokens the network knows.
+
+    Raises:
+        NbHelpersError: the file is damaged, or has more tokens than the network.
+    """
+    needs("official", "tokenizers")
+    from tokenizers import Tokenizer
+
+    with _as_loading_error(name, files["tokenizer"], "tokenizer.json"):
+        tokenizer = Tokenizer.from_file(str(files["tokenizer"]))
+    if tokenizer.get_vocab_size() > vocabulary:
+        raise NbHelpersError(
+            "the tokenizer is of another network",
+            given=f"{files['tokenizer']}: {tokenizer.get_vocab_size()} tokens",
+            expected=f"at most {vocabulary}, for {name}",
+            do=f"nbhelpers fetch {name}",
+        )
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=padding)
+    return tokenizer
+
+
 def processed(
     processor: Any, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], size: tuple[int, int], device: str
 ) -> Float[Tensor, "b 3 h w"]:

@@ -130,6 +130,42 @@ class Detector(Protocol):
 
 
 @runtime_checkable
+class ConceptSegmenter(Protocol):
+    """Masks of all instances of named things.
+
+    Example:
+        >>> segmenter = nbhelpers.load("concept_segmenter")
+        >>> detections = segmenter.segment(image, ["yellow bus", ["dog", "puppy"]])      # (480, 640, 3) uint8
+        >>> detections.mask.shape, detections.class_id
+        ((3, 480, 640), array([0, 1, 1]))
+    """
+
+    name: str
+    device: str
+
+    def segment(
+        self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str | Sequence[str]], min_score: float = 0.5
+    ) -> supervision.Detections:
+        """The instances of each name, best first.
+
+        ``mask (n, H, W) bool``, ``xyxy`` in pixels of the image, ``confidence`` 0 to 1, ``class_id`` the index into
+        ``names`` and ``data["class_name"]`` its first name. Masks of different names may overlap.
+        """
+        ...
+
+    def segment_similar(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        boxes: Sequence[Sequence[float]],
+        labels: Sequence[int] | None = None,
+        name: str | None = None,
+        min_score: float = 0.5,
+    ) -> supervision.Detections:
+        """The instances of what some boxes ``(x0, y0, x1, y1)`` of the same photo show; with label 0, do not show."""
+        ...
+
+
+@runtime_checkable
 class ImageTextEncoder(TextEncoder, Protocol):
     """A text encoder that also compares a whole photo with a name, as CLIP was trained to."""
 

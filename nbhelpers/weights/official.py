@@ -205,8 +205,44 @@ CLIP = (
 )
 
 EDGETAM = _folder("yonigozlan/EdgeTAM-hf", "main", "edgetam", _transformers_files(56_000_000))
-SAM3 = _folder("facebook/sam3", "main", "sam3", _transformers_files(3_440_000_000))
+SAM3 = _folder(
+    "facebook/sam3",
+    "main",
+    "sam3",
+    _transformers_files(3_440_000_000, ("tokenizer.json", 3_600_000, "tokenizer")),
+)
 SAM3_NOTE = "The licence is accepted on the hub first; it allows commercial use, and forbids some uses."
+TIPSV2 = _folder(
+    "google/tipsv2-b14",
+    "main",
+    "tipsv2-b14",
+    _transformers_files(784_000_000, ("tokenizer.json", 2_000_000, "tokenizer")),
+)
+
+TIPS = (
+    Model(
+        "tipsv2-b14",
+        "text_encoder",
+        "official",
+        TIPSV2,
+        "CC BY 4.0",
+        "0.8 GB of weights",
+        "milliseconds a photo on a GPU",
+        "nbhelpers.models.tipsv2:build",
+        note="Patches and texts in one space; code Apache-2.0 (arXiv 2410.16512, second version).",
+    ),
+    Model(
+        "tipsv2-b14-patches",
+        "patch_encoder",
+        "official",
+        TIPSV2,
+        "CC BY 4.0",
+        "0.8 GB of weights",
+        "milliseconds a photo on a GPU",
+        "nbhelpers.models.tipsv2:build",
+        note="The same checkpoint as the text encoder; the file is there once.",
+    ),
+)
 
 VARIANTS = (
     Model(
@@ -221,6 +257,17 @@ VARIANTS = (
         note="SAM 2 with a small encoder and a compressed memory (arXiv 2501.07256).",
     ),
     Model(
+        "edgetam-video",
+        "tracker",
+        "official",
+        EDGETAM,
+        "Apache-2.0",
+        "0.06 GB of weights; the same however long the clip",
+        "faster than SAM 2.1 tiny; 16 video frames a second on a phone (publisher's README)",
+        "nbhelpers.models.sam_variants:build_tracker",
+        note="The same checkpoint as the segmenter; the file is there once.",
+    ),
+    Model(
         "sam3-segmenter",
         "segmenter",
         "official",
@@ -230,6 +277,42 @@ VARIANTS = (
         "milliseconds a photo on a GPU",
         "nbhelpers.models.sam_variants:build_segmenter",
         note=f"SAM 3 with clicks, boxes and masks. {SAM3_NOTE}",
+    ),
+    Model(
+        "sam3-video",
+        "tracker",
+        "official",
+        SAM3,
+        "SAM (gated)",
+        "3.4 GB of weights; the same however long the clip",
+        "several video frames a second on a GPU",
+        "nbhelpers.models.sam_variants:build_tracker",
+        note=f"The same checkpoint as the segmenter. {SAM3_NOTE}",
+    ),
+)
+
+CONCEPTS = (
+    Model(
+        "sam3",
+        "concept_segmenter",
+        "official",
+        SAM3,
+        "SAM (gated)",
+        "3.4 GB of weights",
+        "under a second a photo on a GPU",
+        "nbhelpers.models.sam3:build",
+        note=f"Words to instances (arXiv 2511.16719). {SAM3_NOTE}",
+    ),
+    Model(
+        "sam3-detector",
+        "detector",
+        "official",
+        SAM3,
+        "SAM (gated)",
+        "3.4 GB of weights",
+        "under a second a photo on a GPU",
+        "nbhelpers.models.sam3:build",
+        note=f"The boxes of the same network. {SAM3_NOTE}",
     ),
 )
 
@@ -352,9 +435,11 @@ OFFICIAL = (
     *(segmenter for segmenter, _ in _PAIRS),
     *(tracker for _, tracker in _PAIRS),
     *VARIANTS,
+    *CONCEPTS,
     *CLIP,
     *(_dinov2(size, bytes, registers) for registers in (False, True) for size, bytes in DINOV2_BYTES.items()),
     *(_dinov3(size, bytes) for size, bytes in DINOV3_BYTES.items()),
+    *TIPS,
     *GEOMETRY,
     *INPAINTERS,
     *MATCHERS,

@@ -130,9 +130,11 @@ class VariantTracker:
 
     def open(self, frames: FrameSequence) -> VariantState:
         """A new state for a clip; decodes nothing yet."""
+        import torch
+
         library = sys.modules[type(self.model).__module__]
         kind = getattr(library, type(self.model).__name__.replace("VideoModel", "VideoInferenceSession"))
-        session = kind(inference_device=self.device, inference_state_device=self.device)
+        session = kind(inference_device=self.device, inference_state_device=self.device, dtype=torch.float32)
         session.processed_frames = LazyPixels(frames, self.processor, self.side)
         return VariantState(frames, session)
 
