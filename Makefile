@@ -11,7 +11,7 @@ SAMPLES := quokka.jpg quokka_annotations.json coffee.png chelsea.png astronaut.p
 NOTEBOOK := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help install fetch demo lab app test bench eval picture address lint types format clean
+.PHONY: help install fetch demo lab app test bench eval picture site address lint types format clean
 
 help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -52,6 +52,9 @@ eval: fetch  ## measure on images with ground truth: make eval DATA=folder (see 
 
 picture: fetch  ## generate the README's picture of the click widget (needs a Chromium)
 	@$(BIN)/python tools/picture.py
+
+site: fetch  ## build the site in outputs/site; executes the notebooks that changed
+	@$(BIN)/python tools/site_pages.py
 
 address: install  ## copy the repository's address from pyproject.toml to badges and notebooks
 	@$(BIN)/python tools/address.py

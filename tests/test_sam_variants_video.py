@@ -6,7 +6,7 @@ import tiny_networks
 import torch
 import transformers
 
-from nbhelpers.core.compute import MemoryWarning
+from nbhelpers.core.device import MemoryWarning
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Tracker

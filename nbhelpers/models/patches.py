@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from nbhelpers.core.compute import autocast, in_batches
+from nbhelpers.core.device import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.adapters import with_cpu_fallback
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from nbhelpers.core.compute import autocast
+from nbhelpers.core.device import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
 from nbhelpers.models.adapters import with_cpu_fallback

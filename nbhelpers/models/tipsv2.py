@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from nbhelpers.core.compute import autocast, in_batches
+from nbhelpers.core.device import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.lazy import needs

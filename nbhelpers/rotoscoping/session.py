@@ -18,7 +18,7 @@ from nbhelpers.core.mattes import Mattes, MatteSettings
 from nbhelpers.core.promptevents import ObjectEntry, ObjectPrompts, object_name
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.video.cuts import find_cuts
+from nbhelpers.core.video.frames import find_cuts
 from nbhelpers.export.verify import ExportReport
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.rotoscoping import schedule

@@ -14,8 +14,7 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import SUFFIXES
-from nbhelpers.core.runs import file_stem
+from nbhelpers.core.files import IMAGE_SUFFIXES, file_stem
 from nbhelpers.core.scenes import Scene
 from nbhelpers.multiview.pipeline import MultiviewSegmenter
 from nbhelpers.multiview.referring import parse_phrase
@@ -51,7 +50,7 @@ class SceneApp(widgets.VBox):
         self.scene: Scene | None = None
         self.result: MultiviewResult | None = None
         self._scene_known = False
-        accept = ",".join(("image/*", *SUFFIXES, *VIDEO_SUFFIXES))
+        accept = ",".join(("image/*", *IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
         self.upload = widgets.FileUpload(accept=accept, multiple=True, description="Photos or a video")
         self.upload.layout.width = "180px"
         self.upload.observe(self._uploaded, "value")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from nbhelpers.core.compute import autocast, in_batches
+from nbhelpers.core.device import autocast, in_batches
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.adapters import with_cpu_fallback

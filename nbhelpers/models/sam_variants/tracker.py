@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from nbhelpers.core.compute import autocast
+from nbhelpers.core.device import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.adapters import with_cpu_fallback
