@@ -124,7 +124,7 @@ class Detector(Protocol):
         """Boxes of all detected objects, with ``class_id`` -1 for those of none of the names.
 
         ``xyxy`` in pixels of the image, ``confidence`` 0 to 1, ``data["detected"]`` the detector's own class and
-        ``data["class_name"]`` the first name of the class in ``names``.
+        ``data["class_name"]`` the first name of the class in ``names``. A detector that also segments gives ``mask``.
         """
         ...
 

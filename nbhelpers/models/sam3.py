@@ -39,7 +39,7 @@ class Sam3ConceptSegmenter:
         >>> segmenter = nbhelpers.load("concept_segmenter", "sam3")
         >>> detections = segmenter.segment(image, ["yellow bus", ["dog", "puppy"]])      # (480, 640, 3) uint8
         >>> detections.mask.shape, detections.data["class_name"]
-        ((2, 480, 640), ['yellow bus', 'dog'])
+        ((2, 480, 640), array(['yellow bus', 'dog']))
         >>> others = segmenter.segment_similar(image, [(40, 60, 120, 200)])              # like what is in this box
 
     Args:
@@ -124,10 +124,9 @@ class Sam3ConceptSegmenter:
     def detect(
         self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str | Sequence[str]], min_score: float = 0.1
     ) -> supervision.Detections:
-        """The boxes of `segment`, without masks; every detection is of one of the names. See `Detector.detect`."""
+        """The instances of `segment`, with their masks; every one is of one of the names. See `Detector.detect`."""
         found = self.segment(image, names, min_score)
-        found.mask = None
-        found.data["detected"] = list(found.data["class_name"])
+        found.data["detected"] = found.data["class_name"].copy()
         return found
 
     def classes(self, names: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
@@ -187,7 +186,7 @@ def _detections(
     if any(len(group) > 1 for group in found) and len(detections):
         detections = detections.with_nms(SAME_IOU)
     detections = detections[np.argsort(-detections.confidence, kind="stable")]
-    detections.data["class_name"] = [classes[index][0] for index in detections.class_id]
+    detections.data["class_name"] = np.array([classes[index][0] for index in detections.class_id], str)
     return detections
 
 
