@@ -20,6 +20,7 @@ PROTOCOLS = {
     "concept_segmenter": protocols.ConceptSegmenter,
     "text_encoder": protocols.TextEncoder,
     "detector": protocols.Detector,
+    "matting": protocols.MattingModel,
     "patch_encoder": protocols.PatchEncoder,
 }
 each_row = pytest.mark.parametrize("row", tiny_networks.ROWS)

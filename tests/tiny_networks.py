@@ -131,12 +131,25 @@ def tipsv2():
     return transformers.Tipsv2Model(config), {"tokenizer": transformers.Tipsv2Tokenizer(vocab=vocabulary, merges=[])}
 
 
+def vitmatte():
+    backbone = {"model_type": "vitdet", **TINY, "hidden_size": 24, "num_channels": 4, "image_size": 64}
+    backbone |= {"patch_size": 16, "pretrain_image_size": 64, "window_size": 2, "out_features": ["stage2"]}
+    config = transformers.VitMatteConfig(
+        backbone_config=backbone,
+        hidden_size=24,
+        convstream_hidden_sizes=[4, 6, 8],
+        fusion_hidden_sizes=[16, 12, 8, 4],
+    )
+    return transformers.VitMatteForImageMatting(config), {"processor": transformers.VitMatteImageProcessor()}
+
+
 # a row of the catalog for each network that an adapter knows
 ROWS = {
     "dinov3-vit-small": dinov3_vit,
     "dinov3-convnext-tiny": dinov3_convnext,
     "tipsv2-b14": tipsv2,
     "tipsv2-b14-patches": tipsv2,
+    "vitmatte-small": vitmatte,
     "edgetam": edgetam,
     "edgetam-video": edgetam,
     "sam3-segmenter": sam3,

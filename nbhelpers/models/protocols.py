@@ -178,6 +178,26 @@ class ImageTextEncoder(TextEncoder, Protocol):
 
 
 @runtime_checkable
+class MattingModel(Protocol):
+    """Opacity at the rim of an object.
+
+    Example:
+        >>> matting = nbhelpers.load("matting")
+        >>> matting.alphas([image], [trimap])[0].shape                 # (480, 640, 3), (480, 640) uint8
+        (480, 640)
+    """
+
+    name: str
+    device: str
+
+    def alphas(
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], trimaps: Sequence[UInt8[np.ndarray, "_ _"]]
+    ) -> list[Float32[np.ndarray, "_ _"]]:
+        """The opacity of each photo, 0 to 1; trimaps are 255 inside the object, 0 outside, 128 where it is unknown."""
+        ...
+
+
+@runtime_checkable
 class Inpainter(Protocol):
     """Fills a hole in a photo.
 

@@ -12,7 +12,7 @@ from nbhelpers.weights.sources import Source
 
 TASKS = (
     "segmenter", "tracker", "text_encoder", "concept_segmenter", "detector", "patch_encoder",
-    "scene_estimator", "inpainter", "matcher",
+    "scene_estimator", "inpainter", "matting", "matcher",
 )  # fmt: skip
 SETS = ("lite", "official")
 

@@ -410,6 +410,26 @@ INPAINTERS = (
     ),
 )
 
+MATTING = tuple(
+    Model(
+        f"vitmatte-{size}",
+        "matting",
+        "official",
+        _folder(
+            f"hustvl/vitmatte-{size}-composition-1k",
+            "main",
+            f"vitmatte-{size}",
+            _transformers_files(bytes, PROCESSOR),
+        ),
+        "Apache-2.0",
+        f"{bytes / 1e9:.2g} GB of weights",
+        "under a second a frame on a GPU",
+        "nbhelpers.models.vitmatte:build",
+        note="Opacity of hair, fur and blur at the rim of a mask (arXiv 2305.15272).",
+    )
+    for size, bytes in (("small", 103_000_000), ("base", 387_000_000))
+)
+
 MATCHERS = (
     Model(
         "mast3r",
@@ -442,5 +462,6 @@ OFFICIAL = (
     *TIPS,
     *GEOMETRY,
     *INPAINTERS,
+    *MATTING,
     *MATCHERS,
 )

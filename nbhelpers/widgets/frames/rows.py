@@ -202,6 +202,8 @@ class MattePanel(widgets.VBox):
         self._following = True
         for field, slider in self.sliders.items():
             value = getattr(settings, field)
+            if isinstance(value, str):  # a network refines: its slider rests, and moving it chooses the filter
+                value = 0
             slider.max, slider.min = max(slider.max, value), min(slider.min, value)
             slider.value = value
         self._following = False
