@@ -31,7 +31,8 @@ TINY = {
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(measuring, "FRAMES", 3)
+    monkeypatch.setattr(measuring, "FRAMES", 2)
+    monkeypatch.setattr(measuring, "GRID", 2)
 
 
 def test_every_case_is_timed_and_told_in_a_table(small):

@@ -105,8 +105,8 @@ def test_masks_of_a_detector_compete_for_pixels_and_are_taken_as_they_are():
     result = clip_guided.segment(
         image, list(words), segmenter=FloodSegmenter(), text_encoder=FakeTextEncoder(), detector=Segmenting(words)
     )
-    assert sorted(result.detections.data["class_name"]) == ["ball", "ball", "box", "lid"]
-    assert result.detections.mask.sum(0).max() == 1
+    assert sorted(result.instances.data["class_name"]) == ["ball", "ball", "box", "lid"]
+    assert result.instances.mask.sum(0).max() == 1
     box, lid = result.mask("box"), result.mask("lid")
     assert lid[150, 260] and not box[150, 260] and box[200, 260] and not box[215, 260]
     assert any({"box", "lid"} == set(conflict.names) for conflict in result.conflicts)

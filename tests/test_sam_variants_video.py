@@ -12,6 +12,7 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.models.sam_variants import build_tracker
 from nbhelpers.models.sam_variants.segmenter import PROCESSORS
+from nbhelpers.rotoscoping import RotoSession
 
 FAMILIES = {"edgetam-video": "EdgeTamVideoModel", "sam3-video": "Sam3TrackerVideoModel"}
 CLICK = Prompt([(50, 60)])
@@ -206,3 +207,18 @@ def test_what_cannot_be_done_is_one_clear_error_and_changes_nothing(family, clip
     with pytest.raises(NbHelpersError, match="outside"):
         tracker.add(state, 0, 1, Prompt([(400, 0)]))
     assert state.objects == {}
+
+
+def test_a_rotoscoping_session_uses_it_as_any_tracker(family, photo, tmp_path):
+    frames = np.stack([np.roll(photo, 3 * index, axis=1) for index in range(6)])
+    session = RotoSession(frames, family[0], project=tmp_path / "project")
+    session.add_object("disc")
+    clicked = session.click(50, 60, frame=0)
+    assert list(session.propagate(0, 5)) and session.mask(5).shape == (120, 160)
+    tracked = session.mask(4).copy()
+    session.click(20, 20, 0, frame=3)
+    list(session.propagate(3, 5))
+    again = RotoSession(frames, family[0], project=tmp_path / "project")
+    np.testing.assert_array_equal(again.mask(0), clicked)
+    np.testing.assert_array_equal(again.mask(4), session.mask(4))
+    assert tracked.shape == again.mask(4).shape

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 SIZE = (480, 854)  # of the photo and of the clip's frames
+GRID = 16  # points a side
 FRAMES = 24  # tracked for the frame rate, after as many to fill the memory
 GPUS = {"T4": 15.0, "L4": 22.5, "A100 40 GB": 39.5, "A100 80 GB": 79.0}  # GB that are left to a program
 RESERVE = 0.7  # GB of the CUDA context and of the libraries' workspaces, which PyTorch does not count
@@ -228,10 +229,14 @@ def _segmenter_cases(wrap: Callable[[Any, str], Any]) -> list[Case]:
     def points(model, device):
         segmenter = wrap(model, device)
         embedding = segmenter.encode(_photo())
-        grid = np.stack(np.meshgrid(np.linspace(5, 845, 16), np.linspace(5, 470, 16)), -1).reshape(-1, 2)
+        grid = np.stack(np.meshgrid(np.linspace(5, 845, GRID), np.linspace(5, 470, GRID)), -1).reshape(-1, 2)
         return lambda: segmenter.predict_points(embedding, grid.astype(np.float32))
 
-    return [("encode a photo", encode, 1), ("click on an encoded photo", click, 1), ("256 points", points, 256)]
+    return [
+        ("encode a photo", encode, 1),
+        ("click on an encoded photo", click, 1),
+        (f"{GRID**2} points", points, GRID**2),
+    ]
 
 
 def _tracker_cases(wrap: Callable[[Any, str], Any]) -> list[Case]:
