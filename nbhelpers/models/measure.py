@@ -72,7 +72,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class GpuReport:
-    """What `measure` found; ``str(report)`` is a table in Markdown.
+    """What `measure_networks` found; ``str(report)`` is a table in Markdown.
 
     Attributes:
         machine: name and memory of the device, versions.
@@ -99,7 +99,7 @@ class GpuReport:
         return "\n".join(lines) + "\n"
 
 
-def measure(
+def measure_networks(
     device: str | None = None,
     networks: Mapping[str, Callable[[], torch.nn.Module]] | None = None,
     compiled: bool = True,

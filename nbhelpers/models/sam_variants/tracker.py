@@ -206,7 +206,7 @@ class VariantTracker:
         state.check(start)
         state.check(stop)
         if not state.objects:
-            raise NbHelpersError("there is nothing to follow yet", do="prompt an object on a frame first")
+            raise NbHelpersError("there is no prompt yet", do="prompt an object on a frame first")
         return self._track(state, start, stop)
 
     def _track(self, state: VariantState, start: int, stop: int) -> Iterator[TrackedFrame]:
