@@ -17,8 +17,7 @@ from jaxtyping import Bool
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.core.promptevents import ObjectPrompts, object_name
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import ObjectPrompts, PromptLog, object_name
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.export.masks import save_masks
 from nbhelpers.models.protocols import Segmenter

@@ -12,8 +12,7 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle, mask_logits, polygon_mask, upsample
-from nbhelpers.core.promptevents import ObjectPrompts
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import ObjectPrompts, PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.label_propagation.decoding import mask_side, predict_prompt

@@ -15,8 +15,7 @@ from jaxtyping import Bool, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import Mattes, MatteSettings
-from nbhelpers.core.promptevents import ObjectEntry, ObjectPrompts, object_name
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import ObjectEntry, ObjectPrompts, PromptLog, object_name
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video.cuts import find_cuts
 from nbhelpers.export.verify import ExportReport
