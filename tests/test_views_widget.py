@@ -10,7 +10,7 @@ from page_models import page_segmenter, without_networks, write_photos
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.multiview.session import ViewsSession
 from nbhelpers.widgets.mouse import MIDDLE, RIGHT
-from nbhelpers.widgets.scene_app import SceneApp
+from nbhelpers.widgets.app import SceneApp
 from nbhelpers.widgets.views import ViewsWidget, thumbnails
 
 BALL = (108, 147)  # in the photo of view 0

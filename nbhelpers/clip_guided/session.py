@@ -1,10 +1,12 @@
-"""Correct by clicks what the words found: every instance becomes an object of a click session."""
+"""Correct the instances that words found by clicks: each becomes an object of a click session."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -15,16 +17,21 @@ from nbhelpers.clip_guided.selection import detections
 from nbhelpers.clip_guided.values import ClipGuidedResult
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.metrics import iou
+from nbhelpers.export.masks import check_formats
 
 if TYPE_CHECKING:
+    from nbhelpers.models.protocols import Segmenter
+    from nbhelpers.models.values import Prediction
     from nbhelpers.segment import ClickSession
 
-FAITHFUL = 0.9  # IoU from which a click shows an instance well enough; below, its mask is given as a prompt too
-CLICKED = 1.0  # confidence of what a person clicked
+IOU_FAITHFUL = 0.9  # from which a click reproduces an instance well enough; below, its mask is a prompt too
+CLICK_CONFIDENCE = 1.0  # of instances that a user clicked
+FORMATS = ("masks", "cutouts", "coco", "labels", "prompts")
+"""What `ClipGuidedSession.export` writes."""
 
 
 class ClipGuidedSession:
-    """A `ClipGuidedResult` that follows a person's clicks.
+    """A `ClipGuidedResult` that follows the user's clicks.
 
     Example:
         >>> clicks = nbhelpers.ClickSession(image, segmenter)
@@ -34,13 +41,13 @@ class ClipGuidedSession:
         >>> session.result.names
         ('cat 1', 'sofa', 'cat 2')
 
-    Instances that nobody touched keep their masks. One that got a click takes the click session's mask; one whose
-    object was deleted or cleared is gone; a new object becomes an instance of the class that its name begins with, or
-    else of the class that the class map gives most of it to. What was clicked lies over what was not.
+    Instances without clicks keep their masks. One that got a click takes the click session's mask; one whose object was
+    deleted or cleared is removed; a new object becomes an instance of the class that its name begins with, or else of
+    the class with the highest probability in it. Clicked instances lie over the others.
 
     Args:
         result: where to start from.
-        clicks: a new session on the same photo; it gets the instances as objects.
+        clicks: a new session on the same photo; it gets the instances as objects. `undo` stops there.
 
     Raises:
         NbHelpersError: a session on another photo, or one that has been used.
@@ -56,7 +63,31 @@ class ClipGuidedSession:
         self._seeded: dict[str, tuple[int, tuple]] = {}
         self._current: ClipGuidedResult | None = None
         self._seed()
+        clicks.seal()
         clicks.on_change(self._forget)
+
+    @classmethod
+    def open(cls, path: str | Path, result: ClipGuidedResult, segmenter: Segmenter | None = None) -> ClipGuidedSession:
+        """Open a session from a prompt log written by `save`, on the same result.
+
+        Raises:
+            NbHelpersError: the log cannot be read, or belongs to another photo, model or result.
+        """
+        from nbhelpers.segment import ClickSession
+
+        saved = ClickSession.open(path, result.image, segmenter).log
+        session = cls(result, ClickSession(result.image, segmenter, name=saved.image.get("name")))
+        log = session.clicks.log
+        seeds = json.loads(json.dumps(log.events))
+        if saved.model != log.model or saved.events[: len(seeds)] != seeds or saved.cursor < len(seeds):
+            raise NbHelpersError("the prompt log belongs to another result", given=path, expected="the same result")
+        log.events, log.cursor = saved.events, saved.cursor
+        session._forget()
+        return session
+
+    def save(self, path: str | Path) -> Path:
+        """Write the prompt log as JSON and return its path."""
+        return self.clicks.save(path)
 
     @property
     def result(self) -> ClipGuidedResult:
@@ -65,12 +96,63 @@ class ClipGuidedSession:
             self._current = self._corrected()
         return self._current
 
+    def click(self, x: float, y: float, label: int = 1, *, name: str | None = None) -> Prediction:
+        """Add a point, 1 to include or 0 to exclude, in pixels of the photo; see `ClickSession.click`.
+
+        Args:
+            x: pixels from the left.
+            y: pixels from the top.
+            label: 1 to include, 0 to exclude.
+            name: of an instance's object; the active one when left out.
+        """
+        return self.clicks.click(x, y, label, name=name)
+
+    def set_box(self, box: Sequence[float] | None, *, name: str | None = None) -> Prediction | None:
+        """Set or, with None, remove the box ``(x0, y0, x1, y1)`` of an object."""
+        return self.clicks.set_box(box, name=name)
+
+    def set_mask(self, mask: Bool[np.ndarray, "h w"] | None, *, name: str | None = None) -> Prediction | None:
+        """Set or, with None, remove a mask prompt of photo size."""
+        return self.clicks.set_mask(mask, name=name)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to undo."""
+        return self.clicks.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step to redo."""
+        return self.clicks.can_redo
+
+    def undo(self) -> bool:
+        """Undo the last correction; False when there is none."""
+        return self.clicks.undo()
+
+    def redo(self) -> bool:
+        """Redo the last undone correction; False when there is none."""
+        return self.clicks.redo()
+
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+        """Write the corrected result as `ClipGuidedResult.save`, and the prompt log; return the paths.
+
+        Args:
+            folder: created if it is missing.
+            formats: some of `FORMATS`; the COCO file and the summary are always written.
+
+        Raises:
+            NbHelpersError: an unknown format, or the folder cannot be written.
+        """
+        check_formats(formats, FORMATS)
+        paths = self.result.save(folder, self.clicks.name, formats)
+        return [*paths, self.save(paths[-1].with_suffix(".prompts.json"))] if "prompts" in formats else paths
+
     def add(self, x: float, y: float, name: str | None = None) -> str:
         """Add the region at a click, in pixels of the photo; return the name of its object.
 
         Args:
-            x: to the right.
-            y: downwards.
+            x: pixels from the left.
+            y: pixels from the top.
             name: a class of the vocabulary, or a new one; the class map decides when left out.
         """
         if name is not None:
@@ -98,9 +180,9 @@ class ClipGuidedSession:
             self.clicks.remove_object(name)
         return name
 
-    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Call ``listener()`` after every step; returns a function that stops it."""
-        return self.clicks.on_change(listener)
+    def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call ``callback()`` after every step; returns a function that stops it."""
+        return self.clicks.on_change(callback)
 
     def _seed(self) -> None:
         """Give the click session one object for each instance, with the points that found it."""
@@ -117,34 +199,33 @@ class ClipGuidedSession:
                 clicks.click(*best.point)
                 clicks.choose_candidate(best.candidate)
             mask = result.instance_map == index
-            if iou(clicks.mask(), mask) < FAITHFUL:
+            if iou(clicks.mask(), mask) < IOU_FAITHFUL:
                 clicks.set_mask(mask)
-            self._seeded[name] = index, self._said(name)
+            self._seeded[name] = index, clicks.prompts(name).digest
 
-    def _said(self, name: str) -> tuple:
-        said = self.clicks.prompts(name)
-        rle = said.mask_rle and said.mask_rle["counts"]
-        return said.points, said.labels, said.box, said.candidate, rle
+    def _is_untouched(self, name: str) -> bool:
+        """Whether an object is an instance without corrections."""
+        return self._seeded.get(name, (-1, None))[1] == self.clicks.prompts(name).digest
 
     def _evidence(self, name: str) -> str:
-        """What found an object: a person, unless it is an untouched instance."""
-        index, said = self._seeded.get(name, (-1, None))
-        return str(self.found.instances.data["evidence"][index]) if said == self._said(name) else "click"
+        """What found an object: a click, unless it is an instance without corrections."""
+        index, _ = self._seeded.get(name, (-1, None))
+        return str(self.found.instances.data["evidence"][index]) if self._is_untouched(name) else "click"
 
     def _forget(self) -> None:
         self._current = None
 
     def _corrected(self) -> ClipGuidedResult:
-        """Untouched instances first, then what was clicked, in the order of the click session."""
+        """Instances without corrections first, then the clicked ones, in the order of the click session."""
         found, clicks = self.found, self.clicks
         vocabulary = list(found.vocabulary)
         numbers = np.full(found.instance_map.shape, -1, np.int16)
         ids, confidence, owners, clicked = [], [], [], []
         for name in clicks.objects:
-            index, said = self._seeded.get(name, (-1, None))
+            index, _ = self._seeded.get(name, (-1, None))
             if clicks.prompts(name).is_empty:
                 continue
-            if said == self._said(name):
+            if self._is_untouched(name):
                 numbers[found.instance_map == index] = len(ids)
                 ids.append(int(found.instances.class_id[index]))
                 confidence.append(float(found.instances.confidence[index]))
@@ -157,13 +238,13 @@ class ClipGuidedSession:
                 continue
             numbers[mask] = len(ids)
             ids.append(int(found.instances.class_id[index]) if index >= 0 else self._class_of(name, mask, vocabulary))
-            confidence.append(CLICKED)
+            confidence.append(CLICK_CONFIDENCE)
             owners.append(name)
-        standing = np.flatnonzero(np.bincount(numbers.ravel() + 1, minlength=len(ids) + 1)[1:])
+        remaining = np.flatnonzero(np.bincount(numbers.ravel() + 1, minlength=len(ids) + 1)[1:])
         number = np.full(len(ids) + 1, -1, np.int16)
-        number[standing] = np.arange(len(standing))
-        self._owners = [owners[i] for i in standing]
-        ids, confidence = [ids[i] for i in standing], [confidence[i] for i in standing]
+        number[remaining] = np.arange(len(remaining))
+        self._owners = [owners[i] for i in remaining]
+        ids, confidence = [ids[i] for i in remaining], [confidence[i] for i in remaining]
         instances = detections(number[numbers], ids, confidence, [vocabulary[i] for i in ids])
         evidence = [self._evidence(name) for name in self._owners]
         instances.data["evidence"] = np.array(evidence, str)
@@ -192,5 +273,5 @@ class ClipGuidedSession:
             vocabulary.append(stem)
             return len(vocabulary) - 1
         planes = self.found.class_map.probabilities[: len(self.found.vocabulary)]
-        share = cv2.resize(mask.astype(np.float32), planes.shape[:0:-1], interpolation=cv2.INTER_AREA)
-        return int((planes * share).sum((1, 2)).argmax())
+        coverage = cv2.resize(mask.astype(np.float32), planes.shape[:0:-1], interpolation=cv2.INTER_AREA)
+        return int((planes * coverage).sum((1, 2)).argmax())

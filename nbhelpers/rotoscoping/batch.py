@@ -12,8 +12,9 @@ import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.export.masks import check_formats
 from nbhelpers.models.protocols import FrameSequence, Tracker
-from nbhelpers.rotoscoping.export import check_formats
+from nbhelpers.rotoscoping.export import FORMATS
 from nbhelpers.rotoscoping.project import check_log, identify, open_clip
 from nbhelpers.rotoscoping.session import RotoSession
 
@@ -92,7 +93,7 @@ def replay_clip(
         NbHelpersError: a log of another clip or model, a project with other prompts, an unknown kind of export; what
             `RotoSession` and `export` raise.
     """
-    check_formats(formats)
+    check_formats(formats, FORMATS)
     prompts = prompts if isinstance(prompts, PromptLog) else PromptLog.open(prompts)
     frames = open_clip(clip, **options)
     name = prompts.image.get("name")

@@ -59,13 +59,14 @@ def run_command(
     from tqdm.auto import tqdm
 
     from nbhelpers.core.promptlog import PromptLog
+    from nbhelpers.export.masks import check_formats
     from nbhelpers.models.load import load
     from nbhelpers.rotoscoping.batch import replay_clip
-    from nbhelpers.rotoscoping.export import check_formats
+    from nbhelpers.rotoscoping.export import FORMATS
     from nbhelpers.rotoscoping.project import open_clip
 
     formats = [kind.strip() for kind in export.split(",") if kind.strip()]
-    check_formats(formats)
+    check_formats(formats, FORMATS)
     log = PromptLog.open(prompts)  # before the clip and the model: a bad log is an error at once
     frames = open_clip(clip, step=every, start=start, stop=stop, on_bad=on_bad, on_size=on_size)
     with tqdm(unit="frame", desc=clip.name) as bar:

@@ -22,7 +22,7 @@ CELL = """
 import sys
 sys.path.insert(0, {tests!r})
 from page_models import page_segmenter
-from nbhelpers.widgets.scene_app import SceneApp
+from nbhelpers.widgets.app import SceneApp
 
 SceneApp(page_segmenter({photos!r}))
 """
