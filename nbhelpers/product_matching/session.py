@@ -542,7 +542,9 @@ class ProductSession:
         if self._embedding is None or self._embedding[0] != view:
             self._embedding = view, self.segmenter.encode(pixels)
         prediction = self.segmenter.predict(self._embedding[1], prompt)
-        return replace(prediction, choice=prediction.agreeing(prompt.points.tolist(), prompt.labels.tolist()))
+        return replace(
+            prediction, choice=prediction.agreeing(list(map(tuple, prompt.points.tolist())), prompt.labels.tolist())
+        )
 
     def _state(self) -> tuple:
         """All that a step can change."""

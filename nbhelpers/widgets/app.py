@@ -62,7 +62,7 @@ class JobPage(widgets.VBox):
         self.upload.layout.width = "180px"
         self.upload.observe(lambda change: self.take_upload(change["new"]), "value")
         self.source = widgets.Text(placeholder="or a folder on this computer", layout=widgets.Layout(width="300px"))
-        opening = button("Open", "Open the folder", lambda: self.open(self.source.value), width="80px")
+        opening = button("Open", "Open the folder", lambda: self.open_files(self.source.value), width="80px")
         self.files_row = Row(self.upload, self.source, opening)
         self.progress = widgets.IntProgress(layout=widgets.Layout(width="240px", visibility="hidden"))
         self.status, self.download = widgets.HTML(status_html(welcome)), widgets.VBox()
@@ -88,7 +88,7 @@ class JobPage(widgets.VBox):
         for name, part in parts.items():
             part.add_class(f"nbhelpers-app-{name}")
 
-    def open(self, source: str | Path | Sequence[Path]) -> None:
+    def open_files(self, source: str | Path | Sequence[Path]) -> None:
         """Open files and show what goes wrong in the status line."""
         with self.working():
             self.open_source(source)

@@ -8,7 +8,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import ipywidgets as widgets
 
@@ -23,8 +23,20 @@ COLAB = "Run this in a cell first: from google.colab import output; output.enabl
 MIN_WIDTH, MAX_WIDTH = 320, 1280  # pixels of a canvas
 
 
+@runtime_checkable
 class Session(Protocol):
-    """What a widget can show: all sessions of nbhelpers."""
+    """What widgets need of a session; all sessions of nbhelpers have it."""
+
+    can_undo: bool
+    can_redo: bool
+
+    def undo(self) -> bool:
+        """Undo the last step; False when there is none."""
+        ...
+
+    def redo(self) -> bool:
+        """Redo the last undone step; False when there is none."""
+        ...
 
     def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call ``callback()`` after each change; returns a function that stops it."""
@@ -63,6 +75,8 @@ class SessionWidget(widgets.VBox):
         NbHelpersError: a width out of range.
     """
 
+    _stop_listening: Callable[[], None] | None = None  # also of a widget that was never finished
+
     def __init__(self, session: Session, width: int, css_class: str):
         if not MIN_WIDTH <= width <= MAX_WIDTH:
             raise NbHelpersError(
@@ -71,7 +85,6 @@ class SessionWidget(widgets.VBox):
         self.session, self.keys_of = session, {}
         self._depth, self._failed, self._outcome = 0, False, ""
         self._silent: set[widgets.Widget] = set()
-        self._stop_listening: Callable[[], None] | None = None
         self.status = widgets.HTML(layout=widgets.Layout(margin="0"))
         layout = widgets.Layout(width=f"{width}px", max_width="100%", grid_gap="6px", overflow="visible")
         super().__init__([], layout=layout)

@@ -51,7 +51,7 @@ class LayeredCanvas:
         self.widget.layout.height = "auto"
         self.widget.layout.align_self = "flex-start"
         self._layers = dict(zip(layers, self.widget._canvases, strict=True))
-        self._manager = self.widget._canvas_manager
+        self.manager = self.widget._canvas_manager
         self._repaint, self.mouse = repaint, None
         self.widget.on_client_ready(self._connected)
         self._unhide = Later(self._show, 0.25)  # long enough for a busy page to draw the hidden state
@@ -78,7 +78,7 @@ class LayeredCanvas:
         was drawn on last, which a reloaded page does not, and one command without a layer stops that page's
         drawing for good; so each message here names its layers anew.
         """
-        manager = self._manager
+        manager = self.manager
         with _drawing:
             if manager._caching:
                 yield
@@ -97,7 +97,7 @@ class LayeredCanvas:
         `Canvas.put_image_data` would encode an array itself, RGB as JPEG of quality 75 and RGBA at PNG's slowest;
         what it sends is the same command.
         """
-        self._manager.send_draw_command(self[layer], COMMANDS["putImageData"], [x, y], [encoded])
+        self.manager.send_draw_command(self[layer], COMMANDS["putImageData"], [x, y], [encoded])
 
     @property
     def reports_buttons(self) -> bool:

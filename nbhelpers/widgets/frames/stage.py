@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -107,7 +109,7 @@ class FrameStage(Stage):
 
     def on_knob(self, x: float, y: float) -> bool:
         """Whether a press at a canvas position grabs the wipe's handle."""
-        return self.wipe is not None and np.hypot(x - self.wipe_column, y - self.knob_row) <= KNOB + 3
+        return self.wipe is not None and math.hypot(x - self.wipe_column, y - self.knob_row) <= KNOB + 3
 
     def visible_photo(self, preview: bool) -> UInt8[np.ndarray, "vh vw 3"]:
         """The visible part of the frame, matte or cut-out, at canvas size."""
