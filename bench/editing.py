@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 
 from nbhelpers import ClickSession, load, load_image, sample
-from nbhelpers.core.compositing import dilate, fill_pinholes
 from nbhelpers.core.files import outputs_dir
-from nbhelpers.core.masks import box_of, polygon_mask
-from nbhelpers.editing import SEAM, remove
+from nbhelpers.core.masks import box_of, dilate, fill_pinholes, polygon_mask
+from nbhelpers.editing import remove
+from nbhelpers.editing.inpaint import SEAM
 from nbhelpers.plots import draw_grid
 
 PHOTOS = ("astronaut", "chelsea", "china", "coffee", "flower", "quokka")

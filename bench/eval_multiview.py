@@ -31,8 +31,7 @@ import cv2
 import numpy as np
 
 from nbhelpers import NbHelpersError, Prompt, load, load_image
-from nbhelpers.core.masks import box_of, polygon_mask
-from nbhelpers.core.regions import components, deepest_points, fill_holes
+from nbhelpers.core.masks import box_of, components, deepest_points, fill_holes, polygon_mask
 from nbhelpers.multiview import MultiviewSegmenter, Photos, ViewsSession
 
 TARGETS = {"temple": 0.93, "bulldozer": 0.88, "bulldozer worst view": 0.60, "pink mat": 0.85, "auc": 0.85}

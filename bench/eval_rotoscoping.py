@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from nbhelpers import NbHelpersError, Prompt, load, load_image
-from nbhelpers.core.regions import components, deepest_points
-from nbhelpers.core.vos_metrics import score_clip, summarize
+from nbhelpers.core.masks import components, deepest_points
+from nbhelpers.core.metrics import score_clip, summarize
 
 TARGETS = {"mask": 0.91, "click": 0.86, "corrected": {"bmx-trees": 0.85}}
 OBJECT = 1

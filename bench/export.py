@@ -19,7 +19,7 @@ import numpy as np
 from segment import memory
 
 from nbhelpers import load_image, sample
-from nbhelpers.core.compute import describe_device
+from nbhelpers.core.device import describe_device
 from nbhelpers.core.files import outputs_dir, write_text
 from nbhelpers.core.masks import polygon_mask
 from nbhelpers.core.mattes import Mattes, MatteSettings

@@ -21,7 +21,7 @@ import numpy as np
 from segment import memory
 
 from nbhelpers import load, load_image, sample
-from nbhelpers.core.compute import describe_device
+from nbhelpers.core.device import describe_device
 from nbhelpers.core.files import outputs_dir, write_text
 from nbhelpers.core.scenes import Scene
 from nbhelpers.multiview import ViewsSession

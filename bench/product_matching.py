@@ -30,9 +30,9 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
-from made_products import backgrounds, make, sample_cut_outs
 
 from nbhelpers import ProductSession, load, sample
+from nbhelpers.benchmarks.synthetic_products import backgrounds, sample_cut_outs, synthetic_photos
 from nbhelpers.core.files import sha256
 from nbhelpers.core.metrics import iou
 from nbhelpers.product_matching.features import describe_reference, unit
@@ -157,7 +157,7 @@ def main() -> None:
     models = load("segmenter", models=arguments.models), load("patch_encoder", models=arguments.models)
     things = [thing for thing in sample_cut_outs(models[0]) if thing.name in ("coffee", "box", "flower")]
     scenes = backgrounds([Path(sample(name)) for name in ("china", "astronaut")])
-    photos = [photo for photo in make(things, scenes, 8, False, seed=1) if photo.truth is not None]
+    photos = [photo for photo in synthetic_photos(things, scenes, 8, False, seed=1) if photo.truth is not None]
     photos.sort(key=lambda photo: photo.name[-3:])
     mean = mean_feature([photo.image for photo in photos[:8]], models[1])
     galleries = {

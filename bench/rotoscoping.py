@@ -22,7 +22,7 @@ import numpy as np
 from segment import memory
 
 from nbhelpers import Frames, load_image, sample
-from nbhelpers.core.compute import describe_device
+from nbhelpers.core.device import describe_device
 from nbhelpers.core.files import outputs_dir, write_text
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.rotoscoping import RotoSession

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from nbhelpers import ClickSession, Prompt, load, load_image, sample
-from nbhelpers.core.compute import describe_device
+from nbhelpers.core.device import describe_device
 from nbhelpers.core.files import outputs_dir, write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import polygon_mask
@@ -135,7 +135,7 @@ def encoding(segmenter, rounds: int) -> dict:
 
     def by_itself():
         chosen = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")  # see `nbhelpers.core.compute.multiply_by_onednn`
+        torch.set_float32_matmul_precision("highest")  # see `nbhelpers.core.device.multiply_by_onednn`
         theirs.set_image(photo)
         torch.set_float32_matmul_precision(chosen)
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
+from nbhelpers.benchmarks.commands import app as benchmarks
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.multiview.commands import multiview
 from nbhelpers.product_matching.commands import app as product_matching
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(benchmarks, name="benchmarks")
 app.add_typer(rotoscoping, name="rotoscoping")
 app.add_typer(product_matching, name="product-matching")
 app.command()(multiview)
@@ -205,10 +207,9 @@ def editing(
     import json
 
     from nbhelpers import editing as job
-    from nbhelpers.core.files import check_writable, sha256, write_text
+    from nbhelpers.core.files import check_writable, own_name, sha256, write_text
     from nbhelpers.core.images import load_image, save_image
     from nbhelpers.core.masks import load_mask
-    from nbhelpers.core.runs import own_name
     from nbhelpers.models.load import load
 
     if edit not in job.KINDS or edit == "segment":

@@ -25,7 +25,10 @@ PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 
 INCLUDE_COLOUR, EXCLUDE_COLOUR = "#0072B2", "#D55E00"
 LONGEST = 1600  # pixels of a photo's longer side inside a figure; more is not to be seen in a notebook
+THUMBNAIL = 256  # pixels of the longer side at which covered colours are compared
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 DPI = 100
+JPEG = {"quality": 88, "subsampling": 0, "optimize": True}  # no chroma subsampling: contours are one pixel thin
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
@@ -38,8 +41,33 @@ def colour_of(number: int) -> str:
     return PALETTE[number % len(PALETTE)]
 
 
-def overlay(image: UInt8[np.ndarray, "h w 3"], masks: Any, alpha: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
-    """The photo with masks laid over it, each in its colour and with an outline.
+def contrasting_colours(image: UInt8[np.ndarray, "h w 3"], masks: Any) -> tuple[str, ...]:
+    """A colour of `PALETTE` for each mask, chosen for contrast with the pixels it covers.
+
+    In the order of the masks, each gets the unused colour that is farthest, in CIELAB, from the mask's median pixel and
+    from the colours in use; after seven masks all colours are free again.
+
+    Args:
+        image: RGB.
+        masks: as for `overlay`.
+    """
+    lab = cv2.cvtColor(fit(image, THUMBNAIL).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    palette = cv2.cvtColor(np.float32([[rgb(colour) for colour in PALETTE]]) / 255, cv2.COLOR_RGB2LAB)[0]
+    chosen: list[int] = []
+    for mask in _listed(masks).values():
+        small = cv2.resize(mask.astype(np.uint8), lab.shape[1::-1], interpolation=cv2.INTER_AREA) > 0
+        used = chosen[len(chosen) // len(PALETTE) * len(PALETTE) :]
+        free = [k for k in range(len(PALETTE)) if k not in used]
+        avoided = [*palette[used], *([np.median(lab[small], axis=0)] if small.any() else [])]
+        distance = [min((np.linalg.norm(palette[k] - colour) for colour in avoided), default=0) for k in free]
+        chosen.append(free[int(np.argmax(distance))])
+    return tuple(PALETTE[k] for k in chosen)
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"], masks: Any, alpha: float = 0.5, *, colours: Sequence[str] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with masks laid over it, each in its colour and with a contour of two tones.
 
     Example:
         >>> overlay(image, {"cat": cat_mask, "dog": dog_mask}).shape
@@ -50,21 +78,26 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], masks: Any, alpha: float = 0.5) -
         masks: one ``(H, W) bool``, a sequence of them (also ``(k, H, W)``), or a mapping from names. Later ones
             lie over earlier ones.
         alpha: opacity of the fill, 0 to 1.
+        colours: one per mask, as ``"#E69F00"``; by number when left out, so that those of a clip's frames are equal.
 
     Raises:
         NbHelpersError: a mask of another size than the image.
     """
     out = image.copy()
     thickness = max(1, round(max(image.shape[:2]) / 500))
-    for number, mask in enumerate(_listed(masks).values()):
+    listed = _listed(masks)
+    for mask in listed.values():
         if mask.shape != image.shape[:2]:
             raise NbHelpersError(
                 "the mask has another size than the image", given=mask.shape, expected=str(image.shape[:2])
             )
-        colour = np.array(rgb(colour_of(number)), np.float32)
-        out[mask] = (out[mask] * (1 - alpha) + colour * alpha + 0.5).astype(np.uint8)
+    for mask, name in zip(listed.values(), colours or [colour_of(k) for k in range(len(listed))], strict=True):
+        colour = rgb(name)
+        out[mask] = (out[mask] * (1 - alpha) + np.array(colour, np.float32) * alpha + 0.5).astype(np.uint8)
         edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(out, edges, -1, rgb(colour_of(number)), thickness)
+        rim = (255, 255, 255) if np.dot(colour, LUMA) < 128 else (0, 0, 0)
+        cv2.drawContours(out, edges, -1, rim, 2 * thickness + 1)
+        cv2.drawContours(out, edges, -1, colour, thickness)
     return out
 
 
@@ -96,11 +129,11 @@ def draw(
     """
     figure, ((axes,),) = _figure(image, 1, 1, width)
     named = masks if isinstance(masks, Mapping) else {}
-    _photo(axes, image, masks, points, labels, box, title, alpha)
+    colours = _photo(axes, image, masks, points, labels, box, title, alpha)
     if named:
         from matplotlib.patches import Patch
 
-        patches = [Patch(color=colour_of(number), label=str(name)) for number, name in enumerate(named)]
+        patches = [Patch(color=colour, label=str(name)) for name, colour in zip(named, colours, strict=True)]
         axes.legend(handles=patches, loc="lower right", fontsize=9, framealpha=0.85, edgecolor="none")
     return figure
 
@@ -157,19 +190,23 @@ def draw_grid(
     return figure
 
 
-def show(image: UInt8[np.ndarray, "h w 3"], **what: Any) -> None:
-    """Show `draw`'s figure in the notebook, at this place of the cell."""
-    _display(draw(image, **what), what.get("title"))
+def show(image: UInt8[np.ndarray, "h w 3"], *, alt: str | None = None, **options: Any) -> None:
+    """Display the figure of `draw` in the notebook; ``alt`` describes it to a screen reader (default: the title)."""
+    _display(draw(image, **options), alt or options.get("title"))
 
 
-def show_candidates(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, **what: Any) -> None:
-    """Show `draw_candidates`' figure in the notebook."""
-    _display(draw_candidates(image, prediction, **what), f"{len(prediction)} candidate masks")
+def show_candidates(
+    image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, *, alt: str | None = None, **options: Any
+) -> None:
+    """Display the figure of `draw_candidates` in the notebook; ``alt`` describes it to a screen reader."""
+    _display(draw_candidates(image, prediction, **options), alt or f"{len(prediction)} candidate masks")
 
 
-def show_grid(images: Sequence[UInt8[np.ndarray, ...]], titles: Sequence[str] = (), **what: Any) -> None:
-    """Show `draw_grid`'s figure in the notebook."""
-    _display(draw_grid(images, titles, **what), ", ".join(titles) or None)
+def show_grid(
+    images: Sequence[UInt8[np.ndarray, ...]], titles: Sequence[str] = (), *, alt: str | None = None, **options: Any
+) -> None:
+    """Display the figure of `draw_grid` in the notebook; ``alt`` describes it (default: the titles)."""
+    _display(draw_grid(images, titles, **options), alt or ", ".join(titles) or None)
 
 
 def _listed(masks: Any) -> dict[Any, np.ndarray]:
@@ -198,10 +235,10 @@ def _figure(image: np.ndarray, rows: int, columns: int, width: float) -> tuple[F
     return figure, figure.subplots(rows, columns, squeeze=False).tolist()
 
 
-def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=False) -> None:
-    """Fill one pair of axes."""
+def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=False) -> tuple[str, ...]:
+    """Fill one pair of axes; return the colours of the masks."""
     height, width = image.shape[:2]
-    shown = fit(image, LONGEST)
+    shown, colours = fit(image, LONGEST), ()
     if masks is not None:
         size = shown.shape[1], shown.shape[0]
         reduced = []
@@ -211,7 +248,8 @@ def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=Fa
                     "the mask has another size than the image", given=mask.shape, expected=str((height, width))
                 )
             reduced.append(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool))
-        shown = overlay(shown, reduced, alpha)
+        colours = contrasting_colours(shown, reduced)
+        shown = overlay(shown, reduced, alpha, colours=colours)
     grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if shown.ndim == 2 else {}
     axes.imshow(shown, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="antialiased", **grey)
     axes.axis("off")
@@ -234,6 +272,7 @@ def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=Fa
         axes.plot(x, y, "+" if label else "_", markersize=side - 3, color="white", markeredgewidth=1.3)
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
+    return colours
 
 
 def _display(figure: Figure, alt: str | None) -> None:
@@ -241,6 +280,8 @@ def _display(figure: Figure, alt: str | None) -> None:
     from IPython.display import Image, display
 
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=2 * DPI)
+    figure.savefig(
+        file, format="jpeg", dpi=2 * DPI, pil_kwargs=JPEG
+    )  # as PNG a photo's figure takes ten times the bytes
     width, height = figure.get_size_inches() * DPI
-    display(Image(file.getvalue(), width=round(width), height=round(height), alt=alt))
+    display(Image(file.getvalue(), format="jpeg", width=round(width), height=round(height), alt=alt))

@@ -26,6 +26,7 @@ from nbhelpers.models.values import Embedding, Prediction
 FORMATS = ("masks", "cutouts", "coco", "prompts")
 """What `ClickSession.export` writes."""
 CACHED_ANSWERS = 64
+SMALL_AREA = 8  # cells of 256 x 256 logits; what SAM 2 fills in videos (fill_hole_area, sam2/build_sam.py)
 
 
 class ClickSession:
@@ -49,6 +50,9 @@ class ClickSession:
         segmenter: what answers; `nbhelpers.load` picks one when left out.
         name: how the photo is called in the log and in file names; the path's stem when left out.
         log: a log to continue, see `open`.
+        max_hole_area: largest hole of a mask that is filled, in cells of the segmenter's logits; see
+            `Prediction.cleaned`. 0 keeps masks as predicted.
+        max_sprinkle_area: largest separate piece of a mask that is removed, likewise.
 
     Raises:
         NbHelpersError: an unreadable picture, or a log of another picture or another model.
@@ -61,6 +65,8 @@ class ClickSession:
         *,
         name: str | None = None,
         log: PromptLog | None = None,
+        max_hole_area: float = SMALL_AREA,
+        max_sprinkle_area: float = SMALL_AREA,
     ):
         self.file_name = Path(image).name if isinstance(image, (str, Path)) else None
         if self.file_name is not None:
@@ -72,6 +78,7 @@ class ClickSession:
 
             segmenter = load("segmenter", log.model if log else None)
         self.segmenter = segmenter
+        self.max_hole_area, self.max_sprinkle_area = max_hole_area, max_sprinkle_area
         about = {"name": self.name, "size": list(self.size), "sha256": hashlib.sha256(self.image).hexdigest()}
         if log is None:
             self.log = PromptLog(about, segmenter.name)
@@ -309,7 +316,7 @@ class ClickSession:
         if key not in self._answers:
             embedding = self.encode()
             started = time.perf_counter()
-            answer = self.segmenter.predict(embedding, prompt)
+            answer = self.segmenter.predict(embedding, prompt).cleaned(self.max_hole_area, self.max_sprinkle_area)
             self.seconds = time.perf_counter() - started
             while len(self._answers) >= CACHED_ANSWERS:
                 del self._answers[next(iter(self._answers))]

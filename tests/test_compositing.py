@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from nbhelpers.core import compositing
+from nbhelpers.core import images, masks
+from nbhelpers.editing import compositing
 
 
 def disc(size, x, y, radius):
@@ -15,15 +16,15 @@ def disc(size, x, y, radius):
 def test_a_mask_grows_by_a_disc():
     point = np.zeros((41, 51), bool)
     point[20, 25] = True
-    assert np.array_equal(compositing.dilate(point, 7), disc((41, 51), 25, 20, 7))
-    assert np.array_equal(compositing.dilate(point, 0), point)
+    assert np.array_equal(masks.dilate(point, 7), disc((41, 51), 25, 20, 7))
+    assert np.array_equal(masks.dilate(point, 0), point)
 
 
 def test_a_mask_grows_over_the_border_of_the_photo_and_an_empty_one_stays_empty():
     corner = np.zeros((10, 12), bool)
     corner[0, 0] = True
-    assert np.array_equal(compositing.dilate(corner, 3), disc((10, 12), 0, 0, 3))
-    assert not compositing.dilate(np.zeros((10, 12), bool), 1000).any()
+    assert np.array_equal(masks.dilate(corner, 3), disc((10, 12), 0, 0, 3))
+    assert not masks.dilate(np.zeros((10, 12), bool), 1000).any()
 
 
 def test_a_feather_falls_from_one_to_exactly_zero():
@@ -111,10 +112,10 @@ def test_a_square_gives_the_picture_back(size, photo):
     image = cv2.resize(photo, size[::-1], interpolation=cv2.INTER_AREA)
     mask = np.zeros(size, bool)
     mask[size[0] // 2, size[1] // 2] = True
-    square, hole, inside = compositing.fit_square(image, mask, 64)
+    square, hole, inside = images.fit_square(image, mask, 64)
     assert square.shape == (64, 64, 3) and hole.shape == (64, 64)
     assert hole[: inside[0], : inside[1]].any(), "a hole of one pixel stays a hole"
-    back = compositing.unfit_square(square, inside, size)
+    back = images.unfit_square(square, inside, size)
     assert back.shape == image.shape
     if max(size) == 64:
         assert np.array_equal(back, image)
@@ -154,7 +155,7 @@ def test_a_membrane_of_nothing_is_nothing_and_of_everything_is_itself():
 @pytest.mark.parametrize("side", [512, 40])
 def test_a_fill_that_is_too_dark_is_shifted_by_what_it_lacks(photo, side):
     fill = (photo.astype(int) - 20).clip(0).astype(np.uint8)
-    known = compositing.dilate(disc((120, 160), 130, 100, 10), 6) & ~disc((120, 160), 130, 100, 10)
+    known = masks.dilate(disc((120, 160), 130, 100, 10), 6) & ~disc((120, 160), 130, 100, 10)
     shift = compositing.colour_shift(photo, fill, known, side)
     assert max(shift.shape) <= max(side, 3)
     assert shift == pytest.approx(20, abs=1)
@@ -168,8 +169,8 @@ def test_another_thing_at_the_seam_is_not_taken_for_light():
 
 def test_pasting_writes_only_where_there_is_opacity(photo):
     target, fill = photo.copy(), np.full_like(photo, 7)
-    opacity = compositing.feather(compositing.distance_to(disc((120, 160), 80, 60, 10)), 2, 5)
-    compositing.paste(target, fill, opacity, np.full((1, 1, 3), 3, np.float32))
+    opacity = compositing.feather(masks.distance_to(disc((120, 160), 80, 60, 10)), 2, 5)
+    images.paste(target, fill, opacity, np.full((1, 1, 3), 3, np.float32))
     assert np.array_equal(target[opacity == 0], photo[opacity == 0])
     assert (target[opacity == 1] == 10).all()
     half = (opacity > 0.3) & (opacity < 0.7)
@@ -183,9 +184,9 @@ def test_strips_of_a_large_paste_fit_together(monkeypatch):
     opacity = np.ones((100, 80), np.float32)
     shift = generator.normal(0, 20, (10, 8, 3)).astype(np.float32)
     whole, strips = target.copy(), target.copy()
-    compositing.paste(whole, fill, opacity, shift)
-    monkeypatch.setattr(compositing, "ROWS", 7)
-    compositing.paste(strips, fill, opacity, shift)
+    images.paste(whole, fill, opacity, shift)
+    monkeypatch.setattr(images, "ROWS", 7)
+    images.paste(strips, fill, opacity, shift)
     assert np.abs(whole.astype(int) - strips).max() <= 1
     enlarged = cv2.resize(shift, (80, 100))
     assert np.abs(whole - np.clip(fill + enlarged, 0, 255)).max() < 3
@@ -197,7 +198,7 @@ def test_nothing_of_the_hole_bleeds_into_what_counts_as_known(size):
     mask[10:20, 12:25] = True
     image = np.full((*size, 3), 90, np.uint8)
     image[mask] = (255, 0, 255)
-    square, hole, _ = compositing.fit_square(image, mask, 64)
+    square, hole, _ = images.fit_square(image, mask, 64)
     assert (square[~hole] == 90).all() and hole.mean() < 0.5
 
 
@@ -205,11 +206,11 @@ def test_pinholes_are_closed_and_the_hole_of_a_ring_stays():
     whole = disc((80, 90), 40, 40, 20)
     speckled = whole.copy()
     speckled[35:38, 40:43] = speckled[50, 30] = False
-    assert np.array_equal(compositing.fill_pinholes(speckled), whole)
+    assert np.array_equal(masks.fill_pinholes(speckled), whole)
     ring = whole & ~disc((80, 90), 40, 40, 9)
-    assert np.array_equal(compositing.fill_pinholes(ring), ring)
+    assert np.array_equal(masks.fill_pinholes(ring), ring)
     notched = whole.copy()
     notched[40, 40:] = False
-    assert np.array_equal(compositing.fill_pinholes(notched), notched), "open to the outside"
+    assert np.array_equal(masks.fill_pinholes(notched), notched), "open to the outside"
     nothing, everything = np.zeros((5, 5), bool), np.ones((5, 5), bool)
-    assert not compositing.fill_pinholes(nothing).any() and compositing.fill_pinholes(everything).all()
+    assert not masks.fill_pinholes(nothing).any() and masks.fill_pinholes(everything).all()

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from nbhelpers import editing
 from nbhelpers.cli import app
-from nbhelpers.core.compositing import dilate
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
+from nbhelpers.core.masks import dilate
 from nbhelpers.models.load import load
 from nbhelpers.models.protocols import Inpainter
 from nbhelpers.weights import sample

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from nbhelpers.core import effects
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.editing import effects
 
 EVERY = {
     "blacken": lambda image, mask: effects.blacken(image, mask),

@@ -1,7 +1,6 @@
 """Each third-party package belongs to the core or to an extra, and one that is missing is a clear error."""
 
 import ast
-import contextlib
 import importlib
 import importlib.util
 import json
@@ -28,8 +27,6 @@ APART = {"sam2", "vggt", "google"}  # a step of its own; from its repository; Co
 BEHIND = {
     "models/colmap/mapping.py": "models/colmap/estimator.py",
     "models/colmap/matching.py": "models/colmap/estimator.py",
-    "product_matching/search.py": "product_matching/commands.py",  # they take a client of Dask
-    "rotoscoping/batch.py": "product_matching/commands.py",
 }
 
 
@@ -43,7 +40,7 @@ def names(requirements):
 
 CORE = names(PROJECT["dependencies"])
 EXTRAS = {extra: names(requirements) for extra, requirements in PROJECT["optional-dependencies"].items()}
-OPTIONAL = set().union(*(EXTRAS[extra] for extra in EXTRAS if extra not in ("lab", "dev"))) - CORE
+OPTIONAL = set().union(*(EXTRAS[extra] for extra in EXTRAS if extra not in ("lab", "dev", "site"))) - CORE
 
 
 def imported(source, but=frozenset()):
@@ -131,7 +128,7 @@ def test_every_optional_package_is_used_and_every_job_is_in_all():
     tried = {distribution(module) for source in sources for module in imported(source)}  # ipyevents is done without
     assert guarded | tried >= OPTIONAL
     (everything,) = map(Requirement, PROJECT["optional-dependencies"]["all"])
-    assert everything.extras == set(EXTRAS) - {"all", "lab", "dev"}
+    assert everything.extras == set(EXTRAS) - {"all", "lab", "dev", "site"}
 
 
 def draw(photo):
@@ -176,6 +173,11 @@ def a_scene(_):
     importlib.import_module("nbhelpers.plots3d").draw_scene(scene[0] if isinstance(scene, tuple) else scene)
 
 
+def a_cluster(_):
+    with importlib.import_module("nbhelpers.core.batch").local_client(2):
+        pass
+
+
 def a_dinov2(tmp):
     importlib.import_module("nbhelpers.models.dinov2").build("d", {"checkpoint": tmp, "config": tmp}, "cpu")
 
@@ -189,13 +191,14 @@ MISSING = [
     ("multiview", "plotly", a_scene),
     ("multiview", "trimesh", a_cloud),
     ("match", "transformers", a_dinov2),
+    ("official", "transformers", call("models.dinov3.build", "d", {}, "cpu")),
     ("text", "open_clip", call("models.openclip.build_clip", "ViT-B-32")),
     ("text", "supervision", call("clip_guided.selection.empty_detections")),
     ("text", "timm", call("models.conse.class_texts")),
     ("text", "tokenizers", a_sentence_encoder),
     ("widgets", "matplotlib", lambda _: draw(np.zeros((8, 8, 3), np.uint8))),
     ("widgets", "ipycanvas", lambda _: importlib.reload(importlib.import_module("nbhelpers.widgets"))),
-    ("scale", "distributed", call("product_matching.commands._client", 2, contextlib.ExitStack())),
+    ("scale", "distributed", a_cluster),
 ]
 
 

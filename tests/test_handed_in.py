@@ -10,9 +10,9 @@ from test_orientation import save_turned
 from test_scenes import make
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import save_image
+from nbhelpers.core.images import orientation_of, save_image
 from nbhelpers.core.mattes import Mattes
-from nbhelpers.core.orientation import INVERSE, MIRRORED, orientation_of, turn, turned_size
+from nbhelpers.core.orientation import INVERSE, MIRRORED, turn, turned_size
 from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.core.scenes.writers import write_colmap, write_transforms
 from nbhelpers.core.video import Frames

@@ -663,15 +663,15 @@ def test_odd_exif_is_no_reason_to_refuse_a_photo(damage):
 
 def test_one_list_of_suffixes():
     from nbhelpers.clip_guided import batch
-    from nbhelpers.core import runs
+    from nbhelpers.core.files import IMAGE_SUFFIXES
     from nbhelpers.core.video import stills
 
-    assert set(stills.SUFFIXES) == set(runs.SUFFIXES) == set(batch.SUFFIXES) == set(images.SUFFIXES)
-    assert {".heic", ".heif", ".jpg", ".tif"} <= set(images.SUFFIXES)
+    assert stills.IMAGE_SUFFIXES is images.IMAGE_SUFFIXES is batch.IMAGE_SUFFIXES is IMAGE_SUFFIXES
+    assert {".heic", ".heif", ".jpg", ".tif"} <= set(IMAGE_SUFFIXES)
 
 
 def test_photos_of_a_phone_are_frames_and_photos(tmp_path):
-    from nbhelpers.core.runs import photos
+    from nbhelpers.core.images import photos
     from nbhelpers.core.video import Frames
 
     exif = Image.Exif()

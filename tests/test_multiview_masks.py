@@ -30,7 +30,7 @@ from nbhelpers.multiview.propagation import (
 )
 
 RED_BALL, BLUE_BALL, OTHER_RED = 0, 1, 2
-POLYGONS = Path(__file__).parent / "data" / "kitchen_polygons.json"
+POLYGONS = Path(__file__).parents[1] / "nbhelpers" / "benchmarks" / "kitchen_outlines.json"
 
 
 @pytest.fixture(scope="module")

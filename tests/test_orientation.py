@@ -9,17 +9,8 @@ from PIL import Image, ImageOps, PngImagePlugin
 from test_scenes import make
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import load_image
-from nbhelpers.core.orientation import (
-    INVERSE,
-    MIRRORED,
-    orientation_of,
-    stored_size,
-    turn,
-    turn_camera,
-    turn_points,
-    turned_size,
-)
+from nbhelpers.core.images import load_image, orientation_of, stored_size
+from nbhelpers.core.orientation import INVERSE, MIRRORED, turn, turn_camera, turn_points, turned_size
 
 EVERY = range(1, 9)
 STORED = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)

@@ -21,7 +21,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 APART = {"sam2", "setuptools", "uv", "wheel"}  # installed by a step of their own
-EVERYTHING = ".[all,lab,dev]"
+EVERYTHING = ".[all,lab,dev,site]"
 ONE_SYSTEM = ("nvidia-", "cuda-", "triton")  # of Linux alone: torch pins them itself
 PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][A-Za-z0-9.!+-]*)")
 

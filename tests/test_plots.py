@@ -30,10 +30,28 @@ def test_overlay_colours_the_masks_and_leaves_the_photo_alone(photo):
     assert np.array_equal(photo, before)
     assert tuple(out[30, 30]) == plots.rgb(plots.PALETTE[0])
     assert tuple(out[60, 60]) == plots.rgb(plots.PALETTE[1]), "later masks lie in front"
-    assert np.array_equal(out[:19], photo[:19])
+    assert np.array_equal(out[:18], photo[:18])
     half = plots.overlay(photo, masks[0], alpha=0.5)
     assert half[30, 30] == pytest.approx((photo[30, 30] + np.array(plots.rgb(plots.PALETTE[0]))) / 2, abs=1)
     assert tuple(half[20, 50]) == plots.rgb(plots.PALETTE[0]), "the edge is solid"
+
+
+def test_a_mask_has_a_colour_that_differs_from_what_it_covers():
+    image = np.zeros((90, 160, 3), np.uint8)
+    image[:, :80], image[:, 80:] = plots.rgb("#E69F00"), plots.rgb("#0072B2")
+    left, right = np.zeros((2, 90, 160), bool)
+    left[10:80, 10:70] = right[10:80, 90:150] = True
+    on_orange, on_blue = plots.contrasting_colours(image, [left, right])
+    assert on_orange == "#0072B2" and on_blue in ("#E69F00", "#D55E00", "#F0E442")
+    assert len(set(plots.contrasting_colours(image, [left] * 7))) == 7
+    assert plots.contrasting_colours(image, [left] * 8)[7] == on_orange
+
+
+def test_contours_have_two_tones(photo):
+    mask = np.zeros((120, 160), bool)
+    mask[20:80, 20:80] = True
+    out = plots.overlay(photo, mask, colours=["#0072B2"])
+    assert tuple(out[20, 50]) == plots.rgb("#0072B2") and tuple(out[19, 50]) == (255, 255, 255)
 
 
 def test_masks_of_another_size_are_refused(photo):

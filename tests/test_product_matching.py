@@ -27,7 +27,6 @@ from fake_products import (
 from PIL import Image
 
 import nbhelpers
-from nbhelpers.core.equirect import Tile, tiles
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import image_size, load_image, save_image
 from nbhelpers.core.masks import box_of, decode_rle, encode_rle
@@ -42,6 +41,7 @@ from nbhelpers.product_matching import (
 )
 from nbhelpers.product_matching.batch import raise_if_failed
 from nbhelpers.product_matching.features import enlarge_patches, patch_colours
+from nbhelpers.product_matching.panorama import Tile, tiles
 from nbhelpers.product_matching.report import result_sheet
 from nbhelpers.product_matching.search import ProposalCache, cache_key
 

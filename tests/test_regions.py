@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from nbhelpers.core.metrics import iou
-from nbhelpers.core.regions import (
+from nbhelpers.core.masks import (
     centroid_point,
     components,
     deepest_points,
@@ -14,6 +13,7 @@ from nbhelpers.core.regions import (
     ranked_pairs,
     regular_points,
 )
+from nbhelpers.core.metrics import iou
 
 
 def disc(size, x, y, radius):

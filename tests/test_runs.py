@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import write_text
-from nbhelpers.core.images import load_image
-from nbhelpers.core.runs import apart, file_stem, own_name, photos, sign, stems
+from nbhelpers.core.files import file_stem, own_name, stems, write_text
+from nbhelpers.core.images import load_image, photos
 
 
 def test_photos_of_a_file_a_folder_and_a_glob_come_in_natural_order(tmp_path):
@@ -55,17 +54,6 @@ def test_results_of_equal_names_are_told_apart_on_every_file_system():
     assert names[0].startswith("cat-") and names[1].startswith("Cat-") and names[3].startswith("run-")
     assert stems(paths, ("run",)) == names, "the same in the next run"
     assert file_stem("a b/ü?") == "a-b-ü" and file_stem("???") == "object"
-
-
-def test_a_signature_is_written_once_and_compared_afterwards(tmp_path):
-    sign(tmp_path / "run.json", {"size": (1, 2), "name": "a"})
-    sign(tmp_path / "run.json", {"size": (1, 2), "name": "a"})
-    assert json.loads((tmp_path / "run.json").read_text()) == {"size": [1, 2], "name": "a"}
-    with pytest.raises(NbHelpersError, match=r"another run[\s\S]*different: name"):
-        sign(tmp_path / "run.json", {"size": (1, 2), "name": "b"})
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(NbHelpersError, match="another run"):
-        sign(tmp_path / "run.json", {"size": (1, 2), "name": "a"})
 
 
 def record(folder, name, about):
@@ -122,13 +110,3 @@ def test_a_long_name_in_any_script_fits_into_a_file_name(tmp_path):
     stem = file_stem("猫" * 200)
     assert len(stem.encode()) <= 80 and set(stem) == {"猫"}
     assert write_text(tmp_path / f"{stem}_{stem}_cutout.png", "").is_file()
-
-
-def test_results_among_the_photos_are_refused(tmp_path):
-    (tmp_path / "out").mkdir()
-    apart(tmp_path / "out", tmp_path)
-    apart(tmp_path / "new", tmp_path / "new")
-    apart(tmp_path, [tmp_path / "a.png"])
-    with pytest.raises(NbHelpersError, match="among the photos") as told:
-        apart(tmp_path / "out" / "..", str(tmp_path))
-    assert "results" in told.value.do

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbhelpers.core.compute import MemoryWarning
+from nbhelpers.core.device import MemoryWarning
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.masks import polygon_mask

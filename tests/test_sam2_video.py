@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbhelpers.core.compute import MemoryWarning
+from nbhelpers.core.device import MemoryWarning
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import upsample

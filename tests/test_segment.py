@@ -352,3 +352,40 @@ def test_the_command_tells_what_is_wrong(photo, tmp_path, arguments, words):
     assert isinstance(result.exception, NbHelpersError)
     assert words in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def speckled(size=(64, 64)):
+    logits = np.full((1, *size), -5, np.float32)
+    logits[0, 10:50, 10:50] = 5
+    logits[0, 20:22, 20:22] = -5  # a hole of 4 cells
+    logits[0, 30:34, 30:34] = -5  # a hole of 16 cells
+    logits[0, 2, 2:5] = 5  # a piece of 3 cells
+    return Prediction(logits, np.ones(1, np.float32), size, size)
+
+
+def test_small_holes_are_filled_and_small_pieces_removed():
+    prediction = speckled()
+    clean = prediction.cleaned(8, 8).best
+    assert clean[20:22, 20:22].all() and not clean[30:34, 30:34].any() and not clean[2].any()
+    assert clean.sum() == 40 * 40 - 16
+    assert np.array_equal(prediction.cleaned(0, 0).logits, prediction.logits)
+    assert prediction.cleaned(0, 8).best.sum() == 40 * 40 - 20 and prediction.cleaned(8, 0).best.sum() == 40 * 40 - 13
+
+
+def test_the_largest_piece_stays_however_small():
+    logits = np.full((1, 64, 64), -5, np.float32)
+    logits[0, 5, 5:8] = logits[0, 20, 20] = 5
+    mask = Prediction(logits, np.ones(1, np.float32), (64, 64), (64, 64)).cleaned(8, 8).best
+    assert mask[5, 5:8].all() and mask.sum() == 3
+    full = Prediction(np.full((1, 64, 64), 5, np.float32), np.ones(1, np.float32), (64, 64), (64, 64))
+    assert full.cleaned(8, 8).best.all()
+
+
+def test_a_session_cleans_masks_unless_told_not_to(photo):
+    class Speckled(FakeSegmenter):
+        def predict(self, embedding, prompt):
+            return speckled(embedding.size)
+
+    assert ClickSession(photo, Speckled()).click(5, 5).best[20:22, 20:22].all()
+    raw = ClickSession(photo, Speckled(), max_hole_area=0, max_sprinkle_area=0)
+    assert not raw.click(5, 5).best[20:22, 20:22].any()

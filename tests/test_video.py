@@ -15,12 +15,11 @@ import pytest
 from PIL import Image
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import replacing
+from nbhelpers.core.files import natural_key, replacing
 from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.video import Frames
-from nbhelpers.core.video.cuts import find_cuts
-from nbhelpers.core.video.frames import extract_frames, fold_wrap, wrap_mask
-from nbhelpers.core.video.stills import gaps, natural_key
+from nbhelpers.core.video.frames import extract_frames, find_cuts, fold_wrap, wrap_mask
+from nbhelpers.core.video.stills import gaps
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.weights import sample
 

@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.vos_metrics import (
-    contour,
-    contour_accuracy,
-    j_and_f,
-    region_similarity,
-    score_clip,
-    summarize,
-)
+from nbhelpers.core.metrics import contour, contour_accuracy, j_and_f, region_similarity, score_clip, summarize
 
 EMPTY = np.zeros((100, 100), bool)
 

@@ -22,7 +22,7 @@ NOT_OURS = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "UV_SYSTEM_PYTHON", "PYTHONH
 STEPS = (
     (
         "1/2 torch, nbhelpers, JupyterLab and the test tools: up to 2.5 GB to download and 7 GB on disk the first time",
-        ["setuptools", "wheel", "torch", "torchvision", "-e", ".[all,lab,dev]"],
+        ["setuptools", "wheel", "torch", "torchvision", "-e", ".[all,lab,dev,site]"],
     ),
     ("2/2 SAM 2", ["--no-deps", "--no-build-isolation", "sam2"]),
 )

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from jaxtyping import UInt8
 
 from nbhelpers.clip_guided.pipeline import segment
 from nbhelpers.clip_guided.values import ClipGuidedResult, ClipGuidedSettings, prepare_vocabulary
+from nbhelpers.core.batch import ResultStore, apart, map_items, sign
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import check_writable, sha256, write_text
-from nbhelpers.core.images import save_image
+from nbhelpers.core.files import IMAGE_SUFFIXES, check_writable, own_name, sha256, stems, write_text
+from nbhelpers.core.images import photos, save_image
 from nbhelpers.core.masks import encode_rle
-from nbhelpers.core.runs import SUFFIXES, apart, own_name, photos, sign, stems
 from nbhelpers.export.masks import save_coco, to_coco
 from nbhelpers.models.protocols import Segmenter, TextEncoder
 from nbhelpers.plots import overlay
@@ -29,6 +29,7 @@ FORMAT = "nbhelpers clip-guided run"
 COLUMNS = (
     "photo", "status", "instances", "target_share", "prompts", "regions", "text", "image", "decoder", "merge", "notes",
 )  # fmt: skip
+NamedPhoto = tuple[Path, str, str | None]  # file, name of its results, digest if it can be read
 log = logging.getLogger(__name__)
 
 
@@ -84,7 +85,7 @@ def run(
     settings = settings or ClipGuidedSettings()
     how = {"settings": settings, "segmenter": segmenter, "text_encoder": text_encoder}
     prepare_vocabulary(vocabulary, target, settings)  # a bad vocabulary is told before anything is written
-    if output.suffix.lower() in SUFFIXES:
+    if output.suffix.lower() in IMAGE_SUFFIXES:
         if len(paths) > 1:
             raise NbHelpersError("several photos need a folder", given=output, do=f"--output {output.with_suffix('')}")
         check_writable(output.parent)
@@ -102,24 +103,40 @@ def run(
     }
     sign(output / "run.json", signature)
     records = []
-    for number, (path, stem) in enumerate(zip(paths, stems(paths, ("run", "summary")), strict=True), start=1):
-        digest, done = _digest(path), None
-        if digest is not None:
-            stem = own_name(output, stem, digest, files=["{}.png"])
-            done = _done(output / f"{stem}.json")
-        if done is None:
-            try:
-                result = segment(path, vocabulary, target, **how)
-                image = render(result)
-            except NbHelpersError as error:
-                done = {"photo": path.name, "status": " ".join(str(error).split())}
-                log.warning("%d/%d %s: %s", number, len(paths), path.name, error)
-            else:  # a folder that cannot be written or a full disk is no matter of one photo
-                done = _write(result, image, path, output / f"{stem}.png")
-                log.info("%d/%d %s: %s", number, len(paths), path.name, _line(done))
-        records.append(done)
+
+    def compute(item: NamedPhoto) -> tuple[ClipGuidedResult, np.ndarray]:
+        result = segment(item[0], vocabulary, target, **how)
+        return result, render(result)
+
+    for path, done in zip(paths, map_items(compute, _named(paths, output), store=_RecordStore(output)), strict=True):
+        records.append(done.value or {"photo": path.name, "status": done.error})
+        if not (done.kept or done.error):
+            log.info("%s: %s", done.key, _line(done.value))
     _summarise(output, records)
     return records
+
+
+def _named(paths: Sequence[Path], output: Path) -> Iterator[tuple[str, NamedPhoto]]:
+    """Each photo with the name of its results, which depends on what those before it have written."""
+    for number, (path, stem) in enumerate(zip(paths, stems(paths, ("run", "summary")), strict=True), start=1):
+        digest = _digest(path)
+        stem = stem if digest is None else own_name(output, stem, digest, files=["{}.png"])
+        yield f"{number}/{len(paths)} {path.name}", (path, stem, digest)
+
+
+class _RecordStore(ResultStore):
+    """Keeps the picture, the COCO file and the record of each photo."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def load(self, key: str, item: NamedPhoto) -> dict[str, Any] | None:
+        _, stem, digest = item
+        return None if digest is None else _done(self.folder / f"{stem}.json")
+
+    def save(self, key: str, item: NamedPhoto, value: tuple[ClipGuidedResult, np.ndarray]) -> dict[str, Any]:
+        path, stem, _ = item
+        return _write(*value, path, self.folder / f"{stem}.png")
 
 
 def picture(result: ClipGuidedResult) -> UInt8[np.ndarray, "h w 3"]:

@@ -40,7 +40,7 @@ from nbhelpers.clip_guided.values import (
 from nbhelpers.clip_guided.verification import describe, read_crops, reassign
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.core.regions import deepest_points
+from nbhelpers.core.masks import deepest_points
 from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
 from nbhelpers.models.values import ClassMap, Embedding
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from nbhelpers.clip_guided.values import GRID, ClipGuidedSettings
-from nbhelpers.core.regions import centroid_point, components, deepest_points, depth, regular_points
+from nbhelpers.core.masks import centroid_point, components, deepest_points, depth, regular_points
 from nbhelpers.models.values import ClassMap
 
 WORKING_SIDE = 384  # cells of the longer side of the grid in which points are placed

@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float, Float16, Int16
 from nbhelpers.clip_guided.placement import ClassGrid, PromptPlacement, add_uncovered
 from nbhelpers.clip_guided.values import ClipGuidedSettings, Conflict
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.masks import box_of, view_logits
-from nbhelpers.core.regions import components, distinct, intersections, is_group, ranked_pairs
+from nbhelpers.core.masks import box_of, components, distinct, intersections, is_group, ranked_pairs, view_logits
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import ClassMap, Embedding, Prediction
 

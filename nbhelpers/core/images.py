@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import os
 import re
 import shlex
+import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import replacing
-from nbhelpers.core.orientation import ORIENTATION, is_quarter
+from nbhelpers.core.files import IMAGE_SUFFIXES, check_local, matches, natural_path_key, outputs_dir, replacing
+from nbhelpers.core.orientation import AXES, ORIENTATION, UPRIGHT, is_quarter
 from nbhelpers.core.profiles import UNREADABLE, to_srgb
 
 if TYPE_CHECKING:
     from PIL import Image
-
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".hif", ".avif",
-)  # fmt: skip
-"""File names that end so count as pictures, in folders, clips, globs and uploads; what a file is, its content says."""
 
 BYTES_PER_PIXEL = 12  # decoded, rotated and converted copies that exist at one time while loading
 TURNS = (
@@ -38,6 +35,7 @@ READABLE = "a JPEG, PNG, HEIC, TIFF, WebP, AVIF, BMP or GIF"
 WANTED = "a file, (H, W, 3) uint8 array, PIL image, bytes, open binary file, or (C, H, W) uint8 tensor"
 DARK = 4095  # largest value of 12 bits; a 16 bit picture that stays below is nearly black
 WEB = re.compile(r"(https?|ftp|s3|gs):/+(?P<rest>.+)", re.IGNORECASE)
+ROWS = 512  # rows blended at a time
 log = logging.getLogger(__name__)
 
 
@@ -415,3 +413,184 @@ def free_memory() -> int | None:
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         except (ValueError, OSError, AttributeError):
             return None
+
+
+def fit_square(
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], side: int
+) -> tuple[UInt8[np.ndarray, "side side 3"], Bool[np.ndarray, "side side"], tuple[int, int]]:
+    """A picture of any size as a network that works on squares wants it: scaled, then continued by reflection.
+
+    Returns:
+        the picture, the mask (whatever it touched stays covered; the reflection is covered where it shows the hole)
+        and the ``(height, width)`` of the part at the top left that shows the picture, for `unfit_square`.
+    """
+    scale = side / max(image.shape[:2])
+    height, width = (min(side, max(1, round(length * scale))) for length in image.shape[:2])
+    kernel = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    small = image if scale == 1 else cv2.resize(image, (width, height), interpolation=kernel)
+    # by the same kernel as the picture: no pixel that the hole's content bled into counts as known
+    share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=kernel)
+    edges = ((0, side - height), (0, side - width))
+    return (
+        np.pad(small, (*edges, (0, 0)), "symmetric"),
+        np.pad(np.abs(share) > 1e-6, edges, "symmetric"),
+        (height, width),
+    )
+
+
+def unfit_square(
+    square: UInt8[np.ndarray, "side side 3"], inside: tuple[int, int], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture of ``size`` ``(H, W)`` out of what a network made of a `fit_square`."""
+    part = square[: inside[0], : inside[1]]
+    if inside == size:
+        return np.ascontiguousarray(part)
+    kernel = cv2.INTER_AREA if size[0] < inside[0] else cv2.INTER_CUBIC
+    return cv2.resize(part, size[::-1], interpolation=kernel)
+
+
+def paste(
+    target: UInt8[np.ndarray, "h w 3"],
+    fill: UInt8[np.ndarray, "h w 3"],
+    opacity: Float32[np.ndarray, "h w"],
+    shift: Float32[np.ndarray, "sh sw 3"] | None = None,
+) -> None:
+    """Lay a fill over ``target``, in place; pixels of opacity 0 are not written, so they stay as they are.
+
+    Args:
+        target: changed in place; may be a view of a photo.
+        fill: what is laid over.
+        opacity: 0 to 1.
+        shift: added to the fill, scaled up to its size; see `colour_shift`.
+    """
+    height, width = opacity.shape
+    for top in range(0, height, ROWS):  # in strips: three float copies of a large crop would fill the memory
+        rows = slice(top, min(top + ROWS, height))
+        touched = opacity[rows] > 0
+        if not touched.any():
+            continue
+        new = fill[rows].astype(np.float32)
+        if shift is not None:
+            new += _strip(shift, (height, width), rows)
+        weight = opacity[rows][touched][:, None]
+        mixed = weight * new[touched] + (1 - weight) * target[rows][touched]
+        target[rows][touched] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+
+
+def _strip(shift: np.ndarray, size: tuple[int, int], rows: slice) -> np.ndarray:
+    """Some rows of ``shift``, enlarged to ``size``; half-pixel centres."""
+    if shift.shape[:2] == size:
+        return shift[rows]
+    sx, sy = shift.shape[1] / size[1], shift.shape[0] / size[0]
+    inverse = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, (rows.start + 0.5) * sy - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    enlarged = (size[1], rows.stop - rows.start)
+    return cv2.warpAffine(shift, inverse, enlarged, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def orientation_of(path: str | Path) -> int:
+    """The EXIF orientation of a picture file, 1 to 8: what `nbhelpers.core.images.load_image` applies.
+
+    1 (upright) also where the file has no tag, or one of another value, which image programs pass over. Pixels are
+    not decoded, except of a PNG with metadata behind its pixels.
+
+    Raises:
+        NbHelpersError: the file cannot be read.
+
+    Source: EXIF 2.32, tag 0x0112 "Orientation".
+    """
+    return _header(Path(path))[0]
+
+
+def stored_size(path: str | Path) -> tuple[int, int]:
+    """``(H, W)`` of a picture file as it is stored, without its EXIF orientation.
+
+    Raises:
+        NbHelpersError: the file cannot be read.
+    """
+    return _header(Path(path))[1]
+
+
+def _header(path: Path) -> tuple[int, tuple[int, int]]:
+    from PIL import Image
+
+    with opened(path) as (picture, _, _):
+        width, height = picture.size
+        try:
+            if picture.format == "PNG" and not _metadata_behind_pixels(path):
+                found = Image.Image.getexif(picture).get(ORIENTATION, UPRIGHT)  # PNG's own decodes the pixels
+            else:
+                found = picture.getexif().get(ORIENTATION, UPRIGHT)
+        except UNREADABLE:  # odd EXIF
+            found = UPRIGHT
+        if picture.format == "TIFF":  # whose size PIL gives after turning
+            width, height = picture.tag_v2[256], picture.tag_v2[257]
+    return found if found in AXES else UPRIGHT, (height, width)
+
+
+def _metadata_behind_pixels(path: Path) -> bool:
+    """Whether a PNG has chunks other than pixels after its first pixels; only their headers are read."""
+    with path.open("rb") as file:
+        file.seek(8)
+        pixels = False
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if pixels and kind not in (b"IDAT", b"IEND"):
+                return True
+            pixels = pixels or kind == b"IDAT"
+            file.seek(length + 4, 1)
+    return False
+
+
+def photos(
+    source: str | Path | np.ndarray | Sequence[str | Path | np.ndarray], folder: str | Path | None = None
+) -> list[Path]:
+    """The files of some photos, in natural order, or in that of a list.
+
+    Example:
+        >>> photos("trip/**/*.jpg")
+        [PosixPath('trip/1.jpg'), PosixPath('trip/2/1.jpg')]
+
+    Args:
+        source: a picture, a folder of pictures, a glob, a numbered name (see `matches`), an array ``(n, H, W, c)``,
+            or a list of any of these and of arrays ``(H, W, c)``. A name in a list that nothing is there for stays in
+            it: what reads the photos tells of it, and does the others.
+        folder: where arrays are written as PNG, under names made from their content; ``outputs/photos`` when left out.
+
+    Raises:
+        NbHelpersError: nothing is there, or an array that is not an image.
+    """
+    if not isinstance(source, (str, Path)):
+        if not len(source):
+            raise NbHelpersError("there are no photos", expected="at least one")
+        return [path for each in source for path in _listed(each, folder)]
+    check_local(source)
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path]
+    listed = (
+        (each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else matches(path)
+    )
+    found = [each for each in listed if not each.name.startswith(".")]
+    if not found:
+        raise NbHelpersError(
+            "there is no such picture", given=source, expected="a picture, a folder with pictures, or a glob"
+        )
+    return sorted(found, key=natural_path_key)
+
+
+def _listed(source: Any, folder: str | Path | None) -> list[Path]:
+    """The files of one entry of a list."""
+    if not isinstance(source, (str, Path)):
+        return [_written(source, folder)]
+    check_local(source)
+    path = Path(source).expanduser()
+    return [path] if path.is_file() or not (path.is_dir() or matches(path)) else photos(path)
+
+
+def _written(array: np.ndarray, folder: str | Path | None) -> Path:
+    """The PNG file of an array, written if it is not there."""
+    image = load_image(np.asarray(array))
+    digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:16]
+    path = Path(outputs_dir("photos") if folder is None else folder) / f"array-{digest}.png"
+    return path if path.exists() else save_image(path, image)

@@ -19,11 +19,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
-from nbhelpers.core.compositing import distance_to
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of
+from nbhelpers.core.masks import box_of, components, distance_to, fill_holes
 from nbhelpers.core.metrics import iou
-from nbhelpers.core.regions import components, fill_holes
 from nbhelpers.core.video.frames import fold_wrap
 
 MAX_DISTANCE = 8.0  # pixels; farther than this from a contour, all distances count the same

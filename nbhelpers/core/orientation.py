@@ -11,9 +11,7 @@ Example:
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -36,29 +34,6 @@ AXES = {
     7: ((0, -1), (-1, 0)),
     8: ((0, 1), (-1, 0)),
 }
-
-
-def orientation_of(path: str | Path) -> int:
-    """The EXIF orientation of a picture file, 1 to 8: what `nbhelpers.core.images.load_image` applies.
-
-    1 (upright) also where the file has no tag, or one of another value, which image programs pass over. Pixels are
-    not decoded, except of a PNG with metadata behind its pixels.
-
-    Raises:
-        NbHelpersError: the file cannot be read.
-
-    Source: EXIF 2.32, tag 0x0112 "Orientation".
-    """
-    return _header(Path(path))[0]
-
-
-def stored_size(path: str | Path) -> tuple[int, int]:
-    """``(H, W)`` of a picture file as it is stored, without its EXIF orientation.
-
-    Raises:
-        NbHelpersError: the file cannot be read.
-    """
-    return _header(Path(path))[1]
 
 
 def is_quarter(orientation: int) -> bool:
@@ -149,36 +124,3 @@ def _motion(orientation: int, size: tuple[int, int]) -> tuple[np.ndarray, np.nda
     axes = np.array(AXES[_checked(orientation)], float)
     last = np.array([size[1] - 1, size[0] - 1], float)
     return axes, -np.minimum(axes * last, 0).sum(1)
-
-
-def _header(path: Path) -> tuple[int, tuple[int, int]]:
-    from PIL import Image
-
-    from nbhelpers.core.images import UNREADABLE, opened
-
-    with opened(path) as (picture, _, _):
-        width, height = picture.size
-        try:
-            if picture.format == "PNG" and not _metadata_behind_pixels(path):
-                found = Image.Image.getexif(picture).get(ORIENTATION, UPRIGHT)  # PNG's own decodes the pixels
-            else:
-                found = picture.getexif().get(ORIENTATION, UPRIGHT)
-        except UNREADABLE:  # odd EXIF
-            found = UPRIGHT
-        if picture.format == "TIFF":  # whose size PIL gives after turning
-            width, height = picture.tag_v2[256], picture.tag_v2[257]
-    return found if found in AXES else UPRIGHT, (height, width)
-
-
-def _metadata_behind_pixels(path: Path) -> bool:
-    """Whether a PNG has chunks other than pixels after its first pixels; only their headers are read."""
-    with path.open("rb") as file:
-        file.seek(8)
-        pixels = False
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if pixels and kind not in (b"IDAT", b"IEND"):
-                return True
-            pixels = pixels or kind == b"IDAT"
-            file.seek(length + 4, 1)
-    return False

@@ -19,11 +19,10 @@ import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import write_text
+from nbhelpers.core.files import file_stem, own_name, write_text
 from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import box_of, encode_rle
 from nbhelpers.core.mattes import Mattes, full_of
-from nbhelpers.core.runs import file_stem, own_name
 from nbhelpers.export.manifest import Manifest
 
 MASK_FORMATS = ("masks", "cutouts")
@@ -318,7 +317,7 @@ def to_coco(
             memory. Each object is a category of its own. Empty masks keep their category and get no
             annotation, since evaluators fail on boxes without area.
         scores: object name -> predicted IoU, written as ``score``.
-        sha256: digest of the photo, written beside its name, for `nbhelpers.core.runs.own_name`.
+        sha256: digest of the photo, written beside its name, for `nbhelpers.core.files.own_name`.
 
     Returns:
         ``images`` (one), ``categories``, ``annotations`` with ``segmentation`` (RLE), ``bbox``

@@ -13,10 +13,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from nbhelpers.core.compositing import paste
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
-from nbhelpers.core.images import fit
+from nbhelpers.core.images import fit, paste
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.mattes import Mattes
 from nbhelpers.core.video.file import exact_rate

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nbhelpers.core.compute import MemoryWarning, is_out_of_memory, release_memory
+from nbhelpers.core.device import MemoryWarning, is_out_of_memory, release_memory
 from nbhelpers.core.errors import NbHelpersError
 
 Result = TypeVar("Result")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from nbhelpers.core.errors import NbHelpersError
 
@@ -22,6 +22,7 @@ BAND = 64  # rows of which the probabilities of all names exist at one time
 Window = tuple[int, int, int, int]
 DILATIONS = (8, 16)  # NACLIP's and SCLIP's setting
 STEPS = 10
+REGION_SHARPNESS = 4.0  # CorrCLIP's temperature of cosines
 SHARPNESS = 0.1  # fraction of the local deviation at which a difference weighs 1/e
 
 
@@ -172,6 +173,31 @@ def class_probabilities(
 
 def _are_templates(templates: tuple[str, ...]) -> bool:
     return isinstance(templates, tuple) and bool(templates) and all(template.count("{}") == 1 for template in templates)
+
+
+def region_attention(tokens: Float[Tensor, "t d"], regions: Int[Tensor, " t"]) -> Float[Tensor, "t t"]:
+    """Attention weights from the similarity of features, within regions: CorrCLIP's value and scope.
+
+    With cosines ``s`` of the tokens, patches ``i`` and ``j`` of one region attend to each other with
+    ``softmax_j(4 s_ij)``. Patches of region 0, which is no region, attend to all patches, and all to them, where
+    ``s_ij`` is above the mean of all cosines.
+
+    Args:
+        tokens: of a patch encoder, on the grid of the network; any length.
+        regions: the region of each patch.
+
+    Source: Zhang et al., arXiv 2411.10086, and ``VisionTransformer.forward`` of the reference implementation, main
+    branch. There the features are queries and keys of DINO, and similar regions are merged first.
+    """
+    import torch
+
+    units = torch.nn.functional.normalize(tokens, dim=-1)
+    similarity = units @ units.T
+    loose = regions == 0
+    same = (regions[:, None] == regions) & ~loose
+    allowed = same | ((loose[:, None] | loose) & (similarity > similarity.mean()))
+    allowed |= torch.eye(len(regions), dtype=torch.bool, device=regions.device)  # a softmax over nothing is undefined
+    return (similarity * REGION_SHARPNESS).masked_fill(~allowed, float("-inf")).softmax(-1)
 
 
 def sliding_windows(size: tuple[int, int], crop: int, stride: int) -> list[Window]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from nbhelpers.core.compositing import fit_square, unfit_square
-from nbhelpers.core.compute import choose_device, is_out_of_memory, release_memory
+from nbhelpers.core.device import choose_device, is_out_of_memory, release_memory
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import fit_square, unfit_square
 from nbhelpers.core.lazy import needs
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def from_folder(folder: str | Path, device: str | None = None, name: str | None 
     Args:
         folder: holds ``model_index.json``. Half-precision files (``*.fp16.safetensors``) are taken where there are
             no others.
-        device: see `nbhelpers.core.compute.choose_device`. float16 on CUDA, float32 elsewhere.
+        device: see `nbhelpers.core.device.choose_device`. float16 on CUDA, float32 elsewhere.
         name: what the inpainter is called; the folder's name when left out.
 
     Raises:

@@ -6,28 +6,25 @@ of ``transformers``; weights are the publisher's, or the lite ViT-S/14 turned ba
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 
-from nbhelpers.core.compute import autocast, in_batches
-from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import with_cpu_fallback
+from nbhelpers.models.patches import encode_patches
+from nbhelpers.models.pretrained import fill_network, load_network
 from nbhelpers.weights.convert_vit import vit_state_dict
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the publisher's preprocessing
-TOKENS_AT_ONCE = {"cpu": 1024, "mps": 8192, "cuda": 65536}
-MAX_TOKENS = 20_000  # attention costs the square of it
-NETWORKS = ("dinov2", "dinov2_with_registers")
+NETWORKS = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
 LITE = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
 
 
@@ -60,41 +57,17 @@ class Dinov2Encoder:
         Raises:
             NbHelpersError: a picture of more than 20,000 patches.
         """
-        grids = [tuple(max(1, round(side / self.patch)) for side in image.shape[:2]) for image in images]
-        for (rows, columns), image in zip(grids, images, strict=True):
-            if rows * columns > MAX_TOKENS:
-                raise NbHelpersError(
-                    "the picture has too many patches to be encoded at once",
-                    given=f"{image.shape[1]} x {image.shape[0]} pixels, {rows * columns} patches",
-                    expected=f"at most {MAX_TOKENS}",
-                    do="make it smaller first, e.g. by nbhelpers.core.images.fit",
-                )
-        out: list[Any] = [None] * len(images)
-        for grid in dict.fromkeys(grids):
-            same = [index for index, other in enumerate(grids) if other == grid]
-            at_once = max(1, TOKENS_AT_ONCE[self.device.partition(":")[0]] // (grid[0] * grid[1]))
+        return encode_patches(self, images, self._encode)
 
-            def encode(start, stop, grid=grid, same=same):
-                return with_cpu_fallback(
-                    self, lambda: self._encode([images[index] for index in same[start:stop]], grid)
-                )
-
-            parts = in_batches(encode, len(same), at_once, "pictures")
-            for index, token in zip(same, (token for part in parts for token in part), strict=True):
-                out[index] = token
-        return out
-
-    def _encode(self, images: list[np.ndarray], grid: tuple[int, int]) -> Float32[np.ndarray, "b rows columns d"]:
+    def _encode(self, images: list[np.ndarray], grid: tuple[int, int]) -> Float[Tensor, "b rows columns d"]:
         import torch
 
         size = grid[1] * self.patch, grid[0] * self.patch
         pixels = np.stack([image if image.shape[1::-1] == size else _stretch(image, size) for image in images])
         batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float().div_(255)
         shift, scale = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (MEAN, STD))
-        with autocast(self.device):
-            hidden = self.model(pixel_values=(batch - shift) / scale).last_hidden_state
-        patches = hidden[:, self._before :].float().cpu().numpy()
-        return patches.reshape(len(images), *grid, self.dimension)
+        hidden = self.model(pixel_values=(batch - shift) / scale).last_hidden_state
+        return hidden[:, self._before :].reshape(len(images), *grid, self.dimension)
 
 
 def _stretch(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -109,24 +82,7 @@ def build(name: str, files: dict[str, Path], device: str, **_: Any) -> Dinov2Enc
         NbHelpersError: the files are damaged, do not belong together, or are no DINOv2.
     """
     needs("match", "transformers")
-    from safetensors.torch import load_file
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(files["config"], local_files_only=True)
-        state = load_file(files["checkpoint"])
-    except Exception as error:  # json, safetensors and transformers each have their own
-        raise NbHelpersError(
-            "the checkpoint cannot be loaded",
-            given=f"{files['checkpoint']}: {str(error).splitlines()[0]}",
-            expected="model.safetensors and config.json of a DINOv2",
-            do=f"nbhelpers fetch {name}",
-        ) from error
-    if config.model_type not in NETWORKS:
-        raise NbHelpersError(
-            "the configuration is of another network", given=config.model_type, expected=" or ".join(NETWORKS)
-        )
-    return Dinov2Encoder(_network(config, state, name), name, device)
+    return Dinov2Encoder(load_network(name, files, NETWORKS), name, device)
 
 
 def build_lite(name: str, files: dict[str, Path], device: str, *, blocks: int = 12) -> Dinov2Encoder:
@@ -148,42 +104,5 @@ def build_lite(name: str, files: dict[str, Path], device: str, *, blocks: int = 
         for key, value in vit_state_dict(files["checkpoint"]).items()
         if not key.startswith(unused)
     }
-    return Dinov2Encoder(_network(Dinov2Config(**LITE, num_hidden_layers=blocks), state, name), name, device)
-
-
-def _network(config: Any, state: dict[str, torch.Tensor], name: str) -> torch.nn.Module:
-    """The network with all its weights; ``transformers`` knows the older names of parameters and renames them."""
-    import transformers
-
-    kinds = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
-    network = getattr(transformers, kinds[config.model_type])
-    try:
-        with _quietly():
-            model, loaded = network.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
-    except (RuntimeError, ValueError) as error:
-        loaded, reason = None, str(error).splitlines()[0]
-    else:
-        missing = sorted(loaded["missing_keys"]) + [str(key) for key in loaded["mismatched_keys"]]
-        reason = f"{len(missing)} parameters are missing or have another size, first {missing[0]}" if missing else ""
-    if reason:
-        raise NbHelpersError(
-            "the weights do not fit the network",
-            given=f"{name}: {reason}",
-            expected="model.safetensors and config.json of one model",
-            do=f"nbhelpers fetch {name}",
-        )
-    return model
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Hide the progress bar of ``transformers``: loading takes half a second."""
-    from transformers.utils import logging as hub
-
-    shown = hub.is_progress_bar_enabled()
-    hub.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hub.enable_progress_bar()
+    config = Dinov2Config(**LITE, num_hidden_layers=blocks)
+    return Dinov2Encoder(fill_network(name, NETWORKS["dinov2"], config, state), name, device)

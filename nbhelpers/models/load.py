@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.core.compute import choose_device, multiply_by_onednn
+from nbhelpers.core.device import choose_device, multiply_by_onednn
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.weights import catalog, fetching
@@ -79,7 +79,7 @@ def choose_model(task: str, name: str | None = None, models: str | None = None) 
 
 def unload() -> None:
     """Drop every loaded model and free its memory."""
-    from nbhelpers.core.compute import release_memory
+    from nbhelpers.core.device import release_memory
 
     with _lock:
         _loaded.clear()

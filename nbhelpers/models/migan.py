@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from nbhelpers.core.compositing import fit_square, unfit_square
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import fit_square, unfit_square
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -8,8 +8,8 @@ neighbours. Network and tokenizer come from the package ``open_clip``, weights f
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,12 +19,20 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from nbhelpers.core.compute import autocast, in_batches
+from nbhelpers.core.device import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import free_memory, load_image
 from nbhelpers.core.lazy import needs
 from nbhelpers.models.adapters import read_weights, with_cpu_fallback
-from nbhelpers.models.dense import DenseSettings, as_classes, class_probabilities, pamr, sliding_windows, stitch_windows
+from nbhelpers.models.dense import (
+    DenseSettings,
+    as_classes,
+    class_probabilities,
+    pamr,
+    region_attention,
+    sliding_windows,
+    stitch_windows,
+)
 from nbhelpers.models.values import ClassMap
 
 if TYPE_CHECKING:
@@ -90,6 +98,9 @@ class OpenClipTextEncoder:
         image: UInt8[np.ndarray, "h w 3"],
         names: Sequence[str | Sequence[str]],
         settings: DenseSettings | None = None,
+        *,
+        scope: Scope | None = None,
+        adjust: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> ClassMap:
         """Probabilities over ``names`` at the size of the model's input (short side 336), or the photo's.
 
@@ -98,6 +109,8 @@ class OpenClipTextEncoder:
             names: the vocabulary; a class may have several names, of which the most probable counts. A single
                 class gets 1 everywhere: give it something to compete with.
             settings: instead of the encoder's own.
+            scope: attend within regions, by the similarity of other features; replaces ``settings.attention``.
+            adjust: changes the cosines ``(n, H, W)`` at the size of the model's input, given the ``(n, d)`` texts too.
 
         Raises:
             NbHelpersError: no names, the same class twice, a name that is too long, more memory than there is.
@@ -112,7 +125,9 @@ class OpenClipTextEncoder:
 
         def run():
             pixels = self._pixels(image, size)
-            logits = self._logits(pixels, texts.to(self.device), settings)
+            logits = self._logits(pixels, texts.to(self.device), settings, scope)
+            if adjust is not None:
+                logits = adjust(logits, texts.to(self.device))
             if settings.at_image_size:
                 logits, pixels = (_resize(values, image.shape[:2]) for values in (logits, pixels))
             if settings.pamr_steps:
@@ -121,6 +136,35 @@ class OpenClipTextEncoder:
 
         probabilities = with_cpu_fallback(self, run)
         return ClassMap(probabilities, tuple(group[0] for group in classes), image.shape[:2], self.name)
+
+    def patch_map(
+        self, image: UInt8[np.ndarray, "h w 3"], settings: DenseSettings | None = None, scope: Scope | None = None
+    ) -> Float32[np.ndarray, "rows columns d"]:
+        """Dense features of length 1 in the space of the texts, of the whole photo at once.
+
+        Args:
+            image: a photo of any size.
+            settings: instead of the encoder's own; windows are not used.
+            scope: see `dense`.
+        """
+        import torch
+
+        settings = settings or self.settings
+        image = load_image(image)
+        size = input_size(image.shape[:2], settings, self.model.visual.patch_size)
+
+        def run():
+            pixels = self._pixels(image, size)
+            weights = None if scope is None else scope.weights([(0, 0, *size)], size, self._grid(size))
+            with autocast(self.device):
+                features = patch_features(self.model.visual, pixels[None], settings, weights)
+            return torch.nn.functional.normalize(features[0].float(), dim=-1).cpu().numpy()
+
+        return with_cpu_fallback(self, run)
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Patches of an input of ``size``."""
+        return tuple(side // patch for side, patch in zip(size, self.model.visual.patch_size, strict=True))
 
     def similarity(self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> Float32[np.ndarray, " n"]:
         """Cosine of the whole photo with each name, as CLIP compares them; above `shows` the photo shows it.
@@ -205,7 +249,11 @@ class OpenClipTextEncoder:
         return pixels.sub_(mean).div_(std)
 
     def _logits(
-        self, pixels: Float[Tensor, "3 H W"], texts: Float[Tensor, "n d"], settings: DenseSettings
+        self,
+        pixels: Float[Tensor, "3 H W"],
+        texts: Float[Tensor, "n d"],
+        settings: DenseSettings,
+        scope: Scope | None = None,
     ) -> Float[Tensor, "n H W"]:
         """Cosines of each pixel with each text: of patches, enlarged and averaged over the windows."""
         import torch
@@ -214,8 +262,12 @@ class OpenClipTextEncoder:
 
         def encode(start, stop):
             crops = [pixels[:, top:bottom, left:right] for top, left, bottom, right in spans[start:stop]]
+            weights = None
+            if scope is not None:
+                grid = self._grid(crops[0].shape[-2:])
+                weights = scope.weights(spans[start:stop], tuple(pixels.shape[-2:]), grid).to(self.device)
             with autocast(self.device):
-                features = patch_features(self.model.visual, torch.stack(crops), settings)
+                features = patch_features(self.model.visual, torch.stack(crops), settings, weights)
             units = torch.nn.functional.normalize(features.float(), dim=-1)
             return torch.einsum("bhwd,nd->bnhw", units, texts)
 
@@ -223,6 +275,63 @@ class OpenClipTextEncoder:
         return stitch_windows(
             spans, chain.from_iterable(in_batches(encode, len(spans), batch, "windows")), pixels.shape[-2:]
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """Regions of a photo and features of its patches, by which the last block of CLIP attends.
+
+    Attributes:
+        regions: ``(H, W)`` of the photo, 0 where there is no region.
+        tokens: ``(rows, columns, d)`` of a patch encoder, on a grid over the whole photo.
+    """
+
+    regions: Int[np.ndarray, "h w"]
+    tokens: Float32[np.ndarray, "rows columns d"]
+
+    def weights(
+        self, spans: Sequence[tuple[int, int, int, int]], size: tuple[int, int], grid: tuple[int, int]
+    ) -> Float[Tensor, "b t t"]:
+        """The attention of each window's patches to each other; see `nbhelpers.models.dense.region_attention`.
+
+        Args:
+            spans: windows ``(top, left, bottom, right)`` in pixels of the model's input.
+            size: ``(H, W)`` of that input.
+            grid: patches of a window.
+        """
+        import torch
+
+        regions = torch.from_numpy(self.regions.astype(np.float32))[None, None]
+        regions = torch.nn.functional.interpolate(regions, size, mode="nearest")
+        tokens = torch.from_numpy(self.tokens).permute(2, 0, 1)[None]
+        rows, columns = self.tokens.shape[0] / size[0], self.tokens.shape[1] / size[1]
+        out = []
+        for top, left, bottom, right in spans:
+            own = regions[:, :, top:bottom, left:right]
+            own = torch.nn.functional.interpolate(own, grid, mode="nearest").flatten().long()
+            centers = (torch.arange(side) + 0.5 for side in grid)
+            y, x = (
+                (start + center * (stop - start) / side) * scale - 0.5
+                for center, start, stop, side, scale in zip(
+                    centers, (top, left), (bottom, right), grid, (rows, columns), strict=True
+                )
+            )
+            sampled = _sample(tokens[0], y, x)
+            out.append(region_attention(sampled.flatten(0, 1), own))
+        return torch.stack(out)
+
+
+def _sample(maps: Float[Tensor, "d h w"], y: Float[Tensor, " a"], x: Float[Tensor, " b"]) -> Float[Tensor, "a b d"]:
+    """Maps read between their cells, bilinear, the border repeated."""
+    import torch
+
+    height, width = maps.shape[-2:]
+    scaled = ((each + 0.5) / side * 2 - 1 for each, side in ((x, width), (y, height)))
+    columns, rows = scaled
+    where = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)[None].to(maps)
+    return torch.nn.functional.grid_sample(maps[None], where, padding_mode="border", align_corners=False)[0].permute(
+        1, 2, 0
+    )
 
 
 def build(
@@ -288,7 +397,10 @@ def _check_memory(names: int, size: tuple[int, int], settings: DenseSettings) ->
 
 
 def patch_features(
-    visual: torch.nn.Module, pixels: Float[Tensor, "b 3 H W"], settings: DenseSettings
+    visual: torch.nn.Module,
+    pixels: Float[Tensor, "b 3 H W"],
+    settings: DenseSettings,
+    weights: Float[Tensor, "b t t"] | None = None,
 ) -> Float[Tensor, "b h w d"]:
     """Features of each patch in the space of the texts, the last block attending as ``settings.attention`` says.
 
@@ -298,6 +410,8 @@ def patch_features(
         visual: ``open_clip.transformer.VisionTransformer``.
         pixels: normalised; at least one patch in each direction.
         settings: ``attention`` and ``gaussian_std`` count here.
+        weights: attention of the patches to each other instead, without the residual and without the MLP: CorrCLIP's
+            main branch (arXiv 2411.10086).
 
     Source: ``VisionTransformer.forward`` of the reference implementations of SCLIP (arXiv 2312.01597; the block is
     kept, only its attention differs) and NACLIP (arXiv 2404.08181; "reduced": attention alone, without the residual
@@ -313,6 +427,13 @@ def patch_features(
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         tokens = block(tokens)
+    if weights is not None:
+        width, attention = tokens.shape[-1], last.attn
+        values = torch.nn.functional.linear(
+            last.ln_1(tokens), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+        )
+        mixed = attention.out_proj(weights.to(values) @ values[:, 1:])
+        return (visual.ln_post(mixed) @ visual.proj).unflatten(1, grid)
     attended = dense_attention(last.attn, last.ln_1(tokens), grid, settings)
     if settings.attention == "naclip":
         tokens = attended
@@ -372,14 +493,19 @@ def neighbourhood_bias(grid: tuple[int, int], std: float) -> Float[Tensor, "t t"
 
 
 def position_embeddings(visual: torch.nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t c"]:
-    """Position embeddings of the class token and of ``grid`` patches: as trained, or interpolated (bicubic)."""
+    """Position embeddings of the class token and of ``grid`` patches: as trained, or interpolated (bicubic).
+
+    The scale is that of a grid larger by 0.1, as in the reference implementations of SCLIP and NACLIP, which have it
+    from DINO; cosines change by up to 0.007.
+    """
     import torch
 
     trained = visual.positional_embedding
     if tuple(grid) == tuple(visual.grid_size):
         return trained
     square = trained[1:].T.unflatten(1, visual.grid_size)[None]
-    square = torch.nn.functional.interpolate(square, grid, mode="bicubic")
+    scale = tuple((side + 0.1) / trained_side for side, trained_side in zip(grid, visual.grid_size, strict=True))
+    square = torch.nn.functional.interpolate(square, scale_factor=scale, mode="bicubic")
     return torch.cat([trained[:1], square[0].flatten(1).T])
 
 

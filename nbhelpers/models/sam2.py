@@ -7,6 +7,7 @@ Ravi et al. 2024, arXiv 2408.00714. Checkpoints: the publisher's eight ``.pt`` f
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
 
-from nbhelpers.core.compute import autocast, in_batches
+from nbhelpers.core.device import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.adapters import read_weights, with_cpu_fallback
+from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Choose, Embedding, Prediction
 from nbhelpers.weights.convert import sam2_state_dict, save_state_dict
 
@@ -226,6 +228,65 @@ class Sam2Segmenter:
                 return run()
 
         return with_cpu_fallback(self, in_its_precision)
+
+
+class UpstreamSegmenter:
+    """Upstream's own ``SAM2ImagePredictor`` as a `Segmenter`, to compare with; same network, same weights."""
+
+    def __init__(self, segmenter: Sam2Segmenter):
+        from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its transforms use torch.jit.script
+            self._predictor = SAM2ImagePredictor(segmenter.model)
+        self.name, self.device = f"{segmenter.name} by SAM2ImagePredictor", segmenter.device
+
+    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Embedding:
+        """What the predictor computes for an image."""
+        with autocast(self.device):
+            self._predictor.set_image(image.copy())
+        features = self._predictor._features
+        tensors = {str(level): each for level, each in enumerate(features["high_res_feats"])}
+        return Embedding(image.shape[:2], self.name, {"image_embed": features["image_embed"], **tensors})
+
+    def predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
+        """Three candidates of a single including click, else one; the choice is the best by predicted IoU."""
+        predictor, tensors = self._predictor, embedding.tensors
+        high = [tensors[key] for key in sorted(set(tensors) - {"image_embed"})]
+        predictor._features = {"image_embed": tensors["image_embed"], "high_res_feats": high}
+        predictor._orig_hw, predictor._is_image_set = [embedding.size], True
+        points = len(prompt.points) > 0
+        with autocast(self.device):
+            _, scores, logits = predictor.predict(
+                prompt.points.copy() if points else None,
+                prompt.labels.copy() if points else None,
+                box=None if prompt.box is None else prompt.box.copy(),
+                mask_input=None if prompt.mask is None else prompt.mask[None],
+                multimask_output=prompt.is_ambiguous,
+            )
+        logits = logits.astype(np.float32)
+        return Prediction(logits, scores.astype(np.float32), embedding.size, logits.shape[1:], int(scores.argmax()))
+
+    def predict_points(
+        self, embedding: Embedding, points: Shaped[np.ndarray, "n 2"], choose: Choose | None = None
+    ) -> Prediction:
+        """Point after point."""
+        found = [self.predict(embedding, Prompt(points=[point])) for point in points]
+        chosen = [each.choice if choose is None else choose(i, each) for i, each in enumerate(found)]
+        logits = np.stack([each.logits[i] for each, i in zip(found, chosen, strict=True)])
+        scores = np.array([each.scores[i] for each, i in zip(found, chosen, strict=True)], np.float32)
+        return Prediction(logits, scores, embedding.size, logits.shape[1:], int(scores.argmax()))
+
+
+def upstream_segmenter(segmenter: Segmenter) -> UpstreamSegmenter:
+    """Upstream's predictor on the network of one of our segmenters.
+
+    Raises:
+        NbHelpersError: it is no SAM 2.
+    """
+    if not isinstance(segmenter, Sam2Segmenter):
+        raise NbHelpersError("upstream's predictor runs SAM 2 only", given=segmenter.name)
+    return UpstreamSegmenter(segmenter)
 
 
 def build(name: str, files: dict[str, Path], device: str, *, config: str) -> Sam2Segmenter:

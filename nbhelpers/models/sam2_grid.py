@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from nbhelpers.core.compute import autocast
+from nbhelpers.core.device import autocast
 from nbhelpers.core.masks import box_of, encode_rle
 from nbhelpers.models.adapters import with_cpu_fallback
 from nbhelpers.models.protocols import Segmenter

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float32
 
@@ -103,6 +104,27 @@ class Prediction:
     ) -> Bool[np.ndarray, "vh vw"]:
         """Mask ``index`` seen through ``window`` (image pixels from the corner) at ``shape``; see `view_logits`."""
         return view_logits(self.logits[index], self.extent, self.size, window, shape) > 0
+
+    def cleaned(self, max_hole_area: float, max_sprinkle_area: float) -> Prediction:
+        """The prediction without small holes and small separate pieces in its masks.
+
+        As ``max_hole_area`` and ``max_sprinkle_area`` of upstream's ``SAM2ImagePredictor``
+        (sam2/utils/transforms.py, ``postprocess_masks``): logits of a hole become 10, those of a piece -10. The largest
+        piece of a mask stays, however small it is.
+
+        Args:
+            max_hole_area: largest area of a hole that is filled, in cells of the logits; 0 fills none.
+            max_sprinkle_area: largest area of a piece that is removed, in cells of the logits; 0 removes none.
+        """
+        logits = self.logits.copy()
+        for mask in logits:
+            for area, inside, value in ((max_hole_area, mask <= 0, 10.0), (max_sprinkle_area, mask > 0, -10.0)):
+                if area > 0:
+                    _, labels, stats, _ = cv2.connectedComponentsWithStats(inside.view(np.uint8), connectivity=8)
+                    small = stats[:, cv2.CC_STAT_AREA] <= area
+                    small[1 + stats[1:, cv2.CC_STAT_AREA].argmax() if len(stats) > 1 else 0] = False
+                    mask[small[labels] & inside] = value
+        return replace(self, logits=logits)
 
     def agreeing(self, points: Sequence[tuple[float, float]], labels: Sequence[int]) -> int:
         """Index of the candidate that a person who clicked ``points`` most likely meant.

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from nbhelpers.core.compute import autocast
+from nbhelpers.core.device import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.adapters import read_weights, with_cpu_fallback
@@ -174,7 +174,7 @@ def memory_table(estimator: VggtEstimator, views: Sequence[int] = tuple(MEMORY))
 
     import torch
 
-    from nbhelpers.core.compute import is_out_of_memory, release_memory
+    from nbhelpers.core.device import is_out_of_memory, release_memory
 
     if not estimator.device.startswith("cuda"):
         raise NbHelpersError("memory is counted on a CUDA device only", given=estimator.device)

@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.masks import decode_rle
+from nbhelpers.core.masks import components, decode_rle
 from nbhelpers.core.metrics import iou
-from nbhelpers.core.regions import components
 from nbhelpers.core.scenes import Scene
 
 MIN_AFFINITY = 0.3  # fraction of common points from which two instances are one object

@@ -18,10 +18,9 @@ from nbhelpers import clip_guided
 from nbhelpers.clip_guided.detection import choose_detector
 from nbhelpers.clip_guided.values import numbered, prepare_vocabulary
 from nbhelpers.clip_guided.verification import MIN_READING, blur_surroundings, crop_box
-from nbhelpers.core.masks import box_of, encode_rle
+from nbhelpers.core.masks import box_of, components, deepest_points, distinct, encode_rle, intersections
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.regions import components, deepest_points, distinct, intersections
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.vocabulary import root
 from nbhelpers.models.protocols import FeatureSegmenter, ImageTextEncoder, Segmenter, TextEncoder

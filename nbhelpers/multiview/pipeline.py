@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from nbhelpers.core.batch import sign
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import outputs_dir, sha256
-from nbhelpers.core.orientation import MIRRORED, UPRIGHT, orientation_of
-from nbhelpers.core.runs import sign
+from nbhelpers.core.images import orientation_of
+from nbhelpers.core.orientation import MIRRORED, UPRIGHT
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.core.scenes.writers import write_colmap

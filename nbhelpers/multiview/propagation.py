@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from nbhelpers.core.masks import encode_rle, mask_logits, upsample
-from nbhelpers.core.regions import components
+from nbhelpers.core.masks import components, encode_rle, mask_logits, upsample
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.label_propagation.decoding import (
     CERTAIN_LOGIT,

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from nbhelpers.core.files import sha256, write_text
-from nbhelpers.core.images import save_image
+from nbhelpers.core.files import own_name, sha256, stems, write_text
+from nbhelpers.core.images import orientation_of, save_image
 from nbhelpers.core.mattes import Mattes
-from nbhelpers.core.orientation import INVERSE, MIRRORED, UPRIGHT, orientation_of, turn
-from nbhelpers.core.runs import own_name, stems
+from nbhelpers.core.orientation import INVERSE, MIRRORED, UPRIGHT, turn
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import few
 from nbhelpers.core.scenes.writers import MODEL_FILES, write_colmap, write_transforms
@@ -216,7 +215,7 @@ def save_result(
     Args:
         result: see `MultiviewResult`.
         folder: created if it is missing; results of the same photos are replaced. Where it holds results of other
-            photos, a number is added to its name, see `nbhelpers.core.runs.own_name`.
+            photos, a number is added to its name, see `nbhelpers.core.files.own_name`.
         paths: of the photos, for the names of masks in the tools' layouts and the stored orientation (see
             `nbhelpers.core.orientation`); those that the session knows when left out.
         formats: some of `FORMATS`; ``"scene"`` stands for ``sparse`` and the files named ``scene``.

@@ -19,10 +19,9 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import sha256
-from nbhelpers.core.images import fit, load_image, save_image
-from nbhelpers.core.orientation import UPRIGHT, orientation_of
-from nbhelpers.core.runs import file_stem, photos
+from nbhelpers.core.files import file_stem, sha256
+from nbhelpers.core.images import fit, load_image, orientation_of, photos, save_image
+from nbhelpers.core.orientation import UPRIGHT
 from nbhelpers.core.video import Frames
 from nbhelpers.core.video.stills import PictureFolder, is_picture
 from nbhelpers.models.label_propagation.votes import feature_maps

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from nbhelpers.core.batch import apart, sign
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import sha256, write_bytes
 from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.masks import encode_rle
-from nbhelpers.core.runs import apart, sign
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.report import MatchedPhoto
 from nbhelpers.product_matching.search import PhotoSearch

@@ -9,7 +9,6 @@ import typer
 from typer.core import TyperCommand
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.lazy import needs
 
 app = typer.Typer(help="Show a product once; find that very product in other photos.", no_args_is_help=True)
 
@@ -58,14 +57,12 @@ def batch(
     models: Annotated[str | None, typer.Option(help="auto, lite or official")] = None,
 ) -> None:
     """Find a product in photos; writes masks, cut-outs, COCO json, csv and a page to look through."""
-    import contextlib
-
     from tqdm.auto import tqdm
 
+    from nbhelpers.core.batch import apart, local_client
     from nbhelpers.core.images import load_image
+    from nbhelpers.core.images import photos as listed
     from nbhelpers.core.masks import load_mask
-    from nbhelpers.core.runs import apart
-    from nbhelpers.core.runs import photos as listed
     from nbhelpers.models.load import load
     from nbhelpers.product_matching.batch import match_product, raise_if_failed
     from nbhelpers.product_matching.settings import load_settings
@@ -88,9 +85,7 @@ def batch(
     )
     segmenter = load("segmenter", chosen.sam2_checkpoint, device, models)
     encoder = load("patch_encoder", chosen.dinov2_model, device, models)
-    with contextlib.ExitStack() as stack:
-        client = _client(workers, stack) if workers > 1 else None
-        bar = stack.enter_context(tqdm(total=len(paths), unit="photo"))
+    with local_client(workers) as client, tqdm(total=len(paths), unit="photo") as bar:
         results = match_product(
             paths,
             reference,
@@ -114,15 +109,6 @@ def batch(
     typer.echo(f"in {found} of {len(results)} photos; look through {output / 'index.html'}")
     typer.echo(f"made by {segmenter.name} and {encoder.name} on {segmenter.device}")
     raise_if_failed(results)
-
-
-def _client(workers: int, stack):
-    """A Dask client of worker processes, closed with the stack."""
-    needs("scale", "distributed")
-    from distributed import Client, LocalCluster
-
-    cluster = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
-    return stack.enter_context(Client(cluster))
 
 
 def _numbers(text: str, option: str, form: str, count: int) -> tuple[float, ...]:

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from nbhelpers.core.equirect import seam_box, seam_crop
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
-from nbhelpers.core.masks import box_of, encode_rle
+from nbhelpers.core.masks import box_of, encode_rle, seam_box, seam_crop
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.export.masks import straight_rgba
 from nbhelpers.models.protocols import PatchEncoder, Segmenter

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
-from nbhelpers.core.compute import multiply_by_onednn
+from nbhelpers.core.device import multiply_by_onednn
 from nbhelpers.product_matching.features import InstanceFeatures
 from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.propose import DescribedProposal, PhotoProposals, Proposal

@@ -19,9 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.images import fit
-from nbhelpers.core.masks import box_of, decode_rle, encode_rle
+from nbhelpers.core.masks import box_of, components, decode_rle, distinct, encode_rle, intersections
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.regions import components, distinct, intersections
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.models.sam2_grid import automatic_masks
 from nbhelpers.models.values import Embedding, Prediction

@@ -19,10 +19,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import write_text
+from nbhelpers.core.files import own_name, write_text
 from nbhelpers.core.images import fit, load_image, save_image
 from nbhelpers.core.masks import box_of, decode_rle, encode_rle
-from nbhelpers.core.runs import own_name
 from nbhelpers.export.masks import check_formats, save_coco, straight_rgba
 from nbhelpers.product_matching.calibrate import Calibration
 from nbhelpers.product_matching.gallery import Reference, crop_cutout
@@ -236,7 +235,7 @@ class ProductReport:
     def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
         """Write all results; photos whose files are complete and have the same content are left as they are.
 
-        Results whose name is taken by another photo get a number, see `nbhelpers.core.runs.own_name`.
+        Results whose name is taken by another photo get a number, see `nbhelpers.core.files.own_name`.
 
         Args:
             folder: see `nbhelpers.product_matching.match_product` for its content.

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from nbhelpers.core.batch import ResultStore, map_items
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import outputs_dir, replacing, sha256
+from nbhelpers.core.files import outputs_dir, replacing, sha256, stems
 from nbhelpers.core.images import image_size, load_image
-from nbhelpers.core.runs import photos as listed
-from nbhelpers.core.runs import stems
+from nbhelpers.core.images import photos as listed
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.features import InstanceFeatures
 from nbhelpers.product_matching.gallery import Gallery, evenly_spaced, mean_feature
@@ -39,9 +39,6 @@ CACHE_SIZE = 32_000_000  # bytes of features kept in memory; more photos are rea
 MEAN_PHOTOS = 8  # photos whose mean feature is subtracted
 RESERVED_NAMES = ("run", "summary", "annotations", "matches", "gallery", "index", "mean", "cache", "reference")
 log = logging.getLogger(__name__)
-
-Outcome = tuple[tuple[int, int], str]
-"""``(H, W)`` of a photo, and the error of its search; empty if there was none."""
 
 
 def save_proposals(proposals: PhotoProposals, path: str | Path) -> Path:
@@ -141,6 +138,10 @@ class ProposalCache:
         self.folder = Path(folder).expanduser()
         self._memory, self._kept = memory, OrderedDict[str, PhotoProposals]()
 
+    def __reduce__(self):
+        """Sent to another process, a cache takes nothing of its memory along and keeps nothing there."""
+        return ProposalCache, (self.folder, 0)
+
     def path(self, key: str) -> Path:
         """The file of a key."""
         return self.folder / key[:2] / f"{key}.npz"
@@ -184,76 +185,63 @@ def _bytes(proposals: PhotoProposals) -> int:
     return sum(each.features.patches.nbytes + len(each.rle["counts"]) for each in proposals.items)
 
 
+@dataclass(frozen=True)
+class SearchItem:
+    """A photo to search: its file and the key of its proposals."""
+
+    path: Path
+    key: str
+
+
 @dataclass(frozen=True, eq=False)
 class SearchTask:
-    """What the searches of all photos have in common.
+    """The search of one photo, as a function of a `SearchItem`.
 
     Attributes:
         gallery: of the product.
         settings: of the search.
         panorama: whether the photos are equirectangular.
-        cache: folder of the proposals.
-        models: catalog names of the segmenter and the patch encoder.
-        device: of the models.
+        models: the segmenter and the patch encoder, or their catalog names; then each worker loads them once.
+        device: of models that are loaded.
     """
 
     gallery: Gallery
     settings: ProductSettings
     panorama: bool
-    cache: Path
-    models: tuple[str, str]
+    models: tuple[Segmenter | str, PatchEncoder | str]
     device: str
 
+    def __call__(self, item: SearchItem) -> tuple[tuple[int, int], PhotoProposals]:
+        """The size of a photo and the proposals in it.
 
-def search_into_cache(
-    path: Path, key: str, task: SearchTask, cache: ProposalCache, segmenter: Segmenter, encoder: PatchEncoder
-) -> Outcome:
-    """Search one photo, unless the cache has its proposals; put them into the cache.
+        Raises:
+            NbHelpersError: the photo cannot be read or searched, or a model cannot be loaded.
+        """
+        from nbhelpers.models.load import load
 
-    Raises:
-        NbHelpersError: the cache cannot be written.
-    """
-    try:
-        if cache.get(key) is not None:
-            return image_size(path), ""
-        image = load_image(path)
-        proposals = search_photo(image, segmenter, encoder, task.gallery, task.settings, task.panorama)
-    except NbHelpersError as error:
-        return (0, 0), " ".join(str(error).split())
-    cache.put(key, proposals)  # a folder that cannot be written or a full disk is an error of all photos
-    return image.shape[:2], ""
+        segmenter, encoder = (
+            load(task, model, self.device) if isinstance(model, str) else model
+            for task, model in zip(("segmenter", "patch_encoder"), self.models, strict=True)
+        )
+        image = load_image(item.path)
+        return image.shape[:2], search_photo(image, segmenter, encoder, self.gallery, self.settings, self.panorama)
 
 
-def search_on_workers(
-    work: Sequence[tuple[int, Path, str]], task: SearchTask, client: Any
-) -> Iterator[tuple[int, Outcome]]:
-    """Search photos on the workers of a Dask client; yields each photo's outcome when it is done.
+class ProposalStore(ResultStore):
+    """Keeps proposals in a cache; of the result only the photo's size is handed on."""
 
-    Each worker loads the models once, by name. Proposals go into the cache folder; only sizes are sent back.
+    def __init__(self, cache: ProposalCache):
+        self.cache = cache
 
-    Args:
-        work: index, path and cache key of each photo; paths are valid on all workers.
-        task: sent to each worker once.
-        client: of Dask distributed (``pip install 'nbhelpers[scale]'``).
-    """
-    from distributed import as_completed
+    def load(self, key: str, item: SearchItem) -> tuple[int, int] | None:
+        """See `ResultStore`."""
+        return None if self.cache.get(item.key) is None else image_size(item.path)
 
-    shared = client.scatter(task, broadcast=True)
-    number = {client.submit(_search_on_worker, path, key, shared, pure=False): index for index, path, key in work}
-    for future in as_completed(number):
-        yield number[future], future.result()
-
-
-def _search_on_worker(path: Path, key: str, task: SearchTask) -> Outcome:
-    """`search_into_cache` with the worker's own models."""
-    from nbhelpers.models.load import load
-
-    try:
-        segmenter = load("segmenter", task.models[0], task.device)
-        encoder = load("patch_encoder", task.models[1], task.device)
-    except NbHelpersError as error:
-        return (0, 0), " ".join(str(error).split())
-    return search_into_cache(path, key, task, ProposalCache(task.cache, memory=0), segmenter, encoder)
+    def save(self, key: str, item: SearchItem, value: tuple[tuple[int, int], PhotoProposals]) -> tuple[int, int]:
+        """See `ResultStore`."""
+        size, proposals = value
+        self.cache.put(item.key, proposals)
+        return size
 
 
 class PhotoSearch:
@@ -330,8 +318,8 @@ class PhotoSearch:
 
     def run(self, gallery: Gallery, client: Any, on_photo: Callable[[int], object] | None, repeat: bool) -> None:
         """Search the photos that were not searched yet, or all of them; see `ProductSession.search`."""
-        models = self.segmenter.name, self.encoder.name
-        work = []
+        names = self.segmenter.name, self.encoder.name
+        number, work = {}, {}
         for index, path in enumerate(self.photos):
             if index in self.sizes and not repeat:
                 continue
@@ -339,28 +327,22 @@ class PhotoSearch:
                 digest = self.digests[index] = sha256(path)
             except OSError as error:
                 self._fail(index, f"the photo cannot be read: {error.strerror or error}")
+                log.warning("%s: %s", path.name, self.problems[index])
                 continue
-            self.keys[index] = cache_key(digest, models, self.settings, gallery.digest, self.panorama)
-            work.append((index, path, self.keys[index]))
-        task = SearchTask(gallery, self.settings, self.panorama, self.cache.folder, models, self.segmenter.device)
-        for index, (size, problem) in self._outcomes(work, task, client):
-            if problem:
-                self._fail(index, problem)
+            self.keys[index] = cache_key(digest, names, self.settings, gallery.digest, self.panorama)
+            number[self.names[index]] = index
+            work[self.names[index]] = SearchItem(path, self.keys[index])
+        models = names if client is not None else (self.segmenter, self.encoder)
+        task = SearchTask(gallery, self.settings, self.panorama, models, self.segmenter.device)
+        for result in map_items(task, work.items(), store=ProposalStore(self.cache), client=client):
+            index = number[result.key]
+            if result.error:
+                self._fail(index, result.error)
             else:
-                self.sizes[index] = size
+                self.sizes[index] = result.value
                 self.problems.pop(index, None)
             if on_photo is not None:
                 on_photo(index)
-
-    def _outcomes(self, work: list, task: SearchTask, client: Any) -> Iterator[tuple[int, Outcome]]:
-        """The outcome of each photo's search, on workers if there is a client and the photo is not in the cache."""
-        if client is not None:
-            known = [each for each in work if each[2] in self.cache]  # no worker need load its models for these
-            if rest := [each for each in work if each not in known]:
-                yield from search_on_workers(rest, task, client)
-            work = known
-        for index, path, key in work:
-            yield index, search_into_cache(path, key, task, self.cache, self.segmenter, self.encoder)
 
     def _sample_photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """The readable photos, some at equal distances in the session first."""
@@ -379,6 +361,5 @@ class PhotoSearch:
 
     def _fail(self, index: int, problem: str) -> None:
         """Note that a photo could not be searched."""
-        log.warning("%s: %s", self.photos[index].name, problem)
         self.problems[index] = problem
         self.sizes.pop(index, None)

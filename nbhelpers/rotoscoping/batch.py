@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nbhelpers.core.batch import map_items
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.export.masks import check_formats
@@ -162,29 +164,19 @@ def replay_clips(
     """
     if twice := {str(job.output) for job in jobs if sum(job.output == each.output for each in jobs) > 1}:
         raise NbHelpersError("two clips have the same folder for results", given=", ".join(sorted(twice)))
-    if client is None:
-        outcomes = []
-        for job in jobs:
-            outcomes.append(_replay_job(job, tuple(formats)))
-            if on_done is not None:
-                on_done(outcomes[-1])
-        return outcomes
-    from distributed import as_completed
-
-    futures = [client.submit(_replay_job, job, tuple(formats), pure=False) for job in jobs]
-    for future in as_completed(futures):
+    by_folder = {str(job.output): job for job in jobs}
+    outcomes = {}
+    for result in map_items(partial(_replay_job, formats=tuple(formats)), by_folder.items(), client=client):
+        failed = Outcome(str(by_folder[result.key].clip), result.key, error=result.error)
+        outcomes[result.key] = result.value or failed
         if on_done is not None:
-            on_done(future.result())
-    return [future.result() for future in futures]
+            on_done(outcomes[result.key])
+    return [outcomes[folder] for folder in by_folder]
 
 
 def _replay_job(job: ClipJob, formats: tuple[str, ...]) -> Outcome:
-    """Replay one job; an error becomes part of the outcome."""
-    try:
-        return replay_clip(job.clip, job.prompts, job.output, formats, **job.options)
-    except NbHelpersError as error:
-        log.warning("%s: %s", job.clip, error)
-        return Outcome(str(job.clip), str(job.output), error=str(error))
+    """Replay one job."""
+    return replay_clip(job.clip, job.prompts, job.output, formats, **job.options)
 
 
 def _warn_of_cuts(session: RotoSession, doubtful: Mapping[str, Sequence[int]]) -> None:

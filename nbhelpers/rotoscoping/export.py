@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.files import write_text
+from nbhelpers.core.files import file_stem, own_name, write_text
 from nbhelpers.core.mattes import Mattes
-from nbhelpers.core.runs import file_stem, own_name
 from nbhelpers.export.layouts import LAYOUTS, write_layout
 from nbhelpers.export.masks import check_formats, write_sequence_coco
 from nbhelpers.export.verify import ExportReport, verify_layout, verify_sequence_coco, verify_video

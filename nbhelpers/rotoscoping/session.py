@@ -17,7 +17,7 @@ from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import Mattes, MatteSettings
 from nbhelpers.core.promptlog import ObjectEntry, ObjectPrompts, PromptLog, object_name
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.video.cuts import find_cuts
+from nbhelpers.core.video.frames import find_cuts
 from nbhelpers.export.verify import ExportReport
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.values import Prediction

@@ -146,7 +146,7 @@ def _torch() -> str:
 
 def _device() -> str:
     try:
-        from nbhelpers.core.compute import describe_device
+        from nbhelpers.core.device import describe_device
 
         return describe_device()
     except (ImportError, NbHelpersError, OSError, RuntimeError) as error:

@@ -103,6 +103,35 @@ def _dinov2(size: str, bytes: int, registers: bool) -> Model:
     )
 
 
+def _dinov3(size: str, bytes: int) -> Model:
+    kind, _, letter = size.partition("-")
+    repo = f"facebook/dinov3-{f'vit{letter[0]}16' if kind == 'vit' else size}-pretrain-lvd1689m"
+    name = f"dinov3-{size}"
+    return Model(
+        name,
+        "patch_encoder",
+        "official",
+        _folder(repo, "main", name, _transformers_files(bytes)),
+        "DINOv3 (gated)",
+        f"{bytes / 1e9:.2g} GB of weights",
+        "milliseconds a photo on a GPU",
+        adapter="nbhelpers.models.dinov3:build",
+        options={"positions": 20},
+        note="Commercial use is allowed, with conditions; the licence is accepted on the hub first. Without its "
+        "positional bias (arXiv 2603.28480).",
+    )
+
+
+def _transformers_files(bytes: int, *others: tuple[str, int, str]) -> tuple[tuple[str, int, str], ...]:
+    """The files of a model of ``transformers``: name, size, role."""
+    return (
+        ("model.safetensors", bytes, "checkpoint"),
+        ("config.json", 2_000, "config"),
+        ("preprocessor_config.json", 1_000, "processor"),
+        *others,
+    )
+
+
 def _folder(repo: str, revision: str, folder: str, files: tuple[tuple[str, int, str], ...]) -> tuple[Asset, ...]:
     """Files of one hub repository, in one folder, sizes approximate, without published hashes."""
     return tuple(
@@ -125,6 +154,15 @@ def _diffusers(repo: str, revision: str, folder: str, weights: dict[str, tuple[s
 
 # ViT-L/14 first: the one to take where several are here
 DINOV2_BYTES = {"large": 1_220_000_000, "base": 346_000_000, "small": 88_000_000, "giant": 4_550_000_000}
+DINOV3_BYTES = {
+    "vit-large": 1_212_000_000,
+    "vit-base": 343_000_000,
+    "vit-small": 86_000_000,
+    "convnext-large": 785_000_000,
+    "convnext-base": 350_000_000,
+    "convnext-small": 198_000_000,
+    "convnext-tiny": 111_000_000,
+}
 
 CLIP = (
     Model(
@@ -289,6 +327,7 @@ OFFICIAL = (
     *(tracker for _, tracker in _PAIRS),
     *CLIP,
     *(_dinov2(size, bytes, registers) for registers in (False, True) for size, bytes in DINOV2_BYTES.items()),
+    *(_dinov3(size, bytes) for size, bytes in DINOV3_BYTES.items()),
     *GEOMETRY,
     *INPAINTERS,
     *MATCHERS,

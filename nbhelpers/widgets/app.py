@@ -16,8 +16,8 @@ from typing import Any
 import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import SUFFIXES, fit
-from nbhelpers.core.runs import file_stem
+from nbhelpers.core.files import IMAGE_SUFFIXES, file_stem
+from nbhelpers.core.images import fit
 from nbhelpers.core.scenes import Scene
 from nbhelpers.multiview.pipeline import MultiviewSegmenter
 from nbhelpers.multiview.referring import parse_phrase
@@ -184,7 +184,7 @@ class SceneApp(JobPage):
     """
 
     def __init__(self, segmenter: MultiviewSegmenter | None = None, folder: str | Path | None = None):
-        super().__init__(folder, ("image/*", *SUFFIXES, *VIDEO_SUFFIXES), "Photos or a video", WELCOME)
+        super().__init__(folder, ("image/*", *IMAGE_SUFFIXES, *VIDEO_SUFFIXES), "Photos or a video", WELCOME)
         self.segmenter = segmenter or MultiviewSegmenter()
         self.paths: list[Path] = []
         self.scene: Scene | None = None

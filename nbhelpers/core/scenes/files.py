@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.orientation import UPRIGHT, orientation_of, same_shape, turn_camera, turn_points, turned_size
+from nbhelpers.core.images import orientation_of
+from nbhelpers.core.orientation import UPRIGHT, same_shape, turn_camera, turn_points, turned_size
 from nbhelpers.core.scenes.readers import HALF, CameraFile, read_file
 from nbhelpers.core.scenes.scene import Scene
 from nbhelpers.core.video.stills import PictureFolder

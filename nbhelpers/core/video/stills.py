@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import SUFFIXES, load_image, opened, orientation
-from nbhelpers.core.runs import check_local, matches
+from nbhelpers.core.files import IMAGE_SUFFIXES, check_local, matches, natural_key
+from nbhelpers.core.images import load_image, opened, orientation
 
 CONVERTED = ("1", "P", "PA", "LA", "La", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")  # modes of PIL images
 MANY = ("GIF", "PNG", "WEBP")  # formats whose files may be animations
@@ -26,17 +26,6 @@ MATTE = "_matte"  # ``a_matte.png`` beside ``a.jpg`` is what was made of that fr
 SAMPLED = 4096  # bytes from the middle of a file that go into the signature
 MILLISECOND = Fraction(1, 1000)
 FORMATS = ("GIF", "WEBP", "PNG", "TIFF")
-
-
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which ``frame2`` comes before ``frame10``.
-
-    Example:
-        >>> sorted(["frame10.png", "Frame2.png", "a.png"], key=natural_key)
-        ['a.png', 'Frame2.png', 'frame10.png']
-    """
-    parts = re.split(r"(\d+)", name.casefold())
-    return [(0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts)]
 
 
 def gaps(names: Sequence[str]) -> list[tuple[str, str, int]]:
@@ -116,7 +105,7 @@ class PictureFolder(Stills):
     """The picture files of a folder in natural order; headers are read at once, pixels on access.
 
     Args:
-        path: a folder, one picture file, a glob or numbered name (see `nbhelpers.core.runs.matches`), or a list of
+        path: a folder, one picture file, a glob or numbered name (see `nbhelpers.core.files.matches`), or a list of
             picture files in the order wanted. Of a folder, mattes that were exported beside their frames are passed
             over.
         pattern: of a folder, only files of such names, e.g. ``"*.jpg"``.
@@ -148,7 +137,7 @@ class PictureFolder(Stills):
             raise NbHelpersError(
                 "the folder holds no pictures",
                 given=f"{self.path}, pattern {pattern!r}",
-                expected=f"files that end in {', '.join(sorted(SUFFIXES))}",
+                expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
             )
         if missing := [p for p in self.paths if not p.is_file()]:
             raise NbHelpersError("there is no such picture", given=missing[0])
@@ -253,7 +242,7 @@ def _as_array(value: Any) -> np.ndarray:
 
 def is_picture(path: Path) -> bool:
     """Whether a file counts as a frame: known suffix, not hidden, not a folder."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _order(path: Path) -> tuple:
@@ -266,7 +255,7 @@ def _check_formats(paths: Sequence[Path]) -> None:
     alike: dict[str, list[Path]] = {}
     for path in paths:
         inner = Path(path.stem)  # a.jpg.png is a mask of a.jpg
-        alike.setdefault(inner.stem if inner.suffix.lower() in SUFFIXES else path.stem, []).append(path)
+        alike.setdefault(inner.stem if inner.suffix.lower() in IMAGE_SUFFIXES else path.stem, []).append(path)
     twice = {stem: same for stem, same in alike.items() if len(same) > 1}
     if not twice:
         return

@@ -15,9 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of, upsample
+from nbhelpers.core.masks import box_of, components, deepest_points, upsample
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE, Prompt
-from nbhelpers.core.regions import components, deepest_points
 from nbhelpers.models.protocols import FeatureSegmenter, Segmenter
 from nbhelpers.models.values import Embedding, Prediction, is_mask_prompt
 

@@ -1,4 +1,4 @@
-"""Made photos with known truth: real cut-outs pasted into real photos, with look-alikes and photos without them.
+"""Synthetic photos with known truth: real cut-outs pasted into real photos, with look-alikes and photos without them.
 
 Everything follows from a seed. Each photo is 800 pixels long; a cut-out at scale 1 is 240 pixels long in it. Cut-outs
 are turned by up to 40 degrees, scaled by 0.3 to 1.5, lit from 0.6 to 1.4 times with a warm or cold cast, blurred by up
@@ -15,11 +15,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from jaxtyping import Float
 
-from nbhelpers import Prompt, load_image, sample
-from nbhelpers.core.images import fit
-from nbhelpers.core.masks import box_of, polygon_mask
-from nbhelpers.core.regions import components, fill_holes
+from nbhelpers.core.images import fit, load_image
+from nbhelpers.core.masks import box_of, components, fill_holes, polygon_mask
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.weights import sample
 
 LONGEST, BASE = 800, 240
 TURN, SCALES, LIGHT, BLUR, HIDDEN = 40, (0.3, 1.5), (0.6, 1.4), 1.5, 0.35
@@ -54,7 +55,7 @@ class CutOut:
 
 
 @dataclass(frozen=True, eq=False)
-class MadePhoto:
+class SyntheticPhoto:
     """A photo and what is in it.
 
     Attributes:
@@ -87,22 +88,8 @@ def sample_cut_outs(segmenter) -> list[CutOut]:
     return [*found, CutOut("quokka", photo, polygon_mask(points, photo.shape[:2]))]
 
 
-def voc_cut_outs(data: Path) -> list[CutOut]:
-    """Things of VOC photos by their labels and of DAVIS clips by their masks: the half for choosing settings."""
-    found = []
-    for number, label in (("23", 17), ("1", 1), ("294", 7)):
-        photo = load_image(data / f"voc2012/image/{number}.png")
-        labels = cv2.imread(str(data / f"voc2012/label/{number}.png"), cv2.IMREAD_UNCHANGED)
-        found.append(CutOut(f"voc{number}", photo, components(labels == label) == 1, number))
-    for clip in ("blackswan", "dog"):
-        photo = load_image(data / f"davis2016/JPEGImages/480p/{clip}/00000.jpg")
-        mask = cv2.imread(str(data / f"davis2016/Annotations/480p/{clip}/00000.png"), cv2.IMREAD_GRAYSCALE) > 127
-        found.append(CutOut(clip, photo, components(mask) == 1))
-    return found
-
-
 def backgrounds(files: Sequence[Path]) -> dict[str, np.ndarray]:
-    """Photos of the made set's size, by the stems of their files."""
+    """Photos of the set's size, by the stems of their files."""
     out = {}
     for file in files:
         image = load_image(file)
@@ -112,9 +99,9 @@ def backgrounds(files: Sequence[Path]) -> dict[str, np.ndarray]:
     return out
 
 
-def make(
+def synthetic_photos(
     cut_outs: Sequence[CutOut], scenes: dict[str, np.ndarray], count: int, look_alikes: bool, seed: int = 0
-) -> Iterator[MadePhoto]:
+) -> Iterator[SyntheticPhoto]:
     """``count`` photos of each cut-out, of which it is in three fifths.
 
     Without look-alikes the other photos hold other things. With them, a third of the photos holds the product and a
@@ -139,7 +126,7 @@ def make(
             )
 
 
-def _photo(thing, others, scene, present, alike, rng, name) -> MadePhoto:
+def _photo(thing, others, scene, present, alike, rng, name) -> SyntheticPhoto:
     taken = np.zeros(scene.shape[:2], bool)
     truth, fakes = None, []
     if rng.random() < 0.5 or not (present or alike):
@@ -158,7 +145,7 @@ def _photo(thing, others, scene, present, alike, rng, name) -> MadePhoto:
             scene, over = _hide(scene, truth, others[rng.integers(len(others))].rgba, rng)
             truth = truth & ~over
     scene = np.clip(scene + rng.normal(0, 2, scene.shape), 0, 255).astype(np.uint8)
-    return MadePhoto(name, thing.name, scene, truth, tuple(fakes))
+    return SyntheticPhoto(name, thing.name, scene, truth, tuple(fakes))
 
 
 def _paste(scene, rgba, rng, taken):
@@ -226,7 +213,7 @@ def _hide(scene, truth, rgba, rng):
     return scene, np.zeros_like(truth)
 
 
-def recoloured(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def recoloured(rgba: Float[np.ndarray, "h w 4"], rng: np.random.Generator) -> Float[np.ndarray, "h w 4"]:
     """The same thing in another colour: its hue turned by 60 to 300 degrees, and tinted where it is nearly grey."""
     lab = cv2.cvtColor(np.ascontiguousarray(rgba[..., :3]), cv2.COLOR_RGB2LAB)
     angle = np.radians(rng.uniform(60, 300))
@@ -247,6 +234,6 @@ def _cut(segmenter, photo, box):
 
 
 def _frame(path, number):
-    from nbhelpers import Frames
+    from nbhelpers.core.video import Frames
 
     return np.array(Frames(path)[number])

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
-from nbhelpers.core import compositing
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of
+from nbhelpers.core.images import paste
+from nbhelpers.core.masks import box_of, distance_to
 
 BLUR = 1 / 40  # of the photo's longer side: sigma of `blur`
 
@@ -126,7 +126,7 @@ def swap_background(
         behind = colour(image, np.ones_like(mask), background)
     else:
         behind = _cover(background, mask.shape)
-    compositing.paste(behind, image, _soft(mask, feather))
+    paste(behind, image, _soft(mask, feather))
     return behind
 
 
@@ -152,7 +152,7 @@ def _soft(mask: np.ndarray, feather: float) -> np.ndarray:
     """Opacity that falls inside the mask, towards its edge; the border of the photo is no edge."""
     if feather <= 0:
         return mask.astype(np.float32)
-    depth = compositing.distance_to(~mask)
+    depth = distance_to(~mask)
     return np.where(mask, np.clip(depth / (feather + 1), 0, 1), 0).astype(np.float32)
 
 

@@ -1,10 +1,4 @@
-"""Remove, replace or restyle what was segmented; or blacken it, colour it, blur it, cut it out.
-
-`remove`, `replace` and `restyle` ask an inpainter. All else, from `nbhelpers.core.effects`, is plain arithmetic on
-pixels and needs no model.
-
-Every edit takes ``image (H, W, 3) uint8`` RGB and ``mask (H, W) bool`` and returns a new picture of the same size.
-"""
+"""Edits by an inpainter: remove, replace or restyle what was segmented; and `edit`, any edit by its name."""
 
 from __future__ import annotations
 
@@ -13,34 +7,18 @@ import math
 
 import numpy as np
 
-from nbhelpers.core import compositing
-from nbhelpers.core.effects import (
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import paste
+from nbhelpers.core.masks import dilate, distance_to, fill_pinholes
+from nbhelpers.editing import compositing
+from nbhelpers.editing.effects import (
     Image,
     Mask,
     blacken,
-    blur,
     checked,
-    colour,
-    cut_out,
-    swap_background,
     white_on_black,
 )
-from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.protocols import Inpainter
-
-__all__ = [
-    "KINDS",
-    "blacken",
-    "blur",
-    "colour",
-    "cut_out",
-    "edit",
-    "remove",
-    "replace",
-    "restyle",
-    "swap_background",
-    "white_on_black",
-]
 
 KINDS = ("segment", "replace", "remove", "restyle")
 """What `edit` and the command line know."""
@@ -88,7 +66,7 @@ def remove(
             "the mask covers the whole photo: there is nothing left to fill it from",
             do="segment a smaller object, or use replace with a prompt",
         )
-    mask = compositing.fill_pinholes(mask)
+    mask = fill_pinholes(mask)
     return _inpaint(image, mask, inpainter, prompt, seed, 1.0, grow, feather, match_inside=True)
 
 
@@ -231,9 +209,9 @@ def _inpaint(
     reach = grow + feather
     for crop in compositing.crops(mask, inpainter.side, reach):
         target, waiting = out[crop.window], left[crop.window]
-        distance = compositing.distance_to(crop.part)
+        distance = distance_to(crop.part)
         opacity = compositing.feather(distance, grow, feather)
-        hole = (opacity > 0) | compositing.dilate(waiting, grow)
+        hole = (opacity > 0) | dilate(waiting, grow)
         logger.info("filling %d x %d pixels with %s", hole.shape[1], hole.shape[0], inpainter.name)
         fill = inpainter.fill(target.copy(), hole, prompt=prompt, seed=seed, strength=strength)
         if fill.shape != target.shape or fill.dtype != np.uint8:
@@ -242,10 +220,10 @@ def _inpaint(
                 given=f"{fill.shape} {fill.dtype}",
                 expected=f"{target.shape} uint8",
             )
-        others = compositing.dilate(waiting & ~crop.part, grow)
+        others = dilate(waiting & ~crop.part, grow)
         known = (distance > grow) & (hole if match_inside else ~hole) & (distance <= reach + feather) & ~others
         shift = compositing.colour_shift(target, fill, known, inpainter.side)
-        compositing.paste(target, fill, opacity, shift)
+        paste(target, fill, opacity, shift)
         waiting[crop.part] = False
     return out
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nbhelpers.core import compute
-from nbhelpers.core.compute import MemoryWarning, autocast, choose_device, describe_device, in_batches, is_out_of_memory
+from nbhelpers.core import device
+from nbhelpers.core.device import MemoryWarning, autocast, choose_device, describe_device, in_batches, is_out_of_memory
 from nbhelpers.core.errors import NbHelpersError
 
 
@@ -57,52 +57,52 @@ def processor(monkeypatch, machine):
 
     def pretend(name, cuda=0):
         machine(cuda=cuda)
-        monkeypatch.setattr(compute, "_processor", lambda: name)
+        monkeypatch.setattr(device, "_processor", lambda: name)
         torch.set_float32_matmul_precision("highest")
-        compute.multiply_by_onednn.cache_clear()
+        device.multiply_by_onednn.cache_clear()
 
     yield pretend
     torch.set_float32_matmul_precision(before)
-    compute.multiply_by_onednn.cache_clear()
+    device.multiply_by_onednn.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["AMD EPYC", "AMD64 Family 26 Model 2 Stepping 1, AuthenticAMD"])
 def test_on_amd_onednn_multiplies_and_float32_stays_float32(processor, monkeypatch, name):
     processor(name)
     with monkeypatch.context() as patch:
-        patch.setattr(compute, "_is_exact", lambda: True)
-        assert compute.multiply_by_onednn() and torch.get_float32_matmul_precision() == "medium"
+        patch.setattr(device, "_is_exact", lambda: True)
+        assert device.multiply_by_onednn() and torch.get_float32_matmul_precision() == "medium"
     processor(name)
-    switched = compute.multiply_by_onednn()  # not where the processor that is pretended to be AMD's has AMX
+    switched = device.multiply_by_onednn()  # not where the processor that is pretended to be AMD's has AMX
     assert torch.get_float32_matmul_precision() == ("medium" if switched else "highest")
-    assert compute._is_exact()
+    assert device._is_exact()
 
 
 @pytest.mark.parametrize("name", ["Intel(R) Xeon(R)", "AMD64 Family 6 Model 85 Stepping 7, GenuineIntel", "arm"])
 def test_on_other_processors_products_stay_as_they_are(processor, name):
     processor(name)
-    assert not compute.multiply_by_onednn() and torch.get_float32_matmul_precision() == "highest"
+    assert not device.multiply_by_onednn() and torch.get_float32_matmul_precision() == "highest"
 
 
 def test_products_stay_as_they_are_where_cuda_would_change_too(processor):
     processor("AMD EPYC", cuda=1)
-    assert not compute.multiply_by_onednn() and torch.get_float32_matmul_precision() == "highest"
+    assert not device.multiply_by_onednn() and torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_precision_that_somebody_chose_is_left(processor):
     processor("AMD EPYC")
     torch.set_float32_matmul_precision("high")
-    assert not compute.multiply_by_onednn() and torch.get_float32_matmul_precision() == "high"
+    assert not device.multiply_by_onednn() and torch.get_float32_matmul_precision() == "high"
 
 
 def test_a_rounded_product_is_noticed_and_the_permission_taken_back(processor, monkeypatch):
     def rounded(left, right):
         return left.bfloat16().float() @ right.bfloat16().float()
 
-    assert not compute._is_exact(rounded)
+    assert not device._is_exact(rounded)
     processor("AMD EPYC")
     monkeypatch.setattr(torch, "matmul", rounded)
-    assert not compute.multiply_by_onednn() and torch.get_float32_matmul_precision() == "highest"
+    assert not device.multiply_by_onednn() and torch.get_float32_matmul_precision() == "highest"
 
 
 def test_autocast_changes_nothing_outside_its_block(monkeypatch):
@@ -167,4 +167,4 @@ def test_a_single_item_that_does_not_fit_and_other_errors_pass_through():
 
 
 def test_releasing_memory_is_harmless_without_an_accelerator():
-    compute.release_memory()
+    device.release_memory()

@@ -1,4 +1,4 @@
-"""Array functions of editing: where to crop, how a fill is feathered, colour-matched and pasted back."""
+"""Where to crop a photo for an inpainter, how its fill is feathered, and matched in colour with its surroundings."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from nbhelpers.core.masks import box_of
-from nbhelpers.core.regions import fill_holes
-
 COARSE = 1024  # cells a side, at most, of the map on which the parts of a mask are found
 CONTEXT = 0.5  # of the longer side of what is filled: how much a crop shows around it, on each side
 LARGEST_SHIFT = 64.0  # levels; a larger difference at the seam is another thing, not another light
 SWEEPS = 16  # smoothing steps on the finest level of `membrane`; small levels cost nothing and get more
-PINHOLE = 0.02  # of a mask's area: a smaller gap inside of it is taken for a fault of the segmenter
-ROWS = 512  # rows blended at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,32 +32,6 @@ class Crop:
         """The index of the window: ``image[crop.window]`` is a view."""
         x0, y0, x1, y1 = self.box
         return slice(y0, y1), slice(x0, x1)
-
-
-def distance_to(mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-    """For each pixel the distance in pixels to the nearest pixel of the mask; 0 inside, large where there is none."""
-    if not mask.any():
-        return np.full(mask.shape, np.float32(1e6))
-    return cv2.distanceTransform((~mask).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-
-
-def dilate(mask: Bool[np.ndarray, "h w"], pixels: float) -> Bool[np.ndarray, "h w"]:
-    """The mask, grown by a disc of that radius."""
-    return distance_to(mask) <= pixels
-
-
-def fill_pinholes(mask: Bool[np.ndarray, "h w"], share: float = PINHOLE) -> Bool[np.ndarray, "h w"]:
-    """The mask without the small gaps that it encloses; the hole of a ring stays.
-
-    Crumbs of an object left inside a hole would be taken for its surroundings by whatever fills it.
-    """
-    box = box_of(mask)
-    if box is None:
-        return mask
-    out = mask.copy()
-    inside = out[box[1] : box[3], box[0] : box[2]]
-    inside[:] = fill_holes(inside, share * np.count_nonzero(inside))
-    return out
 
 
 def feather(
@@ -139,40 +108,6 @@ def _window(box: np.ndarray, size: tuple[int, int], length: int) -> tuple[int, i
     return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
 
-def fit_square(
-    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], side: int
-) -> tuple[UInt8[np.ndarray, "side side 3"], Bool[np.ndarray, "side side"], tuple[int, int]]:
-    """A picture of any size as a network that works on squares wants it: scaled, then continued by reflection.
-
-    Returns:
-        the picture, the mask (whatever it touched stays covered; the reflection is covered where it shows the hole)
-        and the ``(height, width)`` of the part at the top left that shows the picture, for `unfit_square`.
-    """
-    scale = side / max(image.shape[:2])
-    height, width = (min(side, max(1, round(length * scale))) for length in image.shape[:2])
-    kernel = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    small = image if scale == 1 else cv2.resize(image, (width, height), interpolation=kernel)
-    # by the same kernel as the picture: no pixel that the hole's content bled into counts as known
-    share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=kernel)
-    edges = ((0, side - height), (0, side - width))
-    return (
-        np.pad(small, (*edges, (0, 0)), "symmetric"),
-        np.pad(np.abs(share) > 1e-6, edges, "symmetric"),
-        (height, width),
-    )
-
-
-def unfit_square(
-    square: UInt8[np.ndarray, "side side 3"], inside: tuple[int, int], size: tuple[int, int]
-) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture of ``size`` ``(H, W)`` out of what a network made of a `fit_square`."""
-    part = square[: inside[0], : inside[1]]
-    if inside == size:
-        return np.ascontiguousarray(part)
-    kernel = cv2.INTER_AREA if size[0] < inside[0] else cv2.INTER_CUBIC
-    return cv2.resize(part, size[::-1], interpolation=kernel)
-
-
 def membrane(values: Float32[np.ndarray, "h w c"], known: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w c"]:
     """Known values, continued everywhere else as smoothly as can be (Laplace's equation), coarse to fine.
 
@@ -235,42 +170,3 @@ def colour_shift(
     share = _layers(cv2.GaussianBlur(weight, (0, 0), sigma), 1)
     mean = np.clip(blurred / np.maximum(share, 1e-6), -LARGEST_SHIFT, LARGEST_SHIFT)
     return membrane(mean, weight[:, :, 0] > 0)
-
-
-def paste(
-    target: UInt8[np.ndarray, "h w 3"],
-    fill: UInt8[np.ndarray, "h w 3"],
-    opacity: Float32[np.ndarray, "h w"],
-    shift: Float32[np.ndarray, "sh sw 3"] | None = None,
-) -> None:
-    """Lay a fill over ``target``, in place; pixels of opacity 0 are not written, so they stay as they are.
-
-    Args:
-        target: changed in place; may be a view of a photo.
-        fill: what is laid over.
-        opacity: 0 to 1.
-        shift: added to the fill, scaled up to its size; see `colour_shift`.
-    """
-    height, width = opacity.shape
-    for top in range(0, height, ROWS):  # in strips: three float copies of a large crop would fill the memory
-        rows = slice(top, min(top + ROWS, height))
-        touched = opacity[rows] > 0
-        if not touched.any():
-            continue
-        new = fill[rows].astype(np.float32)
-        if shift is not None:
-            new += _strip(shift, (height, width), rows)
-        weight = opacity[rows][touched][:, None]
-        mixed = weight * new[touched] + (1 - weight) * target[rows][touched]
-        target[rows][touched] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
-
-
-def _strip(shift: np.ndarray, size: tuple[int, int], rows: slice) -> np.ndarray:
-    """Some rows of ``shift``, enlarged to ``size``; half-pixel centres."""
-    if shift.shape[:2] == size:
-        return shift[rows]
-    sx, sy = shift.shape[1] / size[1], shift.shape[0] / size[0]
-    inverse = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, (rows.start + 0.5) * sy - 0.5]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    enlarged = (size[1], rows.stop - rows.start)
-    return cv2.warpAffine(shift, inverse, enlarged, flags=flags, borderMode=cv2.BORDER_REPLICATE)

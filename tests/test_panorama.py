@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from nbhelpers.core.equirect import Tile, same_things, seam_box, seam_crop, tiles
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of
+from nbhelpers.core.masks import box_of, seam_box, seam_crop
+from nbhelpers.product_matching.panorama import Tile, same_things, tiles
 
 SIZE = (256, 512)
 TILES = tiles(SIZE, side=200)

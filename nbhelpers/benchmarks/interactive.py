@@ -1,0 +1,206 @@
+"""Segmentation by clicks: how many a simulated user needs (NoC), and how far single clicks get."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from nbhelpers.benchmarks.datasets import ObjectOnPhoto, ObjectPhotos
+from nbhelpers.benchmarks.metrics import LEVELS, MAX_CLICKS, click_scores, next_click, rounded
+from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import load_image, save_image
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.sam2 import upstream_segmenter
+
+Predict = Callable[[Prompt], Bool[np.ndarray, "h w"]]
+
+
+@lru_cache(maxsize=4)
+def opened_objects(dataset: str, folder: str) -> ObjectPhotos:
+    """`ObjectPhotos`, whose folders are listed once in a process."""
+    return ObjectPhotos(dataset, folder)
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """Clicks until objects are segmented well; a `nbhelpers.benchmarks.runner.Benchmark`.
+
+    Attributes:
+        dataset: a kind of `ObjectPhotos`.
+        folder: of it.
+        segmenter: catalog name, or a model.
+        jitter: 0: clicks in the middle of the largest error; see `next_click`.
+        candidate: ``model``: the mask that the model recommends, as upstream's predictor returns it; ``session``: that
+            of the candidates which agrees with the clicks, as `nbhelpers.ClickSession` shows it.
+        feedback: give the logits of the last mask back to the model with each click.
+        upstream: take upstream's ``SAM2ImagePredictor`` on the same network.
+        most: clicks after which an object is given up.
+        seed: of the jitter.
+        pictures: folder for pictures of the clicks; empty for none.
+    """
+
+    dataset: str
+    folder: str | Path
+    segmenter: Any = None
+    jitter: float = 0.0
+    candidate: str = "model"
+    feedback: bool = False
+    upstream: bool = False
+    most: int = MAX_CLICKS
+    seed: int = 0
+    pictures: str | Path = ""
+    kind = "clicks"
+    measure_name = "NoC@90"
+
+    def __post_init__(self):
+        if self.candidate not in ("model", "session") or self.jitter < 0 or self.most < 1:
+            raise NbHelpersError(
+                "the clicks cannot be this",
+                given=f"candidate {self.candidate}, jitter {self.jitter}, most {self.most}",
+                expected="candidate model or session, jitter from 0, most from 1",
+            )
+
+    def names(self) -> list[str]:
+        """The photos."""
+        return opened_objects(self.dataset, str(self.folder)).names
+
+    def facts(self) -> dict[str, Any]:
+        """All that the score depends on."""
+        return {
+            "dataset": self.dataset,
+            "segmenter": model_name("segmenter", self.segmenter),
+            "objects": opened_objects(self.dataset, str(self.folder)).protocol,
+            "clicks": "in the middle of the largest error (Sofiiuk et al. 2021)"
+            if not self.jitter
+            else f"scattered over it, {self.jitter:g} of its depth",
+            "most": self.most,
+            "levels": list(LEVELS),
+            "seed": self.seed,
+            "candidate": self.candidate,
+            "feedback": self.feedback,
+            "predictor": "SAM2ImagePredictor of the sam2 package" if self.upstream else "nbhelpers",
+        }
+
+    def measure(self, name: str) -> dict[str, Any]:
+        """The IoU after each click, of all objects of a photo, and what it cost."""
+        segmenter: Segmenter = resolve("segmenter", self.segmenter)
+        if self.upstream:
+            segmenter = upstream_segmenter(segmenter)
+        ious, clicks, encoding, decoding, embedding, image = {}, {}, 0.0, 0.0, None, None
+        for each in opened_objects(self.dataset, str(self.folder)).read(name):
+            if embedding is None:
+                image, clock = load_image(each.path), time.perf_counter()
+                embedding = segmenter.encode(image)
+                encoding = time.perf_counter() - clock
+            clock = time.perf_counter()
+            found = click_object(
+                predictor(segmenter, embedding, self.candidate, self.feedback), each, self.most, self.jitter, self.seed
+            )
+            decoding += time.perf_counter() - clock
+            ious[each.name] = [round(value, 4) for value in found.ious]
+            clicks[each.name] = [[x, y, label] for (x, y), label in found.clicks]
+            if self.pictures:
+                file = Path(self.pictures) / f"{each.name.replace('/', '-')}.png"
+                save_image(file, click_picture(image, each.mask, found))
+        cost = {"prompts": sum(map(len, ious.values())), "image": round(encoding, 4), "decoder": round(decoding, 4)}
+        return {"ious": ious, "clicks": clicks, "cost": cost}
+
+    def summarize(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """NoC, failures and IoU over all objects."""
+        ious = [each for record in records for each in record["ious"].values()]
+        if not ious:
+            return {"noc90": None, "objects": 0}
+        scores = click_scores(ious, self.most)
+        mean = [float(np.mean([each[min(n, len(each)) - 1] for each in ious])) for n in range(1, self.most + 1)]
+        scores = {"noc90": scores.pop("noc90"), **scores, "objects": len(ious)}
+        return {**rounded(scores), "iou_by_click": [round(value, 4) for value in mean]}
+
+
+@dataclass(frozen=True, eq=False)
+class Clicked:
+    """What a simulated user did: the IoU after each click, the clicks, and the last mask."""
+
+    ious: list[float]
+    clicks: list[tuple[tuple[int, int], int]]
+    mask: Bool[np.ndarray, "h w"]
+
+
+def predictor(segmenter: Segmenter, embedding: Any, candidate: str = "model", feedback: bool = False) -> Predict:
+    """The mask of some clicks on one photo; see `Clicks` for the arguments."""
+    last: list[np.ndarray] = []
+
+    def predict(prompt: Prompt) -> np.ndarray:
+        if feedback and len(prompt.points) > 1 and last:
+            prompt = Prompt(prompt.points, prompt.labels, mask=last[0])
+        prediction = segmenter.predict(embedding, prompt)
+        points, labels = prompt.points.tolist(), prompt.labels.tolist()
+        chosen = prediction.agreeing(points, labels) if candidate == "session" else prediction.choice
+        last[:] = [prediction.logits[chosen]]
+        return prediction.mask(chosen)
+
+    return predict
+
+
+def click_object(
+    predict: Predict, each: ObjectOnPhoto, most: int = MAX_CLICKS, jitter: float = 0.0, seed: int = 0
+) -> Clicked:
+    """Click until the IoU is at least the highest of `LEVELS`, nothing is wrong, or ``most`` clicks are spent.
+
+    Args:
+        predict: the mask of some clicks.
+        each: the object, and what is not counted.
+        most: number of clicks at which it is given up.
+        jitter: see `next_click`.
+        seed: of the jitter, together with the object's name.
+    """
+    rng = np.random.default_rng([seed, zlib.crc32(each.name.encode())])
+    found, points, labels, ious, counted = np.zeros_like(each.mask), [], [], [], ~each.void
+    for _ in range(most):
+        click = next_click(each.mask, found, each.void, points, jitter, rng)
+        if click is None:
+            break
+        points.append(click[0])
+        labels.append(click[1])
+        found = predict(Prompt(points=points, labels=labels))
+        union = np.count_nonzero((each.mask | found) & counted)
+        ious.append(float(np.count_nonzero(each.mask & found & counted) / union) if union else 1.0)
+        if ious[-1] >= max(LEVELS):
+            break
+    return Clicked(ious, list(zip(points, labels, strict=True)), found)
+
+
+def click_picture(
+    image: UInt8[np.ndarray, "h w 3"], truth: Bool[np.ndarray, "h w"], found: Clicked
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with the mask, the true outline in white, and the clicks: green includes, red excludes."""
+    import cv2
+
+    from nbhelpers.plots import overlay
+
+    picture = overlay(image, found.mask[None]).copy()
+    contours, _ = cv2.findContours(truth.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, contours, -1, (255, 255, 255), 1)
+    radius = max(3, max(image.shape[:2]) // 150)
+    for number, (point, label) in enumerate(found.clicks, 1):
+        cv2.circle(picture, point, radius, (40, 200, 80) if label else (230, 50, 40), -1)
+        cv2.putText(
+            picture,
+            str(number),
+            (point[0] + radius, point[1] - radius),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            radius / 8,
+            (255, 255, 255),
+            1,
+            cv2.LINE_AA,
+        )
+    return picture

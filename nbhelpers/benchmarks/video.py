@@ -1,0 +1,250 @@
+"""Semi-supervised video object segmentation: J&F from a mask, from a click, and after correcting clicks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, UInt8
+
+from nbhelpers.benchmarks.datasets import Clips
+from nbhelpers.benchmarks.metrics import rounded
+from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import image_size, load_image
+from nbhelpers.core.masks import components, deepest_points
+from nbhelpers.core.metrics import score_clip, summarize
+from nbhelpers.core.prompts import Prompt
+
+STARTS = ("mask", "click")
+Masks = dict[int, Bool[np.ndarray, "h w"]]
+
+
+@lru_cache(maxsize=4)
+def opened_clips(dataset: str, folder: str) -> Clips:
+    """`Clips`, whose folders are listed once in a process."""
+    return Clips(dataset, folder)
+
+
+class ClipFrames:
+    """The frames of one clip, decoded when asked for; a `nbhelpers.models.protocols.FrameSequence`."""
+
+    def __init__(self, clips: Clips, clip: str):
+        self.name, self.files = clip, clips.frames(clip)
+        if not self.files:
+            raise NbHelpersError("the clip has no frames", given=clips.root / clips.layout.images / clip)
+        self.size = image_size(self.files[0])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        return load_image(self.files[index])
+
+
+class Truth:
+    """The annotated frames of a clip, by their index; read when asked for."""
+
+    def __init__(self, clips: Clips, frames: ClipFrames):
+        stems = {path.stem: index for index, path in enumerate(frames.files)}
+        annotated = clips.annotated(frames.name)
+        if lost := [stem for stem in annotated if stem not in stems]:
+            raise NbHelpersError("frames of masks are missing", given=f"{frames.name}: {', '.join(lost[:4])}")
+        if not annotated or (clips.dataset.startswith("davis") and len(annotated) != len(frames)):
+            raise NbHelpersError(
+                "masks are missing", given=f"{frames.name}: {len(annotated)} of {len(frames)} frames have one"
+            )
+        self._clips, self._clip = clips, frames.name
+        self._stems = {stems[stem]: stem for stem in annotated}
+        self.frames = sorted(self._stems)
+
+    def masks(self, frame: int) -> Masks:
+        """The objects of a frame."""
+        return self._clips.masks(self._clip, self._stems[frame])
+
+    def mask(self, frame: int, number: int, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+        """One object of a frame; empty where it is not there.
+
+        Raises:
+            NbHelpersError: the mask has another size than the frame.
+        """
+        found = self.masks(frame).get(number)
+        if found is not None and found.shape != size:
+            raise NbHelpersError(
+                "frame and mask differ in size", given=f"{self._clip}, frame {frame}: {size}, {found.shape}"
+            )
+        return np.zeros(size, bool) if found is None else found
+
+
+@dataclass(frozen=True)
+class VideoObjects:
+    """J&F of a tracker on clips; a `nbhelpers.benchmarks.runner.Benchmark`.
+
+    Attributes:
+        dataset: of `nbhelpers.benchmarks.datasets.VIDEO_LAYOUTS`.
+        folder: of it.
+        tracker: catalog name, or a model.
+        starts: ``mask``: the true mask of the first frame of an object; ``click``: one click at its deepest point.
+        corrections: clicks after those of ``click``: each on the frame of the lowest J&F, at the deepest point of the
+            largest error; the clip is then tracked from there, both ways.
+        clips: names; all when left out.
+    """
+
+    dataset: str
+    folder: str | Path
+    tracker: Any = None
+    starts: tuple[str, ...] = ("mask",)
+    corrections: int = 0
+    clips: tuple[str, ...] = ()
+    kind = "video"
+    measure_name = "J&F"
+
+    def __post_init__(self):
+        if not self.starts or set(self.starts) - set(STARTS):
+            raise NbHelpersError("there is no such start", given=self.starts, expected=", ".join(STARTS))
+
+    def names(self) -> list[str]:
+        """The clips."""
+        known = opened_clips(self.dataset, str(self.folder)).names
+        if missing := set(self.clips) - set(known):
+            raise NbHelpersError("there are no such clips", given=", ".join(sorted(missing)), expected=", ".join(known))
+        return list(self.clips) or known
+
+    def facts(self) -> dict[str, Any]:
+        """All that the score depends on."""
+        return {
+            "dataset": self.dataset,
+            "tracker": model_name("tracker", self.tracker),
+            "start": " and ".join(self.starts),
+            "corrections": self.corrections,
+            "metric": "J and F of davis2017-evaluation; mean over objects; the first and the last frame not counted",
+            "void": "is background, as there",
+        }
+
+    def measure(self, name: str) -> dict[str, Any]:
+        """J, F, recall and decay of each object, for each start and after each correction."""
+        tracker = resolve("tracker", self.tracker)
+        clips = opened_clips(self.dataset, str(self.folder))
+        frames = ClipFrames(clips, name)
+        truth = Truth(clips, frames)
+        record: dict[str, Any] = {"frames": len(frames)}
+        prompts, tracking, tracked = 0, 0.0, 0
+        for start in self.starts:
+            run = Tracking(tracker, frames, truth)
+            prompts += run.start(start)
+            clock = time.perf_counter()
+            run.propagate()
+            tracking, tracked = tracking + time.perf_counter() - clock, tracked + len(frames)
+            record[start] = run.figures()
+            if start == "click":
+                record["corrected"] = []
+                for _ in range(self.corrections):
+                    where = run.correct()
+                    prompts += 1
+                    record["corrected"].append({**where, "objects": run.figures()})
+        record["cost"] = {"prompts": prompts, "seconds_a_frame": round(tracking / max(1, tracked), 3)}
+        return record
+
+    def summarize(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Means over all objects of all clips, as davis2017-evaluation has them."""
+        out: dict[str, Any] = {}
+        for start in self.starts:
+            objects = [each for record in records for each in record[start].values()]
+            prefix = "" if start == self.starts[0] else f"{start}_"
+            out |= {f"{prefix}{key}": _mean(objects, key) for key in ("jf", "j", "f", "j_recall", "j_decay")}
+        for number in range(self.corrections if "click" in self.starts else 0):
+            objects = [each for record in records for each in record["corrected"][number]["objects"].values()]
+            out[f"jf_after_{number + 1}"] = _mean(objects, "jf")
+        out["objects"] = sum(len(record[self.starts[0]]) for record in records)
+        return rounded(out)
+
+
+def _mean(objects: Sequence[Mapping[str, float]], key: str) -> float:
+    return float(np.mean([each[key] for each in objects])) if objects else float("nan")
+
+
+class Tracking:
+    """One clip being tracked: its objects, their latest masks, and the clicks so far."""
+
+    def __init__(self, tracker: Any, frames: ClipFrames, truth: Truth):
+        self.tracker, self.frames, self.truth = tracker, frames, truth
+        self.state = tracker.open(frames)
+        self.first: dict[int, int] = {}
+        for frame in truth.frames:  # an object's first frame is where it is prompted
+            for number in truth.masks(frame):
+                self.first.setdefault(number, frame)
+            if not truth._clips.dataset.startswith(("lvos", "sa-v")):
+                break  # of DAVIS all objects are in the first frame
+        self.found: dict[int, dict[int, np.ndarray]] = {number: {} for number in self.first}
+        self.confidence: dict[int, dict[int, float]] = {number: {} for number in self.first}
+        self.clicks: dict[tuple[int, int], tuple[list, list]] = {}
+
+    def start(self, how: str) -> int:
+        """Prompt every object on its first frame; returns how many prompts that took."""
+        for number, frame in self.first.items():
+            mask = self.truth.mask(frame, number, self.frames.size)
+            if how == "mask":
+                self.tracker.add(self.state, frame, number, Prompt(mask=mask))
+            else:
+                self._click(number, frame, deepest_points(mask, 1, 1)[0].tolist(), 1)
+        return len(self.first)
+
+    def _click(self, number: int, frame: int, point: Sequence[int], label: int) -> None:
+        """One more click on a frame, after those given there before."""
+        points, labels = self.clicks.setdefault((number, frame), ([], []))
+        points.append(tuple(point))
+        labels.append(label)
+        self.tracker.add(self.state, frame, number, Prompt(points, labels))
+
+    def propagate(self, frame: int | None = None) -> None:
+        """Track from a frame to both ends; from the first prompt when left out."""
+        start = min(self.first.values(), default=0) if frame is None else frame
+        for stop in (len(self.frames) - 1, 0):
+            for tracked in self.tracker.propagate(self.state, start, stop):
+                for number, prediction in tracked.predictions.items():
+                    self.found[number][tracked.frame] = prediction.best
+                    self.confidence[number][tracked.frame] = float(prediction.scores[0])
+
+    def scores(self, number: int) -> Float64[np.ndarray, "frames 2"]:
+        """J and F of an object on each annotated frame from its first on."""
+        size, frames = self.frames.size, self._counted(number)
+        found = (self.found[number].get(frame, np.zeros(size, bool)) for frame in frames)
+        return score_clip((self.truth.mask(frame, number, size) for frame in frames), found)
+
+    def _counted(self, number: int) -> list[int]:
+        return [frame for frame in self.truth.frames if frame >= self.first[number]]
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """J&F of each object with its parts, and how well the tracker's confidence tells bad frames."""
+        out = {}
+        for number in self.first:
+            frames, values = self._counted(number)[1:-1], self.scores(number)[1:-1]
+            if not len(values):
+                continue
+            j, f = (summarize(values[:, column]) for column in (0, 1))
+            told = np.array([self.confidence[number].get(frame, 0.0) for frame in frames])
+            both = values.mean(1)
+            correlation = np.corrcoef(both, told)[0, 1] if both.std() and told.std() else 0.0
+            figures = {"jf": (j.mean + f.mean) / 2, "j": j.mean, "f": f.mean, "j_recall": j.recall, "j_decay": j.decay}
+            figures |= {"f_recall": f.recall, "f_decay": f.decay, "confidence_correlation": float(correlation)}
+            out[str(number)] = rounded(figures)
+        return out
+
+    def correct(self) -> dict[str, int]:
+        """Click once on the worst object's worst frame and track from there; returns object, frame and label."""
+        worst = {number: self.scores(number).mean(1) for number in self.first}
+        number = min(worst, key=lambda each: worst[each].min())
+        frame = self._counted(number)[int(worst[number].argmin())]
+        truth = self.truth.mask(frame, number, self.frames.size)
+        found = self.found[number].get(frame, np.zeros_like(truth))
+        missed, extra = (components(part) == 1 for part in (truth & ~found, found & ~truth))
+        label = int(np.count_nonzero(missed) >= np.count_nonzero(extra))
+        if missed.any() or extra.any():
+            self._click(number, frame, deepest_points(missed if label else extra, 1, 1)[0].tolist(), label)
+            self.propagate(frame)
+        return {"object": number, "frame": frame, "label": label}

@@ -1,0 +1,373 @@
+"""One object in all views of a scene: IoU, a correcting click, wrong prompts, phrases, and what consistency tells."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from nbhelpers.benchmarks.datasets import VOID, files_by_stem, read_values
+from nbhelpers.benchmarks.metrics import area_under_roc, rounded
+from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import IMAGE_SUFFIXES
+from nbhelpers.core.images import load_image
+from nbhelpers.core.masks import box_of, components, deepest_points, fill_holes, load_mask, polygon_mask
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.load import load
+from nbhelpers.multiview import MultiviewSegmenter, Photos, ViewsSession
+
+BAD = 0.8  # IoU under which a view counts as badly segmented
+CORRECTED = 0.9  # mean IoU under which one correcting click is tried
+DARK = 45  # grey level of the temple's background
+PHRASES = {"bulldozer": "yellow tractor", "pink mat": "pink mat"}
+REFERENCES = {"bulldozer": (0, 3, 6), "pink mat": (0, 3, 6), "temple": (0, 5, 11)}
+CLICKS = 8, 2  # including and excluding clicks of SAGA's protocol, which MV-SAM follows
+TREES = {
+    "kitchen": "kitchen/*.png: nine photos of the Mip-NeRF 360 kitchen of 779 x 520",
+    "temple": "temple/*.png: Middlebury templeSparseRing",
+    "spin-nerf": "SCENE/images/NAME.jpg and SCENE/masks/NAME.png for each annotated view (spinnerf3d.github.io)",
+    "nvos": "labels/llff/{reference_image,scribbles,masks}/SCENE/, llff/SCENE/images/ (jason-aisheng.github.io/nvos)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ViewTruth:
+    """True masks of one object by view, what is not counted, and prompts that the dataset gives.
+
+    Attributes:
+        masks: by the view's number; views without one are not counted.
+        void: likewise.
+        prompt: of the dataset, and the view that it is for.
+    """
+
+    masks: Mapping[int, Bool[np.ndarray, "_ _"]]
+    void: Mapping[int, Bool[np.ndarray, "_ _"]]
+    prompt: tuple[int, Prompt] | None = None
+
+    def iou(self, view: int, mask: Bool[np.ndarray, "_ _"]) -> float:
+        """IoU over the counted pixels."""
+        counted = ~self.void[view]
+        a, b = mask & counted, self.masks[view] & counted
+        union = np.count_nonzero(a | b)
+        return float(np.count_nonzero(a & b) / union) if union else 1.0
+
+    def accuracy(self, view: int, mask: Bool[np.ndarray, "_ _"]) -> float:
+        """Fraction of the counted pixels that are right."""
+        counted = ~self.void[view]
+        return float((mask == self.masks[view])[counted].mean())
+
+    def correction(self, view: int, mask: Bool[np.ndarray, "_ _"]) -> tuple[tuple[float, float], int]:
+        """A correcting click and its label: the deepest point of the largest error."""
+        counted = ~self.void[view]
+        errors = self.masks[view] & ~mask, mask & ~self.masks[view]
+        missed, extra = (components(part & counted) == 1 for part in errors)
+        label = int(np.count_nonzero(missed) >= np.count_nonzero(extra))
+        point = deepest_points(missed if label else extra, 1, 1)[0]
+        return (float(point[0]), float(point[1])), label
+
+    def prompt_of(self, view: int, how: str) -> Prompt:
+        """The true box of a view, a click at the deepest point, or SAGA's eight including and two excluding clicks."""
+        sure = self.masks[view] & ~self.void[view]
+        if how == "box":
+            return Prompt(box=box_of(sure))
+        if how == "click":
+            return Prompt(deepest_points(sure, 1, 1))
+        include = deepest_points(sure, np.sqrt(sure.sum()) / 8, CLICKS[0])
+        exclude = deepest_points(~(self.masks[view] | self.void[view]), max(sure.shape) / 4, CLICKS[1])
+        return Prompt(np.concatenate([include, exclude]), [1] * len(include) + [0] * len(exclude))
+
+    def beside(self, view: int) -> Prompt:
+        """A click that is not on the object: the deepest point of the rest of the photo."""
+        return Prompt(deepest_points(~(self.masks[view] | self.void[view]), 1, 1))
+
+
+def temple_mask(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
+    """What is brighter than the dark background: opened by 3 pixels, the largest component, closed over 9 pixels.
+
+    Grooves of the stone are as dark as the background; gaps between the columns are wider than 9 pixels.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    bright = cv2.morphologyEx((grey > DARK).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    body = cv2.copyMakeBorder((components(bright > 0) == 1).astype(np.uint8), 16, 16, 16, 16, cv2.BORDER_CONSTANT)
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
+    return fill_holes(cv2.morphologyEx(body, cv2.MORPH_CLOSE, disk)[16:-16, 16:-16] > 0, 400)
+
+
+def kitchen_truth(name: str, photos: Sequence[Path]) -> ViewTruth:
+    """The hand-drawn outlines of an object of the kitchen; what stands before it is subtracted."""
+    data = json.loads(files("nbhelpers.benchmarks").joinpath("kitchen_outlines.json").read_text(encoding="utf-8"))
+    size = tuple(data["size"])
+
+    def fill(polygons: list) -> np.ndarray:
+        mask = np.zeros(size, bool)
+        for points in polygons:
+            mask |= polygon_mask([tuple(point) for point in points], size)
+        return mask
+
+    masks, void = {}, {}
+    for view, photo in enumerate(photos):
+        drawn = data["objects"][name][photo.name]
+        mask, unknown = fill(drawn["outline"]), fill(drawn["void"])
+        for other in drawn.get("minus", ()):
+            before = data["objects"][other][photo.name]
+            mask &= ~fill(before["outline"])
+            unknown |= fill(before["void"])
+        masks[view], void[view] = mask, unknown
+    return ViewTruth(masks, void)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledScene:
+    """The photos of one scene, and the truth of its objects."""
+
+    photos: list[Path]
+    objects: dict[str, ViewTruth]
+
+
+def read_scene_masks(dataset: str, folder: Path, scene: str) -> LabelledScene:
+    """A scene of a multi-view dataset; see `TREES` for the layouts.
+
+    Raises:
+        NbHelpersError: photos or masks are missing.
+    """
+    if dataset in ("kitchen", "temple"):
+        root = folder / dataset if (folder / dataset).is_dir() else folder
+        photos = sorted(root.glob("*.png"))
+        if not photos:
+            raise _no_scene(dataset, root)
+        if dataset == "kitchen":
+            return LabelledScene(photos, {name: kitchen_truth(name, photos) for name in PHRASES})
+        masks = {view: temple_mask(load_image(photo)) for view, photo in enumerate(photos)}
+        return LabelledScene(photos, {"temple": _without_void(masks)})
+    if dataset == "spin-nerf":
+        images, masks = folder / scene / "images", folder / scene / "masks"
+        if not images.is_dir() or not masks.is_dir():
+            raise _no_scene(dataset, folder / scene)
+        photos, labels = files_by_stem(images, IMAGE_SUFFIXES), files_by_stem(masks, (".png",))
+        truth = {view: _annotation(labels[stem]) for view, stem in enumerate(photos) if stem in labels}
+        if not truth:
+            raise _no_scene(dataset, folder / scene)
+        return LabelledScene(list(photos.values()), {"object": _without_void(truth)})
+    return _nvos_scene(folder, scene)
+
+
+def _nvos_scene(folder: Path, scene: str) -> LabelledScene:
+    """Scribbles on one view, the mask of another."""
+    labels, images = folder / "labels" / "llff", folder / "llff" / scene / "images"
+    parts = [labels / part / scene for part in ("reference_image", "scribbles", "masks")]
+    if not images.is_dir() or not all(part.is_dir() for part in parts):
+        raise _no_scene("nvos", folder)
+    photos = files_by_stem(images, IMAGE_SUFFIXES)
+    order = {stem: view for view, stem in enumerate(photos)}
+    reference = next((order[path.stem] for path in sorted(parts[0].iterdir()) if path.stem in order), None)
+    masks = {
+        order[path.stem.removesuffix("_mask")]: _annotation(path)
+        for path in sorted(parts[2].glob("*_mask.png"))
+        if path.stem.removesuffix("_mask") in order
+    }
+    if reference is None or not masks:
+        raise _no_scene("nvos", folder)
+    points, chosen = [], []
+    for kind, count, label in (("pos", CLICKS[0], 1), ("neg", CLICKS[1], 0)):
+        drawn = [load_mask(path) for path in sorted(parts[1].glob(f"{kind}*.png"))]
+        if drawn:
+            spread = deepest_points(np.any(drawn, axis=0), max(drawn[0].shape) / 20, count)
+            points, chosen = [*points, *spread.tolist()], [*chosen, *[label] * len(spread)]
+    if 1 not in chosen:
+        raise NbHelpersError("the scene has no including scribble", given=parts[1])
+    return LabelledScene(
+        list(photos.values()),
+        {"object": ViewTruth(masks, _no_void(masks), (reference, Prompt(points, chosen)))},
+    )
+
+
+def _annotation(path: Path) -> np.ndarray:
+    values = read_values(path)
+    return (values > 0) & (values < VOID) if values.max() < VOID else values > VOID // 2
+
+
+def _no_void(masks: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+    return {view: np.zeros_like(mask) for view, mask in masks.items()}
+
+
+def _without_void(masks: Mapping[int, np.ndarray]) -> ViewTruth:
+    return ViewTruth(masks, _no_void(masks))
+
+
+def _no_scene(dataset: str, folder: Path) -> NbHelpersError:
+    return NbHelpersError("the scene is not there, or not wholly unpacked", given=folder, expected=TREES[dataset])
+
+
+@lru_cache(maxsize=1)
+def _opened(dataset: str, folder: str, scene: str, segmenter: Any, poses: str) -> tuple[LabelledScene, Photos, Any]:
+    """A scene with its photos encoded and its cameras estimated: once for all items of it."""
+    labelled = read_scene_masks(dataset, Path(folder), scene)
+    kept = Path(poses) / f"{scene}.pkl" if poses else None
+    if poses == "none":
+        placed = None
+    elif kept is not None and kept.is_file():
+        placed = pickle.loads(kept.read_bytes())  # written by ourselves below
+    else:
+        images = [load_image(photo) for photo in labelled.photos]
+        placed = load("scene_estimator").reconstruct(images, [photo.name for photo in labelled.photos])
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(pickle.dumps(placed))
+    return labelled, Photos(labelled.photos, resolve("segmenter", segmenter)), placed
+
+
+@dataclass(frozen=True)
+class SceneViews:
+    """IoU over the views of a scene from one prompt; a `nbhelpers.benchmarks.runner.Benchmark`.
+
+    An item is ``scene/object/view/prompt``. Prompts: ``box``, ``click``, ``8+2`` clicks, ``scribble``, ``phrase``, and
+    on the scenes of our own ``wrong`` and ``later``: the true box in one view, and in another a click beside the
+    object, given before all views are solved or after.
+
+    Attributes:
+        dataset: a key of `TREES`.
+        folder: of it.
+        segmenter: catalog name, or a model.
+        poses: folder where estimated cameras are kept between runs; ``none`` does without cameras.
+        quick: one reference view an object, no correcting click.
+    """
+
+    dataset: str
+    folder: str | Path
+    segmenter: Any = None
+    poses: str = ""
+    quick: bool = False
+    kind = "views"
+    measure_name = "mIoU"
+
+    def names(self) -> list[str]:
+        """The items."""
+        folder = Path(self.folder).expanduser()
+        if self.dataset not in TREES:
+            raise NbHelpersError("there is no such dataset", given=self.dataset, expected=", ".join(TREES))
+        if self.dataset == "nvos":
+            scenes = sorted(path.name for path in (folder / "labels" / "llff" / "masks").glob("*") if path.is_dir())
+            return [f"{scene}/object/reference/scribble" for scene in scenes] or self._none(folder)
+        if self.dataset == "spin-nerf":
+            scenes = sorted(path.parent.name for path in folder.glob("*/masks"))
+            return [f"{scene}/object/first/8+2" for scene in scenes] or self._none(folder)
+        items = []
+        for name in PHRASES if self.dataset == "kitchen" else ("temple",):
+            views = REFERENCES[name][: 1 if self.quick else None]
+            items += [f"{self.dataset}/{name}/{view}/{how}" for how in ("box", "click") for view in views]
+            items += [f"{self.dataset}/{name}/{view}/{how}" for view in views[:2] for how in ("wrong", "later")]
+            items += [f"{self.dataset}/{name}/any/phrase"] if name in PHRASES else []
+        return items
+
+    def _none(self, folder: Path) -> list[str]:
+        raise _no_scene(self.dataset, folder)
+
+    def facts(self) -> dict[str, Any]:
+        """All that the score depends on."""
+        return {
+            "dataset": self.dataset,
+            "segmenter": model_name("segmenter", self.segmenter),
+            "cameras": "none" if self.poses == "none" else model_name("scene_estimator", None),
+            "prompt": {"nvos": "8 + 2 clicks on the scribbles", "spin-nerf": "8 + 2 clicks"}.get(
+                self.dataset, "box, click, wrong prompts, phrase"
+            ),
+            "correction": "none" if self.quick else f"one click in the worst view where the mean is under {CORRECTED}",
+            "bad": BAD,
+            "metric": "mean over the views that have a mask, the prompted one too; void left out",
+        }
+
+    def measure(self, name: str) -> dict[str, Any]:
+        """IoU of all views of one item."""
+        scene, thing, view, how = name.split("/")
+        labelled, photos, placed = _opened(self.dataset, str(self.folder), scene, self.segmenter, self.poses)
+        truth = labelled.objects[thing]
+        clock = time.perf_counter()
+        if how == "phrase":
+            record = self._phrase(truth, labelled.photos, placed, PHRASES[thing])
+        else:
+            record = self._prompted(truth, photos, placed, view, how)
+        record["cost"] = {"prompts": record.pop("prompts", 1), "solve": round(time.perf_counter() - clock, 2)}
+        return record
+
+    def _prompted(self, truth: ViewTruth, photos: Photos, placed: Any, view: str, how: str) -> dict[str, Any]:
+        session = ViewsSession(photos, placed)
+        reference = int(view) if view.isdigit() else min(truth.masks)
+        if truth.prompt is not None:
+            reference, prompt = truth.prompt
+        else:
+            prompt = truth.prompt_of(reference, how if how in ("click", "8+2") else "box")
+        session.set_prompt(prompt, view=reference)
+        wrong: tuple[int, ...] = ()
+        if how in ("wrong", "later"):
+            wrong = ((reference + len(photos) // 2) % len(photos),)
+            if how == "later":
+                session.solve()
+            ((x, y),) = truth.beside(wrong[0]).points.tolist()
+            session.click(x, y, view=wrong[0])
+        views = session.solve()
+        record = _scored(truth, views, reference)
+        unprompted = [each for each in truth.masks if not views[each].prompted or each in wrong]
+        record["told"] = [[record["ious"][str(each)], round(views.consistency(each).value, 4)] for each in unprompted]
+        record["prompts"] = max(1, len(prompt.points)) + len(wrong)
+        if wrong:
+            others = [iou for each, iou in record["ious"].items() if int(each) not in wrong]
+            record |= {"others": round(float(np.mean(others)), 4), "noticed": views.consistency(wrong[0]).is_doubtful}
+        elif not self.quick and record["mean"] < CORRECTED and truth.prompt is None:
+            worst = min(truth.masks, key=lambda each: record["ious"][str(each)])
+            (x, y), label = truth.correction(worst, views.mask(worst))
+            session.click(x, y, label, view=worst)
+            record["corrected"] = _scored(truth, session.solve(), reference)["mean"]
+        return record
+
+    def _phrase(self, truth: ViewTruth, photos: list[Path], placed: Any, phrase: str) -> dict[str, Any]:
+        """What a phrase leads to; the view that the others follow is the reference."""
+        result = MultiviewSegmenter(resolve("segmenter", self.segmenter)).segment(photos, phrase, scene=placed)
+        (reference,) = result.session.prompted
+        return _scored(truth, result.views, reference)
+
+    def summarize(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Means over the items by prompts and by phrase, and whether a low consistency finds bad views."""
+        right = [record for record in records if "others" not in record]
+        wrong = [record for record in records if "others" in record]
+        pairs = [pair for record in records for pair in record.get("told", ())]
+        bad, good = ([value for iou, value in pairs if (iou < BAD) == kind] for kind in (True, False))
+        out: dict[str, Any] = {
+            "miou": float(np.mean([record["mean"] for record in right])) if right else float("nan"),
+            "worst_view": float(np.min([record["worst"] for record in right])) if right else float("nan"),
+            "accuracy": float(np.mean([record["accuracy"] for record in right])) if right else float("nan"),
+            "consistency_auc": area_under_roc(bad, good),
+            "bad_views": len(bad),
+            "views": len(pairs),
+        }
+        if corrected := [record["corrected"] for record in right if "corrected" in record]:
+            out["corrected"] = float(np.mean(corrected))
+        if wrong:
+            out["miou_of_others_beside_a_wrong_prompt"] = float(np.mean([record["others"] for record in wrong]))
+            out["wrong_prompts_noticed"] = sum(record["noticed"] for record in wrong)
+            out["wrong_prompts"] = len(wrong)
+        return rounded(out)
+
+
+def _scored(truth: ViewTruth, views: Any, reference: int) -> dict[str, Any]:
+    """IoU of each view that has a mask; the reference is not counted as the worst."""
+    ious = {view: truth.iou(view, views.mask(view)) for view in truth.masks}
+    others = [iou for view, iou in ious.items() if view != reference] or list(ious.values())
+    return {
+        "mean": round(float(np.mean(list(ious.values()))), 4),
+        "worst": round(min(others), 4),
+        "accuracy": round(float(np.mean([truth.accuracy(view, views.mask(view)) for view in truth.masks])), 4),
+        "consistency": round(views.overall.value, 4),
+        "reference": reference,
+        "ious": {str(view): round(iou, 4) for view, iou in ious.items()},
+    }

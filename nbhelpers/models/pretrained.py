@@ -1,0 +1,131 @@
+"""Networks of ``transformers`` from checked local files: nothing is downloaded, and other weights are one clear error.
+
+The files are those that ``save_pretrained`` writes and the hub holds, by role: ``config`` (config.json), ``checkpoint``
+(model.safetensors), and where a model has them ``processor`` (preprocessor_config.json) and the tokenizer's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import needs
+from nbhelpers.models.adapters import read_weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_network(
+    name: str, files: Mapping[str, Path], networks: Mapping[str, str], dropped: tuple[str, ...] = ()
+) -> torch.nn.Module:
+    """A network with all its weights, on the CPU.
+
+    Example:
+        >>> load_network("dinov2-small", files, {"dinov2": "Dinov2Model"})
+
+    Args:
+        name: catalog name, for the errors.
+        files: ``config`` and ``checkpoint``.
+        networks: class of ``transformers`` for each ``model_type`` of a configuration that is accepted.
+        dropped: starts of the names of weights that are left out, e.g. those of a tracker for the image network.
+
+    Raises:
+        NbHelpersError: the files are damaged, of another network, or do not belong together.
+    """
+    config = read_config(name, files, networks)
+    state = read_weights(files["checkpoint"], f"model.safetensors of {name}")
+    kept = {key: value for key, value in state.items() if not key.startswith(dropped)} if dropped else state
+    return fill_network(name, networks[config.model_type], config, kept)
+
+
+def read_config(name: str, files: Mapping[str, Path], networks: Mapping[str, str]) -> Any:
+    """The configuration, of one of the ``model_type`` in ``networks``; raises as `load_network`."""
+    needs("official", "transformers")
+    from transformers import AutoConfig
+
+    with _as_loading_error(name, files["config"], "config.json"):
+        config = AutoConfig.from_pretrained(files["config"], local_files_only=True)
+    if config.model_type not in networks:
+        raise NbHelpersError(
+            "the configuration is of another network",
+            given=f"{files['config']}: {config.model_type}",
+            expected=f"{' or '.join(networks)}, for {name}",
+            do=f"nbhelpers fetch {name}",
+        )
+    return config
+
+
+def fill_network(name: str, network: str, config: Any, state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """The network of a class of ``transformers`` with these weights.
+
+    ``transformers`` knows the older names of parameters and renames them.
+
+    Raises:
+        NbHelpersError: parameters are missing or have another size.
+    """
+    import transformers
+
+    try:
+        with _quietly():
+            model, loaded = getattr(transformers, network).from_pretrained(
+                None, config=config, state_dict=state, output_loading_info=True
+            )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+    else:
+        missing = sorted(loaded["missing_keys"]) + [str(key) for key in loaded["mismatched_keys"]]
+        reason = f"{len(missing)} parameters are missing or have another size, first {missing[0]}" if missing else ""
+    if reason:
+        raise NbHelpersError(
+            "the weights do not fit the network",
+            given=f"{name}: {reason}",
+            expected="model.safetensors and config.json of one model",
+            do=f"nbhelpers fetch {name}",
+        )
+    return model
+
+
+def load_processor(name: str, files: Mapping[str, Path], processor: str) -> Any:
+    """The publisher's preprocessing: a class of ``transformers`` with the settings of ``files["processor"]``.
+
+    Raises:
+        NbHelpersError: the file is damaged.
+    """
+    import transformers
+
+    with _as_loading_error(name, files["processor"], "preprocessor_config.json"):
+        settings = json.loads(files["processor"].read_text(encoding="utf-8"))
+        return getattr(transformers, processor).from_dict(settings)
+
+
+@contextlib.contextmanager
+def _as_loading_error(name: str, path: Path, expected: str) -> Iterator[None]:
+    """json, safetensors and ``transformers`` each have their own exceptions; here they become one error."""
+    try:
+        yield
+    except Exception as error:
+        raise NbHelpersError(
+            "the checkpoint cannot be loaded",
+            given=f"{path}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}",
+            expected=f"{expected} of {name}",
+            do=f"nbhelpers fetch {name}",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Hide the progress bar of ``transformers``: loading takes half a second."""
+    from transformers.utils import logging as hub
+
+    shown = hub.is_progress_bar_enabled()
+    hub.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hub.enable_progress_bar()
