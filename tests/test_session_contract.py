@@ -65,7 +65,7 @@ def clip_guided_case(tmp_path):
         point=(50, 60),
         box=(20, 30, 80, 90),
         mask=lambda session: session.result.instance_map,
-        open=lambda path: ClipGuidedSession.open(path, result, MaskSegmenter()),
+        open=lambda path: ClipGuidedSession.open(path, result, ClickSession(image, MaskSegmenter())),
         formats=("masks",),
         folder=tmp_path / "out",
     )

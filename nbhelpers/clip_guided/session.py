@@ -17,10 +17,10 @@ from nbhelpers.clip_guided.selection import detections
 from nbhelpers.clip_guided.values import ClipGuidedResult
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.metrics import iou
+from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.export.masks import check_formats
 
 if TYPE_CHECKING:
-    from nbhelpers.models.protocols import Segmenter
     from nbhelpers.models.values import Prediction
     from nbhelpers.segment import ClickSession
 
@@ -67,21 +67,27 @@ class ClipGuidedSession:
         clicks.on_change(self._forget)
 
     @classmethod
-    def open(cls, path: str | Path, result: ClipGuidedResult, segmenter: Segmenter | None = None) -> ClipGuidedSession:
+    def open(cls, path: str | Path, result: ClipGuidedResult, clicks: ClickSession) -> ClipGuidedSession:
         """Open a session from a prompt log written by `save`, on the same result.
+
+        Args:
+            path: of the prompt log.
+            result: the one that was corrected.
+            clicks: a new session on its photo.
 
         Raises:
             NbHelpersError: the log cannot be read, or belongs to another photo, model or result.
         """
-        from nbhelpers.segment import ClickSession
-
-        saved = ClickSession.open(path, result.image, segmenter).log
-        session = cls(result, ClickSession(result.image, segmenter, name=saved.image.get("name")))
-        log = session.clicks.log
-        seeds = json.loads(json.dumps(log.events))
-        if saved.model != log.model or saved.events[: len(seeds)] != seeds or saved.cursor < len(seeds):
-            raise NbHelpersError("the prompt log belongs to another result", given=path, expected="the same result")
-        log.events, log.cursor = saved.events, saved.cursor
+        saved, session = PromptLog.open(path), cls(result, clicks)
+        seeds = json.loads(json.dumps(clicks.log.events))
+        same = (saved.image.get("sha256"), saved.model) == (clicks.log.image.get("sha256"), clicks.log.model)
+        if not same or saved.events[: len(seeds)] != seeds or saved.cursor < len(seeds):
+            raise NbHelpersError(
+                "the prompt log belongs to another photo, model or result",
+                given=f"{path}: {saved.image.get('name')}, {saved.model}",
+                expected=f"{clicks.name}, {clicks.log.model}",
+            )
+        clicks.log.events, clicks.log.cursor = saved.events, saved.cursor
         session._forget()
         return session
 

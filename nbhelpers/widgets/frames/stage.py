@@ -117,7 +117,7 @@ class FrameStage(Stage):
         if self.display == "overlay":
             return frame
         alpha = self._alpha(frame.shape[:2], preview)
-        shown = cv2.merge([alpha] * 3) if self.display == "matte" else cut_out(frame, alpha, self.background)
+        shown = cv2.merge([alpha] * 3) if self.display == "matte" else over_background(frame, alpha, self.background)
         column = max(0, self.wipe_column - self.viewport.placed()[0][0])
         return np.concatenate([frame[:, :column], shown[:, column:]], axis=1)
 
@@ -311,7 +311,7 @@ class FramePointer(Pointer):
             self.stage.paint(**what)
 
 
-def cut_out(
+def over_background(
     frame: UInt8[np.ndarray, "vh vw 3"], alpha: UInt8[np.ndarray, "vh vw"], background: str
 ) -> UInt8[np.ndarray, "vh vw 3"]:
     """The frame where ``alpha`` is 255, the background where it is 0."""
