@@ -308,7 +308,7 @@ def test_two_views_of_one_widget_show_the_same_and_both_take_clicks(lab):
 def test_while_the_photo_is_looked_at_the_widget_says_so_and_clicks_are_kept(lab, tmp_path):
     done = tmp_path / "looked"
     slow = lab("slow.ipynb", CELL.replace("FakeSegmenter()", f"FakeSegmenter(wait_for={str(done)!r})"))
-    slow.page.wait_for_selector("text=Looking at the photo")
+    slow.page.wait_for_selector("text=Encoding the photo")
     slow.wait_pixel(270, 300, near(RED))
     slow.click(270, 300)
     assert "Looking at the photo" in slow.message()
