@@ -270,11 +270,11 @@ def test_the_command_tells_what_is_wrong(arguments, message):
 
 
 def test_clips_own_name_gives_way_to_what_is_here(monkeypatch):
-    from nbhelpers.weights import fetching
+    from nbhelpers.weights import cache
 
     monkeypatch.setenv("NBHELPERS_MODELS", "lite")
-    monkeypatch.setattr(fetching, "here", lambda entry: False)
+    monkeypatch.setattr(cache, "here", lambda entry: False)
     assert commands.text_encoder("ViT-B/16") == "conse-lite"
     assert commands.text_encoder("openclip-vit-l-14") == "openclip-vit-l-14"
-    monkeypatch.setattr(fetching, "here", lambda entry: True)
+    monkeypatch.setattr(cache, "here", lambda entry: True)
     assert commands.text_encoder("ViT-L/14") == "openclip-vit-l-14"

@@ -7,7 +7,7 @@ import torch
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.sam2 import ONLY_FOR_VIDEO, build_image_network, build_lite
 from nbhelpers.weights import convert
-from nbhelpers.weights.fetching import files
+from nbhelpers.weights.cache import files
 
 CONFIG = "configs/sam2/sam2_hiera_t.yaml"
 

@@ -223,7 +223,7 @@ def test_the_catalogs_files_alone_make_a_pipeline(folder, home, monkeypatch, pho
             asset.target.write_text(json.dumps({"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}))
         else:
             shutil.copy(source, asset.target)
-    monkeypatch.setattr("nbhelpers.weights.fetching.check", lambda *args, **kwargs: None)  # random weights have no hash
+    monkeypatch.setattr("nbhelpers.weights.cache.check", lambda *args, **kwargs: None)  # random weights have no hash
     try:
         inpainter = load("inpainter", models="auto", device="cpu")
         assert inpainter.name == folder.name

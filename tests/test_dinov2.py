@@ -12,8 +12,8 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models import dinov2
 from nbhelpers.models.protocols import PatchEncoder
 from nbhelpers.weights import catalog
-from nbhelpers.weights.convert_vit import vit_state_dict
-from nbhelpers.weights.fetching import files
+from nbhelpers.weights.cache import files
+from nbhelpers.weights.convert import vit_state_dict
 
 PATCH = 4
 SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 5 * PATCH}

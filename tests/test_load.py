@@ -12,7 +12,7 @@ from nbhelpers.weights import catalog
 def present(monkeypatch):
     """Say which models are on this machine."""
     names = set()
-    monkeypatch.setattr(module.fetching, "here", lambda model: model.name in names)
+    monkeypatch.setattr(module.cache, "here", lambda model: model.name in names)
     monkeypatch.delenv("NBHELPERS_MODELS", raising=False)
     return names
 
@@ -56,7 +56,7 @@ def test_wrong_wishes_are_told(arguments, words):
 
 
 def test_an_official_model_that_is_not_here_is_never_fetched_unasked(home, monkeypatch):
-    monkeypatch.setattr("nbhelpers.weights.fetching.locate", lambda asset: None)
+    monkeypatch.setattr("nbhelpers.weights.cache.locate", lambda asset: None)
     with pytest.raises(NbHelpersError) as caught:
         load("segmenter", "sam2.1-hiera-large", "cpu")
     assert "sam2.1-hiera-large" in str(caught.value)

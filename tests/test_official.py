@@ -11,7 +11,7 @@ import nbhelpers
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models import protocols
 from nbhelpers.models.load import unload
-from nbhelpers.weights import catalog, fetching
+from nbhelpers.weights import cache, catalog
 from nbhelpers.weights.sources import HubFile, UrlFile
 
 PROTOCOLS = {
@@ -76,7 +76,7 @@ def test_a_served_checkpoint_is_fetched_pinned_and_loaded(row, checkpoints, home
     monkeypatch.setattr(catalog, "OFFICIAL", (dataclasses.replace(entry, assets=assets),))
     with pytest.raises(NbHelpersError, match="not on this machine"):
         nbhelpers.load(entry.task, row, device="cpu")
-    fetching.fetch(row, progress=False)
+    cache.fetch(row, progress=False)
     server.close()
     assert nbhelpers.load(entry.task, row, device="cpu").name == row
     assert set(json.loads((home / "checkpoints" / "pins.json").read_text())) == {asset.file for asset in assets}

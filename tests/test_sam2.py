@@ -20,7 +20,7 @@ from nbhelpers.models.load import load
 from nbhelpers.models.protocols import FeatureSegmenter
 from nbhelpers.models.values import Embedding
 from nbhelpers.weights import catalog, sample
-from nbhelpers.weights.fetching import files
+from nbhelpers.weights.cache import files
 
 OFFICIAL = [m for m in catalog.models("segmenter", "official") if m.name.startswith("sam2")]
 TINY = {"sam2-hiera-tiny": "configs/sam2/sam2_hiera_t.yaml", "sam2.1-hiera-tiny": "configs/sam2.1/sam2.1_hiera_t.yaml"}
@@ -118,7 +118,7 @@ def test_a_load_by_name_takes_the_file_in_checkpoints(checkpoint, home, monkeypa
     with pytest.raises(NbHelpersError, match=r"(?i)size|bytes"):
         load("segmenter", name, "cpu")
     monkeypatch.setattr(
-        "nbhelpers.weights.fetching.check", lambda *args, **kwargs: None
+        "nbhelpers.weights.cache.check", lambda *args, **kwargs: None
     )  # random weights have no true hash
     target.unlink()
     target.symlink_to(path)

@@ -173,10 +173,10 @@ def _words(
 def text_encoder(model: str) -> str | None:
     """The catalog's name of a text encoder. CLIP's that is not here gives way to the best one that is."""
     from nbhelpers.models.load import choose_model
-    from nbhelpers.weights import catalog, fetching
+    from nbhelpers.weights import cache, catalog
 
     name = CLIP_MODELS.get(model, model)
-    if model in CLIP_MODELS and not fetching.here(catalog.find(name)):
+    if model in CLIP_MODELS and not cache.here(catalog.find(name)):
         return choose_model("text_encoder").name
     return catalog.find(name).name
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, UInt8
 from nbhelpers.core.lazy import needs
 from nbhelpers.models.patches import encode_patches
 from nbhelpers.models.pretrained import fill_network, load_network
-from nbhelpers.weights.convert_vit import vit_state_dict
+from nbhelpers.weights.convert import vit_state_dict
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from typing import Any
 from nbhelpers.core.device import choose_device, multiply_by_onednn
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.protocols import Segmenter
-from nbhelpers.weights import catalog, fetching
+from nbhelpers.weights import cache, catalog
 from nbhelpers.weights.entries import SETS, TASKS, Model
 
 _loaded: dict[tuple[str, str], Any] = {}
@@ -49,7 +49,7 @@ def load(task: str, name: str | None = None, device: str | None = None, models: 
             multiply_by_onednn()
             module, _, function = entry.adapter.partition(":")
             build = getattr(import_module(module), function)
-            _loaded[entry.name, device] = build(entry.name, fetching.files(entry), device, **entry.options)
+            _loaded[entry.name, device] = build(entry.name, cache.files(entry), device, **entry.options)
         return _loaded[entry.name, device]
 
 
@@ -70,7 +70,7 @@ def choose_model(task: str, name: str | None = None, models: str | None = None) 
     if wanted not in (*SETS, "auto"):
         raise NbHelpersError("there is no such set of models", given=wanted, expected="auto, lite or official")
     official, lite = catalog.models(task, "official"), catalog.models(task, "lite")
-    present = [m for m in official if m.adapter and fetching.here(m)] if wanted != "lite" else []
+    present = [m for m in official if m.adapter and cache.here(m)] if wanted != "lite" else []
     candidates = present or (official if wanted == "official" else lite or official)
     if not candidates:
         raise NbHelpersError("the catalog has no such model", given=f"task {task}, set {wanted}")

@@ -9,13 +9,13 @@ _HOME_OF = {
     "Asset": "nbhelpers.weights.catalog",
     "Model": "nbhelpers.weights.catalog",
     "Sample": "nbhelpers.weights.catalog",
-    "fetch": "nbhelpers.weights.fetching",
-    "files": "nbhelpers.weights.fetching",
+    "fetch": "nbhelpers.weights.cache",
+    "files": "nbhelpers.weights.cache",
     "find": "nbhelpers.weights.catalog",
-    "here": "nbhelpers.weights.fetching",
+    "here": "nbhelpers.weights.cache",
     "models": "nbhelpers.weights.catalog",
-    "path_of": "nbhelpers.weights.fetching",
-    "sample": "nbhelpers.weights.fetching",
+    "path_of": "nbhelpers.weights.cache",
+    "sample": "nbhelpers.weights.cache",
 }
 
 __all__ = ["Asset", "Model", "Sample", "fetch", "files", "find", "here", "models", "path_of", "sample"]

