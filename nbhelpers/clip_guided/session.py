@@ -36,8 +36,8 @@ class ClipGuidedSession:
     Example:
         >>> clicks = nbhelpers.ClickSession(image, segmenter)
         >>> session = ClipGuidedSession(result, clicks)
-        >>> ClickWidget(clicks)                        # every instance is an object there: click, clear, delete, undo
-        >>> session.add(320, 200, "cat")               # or by code
+        >>> ClickWidget(clicks)                        # every instance is an object: click, clear, delete, undo
+        >>> session.add(320, 200, "cat")               # or from code
         >>> session.result.names
         ('cat 1', 'sofa', 'cat 2')
 
@@ -50,14 +50,14 @@ class ClipGuidedSession:
         clicks: a new session on the same photo; it gets the instances as objects. `undo` stops there.
 
     Raises:
-        NbHelpersError: a session on another photo, or one that has been used.
+        NbHelpersError: a session on another photo, or one that already has prompts.
     """
 
     def __init__(self, result: ClipGuidedResult, clicks: ClickSession):
         if clicks.image.shape != result.image.shape or not np.array_equal(clicks.image, result.image):
             raise NbHelpersError("the click session is on another photo", do="ClickSession(result.image, segmenter)")
         if len(clicks.objects) > 1 or not clicks.prompts().is_empty:
-            raise NbHelpersError("the click session has been used already", do="give a new ClickSession")
+            raise NbHelpersError("the click session already has prompts", do="pass a new ClickSession")
         self.found, self.clicks = result, clicks
         self._owners: list[str] = []
         self._seeded: dict[str, tuple[int, tuple]] = {}
@@ -97,7 +97,7 @@ class ClipGuidedSession:
 
     @property
     def result(self) -> ClipGuidedResult:
-        """The result with all corrections so far."""
+        """The result with all corrections."""
         if self._current is None:
             self._current = self._corrected()
         return self._current
@@ -154,7 +154,7 @@ class ClipGuidedSession:
         return [*paths, self.save(paths[-1].with_suffix(".prompts.json"))] if "prompts" in formats else paths
 
     def add(self, x: float, y: float, name: str | None = None) -> str:
-        """Add the region at a click, in pixels of the photo; return the name of its object.
+        """Add an instance by a click in pixels of the photo; return the name of its object.
 
         Args:
             x: pixels from the left.
@@ -172,13 +172,15 @@ class ClipGuidedSession:
         return name
 
     def remove(self, x: float, y: float) -> str:
-        """Remove the region under a click; return its name."""
+        """Remove the instance at ``(x, y)``; return its name."""
         height, width = self.found.image.shape[:2]
         column, row = round(x), round(y)
         inside = 0 <= column < width and 0 <= row < height
         index = int(self.result.instance_map[row, column]) if inside else -1
         if index < 0:
-            raise NbHelpersError("there is no region at this place", given=(x, y), do="click inside a coloured region")
+            raise NbHelpersError(
+                "there is no instance at this point", given=(x, y), do="click inside a coloured region"
+            )
         name = self._owners[index]
         if len(self.clicks.objects) == 1:
             self.clicks.clear(name=name)
@@ -191,7 +193,7 @@ class ClipGuidedSession:
         return self.clicks.on_change(callback)
 
     def _seed(self) -> None:
-        """Give the click session one object for each instance, with the points that found it."""
+        """Add an object with the best prompt for each instance to the click session."""
         clicks, result = self.clicks, self.found
         for index, name in enumerate(result.names):
             if index:
@@ -270,7 +272,7 @@ class ClipGuidedSession:
         )
 
     def _class_of(self, name: str, mask: Bool[np.ndarray, "h w"], vocabulary: list[str]) -> int:
-        """Index of the class of a new object; a name that is no class yet is appended to the vocabulary."""
+        """Index of the class of a new object; a new name is appended to the vocabulary."""
         stem = re.sub(r"\s+\d+$", "", name.strip())
         folded = [word.casefold() for word in vocabulary]
         if stem.casefold() in folded:
