@@ -109,7 +109,7 @@ class ClipGuidedSession:
             x: pixels from the left.
             y: pixels from the top.
             label: 1 to include, 0 to exclude.
-            name: of an instance's object; the active one when left out.
+            name: of an instance's object; by default the active one.
         """
         return self.clicks.click(x, y, label, name=name)
 
@@ -159,7 +159,7 @@ class ClipGuidedSession:
         Args:
             x: pixels from the left.
             y: pixels from the top.
-            name: a class of the vocabulary, or a new one; the class map decides when left out.
+            name: a class of the vocabulary, or a new one; by default the most probable class.
         """
         if name is not None:
             taken, number = set(self.clicks.objects), 1

@@ -466,7 +466,7 @@ def save_masks(
         image: RGB.
         masks: object name -> mask.
         scores: object name -> predicted IoU.
-        file_name: of the photo in the COCO file, by which other tools find it; ``name`` when left out.
+        file_name: of the photo in the COCO file, by which other tools find it; by default ``name``.
         formats: ``"masks"`` and ``"cutouts"``, or one of them. The COCO file is always written: it says of which photo
             the others are.
 
