@@ -109,8 +109,8 @@ def measure_networks(
     """Run every network with random weights in half precision and in float32, and some compiled.
 
     Args:
-        device: where to; the best there is when left out.
-        networks: builds each network on the CPU, by name; those of real size when left out.
+        device: where to; default: the best available.
+        networks: builds each network on the CPU, by name; default: those of real size.
         compiled: whether to measure ``torch.compile`` too, which takes a minute a network.
         limit: seconds after which no further measurement is begun; the rows say so.
         rounds: how often each run is timed, after one that is not.
