@@ -126,7 +126,7 @@ def run_mapping(
         widest = widest_angle(store, pairs, lenses)
         lower = [angle for angle in MIN_ANGLES_NARROW if angle <= widest] or [MIN_ANGLES_NARROW[-1]]
         first = lower[0] if widest < CLEAR_FRACTION * MIN_ANGLE else MIN_ANGLE
-        models: dict = {}
+        best = _run_of(None, views, store.name, pairs, all_pairs)
         # COLMAP halves the angle twice by itself, so what comes after the first try is the lowest
         for angle in dict.fromkeys((first, MIN_ANGLES_NARROW[-1])):
             options = _options(seed)
@@ -135,10 +135,12 @@ def run_mapping(
                 options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
             pycolmap.set_random_seed(seed)
             models = pycolmap.incremental_mapping(str(path), folder, folder, options)
-            if models or not pairs:
+            runs = [_run_of(model, views, store.name, pairs, all_pairs) for model in models.values()]
+            # a collapsed model registers many photos with next to no points: `_run_of` counts none of them
+            best = max(runs, key=lambda run: (run.placed.sum(), len(run.points)), default=best)
+            if best.placed.any() or not pairs:
                 break
-    best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
-    return dataclasses.replace(_run_of(best, views, store.name, pairs, all_pairs), widest=widest)
+    return dataclasses.replace(best, widest=widest)
 
 
 def widest_angle(store: FeatureStore | JoinedFeatures, pairs: Sequence[Pair], lenses: Lenses | None = None) -> float:
