@@ -174,7 +174,7 @@ def test_a_model_without_points_does_not_end_the_search(tmp_path, monkeypatch):
     monkeypatch.setattr(pycolmap, "incremental_mapping", collapsed_at_first)
     store = FeatureStore(FakeMatcher(ring(5), cloud(150), noise=0.2, seed=1), photos(5), tmp_path)
     run = run_mapping(store, verified_pairs(store, candidate_pairs(store), 0), 0)
-    assert tried == [16.0, 2.0] and run.placed.all() and len(run.points)
+    assert tried == [16.0, 8.0] and run.placed.all() and len(run.points)
 
 
 def test_identical_photos_show_no_depth():
