@@ -62,7 +62,7 @@ def test_words_are_counted_as_a_person_counts(tmp_path):
     )
     results = run_benchmark(benchmark, tmp_path / "out")
     scores = results["scores"]
-    assert scores["mean_iou"] > 0.9 and scores["present"] == 1 and scores["present_mean_iou"] > 0.9
+    assert scores["mean_iou"] > 0.9 and scores["words"] == 1 and scores["present_mean_iou"] > 0.9
     assert scores["absent_words"] == 3 and scores["alone_absent_words"] == 3 and scores["present_absent_words"] == 0
     assert scores["absent_found"] == 0 and results["cost"]["prompts"] > 0
 
