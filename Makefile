@@ -10,6 +10,9 @@ SAMPLES := quokka.jpg quokka_annotations.json coffee.png chelsea.png astronaut.p
 	box.mp4 $(foreach number,1 2 3 4 5,BalbianelloMedium-$(number).jpg) Balbianello.out
 NOTEBOOK := 00_start_here
 
+# Containers often set this. Then each process, kernel and worker would compile torch and all other packages anew: 2 to 4 s.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install fetch demo lab app test bench eval picture site address lint types format clean
 

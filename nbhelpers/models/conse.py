@@ -7,6 +7,9 @@ the same. It knows what 1000 classes and 90 MB of sentence meaning know; CLIP kn
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import replacing
 from nbhelpers.core.lazy import missing
 from nbhelpers.core.vocabulary import is_stuff
 from nbhelpers.models.dense import as_classes
@@ -28,6 +32,8 @@ from nbhelpers.models.values import ClassMap
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
+
+log = logging.getLogger(__name__)
 
 PEAK = 0.99  # quantile over the photo that counts as the best score, so that a stray place does not
 
@@ -119,6 +125,7 @@ class ConseTextEncoder:
         settings: constants of the recipe.
         name: catalog name.
         device: where it computes; always the CPU.
+        store: ``.npz`` file that keeps the vectors of the ImageNet classes between processes; not kept when left out.
     """
 
     def __init__(
@@ -128,8 +135,9 @@ class ConseTextEncoder:
         settings: ConseSettings | None = None,
         name: str = "conse-lite",
         device: str = "cpu",
+        store: Path | None = None,
     ):
-        self.classifier, self.sentences = classifier, sentences
+        self.classifier, self.sentences, self.store = classifier, sentences, store
         self.settings = settings or ConseSettings()
         self.name, self.device = name, device
         self._vectors: dict[str, np.ndarray] = {}
@@ -207,8 +215,19 @@ class ConseTextEncoder:
 
     @cached_property
     def _meanings(self) -> Float32[np.ndarray, "c d"]:
-        """Vectors of the ImageNet classes, from lemma and definition; takes seconds, once."""
-        return self.sentences([f"{lemma}: {text}" for lemma, text in zip(*class_texts(), strict=True)])
+        """Vectors of the ImageNet classes, from lemma and definition: seconds, unless they are stored."""
+        texts = [f"{lemma}: {text}" for lemma, text in zip(*class_texts(), strict=True)]
+        stored = None if self.store is None else _read_vectors(self.store, texts)
+        if stored is not None:
+            return stored
+        vectors = self.sentences(texts)
+        if self.store is not None:
+            try:
+                with replacing(self.store) as temporary:
+                    np.savez(temporary, texts=np.array(texts), vectors=vectors)
+            except NbHelpersError as error:
+                log.warning("the vectors of the ImageNet classes are not kept: %s", error.given)
+        return vectors
 
     def _similarity(self, names: Sequence[str]) -> Float32[np.ndarray, "n c"]:
         """Cosine of each name, or of a better hint, with each ImageNet class, smoothed over similar classes."""
@@ -261,7 +280,18 @@ def build(name: str, files: dict[str, Path], device: str) -> ConseTextEncoder:
         NbHelpersError: a file that cannot be read, or holds another network.
     """
     sentences = SentenceEncoder.from_files(files["text"], files["config"], files["tokenizer"])
-    return ConseTextEncoder(DenseClassifier.from_file(files["classifier"]), sentences, name=name)
+    digest = hashlib.sha256(files["text"].read_bytes()).hexdigest()[:16]
+    store = files["text"].with_name(f"imagenet-{digest}.npz")
+    return ConseTextEncoder(DenseClassifier.from_file(files["classifier"]), sentences, name=name, store=store)
+
+
+def _read_vectors(path: Path, texts: Sequence[str]) -> Float32[np.ndarray, "c d"] | None:
+    """The stored vectors of these very texts; None where there are none."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return stored["vectors"] if list(stored["texts"]) == list(texts) else None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
 
 
 def raise_stuff(scores: Float32[np.ndarray, "n h w"], stuff: Bool[np.ndarray, " n"], rest: float) -> None:
