@@ -37,6 +37,7 @@ LONGEST = (
     "test_frames_widget.py",
 )
 _missing: dict[str, str] = {}
+_embeddings: dict[tuple, object] = {}
 
 
 def pytest_sessionstart(session):
@@ -122,6 +123,22 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("NBHELPERS_HOME", str(tmp_path))
     monkeypatch.delenv("NBHELPERS_CHECKPOINTS", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def encode_once(monkeypatch):
+    """SAM 2 encodes each photo once in a process: for tests of prompts on real weights, seconds each."""
+    from nbhelpers.models.sam2 import Sam2Segmenter
+
+    encode = Sam2Segmenter.encode
+
+    def once(self, image):
+        key = self.name, self.device, image.shape, image.tobytes()
+        if key not in _embeddings:
+            _embeddings[key] = encode(self, image)
+        return _embeddings[key]
+
+    monkeypatch.setattr(Sam2Segmenter, "encode", once)
 
 
 @pytest.fixture(scope="session")
