@@ -48,6 +48,8 @@ def pytest_sessionstart(session):
 
 
 def _rank(nodeid: str) -> int:
+    if "notebooks/" in nodeid and not any(name in nodeid for name in LONGEST):
+        return -1  # a new notebook
     return next((rank for rank, name in enumerate(LONGEST) if name in nodeid), len(LONGEST))
 
 
