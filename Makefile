@@ -10,7 +10,7 @@ SAMPLES := quokka.jpg quokka_annotations.json coffee.png chelsea.png astronaut.p
 	box.mp4 $(foreach number,1 2 3 4 5,BalbianelloMedium-$(number).jpg) Balbianello.out
 NOTEBOOK := 00_start_here
 
-# Containers often set this. Then each process, kernel and worker would compile torch and all other packages anew: 2 to 4 s.
+# Container images often set this; every process, kernel and worker would then compile torch and other packages again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
