@@ -125,7 +125,7 @@ class ConseTextEncoder:
         settings: see `ConseSettings`.
         name: catalog name.
         device: where it computes; always the CPU.
-        store: ``.npz`` file for the embeddings of the ImageNet classes, shared by processes; not stored when left out.
+        store: ``.npz`` file for the embeddings of the ImageNet classes, shared by processes, or None to store nothing.
     """
 
     def __init__(
