@@ -705,9 +705,9 @@ def test_turning_hurts_pixels_and_strangers_are_told(session):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--ref-point", "a,b"], "--ref-point cannot be read"),
+        (["--ref-point", "a,b"], "--point cannot be read"),
         ([], "exactly one prompt"),
-        (["--ref-point", "1,1", "--ref-bbox", "1,1,5,5"], "exactly one prompt"),
+        (["--point", "1,1", "--ref-bbox", "1,1,5,5"], "exactly one prompt"),
         (["--ref-bbox", "1,2,3"], "--ref-bbox cannot be read"),
     ],
 )
