@@ -25,7 +25,7 @@ from nbhelpers.models.values import Embedding, Prediction
 
 FORMATS = ("masks", "cutouts", "coco", "prompts")
 """What `ClickSession.export` writes."""
-CACHED_ANSWERS = 64
+CACHE_SIZE = 64  # predictions
 SMALL_AREA = 8  # cells of 256 x 256 logits; what SAM 2 fills in videos (fill_hole_area, sam2/build_sam.py)
 
 
