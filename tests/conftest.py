@@ -25,6 +25,7 @@ LONGEST = (
     "01_clip_guided.ipynb",
     "03_rotoscoping.ipynb",
     "05_product_matching.ipynb",
+    "07_benchmarks.ipynb",
     BROWSER,
     SITE,
     "00_start_here.ipynb",
