@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -65,7 +65,7 @@ def doctor(
             raise NbHelpersError(
                 "memory is counted for VGGT alone", given=measure, expected="vggt-1b, vggt-1b-commercial"
             )
-        estimator = load("scene_estimator", measure, "cuda")
+        estimator: Any = load("scene_estimator", measure, "cuda")  # a VggtEstimator, by its name
         typer.echo(vggt.memory_text(vggt.memory_table(estimator)))
         return
     typer.echo(f"{examine()}\n{vggt.memory_text()}")
@@ -219,10 +219,11 @@ def editing(
     check_writable(output.expanduser().parent)
     inpainter = load("inpainter", None, device, models)
     edited = job.edit(photo, inside, edit, use_inpainting=True, prompt=prompt, inpainter=inpainter, seed=seed)
-    about = {"photo": image.name, "sha256": sha256(image), "mask": hashlib.sha256(inside).hexdigest()}
+    digest = sha256(image)
+    about = {"photo": image.name, "sha256": digest, "mask": hashlib.sha256(inside).hexdigest()}
     about |= {"edit": edit, "prompt": prompt, "seed": seed, "model": inpainter.name}
     output = output.expanduser()
-    output = output.with_stem(own_name(output.parent, output.stem, about["sha256"], files=["{}" + output.suffix]))
+    output = output.with_stem(own_name(output.parent, output.stem, digest, files=["{}" + output.suffix]))
     write_text(output.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False))  # says whose picture it is
     typer.echo(f"{save_image(output, edited)}, made by {inpainter.name}")
 

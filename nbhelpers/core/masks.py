@@ -174,7 +174,7 @@ def encode_rle(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
     from pycocotools import mask as coco
 
     rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}  # pyright: ignore[reportAttributeAccessIssue] - bytes, whatever the stubs say
 
 
 def decode_rle(rle: Any, size: tuple[int, int] | None = None) -> Bool[np.ndarray, "h w"]:
@@ -352,12 +352,12 @@ def components(region: Bool[np.ndarray, "h w"], min_area: float = 1) -> Int[np.n
         min_area: parts of fewer cells are left out.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
-    areas = stats[1:count, cv2.CC_STAT_AREA]
+    areas = np.asarray(stats)[1:count, cv2.CC_STAT_AREA]
     order = np.argsort(-areas, kind="stable")
     order = order[areas[order] >= min_area]
     number = np.zeros(count, np.int32)
     number[order + 1] = np.arange(1, len(order) + 1)
-    return number[labels]
+    return number[labels.astype(np.intp)]
 
 
 def fill_holes(region: Bool[np.ndarray, "h w"], area: float) -> Bool[np.ndarray, "h w"]:

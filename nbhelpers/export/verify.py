@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,10 @@ class ExportReport:
             NbHelpersError: something is wrong; the first wrong file is named.
         """
         if self.mismatches:
+            first, *others = self.mismatches
             raise NbHelpersError(
-                f"the {self.kind} export is not right: {self.mismatches[0].what}",
-                given=f"{self.mismatches[0].path}, and {len(self.mismatches) - 1} more mismatches"
-                if len(self.mismatches) > 1
-                else self.mismatches[0].path,
+                f"the {self.kind} export is not right: {first.what}",
+                given=f"{first.path}, and {len(others)} more mismatches" if others else first.path,
                 do="run the export again with replace=True; a file that was changed since, or belongs to no frame, "
                 "must be moved away first",
             )
@@ -250,6 +250,7 @@ def verify_video(video: Video, mattes: Mattes) -> ExportReport:
     """Decode a video and compare codec, size, count, rate, alpha and every frame with what it should show."""
     needs("video", "av")
     import av
+    import av.error
 
     what = "it is missing" if not video.path.is_file() else None
     if what is None:
@@ -281,11 +282,12 @@ def _report(kind: str, path: Path, what: str | None) -> ExportReport:
 def _video_mismatch(video: Video, mattes: Mattes) -> str | None:
     """What is wrong with a video, or None."""
     import av
+    import av.error
 
     with av.open(f"file:{video.path}") as container:
         if not container.streams.video:
             return "it holds no video_frames"
-        stream = container.streams.video[0]
+        stream: Any = container.streams.video[0]
         codec = CODECS[ENCODERS[video.style][1]]
         if stream.codec_context.name != codec:
             return f"its codec is {stream.codec_context.name}, not {codec}"
@@ -293,18 +295,20 @@ def _video_mismatch(video: Video, mattes: Mattes) -> str | None:
             return "it has no alpha channel"
         if (stream.sample_aspect_ratio or 1) != (aspect := getattr(mattes.frames, "aspect", 1)):
             return f"its pixels are {stream.sample_aspect_ratio} times as wide as high, not {aspect}"
-        stamps, tick = video.stamps(mattes) or (None, None)
-        if stamps is None and abs(stream.average_rate / video.rate(mattes) - 1) > 1e-3:
+        shown = video.stamps(mattes)
+        if shown is None and abs((stream.average_rate or 0) / video.rate(mattes) - 1) > 1e-3:
             return f"it runs at {stream.average_rate} frames a second, not {video.rate(mattes)}"
-        decoded = container.decode(stream)
+        decoded: Any = container.decode(stream)
+        start = Fraction(0)
         for index, right in enumerate(video_frames(video, mattes)):
             frame = next(decoded, None)
             if frame is None:
                 return f"it ends after {index} of {len(mattes)} frames"
             if (frame.height, frame.width) != right.shape[:2]:
                 return f"it is {frame.width} x {frame.height} pixels, not {right.shape[1]} x {right.shape[0]}"
-            start = frame.pts * frame.time_base if index == 0 else start
-            if stamps is not None and frame.pts * frame.time_base - start != int(stamps[index]) * tick:
+            time = frame.pts * frame.time_base
+            start = time if index == 0 else start
+            if shown is not None and time - start != int(shown[0][index]) * shown[1]:
                 return f"frame {index} is not shown at the clip's time"
             if what := _frame_mismatch(frame, right, video):
                 return f"frame {index}: {what}"

@@ -24,8 +24,8 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import CHUNK
@@ -286,7 +286,7 @@ def extract_member(archive: Path, member: str, target: Path, *, size: int | None
     return target
 
 
-def _members(archive: Path) -> Iterator[tuple[str, int, BufferedIOBase | None]]:
+def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
     """Name, declared size and content of each member; content is None for folders."""
     with archive.open("rb") as file:
         is_zip = file.read(2) == b"PK"
@@ -312,7 +312,7 @@ def _members(archive: Path) -> Iterator[tuple[str, int, BufferedIOBase | None]]:
 
 
 def _copy(
-    archive: Path, member: str, stream: BufferedIOBase, target: Path, length: int, size: int | None, progress: bool
+    archive: Path, member: str, stream: IO[bytes], target: Path, length: int, size: int | None, progress: bool
 ) -> None:
     limit = length if size is None else size
     done = 0

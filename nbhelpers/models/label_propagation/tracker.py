@@ -41,7 +41,7 @@ from nbhelpers.models.label_propagation.votes import (
     resize_map,
     vote,
 )
-from nbhelpers.models.protocols import FrameSequence, Segmenter
+from nbhelpers.models.protocols import FeatureSegmenter, FrameSequence
 from nbhelpers.models.values import Embedding, Prediction, TrackedFrame, arrays_by_object, is_mask_prompt
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class LabelPropagation:
 
     kept = None  # the masks of all tracked frames are kept, whatever is prompted later
 
-    def __init__(self, segmenter: Segmenter, name: str = "label-propagation"):
+    def __init__(self, segmenter: FeatureSegmenter, name: str = "label-propagation"):
         self.segmenter, self.name = segmenter, name
 
     @property
@@ -150,8 +150,9 @@ class LabelPropagation:
             embedding = state.embedding(frame)
             probability = self._probability(anchor.mask(state.frames.size), embedding)
             blurred = resize_map(resize_map(probability, len(probability) // 2), len(probability))
-            anchor = replace(anchor, weights=variant_weights(self.segmenter, embedding, blurred, probability))
-            track.anchors[frame] = anchor
+            weights = variant_weights(self.segmenter, embedding, blurred, probability)
+            track.anchors[frame] = replace(anchor, weights=weights)
+            return weights
         return anchor.weights
 
     def memory(self, state: PropagationState, frame: int) -> dict[str, np.ndarray]:
@@ -183,7 +184,7 @@ class LabelPropagation:
                 if f"{name}/mask" in own:
                     logits = own[f"{name}/mask"].astype(np.float32) / LOGIT_STEPS
                     track.put(frame, step, logits, float(own[f"{name}/score"]))
-            if object_id in (prompts or {}):
+            if prompts is not None and object_id in prompts:
                 if not state.means:
                     state.means = _saved_means(own, self.device)
                 prompt = prompts[object_id]
@@ -243,7 +244,7 @@ class LabelPropagation:
                 logits = np.full((side, side), -CERTAIN_LOGIT, np.float32)
             else:
                 track.put(frame, step, logits, score)
-                logits, score = track.joined(frame)
+                logits, score = track.joined(frame) or (logits, score)
             predictions[object_id] = Prediction(
                 logits[None], np.array([score], np.float32), embedding.size, logits.shape
             )
@@ -257,7 +258,9 @@ class LabelPropagation:
         memory = [track.anchors[index].memory for index in anchors]
         for index in track.before(frame, step, MAX_RECENT):
             if index not in track.recent:
-                probability = sigmoid(track.joined(index)[0])
+                if (joined := track.joined(index)) is None:
+                    continue
+                probability = sigmoid(joined[0])
                 maps = feature_maps(self.segmenter, state.embedding(index))
                 track.recent[index] = encode_memory(index, maps, state.means, probability)
             memory.append(track.recent[index])
@@ -386,9 +389,9 @@ class Track:
             return None
         weights = np.array([self._weight(frame, step) for step in sides])
         weights = weights / weights.sum() if weights.any() else np.full(len(sides), 1 / len(sides))
-        logits = sum(self.tracked[step][frame] * np.float32(w) for step, w in zip(sides, weights, strict=True))
+        logits = np.sum([self.tracked[step][frame] * np.float32(w) for step, w in zip(sides, weights, strict=True)], 0)
         score = sum(self.scores[step][frame] * float(w) for step, w in zip(sides, weights, strict=True))
-        return logits, score
+        return logits, float(score)
 
     def _weight(self, frame: int, step: int) -> float:
         """Weight of a pass in direction ``step``; 0 when the prompt that it started from was removed."""
