@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from nbhelpers.benchmarks.commands import app as benchmarks
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.geometry_fusion.commands import app as geometry_fusion
 from nbhelpers.multiview.commands import multiview
 from nbhelpers.product_matching.commands import app as product_matching
 from nbhelpers.rotoscoping.commands import app as rotoscoping
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(benchmarks, name="benchmarks")
 app.add_typer(rotoscoping, name="rotoscoping")
 app.add_typer(product_matching, name="product-matching")
+app.add_typer(geometry_fusion, name="geometry-fusion")
 app.command()(multiview)
 
 

@@ -29,7 +29,17 @@ FLOORS = {
 }
 JOBS = 4  # every other module or package at the top: segment, doctor, ...
 
-NETWORKS = {"sam2", "open_clip", "transformers", "diffusers", "timm", "segment_anything", "vggt", "must3r"}
+NETWORKS = {
+    "sam2",
+    "open_clip",
+    "transformers",
+    "diffusers",
+    "timm",
+    "segment_anything",
+    "vggt",
+    "must3r",
+    "depth_anything_3",
+}
 RUNTIMES = {"onnx", "onnxruntime"}
 
 # in pieces, so that this file does not name them itself
@@ -281,7 +291,9 @@ def test_ruff_has_nothing_to_say(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("package", ["", ".editing", ".multiview", ".product_matching", ".rotoscoping", ".weights"])
+@pytest.mark.parametrize(
+    "package", ["", ".editing", ".geometry_fusion", ".multiview", ".product_matching", ".rotoscoping", ".weights"]
+)
 def test_a_name_that_is_loaded_lazily_is_there_and_is_no_module(package):
     import importlib
     import pkgutil

@@ -13,11 +13,13 @@ from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.values import Choose, ClassMap, Embedding, LocalFeatures, Prediction, TrackedFrame
+from nbhelpers.models.values import Choose, ClassMap, Embedding, Geometry, LocalFeatures, Prediction, TrackedFrame
 
 if TYPE_CHECKING:
     import supervision
     import torch
+
+    from nbhelpers.models.label_propagation.votes import Votes
 
 
 @runtime_checkable
@@ -229,6 +231,36 @@ class Tracker(Protocol):
 
 
 @runtime_checkable
+class FeatureFusion(Protocol):
+    """What a tracker can be opened with: changes the features that it compares, and knows objects by where they stand.
+
+    Both trackers call `merge` on the coarsest features of each frame. Label propagation also asks `place` where the
+    object is known to be, and tells `remember` where it was found. Without a fusion a tracker is unchanged.
+    """
+
+    distance_penalty: float
+    """What label propagation subtracts for distance in the picture; see `votes.local_similarity`."""
+
+    def merge(self, frame: int, features: Float[torch.Tensor, "h w d"]) -> Float[torch.Tensor, "h w e"]:
+        """The features of a frame with what is known of it besides; SAM 2's video network wants as many channels."""
+        ...
+
+    def place(self, frame: int, object_id: int, votes: Votes) -> Votes:
+        """The votes for an object on a frame, corrected by what is known of the places that the frame shows."""
+        ...
+
+    def remember(
+        self, frame: int, object_id: int, probability: Float[np.ndarray, "s s"], prompted: bool = False
+    ) -> None:
+        """Note where an object is on a frame, in place of what was noted there before."""
+        ...
+
+    def forget(self, object_id: int, frame: int | None = None) -> None:
+        """Drop what was noted of an object on the frames that were not prompted, or on one frame."""
+        ...
+
+
+@runtime_checkable
 class PatchEncoder(Protocol):
     """Self-supervised features of the patches of a picture.
 
@@ -270,6 +302,33 @@ class SceneEstimator(Protocol):
 
     def reconstruct(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], names: Sequence[str] | None = None) -> Scene:
         """A scene of all photos, of any sizes; its notes say which could not be registered."""
+        ...
+
+
+@runtime_checkable
+class GeometryEncoder(Protocol):
+    """3D as each frame of a clip sees it, in one world.
+
+    Example:
+        >>> geometry = nbhelpers.load("geometry_encoder", "colmap-geometry").encode(frames)
+        >>> geometry.points.shape, geometry.coverage                   # 20 frames
+        ((20, 64, 64, 3), 0.65)
+    """
+
+    name: str
+    device: str
+
+    def encode(self, frames: FrameSequence, scene: Scene | None = None) -> Geometry:
+        """Points, rays, validity and confidence of each frame's cells; with network encoders also feature layers.
+
+        Args:
+            frames: the clip.
+            scene: cameras, and depth or points, of its frames in order, where they are known; encoders that estimate
+                them by themselves leave it.
+
+        Raises:
+            NbHelpersError: geometry cannot be had, e.g. too few frames that can be registered.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""What models return, and what several models share: embeddings, predictions, class maps, local features."""
+"""What models return, and what several models share: embeddings, predictions, class maps, geometry, local features."""
 
 from __future__ import annotations
 
@@ -168,6 +168,59 @@ class ClassMap:
                 given=f"probabilities {self.probabilities.shape}, {len(self.names)} names",
                 expected="probabilities (n, h, w) for n names",
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where each cell of each frame lies in space, in one world for all frames.
+
+    Cells form a grid over the whole frame, as those of a segmenter's features do. Coordinates are z-scored over the
+    clip: ``world = points * scale + shift``, with one scale for all axes, so that distances keep their proportions.
+
+    Attributes:
+        points: ``(t, h, w, 3)``, z-scored; 0 where nothing is known.
+        rays: ``(t, h, w, 3)``, unit vectors of the world from the camera through the cell; 0 where the frame has no
+            camera.
+        centers: ``(t, 3)``, where the cameras stand, z-scored; NaN where a frame has none.
+        valid: ``(t, h, w)``, which cells have a point.
+        confidence: ``(t, h, w)``, 0 to 1, of the points; 0 where there is none.
+        scale: world units in a unit of ``points``.
+        shift: ``(3,)``, the middle of the points in world units.
+        source: catalog name or description of what made it.
+        layers: feature maps ``(t, h_i, w_i, c_i)`` of several depths of a network, the shallowest first; often none.
+        notes: what a person should know, e.g. which frames have no camera.
+    """
+
+    points: Float32[np.ndarray, "t h w 3"] = field(repr=False)
+    rays: Float32[np.ndarray, "t h w 3"] = field(repr=False)
+    centers: Float32[np.ndarray, "t 3"] = field(repr=False)
+    valid: Bool[np.ndarray, "t h w"] = field(repr=False)
+    confidence: Float32[np.ndarray, "t h w"] = field(repr=False)
+    scale: float
+    shift: Float32[np.ndarray, " 3"]
+    source: str
+    layers: tuple[Float32[np.ndarray, "t _ _ _"], ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        shapes = {self.points.shape[:3], self.rays.shape[:3], self.valid.shape, self.confidence.shape}
+        counts = {len(self.points), len(self.centers), *(len(layer) for layer in self.layers)}
+        if len(shapes) != 1 or len(counts) != 1:
+            raise NbHelpersError(
+                "a geometry does not fit together",
+                given=f"grids {sorted(shapes)}, frames {sorted(counts)}",
+                expected="one grid (t, h, w) for points, rays, validity and confidence, and t of each",
+            )
+        if not np.isfinite(self.points).all() or not np.isfinite(self.rays).all():
+            raise NbHelpersError("a geometry has points that are no numbers", given="NaN or infinite coordinates")
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def coverage(self) -> float:
+        """Fraction of all cells that have a point."""
+        return float(self.valid.mean())
 
 
 @dataclass(frozen=True, eq=False)

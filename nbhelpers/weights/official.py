@@ -235,9 +235,29 @@ GEOMETRY = (
         "nbhelpers.models.vggt:build",
         note="The same network, trained for commercial use. Its licence is accepted on the hub first.",
     ),
+    *(
+        Model(
+            f"da3-{size}",
+            "geometry_encoder",
+            "official",
+            _folder(
+                f"depth-anything/DA3-{size.upper()}",
+                "main",
+                f"da3-{size}",
+                (("model.safetensors", length, "checkpoint"), ("config.json", 1_500, "config")),
+            ),
+            "Apache-2.0",
+            f"{length / 1e9:.2g} GB of weights",
+            "seconds for a clip on a GPU",
+            "nbhelpers.models.da3:build",
+            note="Cameras, depth and features of all frames at once; "
+            "pip install --no-deps depth-anything-3==0.1.1 brings the package.",
+        )
+        for size, length in (("base", 540_000_000), ("small", 137_000_000))
+    ),
     Model(
         "must3r-512",
-        "scene_estimator",
+        "geometry_encoder",
         "official",
         (
             Asset(
@@ -248,10 +268,24 @@ GEOMETRY = (
                 exact=False,
             ),
         ),
-        "MUSt3R (research)",
+        "MUSt3R (non-commercial)",
         "1.7 GB of weights",
-        "seconds for a scene on a GPU",
-        note="Many views and long walks. The package comes from its repository.",
+        "a fraction of a second a frame on a GPU",
+        "nbhelpers.models.must3r:build",
+        note="Long clips, with a memory. For research; accept its licence by NBHELPERS_ACCEPT=must3r-512. The package "
+        "comes from its repository.",
+    ),
+    Model(
+        "vggt-1b-geometry",
+        "geometry_encoder",
+        "official",
+        _folder("facebook/VGGT-1B", "main", "vggt-1b", (("model.safetensors", 5_030_000_000, "checkpoint"),)),
+        "CC BY-NC 4.0",
+        "5 GB of weights",
+        "seconds for a clip on a GPU",
+        "nbhelpers.models.geometry:build_estimated",
+        {"estimator": "vggt-1b"},
+        note="Depth and cameras of the estimator vggt-1b; the same file, there once.",
     ),
 )
 

@@ -34,6 +34,7 @@ from nbhelpers.models.label_propagation.decoding import (
     variant_weights,
 )
 from nbhelpers.models.label_propagation.votes import (
+    FeatureMaps,
     MemoryFrame,
     encode_memory,
     feature_maps,
@@ -41,7 +42,7 @@ from nbhelpers.models.label_propagation.votes import (
     resize_map,
     vote,
 )
-from nbhelpers.models.protocols import FeatureSegmenter, FrameSequence
+from nbhelpers.models.protocols import FeatureFusion, FeatureSegmenter, FrameSequence
 from nbhelpers.models.values import Embedding, Prediction, TrackedFrame, arrays_by_object, is_mask_prompt
 
 if TYPE_CHECKING:
@@ -83,13 +84,17 @@ class LabelPropagation:
         """Where the segmenter computes."""
         return self.segmenter.device
 
-    def open(self, frames: FrameSequence) -> PropagationState:
+    def open(self, frames: FrameSequence, fusion: FeatureFusion | None = None) -> PropagationState:
         """A new state for a clip; decodes nothing yet.
+
+        Args:
+            frames: the clip.
+            fusion: changes the features that vote and knows objects by their places; none when left out.
 
         Raises:
             NbHelpersError: the clip has no frames.
         """
-        return PropagationState(frames, self.segmenter.encode)
+        return PropagationState(frames, self.segmenter.encode, fusion)
 
     def add(self, state: PropagationState, frame: int, object_id: int, prompt: Prompt) -> Prediction:
         """Prompt an object on one frame, in place of its earlier prompt there, and get its mask.
@@ -116,6 +121,9 @@ class LabelPropagation:
         track.anchors[frame] = self._anchor(state, frame, prompt, prediction)
         track.recent.pop(frame, None)
         state.tracks[object_id] = track
+        if state.fusion is not None:
+            state.fusion.forget(object_id)
+            state.fusion.remember(frame, object_id, self._probability(prediction, embedding), prompted=True)
         return prediction
 
     def _anchor(
@@ -131,7 +139,7 @@ class LabelPropagation:
         The ``weights`` cost four predictions, for which a click should not wait: `propagate` computes them.
         """
         embedding = state.embedding(frame)
-        maps = feature_maps(self.segmenter, embedding)
+        maps = self._maps(state, frame)
         probability = self._probability(prediction, embedding)
         state.means = state.means or feature_means(maps)
         return Anchor(
@@ -184,6 +192,8 @@ class LabelPropagation:
                 if f"{name}/mask" in own:
                     logits = own[f"{name}/mask"].astype(np.float32) / LOGIT_STEPS
                     track.put(frame, step, logits, float(own[f"{name}/score"]))
+            if state.fusion is not None and (joined := track.joined(frame)) is not None:
+                state.fusion.remember(frame, object_id, sigmoid(joined[0]))
             if prompts is not None and object_id in prompts:
                 if not state.means:
                     state.means = _saved_means(own, self.device)
@@ -191,6 +201,9 @@ class LabelPropagation:
                 weights = {name: float(value) for name, value in _under("trust/", own).items()} or None
                 prediction = _saved_prediction(prompt, state.frames.size, own)
                 track.anchors[frame] = self._anchor(state, frame, prompt, prediction, weights)
+                if state.fusion is not None:
+                    probability = self._probability(prediction, state.embedding(frame))
+                    state.fusion.remember(frame, object_id, probability, prompted=True)
 
     def remove(self, state: PropagationState, object_id: int, frame: int | None = None) -> None:
         """Remove the prompt of an object on one frame, or the object with all its prompts.
@@ -207,6 +220,10 @@ class LabelPropagation:
                 if track is None
                 else f"one of the frames {sorted(track.anchors)}",
             )
+        if state.fusion is not None:
+            state.fusion.forget(object_id)
+            for each in track.anchors if frame is None else (frame,):
+                state.fusion.forget(object_id, each)
         if frame is not None:
             del track.anchors[frame]
         if frame is None or not track.anchors:
@@ -236,7 +253,7 @@ class LabelPropagation:
                 prompted.add(object_id)
                 continue
             embedding = state.embedding(frame)
-            logits, score = self._track_object(state, track, frame, step)
+            logits, score = self._track_object(state, object_id, frame, step)
             if logits is None:
                 gone.add(object_id)
                 track.drop(frame)
@@ -245,15 +262,18 @@ class LabelPropagation:
             else:
                 track.put(frame, step, logits, score)
                 logits, score = track.joined(frame) or (logits, score)
+                if state.fusion is not None:
+                    state.fusion.remember(frame, object_id, sigmoid(logits))
             predictions[object_id] = Prediction(
                 logits[None], np.array([score], np.float32), embedding.size, logits.shape
             )
         return TrackedFrame(frame, predictions, frozenset(gone), frozenset(prompted))
 
     def _track_object(
-        self, state: PropagationState, track: Track, frame: int, step: int
+        self, state: PropagationState, object_id: int, frame: int, step: int
     ) -> tuple[np.ndarray | None, float]:
         """Logits and confidence of one object on a frame without a prompt of it; no logits where it is gone."""
+        track = state.tracks[object_id]
         anchors = track.nearest(frame, MAX_ANCHORS)
         memory = [track.anchors[index].memory for index in anchors]
         for index in track.before(frame, step, MAX_RECENT):
@@ -261,12 +281,17 @@ class LabelPropagation:
                 if (joined := track.joined(index)) is None:
                     continue
                 probability = sigmoid(joined[0])
-                maps = feature_maps(self.segmenter, state.embedding(index))
+                maps = self._maps(state, index)
                 track.recent[index] = encode_memory(index, maps, state.means, probability)
             memory.append(track.recent[index])
         track.keep_recent(frame, MAX_RECENT + 1)
         embedding = state.embedding(frame)
-        votes = vote(frame, feature_maps(self.segmenter, embedding), state.means, memory)
+        if state.fusion is None:
+            votes = vote(frame, self._maps(state, frame), state.means, memory)
+        else:
+            penalty = state.fusion.distance_penalty
+            votes = vote(frame, self._maps(state, frame), state.means, memory, penalty)
+            votes = state.fusion.place(frame, object_id, votes)
         if votes.similarity < MIN_SIMILARITY:
             return None, 1 - max(votes.similarity, 0.0)
         weights = self._weights(state, track, anchors[0])
@@ -275,6 +300,11 @@ class LabelPropagation:
         if inside.sum() < MIN_AREA * track.anchors[anchors[0]].area:
             return None, 1 - decoded.agreement
         return decoded.logits, soft_iou(inside, votes.probability)
+
+    def _maps(self, state: PropagationState, frame: int) -> FeatureMaps:
+        """The feature maps of a frame, with what the state's fusion merges into the coarsest."""
+        maps = feature_maps(self.segmenter, state.embedding(frame))
+        return maps if state.fusion is None else (state.fusion.merge(frame, maps[0]), *maps[1:])
 
     def _probability(self, prediction: Prediction, embedding: Embedding) -> Float[np.ndarray, "s s"]:
         """A mask as probabilities on the decoder's grid."""
@@ -432,15 +462,16 @@ class PropagationState:
     Args:
         frames: the clip.
         encode: makes the embedding of an image.
+        fusion: see `LabelPropagation.open`.
 
     Raises:
         NbHelpersError: the clip has no frames.
     """
 
-    def __init__(self, frames: FrameSequence, encode: Callable[[Any], Embedding]):
+    def __init__(self, frames: FrameSequence, encode: Callable[[Any], Embedding], fusion: FeatureFusion | None = None):
         if not len(frames):
             raise NbHelpersError("the clip has no frames", expected="at least one")
-        self.frames, self._encode = frames, encode
+        self.frames, self._encode, self.fusion = frames, encode, fusion
         self.tracks: dict[int, Track] = {}
         self.means: list[torch.Tensor] = []
         self._embeddings: OrderedDict[int, Embedding] = OrderedDict()

@@ -161,7 +161,13 @@ def encode_memory(frame: int, maps: FeatureMaps, means: Means, probability: Floa
     )
 
 
-def vote(frame: int, maps: FeatureMaps, means: Means, memory: Sequence[MemoryFrame]) -> Votes:
+def vote(
+    frame: int,
+    maps: FeatureMaps,
+    means: Means,
+    memory: Sequence[MemoryFrame],
+    distance_penalty: float = DISTANCE_PENALTY,
+) -> Votes:
     """Where an object is on a frame, by all memory frames together.
 
     Args:
@@ -169,15 +175,18 @@ def vote(frame: int, maps: FeatureMaps, means: Means, memory: Sequence[MemoryFra
         maps: its features.
         means: see `feature_means`.
         memory: the object on other frames.
+        distance_penalty: see `local_similarity`; 0 where the features themselves tell places.
     """
     grid = maps[0].shape[0]
     cells = np.arange(grid**2)
     queries = sample_features(maps, means, cells, grid, COARSE_WEIGHTS)
     positions = cell_centers(cells, grid, grid).to(queries.device)
     coarse_keys = [(keys.coarse, search_radius(frame - keys.frame)) for keys in memory]
-    cells = candidate_cells(queries, positions, coarse_keys)
+    cells = candidate_cells(queries, positions, coarse_keys, distance_penalty)
     votes = np.zeros(grid**2, np.float32)
-    votes[cells.cpu().numpy()] = weighted_vote(queries[cells], positions[cells], coarse_keys, TEMPERATURE)
+    votes[cells.cpu().numpy()] = weighted_vote(
+        queries[cells], positions[cells], coarse_keys, TEMPERATURE, distance_penalty
+    )
     # no cell is more than half covered by an object smaller than a cell
     inside = min(0.5, 0.5 * max(float(key.labels.max()) for key, _ in coarse_keys))
     similarity = mean_similarity(queries[np.flatnonzero(votes > inside)], [key for key, _ in coarse_keys], inside)
@@ -188,7 +197,7 @@ def vote(frame: int, maps: FeatureMaps, means: Means, memory: Sequence[MemoryFra
         fine_keys = [(keys.fine, search_radius(frame - keys.frame)) for keys in memory if len(keys.fine.labels)]
         if fine_keys:
             positions = cell_centers(near, 2 * grid, grid).to(queries.device)
-            votes.reshape(-1)[near] = weighted_vote(queries, positions, fine_keys, FINE_TEMPERATURE)
+            votes.reshape(-1)[near] = weighted_vote(queries, positions, fine_keys, FINE_TEMPERATURE, distance_penalty)
     return Votes(resize_map(votes, 4 * grid), similarity)
 
 
@@ -197,7 +206,12 @@ def search_radius(frames: int) -> float:
     return RADIUS + RADIUS_PER_FRAME * abs(frames)
 
 
-def candidate_cells(queries: torch.Tensor, positions: torch.Tensor, keys: Sequence[tuple[Keys, float]]) -> torch.Tensor:
+def candidate_cells(
+    queries: torch.Tensor,
+    positions: torch.Tensor,
+    keys: Sequence[tuple[Keys, float]],
+    distance_penalty: float = DISTANCE_PENALTY,
+) -> torch.Tensor:
     """Indices of the cells most similar to any cell of the object: only these can become part of it."""
     import torch
 
@@ -208,7 +222,7 @@ def candidate_cells(queries: torch.Tensor, positions: torch.Tensor, keys: Sequen
         area = max(area, int(inside.sum()))
         if inside.any():
             part = Keys(key.features[inside], key.positions[inside], key.labels[inside])
-            best = torch.maximum(best, local_similarity(queries, positions, part, radius).amax(1))
+            best = torch.maximum(best, local_similarity(queries, positions, part, radius, distance_penalty).amax(1))
     if not area:
         return torch.zeros(0, dtype=torch.int64)
     count = min(len(queries), max(int(QUERY_FRACTION * len(queries)), 2 * area))
@@ -225,14 +239,19 @@ def mean_similarity(queries: torch.Tensor, keys: Sequence[Keys], inside: float) 
 
 
 def weighted_vote(
-    queries: torch.Tensor, positions: torch.Tensor, keys: Sequence[tuple[Keys, float]], temperature: float
+    queries: torch.Tensor,
+    positions: torch.Tensor,
+    keys: Sequence[tuple[Keys, float]],
+    temperature: float,
+    distance_penalty: float = DISTANCE_PENALTY,
 ) -> Float[np.ndarray, " n"]:
     """The labels of each query's nearest keys of all frames, weighted by their similarity."""
     import torch
 
     nearest, labels = [], []
     for key, radius in keys:
-        near, index = local_similarity(queries, positions, key, radius).topk(min(NEIGHBOURS, len(key.labels)), 1)
+        similarity = local_similarity(queries, positions, key, radius, distance_penalty)
+        near, index = similarity.topk(min(NEIGHBOURS, len(key.labels)), 1)
         nearest.append(near)
         labels.append(key.labels[index])
     near, index = torch.cat(nearest, 1).topk(min(NEIGHBOURS, sum(each.shape[1] for each in nearest)), 1)
@@ -240,11 +259,17 @@ def weighted_vote(
     return (weights * torch.cat(labels, 1).gather(1, index)).sum(1).cpu().numpy()
 
 
-def local_similarity(queries: torch.Tensor, positions: torch.Tensor, key: Keys, radius: float) -> torch.Tensor:
-    """``(n, m)``: cosine similarity, less `DISTANCE_PENALTY` times the squared distance in units of ``radius``."""
+def local_similarity(
+    queries: torch.Tensor,
+    positions: torch.Tensor,
+    key: Keys,
+    radius: float,
+    distance_penalty: float = DISTANCE_PENALTY,
+) -> torch.Tensor:
+    """``(n, m)``: cosine similarity, less the penalty times the squared distance in units of ``radius``."""
     import torch
 
-    scale = DISTANCE_PENALTY / radius**2
+    scale = distance_penalty / radius**2
     # -scale * |p - k|^2 as a product of its own, so that one matrix product does it all
     left = torch.cat(
         [

@@ -15,7 +15,7 @@ from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from nbhelpers.core.masks import mask_logits, upsample
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.protocols import FrameSequence
+from nbhelpers.models.protocols import FeatureFusion, FrameSequence
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PER_OBJECT = (
@@ -55,8 +55,8 @@ class VideoPredictor(SAM2VideoPredictor):
         super().__init__(*args, **kwargs)
         self.memory_attention.register_forward_pre_hook(_in_one_precision, with_kwargs=True)
 
-    def new_inference(self, images: LazyImages) -> dict[str, Any]:
-        """The dictionary that ``init_state`` makes, but nothing is decoded.
+    def new_inference(self, images: LazyImages, fusion: FeatureFusion | None = None) -> dict[str, Any]:
+        """The dictionary that ``init_state`` makes, but nothing is decoded; and the fusion, if there is one.
 
         The size of the video is set to that of the low-resolution masks, so that upstream enlarges nothing: of a
         6000 x 9000 frame that would be 216 MB an object.
@@ -72,6 +72,7 @@ class VideoPredictor(SAM2VideoPredictor):
             "storage_device": self.device,
             "cached_features": {},
             "constants": {},
+            "fusion": fusion,
             "obj_id_to_idx": OrderedDict(),
             "obj_idx_to_id": OrderedDict(),
             "obj_ids": [],
@@ -142,9 +143,23 @@ class VideoPredictor(SAM2VideoPredictor):
             inference["constants"]["maskmem_pos_enc"] = [encoding.to(torch.bfloat16 if half else torch.float32)]
         return inference["constants"]["maskmem_pos_enc"]
 
+    def _get_image_feature(self, inference_state: dict[str, Any], frame_idx: int, batch_size: int):
+        """Features of a frame, the coarsest ``(h * w, b, c)`` changed by the fusion.
+
+        They go to memory attention, or straight to the mask decoder on a first prompted frame, and to the memory
+        encoder; the finer ones are untouched (arXiv 2601.08831, section 3).
+        """
+        image, backbone, features, encodings, sizes = super()._get_image_feature(inference_state, frame_idx, batch_size)
+        if (fusion := inference_state.get("fusion")) is not None:
+            coarse = features[-1]
+            grid = coarse[:, 0].reshape(*sizes[-1], -1)
+            merged = fusion.merge(frame_idx, grid).to(coarse.dtype).reshape(-1, 1, grid.shape[-1])
+            features = [*features[:-1], merged.expand(-1, coarse.shape[1], -1)]
+        return image, backbone, features, encodings, sizes
+
     def _track_step(self, *args, **kwargs):
         outputs = super()._track_step(*args, **kwargs)
-        self.last_iou = float(outputs[1][2].max())
+        self.last_iou = float(outputs[1][2].detach().max())
         return outputs
 
 

@@ -23,7 +23,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.models.adapters import with_cpu_fallback
-from nbhelpers.models.protocols import FrameSequence
+from nbhelpers.models.protocols import FeatureFusion, FrameSequence
 from nbhelpers.models.sam2 import builders, load_weights
 from nbhelpers.models.values import Prediction, TrackedFrame, arrays_by_object, is_mask_prompt
 
@@ -67,11 +67,16 @@ class Sam2Tracker:
         past = max(model.num_maskmem * model.memory_temporal_stride_for_eval, model.max_obj_ptrs_in_encoder)
         self.kept = 2 * past  # frames on both sides: those that the network attends to, and as many to correct
 
-    def open(self, frames: FrameSequence) -> VideoState:
-        """A new state for a clip; decodes nothing yet."""
+    def open(self, frames: FrameSequence, fusion: FeatureFusion | None = None) -> VideoState:
+        """A new state for a clip; decodes nothing yet.
+
+        Args:
+            frames: the clip.
+            fusion: changes the coarsest features of each frame; none when left out.
+        """
         from nbhelpers.models.sam2_video.network import LazyImages
 
-        return VideoState(frames, self.model.new_inference(LazyImages(frames, self.model.image_size)))
+        return VideoState(frames, self.model.new_inference(LazyImages(frames, self.model.image_size), fusion))
 
     def add(self, state: VideoState, frame: int, object_id: int, prompt: Prompt) -> Prediction:
         """Prompt an object on one frame, in place of its earlier prompt there, and get its mask.

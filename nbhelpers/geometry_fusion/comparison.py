@@ -1,0 +1,398 @@
+"""Two or more trackers on the same clip and prompt, side by side: masks, measures, intervals, cost."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import decode_rle, encode_rle, load_mask
+from nbhelpers.core.metrics import contour_accuracy, iou
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.protocols import FrameSequence, Tracker
+
+OBJECT = 1
+SUCCESS = 0.5
+DRAWS = 2000  # of the bootstrap
+CONFIDENCE = 0.95
+MEASURES = {
+    "iou": "mean IoU over all frames with a true mask; where the object is absent and the mask empty, 1",
+    "recall": "Tracking Recall: mean IoU over the frames on which the object is present (also: positive IoU)",
+    "accuracy": "mean IoU over the frames on which the object is present and the mask overlaps it",
+    "success": "fraction of all frames with an IoU of 0.5 or more; absent and empty counts",
+    "j_and_f": "mean of IoU and contour accuracy over all frames (DAVIS)",
+    "returned": "mean IoU over the frames on which the object is present again after it was absent",
+}
+"""Each measure of `figures` and its definition; recall and accuracy are those of arXiv 2601.08831, section 4."""
+NUMBER = re.compile(r"(\d+)(?!.*\d)")
+
+
+@dataclass(frozen=True, eq=False)
+class TrueMasks:
+    """True masks of some frames of a clip.
+
+    Attributes:
+        masks: by frame; frames without one are not measured.
+        notes: what a person should know, e.g. how many frames have none.
+    """
+
+    masks: Mapping[int, Bool[np.ndarray, "h w"]] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def returns(self) -> list[int]:
+        """Frames on which the object is present again, after it was present and then absent; in order."""
+        seen = absent = False
+        found = []
+        for frame in sorted(self.masks):
+            present = bool(self.masks[frame].any())
+            absent = absent or (seen and not present)
+            seen = seen or present
+            if present and absent:
+                found.append(frame)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class ArmResult:
+    """One tracker's run over a clip.
+
+    Attributes:
+        name: of the arm.
+        model: of the tracker.
+        masks: RLE of each frame.
+        scores: confidence on each frame.
+        seconds: a frame, geometry included.
+        memory: GB at the peak: of the GPU where it computes on one, else of the process so far.
+        note: of the tracker's state, e.g. why it fell back.
+        motion: fraction of cells that move, where it was measured.
+    """
+
+    name: str
+    model: str
+    masks: list[dict[str, Any]] = field(repr=False)
+    scores: list[float] = field(repr=False)
+    seconds: float
+    memory: float
+    note: str = ""
+    motion: float | None = None
+
+    def mask(self, frame: int) -> Bool[np.ndarray, "h w"]:
+        """The mask of a frame."""
+        return decode_rle(self.masks[frame])
+
+
+def track(
+    name: str,
+    tracker: Tracker,
+    frames: FrameSequence,
+    prompt: Prompt,
+    frame: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> ArmResult:
+    """Track one prompted object through a clip, both ways from the prompted frame.
+
+    Args:
+        name: of the arm.
+        tracker: that tracks.
+        frames: the clip.
+        prompt: on ``frame``.
+        frame: where the object is prompted.
+        progress: called with the number of frames done.
+
+    Raises:
+        NbHelpersError: a prompt outside the frame, no such frame.
+    """
+    prompt.check_inside(frames.size)
+    began = time.perf_counter()
+    state = tracker.open(frames)
+    tracker.add(state, frame, OBJECT, prompt)
+    masks: dict[int, dict] = {}
+    scores: dict[int, float] = {}
+    for stop in (len(frames) - 1, 0):
+        for tracked in tracker.propagate(state, frame, stop):
+            prediction = tracked.predictions[OBJECT]
+            masks[tracked.frame] = encode_rle(prediction.best)
+            scores[tracked.frame] = float(prediction.scores[prediction.choice])
+            if progress is not None:
+                progress(len(masks))
+    seconds = (time.perf_counter() - began) / len(frames)
+    motion = getattr(state, "motion", None)
+    return ArmResult(
+        name,
+        tracker.name,
+        [masks[number] for number in range(len(frames))],
+        [scores[number] for number in range(len(frames))],
+        seconds,
+        _peak_memory(tracker.device),
+        getattr(state, "note", ""),
+        None if motion is None else motion.fraction,
+    )
+
+
+def _peak_memory(device: str) -> float:
+    """GB: of the GPU, or of this process."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+def frame_ious(truth: TrueMasks, arm: ArmResult) -> dict[int, float]:
+    """IoU of each frame that has a true mask."""
+    return {frame: iou(mask, arm.mask(frame)) for frame, mask in sorted(truth.masks.items())}
+
+
+def figures(truth: TrueMasks, arm: ArmResult, contours: bool = True) -> dict[str, float]:
+    """The measures of `MEASURES`; NaN where no frame counts for one.
+
+    Args:
+        truth: true masks.
+        arm: a run on the same clip.
+        contours: whether J&F is computed, which costs a hundredth of a second a frame.
+    """
+    ious = frame_ious(truth, arm)
+    present = {frame for frame, mask in truth.masks.items() if mask.any()}
+    values = {
+        "iou": list(ious.values()),
+        "recall": [ious[frame] for frame in present],
+        "accuracy": [ious[frame] for frame in present if ious[frame] > 0],
+        "success": [float(value >= SUCCESS) for value in ious.values()],
+        "returned": [ious[frame] for frame in truth.returns],
+    }
+    if contours:
+        values["j_and_f"] = [
+            (value + contour_accuracy(truth.masks[frame], arm.mask(frame))) / 2 for frame, value in ious.items()
+        ]
+    return {name: float(np.mean(each)) if each else float("nan") for name, each in values.items()}
+
+
+def paired_interval(differences: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float, float]:
+    """Mean of paired differences with its 95 % interval by bootstrap.
+
+    Clips are drawn with replacement, and of each drawn clip its frames; with one clip, frames alone. The mean is that
+    of the clips' means.
+
+    Args:
+        differences: of each clip, those of its frames.
+        seed: of the draws.
+
+    Returns:
+        Mean, lower and upper end.
+
+    Raises:
+        NbHelpersError: no differences.
+    """
+    clips = [np.asarray(each, np.float64) for each in differences if len(each)]
+    if not clips:
+        raise NbHelpersError("there is nothing to compare", expected="frames with a true mask")
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(DRAWS):
+        drawn = rng.integers(len(clips), size=len(clips))
+        means.append(np.mean([clips[n][rng.integers(len(clips[n]), size=len(clips[n]))].mean() for n in drawn]))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(np.mean([clip.mean() for clip in clips])), float(low), float(high)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Arms on one clip; the first is the baseline.
+
+    Attributes:
+        arms: the runs.
+        truth: true masks; None where there are none.
+    """
+
+    arms: tuple[ArmResult, ...]
+    truth: TrueMasks | None
+
+    def summary(self) -> dict[str, Any]:
+        """All figures as plain values: of each arm, and of each arm against the baseline."""
+        found: dict[str, Any] = {"definitions": MEASURES, "arms": {}, "notes": []}
+        for arm in self.arms:
+            found["arms"][arm.name] = {
+                "model": arm.model,
+                "seconds_a_frame": round(arm.seconds, 3),
+                "peak_memory_gb": round(arm.memory, 3),
+                "note": arm.note,
+                "moving_cells": arm.motion,
+            }
+        if self.truth is None:
+            found["notes"].append("no true masks were given, so nothing is measured but the cost")
+            return found
+        found["notes"] += list(self.truth.notes)
+        found["returns"] = self.truth.returns
+        base = frame_ious(self.truth, self.arms[0])
+        for arm in self.arms:
+            own = frame_ious(self.truth, arm)
+            entry = found["arms"][arm.name]
+            entry |= {name: _rounded(value) for name, value in figures(self.truth, arm).items()}
+            entry["frame_ious"] = {str(frame): round(value, 4) for frame, value in own.items()}
+            if arm is not self.arms[0]:
+                mean, low, high = paired_interval([[own[frame] - base[frame] for frame in base]])
+                entry["gain"] = {"iou": _rounded(mean), "interval": [_rounded(low), _rounded(high)]}
+        return found
+
+
+def _rounded(value: float) -> float | None:
+    """Four digits; None for NaN, which JSON does not have."""
+    return None if np.isnan(value) else round(value, 4)
+
+
+def read_truth(folder: str | Path, frames: FrameSequence, every: int = 1, label: str | None = None) -> TrueMasks:
+    """True masks of a folder of PNG files, one a frame, numbered as the frames are.
+
+    Binary masks (0 and 255, or 0 and 1), soft edges (cut at one half), and CVAT's coloured export with its
+    ``labelmap.txt`` are read. A file belongs to the frame whose name has its number, else to the frame that has it when
+    every Nth frame of the clip was taken.
+
+    Args:
+        folder: with the masks; those of CVAT may lie in ``SegmentationClass`` below it.
+        frames: the clip.
+        every: N of the frames that were taken of the original clip.
+        label: which one of the label map; the only one besides the background when left out.
+
+    Raises:
+        NbHelpersError: no masks, none of these frames, masks of another shape, or a label that is not there.
+    """
+    folder = Path(folder).expanduser()
+    found = sorted(folder.glob("*.png")) or sorted(folder.glob("SegmentationClass/*.png"))
+    if not found:
+        raise NbHelpersError("there are no true masks", given=folder, expected="numbered .png files")
+    colour = _label_colour(folder, label)
+    numbers = {int(hit[1]): path for path in found if (hit := NUMBER.search(path.stem))}
+    names = getattr(frames, "names", None)
+    told = [int(hit[1]) if (hit := NUMBER.search(Path(str(name)).stem)) else None for name in names or ()]
+    by_name = {number: frame for frame, number in enumerate(told) if number is not None}
+    by_step = {frame * every: frame for frame in range(len(frames))}
+    places = by_name if len(set(numbers) & set(by_name)) >= len(set(numbers) & set(by_step)) else by_step
+    masks, resized = {}, 0
+    for number, path in numbers.items():
+        if number not in places:
+            continue
+        mask = _read_label(path, colour) if colour is not None else load_mask(path)
+        if mask.shape != tuple(frames.size):
+            mask, resized = _fitted(mask, frames.size, path), resized + 1
+        masks[places[number]] = mask
+    if not masks:
+        raise NbHelpersError(
+            "no true mask belongs to a frame of the clip",
+            given=f"numbers {min(numbers)} to {max(numbers)}" if numbers else "files without numbers",
+            expected=f"numbers of {len(frames)} frames, such as {sorted(places)[:3]}",
+            do="give --every as it was when the frames were taken",
+        )
+    notes = []
+    if missing := len(frames) - len(masks):
+        notes.append(f"{missing} of {len(frames)} frames have no true mask and are not measured")
+    if resized:
+        notes.append(f"{resized} true masks had another size and were brought to that of the frames")
+    return TrueMasks(masks, tuple(notes))
+
+
+def _fitted(mask: Bool[np.ndarray, "h w"], size: Sequence[int], path: Path) -> Bool[np.ndarray, "h2 w2"]:
+    """A mask at the frames' size, if it has their shape."""
+    import cv2
+
+    if abs(mask.shape[0] * size[1] / (mask.shape[1] * size[0]) - 1) > 0.02:
+        raise NbHelpersError(
+            "a true mask has another shape than the frames", given=f"{path.name}: {mask.shape}", expected=str(size)
+        )
+    return cv2.resize(mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def _label_colour(folder: Path, label: str | None) -> tuple[int, int, int] | None:
+    """The colour of a label by CVAT's ``labelmap.txt``; None where there is no such file."""
+    for path in (folder / "labelmap.txt", folder.parent / "labelmap.txt"):
+        if path.is_file():
+            break
+    else:
+        if label is not None:
+            raise NbHelpersError("there is no label map", given=folder, expected="CVAT's labelmap.txt beside the masks")
+        return None
+    lines = [line.split(":") for line in path.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+    colours = {parts[0]: tuple(int(each) for each in parts[1].split(",")) for parts in lines if len(parts) > 1}
+    wanted = [name for name in colours if name != "background"] if label is None else [label]
+    if len(wanted) != 1 or wanted[0] not in colours:
+        raise NbHelpersError(
+            "the label map does not say which label is meant", given=label, expected=f"one of {', '.join(colours)}"
+        )
+    return colours[wanted[0]]
+
+
+def _read_label(path: Path, colour: tuple[int, int, int]) -> Bool[np.ndarray, "h w"]:
+    """Where a coloured mask has a colour."""
+    from nbhelpers.core.images import load_image
+
+    return (load_image(path) == np.array(colour, np.uint8)).all(2)
+
+
+def read_predictions(name: str, folder: str | Path, frames: FrameSequence) -> ArmResult:
+    """The masks of an earlier run, one PNG a frame, as an arm without cost."""
+    found = sorted(Path(folder).expanduser().glob("*.png"))
+    if len(found) != len(frames):
+        raise NbHelpersError("masks and frames differ in number", given=f"{len(found)}", expected=f"{len(frames)}")
+    masks = [encode_rle(load_mask(path, tuple(frames.size))) for path in found]
+    return ArmResult(name, "read", masks, [1.0] * len(masks), 0.0, 0.0)
+
+
+def compare_arms(
+    arms: Mapping[str, Tracker] | Iterable[tuple[str, Tracker]],
+    frames: FrameSequence,
+    prompt: Prompt,
+    truth: TrueMasks | None = None,
+    frame: int = 0,
+    progress: Callable[[str, int], object] | None = None,
+) -> Comparison:
+    """Run all arms on one clip and prompt.
+
+    Example:
+        >>> comparison = compare_arms({"baseline": tracker, "geometry": fused}, frames, Prompt([(180, 296)]), truth)
+        >>> comparison.summary()["arms"]["geometry"]["gain"]
+
+    Args:
+        arms: trackers by name; the first is the baseline.
+        frames: the clip.
+        prompt: on ``frame``.
+        truth: true masks, where they are known.
+        frame: where the object is prompted.
+        progress: called with the arm's name and the number of frames done.
+
+    Raises:
+        NbHelpersError: a prompt outside the frame, or no such frame.
+    """
+    pairs = list(arms.items() if isinstance(arms, Mapping) else arms)
+    if not 0 <= frame < len(frames):
+        raise NbHelpersError("the clip has no such frame", given=frame, expected=f"0 to {len(frames) - 1}")
+    if truth is not None and frame in truth.masks and not truth.masks[frame].any():
+        note = f"by its true mask the object is absent on frame {frame}, where it is prompted"
+        truth = TrueMasks(truth.masks, (*truth.notes, note))
+    runs = []
+    for name, tracker in pairs:
+        step = None if progress is None else (lambda done, name=name: progress(name, done))
+        runs.append(track(name, tracker, frames, prompt, frame, step))
+    return Comparison(tuple(runs), truth)
+
+
+def differences(comparison: Comparison, arm: int = 1) -> Float64[np.ndarray, " n"]:
+    """IoU of an arm less that of the baseline, frame by frame.
+
+    Raises:
+        NbHelpersError: there are no true masks.
+    """
+    if comparison.truth is None:
+        raise NbHelpersError("there is nothing to compare", expected="frames with a true mask")
+    base = frame_ious(comparison.truth, comparison.arms[0])
+    own = frame_ious(comparison.truth, comparison.arms[arm])
+    return np.array([own[frame] - base[frame] for frame in base])

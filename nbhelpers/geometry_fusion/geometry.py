@@ -1,0 +1,359 @@
+"""Geometry of a clip: where it comes from, whether the clip is static at all, and false geometry as a control."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, UInt8
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import replacing
+from nbhelpers.core.images import fit
+from nbhelpers.core.scenes import Scene
+from nbhelpers.models.protocols import FrameSequence, GeometryEncoder
+from nbhelpers.models.values import Geometry
+
+CONTROLS = ("shuffled", "zeroed", "other")
+FLOW_SIDE = 512  # pixels of the longer side at which motion is measured
+ROUND_TRIP = 1.0  # pixels by which flow there and back may miss
+MIN_TEXTURE = 4.0  # grey levels a pixel: smallest eigenvalue of the structure tensor, its root
+MIN_SHIFT = 0.35  # cells by which something must be off its place to have moved
+MIN_CELLS = 50  # of a pair of frames, that can be compared
+DENSE = 0.8  # confidence from which a cell's point is exact enough to predict where it will be seen
+UNKNOWN_DEPTH = 65535  # of 7-Scenes
+MILLIMETRES = 1000.0
+PAIRS = 16  # of frames that are compared, at most
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How much of a clip is not where a static scene would have it.
+
+    Attributes:
+        fraction: of the cells that could be compared, 0 to 1: the median over pairs of neighbouring frames.
+        compared: cells, over all pairs.
+    """
+
+    fraction: float
+    compared: int
+
+
+def measure_motion(frames: FrameSequence, geometry: Geometry) -> Motion:
+    """Compare optical flow between neighbouring frames with what a static scene allows.
+
+    A cell is compared where it has texture and where flow there and back agree. It has moved when flow brings it more
+    than 0.35 cells off: off where its point is seen from the other camera if the point is known well, else off the
+    plane through both cameras and the cell (the epipolar constraint; Hartley and Zisserman 2004, section 9.2).
+
+    Args:
+        frames: the clip.
+        geometry: of it.
+
+    Returns:
+        The fraction; 1 where nothing could be compared, since then nothing supports that the scene is static.
+    """
+    usable = np.flatnonzero(np.isfinite(geometry.centers).all(1))
+    pairs = [(a, b) for a, b in zip(usable[:-1].tolist(), usable[1:].tolist(), strict=True) if b - a == 1]
+    if len(pairs) > PAIRS:
+        pairs = [pairs[number] for number in np.linspace(0, len(pairs) - 1, PAIRS).astype(int)]
+    moved, compared = [], 0
+    for first, second in pairs:
+        errors = static_errors(frames[first], frames[second], geometry, first, second)
+        if len(errors) >= MIN_CELLS:
+            moved.append(float((errors > MIN_SHIFT).mean()))
+            compared += len(errors)
+    return Motion(float(np.median(moved)) if moved else 1.0, compared)
+
+
+def static_errors(
+    image: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"], geometry: Geometry, first: int, second: int
+) -> Float[np.ndarray, " n"]:
+    """How far flow brings each comparable cell of one frame off what a static scene allows, in cells."""
+    grey = [cv2.cvtColor(fit(each, FLOW_SIDE), cv2.COLOR_RGB2GRAY) for each in (image, other)]
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    there, back = flow.calc(*grey, None), flow.calc(*grey[::-1], None)
+    grid = geometry.valid.shape[1]
+    height, width = grey[0].shape
+    rows, columns = np.mgrid[:grid, :grid] + 0.5
+    start = np.stack([columns * width / grid, rows * height / grid], -1).astype(np.float32) - 0.5
+    end = start + _sample(there, start)
+    missed = np.linalg.norm(end + _sample(back, end) - start, axis=-1)
+    texture = np.sqrt(cv2.cornerMinEigenVal(grey[0], 9, 3)) * 255
+    inside = ((end >= 0) & (end <= (width - 1, height - 1))).all(-1)
+    known = inside & (missed < ROUND_TRIP) & (_sample(texture, start) > MIN_TEXTURE)
+    rays = geometry.rays[second]
+    if not rays.any() or not geometry.rays[first].any():
+        return np.empty(0)
+    cells = (end + 0.5) / (width, height) * grid - 0.5
+    seen = _sample(rays, cells.astype(np.float32))[known]
+    seen /= np.maximum(np.linalg.norm(seen, axis=-1, keepdims=True), 1e-9)
+    cell = np.linalg.norm(np.diff(rays, axis=1), axis=-1).mean()  # radians, nearly
+    baseline = geometry.centers[second] - geometry.centers[first]
+    out = np.cross(geometry.rays[first][known], baseline)
+    length = np.linalg.norm(out, axis=-1)
+    off_plane = np.abs((seen * out).sum(-1)) / np.maximum(length, 1e-9) / cell
+    expected = geometry.points[first][known] - geometry.centers[second]
+    expected /= np.maximum(np.linalg.norm(expected, axis=-1, keepdims=True), 1e-9)
+    off_point = np.linalg.norm(seen - expected, axis=-1) / cell
+    exact = geometry.valid[first][known] & (geometry.confidence[first][known] >= DENSE)
+    return np.where(exact, off_point, off_plane)
+
+
+def _sample(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Values at ``(..., 2)`` places ``(x, y)``, bilinear."""
+    maps = places[..., 0].astype(np.float32), places[..., 1].astype(np.float32)
+    return cv2.remap(np.asarray(values, np.float32), *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def falsify(geometry: Geometry, control: str, other: Geometry | None = None, seed: int = 0) -> Geometry:
+    """False geometry, with which a fusion that uses geometry must not do better than the baseline.
+
+    Args:
+        geometry: of the clip.
+        control: ``"shuffled"``: each frame has that of another frame; ``"zeroed"``: no frame has any; ``"other"``: that
+            of another clip.
+        other: of another clip, for ``"other"``; frames are repeated where it is shorter.
+        seed: of the shuffling.
+
+    Raises:
+        NbHelpersError: no such control, or no other clip.
+    """
+    if control not in CONTROLS or (control == "other" and other is None):
+        raise NbHelpersError(
+            "there is no such negative control",
+            given=control,
+            expected=", ".join(CONTROLS),
+            do="give the geometry of another clip" if control == "other" else None,
+        )
+    count = len(geometry)
+    if control == "zeroed":
+        zero = np.zeros_like(geometry.confidence)
+        return replace(
+            geometry,
+            points=np.zeros_like(geometry.points),
+            rays=np.zeros_like(geometry.rays),
+            valid=zero > 0,
+            confidence=zero,
+            layers=tuple(np.zeros_like(layer) for layer in geometry.layers),
+            source=f"{geometry.source}, zeroed",
+        )
+    if control == "other":
+        order = np.arange(count) % len(other)
+        geometry = other
+    else:
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(count)
+        while count > 1 and (order == np.arange(count)).any():
+            order = rng.permutation(count)
+    return replace(
+        geometry,
+        points=geometry.points[order],
+        rays=geometry.rays[order],
+        centers=geometry.centers[order],
+        valid=geometry.valid[order],
+        confidence=geometry.confidence[order],
+        layers=tuple(layer[order] for layer in geometry.layers),
+        source=f"{geometry.source}, {control}",
+    )
+
+
+def kept_geometry(
+    encoder: GeometryEncoder, frames: FrameSequence, folder: str | Path, scene: Scene | None = None
+) -> Geometry:
+    """Geometry of a clip from a folder, encoded and written there when it is first asked for.
+
+    The file's name holds the encoder's and a hash of all frames; a clip that cannot be encoded is remembered as well.
+
+    Raises:
+        NbHelpersError: geometry cannot be had.
+    """
+    digest = hashlib.sha256(encoder.name.encode())
+    for number in range(len(frames)):
+        digest.update(np.ascontiguousarray(frames[number]))
+    if scene is not None:
+        for each in (scene.K, scene.world_to_camera, scene.points):
+            digest.update(np.ascontiguousarray(each))
+    path = Path(folder).expanduser() / f"{encoder.name}-{digest.hexdigest()[:24]}.npz"
+    if path.is_file():
+        return load_geometry(path)
+    try:
+        geometry = encoder.encode(frames, scene)
+    except NbHelpersError as error:
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, error=json.dumps([error.what, str(error.given), str(error.expected)]))
+        raise
+    save_geometry(path, geometry)
+    return geometry
+
+
+def save_geometry(path: str | Path, geometry: Geometry) -> Path:
+    """Write a geometry as ``.npz``; return the path."""
+    layers = {f"layer{number}": layer.astype(np.float16) for number, layer in enumerate(geometry.layers)}
+    with replacing(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            points=geometry.points,
+            rays=geometry.rays,
+            centers=geometry.centers,
+            valid=geometry.valid,
+            confidence=geometry.confidence,
+            shift=geometry.shift,
+            about=json.dumps({"scale": geometry.scale, "source": geometry.source, "notes": geometry.notes}),
+            **layers,
+        )
+    return Path(path)
+
+
+def load_geometry(path: str | Path) -> Geometry:
+    """Read what `save_geometry` wrote.
+
+    Raises:
+        NbHelpersError: no such file or another one; or the geometry could not be had when it was asked for.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if "error" in kept:
+                what, given, expected = json.loads(str(kept["error"]))
+                raise NbHelpersError(what, given=given, expected=expected, do=f"remove {path} to try again")
+            about = json.loads(str(kept["about"]))
+            names = sorted((name for name in kept.files if name.startswith("layer")), key=lambda name: int(name[5:]))
+            return Geometry(
+                *(kept[name] for name in ("points", "rays", "centers", "valid", "confidence")),
+                scale=about["scale"],
+                shift=kept["shift"],
+                source=about["source"],
+                layers=tuple(kept[name].astype(np.float32) for name in names),
+                notes=tuple(about["notes"]),
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise NbHelpersError("the geometry cannot be read", given=f"{path}: {error}") from error
+
+
+def read_rgbd(folder: str | Path, names: list[str] | None = None) -> tuple[list[Path], Scene]:
+    """Pictures, cameras and depth of a folder, as a list of files and a scene of as many views.
+
+    Two layouts are known. With ``transforms.json`` (nerfstudio) each frame may name its ``depth_file_path``, 16 bit in
+    millimetres, as `nbhelpers.geometry_fusion.synthetic.write_clip` writes it. That of 7-Scenes has
+    ``frame-000000.color.jpg`` (or ``.png``), ``.depth.png`` in millimetres (0 and 65535 unknown) and ``.pose.txt``,
+    camera to world, beside ``camera-intrinsics.txt``.
+
+    Args:
+        folder: the folder.
+        names: of the pictures that are wanted, e.g. ``["frame-000010.color.jpg"]``; all when left out.
+
+    Raises:
+        NbHelpersError: neither layout is there, or a file is damaged.
+    """
+    folder = Path(folder).expanduser()
+    try:
+        if (folder / "transforms.json").is_file():
+            return _read_transforms(folder, names)
+        if pictures := sorted(folder.glob("*.color.*")):
+            return _read_seven_scenes(folder, [p for p in pictures if names is None or p.name in names])
+    except (OSError, ValueError, KeyError) as error:
+        raise NbHelpersError("cameras or depth cannot be read", given=f"{folder}: {error}") from error
+    raise NbHelpersError(
+        "the folder tells no cameras and depth",
+        given=folder,
+        expected="transforms.json, or frame-*.color.jpg with .depth.png, .pose.txt and camera-intrinsics.txt",
+    )
+
+
+def _read_transforms(folder: Path, names: list[str] | None) -> tuple[list[Path], Scene]:
+    from nbhelpers.core.scenes.files import read_scene
+
+    about = json.loads((folder / "transforms.json").read_text(encoding="utf-8"))
+    entries = {Path(entry["file_path"]).name: entry for entry in about["frames"]}
+    pictures = [folder / entries[name]["file_path"] for name in sorted(entries) if names is None or name in names]
+    scene = read_scene(folder / "transforms.json", pictures)
+    depths = [entries[picture.name].get("depth_file_path") for picture in pictures]
+    if all(depths):
+        scene = replace(scene, depth=[_read_depth(folder / depth) for depth in depths])
+    return pictures, scene
+
+
+def _read_seven_scenes(folder: Path, pictures: list[Path]) -> tuple[list[Path], Scene]:
+    K = np.loadtxt(folder / "camera-intrinsics.txt")  # noqa: N806 - the field's own name
+    stems = [picture.name.partition(".")[0] for picture in pictures]
+    poses = np.stack([np.linalg.inv(np.loadtxt(folder / f"{stem}.pose.txt"))[:3] for stem in stems])
+    left, _, right = np.linalg.svd(poses[:, :, :3])  # they are written with few digits
+    poses[:, :, :3] = left @ right
+    depth = [_read_depth(folder / f"{stem}.depth.png") for stem in stems]
+    empty = np.empty(0, int)
+    scene = Scene(
+        tuple(stems), np.array([each.shape for each in depth], int), np.tile(K, (len(stems), 1, 1)), poses,
+        np.empty((0, 3)), np.empty((0, 3), np.uint8), empty, empty, np.empty((0, 2)), depth=depth, model=folder.name,
+    )  # fmt: skip
+    return pictures, scene
+
+
+def views_of(scene: Scene, views: Sequence[int]) -> Scene:
+    """A scene of some of the views, with depth and cameras but without points."""
+    empty = np.empty(0, int)
+    return Scene(
+        tuple(scene.names[view] for view in views),
+        scene.sizes[list(views)],
+        scene.K[list(views)],
+        scene.world_to_camera[list(views)],
+        np.empty((0, 3)),
+        np.empty((0, 3), np.uint8),
+        empty,
+        empty,
+        np.empty((0, 2)),
+        distortion=None if scene.distortion is None else scene.distortion[list(views)],
+        depth=None if scene.depth is None else [scene.depth[view] for view in views],
+        confidence=None if scene.confidence is None else [scene.confidence[view] for view in views],
+        model=scene.model,
+        notes=scene.notes,
+    )
+
+
+def _read_depth(path: Path) -> Float32[np.ndarray, "h w"]:
+    """A depth file in metres; 0 where unknown."""
+    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if depth is None or depth.ndim != 2 or depth.dtype != np.uint16:
+        raise ValueError(f"{path.name} is no picture of one channel and 16 bit")
+    return np.where(depth == UNKNOWN_DEPTH, 0, depth).astype(np.float32) / np.float32(MILLIMETRES)
+
+
+def cloud_of_cells(
+    geometry: Geometry,
+    frames: FrameSequence,
+    scene: Scene,
+    masks: Sequence[Bool[np.ndarray, "t h w"]] = (),
+    every: int = 1,
+) -> tuple[Scene, Int[np.ndarray, " p"]]:
+    """A scene whose points are the cells of every Nth frame, and which object each belongs to, for `plots3d`.
+
+    Args:
+        geometry: of the clip.
+        frames: the clip, for the colours.
+        scene: its cameras.
+        masks: of the objects on all frames.
+        every: N.
+
+    Returns:
+        The scene, and for each point the number of its object, -1 for none.
+    """
+    grid = geometry.valid.shape[1]
+    chosen = list(range(0, len(geometry), every))
+    points, colors, labels = [], [], []
+    for frame in chosen:
+        valid = geometry.valid[frame]
+        label = np.full((grid, grid), -1)
+        for number, mask in enumerate(masks):
+            covered = cv2.resize(mask[frame].astype(np.float32), (grid, grid), interpolation=cv2.INTER_AREA)
+            label[covered > 0.5] = number
+        points.append(geometry.points[frame][valid] * geometry.scale + geometry.shift)
+        colors.append(cv2.resize(frames[frame], (grid, grid), interpolation=cv2.INTER_AREA)[valid])
+        labels.append(label[valid])
+    cloud = replace(
+        views_of(scene, chosen), points=np.concatenate(points).astype(np.float64), colors=np.concatenate(colors)
+    )
+    return cloud, np.concatenate(labels)

@@ -1,0 +1,288 @@
+"""A tracker with geometry: it wraps another tracker, and is one itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import components, deepest_points
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.scenes import Scene
+from nbhelpers.geometry_fusion.geometry import Motion, kept_geometry, measure_motion
+from nbhelpers.geometry_fusion.world import WorldMemory, visible_region
+from nbhelpers.models.label_propagation.decoding import mask_prediction
+from nbhelpers.models.label_propagation.votes import DISTANCE_PENALTY, Votes
+from nbhelpers.models.protocols import FrameSequence, GeometryEncoder, Tracker
+from nbhelpers.models.values import Geometry, Prediction, TrackedFrame
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+MAX_MOTION = 0.04  # of the cells, above which a clip is not static
+MIN_RETURN = 0.004  # of the frame's cells that show places of the object, for it to count as returned
+MISSED = 0.1  # of these cells that a tracked mask covers, below which it has lost the object
+RETURN_POINTS, RETURN_SPACING = 3, 0.1
+log = logging.getLogger(__name__)
+
+
+class Fusion:
+    """What a tracker is opened with: a merger for its features, and a memory of places; a `FeatureFusion`.
+
+    Args:
+        geometry: of the clip.
+        merger: a `nbhelpers.geometry_fusion.merger.FeatureMerger` or `PlaceKernel`; features are unchanged without one.
+        memory: of places; none when left out.
+    """
+
+    def __init__(self, geometry: Geometry, merger: nn.Module | None = None, memory: WorldMemory | None = None):
+        self.geometry, self.merger, self.memory = geometry, merger, memory
+        untrained = merger is None or getattr(merger, "is_untrained", False)
+        self.distance_penalty = DISTANCE_PENALTY if untrained else 0.0
+        self._last: tuple[int, int, Any] | None = None
+
+    def merge(self, frame: int, features: Float[torch.Tensor, "h w d"]) -> Float[torch.Tensor, "h w e"]:
+        """The features of a frame, merged with its geometry; the last result is kept."""
+        import torch
+
+        if self.merger is None:
+            return features
+        key = frame, features.data_ptr()
+        if self._last is None or self._last[:2] != key:
+            device = features.device
+            prior, valid, layers = (
+                [each.to(device) for each in value] if isinstance(value, list) else value.to(device)
+                for value in prior_tensors(self.geometry, [frame])
+            )
+            with torch.inference_mode():
+                merged = self.merger.to(device)(features.permute(2, 0, 1)[None].float(), prior, valid, layers)
+            self._last = (*key, merged[0].permute(1, 2, 0))
+        return self._last[2]
+
+    def place(self, frame: int, object_id: int, votes: Votes) -> Votes:
+        """Votes corrected by the memory of places."""
+        return votes if self.memory is None else self.memory.place(frame, object_id, votes)
+
+    def remember(
+        self, frame: int, object_id: int, probability: Float[np.ndarray, "s s"], prompted: bool = False
+    ) -> None:
+        """Note an object's mask in the memory of places."""
+        if self.memory is not None:
+            self.memory.remember(frame, object_id, probability, prompted)
+
+    def forget(self, object_id: int, frame: int | None = None) -> None:
+        """Drop notes from the memory of places."""
+        if self.memory is not None:
+            self.memory.forget(object_id, frame)
+
+
+def prior_tensors(
+    geometry: Geometry, frames: list[int]
+) -> tuple[Float[torch.Tensor, "b 6 g g"], Bool[torch.Tensor, "b g g"], list[torch.Tensor]]:
+    """Points with rays, validity, and layers of some frames, as a merger takes them."""
+    import torch
+
+    prior = np.concatenate([geometry.points[frames], geometry.rays[frames]], -1).transpose(0, 3, 1, 2)
+    layers = [torch.from_numpy(layer[frames].transpose(0, 3, 1, 2).copy()).float() for layer in geometry.layers]
+    return torch.from_numpy(prior.copy()), torch.from_numpy(geometry.valid[frames].copy()), layers
+
+
+class GeometryTracker:
+    """Promptable video segmentation that knows where things stand; a `nbhelpers.models.protocols.Tracker`.
+
+    Example:
+        >>> tracker = GeometryTracker(nbhelpers.load("tracker"), nbhelpers.load("geometry_encoder"), load_merger())
+        >>> session = RotoSession(frames, tracker)                     # or tracker.open(frames), add, propagate
+
+    The clip's geometry is computed when it is opened. Where it cannot be had, or where things move, the whole clip is
+    tracked by the wrapped tracker alone, and the state's note says so with the number: to switch in the middle would
+    leave memories of two kinds (arXiv 2601.08831, section 4).
+
+    Args:
+        tracker: `LabelPropagation`, `Sam2Tracker`, or any other for ``reprompt`` alone.
+        encoder: of the geometry.
+        merger: a `FeatureMerger`, a `PlaceKernel`, or None.
+        places: whether objects are remembered by their places. Left out: unless the merger is untrained, and so changes
+            nothing.
+        reprompt: whether an object that returns, or was lost in sight, is prompted again at its places; what is left
+            for a tracker that is opened without a fusion.
+        scene: what is known of the clip, for the encoder ``given``; or a function from a clip to it.
+        max_motion: fraction of moving cells from which the geometry is not used; 1 never falls back.
+        cache: folder where geometry is kept; it is computed at each `open` when left out.
+        change: called with the geometry, returns the one that is used: for negative controls.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        encoder: GeometryEncoder,
+        merger: nn.Module | None = None,
+        *,
+        places: bool | None = None,
+        reprompt: bool = False,
+        scene: Scene | Callable[[FrameSequence], Scene | None] | None = None,
+        max_motion: float = MAX_MOTION,
+        cache: str | Path | None = None,
+        change: Callable[[Geometry], Geometry] | None = None,
+    ):
+        self.tracker, self.encoder, self.merger = tracker, encoder, merger
+        self.places = not getattr(merger, "is_untrained", False) if places is None else places
+        self.reprompt, self.scene, self.max_motion = reprompt, scene, max_motion
+        self.cache, self.change = cache, change
+        self.name = f"{tracker.name}+{encoder.name}"
+        if hasattr(tracker, "memory") and hasattr(tracker, "recall"):
+            self.memory, self.recall = self._memory, self._recall
+        if hasattr(tracker, "kept"):
+            self.kept = tracker.kept
+
+    @property
+    def device(self) -> str:
+        """Where the wrapped tracker computes."""
+        return self.tracker.device
+
+    def open(self, frames: FrameSequence) -> GeometryState:
+        """A new state for a clip, with its geometry or with the reason why it is not used."""
+        geometry, motion, note = self._geometry(frames)
+        if geometry is None:
+            log.warning("tracked without geometry: %s", note)
+            return GeometryState(frames, self.tracker.open(frames), None, motion, note)
+        memory = WorldMemory(geometry) if self.places or self.reprompt else None
+        if self.merger is None and not self.places:
+            inner = self.tracker.open(frames)
+        else:
+            inner = self.tracker.open(frames, Fusion(geometry, self.merger, memory if self.places else None))
+        return GeometryState(frames, inner, geometry, motion, note, memory if self.reprompt else None)
+
+    def _geometry(self, frames: FrameSequence) -> tuple[Geometry | None, Motion | None, str]:
+        """The geometry to use and the motion seen by it; no geometry where the plain tracker is to be used."""
+        try:
+            scene = self.scene(frames) if callable(self.scene) else self.scene
+            if self.cache is None:
+                geometry = self.encoder.encode(frames, scene)
+            else:
+                geometry = kept_geometry(self.encoder, frames, self.cache, scene)
+        except NbHelpersError as error:
+            return None, None, f"geometry cannot be had: {error.what} ({error.given})"
+        if self.change is not None:
+            geometry = self.change(geometry)
+        if self.max_motion >= 1:
+            return geometry, None, "; ".join(geometry.notes)
+        motion = measure_motion(frames, geometry)
+        if motion.fraction > self.max_motion:
+            told = f"{motion.fraction:.1%} of the cells are not where a static scene would have them"
+            return None, motion, f"{told}, more than {self.max_motion:.0%}"
+        return geometry, motion, "; ".join(geometry.notes)
+
+    def add(self, state: GeometryState, frame: int, object_id: int, prompt: Prompt) -> Prediction:
+        """Prompt an object on one frame; see the wrapped tracker."""
+        self._drop_returns(state, object_id)
+        prediction = self.tracker.add(state.inner, frame, object_id, prompt)
+        if state.places is not None:
+            state.places.forget(object_id)
+            state.places.remember(frame, object_id, _cells(prediction, state.places.grid), prompted=True)
+        return prediction
+
+    def remove(self, state: GeometryState, object_id: int, frame: int | None = None) -> None:
+        """Remove the prompt of an object on one frame, or the object with all its prompts."""
+        self._drop_returns(state, object_id)
+        self.tracker.remove(state.inner, object_id, frame)
+        if state.places is not None:
+            for each in range(len(state.frames)) if frame is None else (frame,):
+                state.places.forget(object_id, each)
+
+    def propagate(self, state: GeometryState, start: int, stop: int) -> Iterator[TrackedFrame]:
+        """Track all objects from frame ``start`` to frame ``stop``; see the wrapped tracker."""
+        tracked = self.tracker.propagate(state.inner, start, stop)
+        return tracked if state.places is None else self._prompted_again(state, start, stop)
+
+    def _prompted_again(self, state: GeometryState, start: int, stop: int) -> Iterator[TrackedFrame]:
+        """Frame by frame, so that a returning object can be prompted in between."""
+        step = 1 if stop >= start else -1
+        for frame in range(start, stop + step, step):
+            tracked = next(iter(self.tracker.propagate(state.inner, frame, frame)))
+            predictions, gone, prompted = dict(tracked.predictions), set(tracked.gone), set(tracked.prompted)
+            for object_id, prediction in tracked.predictions.items():
+                if (frame, object_id) in state.returns:
+                    prompted.discard(object_id)  # not by a person
+                elif object_id not in prompted:
+                    prompt = self._return_prompt(state, frame, object_id, prediction)
+                    if prompt is not None:
+                        predictions[object_id] = self.tracker.add(state.inner, frame, object_id, prompt)
+                        state.returns.add((frame, object_id))
+                        gone.discard(object_id)
+            yield TrackedFrame(frame, predictions, frozenset(gone), frozenset(prompted))
+
+    def _return_prompt(self, state: GeometryState, frame: int, object_id: int, prediction: Prediction) -> Prompt | None:
+        """Points at the prompted mask's places where a frame's tracked mask misses them; None where it does not."""
+        region = visible_region(*state.places.probability(frame, object_id))
+        if np.count_nonzero(region) < MIN_RETURN * region.size:
+            return None
+        covered = _cells(prediction, state.places.grid)[region] > 0.5
+        if covered.mean() >= MISSED:
+            return None
+        body = components(region) == 1
+        scale = np.array(state.frames.size[::-1]) / state.places.grid
+        points = deepest_points(body, RETURN_SPACING * state.places.grid, RETURN_POINTS)
+        return Prompt((points + 0.5) * scale - 0.5)
+
+    def _drop_returns(self, state: GeometryState, object_id: int) -> None:
+        """Remove the prompts that were added for an object's returns: its prompts change."""
+        for frame, other in sorted(state.returns):
+            if other == object_id:
+                self.tracker.remove(state.inner, object_id, frame)
+                state.returns.discard((frame, other))
+
+    def _memory(self, state: GeometryState, frame: int) -> dict[str, np.ndarray]:
+        """The wrapped tracker's memory of one frame."""
+        return self.tracker.memory(state.inner, frame)
+
+    def _recall(
+        self,
+        state: GeometryState,
+        frame: int,
+        memory: Mapping[str, np.ndarray],
+        prompts: Mapping[int, Prompt] | None = None,
+    ) -> None:
+        """Restore the wrapped tracker's memory of one frame, and the places of its prompts."""
+        self.tracker.recall(state.inner, frame, memory, prompts)
+        if state.places is not None:
+            for object_id, prompt in (prompts or {}).items():
+                if prompt.mask is not None:
+                    cells = _cells(mask_prediction(prompt, state.frames.size), state.places.grid)
+                    state.places.remember(frame, object_id, cells, prompted=True)
+
+
+@dataclass(eq=False)
+class GeometryState:
+    """A clip with the wrapped tracker's state and the clip's geometry.
+
+    Attributes:
+        frames: the clip.
+        inner: state of the wrapped tracker.
+        geometry: of the clip; None where the clip is tracked without.
+        motion: how much of it moves, where that was measured.
+        note: why there is no geometry, or what a person should know of it.
+        places: of prompted objects, where they are prompted again on their return.
+        returns: frames and objects that were.
+    """
+
+    frames: FrameSequence
+    inner: Any = field(repr=False)
+    geometry: Geometry | None = field(repr=False)
+    motion: Motion | None
+    note: str
+    places: WorldMemory | None = field(default=None, repr=False)
+    returns: set[tuple[int, int]] = field(default_factory=set)
+
+
+def _cells(prediction: Prediction, grid: int) -> Float[np.ndarray, "g g"]:
+    """A mask as fractions of the cells of a grid."""
+    return cv2.resize(prediction.best.astype(np.float32), (grid, grid), interpolation=cv2.INTER_AREA)

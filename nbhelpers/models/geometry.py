@@ -1,0 +1,270 @@
+"""From a scene to what each frame's cells know of it: the geometry encoders that need no network of their own.
+
+* `SceneGeometry` takes cameras with depth, or with sparse points, from whoever knows them.
+* `EstimatedGeometry` lets a scene estimator (structure from motion, VGGT) find them first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.scenes import Scene
+from nbhelpers.core.scenes.files import few
+from nbhelpers.models.protocols import FrameSequence, SceneEstimator
+from nbhelpers.models.values import Geometry
+
+GRID = 64  # cells on each side, as SAM 2's coarsest features have at 1024 pixels
+REACH = 1.5  # cells: how far a sparse point is carried
+NEAREST = 3  # sparse points that give a cell its depth
+TRIMMED = 0.05  # of the points, the farthest from the middle, that do not count for the z-score
+MIN_REGISTERED = 0.5  # of the frames, for a geometry to be of use
+MIN_COVERAGE = 0.05  # of the cells, likewise
+SAME_SURFACE = 0.1  # relative difference of depth up to which two sparse points may lie on one surface
+
+
+class SceneGeometry:
+    """Geometry from known cameras with depth or points; a `nbhelpers.models.protocols.GeometryEncoder`.
+
+    Example:
+        >>> geometry = SceneGeometry().encode(frames, scene)           # scene.depth: 20 maps of (384, 512)
+        >>> geometry.points.shape, geometry.coverage
+        ((20, 64, 64, 3), 1.0)
+
+    Args:
+        name: catalog name.
+        grid: cells on each side.
+    """
+
+    device = "cpu"
+
+    def __init__(self, name: str = "given-geometry", grid: int = GRID):
+        self.name, self.grid = name, grid
+
+    def encode(self, frames: FrameSequence, scene: Scene | None = None) -> Geometry:
+        """The scene as the cells of each frame see it.
+
+        Args:
+            frames: the clip.
+            scene: one view a frame, in order.
+
+        Raises:
+            NbHelpersError: no scene, one of another number of views, or one of which too little is known.
+        """
+        if scene is None:
+            raise NbHelpersError(
+                "this geometry has to be given",
+                given="no scene",
+                expected="cameras with depth or points, e.g. transforms.json, or a folder of RGB-D frames",
+                do="name them, or take another source such as colmap",
+            )
+        return cells_of_scene(scene, len(frames), self.grid)
+
+
+class EstimatedGeometry:
+    """Geometry from a scene that an estimator reconstructs; a `nbhelpers.models.protocols.GeometryEncoder`.
+
+    Args:
+        estimator: gives cameras, and depth or points.
+        name: catalog name.
+        grid: cells on each side.
+    """
+
+    def __init__(self, estimator: SceneEstimator, name: str, grid: int = GRID):
+        self.estimator, self.name, self.grid = estimator, name, grid
+
+    @property
+    def device(self) -> str:
+        """Where the estimator computes."""
+        return self.estimator.device
+
+    def encode(self, frames: FrameSequence, scene: Scene | None = None) -> Geometry:
+        """The clip reconstructed, or the ``scene`` that was reconstructed from it before.
+
+        Raises:
+            NbHelpersError: fewer than half of the frames can be registered.
+        """
+        if scene is None:
+            scene = self.estimator.reconstruct(frames, [f"{number:05d}" for number in range(len(frames))])
+        return cells_of_scene(scene, len(frames), self.grid)
+
+
+def cells_of_scene(scene: Scene, frames: int, grid: int = GRID) -> Geometry:
+    """A scene's depth, or else its points, on a grid of cells over each view.
+
+    Of a view with depth, each cell has the depth at its middle, or the median of what is known in it. Of a view
+    without, a cell takes the depth of the nearest points that were observed there, up to 1.5 cells away, with a
+    confidence that falls with the distance; the rest are not valid.
+
+    Args:
+        scene: one view a frame.
+        frames: of the clip.
+        grid: cells on each side.
+
+    Raises:
+        NbHelpersError: another number of views, too few of them registered, or next to no depth.
+    """
+    if len(scene) != frames:
+        raise NbHelpersError("the scene is of another clip", given=f"{len(scene)} views", expected=f"{frames} frames")
+    placed = np.flatnonzero(scene.placed)
+    if len(placed) < max(1, MIN_REGISTERED * frames):
+        raise NbHelpersError(
+            "too few frames could be registered",
+            given=f"{len(placed)} of {frames}" + "".join(f"; {note}" for note in scene.notes[:2]),
+            expected=f"{MIN_REGISTERED:.0%} of them",
+            do="use frames that overlap more, or a scene with more texture",
+        )
+    shape = (frames, grid, grid)
+    points, rays = np.zeros((*shape, 3)), np.zeros((*shape, 3))
+    confidence = np.zeros(shape, np.float32)
+    unknown = 0
+    for view in placed.tolist():
+        directions = cell_rays(scene, view, grid)
+        if scene.depth is not None:
+            unknown += int((~np.isfinite(scene.depth[view])).sum())
+            depth = _cell_depth(scene.depth[view], grid)
+            certainty = (depth > 0).astype(np.float32)
+            if scene.confidence is not None:
+                certainty = certainty * _relative(_cell_depth(scene.confidence[view], grid))
+        else:
+            depth, certainty = _carried_depth(scene, view, grid)
+        turn, center = scene.world_to_camera[view][:, :3], scene.centers[view]
+        points[view] = (directions * depth[..., None]) @ turn + center
+        rays[view] = directions @ turn
+        confidence[view] = certainty
+    rays /= np.maximum(np.linalg.norm(rays, axis=-1, keepdims=True), 1e-12)
+    valid = confidence > 0
+    if valid.mean() < MIN_COVERAGE:
+        raise NbHelpersError(
+            "next to nothing is known of the scene's depth",
+            given=f"{valid.mean():.1%} of the cells",
+            expected=f"{MIN_COVERAGE:.0%} or more",
+        )
+    notes = list(scene.notes)
+    if absent := [scene.names[view] for view in np.flatnonzero(~scene.placed)]:
+        notes.append(f"frames without a camera, so without geometry: {few(absent)}")
+    if unknown:
+        notes.append(f"{unknown} depths that are no numbers were taken for unknown")
+    return z_scored(points, rays, scene.centers, valid, confidence, scene.model or "given", tuple(notes))
+
+
+def z_scored(
+    points: Float[np.ndarray, "t h w 3"],
+    rays: Float[np.ndarray, "t h w 3"],
+    centers: Float[np.ndarray, "t 3"],
+    valid: Bool[np.ndarray, "t h w"],
+    confidence: Float[np.ndarray, "t h w"],
+    source: str,
+    notes: tuple[str, ...] = (),
+    layers: Sequence[Float32[np.ndarray, "t _ _ _"]] = (),
+) -> Geometry:
+    """A `Geometry` from points in world units.
+
+    Shift and scale are the mean and the root mean square distance per axis of the points without the farthest 5 %:
+    without it, one point at the horizon would squeeze all others together (MV-SAM, arXiv 2601.17866, finds the z-score
+    essential).
+    """
+    known = points[valid]
+    distance = np.linalg.norm(known - np.median(known, axis=0), axis=1)
+    kept = known[distance <= np.quantile(distance, 1 - TRIMMED)]
+    shift = kept.mean(0)
+    scale = float(np.sqrt(((kept - shift) ** 2).mean())) or 1.0
+    scored = np.where(valid[..., None], (points - shift) / scale, 0)
+    return Geometry(
+        scored.astype(np.float32),
+        rays.astype(np.float32),
+        ((centers - shift) / scale).astype(np.float32),
+        valid,
+        np.where(valid, confidence, 0).astype(np.float32),
+        scale,
+        shift.astype(np.float32),
+        source,
+        tuple(layers),
+        notes,
+    )
+
+
+def cell_centers_of(size: tuple[int, int], grid: int) -> Float[np.ndarray, "g g 2"]:
+    """``(x, y)`` of the cells' middles in pixels of a frame of ``size``."""
+    rows, columns = np.mgrid[:grid, :grid] + 0.5
+    return np.stack([columns / grid * size[1], rows / grid * size[0]], -1) - 0.5
+
+
+def cell_rays(scene: Scene, view: int, grid: int) -> Float[np.ndarray, "g g 3"]:
+    """Directions through the cells' middles in the camera's frame, with z = 1, the lens distortion undone."""
+    K = scene.K[view]  # noqa: N806 - the field's own name
+    pixels = cell_centers_of((int(scene.sizes[view][0]), int(scene.sizes[view][1])), grid).reshape(-1, 2)
+    lens = None if scene.distortion is None else np.pad(scene.distortion[view], (0, 5 - scene.distortion.shape[1]))
+    plane = cv2.undistortPoints(pixels[:, None], K, lens)[:, 0]
+    return np.concatenate([plane, np.ones((len(plane), 1))], 1).reshape(grid, grid, 3)
+
+
+def _cell_depth(depth: Float[np.ndarray, "h w"], grid: int) -> Float[np.ndarray, "g g"]:
+    """The value at each cell's middle, else the median of those known in the cell, else 0."""
+    depth = np.where(np.isfinite(depth) & (depth > 0), depth, 0)
+    middle = np.rint(cell_centers_of(depth.shape, grid)).astype(int)
+    found = depth[np.clip(middle[..., 1], 0, depth.shape[0] - 1), np.clip(middle[..., 0], 0, depth.shape[1] - 1)]
+    edges = [np.linspace(0, side, grid + 1).astype(int) for side in depth.shape]
+    for row, column in np.argwhere(found == 0):
+        cell = depth[edges[0][row] : edges[0][row + 1], edges[1][column] : edges[1][column + 1]]
+        if (cell > 0).any():
+            found[row, column] = np.median(cell[cell > 0])
+    return found.astype(np.float64)
+
+
+def _relative(confidence: Float[np.ndarray, "g g"]) -> Float[np.ndarray, "g g"]:
+    """Confidences of any scale as 0 to 1: their rank within the frame's upper 85 %, as MV-SAM weights them."""
+    low, high = np.quantile(confidence, [0.15, 0.5])
+    return np.clip((confidence - low) / max(high - low, 1e-9), 0.05, 1)
+
+
+def _carried_depth(scene: Scene, view: int, grid: int) -> tuple[np.ndarray, np.ndarray]:
+    """Depth and confidence of each cell from the sparse points that were observed near it."""
+    numbers, pixels = scene.seen(view)
+    depth, certainty = np.zeros((grid, grid)), np.zeros((grid, grid), np.float32)
+    far = scene.to_camera(view, scene.points[numbers])[:, 2]
+    pixels, far = pixels[far > 0], far[far > 0]
+    if not len(far):
+        return depth, certainty
+    size = scene.sizes[view]
+    spots = (pixels + 0.5) * (grid / size[1], grid / size[0])
+    centers = (np.stack(np.mgrid[:grid, :grid][::-1], -1) + 0.5).reshape(-1, 2)
+    distance = np.linalg.norm(centers[:, None] - spots, axis=2)
+    order = np.argsort(distance, axis=1)[:, :NEAREST]
+    near = np.take_along_axis(distance, order, 1)
+    # points beyond an edge say nothing of this side of it
+    same = np.abs(np.log(far[order]) - np.log(far[order[:, :1]])) < SAME_SURFACE
+    weights = np.where((near <= REACH) & same, 1 / (near + 0.1), 0)
+    known = weights.any(1)
+    total = np.maximum(weights.sum(1), 1e-12)
+    mean = np.exp((weights * np.log(far[order])).sum(1) / total)
+    depth.reshape(-1)[known] = mean[known]
+    certainty.reshape(-1)[known] = np.exp(-((near[known, 0] / REACH) ** 2))
+    return depth, certainty
+
+
+def build_given(name: str, files: Mapping[str, Path], device: str, install: str = "") -> SceneGeometry:
+    """Build the encoder of scenes that are given; it needs no files."""
+    return SceneGeometry(name)
+
+
+def build_estimated(
+    name: str, files: Mapping[str, Path], device: str, *, estimator: str, install: str = ""
+) -> EstimatedGeometry:
+    """Build an encoder on a scene estimator of the catalog, which is shared by all who load it.
+
+    Args:
+        name: catalog name.
+        files: unused; `load` finds those of the estimator.
+        device: where it computes.
+        estimator: catalog name, such as ``"colmap"`` or ``"vggt-1b"``.
+        install: unused; the catalog tells it.
+    """
+    from nbhelpers.models.load import load
+
+    return EstimatedGeometry(load("scene_estimator", estimator, device), name)
