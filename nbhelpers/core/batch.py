@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -335,8 +335,12 @@ def _on_one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def apart(output: str | Path, source: str | Path | Sequence[str | Path]) -> None:
+def apart(output: str | Path, source: Any) -> None:
     """Refuse to write results into the folder whose photos are the input: the next run would take them too.
+
+    Args:
+        output: the folder for results.
+        source: of the photos: a folder is compared, anything else is not.
 
     Raises:
         NbHelpersError: ``source`` is the folder ``output``.

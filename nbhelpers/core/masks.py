@@ -250,6 +250,18 @@ def box_of(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int] | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
+def tight_box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
+    """`box_of` a mask that covers something.
+
+    Raises:
+        NbHelpersError: the mask is empty.
+    """
+    box = box_of(mask)
+    if box is None:
+        raise NbHelpersError("an empty mask has no box", given=f"a mask of {mask.shape[1]} x {mask.shape[0]} pixels")
+    return box
+
+
 def polygon_mask(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """Fill a polygon of ``(x, y)`` pixel coordinates into a mask of ``size`` ``(H, W)``."""
     canvas = np.zeros(size, np.uint8)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of, components, distance_to, fill_holes
+from nbhelpers.core.masks import box_of, components, distance_to, fill_holes, tight_box
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.video.frames import fold_wrap
 
@@ -179,7 +179,7 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
 
 def _centre(mask: np.ndarray) -> tuple[float, float]:
     """Centre of gravity ``(x, y)`` of a mask."""
-    x0, y0, x1, y1 = box_of(mask) or (0, 0, *mask.shape[::-1])
+    x0, y0, x1, y1 = tight_box(mask)
     moments = cv2.moments(np.ascontiguousarray(mask[y0:y1, x0:x1]).view(np.uint8), binaryImage=True)
     return x0 + moments["m10"] / moments["m00"], y0 + moments["m01"] / moments["m00"]
 
