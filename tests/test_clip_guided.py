@@ -732,6 +732,32 @@ def test_what_the_detector_sees_and_nobody_asked_for_competes():
     assert found.class_map.names[-1] == "box" and found.vocabulary == ("ball",)
 
 
+class SpecialistTextEncoder(FakeTextEncoder):
+    """Knows crates, and not that they are boxes; what it does not know is nowhere."""
+
+    def _near(self, small, name):
+        return super()._near(small, {"crate": "box", "box": "unknown", "person": "unknown"}.get(name, name))
+
+
+def test_a_kind_that_the_detector_calls_by_its_general_name_is_found():
+    found = detect(["crate"], {"box": 0.9}, encoder=SpecialistTextEncoder())
+    assert found.class_map.names[-1] == "box", "nobody asked for it, so it competes"
+    assert found.names == ("crate",) and iou(found.mask("crate"), colour_mask(scene(), (260, 200))) > 0.8
+    assert found.instances.data["evidence"].tolist() == ["both"]
+    unlike = detect(["barrel"], {"box": 0.9}, encoder=SpecialistTextEncoder())
+    assert not unlike.mask("barrel").any() and unlike.class_map.names[-1] == "box"
+    both = detect(["crate", "box"], {"box": 0.9}, encoder=SpecialistTextEncoder())
+    assert both.mask("box").any() and not both.mask("crate").any(), "a class that is asked for stands by its score"
+
+
+def test_who_wears_a_thing_is_not_the_thing(monkeypatch):
+    monkeypatch.setitem(COLOURS, "person", COLOURS["box"])
+    worn = detect(["crate"], {"person": 0.9}, encoder=SpecialistTextEncoder())
+    assert worn.class_map.names[-1] == "person" and not worn.mask("crate").any()
+    monkeypatch.setattr("nbhelpers.clip_guided.detection.WEARERS", ())
+    assert detect(["crate"], {"person": 0.9}, encoder=SpecialistTextEncoder()).mask("crate").any()
+
+
 def test_the_text_encoder_decides_between_boxes_of_one_object():
     class Confused(FakeDetector):
         def detect(self, image, names, min_score=0.1):

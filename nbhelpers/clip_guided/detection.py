@@ -32,6 +32,8 @@ MAX_RIVALS = 12
 SAME_BOX = 0.7  # IoU from which boxes of different classes are one object
 SAME_MASK = 0.7  # IoU from which the masks of two boxes are one object
 UNKNOWN = 0.15  # score of a thing that the detector does not know, beside those that it knows
+UNASKED = 0.5  # the same beside rivals, as a fraction of their score: they may be its name, as "dog" is a spaniel's ...
+WEARERS = ("person",)  # ... but who wears or holds a thing is not the thing
 FLOOR = 0.2  # probability that the text encoder grants each class: it may be wrong
 MIN_PROBABILITY = 0.35  # of a box that is kept
 ELSEWHERE = 0.3  # what is left of the probability of a class that the detector knows, outside of its boxes
@@ -44,7 +46,7 @@ class Detected:
     Attributes:
         boxes: ``(k, 4)`` pixels, one box an object, the highest score first.
         scores: for each box the score of each class, ``(k, n)``: 0 where the detector knows the class and does not see
-            it, and for stuff; `UNKNOWN` for things that it does not know.
+            it, and for stuff; of things that it does not know `UNKNOWN`, or more where it sees only rivals (`UNASKED`).
         known: whether the detector knows each of the ``n`` classes.
         words: the classes that are asked, with the rivals that the detector saw.
         notes: how names were read.
@@ -112,6 +114,10 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
             scores[same][things] = UNKNOWN
         for index in table[name]:
             scores[same][index] = max(scores[same][index], score)
+    firm = [i for i, names in enumerate(known) if names and (i < len(known) - len(rivals) or names[0] in WEARERS)]
+    for each in scores:
+        if not each[firm].any():
+            each[things] = np.maximum(UNKNOWN, UNASKED * each.max())
     count = min(len(boxes), MAX_BOXES)
     return Detected(
         np.array(boxes[:count], float).reshape(-1, 4),

@@ -17,14 +17,14 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from nbhelpers import clip_guided
 from nbhelpers.clip_guided.detection import choose_detector
 from nbhelpers.clip_guided.values import numbered, prepare_vocabulary
-from nbhelpers.clip_guided.verification import MIN_READING, blur_surroundings, crop_box
+from nbhelpers.clip_guided.verification import MIN_READING, blur_surroundings, crop_box, mean_probabilities
 from nbhelpers.core.masks import box_of, components, deepest_points, distinct, encode_rle, intersections
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.vocabulary import root
 from nbhelpers.models.protocols import FeatureSegmenter, ImageTextEncoder, Segmenter, TextEncoder
-from nbhelpers.models.values import ClassMap, Embedding
+from nbhelpers.models.values import Embedding
 from nbhelpers.multiview.association import (
     SceneObject,
     ViewInstance,
@@ -462,7 +462,7 @@ def verify_objects(
         x0, y0, x1, y1 = crop_box(mask)
         inside = mask[y0:y1, x0:x1]
         classes = text_encoder.dense(blur_surroundings(image[y0:y1, x0:x1], inside), names)
-        second = np.maximum(_mean_probabilities(classes, inside), MIN_READING)
+        second = np.maximum(mean_probabilities(classes, inside), MIN_READING)
         own = nouns.vocabulary.index(nouns.heads[obj.noun].casefold())
         first = np.full(len(second), (1 - obj.confidence) / max(1, len(second) - 1))
         first[own] = obj.confidence
@@ -482,13 +482,6 @@ def _support(obj: SceneObject) -> float:
     """Support of an object before verification: the number of views that show it, and its size there."""
     area = np.mean([each.mask.mean() for each in obj.instances.values()])
     return len(obj.instances) * float(area**0.25)
-
-
-def _mean_probabilities(class_map: ClassMap, mask: np.ndarray) -> np.ndarray:
-    """Mean probability of each class inside a mask."""
-    height, width = class_map.probabilities.shape[1:]
-    weight = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    return (class_map.probabilities * weight).sum((1, 2)) / max(float(weight.sum()), 1e-6)
 
 
 @dataclass(frozen=True, eq=False)
