@@ -416,9 +416,10 @@ class TurntableViews:
             if match := next((each for each in decisions[photo] if each.kept), None):
                 best[photo] = match.score, self.proposals(photo).items[match.number], ""
         neighbours = self._neighbours()
+        order = list(self.names)
         for sweep in range(2 * SWEEPS):
             changed = False
-            for photo in self.names if sweep % 2 == 0 else reversed(self.names):
+            for photo in order if sweep % 2 == 0 else order[::-1]:
                 for other in neighbours[photo]:
                     changed |= other in best and self._extend(best, photo, other)
             if not changed and sweep % 2:

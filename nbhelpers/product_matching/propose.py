@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -169,6 +169,9 @@ class GridProposal:
         return square_crop(image, self.mask, side)
 
 
+AnyMask = TypeVar("AnyMask", bound=GuidedMask | GridProposal)
+
+
 def propose_candidates(
     image: UInt8[np.ndarray, "h w 3"],
     segmenter: Segmenter,
@@ -265,11 +268,11 @@ def suppress_duplicates(masks: Sequence[GuidedMask]) -> list[GuidedMask]:
 
 def most_similar(
     image: UInt8[np.ndarray, "h w 3"],
-    masks: Sequence[GuidedMask | GridProposal],
+    masks: Sequence[AnyMask],
     encoder: PatchEncoder,
     gallery: Gallery,
     settings: ProductSettings,
-) -> list[GuidedMask | GridProposal]:
+) -> list[AnyMask]:
     """The ``max_candidates`` masks most similar to the gallery, described at half the resolution."""
     if len(masks) <= settings.max_candidates:
         return list(masks)
