@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from nbhelpers.benchmarks.commands import app as benchmarks
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.geometry_fusion.commands import app as geometry_fusion
 from nbhelpers.multiview.commands import multiview
+from nbhelpers.options import Device, Models, numbers, several_values
 from nbhelpers.product_matching.commands import app as product_matching
 from nbhelpers.rotoscoping.commands import app as rotoscoping
 
@@ -29,27 +29,6 @@ app.add_typer(rotoscoping, name="rotoscoping")
 app.add_typer(product_matching, name="product-matching")
 app.add_typer(geometry_fusion, name="geometry-fusion")
 app.command()(multiview)
-
-
-class _SeveralWords(TyperCommand):
-    """Lets ``--vocabulary a b c`` take several words after one flag."""
-
-    takes_several = ("--vocabulary", "--exclude")
-
-    def parse_args(self, ctx, args: list[str]) -> list[str]:
-        """Repeat the flag before each word, as typer wants it."""
-        out, flag = [], None
-        for arg in args:
-            if arg.startswith("-"):
-                flag = arg if arg in self.takes_several else None
-            elif flag is not None and out[-1] != flag:
-                out.append(flag)
-            out.append(arg)
-        return super().parse_args(ctx, out)
-
-
-Models = Annotated[str | None, typer.Option(help="auto, lite or official (default: NBHELPERS_MODELS, else auto)")]
-Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")]
 
 
 @app.command()
@@ -112,8 +91,8 @@ def segment(
         check_writable(output)
         session = ClickSession(pixels, load("segmenter", log.model, device), name=log.image.get("name"), log=log)
     else:
-        clicks = [_numbers(text, "--point", "x,y or x,y,1 or x,y,0", (2, 3)) for text in point or ()]
-        corners = None if box is None else _numbers(box, "--box", "x0,y0,x1,y1", (4,))
+        clicks = [numbers(text, "--point", "x,y or x,y,1 or x,y,0", (2, 3)) for text in point or ()]
+        corners = None if box is None else numbers(box, "--box", "x0,y0,x1,y1", (4,))
         if not clicks and corners is None:
             raise NbHelpersError("nothing to segment", expected="--point x,y or --box x0,y0,x1,y1")
         pixels = load_image(image)  # before the model: a bad photo is told at once
@@ -136,7 +115,7 @@ def segment(
     typer.echo(f"made by {session.segmenter.name} on {session.segmenter.device}")
 
 
-@app.command("clip-guided", cls=_SeveralWords)
+@app.command("clip-guided", cls=several_values("--vocabulary", "--exclude"))
 def clip_guided(
     image: Annotated[str, typer.Option(help="a photo, a folder of photos, or a quoted glob")],
     vocabulary: Annotated[list[str], typer.Option(help="words for what may be in the photo: several after one flag")],
@@ -228,16 +207,6 @@ def editing(
     output = output.with_stem(own_name(output.parent, output.stem, digest, files=["{}" + output.suffix]))
     write_text(output.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False))  # says whose picture it is
     typer.echo(f"{save_image(output, edited)}, made by {inpainter.name}")
-
-
-def _numbers(text: str, option: str, form: str, lengths: tuple[int, ...]) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in lengths:
-        raise NbHelpersError(f"{option} cannot be read", given=text, expected=form)
-    return numbers
 
 
 def main() -> None:

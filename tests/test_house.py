@@ -21,6 +21,7 @@ FLOORS = {
     "export": 3,
     "plots": 3,
     "plots3d": 3,
+    "options": 3,
     "multiview": 4.5,
     "benchmarks": 4.7,  # measures the jobs
     "widgets": 5,

@@ -6,26 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.options import Device, Models, numbers, several_values
 
 app = typer.Typer(help="Show a product once; find that very product in other photos.", no_args_is_help=True)
-
-
-class _SeveralFiles(TyperCommand):
-    """Lets ``--images a.jpg b.jpg`` take several files after one flag, as a shell's ``*.jpg`` gives them."""
-
-    def parse_args(self, ctx, args: list[str]) -> list[str]:
-        """Repeat the flag before each file, as typer wants it."""
-        out, taking = [], False
-        for arg in args:
-            if arg.startswith("--"):
-                taking = arg == "--images"
-            elif taking and out[-1] != "--images":
-                out.append("--images")
-            out.append(arg)
-        return super().parse_args(ctx, out)
 
 
 @app.callback()
@@ -33,7 +18,7 @@ def product_matching() -> None:
     """Show a product once; find that very product in other photos."""
 
 
-@app.command(cls=_SeveralFiles)
+@app.command(cls=several_values("--images"))
 def batch(
     images: Annotated[list[str], typer.Option(help="photos, folders or quoted globs: several after one flag")],
     reference: Annotated[Path, typer.Option(help="a photo that shows the product")],
@@ -53,8 +38,8 @@ def batch(
     turntable: Annotated[bool, typer.Option(help="the photos are views in order")] = False,
     circle: Annotated[bool, typer.Option(help="and the last is beside the first")] = False,
     workers: Annotated[int, typer.Option(help="processes, each with its own models")] = 1,
-    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; by default the best there is")] = None,
-    models: Annotated[str | None, typer.Option(help="auto, lite or official")] = None,
+    device: Device = None,
+    models: Models = None,
 ) -> None:
     """Find a product in photos; writes masks, cut-outs, COCO json, csv and a page to look through."""
     from tqdm.auto import tqdm
@@ -70,8 +55,8 @@ def batch(
     for source in images:
         apart(output, source)
     paths = list(dict.fromkeys(path for source in images for path in listed(source)))
-    point = None if ref_point is None else _numbers(ref_point, "--ref-point", "x,y", 2)
-    box = None if ref_bbox is None else _numbers(ref_bbox, "--ref-bbox", "x0,y0,x1,y1", 4)
+    point = None if ref_point is None else numbers(ref_point, "--ref-point", "x,y", (2,))
+    box = None if ref_bbox is None else numbers(ref_bbox, "--ref-bbox", "x0,y0,x1,y1", (4,))
     if sum(given is not None for given in (point, box, ref_mask)) != 1:
         raise NbHelpersError("show the product in one way", expected="--ref-point, --ref-bbox or --ref-mask")
     image = load_image(reference)  # before the models: a bad photo is an error at once
@@ -109,14 +94,3 @@ def batch(
     typer.echo(f"in {found} of {len(results)} photos; look through {output / 'index.html'}")
     typer.echo(f"made by {segmenter.name} and {encoder.name} on {segmenter.device}")
     raise_if_failed(results)
-
-
-def _numbers(text: str, option: str, form: str, count: int) -> tuple[float, ...]:
-    """The numbers of an option."""
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != count:
-        raise NbHelpersError(f"{option} cannot be read", given=text, expected=form)
-    return numbers

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nbhelpers.options import Device
+
 app = typer.Typer(help="Track objects through a clip and export their mattes.", no_args_is_help=True)
 
 Clip = Annotated[Path, typer.Argument(help="a folder of pictures, or a video")]
@@ -53,7 +55,7 @@ def run_command(
     stop: Stop = None,
     on_bad: OnBad = "error",
     on_size: OnSize = "error",
-    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")] = None,
+    device: Device = None,
 ) -> None:
     """Replay a prompt log on its clip, track the objects and export verified mattes; resumed when cut off."""
     from tqdm.auto import tqdm
