@@ -11,6 +11,7 @@ import typer
 
 from nbhelpers.benchmarks.commands import app as benchmarks
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import parse_point
 from nbhelpers.geometry_fusion.commands import app as geometry_fusion
 from nbhelpers.multiview.commands import multiview
 from nbhelpers.options import Device, Models, numbers, several_values
@@ -91,7 +92,7 @@ def segment(
         check_writable(output)
         session = ClickSession(pixels, load("segmenter", log.model, device), name=log.image.get("name"), log=log)
     else:
-        clicks = [numbers(text, "--point", "x,y or x,y,1 or x,y,0", (2, 3)) for text in point or ()]
+        clicks = [parse_point(text)[1:] for text in point or ()]
         corners = None if box is None else numbers(box, "--box", "x0,y0,x1,y1", (4,))
         if not clicks and corners is None:
             raise NbHelpersError("nothing to segment", expected="--point x,y or --box x0,y0,x1,y1")
@@ -102,7 +103,7 @@ def segment(
         if corners is not None:
             session.set_box(corners)
         for click in clicks:
-            session.click(*click[:2], label=int(click[2]) if len(click) == 3 else 1)
+            session.click(*click)
     if candidate is not None:
         session.choose_candidate(candidate)
     for path in session.export(output):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import parse_point
 from nbhelpers.options import Device, Models, numbers, several_values
 
 app = typer.Typer(help="Find the product of one photo in other photos.", no_args_is_help=True)
@@ -24,7 +25,7 @@ def batch(
     reference: Annotated[Path, typer.Option(help="a photo that shows the product")],
     output: Annotated[Path, typer.Option(help="folder for all results; an interrupted run resumes")],
     ref_bbox: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 around the product")] = None,
-    ref_point: Annotated[str | None, typer.Option(help="x,y on the product")] = None,
+    point: Annotated[str | None, typer.Option("--point", "--ref-point", help="x,y on the product")] = None,
     ref_mask: Annotated[
         Path | None, typer.Option(help="a mask or cut-out of the photo's size: white or opaque on the product")
     ] = None,
@@ -55,11 +56,11 @@ def batch(
     for source in images:
         apart(output, source)
     paths = list(dict.fromkeys(path for source in images for path in listed(source)))
-    point = None if ref_point is None else numbers(ref_point, "--ref-point", "x,y", (2,))
+    clicked = None if point is None else parse_point(point)[1:3]
     box = None if ref_bbox is None else numbers(ref_bbox, "--ref-bbox", "x0,y0,x1,y1", (4,))
-    if sum(given is not None for given in (point, box, ref_mask)) != 1:
+    if sum(given is not None for given in (clicked, box, ref_mask)) != 1:
         raise NbHelpersError(
-            "exactly one prompt of the product is needed", expected="--ref-point, --ref-bbox or --ref-mask"
+            "exactly one prompt of the product is needed", expected="--point, --ref-bbox or --ref-mask"
         )
     image = load_image(reference)  # before the models, so that an unreadable photo fails early
     mask = None if ref_mask is None else load_mask(ref_mask, image.shape[:2])
@@ -77,7 +78,7 @@ def batch(
             paths,
             reference,
             output,
-            point=point,
+            point=clicked,
             box=box,
             mask=mask,
             settings=chosen,
