@@ -24,6 +24,7 @@ LONGEST = (
     "01_clip_guided.ipynb",
     "03_rotoscoping.ipynb",
     "05_product_matching.ipynb",
+    "07_benchmarks.ipynb",
     BROWSER,
     "00_start_here.ipynb",
     "02_editing.ipynb",

@@ -378,7 +378,8 @@ def test_ruff_has_nothing_to_say(command):
 
 
 @pytest.mark.parametrize(
-    "package", ["", ".editing", ".geometry_fusion", ".multiview", ".product_matching", ".rotoscoping", ".weights"]
+    "package",
+    ["", ".benchmarks", ".editing", ".geometry_fusion", ".multiview", ".product_matching", ".rotoscoping", ".weights"],
 )
 def test_a_name_that_is_loaded_lazily_is_there_and_is_no_module(package):
     import importlib
