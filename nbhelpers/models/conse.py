@@ -8,6 +8,9 @@ knows far more.
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import replacing
 from nbhelpers.core.lazy import missing
 from nbhelpers.core.vocabulary import is_stuff
 from nbhelpers.models.dense import as_classes
@@ -28,6 +32,8 @@ from nbhelpers.models.values import ClassMap
 
 if TYPE_CHECKING:
     import onnx
+
+log = logging.getLogger(__name__)
 
 PEAK = 0.99  # quantile over the photo that is taken as the best score, against outliers
 
@@ -118,6 +124,7 @@ class ConseTextEncoder:
         settings: see `ConseSettings`.
         name: catalog name.
         device: where it computes; always the CPU.
+        store: ``.npz`` file that keeps the vectors of the ImageNet classes between processes; not kept when left out.
     """
 
     def __init__(
@@ -127,8 +134,9 @@ class ConseTextEncoder:
         settings: ConseSettings | None = None,
         name: str = "conse-lite",
         device: str = "cpu",
+        store: Path | None = None,
     ):
-        self.classifier, self.sentences = classifier, sentences
+        self.classifier, self.sentences, self.store = classifier, sentences, store
         self.settings = settings or ConseSettings()
         self.name, self.device = name, device
         self._vectors: dict[str, np.ndarray] = {}
@@ -206,8 +214,19 @@ class ConseTextEncoder:
 
     @cached_property
     def _meanings(self) -> Float32[np.ndarray, "c d"]:
-        """Embeddings of the ImageNet classes, from lemma and definition; computed once, in seconds."""
-        return self.sentences([f"{lemma}: {text}" for lemma, text in zip(*class_texts(), strict=True)])
+        """Embeddings of the ImageNet classes, from lemma and definition; computed in seconds, or read from the store."""
+        texts = [f"{lemma}: {text}" for lemma, text in zip(*class_texts(), strict=True)]
+        stored = None if self.store is None else _read_vectors(self.store, texts)
+        if stored is not None:
+            return stored
+        vectors = self.sentences(texts)
+        if self.store is not None:
+            try:
+                with replacing(self.store) as temporary:
+                    np.savez(temporary, texts=np.array(texts), vectors=vectors)
+            except NbHelpersError as error:
+                log.warning("the embeddings of the ImageNet classes cannot be stored: %s", error.given)
+        return vectors
 
     def _similarity(self, names: Sequence[str]) -> Float32[np.ndarray, "n c"]:
         """Cosine of each name, or of its related classes, with each ImageNet class, smoothed over similar classes."""
@@ -260,7 +279,18 @@ def build(name: str, files: dict[str, Path], device: str) -> ConseTextEncoder:
         NbHelpersError: a file that cannot be read, or contains another network.
     """
     sentences = SentenceEncoder.from_files(files["text"], files["config"], files["tokenizer"])
-    return ConseTextEncoder(DenseClassifier.from_file(files["classifier"]), sentences, name=name)
+    digest = hashlib.sha256(files["text"].read_bytes()).hexdigest()[:16]
+    store = files["text"].with_name(f"imagenet-{digest}.npz")
+    return ConseTextEncoder(DenseClassifier.from_file(files["classifier"]), sentences, name=name, store=store)
+
+
+def _read_vectors(path: Path, texts: Sequence[str]) -> Float32[np.ndarray, "c d"] | None:
+    """The stored vectors of these very texts; None where there are none."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return stored["vectors"] if list(stored["texts"]) == list(texts) else None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
 
 
 def raise_stuff(scores: Float32[np.ndarray, "n h w"], stuff: Bool[np.ndarray, " n"], rest: float) -> None:
