@@ -221,7 +221,7 @@ def test_export_writes_the_formats_that_were_asked_for(case):
     session = case.session
     session.click(*case.point)
     getattr(case, "before_export", lambda _: None)(session)
-    with pytest.raises(NbHelpersError, match="no such export"):
+    with pytest.raises(NbHelpersError, match="unknown export format"):
         session.export(case.folder, formats=("cassette",))
     assert not case.folder.exists()
     assert session.export(case.folder, formats=case.formats)

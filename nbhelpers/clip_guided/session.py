@@ -1,4 +1,4 @@
-"""Correction of a guided segmentation by clicks: every instance becomes an object of a click session."""
+"""Correct the instances that words found by clicks: each becomes an object of a click session."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from nbhelpers.models.values import Prediction
     from nbhelpers.segment import ClickSession
 
-IOU_FAITHFUL = 0.9  # IoU below which the prompt of an instance is complemented by its mask
-CLICK_CONFIDENCE = 1.0  # of instances that the user clicked
+IOU_FAITHFUL = 0.9  # from which a click reproduces an instance well enough; below, its mask is a prompt too
+CLICK_CONFIDENCE = 1.0  # of instances that a user clicked
 FORMATS = ("masks", "cutouts", "coco", "labels", "prompts")
-"""Formats of `ClipGuidedSession.export`."""
+"""What `ClipGuidedSession.export` writes."""
 
 
 class ClipGuidedSession:
-    """A `ClipGuidedResult` that is updated by clicks.
+    """A `ClipGuidedResult` that follows the user's clicks.
 
     Example:
         >>> clicks = nbhelpers.ClickSession(image, segmenter)
@@ -41,13 +41,13 @@ class ClipGuidedSession:
         >>> session.result.names
         ('cat 1', 'sofa', 'cat 2')
 
-    Unedited instances keep their masks. An edited instance takes the mask of the click session; one whose object was
-    deleted or cleared is removed; a new object becomes an instance of the class that its name starts with, or else of
-    the most probable class in the class map. Edited instances are painted over unedited ones.
+    Instances without clicks keep their masks. One that got a click takes the click session's mask; one whose object was
+    deleted or cleared is removed; a new object becomes an instance of the class that its name begins with, or else of
+    the class with the highest probability in it. Clicked instances lie over the others.
 
     Args:
-        result: the initial result.
-        clicks: a new session on the same photo, to which the instances are added as objects. `undo` stops there.
+        result: where to start from.
+        clicks: a new session on the same photo; it gets the instances as objects. `undo` stops there.
 
     Raises:
         NbHelpersError: a session on another photo, or one that already has prompts.
@@ -109,7 +109,7 @@ class ClipGuidedSession:
             x: pixels from the left.
             y: pixels from the top.
             label: 1 to include, 0 to exclude.
-            name: of an instance's object; the active one when left out.
+            name: of an instance's object; by default the active one.
         """
         return self.clicks.click(x, y, label, name=name)
 
@@ -157,8 +157,8 @@ class ClipGuidedSession:
         """Add an instance by a click in pixels of the photo; return the name of its object.
 
         Args:
-            x: column.
-            y: row.
+            x: pixels from the left.
+            y: pixels from the top.
             name: a class of the vocabulary, or a new one; by default the most probable class.
         """
         if name is not None:
@@ -224,7 +224,7 @@ class ClipGuidedSession:
         self._current = None
 
     def _corrected(self) -> ClipGuidedResult:
-        """Unedited instances first, then edited ones, in the order of the click session."""
+        """Instances without corrections first, then the clicked ones, in the order of the click session."""
         found, clicks = self.found, self.clicks
         vocabulary = list(found.vocabulary)
         numbers = np.full(found.instance_map.shape, -1, np.int16)

@@ -443,7 +443,7 @@ def check_formats(formats: Iterable[str], known: Iterable[str]) -> None:
     """Raise an error if one of the formats of an export is unknown."""
     known = tuple(known)
     if unknown := [name for name in formats if name not in known]:
-        raise NbHelpersError("there is no such export", given=", ".join(unknown), expected=", ".join(known))
+        raise NbHelpersError("unknown export format", given=", ".join(unknown), expected=", ".join(known))
 
 
 def save_masks(
@@ -467,7 +467,7 @@ def save_masks(
         image: RGB.
         masks: object name -> mask.
         scores: object name -> predicted IoU.
-        file_name: of the photo in the COCO file, by which other tools find it; ``name`` when left out.
+        file_name: of the photo in the COCO file, by which other tools find it; by default ``name``.
         formats: ``"masks"`` and ``"cutouts"``, or one of them. The COCO file is always written: it says of which photo
             the others are.
 

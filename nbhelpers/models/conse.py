@@ -214,7 +214,7 @@ class ConseTextEncoder:
 
     @cached_property
     def _meanings(self) -> Float32[np.ndarray, "c d"]:
-        """Embeddings of the ImageNet classes, from lemma and definition; computed in seconds, or read from the store."""
+        """Embeddings of the ImageNet classes, from lemma and definition; computed in seconds, or stored."""
         texts = [f"{lemma}: {text}" for lemma, text in zip(*class_texts(), strict=True)]
         stored = None if self.store is None else _read_vectors(self.store, texts)
         if stored is not None:

@@ -243,7 +243,7 @@ class ViewsSession:
         return self.log.can_redo
 
     def undo(self) -> bool:
-        """Undo the last prompt; False if there is none."""
+        """Undo the last prompt; False when there is none."""
         while self.log.cursor > 1:
             if self.log.undo()["op"] != "candidate.set":  # chosen by `solve`, not by the user
                 self._changed()
@@ -251,7 +251,7 @@ class ViewsSession:
         return False
 
     def redo(self) -> bool:
-        """Redo the last undone prompt; False if there is none."""
+        """Redo the prompt that was undone last; False when there is none."""
         if self.log.redo() is None:
             return False
         following = self.log.events[self.log.cursor : self.log.cursor + 1]

@@ -346,7 +346,7 @@ class ProductSession:
         return self._set_prompts(view, replace(self.prompts(view), box=sides))
 
     def set_mask(self, mask: Bool[np.ndarray, "h w"] | None, *, view: int = 0) -> Prediction | None:
-        """Set or, with None, remove the mask of the product in a photo; see `click`. A mask alone is kept as it is."""
+        """Set or, with None, remove the mask of the product in a photo; see `click`. A mask alone is kept unchanged."""
         rle = None if mask is None else encode_rle(mask)
         return self._set_prompts(view, replace(self.prompts(view), mask_rle=rle))
 

@@ -237,7 +237,7 @@ class RotoSession:
     def set_mask(
         self, mask: Bool[np.ndarray, "h w"] | None, *, name: str | None = None, frame: int | None = None
     ) -> Prediction:
-        """Set a mask, which is kept as it is, or with None remove it; return the new prediction."""
+        """Set a mask, which is kept unchanged, or remove it with None; return the new prediction."""
         if mask is not None:
             Prompt(mask=np.asarray(mask, bool)).check_inside(self.size)
             mask = np.asarray(mask, bool)

@@ -322,7 +322,7 @@ def _stays_inside(info: tarfile.TarInfo) -> bool:
 
 
 def _copy(
-    archive: Path, member: str, stream: IO[bytes], target: Path, length: int, size: int | None, progress: bool
+    archive: Path, member: str, stream: Any, target: Path, length: int, size: int | None, progress: bool
 ) -> None:
     limit = length if size is None else size
     done = 0

@@ -44,7 +44,7 @@ class JobPage(widgets.VBox):
     A page implements `open_source`, adds its own rows, and runs its job inside `working`.
 
     Args:
-        folder: where uploads and results are kept; a temporary one when left out.
+        folder: where uploads and results are kept; a temporary one by default.
         accept: file types of the upload, as in HTML.
         upload: text of the upload button.
         welcome: first sentence of the status line.
@@ -179,8 +179,8 @@ class SceneApp(JobPage):
         >>> SceneApp()                               # the one cell of app/multiview.ipynb, which voila serves
 
     Args:
-        segmenter: holds the models; picks them when they are first needed when left out.
-        folder: where uploads and results are kept; a temporary one when left out.
+        segmenter: holds the models; picks them when they are first needed by default.
+        folder: where uploads and results are kept; a temporary one by default.
     """
 
     def __init__(self, segmenter: MultiviewSegmenter | None = None, folder: str | Path | None = None):

@@ -18,7 +18,7 @@ class Later:
     Args:
         function: what to call.
         seconds: the pause.
-        restart: whether asking again begins the pause anew.
+        restart: whether asking again restarts the pause.
     """
 
     def __init__(self, function: Callable[[], object], seconds: float, *, restart: bool = False):

@@ -234,7 +234,7 @@ class HistoryRow(Row):
 
     Args:
         owner: whose session is changed.
-        clear: removes prompts; there is no such button when left out.
+        clear: removes prompts; by default there is no such button.
         scope: what is cleared, for the tooltip.
     """
 

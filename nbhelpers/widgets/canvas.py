@@ -76,7 +76,7 @@ class LayeredCanvas:
 
         `ipycanvas.hold_canvas` goes on collecting for ever after an exception. It also remembers the layer that
         was drawn on last, which a reloaded page does not, and one command without a layer stops that page's
-        drawing for good; so each message here names its layers anew.
+        drawing for good; so each message here names its layers again.
         """
         manager = self.manager
         with _drawing:
@@ -171,7 +171,7 @@ class Mouse:
 
     @property
     def reports_buttons(self) -> bool:
-        """Whether the right button can be told from the left: False as soon as a press shows that it cannot."""
+        """Whether the right button is distinguished from the left: False after a press for which it was not."""
         return self._events is not None and self._taken is None
 
     def reset(self) -> None:
