@@ -116,7 +116,8 @@ def segment(
         typer.echo(str(path))
     for each in session.masks():
         chosen = session.candidate(each)
-        scores = ", ".join(f"{score:.2f}" for score in session.prediction(each).scores)
+        prediction = session.prediction(each)
+        scores = ", ".join(f"{score:.2f}" for score in (() if prediction is None else prediction.scores))
         share = 100 * float(session.mask(each).mean())
         typer.echo(f"{each}: candidate {chosen} of predicted IoU {scores}; {share:.1f} % of the photo")
     typer.echo(f"made by {session.segmenter.name} on {session.segmenter.device}")

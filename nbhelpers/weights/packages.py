@@ -26,7 +26,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import CHUNK

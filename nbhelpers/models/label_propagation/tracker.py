@@ -41,8 +41,9 @@ from nbhelpers.models.label_propagation.votes import (
     feature_means,
     resize_map,
     vote,
+    with_features,
 )
-from nbhelpers.models.protocols import FeatureFusion, FeatureSegmenter, FrameSequence
+from nbhelpers.models.protocols import FeatureFusion, FrameSequence, Segmenter
 from nbhelpers.models.values import Embedding, Prediction, TrackedFrame, arrays_by_object, is_mask_prompt
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class LabelPropagation:
 
     kept = None  # the masks of all tracked frames are kept, even after further prompts
 
-    def __init__(self, segmenter: FeatureSegmenter, name: str = "label-propagation"):
-        self.segmenter, self.name = segmenter, name
+    def __init__(self, segmenter: Segmenter, name: str = "label-propagation"):
+        self.segmenter, self.name = with_features(segmenter), name
 
     @property
     def device(self) -> str:
