@@ -11,7 +11,7 @@ import argparse
 
 import torch
 
-from nbhelpers.models.measure import LIMIT, measure
+from nbhelpers.models.measure import LIMIT, measure_networks
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -22,4 +22,4 @@ if __name__ == "__main__":
     if given.device is None and not torch.cuda.is_available():
         print("No CUDA device: the networks of these sizes take minutes each on a CPU (--device cpu runs them)")
     else:
-        print(measure(given.device, compiled=not given.no_compile, limit=given.limit))
+        print(measure_networks(given.device, compiled=not given.no_compile, limit=given.limit))

@@ -42,9 +42,9 @@ def doctor(
     from nbhelpers.weights.doctor import doctor as examine
 
     if gpu:
-        from nbhelpers.models.measure import measure as measure_all
+        from nbhelpers.models.measure import measure_networks
 
-        typer.echo(measure_all("cuda"))
+        typer.echo(measure_networks("cuda"))
         return
     if measure is not None:
         from nbhelpers.models.load import load

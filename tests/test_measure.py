@@ -36,7 +36,7 @@ def small(monkeypatch):
 
 
 def test_every_case_is_timed_and_told_in_a_table(small):
-    report = measuring.measure("cpu", TINY, compiled=False, rounds=1)
+    report = measuring.measure_networks("cpu", TINY, compiled=False, rounds=1)
     assert [row.note for row in report.rows if row.seconds is None] == []
     tasks = {(row.network, row.task) for row in report.rows}
     assert tasks == {(network, task) for network in TINY for task, _, _ in measuring.CASES[network]}
@@ -50,13 +50,13 @@ def test_what_fails_is_a_row_and_the_others_go_on(small):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
     networks = {"EdgeTAM": full, "DINOv2-L": TINY["DINOv2-L"]}
-    failed, timed = measuring.measure("cpu", networks, compiled=False, rounds=1).rows
+    failed, timed = measuring.measure_networks("cpu", networks, compiled=False, rounds=1).rows
     assert failed.seconds is None and failed.note.startswith("CUDA out of memory") and failed.fits == ()
     assert timed.network == "DINOv2-L" and timed.seconds > 0
 
 
 def test_nothing_is_begun_after_the_limit():
-    (row,) = measuring.measure("cpu", {"DINOv2-L": TINY["DINOv2-L"]}, compiled=False, limit=-1).rows
+    (row,) = measuring.measure_networks("cpu", {"DINOv2-L": TINY["DINOv2-L"]}, compiled=False, limit=-1).rows
     assert row.seconds is None and "left out" in row.note
 
 

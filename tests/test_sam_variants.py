@@ -115,7 +115,7 @@ def test_half_precision_gives_nearly_the_same_mask(family, photo):
 def test_what_does_not_fit_is_refused(family, photo):
     files, segmenter, _, _ = family
     embedding = build_segmenter("other", files, "cpu").encode(photo)
-    with pytest.raises(NbHelpersError, match="made by another model"):
+    with pytest.raises(NbHelpersError, match="belongs to another model"):
         segmenter.predict(embedding, CLICK)
     own = segmenter.encode(photo)
     with pytest.raises(NbHelpersError, match="outside the image"):

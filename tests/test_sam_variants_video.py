@@ -197,7 +197,7 @@ def test_full_memory_in_the_middle_of_a_clip_loses_nothing(family, clip, monkeyp
 def test_what_cannot_be_done_is_one_clear_error_and_changes_nothing(family, clip):
     tracker, _, _ = family
     state = tracker.open(clip)
-    with pytest.raises(NbHelpersError, match="nothing to follow"):
+    with pytest.raises(NbHelpersError, match="no prompt yet"):
         tracker.propagate(state, 0, 3)
     for call in (lambda: tracker.add(state, 20, 1, CLICK), lambda: tracker.propagate(state, 0, 20)):
         with pytest.raises(NbHelpersError, match="no such frame"):

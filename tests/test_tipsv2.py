@@ -82,7 +82,7 @@ def test_maps_at_the_size_of_the_photo_and_refined(encoder, photo):
 def test_wrong_names_and_files_are_one_clear_error(encoder, tiny, photo, tmp_path):
     with pytest.raises(NbHelpersError, match="too long"):
         encoder.text_embeddings(["x" * 100], PLAIN)
-    with pytest.raises(NbHelpersError, match="given twice"):
+    with pytest.raises(NbHelpersError, match="listed twice"):
         encoder.dense(photo, ["cat", "cat"])
     broken = tmp_path / "tokenizer.json"
     broken.write_text("{")

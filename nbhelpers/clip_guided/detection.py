@@ -53,7 +53,7 @@ class Detected:
         known: whether the detector knows each of the ``n`` classes.
         words: the vocabulary, with the rivals that the detector found.
         notes: how names were mapped to the detector's classes.
-        masks: the mask of each box if the detector segments, otherwise empty.
+        masks: the mask of each box, from a detector that segments; empty for other detectors.
     """
 
     boxes: Float[np.ndarray, "k 4"]

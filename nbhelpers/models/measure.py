@@ -72,7 +72,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class GpuReport:
-    """What `measure` found; ``str(report)`` is a table in Markdown.
+    """What `measure_networks` found; ``str(report)`` is a table in Markdown.
 
     Attributes:
         machine: name and memory of the device, versions.
@@ -99,7 +99,7 @@ class GpuReport:
         return "\n".join(lines) + "\n"
 
 
-def measure(
+def measure_networks(
     device: str | None = None,
     networks: Mapping[str, Callable[[], torch.nn.Module]] | None = None,
     compiled: bool = True,
@@ -109,8 +109,8 @@ def measure(
     """Run every network with random weights in half precision and in float32, and some compiled.
 
     Args:
-        device: where to; the best there is when left out.
-        networks: builds each network on the CPU, by name; those of real size when left out.
+        device: where to; default: the best available.
+        networks: builds each network on the CPU, by name; default: those of real size.
         compiled: whether to measure ``torch.compile`` too, which takes a minute a network.
         limit: seconds after which no further measurement is begun; the rows say so.
         rounds: how often each run is timed, after one that is not.

@@ -126,7 +126,7 @@ class Detector(Protocol):
         """Boxes of all detected objects, with ``class_id`` -1 for objects that match none of the names.
 
         ``xyxy`` in pixels of the image, ``confidence`` 0 to 1, ``data["detected"]`` the detector's class and
-        ``data["class_name"]`` the first name of the class in ``names``. A detector that also segments sets ``mask``.
+        ``data["class_name"]`` the first name of the class in ``names``. A detector that also segments gives ``mask``.
         """
         ...
 

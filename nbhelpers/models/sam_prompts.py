@@ -52,10 +52,10 @@ def low_resolution_logits(mask: np.ndarray, size: tuple[int, int]) -> Float32[np
 
 
 def check_own_embedding(embedding: Embedding, name: str) -> None:
-    """Refuse the embedding of another model than ``name``."""
+    """Raise an error for the embedding of another model than ``name``."""
     if embedding.model != name:
         raise NbHelpersError(
-            "the embedding was made by another model",
+            "the embedding belongs to another model",
             given=embedding.model,
             expected=name,
             do="encode the image with this segmenter",

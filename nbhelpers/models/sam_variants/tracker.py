@@ -1,7 +1,7 @@
 """Video segmentation by the networks of ``transformers`` that have SAM 2's memory, with corrections that stick.
 
 The library keeps a correction as an ordinary memory, and neither gives the tracked mask to the network with it nor
-tracks what came after anew. Here, as in `nbhelpers.models.sam2_video`, every prompted frame is a conditioning frame,
+tracks the later frames again. Here, as in `nbhelpers.models.sam2_video`, every prompted frame is a conditioning frame,
 points correct the tracked mask, and the memory of an object from before its prompts changed is dropped.
 """
 
@@ -142,7 +142,7 @@ class VariantTracker:
         """Prompt an object on one frame, in place of its earlier prompt there, and get its mask.
 
         On a frame that was tracked before, points and box correct the tracked mask; a mask given with them is
-        corrected instead. A mask alone is taken as it is. The prediction depends on the prompt and on the tracked
+        corrected instead. A mask alone is used unchanged. The prediction depends on the prompt and on the tracked
         mask, not on earlier prompts of the same frame.
 
         Raises:
@@ -206,7 +206,7 @@ class VariantTracker:
         state.check(start)
         state.check(stop)
         if not state.objects:
-            raise NbHelpersError("there is nothing to follow yet", do="prompt an object on a frame first")
+            raise NbHelpersError("there is no prompt yet", do="prompt an object on a frame first")
         return self._track(state, start, stop)
 
     def _track(self, state: VariantState, start: int, stop: int) -> Iterator[TrackedFrame]:
