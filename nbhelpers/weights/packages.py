@@ -254,9 +254,8 @@ def _size_of(folder: Path) -> int:
 def extract_member(archive: Path, member: str, target: Path, *, size: int | None = None, progress: bool = True) -> Path:
     """Stream the file ``member`` of a tar or zip (wheel) to ``target``; return ``target``.
 
-    The archive is read, never unpacked, so no path from it is used. It is refused if it contains a link
-    out of it, a device, an absolute name, or ``..``. Symbolic links to other members, as in source archives, are
-    skipped.
+    The archive is read, never unpacked, so no path from it is used. It is refused if it contains a link that leads out
+    of it, a device, an absolute name, or ``..``. Symbolic links to other members, as in source archives, are skipped.
 
     Args:
         archive: ``.tgz``, ``.tar``, ``.whl`` or ``.zip``, recognised by content.
