@@ -3,7 +3,7 @@
     python bench/eval_multiview.py DATA [--scenes kitchen,temple] [--poses FOLDER] [--no-poses] [--quick]
 
 DATA holds ``kitchen/*.png`` and ``temple/*.png``. Truth: of the kitchen the outlines that were drawn by hand in
-``tests/data/kitchen_polygons.json``, void polygons not counted; of the temple what is brighter than the dark
+``nbhelpers/benchmarks/kitchen_outlines.json``, void polygons not counted; of the temple what is brighter than the dark
 background: threshold 45, opened by 3 pixels, largest component, shadows closed over 9 pixels (grooves of the stone are
 as dark as the background; gaps between the columns are wider).
 
@@ -35,7 +35,7 @@ from nbhelpers.core.masks import box_of, components, deepest_points, fill_holes,
 from nbhelpers.multiview import MultiviewSegmenter, Photos, ViewsSession
 
 TARGETS = {"temple": 0.93, "bulldozer": 0.88, "bulldozer worst view": 0.60, "pink mat": 0.85, "auc": 0.85}
-POLYGONS = Path(__file__).resolve().parents[1] / "tests" / "data" / "kitchen_polygons.json"
+POLYGONS = Path(__file__).resolve().parents[1] / "nbhelpers" / "benchmarks" / "kitchen_outlines.json"
 BAD = 0.8
 PHRASES = {"bulldozer": "yellow tractor", "pink mat": "pink mat"}
 REFERENCES = {"bulldozer": (0, 3, 6), "pink mat": (0, 3, 6), "temple": (0, 5, 11)}

@@ -116,7 +116,7 @@ def segment(
         corners = None if box is None else _numbers(box, "--box", "x0,y0,x1,y1", (4,))
         if not clicks and corners is None:
             raise NbHelpersError("nothing to segment", expected="--point x,y or --box x0,y0,x1,y1")
-        pixels = load_image(image)  # before the model: a bad photo is told at once
+        pixels = load_image(image)  # before the model: an unreadable photo fails early
         check_writable(output)
         session = ClickSession(pixels, load("segmenter", model, device, models), name=image.stem)
         session.rename_object(session.active, name)
@@ -163,10 +163,10 @@ def clip_guided(
     from nbhelpers.models.load import load, load_checkpoint
 
     if edit not in editing.KINDS:
-        raise NbHelpersError("there is no such edit", given=edit, expected=", ".join(editing.KINDS))
+        raise NbHelpersError("unknown edit", given=edit, expected=", ".join(editing.KINDS))
     if edit_prompt is None and (edit == "restyle" or (edit == "replace" and use_inpainting)):
-        raise NbHelpersError("the inpainter needs to be told what to paint", do='--edit-prompt "a sunset"')
-    photos = batch.photos(image)  # before the models: a wrong name is told at once
+        raise NbHelpersError("the inpainter needs a text prompt", do='--edit-prompt "a sunset"')
+    photos = batch.photos(image)  # before the models: a wrong path fails early
     settings = ClipGuidedSettings(min_confidence, min_region_size, iou_threshold, tuple(exclude or ()))
     segmenter = (
         load_checkpoint(checkpoint, model_cfg, device) if checkpoint else load("segmenter", None, device, models)
@@ -186,7 +186,7 @@ def clip_guided(
         parameters={"edit": edit, "edit_prompt": edit_prompt, "inpainter": inpainter and inpainter.name},
     )
     for record in records:
-        typer.echo(batch.told(record, verbose))
+        typer.echo(batch.format_record(record, verbose))
     if failed := sum(record["status"] != "done" for record in records):
         raise NbHelpersError(f"{failed} of {len(records)} photos could not be done", do="see summary.csv; run it again")
 
@@ -215,7 +215,7 @@ def editing(
     from nbhelpers.models.load import load
 
     if edit not in job.KINDS or edit == "segment":
-        raise NbHelpersError("there is no such edit", given=edit, expected="remove, replace or restyle")
+        raise NbHelpersError("unknown edit", given=edit, expected="remove, replace or restyle")
     photo = load_image(image)
     inside = load_mask(mask, photo.shape[:2])
     check_writable(output.expanduser().parent)

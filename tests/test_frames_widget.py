@@ -254,7 +254,7 @@ def test_the_range_holds_playing_and_following(widget, session):
 
 def test_following_without_a_prompt_is_a_sentence(widget):
     key(widget, "f")
-    assert "nothing to track yet" in status(widget) and not widget.work.running
+    assert "no prompt yet" in status(widget) and not widget.work.running
 
 
 def test_following_fills_the_strip_and_tells_the_outcome(widget, session):
@@ -532,7 +532,7 @@ def test_export_writes_verifies_and_reports(widget, session, tmp_path):
     widget.export.folder.value = str(tmp_path)
     found = buttons(widget)
     found["Export"].click()
-    assert "no mask to export yet" in status(widget)
+    assert "no mask to export" in status(widget)
     click(widget, 14, 20)
     key(widget, "f")
     found["Export"].click()

@@ -121,7 +121,7 @@ def test_one_photo_in_detail_with_every_thing_and_its_reason(searched):
     widget.look_at(5)
     rows = widget.detail.rows
     assert len(rows) == min(8, len(searched.result(5).detections)) and widget.detail.picture.value
-    assert all("is needed" in row.children[1].value or "overlaps" in row.children[1].value for row in rows)
+    assert all("threshold" in row.children[1].value or "overlaps" in row.children[1].value for row in rows)
     other = next(i for i, found in enumerate(searched.result(5).detections) if found.decision == "below threshold")
     rows[other].no.click()
     assert len(searched.gallery.negatives) == 1

@@ -226,7 +226,7 @@ def test_a_kernel_that_dies_loses_no_saved_step(session, photo, tmp_path):
 def test_a_log_of_another_picture_model_or_version_is_refused(session, photo, tmp_path):
     session.click(*DISC)
     path = session.save(tmp_path / "log.json")
-    with pytest.raises(NbHelpersError, match="another picture"):
+    with pytest.raises(NbHelpersError, match="another image"):
         ClickSession.reopen(path, photo[::-1].copy(), FakeSegmenter())
     other = FakeSegmenter()
     other.name = "other"

@@ -1,10 +1,10 @@
-"""`segment`: a photo and words in, instances with names out."""
+"""The pipeline from a photo and class names to named instances."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from nbhelpers.clip_guided import detection
 from nbhelpers.clip_guided.placement import PromptPlacement, place
 from nbhelpers.clip_guided.selection import (
     MaskProposal,
+    MergedInstance,
     Prompted,
     assign_pixels,
     detections,
@@ -30,19 +31,19 @@ from nbhelpers.clip_guided.values import (
     ClipGuidedResult,
     ClipGuidedSettings,
     Conflict,
-    CropReading,
+    CropVerification,
     PlacedPrompt,
     Vocabulary,
     is_named,
     numbered,
     prepare_vocabulary,
 )  # fmt: skip
-from nbhelpers.clip_guided.verification import describe, read_crops, reassign
+from nbhelpers.clip_guided.verification import describe, reassign, verify_crops
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.masks import deepest_points
 from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
-from nbhelpers.models.values import ClassMap, Embedding
+from nbhelpers.models.values import ClassMap, Embedding, Prediction
 
 if TYPE_CHECKING:
     import supervision
@@ -62,7 +63,7 @@ def segment(
     class_map: ClassMap | None = None,
     embedding: Embedding | None = None,
 ) -> ClipGuidedResult:
-    """Find and segment what the words name.
+    """Segment the objects that a vocabulary names.
 
     Example:
         >>> result = segment(image, ["cat", "sofa", ["lamp", "floor lamp"]])
@@ -70,26 +71,26 @@ def segment(
         ((480, 640), ('cat 1', 'sofa', 'cat 2', 'lamp'))
 
     The detector's boxes and the text encoder's class map are fused into one class map. The segmenter predicts a mask
-    for each box; where no box has found anything, confident regions get points deep inside, all on one embedding, and
-    the candidate mask that agrees best with the class map is selected. Duplicates within a class are merged, and
-    pixels that several instances cover go to the more confident one. Uncovered confident places get more points. Last,
-    each instance that only the text encoder found is verified by its own crop, and may change its class.
+    for each box. Confident regions outside the boxes' masks are prompted with points on the same embedding, and for
+    each point the candidate mask that agrees best with the class map is selected. Duplicates within a class are merged,
+    and overlapping pixels are assigned to the more confident instance. Uncovered confident areas are prompted again.
+    Finally, each instance that only the text encoder found is verified by its crop, which may change its class.
 
     Args:
-        image: RGB, or the path of a picture.
-        vocabulary: a word for each class; see `nbhelpers.core.vocabulary.clean` for several names of one class.
-        target: the class that is wanted. The others are found as well, since they contend for pixels; the target's
-            masks are the same with and without it.
-        settings: thresholds and switches.
-        segmenter: `nbhelpers.load` picks one when left out, and the text encoder and detector.
+        image: RGB, or the path of an image file.
+        vocabulary: a name for each class; see `nbhelpers.core.vocabulary.clean` for several names of one class.
+        target: the class of interest. The others are segmented as well, since they compete for pixels; the target's
+            masks do not depend on this argument.
+        settings: thresholds and options.
+        segmenter: by default from `nbhelpers.load`, like the text encoder and the detector.
         text_encoder: see above.
         detector: see above; used unless ``settings.detect`` is False.
-        class_map: ``text_map`` of an earlier result for the same photo and words, to save the text encoder's time.
-        embedding: an earlier embedding of the same photo, to save the image encoder's time.
+        class_map: ``text_map`` of an earlier result for the same photo and vocabulary, instead of the text encoder.
+        embedding: an earlier embedding of the same photo, instead of the image encoder.
 
     Raises:
-        NbHelpersError: an unreadable picture, an empty vocabulary, a target that is not in it, a class map of other
-            words or another photo.
+        NbHelpersError: an unreadable image, an empty vocabulary, a target that is not in it, or a class map of another
+            vocabulary or photo.
     """
     from nbhelpers.models.load import load
 
@@ -102,86 +103,139 @@ def segment(
     text_model = class_map.model if text_encoder is None else text_encoder.name
     detector, notes = detection.choose_detector(detector, text_model, settings)
     words, unknown = detection.without_unknown(words, detector, text_encoder)
-    notes = (*notes, *unknown)
     clock = _Clock()
-    boxes = None
-    if detector is not None:
-        boxes = detection.detect(image, words, detector)
-        words, notes = boxes.words, (*notes, *boxes.notes)
-    detecting = clock.lap()
-    if class_map is None:
-        text_map = text_encoder.dense(image, words.classes)
-    else:
-        text_map, words = class_map, _fitting(class_map, words, image)
-    text, encoding, decoding = clock.lap(), 0.0, 0.0
-    proposals: list[MaskProposal] = []
-    class_map, shape = text_map, None
-    if boxes is not None:
-        if len(boxes.boxes):
-            embedding = segmenter.encode(image) if embedding is None else embedding
-            encoding = clock.lap()
-            proposals, shape = detection.propose(boxes, text_map, segmenter, embedding)
-        class_map = detection.fuse(text_map, proposals, boxes.known)
-        decoding = clock.lap()
+    photo = _Photo(image, segmenter, embedding, clock)
+    seen = _locate(photo, words, detector, text_encoder, class_map)
+    words = seen.words
     target_id = next((i for i in words.wanted if is_named(target, words.classes[i])), None)
     placement = place(
-        class_map,
+        seen.class_map,
         tuple(words.wanted),
         settings,
         target_id,
-        detection.covered(proposals),
-        frozenset(proposal.class_id for proposal in proposals) & set(words.wanted),
+        detection.covered(seen.proposals),
+        frozenset(proposal.class_id for proposal in seen.proposals) & set(words.wanted),
     )
-    notes = [*words.notes, *notes, *placement.notes]
-    found, merging, verifying = _empty(image), clock.lap(), 0.0
-    if len(placement.points) or proposals:
-        if embedding is None:
-            embedding = segmenter.encode(image)
-            encoding += clock.lap()
-        prompted = prompt(segmenter, embedding, class_map, placement, proposals, shape, words.wanted, settings)
-        decoding += clock.lap() - prompted.seconds
+    clock.lap("merge")
+    found = _Merged.nothing(image)
+    if len(placement.points) or seen.proposals:
+        prompted = prompt(
+            segmenter, photo.embed(), seen.class_map, placement, seen.proposals, seen.shape, words.wanted, settings
+        )
+        clock.lap("decoder", merging=prompted.seconds)
         reader = text_encoder if settings.verify_crops and len(words.classes) > 1 else None
-        found, verifying = _instances(prompted, image, class_map, words, settings, reader)
-        merging += prompted.seconds + clock.lap() - verifying
-        notes += describe(found.readings.values(), found.dropped, class_map.names)
-    nothing = _nothing_found(found, placement, proposals, words, target_id, settings)
+        found = _instances(prompted, image, seen.class_map, words, settings, reader, clock)
+    nothing = _nothing_found(found, placement, seen.proposals, words, target_id, settings)
     for note in (*unknown, *placement.notes, *nothing):
         log.warning(note)
-    notes += nothing
-    count = len(found.prompts)
+    verified = describe(found.verifications.values(), found.dropped, seen.class_map.names)
+    notes = (*words.notes, *notes, *unknown, *seen.notes, *placement.notes, *verified, *nothing)
     return ClipGuidedResult(
         image,
         words.names,
         None if target_id is None and target is None else _target_name(words, target),
         settings,
-        class_map,
+        seen.class_map,
         found.detections,
         found.numbers,
         found.prompts,
         found.conflicts,
-        Budget(count, len(placement.regions), text + verifying, detecting, encoding, decoding, merging),
-        {class_map.names[index]: level for index, level in placement.used.items()},
+        Budget(len(found.prompts), len(placement.regions), **clock.seconds),
+        {seen.class_map.names[index]: level for index, level in placement.used.items()},
         tuple(dict.fromkeys(notes)),
-        (text_map.model, segmenter.name, *([detector.name] if detector is not None else [])),
-        found.readings,
-        text_map,
+        (seen.text_map.model, segmenter.name, *([detector.name] if detector is not None else [])),
+        found.verifications,
+        seen.text_map,
     )
+
+
+class _Clock:
+    """Seconds of each stage of the `Budget`."""
+
+    def __init__(self):
+        self.seconds = dict.fromkeys(("text", "detector", "image", "decoder", "merge"), 0.0)
+        self._last = time.perf_counter()
+
+    def lap(self, part: str, merging: float = 0.0) -> None:
+        """Add the seconds since the last lap to a stage; ``merging`` of them are added to ``merge``."""
+        now = time.perf_counter()
+        self.seconds[part] += now - self._last - merging
+        self.seconds["merge"] += merging
+        self._last = now
+
+
+@dataclass
+class _Photo:
+    """A photo with a lazily computed embedding."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    segmenter: Segmenter
+    embedding: Embedding | None
+    clock: _Clock
+
+    def embed(self) -> Embedding:
+        """The embedding."""
+        if self.embedding is None:
+            self.embedding = self.segmenter.encode(self.image)
+            self.clock.lap("image")
+        return self.embedding
+
+
+@dataclass(frozen=True)
+class _Located:
+    """Coarse localisation of the classes by detector and text encoder, before point prompts."""
+
+    words: Vocabulary
+    text_map: ClassMap
+    class_map: ClassMap
+    proposals: Sequence[MaskProposal]
+    shape: Prediction | None
+    notes: tuple[str, ...]
+
+
+def _locate(
+    photo: _Photo,
+    words: Vocabulary,
+    detector: Detector | None,
+    text_encoder: TextEncoder | None,
+    text_map: ClassMap | None,
+) -> _Located:
+    """Detect, compute the class map unless it is given, segment the boxes and fuse both."""
+    clock, boxes = photo.clock, None
+    if detector is not None:
+        boxes = detection.detect(photo.image, words, detector)
+        words = boxes.words
+        clock.lap("detector")
+    if text_map is None:
+        text_map = text_encoder.dense(photo.image, words.classes)
+    else:
+        words = _fitting(text_map, words, photo.image)
+    clock.lap("text")
+    if boxes is None:
+        return _Located(words, text_map, text_map, (), None, ())
+    proposals, shape = (), None
+    if len(boxes.boxes):
+        proposals, shape = detection.propose(boxes, text_map, photo.segmenter, photo.embed())
+    class_map = detection.fuse(text_map, proposals, boxes.known)
+    clock.lap("decoder")
+    return _Located(words, text_map, class_map, proposals, shape, boxes.notes)
 
 
 @dataclass(frozen=True)
 class _Merged:
-    """What is left after merging, verification and the assignment of pixels."""
+    """The state after merging, verification and the assignment of pixels."""
 
     prompts: tuple[PlacedPrompt, ...]
     conflicts: tuple[Conflict, ...]
     detections: supervision.Detections
     numbers: Int16[np.ndarray, "h w"]
-    readings: dict[int, CropReading]
-    dropped: tuple[CropReading, ...]
+    verifications: dict[int, CropVerification]
+    dropped: tuple[CropVerification, ...]
 
-
-def _empty(image: np.ndarray) -> _Merged:
-    return _Merged((), (), empty_detections(), np.full(image.shape[:2], -1, np.int16), {}, ())
+    @classmethod
+    def nothing(cls, image: np.ndarray) -> _Merged:
+        """No prompt and no instance."""
+        return cls((), (), empty_detections(), np.full(image.shape[:2], -1, np.int16), {}, ())
 
 
 def _instances(
@@ -191,32 +245,49 @@ def _instances(
     words: Vocabulary,
     settings: ClipGuidedSettings,
     text_encoder: TextEncoder | None,
-) -> tuple[_Merged, float]:
-    """Merge all proposals, and the seconds that verification took; without a text encoder there is none."""
+    clock: _Clock,
+) -> _Merged:
+    """Merge all proposals, assign the pixels, and verify crops if there is a text encoder."""
     proposals, cell = prompted.proposals, prompted.cell
     wanted = words.wanted | dict.fromkeys({each.class_id for each in proposals if each.box} - set(words.wanted), False)
     merged, fates = merge(proposals, wanted, settings, cell)
-    names = class_map.names
-    order, covered, conflicts = assign_pixels(merged, prompted.grid, names, cell, settings.min_region_size)
+    order, covered, conflicts = assign_pixels(merged, prompted.grid, class_map.names, cell, settings.min_region_size)
     painted = paint(order, merged, prompted.shape)
     remove_specks(painted, settings.min_region_size)
     for index, item in enumerate(merged):
         if item.class_id not in words.wanted:
             painted[painted == index] = -1
-    readings, dropped, clock = {}, [], _Clock()
+    verifications, dropped = {}, []
+    clock.lap("merge")
     if text_encoder is not None:
-        sure = {index for index, item in enumerate(merged) if any(proposals[i].box for i in item.members)}
-        readings = read_crops(merged, painted, image, class_map, words.classes, text_encoder, sure)
+        trusted = {index for index, item in enumerate(merged) if any(proposals[i].box for i in item.members)}
+        verifications = verify_crops(merged, painted, image, class_map, words.classes, text_encoder, trusted)
         levels = dict.fromkeys(words.wanted, settings.min_confidence) | prompted.placement.used
-        merged, dropped = reassign(merged, painted, readings, words.wanted, levels)
-    verifying = clock.lap()
+        merged, dropped = reassign(merged, painted, verifications, words.wanted, levels)
+        clock.lap("text")
     areas = np.bincount(painted.ravel() + 1, minlength=len(merged) + 1)[1:]
     standing = sorted((i for i in order if areas[i]), key=lambda i: (merged[i].class_id, -areas[i]))
     number = np.full(len(merged) + 1, -1, np.int16)  # the last entry stands for -1
     number[standing] = np.arange(len(standing))
+    found = _Merged(
+        _placed_prompts(prompted, merged, number, covered, fates),
+        _renumbered(conflicts, merged, standing, number, class_map.names),
+        _detections(number[painted], [merged[i] for i in standing], proposals, class_map.names),
+        number[painted],
+        {int(number[i]): crop for i, crop in verifications.items() if number[i] >= 0},
+        tuple(dropped),
+    )
+    clock.lap("merge")
+    return found
+
+
+def _placed_prompts(
+    prompted: Prompted, merged: Sequence[MergedInstance], number: np.ndarray, covered: Collection[int], fates: list[str]
+) -> tuple[PlacedPrompt, ...]:
+    """All prompts with the index of their instance and their fate."""
     owner = {member: i for i, item in enumerate(merged) for member in item.members}
     prompts = []
-    for i, proposal in enumerate(proposals):
+    for i, proposal in enumerate(prompted.proposals):
         instance = int(number[owner[i]]) if i in owner else -1
         hidden = i in owner and (owner[i] in covered or instance < 0)
         point, region = _place_of(prompted, i)
@@ -233,10 +304,19 @@ def _instances(
                 proposal.box,
             )
         )
-    numbers = number[painted]
-    kept = [merged[i] for i in standing]
-    shown = dict(zip(standing, numbered([names[item.class_id] for item in kept]), strict=True))
-    conflicts = [
+    return tuple(prompts)
+
+
+def _renumbered(
+    conflicts: Sequence[Conflict],
+    merged: Sequence[MergedInstance],
+    standing: Sequence[int],
+    number: np.ndarray,
+    names: Sequence[str],
+) -> tuple[Conflict, ...]:
+    """Conflicts by the indices and names of the remaining instances."""
+    shown = dict(zip(standing, numbered([names[merged[i].class_id] for i in standing]), strict=True))
+    return tuple(
         replace(
             conflict,
             winner=int(number[conflict.winner]),
@@ -246,16 +326,21 @@ def _instances(
             ),
         )
         for conflict in conflicts
-    ]
+    )
+
+
+def _detections(
+    numbers: np.ndarray, kept: Sequence[MergedInstance], proposals: Sequence[MaskProposal], names: Sequence[str]
+) -> supervision.Detections:
+    """The remaining instances with their evidence."""
     ids, confidence = [item.class_id for item in kept], [item.confidence for item in kept]
     found = detections(numbers, ids, confidence, [names[index] for index in ids])
     found.data["evidence"] = np.array([_evidence([proposals[i].evidence for i in item.members]) for item in kept], str)
-    readings = {int(number[i]): reading for i, reading in readings.items() if number[i] >= 0}
-    return _Merged(tuple(prompts), tuple(conflicts), found, numbers, readings, tuple(dropped)), verifying
+    return found
 
 
 def _place_of(prompted: Prompted, number: int) -> tuple[tuple[float, float], int]:
-    """The point of a prompt, of a box the deepest of its mask, in pixels of the photo; and its region."""
+    """The point of a prompt in pixels of the photo (for a box, the deepest point of its mask), and its region."""
     placement, proposal = prompted.placement, prompted.proposals[number]
     if proposal.box is None:
         x, y = placement.points[number].tolist()
@@ -266,7 +351,7 @@ def _place_of(prompted: Prompted, number: int) -> tuple[tuple[float, float], int
 
 
 def _evidence(kinds: Sequence[str]) -> str:
-    """What found an instance: of its prompts the boxes decide."""
+    """The evidence for an instance, combined over its prompts."""
     return "both" if "both" in kinds or len(set(kinds)) > 1 else kinds[0]
 
 
@@ -275,11 +360,11 @@ def _target_name(words: Vocabulary, target: str) -> str:
 
 
 def _fitting(class_map: ClassMap, words: Vocabulary, image: np.ndarray) -> Vocabulary:
-    """The vocabulary with the rivals of an earlier class map, which must be of the same photo and words."""
+    """The vocabulary with the rivals of an earlier class map, which must be of the same photo and vocabulary."""
     names = tuple(names[0] for names in words.classes)
     if class_map.names[: len(names)] != names or class_map.size != image.shape[:2]:
         raise NbHelpersError(
-            "the class map belongs to another photo or other words",
+            "the class map belongs to another photo or vocabulary",
             given=f"{class_map.size}, {', '.join(class_map.names)}",
             expected=f"{image.shape[:2]}, {', '.join(names)}",
         )
@@ -294,25 +379,12 @@ def _nothing_found(
     target_id: int | None,
     settings: ClipGuidedSettings,
 ) -> list[str]:
-    """Notes on why there is nothing, or nothing of the target."""
+    """Notes on why nothing was found, or nothing of the target."""
     if len(found.detections):
         if target_id is None or target_id in found.detections.class_id:
             return []
-        return [f"nothing of {words.classes[target_id][0]} was found, but other words were"]
+        return [f"no {words.classes[target_id][0]} was found, only other classes"]
     what = ", ".join(f'"{words.classes[index][0]}"' for index in list(words.wanted)[:5])
     if not len(placement.points) and not proposals:
-        return [f"nothing was found: no region of {settings.min_region_size:g} pixels looks like {what}"]
-    return [f"nothing was found: no mask agreed with {what}; diagnose(result) tells more"]
-
-
-class _Clock:
-    """Seconds between laps."""
-
-    def __init__(self):
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        return seconds
+        return [f"nothing was found: no region of {settings.min_region_size:g} pixels is confidently {what}"]
+    return [f"nothing was found: no mask agreed with {what}; see diagnose(result)"]

@@ -1,4 +1,4 @@
-"""Correct by clicks what the words found: every instance becomes an object of a click session."""
+"""Correction of a guided segmentation by clicks: every instance becomes an object of a click session."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from nbhelpers.core.metrics import iou
 if TYPE_CHECKING:
     from nbhelpers.segment import ClickSession
 
-FAITHFUL = 0.9  # IoU from which a click shows an instance well enough; below, its mask is given as a prompt too
-CLICKED = 1.0  # confidence of what a person clicked
+MIN_CLICK_IOU = 0.9  # IoU below which the prompt of an instance is complemented by its mask
+CLICK_CONFIDENCE = 1.0  # of instances that the user clicked
 
 
 class ClipGuidedSession:
-    """A `ClipGuidedResult` that follows a person's clicks.
+    """A `ClipGuidedResult` that is updated by clicks.
 
     Example:
         >>> clicks = nbhelpers.ClickSession(image, segmenter)
         >>> session = ClipGuidedSession(result, clicks)
-        >>> ClickWidget(clicks)                        # every instance is an object there: click, clear, delete, undo
-        >>> session.add(320, 200, "cat")               # or by code
+        >>> ClickWidget(clicks)                        # every instance is an object: click, clear, delete, undo
+        >>> session.add(320, 200, "cat")               # or from code
         >>> session.result.names
         ('cat 1', 'sofa', 'cat 2')
 
-    Instances that nobody touched keep their masks. One that got a click takes the click session's mask; one whose
-    object was deleted or cleared is gone; a new object becomes an instance of the class that its name begins with, or
-    else of the class that the class map gives most of it to. What was clicked lies over what was not.
+    Unedited instances keep their masks. An edited instance takes the mask of the click session; one whose object was
+    deleted or cleared is removed; a new object becomes an instance of the class that its name starts with, or else of
+    the most probable class in the class map. Edited instances are painted over unedited ones.
 
     Args:
-        result: where to start from.
-        clicks: a new session on the same photo; it gets the instances as objects.
+        result: the initial result.
+        clicks: a new session on the same photo, to which the instances are added as objects.
 
     Raises:
-        NbHelpersError: a session on another photo, or one that has been used.
+        NbHelpersError: a session on another photo, or one that already has prompts.
     """
 
     def __init__(self, result: ClipGuidedResult, clicks: ClickSession):
         if clicks.image.shape != result.image.shape or not np.array_equal(clicks.image, result.image):
             raise NbHelpersError("the click session is on another photo", do="ClickSession(result.image, segmenter)")
         if len(clicks.objects) > 1 or not clicks.prompts().is_empty:
-            raise NbHelpersError("the click session has been used already", do="give a new ClickSession")
+            raise NbHelpersError("the click session already has prompts", do="pass a new ClickSession")
         self.found, self.clicks = result, clicks
         self._owners: list[str] = []
         self._seeded: dict[str, tuple[int, tuple]] = {}
@@ -60,18 +60,18 @@ class ClipGuidedSession:
 
     @property
     def result(self) -> ClipGuidedResult:
-        """The result with all corrections so far."""
+        """The result with all corrections."""
         if self._current is None:
             self._current = self._corrected()
         return self._current
 
     def add(self, x: float, y: float, name: str | None = None) -> str:
-        """Add the region at a click, in pixels of the photo; return the name of its object.
+        """Add an instance by a click in pixels of the photo; return the name of its object.
 
         Args:
-            x: to the right.
-            y: downwards.
-            name: a class of the vocabulary, or a new one; the class map decides when left out.
+            x: column.
+            y: row.
+            name: a class of the vocabulary, or a new one; by default the most probable class.
         """
         if name is not None:
             taken, number = set(self.clicks.objects), 1
@@ -84,13 +84,15 @@ class ClipGuidedSession:
         return name
 
     def remove(self, x: float, y: float) -> str:
-        """Remove the region under a click; return its name."""
+        """Remove the instance at ``(x, y)``; return its name."""
         height, width = self.found.image.shape[:2]
         column, row = round(x), round(y)
         inside = 0 <= column < width and 0 <= row < height
         index = int(self.result.instance_map[row, column]) if inside else -1
         if index < 0:
-            raise NbHelpersError("there is no region at this place", given=(x, y), do="click inside a coloured region")
+            raise NbHelpersError(
+                "there is no instance at this point", given=(x, y), do="click inside a coloured region"
+            )
         name = self._owners[index]
         if len(self.clicks.objects) == 1:
             self.clicks.clear(name=name)
@@ -99,11 +101,11 @@ class ClipGuidedSession:
         return name
 
     def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Call ``listener()`` after every step; returns a function that stops it."""
+        """Call ``listener()`` after every step; returns a function that removes it."""
         return self.clicks.on_change(listener)
 
     def _seed(self) -> None:
-        """Give the click session one object for each instance, with the points that found it."""
+        """Add an object with the best prompt for each instance to the click session."""
         clicks, result = self.clicks, self.found
         for index, name in enumerate(result.names):
             if index:
@@ -117,34 +119,34 @@ class ClipGuidedSession:
                 clicks.click(*best.point)
                 clicks.choose_candidate(best.candidate)
             mask = result.instance_map == index
-            if iou(clicks.mask(), mask) < FAITHFUL:
+            if iou(clicks.mask(), mask) < MIN_CLICK_IOU:
                 clicks.set_mask(mask)
-            self._seeded[name] = index, self._said(name)
+            self._seeded[name] = index, self._prompts(name)
 
-    def _said(self, name: str) -> tuple:
-        said = self.clicks.prompts(name)
-        rle = said.mask_rle and said.mask_rle["counts"]
-        return said.points, said.labels, said.box, said.candidate, rle
+    def _prompts(self, name: str) -> tuple:
+        prompts = self.clicks.prompts(name)
+        rle = prompts.mask_rle and prompts.mask_rle["counts"]
+        return prompts.points, prompts.labels, prompts.box, prompts.candidate, rle
 
     def _evidence(self, name: str) -> str:
-        """What found an object: a person, unless it is an untouched instance."""
-        index, said = self._seeded.get(name, (-1, None))
-        return str(self.found.instances.data["evidence"][index]) if said == self._said(name) else "click"
+        """The evidence of an object: that of the instance if unedited, else a click."""
+        index, prompts = self._seeded.get(name, (-1, None))
+        return str(self.found.instances.data["evidence"][index]) if prompts == self._prompts(name) else "click"
 
     def _forget(self) -> None:
         self._current = None
 
     def _corrected(self) -> ClipGuidedResult:
-        """Untouched instances first, then what was clicked, in the order of the click session."""
+        """Unedited instances first, then edited ones, in the order of the click session."""
         found, clicks = self.found, self.clicks
         vocabulary = list(found.vocabulary)
         numbers = np.full(found.instance_map.shape, -1, np.int16)
         ids, confidence, owners, clicked = [], [], [], []
         for name in clicks.objects:
-            index, said = self._seeded.get(name, (-1, None))
+            index, prompts = self._seeded.get(name, (-1, None))
             if clicks.prompts(name).is_empty:
                 continue
-            if said == self._said(name):
+            if prompts == self._prompts(name):
                 numbers[found.instance_map == index] = len(ids)
                 ids.append(int(found.instances.class_id[index]))
                 confidence.append(float(found.instances.confidence[index]))
@@ -157,7 +159,7 @@ class ClipGuidedSession:
                 continue
             numbers[mask] = len(ids)
             ids.append(int(found.instances.class_id[index]) if index >= 0 else self._class_of(name, mask, vocabulary))
-            confidence.append(CLICKED)
+            confidence.append(CLICK_CONFIDENCE)
             owners.append(name)
         standing = np.flatnonzero(np.bincount(numbers.ravel() + 1, minlength=len(ids) + 1)[1:])
         number = np.full(len(ids) + 1, -1, np.int16)
@@ -183,7 +185,7 @@ class ClipGuidedSession:
         )
 
     def _class_of(self, name: str, mask: Bool[np.ndarray, "h w"], vocabulary: list[str]) -> int:
-        """Index of the class of a new object; a name that is no class yet is appended to the vocabulary."""
+        """Index of the class of a new object; a new name is appended to the vocabulary."""
         stem = re.sub(r"\s+\d+$", "", name.strip())
         folded = [word.casefold() for word in vocabulary]
         if stem.casefold() in folded:

@@ -17,14 +17,14 @@ def multiview(
     click: Annotated[
         list[str] | None, typer.Option(help="x,y in the reference view, or view:x,y; x,y,0 excludes; repeat")
     ] = None,
-    reference_view: Annotated[int | None, typer.Option(help="whose left and right it is, from 0")] = None,
+    reference_view: Annotated[int | None, typer.Option(help="the view that defines left and right, from 0")] = None,
     cameras: Annotated[
         Path | None, typer.Option(help="known cameras: a COLMAP model, transforms.json or a Bundler file")
     ] = None,
     models: Annotated[str | None, typer.Option(help="auto, lite or official")] = None,
-    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; default: the best available")] = None,
 ) -> None:
-    """Find one object in all photos of a scene, from a phrase or from clicks; resumed when cut off."""
+    """Segment one object in all photos of a scene, from a phrase or from clicks; an interrupted run resumes."""
     from tqdm.auto import tqdm
 
     from nbhelpers.multiview.pipeline import MultiviewSegmenter, segment_scene

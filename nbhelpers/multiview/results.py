@@ -52,7 +52,7 @@ class ViewResult:
     Attributes:
         view_index: number of the photo.
         name: of the photo.
-        similarity: of the view to the noun, 0 to 1; NaN where it was not searched.
+        similarity: of the view to the noun, 0 to 1; NaN if it was not searched.
         consistency: of its mask with those of the others, 0 to 1.
         why: the reason as a sentence.
         found: whether the object was found here.
@@ -73,7 +73,7 @@ class ViewResult:
 
     @property
     def overlay(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The photo with the mask laid over it."""
+        """The photo with the mask overlaid."""
         return overlay(self._result.session.image(self.view_index), self.mask)
 
 
@@ -88,9 +88,9 @@ class MultiviewResult:
         >>> print(result)
 
     Attributes:
-        session: takes corrections; after another ``solve()`` see `with_views`.
+        session: for corrections; after another ``solve()`` see `with_views`.
         views: masks and consistency.
-        grounding: of the phrase; None where there was none.
+        grounding: of the phrase; None without one.
         name: of the object.
         notes: messages for the user.
     """
@@ -121,7 +121,7 @@ class MultiviewResult:
 
     @property
     def scene(self) -> Scene | None:
-        """Cameras and points; None where features alone were used."""
+        """Cameras and points; None if only features were used."""
         return self.session.scene
 
     @property
@@ -145,7 +145,7 @@ class MultiviewResult:
     def labels(self) -> tuple[Int[np.ndarray, " p"], tuple[str, ...], tuple[str, ...]]:
         """Object index of each point of the scene, -1 for none; names and colours of the objects.
 
-        The target is the first object; those that its relations were measured against follow.
+        The target is the first object, followed by the landmarks of its relations.
         """
         scene = self.scene
         labels = np.full(0 if scene is None else len(scene.points), -1)
@@ -199,17 +199,17 @@ class MultiviewResult:
 def save_result(result: MultiviewResult, folder: str | Path, paths: Sequence[str | Path] | None = None) -> list[Path]:
     """Write a result to files, and return their paths, ``results.json`` last.
 
-    ``masks``, ``overlays`` and ``alpha`` hold an image for each view; ``colmap`` and ``nerfstudio`` masks as these
+    ``masks``, ``overlays`` and ``alpha`` contain an image for each view; ``colmap`` and ``nerfstudio`` masks as these
     tools expect them; ``nerfstudio/transforms.json`` and ``sparse`` the cameras; ``scene.ply`` and ``scene.glb`` the
     points, coloured by object; ``scene.html`` an interactive plot; ``prompts.json`` the prompt log; ``results.csv`` and
     ``results.json`` the numbers.
 
     Args:
         result: see `MultiviewResult`.
-        folder: created if it is missing; results of the same photos are replaced. Where it holds results of other
-            photos, a number is added to its name, see `nbhelpers.core.files.own_name`.
+        folder: created if necessary; results of the same photos are replaced. If it contains results of other
+            photos, a number is appended to its name, see `nbhelpers.core.files.own_name`.
         paths: of the photos, for the names of masks in the tools' layouts and the stored orientation (see
-            `nbhelpers.core.orientation`); those that the session knows when left out.
+            `nbhelpers.core.orientation`); by default those of the session.
 
     Raises:
         NbHelpersError: the folder cannot be written.
@@ -225,7 +225,7 @@ def save_result(result: MultiviewResult, folder: str | Path, paths: Sequence[str
         written.append(save_image(folder / "overlays" / f"{stem}.jpg", view.overlay))
         image = result.session.image(view.view_index)
         written.append(save_cutout(folder / "alpha" / f"{stem}.png", image, mask))
-    (folder / CAMERAS).unlink(missing_ok=True)  # an earlier one of ours: the exporter takes it for the photos' own
+    (folder / CAMERAS).unlink(missing_ok=True)  # from an earlier run: the exporter would read it
     turned = [
         orientation_of(path) if known == UPRIGHT and path.is_file() else known
         for path, known in zip(photos, result.session.photos.orientations, strict=True)
@@ -345,11 +345,11 @@ def _save_scene(
         return []
     poses = scene.world_to_camera.copy()
     if (mirrored := np.isin(turned, MIRRORED) & scene.placed).any():
-        poses[mirrored] = np.nan  # as a tool reads the photo, no camera of this world sees it
+        poses[mirrored] = np.nan  # tools read a mirrored photo, which no camera can produce
         who = few([name for name, bad in zip(names, mirrored, strict=True) if bad])
         log.warning("stored mirrored by EXIF, so without a camera in sparse and transforms.json: %s", who)
     scene = dataclasses.replace(scene, names=tuple(names), world_to_camera=poses, orientation=np.array(turned))
-    for name in MODEL_FILES:  # an earlier run's, perhaps of the other kind
+    for name in MODEL_FILES:  # from an earlier run, possibly of the other format
         (folder / "sparse" / name).unlink(missing_ok=True)
     cameras: list[Path] = []
     if scene.placed.any():
@@ -364,7 +364,7 @@ def _save_scene(
 
 
 class _SameSizeViews:
-    """Views of one size, as the exporters take a clip."""
+    """Views of one size with the interface of a clip, for the exporters."""
 
     def __init__(self, result: MultiviewResult, views: Sequence[int], names: Sequence[str], turned: Sequence[int]):
         self._result, self.views = result, list(views)
@@ -386,7 +386,7 @@ class _SameSizeViews:
 def _save_layout(
     tool: str, result: MultiviewResult, folder: Path, names: Sequence[str], turned: Sequence[int]
 ) -> dict[int, Path]:
-    """Write masks in the layout of a tool, by view; each photo size by itself."""
+    """Write masks in the layout of a tool, by view, separately for each photo size."""
     groups: dict[tuple[int, int], list[int]] = {}
     for view in range(len(result)):
         groups.setdefault(result.session.photos.size(view), []).append(view)

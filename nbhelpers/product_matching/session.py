@@ -1,8 +1,7 @@
-"""The session of product matching: references, photos, and what a person confirmed or rejected.
+"""The session of product matching: references, photos, confirmed and rejected detections.
 
-`ProductSession` needs no browser and no widget: every action of the gallery widget is one method call here. A photo is
-searched once; its proposals are scored again from the cache whenever the references, the rejects or the threshold
-change.
+`ProductSession` does not depend on a browser or a widget: every action of the gallery widget is one method call. A
+photo is searched once; its proposals are scored again from the cache when references, rejects or the threshold change.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from nbhelpers.product_matching.report import Detection, MatchedPhoto, ProductRe
 from nbhelpers.product_matching.search import PhotoSearch
 from nbhelpers.product_matching.settings import ProductSettings
 
-SCORE_BATCH = 8  # photos scored at a time: faster than one by one, and features of all would not fit into memory
-BACKGROUND_PHOTOS = 64  # photos whose other objects are background
+SCORE_BATCH = 8  # photos scored at a time: faster than one by one, with bounded memory
+BACKGROUND_PHOTOS = 64  # photos whose other objects serve as background
 SESSION_FORMAT = "nbhelpers product session 1"
 log = logging.getLogger(__name__)
 
 
 class ProductSession:
-    """Show a product, search photos for it, confirm and reject; results follow at once.
+    """Search for a product in photos, and confirm or reject detections; results are updated immediately.
 
     Example:
         >>> session = ProductSession("shelf/")
@@ -51,18 +50,18 @@ class ProductSession:
         >>> session.search()
         >>> [result.photo.name for result in session.results if not result.absent]
         ['1.jpg', '4.jpg']
-        >>> session.confirm(3, 0)                            # photo 3, the most similar detection: a reference now
-        >>> session.reject(5, 1)                             # not the product, nor is what resembles it
+        >>> session.confirm(3, 0)                            # photo 3, the most similar detection: now a reference
+        >>> session.reject(5, 1)                             # not the product, now a negative
 
     Args:
-        images: files, a folder, a glob, or arrays ``(H, W, 3) uint8``, which are written into the cache.
+        images: files, a folder, a glob, or arrays ``(H, W, 3) uint8``, which are written to the cache.
         settings: of the search and the matches.
         segmenter: predicts the masks; by default that of the settings, else the best one available.
         encoder: computes the patch tokens; likewise.
         cache: folder of the proposals; by default ``outputs/product_matching/cache``.
         panorama: whether the photos are equirectangular.
-        turntable: whether the photos are views in order, ``"circle"`` if the last is beside the first; then each is
-            also matched with its neighbours.
+        turntable: whether the photos are views in order, ``"circle"`` if the last is next to the first; each photo is
+            then also matched with its neighbours.
         mean: mean feature of an earlier session, see `Gallery`; by default computed from the photos.
 
     Raises:
@@ -98,18 +97,18 @@ class ProductSession:
 
     @classmethod
     def open(cls, path: str | Path, **options: Any) -> ProductSession:
-        """Open a saved session: its photos are searched (at once if they are in the cache), and marked as they were.
+        """Open a saved session: its photos are searched, or read from the cache, and its marks are restored.
 
         Example:
             >>> session.save("outputs/shelf.json")
             >>> session = ProductSession.open("outputs/shelf.json", cache="outputs/cache")
 
         Args:
-            path: a file of `save`.
+            path: written by `save`.
             **options: of `ProductSession`: settings, models, cache.
 
         Raises:
-            NbHelpersError: the file cannot be read, or was made with other models.
+            NbHelpersError: the file cannot be read, or was saved with other models.
         """
         try:
             about = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
@@ -126,10 +125,10 @@ class ProductSession:
         session = cls(photos, **options)
         if [session.segmenter.name, session.encoder.name] != models:
             raise NbHelpersError(
-                "the session was made with other models",
+                "the session was saved with other models",
                 given=f"{session.segmenter.name}, {session.encoder.name}",
                 expected=", ".join(models),
-                do="load these, or begin a new session",
+                do="load these models, or start a new session",
             )
         for photo, mask in references:
             session.add_reference(photo, mask=mask)
@@ -139,7 +138,7 @@ class ProductSession:
             detections = session.result(index).detections if session.is_done(index) else ()
             number = next((number for number, each in enumerate(detections) if each.rle == rle), None)
             if number is None:
-                log.warning("%s: what was %s there is not found any more", photo, how)
+                log.warning("%s: a detection that was %s is no longer found", photo, how)
             elif how == "confirmed":
                 session.confirm(index, number)
             else:
@@ -151,10 +150,10 @@ class ProductSession:
     def save(self, path: str | Path) -> Path:
         """Write the photos, references, marks and threshold as JSON for `open`; return the path.
 
-        Masks are stored as run lengths, photos as paths.
+        Masks are stored as RLE, photos as paths.
 
         Raises:
-            NbHelpersError: a reference was given as an array, which no file could be opened for.
+            NbHelpersError: a reference was given as an array and has no file.
         """
         confirmed = list(self._confirmed.values())
         references = [each for each in self.references if each not in confirmed]
@@ -176,7 +175,7 @@ class ProductSession:
         return write_text(Path(path).expanduser(), json.dumps(about, indent=1, ensure_ascii=False))
 
     def export(self, folder: str | Path) -> list[Path]:
-        """Write the results as `nbhelpers.product_matching.match_product` does; return the files about all photos."""
+        """Write the results like `nbhelpers.product_matching.match_product`; return the files that summarise them."""
         return self.report.export(folder)
 
     @property
@@ -196,29 +195,29 @@ class ProductSession:
 
     @property
     def problems(self) -> dict[int, str]:
-        """What went wrong with a photo, by its index."""
+        """Error message of each failed photo, by its index."""
         return self.photo_search.problems
 
     @property
     def searched(self) -> list[int]:
-        """Indices of the photos whose proposals are known."""
+        """Indices of the searched photos."""
         return sorted(self.photo_search.sizes)
 
     @property
     def results(self) -> tuple[MatchedPhoto, ...]:
-        """A result for each photo that was searched or failed, in the order of the photos."""
+        """The results of all searched or failed photos, in order."""
         return tuple(self.result(index) for index in sorted({*self._results, *self.problems}))
 
     @property
     def report(self) -> ProductReport:
-        """The results of now, for pictures, tables and files."""
+        """The current results, for images, tables and files."""
         models = self.segmenter.name, self.encoder.name
         results, references = self.results, tuple(self.references)
         return ProductReport(results, references, models, self.threshold, self.threshold_from, self.calibration)
 
     @property
     def gallery(self) -> Gallery:
-        """The references, the rejects and the mean feature.
+        """The references, the negatives and the mean feature.
 
         Raises:
             NbHelpersError: there is no reference yet.
@@ -230,9 +229,9 @@ class ProductSession:
 
     @property
     def scoring_gallery(self) -> Gallery:
-        """The gallery that proposals are scored against: without the common component of the other objects.
+        """The gallery used for scoring: without the common component of the other objects.
 
-        With ``calibrate`` off it is `gallery`, so that a threshold means the same in all sessions.
+        Without ``calibrate`` it is `gallery`, so that a threshold is comparable between sessions.
         """
         gallery = self.gallery
         if not self.settings.calibrate:
@@ -245,7 +244,7 @@ class ProductSession:
 
     @property
     def threshold(self) -> float:
-        """The minimum score of a match: what a person set, else the calibrated one, else that of the settings."""
+        """The minimum score of a match: set by the user, else calibrated, else that of the settings."""
         if self._threshold is not None:
             return self._threshold
         if self.settings.calibrate and self.calibration is not None:
@@ -261,7 +260,7 @@ class ProductSession:
 
     @property
     def marks(self) -> dict[tuple[int, int], Reference]:
-        """Confirmed and rejected detections, by photo and index in its proposals; ``how`` tells which."""
+        """Confirmed and rejected detections, by photo and index in its proposals; see their ``how``."""
         return {**self._confirmed, **self._rejected}
 
     def result(self, photo: int) -> MatchedPhoto:
@@ -274,7 +273,7 @@ class ProductSession:
             search = self.photo_search
             return MatchedPhoto(search.photos[photo], search.names[photo], error=search.problems[photo])
         if photo not in self._results:
-            raise NbHelpersError("this photo was not searched yet", given=photo, do="search()")
+            raise NbHelpersError("this photo has not been searched", given=photo, do="search()")
         return self._results[photo]
 
     def is_done(self, photo: int) -> bool:
@@ -282,7 +281,7 @@ class ProductSession:
         return photo in self._results or photo in self.problems
 
     def proposals(self, photo: int) -> PhotoProposals:
-        """All proposals of a photo, with features; from the cache.
+        """All proposals of a photo, with features, from the cache.
 
         Raises:
             NbHelpersError: it was not searched yet.
@@ -290,7 +289,7 @@ class ProductSession:
         return self.photo_search.proposals(photo, self._guide)
 
     def mean_feature(self) -> Float32[np.ndarray, "m d"]:
-        """The common component of photos at equal distances in the session, computed once; see `Gallery`."""
+        """The common component of evenly spaced photos of the session, computed once; see `Gallery`."""
         return self.photo_search.mean_feature()
 
     def add_reference(
@@ -301,13 +300,13 @@ class ProductSession:
         box: Sequence[float] | None = None,
         mask: Bool[np.ndarray, "mask_h mask_w"] | None = None,
     ) -> Reference:
-        """Show the product once more; matches are updated.
+        """Add a reference and update the matches.
 
         Args:
             image: a photo, one of the session's or any other.
             point: a click ``(x, y)`` on the product, in pixels of the photo,
             box: or ``(x0, y0, x1, y1)`` around it,
-            mask: or its mask, for example of a `nbhelpers.segment.ClickSession` after some clicks.
+            mask: or its mask, for example from a `nbhelpers.segment.ClickSession`.
 
         Raises:
             NbHelpersError: see `nbhelpers.product_matching.gallery.reference_mask`.
@@ -323,10 +322,10 @@ class ProductSession:
         return reference
 
     def remove_reference(self, index: int) -> None:
-        """Remove a reference; the last one stays.
+        """Remove a reference, except the last one.
 
         Raises:
-            NbHelpersError: it is the last, or there is none of that index.
+            NbHelpersError: it is the last one, or the index is invalid.
         """
         if len(self.references) <= 1 or not 0 <= index < len(self.references):
             raise NbHelpersError(
@@ -339,17 +338,17 @@ class ProductSession:
     def search(
         self, *, client: Any = None, on_photo: Callable[[int], object] | None = None, repeat: bool = False
     ) -> tuple[MatchedPhoto, ...]:
-        """Search all photos that were not searched yet, and update the matches.
+        """Search all photos that have not been searched, and update the matches.
 
-        An interrupted search continues when it is called again, in another process too. A photo that cannot be read has
-        its error in its result, and the others are searched.
+        An interrupted search resumes when it is called again, also in another process. The result of a photo that
+        cannot be read holds the error; the others are searched.
 
         Args:
             client: of Dask distributed: photos are distributed over its workers, each with its own models. The cache
                 must be a folder that all of them can access.
-            on_photo: called with the index of each photo when it is done.
-            repeat: search all photos again with the references of now; else a photo is searched once, however the
-                gallery grows.
+            on_photo: called with the index of each finished photo.
+            repeat: search all photos again, guided by the current references; otherwise each photo is searched once,
+                even if the gallery grows.
 
         Returns:
             `results`.
@@ -361,7 +360,7 @@ class ProductSession:
     def update_matches(self) -> None:
         """Score all searched photos and apply the threshold; called after every change.
 
-        A new threshold takes next to no time; after a change of the gallery the features are read from the cache.
+        A new threshold takes hardly any time; after a change of the gallery the features are read from the cache.
         """
         searched = self.searched
         if searched and self.references:
@@ -378,7 +377,7 @@ class ProductSession:
             listener()
 
     def confirm(self, photo: int, detection: int = 0) -> Reference:
-        """Mark a detection as the product: it becomes a reference, and matches are updated.
+        """Mark a detection as the product: it becomes a reference, and the matches are updated.
 
         Args:
             photo: its index.
@@ -392,7 +391,7 @@ class ProductSession:
         return reference
 
     def reject(self, photo: int, detection: int = 0) -> Reference:
-        """Mark a detection as not the product: what is more similar to it than to the product is no match any more."""
+        """Mark a detection as a negative: detections more similar to it than to the product are no longer matches."""
         self._remove_mark(photo, detection)
         mark, reference = self._reference_of(photo, detection)
         self._rejected[mark] = replace(reference, how="rejected")
@@ -400,7 +399,7 @@ class ProductSession:
         return self._rejected[mark]
 
     def unmark(self, photo: int, detection: int = 0) -> None:
-        """Take back a confirmation or a rejection."""
+        """Undo a confirmation or a rejection."""
         self._remove_mark(photo, detection)
         self.update_matches()
 
@@ -410,7 +409,7 @@ class ProductSession:
         return "confirmed" if mark in self._confirmed else "rejected" if mark in self._rejected else ""
 
     def set_threshold(self, threshold: float | None) -> None:
-        """Set the minimum score of a match; None returns to the calibrated one."""
+        """Set the minimum score of a match; None restores the calibrated one."""
         if threshold is not None and not -1 <= threshold <= 1:
             raise NbHelpersError("the threshold is out of range", given=threshold, expected="-1 to 1")
         self._threshold = threshold
@@ -421,7 +420,7 @@ class ProductSession:
         return self.report.lookalikes(limit)
 
     def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Call ``listener()`` after every change; returns a function that stops it."""
+        """Call ``listener()`` after every change; returns a function that removes it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
@@ -431,7 +430,7 @@ class ProductSession:
         return self.gallery.guide
 
     def _score(self, photos: Sequence[int], gallery: Gallery) -> dict[int, PhotoScores]:
-        """Scores of photos; only those that were not scored against this gallery are computed."""
+        """Scores of photos, cached per gallery."""
         if self._scored_by != gallery.digest:
             self._scores, self._scored_by = {}, gallery.digest
         keys = self.photo_search.keys
@@ -468,7 +467,7 @@ class ProductSession:
             raise NbHelpersError("there is no such detection in this photo", given=detection, expected=f"0 to {last}")
         number, mask = result.detections[detection].number, decode_rle(result.detections[detection].rle)
         pixels = fit(load_image(result.photo), max(mask.shape))
-        # in a panorama as its tile shows it, undistorted
+        # in a panorama from its tile, without distortion
         features = self.proposals(photo).items[number].features if self.photo_search.panorama else None
         name, side = result.photo.name, self.settings.crop_side
         reference = make_reference(name, "confirmed", pixels, mask, self.encoder, side, features, str(result.photo))
@@ -480,6 +479,8 @@ class ProductSession:
         mark = (photo, detections[detection].number) if 0 <= detection < len(detections) else None
         self._rejected.pop(mark, None)
         if self.references == [self._confirmed.get(mark)]:
-            raise NbHelpersError("the last reference stays", given=self.references[0].photo, do="add another one first")
+            raise NbHelpersError(
+                "the last reference cannot be removed", given=self.references[0].photo, do="add another one first"
+            )
         removed = self._confirmed.pop(mark, None)
         self.references = [each for each in self.references if each is not removed]

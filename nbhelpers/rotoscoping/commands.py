@@ -9,12 +9,12 @@ import typer
 
 app = typer.Typer(help="Track objects through a clip and export their mattes.", no_args_is_help=True)
 
-Clip = Annotated[Path, typer.Argument(help="a folder of pictures, or a video")]
+Clip = Annotated[Path, typer.Argument(help="a folder of images, or a video")]
 Every = Annotated[int, typer.Option(help="take every Nth frame")]
-Start = Annotated[int, typer.Option(help="first frame, counted in the clip from 0")]
-Stop = Annotated[int | None, typer.Option(help="the frame after the last; the clip's end when left out")]
-OnBad = Annotated[str, typer.Option(help="error, skip or hold: what to do about frames that cannot be read")]
-OnSize = Annotated[str, typer.Option(help="error, skip or resize: what to do about frames of another size")]
+Start = Annotated[int, typer.Option(help="first frame, from 0")]
+Stop = Annotated[int | None, typer.Option(help="the frame after the last; default: the end of the clip")]
+OnBad = Annotated[str, typer.Option(help="error, skip or hold: how to handle frames that cannot be read")]
+OnSize = Annotated[str, typer.Option(help="error, skip or resize: how to handle frames of another size")]
 
 
 @app.command("extract")
@@ -24,11 +24,11 @@ def extract_command(
     every: Every = 1,
     start: Start = 0,
     stop: Stop = None,
-    suffix: Annotated[str, typer.Option(help=".png, .tif (without loss), .jpg, .webp or .bmp")] = ".png",
+    suffix: Annotated[str, typer.Option(help=".png, .tif (lossless), .jpg, .webp or .bmp")] = ".png",
     on_bad: OnBad = "error",
     on_size: OnSize = "error",
 ) -> None:
-    """Write numbered frames; run again, it resumes."""
+    """Write numbered frames; an interrupted run resumes."""
     from tqdm.auto import tqdm
 
     from nbhelpers.core.video.frames import extract_frames
@@ -53,9 +53,9 @@ def run_command(
     stop: Stop = None,
     on_bad: OnBad = "error",
     on_size: OnSize = "error",
-    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; default: the best available")] = None,
 ) -> None:
-    """Replay a prompt log on its clip, track the objects and export verified mattes; resumed when cut off."""
+    """Replay a prompt log on its clip, track the objects and export verified mattes; an interrupted run resumes."""
     from tqdm.auto import tqdm
 
     from nbhelpers.core.promptlog import PromptLog
@@ -66,14 +66,14 @@ def run_command(
 
     formats = [kind.strip() for kind in export.split(",") if kind.strip()]
     check_formats(formats)
-    log = PromptLog.open(prompts)  # before the clip and the model: a bad log is an error at once
+    log = PromptLog.open(prompts)  # before clip and model, so that an invalid log fails early
     frames = open_clip(clip, step=every, start=start, stop=stop, on_bad=on_bad, on_size=on_size)
     with tqdm(unit="frame", desc=clip.name) as bar:
         tracker = load("tracker", log.model, device)
         outcome = replay_clip(frames, log, output, formats, tracker=tracker, on_frame=lambda _: bar.update())
     for problem in frames.problems:
         typer.echo(f"note: {problem}")
-    typer.echo(f"{outcome.frames} frames, {outcome.tracked} tracked now; made by {tracker.name} on {tracker.device}")
+    typer.echo(f"{outcome.frames} frames, {outcome.tracked} tracked now; tracker: {tracker.name} on {tracker.device}")
     for name, doubtful in outcome.doubtful.items():
         if doubtful:
             typer.echo(f"{name}: {len(doubtful)} doubtful frames: {_ranges(doubtful)}")
