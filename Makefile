@@ -14,7 +14,7 @@ NOTEBOOK := 00_start_here
 EVAL := "voc-words --vocabularies all,present,alone" "pascal-voc20 --use-sam" "voc-objects" \
 	"davis2016 --start mask,click --corrections 3" kitchen temple phrases cameras dreambooth turned-box synthetic-products
 
-# Containers often set this. Then each process, kernel and worker would compile torch and all other packages anew: 2 to 4 s.
+# Container images often set this; every process, kernel and worker would then compile torch and other packages again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help

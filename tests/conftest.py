@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_WEIGHTS = "sam2-hiera-tiny-lite"
 NO_WEIGHTS = "the weights cannot be had"
 BROWSER = "tests/browser/"  # one JupyterLab and one Chromium serve the whole folder
-SITE = "test_site.py"  # built once, for its own tests and for the browser's
+SITE = "test_site.py"  # its site is also used by the browser tests and is built once
 # Files that take longest, longest first. They start first, and the short ones fill the cores at the end.
 LONGEST = (
     "04_multiview.ipynb",
@@ -50,6 +50,8 @@ def pytest_sessionstart(session):
 
 
 def _rank(nodeid: str) -> int:
+    if "notebooks/" in nodeid and not any(name in nodeid for name in LONGEST):
+        return -1  # a new notebook
     return next((rank for rank, name in enumerate(LONGEST) if name in nodeid), len(LONGEST))
 
 
@@ -129,7 +131,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def encode_once(monkeypatch):
-    """SAM 2 encodes each photo once in a process: for tests of prompts on real weights, seconds each."""
+    """SAM 2 encodes each photo once per process; for tests of prompts on real weights. An encoding takes seconds."""
     from nbhelpers.models.sam2 import Sam2Segmenter
 
     encode = Sam2Segmenter.encode

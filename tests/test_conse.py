@@ -272,7 +272,7 @@ def test_fifty_megapixels(tiny):
     assert tiny.dense(image, ["cat", "dog"]).probabilities.shape == (2, 17, 24)
 
 
-def test_the_vectors_of_the_classes_are_stored_and_a_damaged_file_is_written_again(tiny, tmp_path):
+def test_the_embeddings_of_the_classes_are_stored_and_a_damaged_file_is_rewritten(tiny, tmp_path):
     store, groups = tmp_path / "classes.npz", [("cat",), ("grass", "lawn")]
 
     def carried(sentences):
@@ -289,7 +289,7 @@ def test_the_vectors_of_the_classes_are_stored_and_a_damaged_file_is_written_aga
         np.testing.assert_array_equal(carried(Sentences()), tiny.carry(groups))
     np.testing.assert_array_equal(carried(names_only), tiny.carry(groups))
     with np.load(store) as other:
-        changed = {"texts": other["texts"][::-1], "vectors": other["vectors"]}
+        changed = {"texts": other["texts"][::-1], "embeddings": other["embeddings"]}
     np.savez(store, **changed)
     np.testing.assert_array_equal(carried(Sentences()), tiny.carry(groups))
 

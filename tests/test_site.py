@@ -49,7 +49,7 @@ def built(tmp_path_factory):
 
 @functools.cache
 def build(tmp_path_factory):
-    """Build the site once in a process: the browser tests, which run on the same worker, look at it too."""
+    """Build the site once per process; the browser tests, which run on the same worker, use it too."""
     patch = pytest.MonkeyPatch()
     patch.setattr(site, "executed_copy", lambda path: executed(path.stem))
     output = tmp_path_factory.mktemp("site") / "out"

@@ -124,7 +124,7 @@ class ConseTextEncoder:
         settings: see `ConseSettings`.
         name: catalog name.
         device: where it computes; always the CPU.
-        store: ``.npz`` file that keeps the vectors of the ImageNet classes between processes; not kept when left out.
+        store: ``.npz`` file for the embeddings of the ImageNet classes, shared by processes, or None to store nothing.
     """
 
     def __init__(
@@ -214,19 +214,19 @@ class ConseTextEncoder:
 
     @cached_property
     def _meanings(self) -> Float32[np.ndarray, "c d"]:
-        """Embeddings of the ImageNet classes, from lemma and definition; computed in seconds, or stored."""
+        """Embeddings of the ImageNet classes, from lemma and definition; computed in seconds unless stored."""
         texts = [f"{lemma}: {text}" for lemma, text in zip(*class_texts(), strict=True)]
-        stored = None if self.store is None else _read_vectors(self.store, texts)
+        stored = None if self.store is None else _read_embeddings(self.store, texts)
         if stored is not None:
             return stored
-        vectors = self.sentences(texts)
+        embeddings = self.sentences(texts)
         if self.store is not None:
             try:
                 with replacing(self.store) as temporary:
-                    np.savez(temporary, texts=np.array(texts), vectors=vectors)
+                    np.savez(temporary, texts=np.array(texts), embeddings=embeddings)
             except NbHelpersError as error:
-                log.warning("the embeddings of the ImageNet classes cannot be stored: %s", error.given)
-        return vectors
+                log.warning("the embeddings of the ImageNet classes could not be stored: %s", error.given)
+        return embeddings
 
     def _similarity(self, names: Sequence[str]) -> Float32[np.ndarray, "n c"]:
         """Cosine of each name, or of its related classes, with each ImageNet class, smoothed over similar classes."""
@@ -284,11 +284,11 @@ def build(name: str, files: dict[str, Path], device: str) -> ConseTextEncoder:
     return ConseTextEncoder(DenseClassifier.from_file(files["classifier"]), sentences, name=name, store=store)
 
 
-def _read_vectors(path: Path, texts: Sequence[str]) -> Float32[np.ndarray, "c d"] | None:
-    """The stored vectors of these very texts; None where there are none."""
+def _read_embeddings(path: Path, texts: Sequence[str]) -> Float32[np.ndarray, "c d"] | None:
+    """Stored embeddings of exactly these texts, or None."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return stored["vectors"] if list(stored["texts"]) == list(texts) else None
+            return stored["embeddings"] if list(stored["texts"]) == list(texts) else None
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None
 
