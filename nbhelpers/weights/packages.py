@@ -320,9 +320,7 @@ def _stays_inside(info: tarfile.TarInfo) -> bool:
     return info.issym() and not posixpath.isabs(info.linkname) and target.split("/")[0] != ".."
 
 
-def _copy(
-    archive: Path, member: str, stream: Any, target: Path, length: int, size: int | None, progress: bool
-) -> None:
+def _copy(archive: Path, member: str, stream: Any, target: Path, length: int, size: int | None, progress: bool) -> None:
     limit = length if size is None else size
     done = 0
     label = f"unpacking {PurePosixPath(member).name}"
