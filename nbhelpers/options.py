@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 from nbhelpers.core.errors import NbHelpersError
 
 Models = Annotated[str | None, typer.Option(help="auto, lite or official (default: NBHELPERS_MODELS, else auto)")]
-Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")]
+Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; default: the best available")]
 
 
 def several_values(*flags: str) -> type[TyperCommand]:
