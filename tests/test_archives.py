@@ -87,7 +87,7 @@ def test_a_link_to_another_member_is_passed_over_and_never_followed(tmp_path):
     link = special("package/sub/other", tarfile.SYMTYPE, f"../../{WANTED}")
     archive = tar(tmp_path / "a", link)
     assert take(archive, tmp_path, size=len(CONTENT)).read_bytes() == CONTENT
-    with pytest.raises(NbHelpersError, match="does not hold the file"):
+    with pytest.raises(NbHelpersError, match="does not contain the file"):
         take(archive, tmp_path, member="package/sub/other")
 
 
