@@ -11,6 +11,7 @@ import typer
 
 from nbhelpers.benchmarks.commands import app as benchmarks
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import parse_point
 from nbhelpers.geometry_fusion.commands import app as geometry_fusion
 from nbhelpers.multiview.commands import multiview
 from nbhelpers.options import Device, Models, numbers, several_values
@@ -91,18 +92,18 @@ def segment(
         check_writable(output)
         session = ClickSession(pixels, load("segmenter", log.model, device), name=log.image.get("name"), log=log)
     else:
-        clicks = [numbers(text, "--point", "x,y or x,y,1 or x,y,0", (2, 3)) for text in point or ()]
+        clicks = [parse_point(text)[1:] for text in point or ()]
         corners = None if box is None else numbers(box, "--box", "x0,y0,x1,y1", (4,))
         if not clicks and corners is None:
             raise NbHelpersError("nothing to segment", expected="--point x,y or --box x0,y0,x1,y1")
-        pixels = load_image(image)  # before the model: a bad photo is told at once
+        pixels = load_image(image)  # before the model: an unreadable photo fails early
         check_writable(output)
         session = ClickSession(pixels, load("segmenter", model, device, models), name=image.stem)
         session.rename_object(session.active, name)
         if corners is not None:
             session.set_box(corners)
         for click in clicks:
-            session.click(*click[:2], label=int(click[2]) if len(click) == 3 else 1)
+            session.click(*click)
     if candidate is not None:
         session.choose_candidate(candidate)
     for path in session.export(output):
@@ -143,10 +144,10 @@ def clip_guided(
     from nbhelpers.models.load import load, load_checkpoint
 
     if edit not in editing.KINDS:
-        raise NbHelpersError("there is no such edit", given=edit, expected=", ".join(editing.KINDS))
+        raise NbHelpersError("unknown edit", given=edit, expected=", ".join(editing.KINDS))
     if edit_prompt is None and (edit == "restyle" or (edit == "replace" and use_inpainting)):
-        raise NbHelpersError("the inpainter needs to be told what to paint", do='--edit-prompt "a sunset"')
-    photos = batch.photos(image)  # before the models: a wrong name is told at once
+        raise NbHelpersError("the inpainter needs a text prompt", do='--edit-prompt "a sunset"')
+    photos = batch.photos(image)  # before the models: a wrong path fails early
     settings = ClipGuidedSettings(min_confidence, min_region_size, iou_threshold, tuple(exclude or ()))
     segmenter = (
         load_checkpoint(checkpoint, model_cfg, device) if checkpoint else load("segmenter", None, device, models)
@@ -166,7 +167,7 @@ def clip_guided(
         parameters={"edit": edit, "edit_prompt": edit_prompt, "inpainter": inpainter and inpainter.name},
     )
     for record in records:
-        typer.echo(batch.told(record, verbose))
+        typer.echo(batch.format_record(record, verbose))
     if failed := sum(record["status"] != "done" for record in records):
         raise NbHelpersError(f"{failed} of {len(records)} photos could not be done", do="see summary.csv; run it again")
 
@@ -195,7 +196,7 @@ def editing(
     from nbhelpers.models.load import load
 
     if edit not in job.KINDS or edit == "segment":
-        raise NbHelpersError("there is no such edit", given=edit, expected="remove, replace or restyle")
+        raise NbHelpersError("unknown edit", given=edit, expected="remove, replace or restyle")
     photo = load_image(image)
     inside = load_mask(mask, photo.shape[:2])
     check_writable(output.expanduser().parent)

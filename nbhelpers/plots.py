@@ -1,4 +1,4 @@
-"""Pictures for people: photos with masks, points and boxes, in colours that everybody can tell apart."""
+"""Figures of photos with masks, points and boxes, in a palette that is safe for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from nbhelpers.models.values import Prediction
 
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-"""Colours of objects 0, 1, ...: Okabe and Ito's set without black. Source: https://jfly.uni-koeln.de/color/"""
+"""Colours of objects 0, 1, ...: the palette of Okabe and Ito without black (https://jfly.uni-koeln.de/color/)."""
 
 INCLUDE_COLOUR, EXCLUDE_COLOUR = "#0072B2", "#D55E00"
-LONGEST = 1600  # pixels of a photo's longer side inside a figure; more is not to be seen in a notebook
+LONGEST = 1600  # pixels of a photo's longer side in a figure
 THUMBNAIL = 256  # pixels of the longer side at which covered colours are compared
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 DPI = 100
@@ -37,15 +37,15 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 
 def colour_of(number: int) -> str:
-    """Colour of object ``number`` (0 is the first); after seven objects they come round again."""
+    """Colour of object ``number``, from 0; repeats after seven objects."""
     return PALETTE[number % len(PALETTE)]
 
 
 def contrasting_colours(image: UInt8[np.ndarray, "h w 3"], masks: Any) -> tuple[str, ...]:
     """A colour of `PALETTE` for each mask, chosen for contrast with the pixels it covers.
 
-    In the order of the masks, each gets the unused colour that is farthest, in CIELAB, from the mask's median pixel and
-    from the colours in use; after seven masks all colours are free again.
+    Each mask in turn gets the unused colour with the largest CIELAB distance to the median pixel of the mask and to the
+    colours in use; after seven masks all colours are available again.
 
     Args:
         image: RGB.
@@ -67,7 +67,7 @@ def contrasting_colours(image: UInt8[np.ndarray, "h w 3"], masks: Any) -> tuple[
 def overlay(
     image: UInt8[np.ndarray, "h w 3"], masks: Any, alpha: float = 0.5, *, colours: Sequence[str] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The photo with masks laid over it, each in its colour and with a contour of two tones.
+    """Overlay masks on a photo, each in its own colour with a two-tone contour.
 
     Example:
         >>> overlay(image, {"cat": cat_mask, "dog": dog_mask}).shape
@@ -75,10 +75,10 @@ def overlay(
 
     Args:
         image: RGB.
-        masks: one ``(H, W) bool``, a sequence of them (also ``(k, H, W)``), or a mapping from names. Later ones
-            lie over earlier ones.
+        masks: one ``(H, W) bool``, a sequence of them (also ``(k, H, W)``), or a mapping from names. Later masks
+            are drawn over earlier ones.
         alpha: opacity of the fill, 0 to 1.
-        colours: one per mask, as ``"#E69F00"``; by number when left out, so that those of a clip's frames are equal.
+        colours: one per mask, as ``"#E69F00"``; by default by number, so that all frames of a clip agree.
 
     Raises:
         NbHelpersError: a mask of another size than the image.
@@ -89,7 +89,7 @@ def overlay(
     for mask in listed.values():
         if mask.shape != image.shape[:2]:
             raise NbHelpersError(
-                "the mask has another size than the image", given=mask.shape, expected=str(image.shape[:2])
+                "the mask and the image differ in size", given=mask.shape, expected=str(image.shape[:2])
             )
     for mask, name in zip(listed.values(), colours or [colour_of(k) for k in range(len(listed))], strict=True):
         colour = rgb(name)
@@ -112,17 +112,17 @@ def draw(
     alpha: float = 0.5,
     width: float = 8.0,
 ) -> Figure:
-    """A figure of one photo with what was asked and answered.
+    """A figure of a photo with prompts and masks.
 
     Args:
-        image: ``(H, W, 3) uint8`` RGB; shown with at most 1600 pixels a side.
-        masks: as for `overlay`; names of a mapping go into a legend.
+        image: ``(H, W, 3) uint8`` RGB; shown with at most 1600 pixels per side.
+        masks: see `overlay`; the names of a mapping appear in a legend.
         points: ``(n, 2)``, ``(x, y)`` in pixels of the image.
-        labels: ``(n,)``, 1 includes and 0 excludes; all 1 when left out.
+        labels: ``(n,)``, 1 includes and 0 excludes; all 1 by default.
         box: ``(x0, y0, x1, y1)`` in pixels of the image.
         title: a line above the photo.
         alpha: opacity of the masks, 0 to 1.
-        width: of the figure in inches (at 100 dots); a tall photo is made narrower, to be as high as wide.
+        width: of the figure in inches (100 dpi); reduced for tall photos, so that the height does not exceed it.
 
     Raises:
         NbHelpersError: masks of another size, points and labels that differ in number.
@@ -148,15 +148,15 @@ def draw_candidates(
     box: Sequence[float] | None = None,
     width: float = 12.0,
 ) -> Figure:
-    """A figure of the candidate masks side by side, each with the IoU that the model predicts for it.
+    """A figure of the candidate masks side by side, each with its predicted IoU.
 
-    A star marks the one that the model recommends.
+    A star marks the candidate that the model selects.
 
     Args:
         image: ``(H, W, 3) uint8`` RGB.
-        prediction: the answer to one prompt.
-        point: a single including click ``(x, y)``, for short.
-        points: ``(n, 2)``; see `draw`, as for ``labels`` and ``box``.
+        prediction: for one prompt.
+        point: ``(x, y)``, short for a single including point.
+        points: ``(n, 2)``; see `draw`.
         labels: see `draw`.
         box: see `draw`.
         width: of the figure in inches.
@@ -177,9 +177,9 @@ def draw_grid(
     columns: int = 3,
     width: float = 12.0,
 ) -> Figure:
-    """A figure of several pictures in rows: ``(H, W, 3) uint8`` RGB, or ``(H, W) uint8``, shown from black to white."""
+    """A figure of several images in rows: ``(H, W, 3) uint8`` RGB, or ``(H, W) uint8`` greyscale."""
     if not len(images):
-        raise NbHelpersError("there is no picture to show")
+        raise NbHelpersError("there is no image to show")
     columns = min(columns, len(images))
     figure, rows = _figure(images[0], -(-len(images) // columns), columns, width)
     for index, axes in enumerate(axes for row in rows for axes in row):
@@ -220,7 +220,7 @@ def _listed(masks: Any) -> dict[Any, np.ndarray]:
 
 
 def _figure(image: np.ndarray, rows: int, columns: int, width: float) -> tuple[Figure, list[list[Axes]]]:
-    """A figure made without pyplot, which would show it a second time at the end of the cell."""
+    """A figure created without pyplot, which would display it again at the end of the cell."""
     needs("widgets", "matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -245,7 +245,7 @@ def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=Fa
         for mask in _listed(masks).values():
             if mask.shape != (height, width):
                 raise NbHelpersError(
-                    "the mask has another size than the image", given=mask.shape, expected=str((height, width))
+                    "the mask and the image differ in size", given=mask.shape, expected=str((height, width))
                 )
             reduced.append(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool))
         colours = contrasting_colours(shown, reduced)

@@ -1,4 +1,4 @@
-"""A scene to turn and zoom: points coloured by object, cameras as pyramids, and the relation that decided."""
+"""Interactive 3D figures of a scene: points coloured by object, cameras as pyramids, and the decisive relation."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from nbhelpers.core.scenes import Scene
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-MOST = 20_000  # points that are drawn
-FRUSTUM = 0.06  # length of a camera's pyramid, as a share of the scene's extent
-CAMERA, REFERENCE, ARROW, TEXT = "#8A8A8A", "#D55E00", "#C2478F", "#858585"  # seen on white and on black
+MAX_POINTS = 20_000  # points that are drawn
+FRUSTUM = 0.06  # length of a camera's pyramid, as a fraction of the scene's extent
+CAMERA, REFERENCE, ARROW, TEXT = "#8A8A8A", "#D55E00", "#C2478F", "#858585"  # legible on white and on black
 CLEAR = "rgba(0,0,0,0)"  # the page's own background, light or dark
-FAR = 4.0  # median distances from the middle beyond which points are left out
+MAX_DISTANCE = 4.0  # from the median, in median distances; farther points are not drawn
 
 
 @dataclass(frozen=True)
 class Arrow:
-    """A relation to draw: from one object to another, with its words.
+    """A relation to draw between two objects.
 
     Attributes:
-        start: index of the object that was looked for.
-        end: index of the other one; -1 for the viewer of the reference view.
-        text: the words.
+        start: index of the target.
+        end: index of the landmark; -1 for the reference camera.
+        text: the relation in words.
     """
 
     start: int
@@ -62,14 +62,14 @@ def draw_scene(
         scene: cameras and points.
         labels: index of the object of each point, -1 for none.
         names: of the objects, for the legend.
-        colours: one an object, as ``"#E69F00"``.
+        colours: of the objects, e.g. ``"#E69F00"``.
         arrows: relations.
-        reference: the view whose camera stands out.
-        title: a line above the picture.
+        reference: the view whose camera is highlighted.
+        title: of the figure.
         height: in pixels.
 
     Raises:
-        NbHelpersError: labels that do not fit the points, or a scene without points and cameras.
+        NbHelpersError: labels that do not match the points, or a scene without points and cameras.
     """
     needs("multiview", "plotly")
     from plotly import graph_objects
@@ -77,7 +77,7 @@ def draw_scene(
     labels = np.full(len(scene.points), -1) if labels is None else np.asarray(labels)
     if len(labels) != len(scene.points) or len(names) != len(colours):
         raise NbHelpersError(
-            "labels, names and colours do not fit the scene",
+            "labels, names and colours do not match the scene",
             given=f"{len(labels)} labels, {len(names)} names, {len(colours)} colours, {len(scene.points)} points",
         )
     if not len(scene.points) and not scene.placed.any():
@@ -87,7 +87,7 @@ def draw_scene(
     kept = _kept(points)
     figure = graph_objects.Figure()
     rest = np.flatnonzero(kept & (labels < 0))
-    rest = rest[:: max(1, -(-len(rest) // MOST))]
+    rest = rest[:: max(1, -(-len(rest) // MAX_POINTS))]
     if len(rest):
         own = [f"rgb({r},{g},{b})" for r, g, b in scene.colors[rest].tolist()]
         figure.add_trace(_cloud(points[rest], "scene", own, 1.8, 0.55))
@@ -121,12 +121,12 @@ def draw_scene(
 
 
 def save_html(path: str | Path, figure: Figure) -> Path:
-    """Write a figure as one page that needs no network; return the path."""
+    """Write a figure as an HTML page that works offline; return the path."""
     return write_text(path, figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False}))
 
 
 def show_scene(scene: Scene, labels: Any = None, names: Sequence[str] = (), colours: Sequence[str] = (), **what: Any):
-    """Show `draw_scene`'s figure in the notebook, in JupyterLab, Colab and voila alike and without a network."""
+    """Display the figure of `draw_scene` in JupyterLab, Colab or voila, without a network."""
     needs("widgets", "IPython")
     from IPython.display import HTML, display
 
@@ -135,16 +135,16 @@ def show_scene(scene: Scene, labels: Any = None, names: Sequence[str] = (), colo
 
 
 def as_frame(figure: Figure) -> str:
-    """A figure as an HTML frame that holds its own page, so that nothing around it matters."""
+    """A figure as an HTML iframe with its own page, independent of the surrounding page."""
     page = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
     height = int(figure.layout.height or 560) + 20
-    # browsers paint a frame white whose scheme is not that of the page around it
+    # browsers paint an iframe white if its colour scheme differs from that of the page
     style = f"width: 100%; height: {height}px; border: none; color-scheme: light"
     return f'<div><iframe title="scene in 3D" style="{style}" srcdoc="{html.escape(page)}"></iframe></div>'
 
 
 def _upright(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Points with up as z, and the rotation that did it."""
+    """The points with z up, and the rotation applied to them."""
     up = scene.up
     if up is None:
         placed = np.flatnonzero(scene.placed)
@@ -156,11 +156,11 @@ def _upright(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _kept(points: np.ndarray) -> np.ndarray:
-    """The points that are no strays: a few far ones would make all others small."""
+    """Which points are not outliers; a few distant ones would shrink all others."""
     if not len(points):
         return np.zeros(0, bool)
     away = np.linalg.norm(points - np.median(points, axis=0), axis=1)
-    return away <= FAR * np.median(away) + 1e-12
+    return away <= MAX_DISTANCE * np.median(away) + 1e-12
 
 
 def _extent(points: np.ndarray, centers: np.ndarray) -> float:
@@ -209,7 +209,7 @@ def _line(ends: np.ndarray, text: str):
 
 
 def _eye(points: np.ndarray, centers: np.ndarray, reference: int) -> dict[str, Any]:
-    """Look from above the reference camera's shoulder."""
+    """The view from above and behind the reference camera."""
     if not len(points) or not np.isfinite(centers[reference]).all():
         return {"up": {"x": 0, "y": 0, "z": 1}}
     away = centers[reference] - np.median(points, axis=0)

@@ -1,7 +1,7 @@
-"""A photo, a click, a mask: the first job, and the session behind the click widget.
+"""Interactive segmentation of one photo: the session behind the click widget.
 
-`ClickSession` holds everything that a person did and what the segmenter answered. It needs no browser and no
-widget: whatever the widget does is one method call here.
+`ClickSession` holds the prompts and the predicted masks. It does not depend on a browser or a widget: every action of
+the widget is one method call.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from jaxtyping import Bool
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.core.promptevents import ObjectPrompts, object_name
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import ObjectPrompts, PromptLog, object_name
 from nbhelpers.core.prompts import INCLUDE, Prompt
-from nbhelpers.export.masks import save_masks
+from nbhelpers.export.masks import check_formats, save_masks
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 
+FORMATS = ("masks", "cutouts", "coco", "prompts")
+"""What `ClickSession.export` writes."""
 CACHED_ANSWERS = 64
 SMALL_AREA = 8  # cells of 256 x 256 logits; what SAM 2 fills in videos (fill_hole_area, sam2/build_sam.py)
 
 
 class ClickSession:
-    """Clicks, boxes and masks on one photo, for several named objects, with undo.
+    """Point, box and mask prompts on one photo, for several named objects, with undo.
 
     Example:
         >>> session = ClickSession("cat.jpg")
@@ -39,22 +40,22 @@ class ClickSession:
         (480, 640)
         >>> session.undo()
         True
-        >>> session.save("outputs/cat.prompts.json")   # ClickSession.reopen(...) gives the identical masks
+        >>> session.save("outputs/cat.prompts.json")   # ClickSession.open(...) gives the identical masks
 
-    Masks are a pure function of the prompts in force, so undo, redo and a reopened log show exactly what was
-    seen before. The photo is encoded at the first question; `encode` does it earlier.
+    Masks are a pure function of the current prompts, so undo, redo and a reopened log reproduce them exactly. The photo
+    is encoded at the first prompt, or earlier by `encode`.
 
     Args:
         image: the path of a picture, ``(H, W, 3) uint8`` RGB, or whatever else `load_image` reads.
         segmenter: what answers; `nbhelpers.load` picks one when left out.
         name: how the photo is called in the log and in file names; the path's stem when left out.
-        log: a log to go on with, see `reopen`.
+        log: a log to continue, see `open`.
         max_hole_area: largest hole of a mask that is filled, in cells of the segmenter's logits; see
             `Prediction.cleaned`. 0 keeps masks as predicted.
-        max_sprinkle_area: largest separate piece of a mask that is removed, likewise.
+        max_sprinkle_area: maximum area of separate components that are removed, likewise.
 
     Raises:
-        NbHelpersError: an unreadable picture, or a log of another picture or another model.
+        NbHelpersError: an unreadable image, or a log of another image or another model.
     """
 
     def __init__(
@@ -86,24 +87,24 @@ class ClickSession:
             self.log = log
             if log.image.get("sha256") != about["sha256"]:
                 raise NbHelpersError(
-                    "the prompt log belongs to another picture",
+                    "the prompt log belongs to another image",
                     given=f"{self.name}, {self.size[1]} x {self.size[0]} pixels",
                     expected=f"{log.image.get('name')}, {log.image.get('size', ['?', '?'])[::-1]}, same pixels",
                 )
             if log.model != segmenter.name:
                 raise NbHelpersError(
-                    "the prompt log was made with another model, so its masks would differ",
+                    "the prompt log was recorded with another model, whose masks differ",
                     given=segmenter.name,
                     expected=log.model,
                     do=f'nbhelpers.load("segmenter", "{log.model}")',
                 )
-        self._floor = 1  # the first object cannot be undone away
+        self._floor = 1  # the first object cannot be undone
         self._active = next(iter(self.log.objects()), None)
         self._embedding: Embedding | None = None
-        self._answers: dict[tuple, Prediction] = {}
+        self._predictions: dict[tuple, Prediction] = {}
         self._listeners: list[Callable[[], object]] = []
         self.seconds: float | None = None
-        """How long the segmenter took for the last question that was asked of it."""
+        """Seconds of the segmenter's last prediction."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -112,34 +113,34 @@ class ClickSession:
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Names of the objects, in the order in which they were added."""
+        """Names of the objects, in order of creation."""
         return tuple(self.log.objects())
 
     @property
     def active(self) -> str:
-        """The object that clicks go to."""
+        """The object to which prompts are added."""
         names = self.objects
         return self._active if self._active in names else names[-1]
 
     def prompts(self, name: str | None = None) -> ObjectPrompts:
-        """Points, labels, box and chosen candidate of an object (the active one when left out)."""
+        """Points, labels, box and selected candidate of an object (by default the active one)."""
         objects = self.log.objects()
         if (name := self.active if name is None else name) not in objects:
             raise NbHelpersError("there is no such object", given=name, expected=f"one of {', '.join(objects)}")
         return objects[name]
 
     def prediction(self, name: str | None = None) -> Prediction | None:
-        """What the segmenter answers to an object's prompts: four candidates. None before the first prompt."""
+        """The candidate masks for an object's prompts; None before the first prompt."""
         prompt = self.prompts(name).prompt()
-        return None if prompt is None else self._ask(prompt)
+        return None if prompt is None else self._predict(prompt)
 
     def candidate(self, name: str | None = None) -> int | None:
-        """Index of the candidate in use: the person's choice, else the one that agrees best with the clicks."""
+        """Index of the selected candidate: the user's choice, else the one that agrees best with the points."""
         prediction = self.prediction(name)
         if prediction is None:
             return None
-        said = self.prompts(name)
-        return prediction.agreeing(said.points, said.labels) if said.candidate is None else said.candidate
+        prompts = self.prompts(name)
+        return prediction.agreeing(prompts.points, prompts.labels) if prompts.candidate is None else prompts.candidate
 
     def mask(self, name: str | None = None) -> Bool[np.ndarray, "h w"]:
         """The mask of an object at photo size; empty before the first prompt."""
@@ -151,13 +152,13 @@ class ClickSession:
         return {name: self.mask(name) for name in self.objects if not self.prompts(name).is_empty}
 
     def encode(self) -> Embedding:
-        """Let the segmenter look at the photo, if it has not yet."""
+        """The embedding of the photo, computed once."""
         if self._embedding is None:
             self._embedding = self.segmenter.encode(self.image)
         return self._embedding
 
     def click(self, x: float, y: float, label: int = INCLUDE, *, name: str | None = None) -> Prediction:
-        """Add a point (1 includes, 0 excludes) in pixels of the photo and return the new answer."""
+        """Add a point (label 1 includes, 0 excludes) in pixels of the photo and return the new prediction."""
         return self._do("point.add", name, x=float(x), y=float(y), label=int(label))
 
     def move(self, index: int, x: float, y: float, *, name: str | None = None) -> Prediction:
@@ -169,11 +170,11 @@ class ClickSession:
         return self._do("point.remove", name, index=int(index))
 
     def set_box(self, box: Sequence[float] | None, *, name: str | None = None) -> Prediction | None:
-        """Set or, with None, take away the box ``(x0, y0, x1, y1)`` of an object."""
+        """Set the box ``(x0, y0, x1, y1)`` of an object, or remove it with None."""
         return self._do("box.set", name, box=None if box is None else [float(side) for side in box])
 
     def set_mask(self, mask: Bool[np.ndarray, "h w"] | None, *, name: str | None = None) -> Prediction | None:
-        """Set or, with None, take away a mask prompt of photo size."""
+        """Set the mask prompt of an object, at photo size, or remove it with None."""
         return self._do("mask.set", name, mask=mask)
 
     def choose_candidate(self, index: int, *, name: str | None = None) -> None:
@@ -188,7 +189,7 @@ class ClickSession:
         self._do("candidate.set", name, index=int(index))
 
     def next_candidate(self, *, name: str | None = None) -> int:
-        """Go to the next candidate mask, round and round; return its index."""
+        """Select the next candidate mask, cyclically; return its index."""
         current = self.candidate(name)
         if current is None:
             raise NbHelpersError("there is no candidate mask yet", do="click on the photo first")
@@ -197,7 +198,7 @@ class ClickSession:
         return index
 
     def clear(self, *, name: str | None = None) -> None:
-        """Take away all prompts of an object; undo brings them back."""
+        """Remove all prompts of an object."""
         self._do("clear", name)
 
     def add_object(self, name: str | None = None) -> str:
@@ -209,17 +210,21 @@ class ClickSession:
         return name
 
     def rename_object(self, old: str, new: str) -> None:
-        """Give an object another name."""
+        """Rename an object."""
         self.log.append("object.rename", object=old, to=new)
         self._active = new if self._active == old else self._active
         self._changed()
 
     def remove_object(self, name: str) -> None:
-        """Remove an object with its prompts; undo brings it back. The last one stays."""
+        """Remove an object and its prompts; the last object cannot be removed."""
         if len(self.objects) == 1:
-            raise NbHelpersError("the last object cannot be removed", given=name, do="clear() empties it")
+            raise NbHelpersError("the last object cannot be removed", given=name, do="clear() removes its prompts")
         self.log.append("object.remove", object=name)
         self._changed()
+
+    def seal(self) -> None:
+        """Make the steps so far permanent: `undo` stops here."""
+        self._floor = self.log.cursor
 
     def select(self, name: str) -> None:
         """Make an object the active one."""
@@ -229,64 +234,66 @@ class ClickSession:
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is a step to take back."""
+        """Whether there is a step to undo."""
         return self.log.cursor > self._floor
 
     @property
     def can_redo(self) -> bool:
-        """Whether there is a step to do again."""
+        """Whether there is a step to redo."""
         return self.log.can_redo
 
     def undo(self) -> bool:
-        """Take back the last step; False when there is none."""
-        return self.can_undo and self._travelled(self.log.undo())
+        """Undo the last step; False if there is none."""
+        return self.can_undo and self._moved(self.log.undo())
 
     def redo(self) -> bool:
-        """Do the last undone step again; False when there is none."""
-        return self._travelled(self.log.redo())
+        """Redo the last undone step; False if there is none."""
+        return self._moved(self.log.redo())
 
     def save(self, path: str | Path) -> Path:
         """Write the prompt log as JSON and return its path."""
         return self.log.save(path)
 
-    def export(self, folder: str | Path) -> list[Path]:
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
         """Write masks and cut-outs (PNG), one COCO file and the prompt log; return their paths. See `save_masks`.
 
-        Where results of another photo have the name already, a number is added to it.
+        If results of another photo have the same name, a number is appended.
+
+        Args:
+            folder: created if it is missing.
+            formats: some of `FORMATS`; the COCO file is always written.
 
         Raises:
-            NbHelpersError: nothing has been segmented yet, or the folder cannot be written.
+            NbHelpersError: nothing has been segmented yet, an unknown format, or the folder cannot be written.
         """
+        check_formats(formats, FORMATS)
         masks = self.masks()
         if not masks:
             raise NbHelpersError("there is no mask to save yet", do="click on the photo first")
         scores = {name: float(self.prediction(name).scores[self.candidate(name)]) for name in masks}
-        paths = save_masks(folder, self.name, self.image, masks, scores, self.file_name)
-        stem = paths[-1].name.removesuffix(".coco.json")
-        return [*paths, self.save(paths[-1].with_name(f"{stem}.prompts.json"))]
+        paths = save_masks(folder, self.name, self.image, masks, scores, self.file_name, formats)
+        if "prompts" in formats:
+            stem = paths[-1].name.removesuffix(".coco.json")
+            paths.append(self.save(paths[-1].with_name(f"{stem}.prompts.json")))
+        return paths
 
     @classmethod
-    def reopen(
-        cls,
-        path: str | Path,
-        image: Any,
-        segmenter: Segmenter | None = None,
-    ) -> ClickSession:
-        """Go on with a saved log: same prompts, same undo history, identical masks.
+    def open(cls, path: str | Path, image: Any, segmenter: Segmenter | None = None) -> ClickSession:
+        """Open a saved prompt log: same prompts, same undo history, identical masks.
 
         Raises:
-            NbHelpersError: an unreadable or newer log, another picture, another model.
+            NbHelpersError: an unreadable or newer log, another image, another model.
         """
         log = PromptLog.open(path)
         return cls(image, segmenter, name=log.image.get("name"), log=log)
 
-    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Call ``listener()`` after every step; returns a function that stops it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+    def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call ``callback()`` after every step; returns a function that stops it."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
     def _do(self, op: str, name: str | None, **what) -> Prediction | None:
-        """Record a step, ask the segmenter, tell listeners; a step that fails leaves everything as it was."""
+        """Record a step, predict, notify listeners; a step that fails changes nothing."""
         self.prompts(name := self.active if name is None else name)
         before = self.log.events, self.log.cursor
         self.log.append(op, object=name, **what)
@@ -294,7 +301,7 @@ class ClickSession:
             prompt = self.log.objects()[name].prompt()
             if prompt is not None:
                 prompt.check_inside(self.size)
-            prediction = None if prompt is None else self._ask(prompt)
+            prediction = None if prompt is None else self._predict(prompt)
         except BaseException:
             self.log.events, self.log.cursor = before
             raise
@@ -302,21 +309,21 @@ class ClickSession:
         self._changed()
         return prediction
 
-    def _ask(self, prompt: Prompt) -> Prediction:
+    def _predict(self, prompt: Prompt) -> Prediction:
         mask = None if prompt.mask is None else hashlib.sha256(prompt.mask.tobytes()).digest()
         box = None if prompt.box is None else prompt.box.tobytes()
         key = (prompt.points.tobytes(), prompt.labels.tobytes(), box, mask)
-        if key not in self._answers:
+        if key not in self._predictions:
             embedding = self.encode()
             started = time.perf_counter()
-            answer = self.segmenter.predict(embedding, prompt).cleaned(self.max_hole_area, self.max_sprinkle_area)
+            prediction = self.segmenter.predict(embedding, prompt).cleaned(self.max_hole_area, self.max_sprinkle_area)
             self.seconds = time.perf_counter() - started
-            while len(self._answers) >= CACHED_ANSWERS:
-                del self._answers[next(iter(self._answers))]
-            self._answers[key] = answer
-        return self._answers[key]
+            while len(self._predictions) >= CACHE_SIZE:
+                del self._predictions[next(iter(self._predictions))]
+            self._predictions[key] = prediction
+        return self._predictions[key]
 
-    def _travelled(self, event: dict | None) -> bool:
+    def _moved(self, event: dict | None) -> bool:
         if event is None:
             return False
         for name in (event.get("to"), event["object"]):

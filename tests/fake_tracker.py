@@ -66,7 +66,7 @@ class FakeTracker:
     def add(self, state, frame, object_id, prompt):
         prompt.check_inside(state.frames.size)
         if prompt.mask is None and prompt.box is None and 1 not in prompt.labels:
-            raise NbHelpersError("excluding points alone do not say what the object is")
+            raise NbHelpersError("excluding points alone do not select an object")
         self.added.append((object_id, frame))
         mask, colour = self._answer(state.frames[frame], prompt)
         state.prompts.setdefault(object_id, {})[frame] = prompt
@@ -84,7 +84,7 @@ class FakeTracker:
 
     def propagate(self, state, start, stop):
         if not state.prompts:
-            raise NbHelpersError("there is nothing to follow")
+            raise NbHelpersError("there is no prompt yet")
         step = 1 if stop >= start else -1
         return (self._track(state, frame, step) for frame in range(start, stop + step, step))
 

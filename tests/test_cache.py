@@ -132,9 +132,7 @@ def test_a_wrong_file_that_lies_here_is_told_and_left_alone(store, damage):
     path.write_bytes(damage)
     os.utime(path, ns=(1, 1))
     for ask in (lambda: fetch("little"), lambda: cache.files("little"), lambda: cache.path_of(store.weights)):
-        with pytest.raises(
-            NbHelpersError, match=r"is not the file that the catalog names[\s\S]*nbhelpers fetch little"
-        ):
+        with pytest.raises(NbHelpersError, match=r"differs from the file in the catalog[\s\S]*nbhelpers fetch little"):
             ask()
     assert path.read_bytes() == damage
 
@@ -152,7 +150,9 @@ def test_offline_takes_what_is_here_and_tells_what_is_not(store, server, monkeyp
     server.asked.clear()
     monkeypatch.setenv(variable, "1")
     assert fetch("little")
-    with pytest.raises(NbHelpersError, match=r"p\.jpg is not here[\s\S]*looked for[\s\S]*nbhelpers fetch p\.jpg"):
+    with pytest.raises(
+        NbHelpersError, match=r"p\.jpg has not been downloaded[\s\S]*looked for[\s\S]*nbhelpers fetch p\.jpg"
+    ):
         fetch("p.jpg")
     with pytest.raises(NbHelpersError, match=r"the hub's cache \(owner/big\)"):
         fetch("big")
@@ -172,7 +172,7 @@ def test_offline_takes_the_file_in_the_hub_cache_without_a_copy(store, monkeypat
 
 def test_no_network_is_one_clear_error(store, server):
     server.close()
-    with pytest.raises(NbHelpersError, match=r"w\.onnx could not be fetched[\s\S]*nbhelpers fetch little"):
+    with pytest.raises(NbHelpersError, match=r"w\.onnx could not be downloaded[\s\S]*nbhelpers fetch little"):
         fetch("little")
 
 
@@ -189,7 +189,7 @@ def test_one_failure_does_not_keep_the_others_away(store, server):
 
 
 def test_official_models_are_never_fetched_unasked(store, server):
-    with pytest.raises(NbHelpersError, match=r"weights of big are not on this machine[\s\S]*nbhelpers fetch big"):
+    with pytest.raises(NbHelpersError, match=r"weights of big have not been downloaded[\s\S]*nbhelpers fetch big"):
         cache.files("big")
     assert cache.files("little", progress=False)["checkpoint"].is_file()
 
@@ -305,7 +305,7 @@ def test_two_processes_at_once_fetch_once(store, server):
     told = [process.communicate(timeout=60) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     assert [path for path, _ in server.asked].count("/slow.onnx") == 1
-    assert sum("another process is fetching it" in err for _, err in told) == 1
+    assert sum("another process is downloading it" in err for _, err in told) == 1
 
 
 def test_unknown_names_are_told_with_similar_ones(store):

@@ -12,9 +12,9 @@ def test_a_missing_checkpoint_names_the_command_that_fetches_it(tmp_path):
 def test_a_file_of_unknown_name_needs_a_known_configuration(tmp_path):
     path = tmp_path / "mine.pt"
     path.write_bytes(b"weights")
-    with pytest.raises(NbHelpersError, match="configuration does not follow"):
+    with pytest.raises(NbHelpersError, match="configuration cannot be inferred"):
         load_checkpoint(path)
-    with pytest.raises(NbHelpersError, match="no such configuration"):
+    with pytest.raises(NbHelpersError, match="unknown configuration"):
         load_checkpoint(path, "sam3.yaml")
     with pytest.raises(NbHelpersError, match="cannot be loaded"):
         load_checkpoint(path, "sam2_hiera_t.yaml", "cpu")

@@ -187,7 +187,7 @@ def test_an_empty_hole_changes_nothing(inpainter, photo):
 
 @pytest.mark.parametrize("wrong", [{"strength": 0.0}, {"strength": 1.5}, {"strength": float("nan")}, {"steps": 0}])
 def test_what_is_out_of_range_is_told(inpainter, photo, hole, wrong):
-    with pytest.raises(NbHelpersError, match=r"out of range|must be a step"):
+    with pytest.raises(NbHelpersError, match="out of range"):
         inpainter.fill(photo, hole, "the sea", **wrong)
 
 
@@ -262,13 +262,13 @@ def test_damaged_weights_are_told(folder, tmp_path):
 def test_another_folder_is_told(tmp_path, index):
     if index is not None:
         (tmp_path / "model_index.json").write_text(index)
-    with pytest.raises(NbHelpersError, match=r"no pipeline folder|does not inpaint"):
+    with pytest.raises(NbHelpersError, match=r"does not contain a pipeline|not for inpainting"):
         diffusion.from_folder(tmp_path, "cpu")
 
 
 def test_files_that_lie_apart_are_told(tmp_path):
     files = {"model_index.json": tmp_path / "a" / "model_index.json", "unet/x": tmp_path / "b" / "unet" / "x"}
-    with pytest.raises(NbHelpersError, match="do not lie in one folder"):
+    with pytest.raises(NbHelpersError, match="are not in one folder"):
         diffusion.build("mine", files, "cpu")
 
 

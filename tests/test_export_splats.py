@@ -141,7 +141,7 @@ def test_nothing_and_everything_can_be_exported(photo, dtype):
     everything = np.full((120, 160), np.iinfo(dtype).max, dtype)
     assert np.array_equal(straight_rgba(image, everything)[:, :, :3], image)
     assert np.array_equal(premultiplied_rgba(image, everything)[:, :, :3], image)
-    with pytest.raises(NbHelpersError, match="does not fit"):
+    with pytest.raises(NbHelpersError, match="differ in size or type"):
         straight_rgba(image, nothing.astype(np.float32))
 
 
@@ -165,7 +165,7 @@ def test_a_png_is_what_opencv_and_pillow_read(shape, dtype):
 
 
 def test_what_a_png_cannot_hold_is_refused():
-    with pytest.raises(NbHelpersError, match="cannot hold"):
+    with pytest.raises(NbHelpersError, match="cannot be stored as PNG"):
         list(encode_png(np.zeros((4, 4), np.float32)))
 
 
@@ -247,7 +247,7 @@ def test_sixteen_bits_stay_sixteen_bits(mask, tmp_path):
     eight = layouts.rgba_sequence(mattes, tmp_path / "eight", bits=8)
     write_layout(eight, mattes)
     assert pixels(tmp_path / "eight/a.png").dtype == np.uint8 and verify_layout(eight, mattes).ok
-    with pytest.raises(NbHelpersError, match="no such depth"):
+    with pytest.raises(NbHelpersError, match="invalid bit depth"):
         layouts.rgba_sequence(mattes, tmp_path, bits=12)
 
 
@@ -323,7 +323,7 @@ def test_a_file_of_ours_that_was_retouched_is_theirs(footage, mattes):
     retouched = footage / "IMG_1_matte.png"
     Image.open(retouched).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(retouched)
     before = retouched.read_bytes()
-    with pytest.raises(NbHelpersError, match=r"(?s)changed since.*IMG_1_matte"):
+    with pytest.raises(NbHelpersError, match=r"(?s)have been changed.*IMG_1_matte"):
         write_layout(layouts.postshot(mattes), mattes, replace=True)
     assert retouched.read_bytes() == before
 
@@ -355,7 +355,7 @@ def test_a_ledger_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path):
 def test_a_plain_sequence_never_takes_the_names_of_the_originals(photo, mask, tmp_path):
     Image.fromarray(photo).save(tmp_path / "a.png")
     mattes = Mattes(Frames(tmp_path), [mask])
-    with pytest.raises(NbHelpersError, match="names of the originals"):
+    with pytest.raises(NbHelpersError, match="overwrite the originals"):
         layouts.matte_sequence(mattes, tmp_path)
 
 
@@ -387,7 +387,7 @@ def test_a_read_only_footage_folder_is_one_sentence(code, footage, mattes, monke
         return opened(path, mode, *rest, **more)
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(NbHelpersError, match=r"(?s)folder cannot be written.*another folder"):
+    with pytest.raises(NbHelpersError, match=r"(?s)folder cannot be written.*another output folder"):
         write_layout(layouts.postshot(mattes), mattes)
     assert len(list(footage.iterdir())) == 3
 
@@ -420,7 +420,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_torn(tmp_path):
     for number, rest in enumerate((np.zeros_like(noise), noise)):  # the second becomes too long
         Image.fromarray(rest).save(tmp_path / f"{number}.jpg")
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert "the disk is full" in done.stdout and "resumes there" in done.stdout
+    assert "the disk is full" in done.stdout and "it resumes" in done.stdout
     assert [name for name in listing(tmp_path) if name.startswith(".")] == [NAME], "no temporary file is left"
     assert (tmp_path / "0_matte.png").is_file() and not (tmp_path / "1_matte.png").exists()
     frames = Frames(tmp_path, pattern="*.jpg")

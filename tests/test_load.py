@@ -31,7 +31,7 @@ def test_the_set_can_be_named_by_the_environment(present, monkeypatch):
     assert choose_model("segmenter").set == "official"
     assert choose_model("segmenter", models="lite").set == "lite"
     monkeypatch.setenv("NBHELPERS_MODELS", "all")
-    with pytest.raises(NbHelpersError, match="no such set"):
+    with pytest.raises(NbHelpersError, match="unknown set"):
         choose_model("segmenter")
 
 
@@ -44,7 +44,7 @@ def test_every_task_of_the_catalog_has_a_choice(present):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("segmentor",), "no such task"),
+        (("segmentor",), "unknown task"),
         (("segmenter", "sam3"), "no model of this name"),
         (("segmenter", "dinov2-small"), "another task"),
         (("segmenter", None, "quantum"), "device"),
@@ -66,7 +66,7 @@ def test_an_official_model_that_is_not_here_is_never_fetched_unasked(home, monke
 
 def test_a_model_without_adapter_is_one_clear_error():
     entry = next(model for model in catalog.models() if model.adapter is None)
-    with pytest.raises(NbHelpersError, match="cannot run it yet"):
+    with pytest.raises(NbHelpersError, match="cannot run it"):
         load(entry.task, entry.name, "cpu")
 
 

@@ -45,7 +45,7 @@ def test_the_graph_gets_what_it_wants(session, photo, hole):
 
 
 def test_a_prompt_is_refused_with_the_official_model_and_its_command(session, photo, hole):
-    with pytest.raises(NbHelpersError, match="takes no text") as told:
+    with pytest.raises(NbHelpersError, match="has no text input") as told:
         migan.MiganInpainter(session).fill(photo, hole, "a sunset")
     assert "nbhelpers fetch stable-diffusion-inpainting" in str(told.value)
     assert session.feeds == []

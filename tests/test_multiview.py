@@ -94,7 +94,7 @@ def test_without_cameras_the_picture_of_the_reference_view_is_used(photos):
 
 def test_what_nothing_looks_like_is_told(made, photos):
     found = find(photos, made[0], "zebra behind the box")
-    assert found.target is None and any("no view looks like it" in note for note in found.notes)
+    assert found.target is None and any("no view matches it" in note for note in found.notes)
 
 
 def test_any_object_is_found_without_words(made, photos):
@@ -293,7 +293,7 @@ def test_the_picture_of_a_scene_has_objects_cameras_and_relations(made, tmp_path
     assert "<iframe" in as_frame(figure) and "srcdoc" in as_frame(figure)
     assert figure.layout.paper_bgcolor == figure.layout.scene.bgcolor == "rgba(0,0,0,0)"  # seen on light and dark pages
     assert "color-scheme: light" in as_frame(figure)  # or browsers fill it with white
-    with pytest.raises(NbHelpersError, match="do not fit"):
+    with pytest.raises(NbHelpersError, match="do not match"):
         draw_scene(scene, labels[:5])
 
 
@@ -495,7 +495,7 @@ def test_a_click_needs_no_phrase(folder):
         (None, None, "nothing to look for"),
         ("on the left", None, "names no object"),
         ("", None, "no words"),
-        ("zebra", None, "nothing looks like"),
+        ("zebra", None, "no object matches"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_error(folder, phrase, click, says):
@@ -518,7 +518,7 @@ def test_the_command_tells_what_was_understood(folder, monkeypatch):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert 'looking for "ball"' in done.output and "view4.png" in done.output and "consistency" in done.output
-    bad = CliRunner().invoke(app, [*arguments[:5], "--output", str(folder / "two"), "--click", "here"])
+    bad = CliRunner().invoke(app, [*arguments[:5], "--output", str(folder / "two"), "--point", "here"])
     assert isinstance(bad.exception, NbHelpersError)
 
 

@@ -224,13 +224,13 @@ def test_bad_input_is_one_clear_error(drawn):
     assert opened.prompted == ()
     with pytest.raises(NbHelpersError, match="no photos"):
         ViewsSession([], segmenter=ColourSegmenter())
-    with pytest.raises(NbHelpersError, match="scene is of other photos"):
+    with pytest.raises(NbHelpersError, match="scene belongs to other photos"):
         ViewsSession(drawn.photos[:2], drawn.scene, ColourSegmenter())
-    with pytest.raises(NbHelpersError, match="log is of other photos"):
+    with pytest.raises(NbHelpersError, match="log belongs to other photos"):
         ViewsSession(drawn.photos[:2], segmenter=ColourSegmenter(), log=opened.log)
     with pytest.raises(NbHelpersError, match="differ in number"):
         Photos(drawn.photos, ColourSegmenter(), names=["one"])
-    with pytest.raises(NbHelpersError, match="does not give the features"):
+    with pytest.raises(NbHelpersError, match="has no features"):
         Photos(drawn.photos, FakeSegmenter()).embedding(0)
 
 

@@ -74,7 +74,7 @@ def test_a_served_checkpoint_is_fetched_pinned_and_loaded(row, checkpoints, home
         for asset in entry.assets
     )
     monkeypatch.setattr(catalog, "OFFICIAL", (dataclasses.replace(entry, assets=assets),))
-    with pytest.raises(NbHelpersError, match="not on this machine"):
+    with pytest.raises(NbHelpersError, match="have not been downloaded"):
         nbhelpers.load(entry.task, row, device="cpu")
     cache.fetch(row, progress=False)
     server.close()

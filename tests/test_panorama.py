@@ -5,7 +5,7 @@ import pytest
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import box_of, seam_box, seam_crop
-from nbhelpers.product_matching.panorama import Tile, same_things, tiles
+from nbhelpers.product_matching.panorama import Tile, same_objects, tiles
 
 SIZE = (256, 512)
 TILES = tiles(SIZE, side=200)
@@ -152,15 +152,15 @@ def test_what_several_tiles_saw_is_one_thing_and_parts_of_one_tile_stay():
                 cut.append(tile.cuts(view))
                 quality.append(0.9)
     assert len(masks) > 2
-    kept = [i for i, stands in enumerate(same_things(masks, numbers, cut, quality)) if i == stands]
+    kept = [i for i, stands in enumerate(same_objects(masks, numbers, cut, quality)) if i == stands]
     assert len(kept) == 2 and not any(cut[i] for i in kept)
     assert sorted(round(max(iou(masks[i], a), iou(masks[i], b)), 1) for i in kept) == [1, 1]
     part = a & disc(15, 0, 6)
-    assert same_things([a, part], [3, 3], [False, False], [0.9, 0.8]) == [0, 1]
-    assert same_things([a, part], [3, 4], [False, False], [0.8, 0.9]) == [1, 1]
-    assert same_things([part, a], [3, 4], [True, True], [0.9, 0.5]) == [1, 1], "of two cut ones the larger"
-    assert same_things([part, a], [3, 4], [True, False], [0.9, 0.5]) == [1, 1], "a whole one before a cut one"
-    assert same_things([], [], [], []) == []
+    assert same_objects([a, part], [3, 3], [False, False], [0.9, 0.8]) == [0, 1]
+    assert same_objects([a, part], [3, 4], [False, False], [0.8, 0.9]) == [1, 1]
+    assert same_objects([part, a], [3, 4], [True, True], [0.9, 0.5]) == [1, 1], "of two cut ones the larger"
+    assert same_objects([part, a], [3, 4], [True, False], [0.9, 0.5]) == [1, 1], "a whole one before a cut one"
+    assert same_objects([], [], [], []) == []
 
 
 def test_a_box_may_cross_the_seam():

@@ -155,7 +155,7 @@ def test_a_very_long_phrase_is_an_error():
 def test_what_was_understood_is_said_in_words():
     assert (
         parse_phrase("Red box on the left table").understood
-        == 'looking for "Red box"; on the "table" (on the left of the picture)'
+        == 'looking for "Red box"; on the "table" (on the left of the image)'
     )
     assert [thing.noun for thing in parse_phrase("cup between the lamp on the shelf and the door").subphrases()] == [
         "cup",

@@ -55,9 +55,9 @@ def test_contours_have_two_tones(photo):
 
 
 def test_masks_of_another_size_are_refused(photo):
-    with pytest.raises(NbHelpersError, match="another size"):
+    with pytest.raises(NbHelpersError, match="differ in size"):
         plots.overlay(photo, np.zeros((5, 5), bool))
-    with pytest.raises(NbHelpersError, match="another size"):
+    with pytest.raises(NbHelpersError, match="differ in size"):
         plots.draw(photo, masks=np.zeros((5, 5), bool))
 
 
@@ -97,7 +97,7 @@ def test_candidates_side_by_side(photo):
 def test_a_grid_leaves_no_empty_frames(photo):
     figure = plots.draw_grid([photo] * 4, ["a", "b"], columns=3)
     assert len(figure.axes) == 6 and not figure.axes[4].axison and figure.axes[1].get_title(loc="left") == "b"
-    with pytest.raises(NbHelpersError, match="no picture"):
+    with pytest.raises(NbHelpersError, match="no image"):
         plots.draw_grid([])
 
 

@@ -92,10 +92,10 @@ def test_settings_come_from_file_environment_and_arguments(tmp_path):
 @pytest.mark.parametrize(
     ("text", "environment", "arguments", "says"),
     [
-        ("top_k = 5", {}, {}, "no such setting"),
+        ("top_k = 5", {}, {}, "unknown setting"),
         ("= 3", {}, {}, "cannot be read"),
         ("", {"NBHELPERS_TOP_K_MATCHES": "many"}, {}, "NBHELPERS_TOP_K_MATCHES"),
-        ("top_k_matches = 'three'", {}, {}, "wrong kind"),
+        ("top_k_matches = 'three'", {}, {}, "wrong type"),
         ("", {}, {"similarity_threshold": 7}, "out of range"),
     ],
 )
@@ -135,11 +135,11 @@ def test_a_click_a_box_and_a_mask_show_the_same_product(shelf, models, tmp_path)
         ({"point": (280, 20)}, "background"),
         ({"mask": np.ones((240, 320), bool)}, "covers nearly the whole photo"),
         ({"mask": np.zeros((240, 320), bool)}, "reference is empty"),
-        ({"mask": np.ones((10, 10), bool)}, "another size"),
+        ({"mask": np.ones((10, 10), bool)}, "differ in size"),
         ({"point": (900, 20)}, "outside"),
         ({"box": (50, 50, 50, 90)}, "box is empty"),
-        ({}, "in one way"),
-        ({"point": (1, 1), "box": (1, 1, 9, 9)}, "in one way"),
+        ({}, "exactly one prompt"),
+        ({"point": (1, 1), "box": (1, 1, 9, 9)}, "exactly one prompt"),
     ],
 )
 def test_a_reference_that_can_be_no_product_is_refused(shelf, models, tmp_path, options, says):
@@ -222,7 +222,7 @@ def test_lookalikes_tell_what_came_close_and_why(session):
 def test_what_does_not_exist_is_told(session):
     with pytest.raises(NbHelpersError, match="no such detection"):
         session.confirm(0, 99)
-    with pytest.raises(NbHelpersError, match="not searched yet"):
+    with pytest.raises(NbHelpersError, match="has not been searched"):
         session.result(99)
     with pytest.raises(NbHelpersError, match="out of range"):
         session.set_threshold(3)
@@ -695,7 +695,7 @@ def test_turning_hurts_pixels_and_strangers_are_told(session):
     others = explain.background_similarity(session.references[0], session.results)
     assert len(others) and others[:, 1].max() < session.threshold
     table = session.report.lookalike_table()
-    assert table.count("<tr>") == len(session.lookalikes(8)) + 1 and "is needed" in table
+    assert table.count("<tr>") == len(session.lookalikes(8)) + 1 and "threshold" in table
     assert result_sheet(session.results).shape[2] == 3
 
 
@@ -710,9 +710,9 @@ def command(*arguments, **environment):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--ref-point", "a,b"], "--ref-point cannot be read"),
-        ([], "in one way"),
-        (["--ref-point", "1,1", "--ref-bbox", "1,1,5,5"], "in one way"),
+        (["--ref-point", "a,b"], "--point cannot be read"),
+        ([], "exactly one prompt"),
+        (["--point", "1,1", "--ref-bbox", "1,1,5,5"], "exactly one prompt"),
         (["--ref-bbox", "1,2,3"], "--ref-bbox cannot be read"),
     ],
 )

@@ -157,19 +157,19 @@ def test_a_crop_shows_the_thing_in_the_middle_also_at_the_border_of_the_photo():
 
 def test_what_cannot_be_described_is_refused(reference):
     image, mask = reference
-    with pytest.raises(NbHelpersError, match="nothing to describe"):
+    with pytest.raises(NbHelpersError, match="mask to describe is empty"):
         features.describe_mask(image, np.zeros_like(mask), FakeEncoder())
-    with pytest.raises(NbHelpersError, match="does not fit"):
+    with pytest.raises(NbHelpersError, match="differ in size"):
         features.describe_mask(image, mask[:100], FakeEncoder())
 
 
 def test_features_and_galleries_check_what_they_are_given():
     one = random_features(0)
-    with pytest.raises(NbHelpersError, match="do not fit together"):
+    with pytest.raises(NbHelpersError, match="do not match"):
         replace(one, weights=one.weights[:-1])
-    with pytest.raises(NbHelpersError, match="does not fit together"):
+    with pytest.raises(NbHelpersError, match="do not match"):
         Gallery(())
-    with pytest.raises(NbHelpersError, match="does not fit together"):
+    with pytest.raises(NbHelpersError, match="do not match"):
         Gallery((one,)).add(random_features(1, d=12))
 
 
@@ -493,7 +493,7 @@ def test_with_little_to_calibrate_from_the_threshold_is_that_of_the_settings():
     result = calibrate(
         score_photos([found()], gallery, ProductSettings()), gallery, ProductSettings(similarity_threshold=0.6)
     )
-    assert (result.threshold, result.source) == (0.6, "settings") and "too little" in result.why
+    assert (result.threshold, result.source) == (0.6, "settings") and "too few" in result.why
 
 
 def test_evenly_takes_the_first_and_the_last():

@@ -60,7 +60,7 @@ def test_a_second_process_is_refused_and_a_killed_one_blocks_nothing(tmp_path):
 
 def test_a_folder_of_other_things_gets_no_lock_file(tmp_path):
     (tmp_path / "cat.jpg").write_bytes(b"mine")
-    with pytest.raises(NbHelpersError, match="something else"):
+    with pytest.raises(NbHelpersError, match="other files"):
         a_session(project=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["cat.jpg"]
 
@@ -72,9 +72,9 @@ def test_in_one_process_the_session_that_was_opened_last_writes(tmp_path):
     assert next(running) == 1
     second = a_session(project=tmp_path / "disc")
     second.click(60, 47, frame=5)
-    with pytest.raises(NbHelpersError, match="opened again"):
+    with pytest.raises(NbHelpersError, match="reopened, moved or deleted"):
         first.click(14, 21)
-    with pytest.raises(NbHelpersError, match="opened again"):
+    with pytest.raises(NbHelpersError, match="reopened, moved or deleted"):
         next(running)
     del running
     gc.collect()

@@ -135,7 +135,7 @@ def test_a_thing_that_is_not_there_is_told(room, text, missing):
 
 def test_a_relation_that_nothing_fulfils_is_told(room):
     choice = resolve_reference(parse_phrase("lamp below the table"), room)
-    assert not choice.decided and "fulfils" in choice.why
+    assert not choice.decided and "satisfies" in choice.why
     choice = resolve_reference(parse_phrase("fourth chair from the left"), room)
     assert not choice.decided and "there are only 3" in choice.why
 
@@ -185,7 +185,7 @@ def test_up_is_the_views_own_where_the_cameras_do_not_agree():
     from dataclasses import replace
 
     tilted = replace(scene, world_to_camera=turned)
-    assert tilted.up is None and "its own is taken" in ViewerFrame(tilted, 0).note
+    assert tilted.up is None and "that of the view is used" in ViewerFrame(tilted, 0).note
     assert "up from all cameras" in ViewerFrame(scene, 0).note
 
 

@@ -220,7 +220,7 @@ def test_objects_come_and_go_at_any_time(tracker, clip):
         logits_of(tracker.propagate(state, 5, 10)), {(f, 30): v for (f, i), v in both.items() if i == 30 and f >= 5}
     )
     tracker.remove(state, 30, 5)
-    with pytest.raises(NbHelpersError, match="nothing to follow"):
+    with pytest.raises(NbHelpersError, match="no prompt yet"):
         tracker.propagate(state, 0, 10)
     tracker.add(state, 0, 1, CLICK)
     assert_equal(logits_of(tracker.propagate(state, 0, 10)), alone)
@@ -338,7 +338,7 @@ def test_a_saved_memory_goes_on_as_if_nothing_had_happened(tracker, clip, tmp_pa
     for each in (after, state):
         tracker.remove(each, 2)
     assert_equal(logits_of(tracker.propagate(after, 5, 12)), logits_of(tracker.propagate(state, 5, 12)))
-    with np.load(tmp_path / "8.npz") as memory, pytest.raises(NbHelpersError, match="does not fit"):
+    with np.load(tmp_path / "8.npz") as memory, pytest.raises(NbHelpersError, match="does not match"):
         tracker.recall(tracker.open(clip), 8, memory)
 
 
@@ -374,7 +374,7 @@ def test_full_memory_goes_on_on_the_cpu(tracker, clip, monkeypatch):
 
 def test_what_cannot_be_is_refused_and_changes_nothing(tracker, clip, tmp_path, photo):
     state = tracker.open(clip)
-    with pytest.raises(NbHelpersError, match="nothing to follow"):
+    with pytest.raises(NbHelpersError, match="no prompt yet"):
         tracker.propagate(state, 0, 3)
     tracker.add(state, 0, 1, CLICK)
     for frame in (-1, 24):

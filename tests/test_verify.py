@@ -85,7 +85,7 @@ RGBA, WHITE, BLACK = "1_matte.png", "masks_remove_background/1.png", "masks_remo
         (RGBA, invert_alpha, "polarity is wrong"),
         (WHITE, lambda grey: grey[:-1], "160 x 119 pixels, not 160 x 120"),
         (RGBA, lambda rgba: np.ascontiguousarray(np.rot90(rgba)), "120 x 160 pixels, not 160 x 120"),
-        (RGBA, premultiply, "premultiplied with alpha, not straight"),
+        (RGBA, premultiply, "premultiplied by alpha, not straight"),
         (RGBA, blacken, "dark under the edge"),
         (RGBA, lambda rgba: rgba[:, :, :3], "no alpha channel"),
         (RGBA, opaque, "255 everywhere"),
@@ -93,7 +93,7 @@ RGBA, WHITE, BLACK = "1_matte.png", "masks_remove_background/1.png", "masks_remo
         (WHITE, lambda grey: grey * 0, "0 everywhere"),
         (WHITE, lambda grey: cv2.blur(grey, (5, 5)), "not pure black and white"),
         (WHITE, lambda grey: np.roll(grey, 9, 1), "differ from the frame's matte"),
-        (WHITE, lambda grey: np.repeat(grey[:, :, None], 3, 2), "no grey picture"),
+        (WHITE, lambda grey: np.repeat(grey[:, :, None], 3, 2), "not a greyscale image"),
         (RGBA, lambda rgba: np.ascontiguousarray(np.roll(rgba, 9, 1)), "differ from the frame's matte"),
     ],
 )
@@ -128,7 +128,7 @@ def test_the_depth_is_checked(mattes, tmp_path):
     write_layout(plan, mattes)
     assert verify_layout(plan, mattes).ok
     planted(tmp_path / "deep/0.png", lambda rgba: rgba)  # Pillow knows 8 bits only
-    assert "8 bits a channel, not 16" in str(verify_layout(plan, mattes))
+    assert "8 bits per channel, not 16" in str(verify_layout(plan, mattes))
 
 
 def test_straight_in_place_of_premultiplied_is_found(mattes, tmp_path):
@@ -144,7 +144,7 @@ def test_a_changed_transforms_file_is_found(mattes, tmp_path):
     plan = layouts.nerfstudio(mattes, scene)
     write_layout(plan, mattes)
     (scene / "transforms_masked.json").write_text("{}")
-    assert "something else" in str(verify_layout(plan, mattes))
+    assert "has been changed" in str(verify_layout(plan, mattes))
     (scene / "transforms_masked.json").unlink()
     assert "missing" in str(verify_layout(plan, mattes))
 

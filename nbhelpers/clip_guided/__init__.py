@@ -1,13 +1,13 @@
-"""Name it, and it is segmented: a text encoder says where, a segmenter says exactly where.
+"""Segmentation by class names: a text encoder localises them coarsely, a segmenter predicts the masks.
 
 >>> from nbhelpers import clip_guided
 >>> result = clip_guided.segment(image, ["cat", "sofa", "wall"])
 >>> result.instances                                    # supervision.Detections, masks that do not overlap
 >>> print(result.budget)
-23 prompts in 9 regions, 178 times fewer than a blind grid of 4096
+23 prompts in 9 regions, 178 times fewer than a grid of 4096
 
-`segment` returns a `ClipGuidedResult`; `diagnose` tells how the words of its vocabulary did; `ClipGuidedSession` lets a
-person correct it by clicks; `run` works through a folder of photos.
+`segment` returns a `ClipGuidedResult`; `diagnose` reports on each class of its vocabulary; `ClipGuidedSession` corrects
+it by clicks; `run` processes a folder of photos.
 """
 
 from nbhelpers.clip_guided.batch import run

@@ -1,4 +1,4 @@
-"""One photo or a whole folder of them: resumable, each result its own file, one summary."""
+"""Guided segmentation of one photo or a folder: resumable, with one record per photo and a summary."""
 
 from __future__ import annotations
 
@@ -45,36 +45,35 @@ def run(
     render: Callable[[ClipGuidedResult], UInt8[np.ndarray, "h w c"]] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Segment one photo, or many, and write pictures and records.
+    """Segment one or many photos and write images and records.
 
     Example:
         >>> run("trip/", ["dog", "sea", "sand", "background"], "outputs/trip", target="dog")
 
-    One photo and an ``output`` with a picture's suffix: the picture goes there, and beside it ``<stem>.coco.json`` and
-    ``<stem>.json``. Otherwise ``output`` is a folder: ``run.json`` is the signature and is written first; then come
-    ``<photo>.png``, ``<photo>.coco.json`` and ``<photo>.json`` of each photo, the last when it is done;
-    ``summary.csv`` and ``summary.json`` are made at the end. Started again, a run goes on with what is missing. A
-    photo that cannot be read is told in the summary and tried again the next time. A number is added to a name that
-    belongs to the results of another photo, or to a picture of other origin; see `own_name`.
+    For one photo, ``output`` may be an image file; ``<stem>.coco.json`` and ``<stem>.json`` are written next to it.
+    Otherwise ``output`` is a folder. The signature ``run.json`` is written first, then ``<photo>.png``,
+    ``<photo>.coco.json`` and finally ``<photo>.json`` of each photo; ``summary.csv`` and ``summary.json`` come last. A
+    run that is started again resumes. A photo that cannot be read is reported in the summary and tried again the next
+    time. A number is appended to a name that is taken by results of another photo or by another file; see `own_name`.
 
     Args:
-        source: as for `photos`, or a list of pictures.
-        vocabulary: as for `nbhelpers.clip_guided.segment`, as for ``target``, ``settings`` and the models.
-        output: a picture or a folder.
-        target: see there.
-        settings: see there.
-        segmenter: see there.
-        text_encoder: see there.
-        render: makes the picture of a result; the photo with its regions laid over when left out.
-        parameters: what else the results depend on, for the signature.
+        source: as for `photos`, or a list of image files.
+        vocabulary: see `nbhelpers.clip_guided.segment`.
+        output: an image file or a folder.
+        target: see `nbhelpers.clip_guided.segment`.
+        settings: see `nbhelpers.clip_guided.segment`.
+        segmenter: see `nbhelpers.clip_guided.segment`.
+        text_encoder: see `nbhelpers.clip_guided.segment`.
+        render: draws a result; by default the photo with its masks overlaid.
+        parameters: further parameters that the results depend on, for the signature.
 
     Returns:
         A record for each photo, as in ``summary.json``.
 
     Raises:
-        NbHelpersError: no pictures; a folder with results of other parameters or models, or that of the photos
-            themselves; a folder that cannot be written or a full disk, after which a run started again goes on; for a
-            single picture, what `segment` raises.
+        NbHelpersError: no images; an output folder that holds results of other parameters or models, or the photos
+            themselves; a folder that cannot be written or a full disk, after which the run can be resumed; for a single
+            photo, what `segment` raises.
     """
     paths = photos(source) if isinstance(source, (str, Path)) else list(source)
     output, render = Path(output).expanduser(), render or picture
@@ -84,7 +83,7 @@ def run(
         segmenter, text_encoder = segmenter or load("segmenter"), text_encoder or load("text_encoder")
     settings = settings or ClipGuidedSettings()
     how = {"settings": settings, "segmenter": segmenter, "text_encoder": text_encoder}
-    prepare_vocabulary(vocabulary, target, settings)  # a bad vocabulary is told before anything is written
+    prepare_vocabulary(vocabulary, target, settings)  # an invalid vocabulary raises before anything is written
     if output.suffix.lower() in IMAGE_SUFFIXES:
         if len(paths) > 1:
             raise NbHelpersError("several photos need a folder", given=output, do=f"--output {output.with_suffix('')}")
@@ -117,7 +116,7 @@ def run(
 
 
 def _named(paths: Sequence[Path], output: Path) -> Iterator[tuple[str, NamedPhoto]]:
-    """Each photo with the name of its results, which depends on what those before it have written."""
+    """Each photo with the name of its results, which depends on the results of earlier photos."""
     for number, (path, stem) in enumerate(zip(paths, stems(paths, ("run", "summary")), strict=True), start=1):
         digest = _digest(path)
         stem = stem if digest is None else own_name(output, stem, digest, files=["{}.png"])
@@ -125,7 +124,7 @@ def _named(paths: Sequence[Path], output: Path) -> Iterator[tuple[str, NamedPhot
 
 
 class _RecordStore(ResultStore):
-    """Keeps the picture, the COCO file and the record of each photo."""
+    """Stores the image, the COCO file and the record of each photo."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -140,12 +139,12 @@ class _RecordStore(ResultStore):
 
 
 def picture(result: ClipGuidedResult) -> UInt8[np.ndarray, "h w 3"]:
-    """The photo with its regions laid over it; of a target those of the target alone."""
+    """The photo with its masks overlaid; only the target's if there is a target."""
     return overlay(result.image, result.masks())
 
 
 def _write(result: ClipGuidedResult, image: np.ndarray, path: Path, output: Path) -> dict[str, Any]:
-    """COCO file, which tells whose the results are, picture, and last the record: the others are whole."""
+    """Write the COCO file, which names the photo, then the image, and last the record, which marks completion."""
     digest = sha256(path)
     rles = {name: encode_rle(mask) for name, mask in result.masks().items()}
     scores = dict(zip(result.names, map(float, result.instances.confidence), strict=True))
@@ -166,7 +165,7 @@ def _write(result: ClipGuidedResult, image: np.ndarray, path: Path, output: Path
 
 
 def _done(path: Path) -> dict[str, Any] | None:
-    """The record of a photo that is done."""
+    """The record of a completed photo."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -180,15 +179,15 @@ def _digest(photo: Path) -> str | None:
         return None
 
 
-def told(record: Mapping[str, Any], verbose: bool = False) -> str:
-    """A record in words: a line, and when ``verbose`` its conflicts and seconds too; notes always."""
+def format_record(record: Mapping[str, Any], verbose: bool = False) -> str:
+    """A record as text: one line and its notes; with ``verbose`` its conflicts and run times too."""
     if record["status"] != "done":
         return f"{record['photo']}: {record['status']}"
     lines = [f"{record['photo']}: {_line(record)}", *(f"  note: {note}" for note in record["notes"])]
     if verbose:
         lines += [f"  {part}: {seconds:.1f} s" for part, seconds in record["seconds"].items()]
         lines += [f"  {conflict}" for conflict in record["conflicts"]]
-        lines.append(f"  made by {' and '.join(record['models'])}")
+        lines.append(f"  models: {', '.join(record['models'])}")
     return "\n".join(lines)
 
 

@@ -1,9 +1,8 @@
-"""Boxes of a detector and the class map of a text encoder, fused into one class map.
+"""Fusion of a detector's boxes with the class map of a text encoder.
 
-A detector knows few classes well; a text encoder takes any name and knows it roughly. Each box is segmented, and the
-class map is averaged inside the mask: what the detector and the text encoder together make most probable is the class
-of the box (a product of experts; Hinton 2002, doi 10.1162/089976602760128018). The fused class map says so in every
-later step.
+A detector is accurate on few classes; a text encoder takes any class name but is coarse. Each box is segmented, and the
+class map is averaged over the mask. The class of the box is the one with the largest product of detector score and mean
+probability (a product of experts; Hinton 2002, doi 10.1162/089976602760128018). Later steps use the fused class map.
 """
 
 from __future__ import annotations
@@ -25,31 +24,34 @@ from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
 from nbhelpers.models.values import ClassMap, Embedding, Prediction
 from nbhelpers.weights import catalog
 
-MIN_SCORE = 0.1  # of a box that is considered; with the class map it must reach `MIN_PROBABILITY`
-MIN_RIVAL = 0.6  # of a box of a class that nobody asked for
+MIN_SCORE = 0.1  # of a box; combined with the class map it must reach `MIN_PROBABILITY`
+MIN_RIVAL = 0.6  # score of a box whose class is not in the vocabulary
 MAX_BOXES = 48
 MAX_RIVALS = 12
-SAME_BOX = 0.7  # IoU from which boxes of different classes are one object
-SAME_MASK = 0.7  # IoU from which the masks of two boxes are one object
-UNKNOWN = 0.15  # score of a thing that the detector does not know, beside those that it knows
-UNASKED = 0.5  # the same beside rivals, as a fraction of their score: they may be its name, as "dog" is a spaniel's ...
-WEARERS = ("person",)  # ... but who wears or holds a thing is not the thing
-FLOOR = 0.2  # probability that the text encoder grants each class: it may be wrong
+IOU_SAME_BOX = 0.7  # IoU from which boxes of different classes are one object
+IOU_SAME_MASK = 0.7  # IoU from which the masks of two boxes are one object
+UNKNOWN_SCORE = 0.15  # score of countable classes that the detector does not know
+RIVAL_FRACTION = (
+    0.5  # likewise with only rivals, as a fraction of their score: "dog" may be a hypernym of "spaniel" ...
+)
+WEARERS = ("person",)  # ... but a person who wears or holds an object is not the object
+MIN_TEXT_PROBABILITY = 0.2  # lower bound of the text encoder's probability in the product: it may be wrong
 MIN_PROBABILITY = 0.35  # of a box that is kept
-ELSEWHERE = 0.3  # what is left of the probability of a class that the detector knows, outside of its boxes
+OUTSIDE_FACTOR = 0.3  # factor on the probability of a class that the detector knows, outside its boxes
 
 
 @dataclass(frozen=True, eq=False)
 class Detected:
-    """What a detector sees in a photo, in terms of the classes that are asked.
+    """Detections in a photo, in terms of the classes of a vocabulary.
 
     Attributes:
-        boxes: ``(k, 4)`` pixels, one box an object, the highest score first.
-        scores: for each box the score of each class, ``(k, n)``: 0 where the detector knows the class and does not see
-            it, and for stuff; of things that it does not know `UNKNOWN`, or more where it sees only rivals (`UNASKED`).
+        boxes: ``(k, 4)`` pixels, one box per object, highest score first.
+        scores: ``(k, n)``, the score of each class for each box: 0 for a class that the detector knows but did not
+            detect, and for stuff; for countable classes that it does not know `UNKNOWN_SCORE`, or more if it detected
+            only rivals (`RIVAL_FRACTION`).
         known: whether the detector knows each of the ``n`` classes.
-        words: the classes that are asked, with the rivals that the detector saw.
-        notes: how names were read.
+        words: the vocabulary, with the rivals that the detector found.
+        notes: how names were mapped to the detector's classes.
     """
 
     boxes: Float[np.ndarray, "k 4"]
@@ -62,10 +64,10 @@ class Detected:
 def choose_detector(
     given: Detector | None, text_model: str, settings: ClipGuidedSettings
 ) -> tuple[Detector | None, tuple[str, ...]]:
-    """The detector to use, or None, and a note where the one that is wanted cannot be had.
+    """The detector to use or None, and a note if it is not available.
 
-    Left to itself, a detector is used with a text encoder of the lite set: many everyday things (person, couch, cow)
-    are no class of ImageNet.
+    By default a detector is used with text encoders of the lite set, since many everyday objects (person, couch, cow)
+    are not classes of ImageNet.
     """
     if settings.detect is False:
         return None, ()
@@ -80,28 +82,28 @@ def choose_detector(
     try:
         return load("detector"), ()
     except NbHelpersError as error:
-        return None, (f"goes on without a detector: {error.what}",)
+        return None, (f"continuing without a detector: {error.what}",)
 
 
 def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected:
-    """Ask a detector for the classes of a vocabulary.
+    """Detect the classes of a vocabulary.
 
-    What it sees that nobody asked for (the person beside the dog) is added to the classes as a rival: it competes, and
-    is not segmented.
+    Confident detections of other classes (the person next to the dog) are added as rivals, which compete but are not
+    segmented.
     """
     found = detector.detect(image, words.classes, MIN_SCORE)
     found = found[np.argsort(-found.confidence, kind="stable")]
     own = found.data["detected"].tolist()
     known = detector.classes(words.classes)
-    asked = {name for names in known for name in names}
+    queried = {name for names in known for name in names}
     strong = [
-        name for name, score in zip(own, found.confidence, strict=True) if name not in asked and score >= MIN_RIVAL
+        name for name, score in zip(own, found.confidence, strict=True) if name not in queried and score >= MIN_RIVAL
     ]
     rivals = tuple(dict.fromkeys(strong))[:MAX_RIVALS]
     words = words.with_rivals(rivals)
     known = [*known, *((name,) for name in rivals)]
     table = {name: [i for i, names in enumerate(known) if name in names] for names in known for name in names}
-    things = [index for index, stuff in words.wanted.items() if not known[index] and not stuff]
+    countable = [index for index, stuff in words.wanted.items() if not known[index] and not stuff]
     boxes, scores = [], []
     for box, score, name in zip(found.xyxy, found.confidence.tolist(), own, strict=True):
         if name not in table:
@@ -111,13 +113,13 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
             same = len(boxes)
             boxes.append(box)
             scores.append(np.zeros(len(known)))
-            scores[same][things] = UNKNOWN
+            scores[same][countable] = UNKNOWN_SCORE
         for index in table[name]:
             scores[same][index] = max(scores[same][index], score)
     firm = [i for i, names in enumerate(known) if names and (i < len(known) - len(rivals) or names[0] in WEARERS)]
     for each in scores:
         if not each[firm].any():
-            each[things] = np.maximum(UNKNOWN, UNASKED * each.max())
+            each[countable] = np.maximum(UNKNOWN_SCORE, RIVAL_FRACTION * each.max())
     count = min(len(boxes), MAX_BOXES)
     return Detected(
         np.array(boxes[:count], float).reshape(-1, 4),
@@ -131,11 +133,11 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
 def propose(
     found: Detected, class_map: ClassMap, segmenter: Segmenter, embedding: Embedding
 ) -> tuple[list[MaskProposal], Prediction | None]:
-    """Segment each box, and give it the class that detector and class map together make most probable.
+    """Segment each box and assign it the most probable class given detector and class map.
 
     Returns:
-        The proposals of at least `MIN_PROBABILITY`, of equal masks one, with the class of the most probable and the
-        outline of the surest; and one prediction, for its size and extent.
+        The proposals with a probability of at least `MIN_PROBABILITY`; duplicates are merged into one with the class of
+        the most probable and the outline of the highest quality. Also one prediction, for its size and extent.
     """
     height, width = embedding.size
     candidates: list[tuple[float, float, MaskProposal]] = []
@@ -148,7 +150,7 @@ def propose(
         if not (logits > 0).any():
             continue
         mean = mean_probabilities(class_map, logits > 0)
-        joint = scores * np.maximum(mean, FLOOR)
+        joint = scores * np.maximum(mean, MIN_TEXT_PROBABILITY)
         class_id = int(joint.argmax())
         probability = float(scores[class_id] if found.known[class_id] else scores.max() * mean[class_id])
         evidence = "both" if mean[class_id] > np.delete(mean, class_id).max(initial=0.0) else "detector"
@@ -161,10 +163,10 @@ def propose(
     kept: list[tuple[float, MaskProposal]] = []
     for _, quality, proposal in sorted(candidates, key=lambda each: -each[0]):
         mask = proposal.logits > 0
-        same = next((k for k, (_, other) in enumerate(kept) if iou(mask, other.logits > 0) >= SAME_MASK), None)
+        same = next((k for k, (_, other) in enumerate(kept) if iou(mask, other.logits > 0) >= IOU_SAME_MASK), None)
         if same is None:
             kept.append((quality, proposal))
-        elif quality > kept[same][0]:  # the class of the one, the outline of the other
+        elif quality > kept[same][0]:  # keep the class, replace the outline
             better = {"logits": proposal.logits, "box": proposal.box, "predicted_iou": proposal.predicted_iou}
             kept[same] = quality, replace(kept[same][1], **better)
     proposals = [proposal for _, proposal in kept]
@@ -172,13 +174,13 @@ def propose(
 
 
 def fuse(class_map: ClassMap, proposals: Sequence[MaskProposal], known: Sequence[bool]) -> ClassMap:
-    """The class map with what the detector knows.
+    """The class map, updated with the detector's proposals.
 
-    Inside the mask of a box its class gets the box's probability, and the others share the rest. Elsewhere a class
-    that the detector knows keeps `ELSEWHERE` of its probability.
+    Inside the mask of a box its class gets the probability of the box, and the remainder is divided among the others.
+    Outside, the probability of each class that the detector knows is multiplied by `OUTSIDE_FACTOR`.
     """
     planes = class_map.probabilities.copy()
-    planes[: len(known)][np.asarray(known, bool)] *= ELSEWHERE
+    planes[: len(known)][np.asarray(known, bool)] *= OUTSIDE_FACTOR
     planes /= np.maximum(planes.sum(0), 1e-12)
     for proposal in sorted(proposals, key=lambda each: -np.count_nonzero(each.logits > 0)):  # a dog lies on a sofa
         cover = _cover(proposal.logits > 0, planes.shape[1:])
@@ -193,16 +195,16 @@ def _cover(mask: np.ndarray, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
 
 
 def covered(proposals: Sequence[MaskProposal]) -> Bool[np.ndarray, "h w"] | None:
-    """Where the masks of proposals lie, on their grid; None for no proposals."""
+    """Union of the proposals' masks, on their grid; None without proposals."""
     return np.any([proposal.logits > 0 for proposal in proposals], axis=0) if proposals else None
 
 
 def _first_same(box: np.ndarray, boxes: Sequence[np.ndarray]) -> int | None:
-    """Index of the first box that is the same object: IoU of at least `SAME_BOX`."""
+    """Index of the first box that is the same object: IoU of at least `IOU_SAME_BOX`."""
     for index, other in enumerate(boxes):
         low, high = np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])
         shared = np.prod(np.clip(high - low, 0, None))
-        if shared >= SAME_BOX * (np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2]) - shared):
+        if shared >= IOU_SAME_BOX * (np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2]) - shared):
             return index
     return None
 
@@ -210,10 +212,10 @@ def _first_same(box: np.ndarray, boxes: Sequence[np.ndarray]) -> int | None:
 def without_unknown(
     words: Vocabulary, detector: Detector | None, text_encoder: TextEncoder | None
 ) -> tuple[Vocabulary, tuple[str, ...]]:
-    """The vocabulary without the words that neither the detector nor the text encoder knows, and notes on them.
+    """The vocabulary without the words that neither detector nor text encoder knows, and notes on them.
 
-    They stay among the classes, and are not searched. A text encoder that can tell has a method ``nearest`` and a
-    threshold ``min_similarity``; CLIP takes any word.
+    Unknown words still compete but are not segmented. A text encoder with a closed vocabulary has a method ``nearest``
+    and a threshold ``min_similarity``; CLIP accepts any word.
     """
     if not hasattr(text_encoder, "nearest"):
         return words, ()
@@ -226,12 +228,12 @@ def without_unknown(
         if nearest[0][1] < text_encoder.min_similarity:
             del wanted[index]
             known = [name for name, _ in nearest] + list(detector.nearest(names[0], 2) if detector else ())
-            notes.append(f'"{names[0]}" is unknown and not searched; the nearest known words are {", ".join(known)}')
+            notes.append(f'"{names[0]}" is unknown and was ignored; the nearest known words are {", ".join(known)}')
     return replace(words, wanted=wanted), tuple(notes)
 
 
 def _notes(words: Vocabulary, known: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Which names were read as another class of the detector."""
+    """Names that were mapped to another class of the detector."""
     notes, first = [], {}
     for names, own in zip(words.classes[: words.count], known, strict=False):
         own = tuple(own)
@@ -239,7 +241,7 @@ def _notes(words: Vocabulary, known: Sequence[Sequence[str]]) -> tuple[str, ...]
             notes.append(f'the detector knows "{names[0]}" as {", ".join(own)}')
         if own and own in first:
             notes.append(
-                f'"{first[own]}" and "{names[0]}" are one class to the detector: join them as "{first[own]}|{names[0]}"'
+                f'"{first[own]}" and "{names[0]}" are one class of the detector: merge as "{first[own]}|{names[0]}"'
             )
         elif own:
             first[own] = names[0]

@@ -1,4 +1,4 @@
-"""`segment`: a photo and words in, instances with names out."""
+"""The pipeline from a photo and class names to named instances."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from nbhelpers.clip_guided.values import (
     ClipGuidedResult,
     ClipGuidedSettings,
     Conflict,
-    CropReading,
+    CropVerification,
     PlacedPrompt,
     Vocabulary,
     is_named,
     numbered,
     prepare_vocabulary,
 )  # fmt: skip
-from nbhelpers.clip_guided.verification import describe, read_crops, reassign
+from nbhelpers.clip_guided.verification import describe, reassign, verify_crops
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.masks import deepest_points
@@ -63,7 +63,7 @@ def segment(
     class_map: ClassMap | None = None,
     embedding: Embedding | None = None,
 ) -> ClipGuidedResult:
-    """Find and segment what the words name.
+    """Segment the objects that a vocabulary names.
 
     Example:
         >>> result = segment(image, ["cat", "sofa", ["lamp", "floor lamp"]])
@@ -71,26 +71,26 @@ def segment(
         ((480, 640), ('cat 1', 'sofa', 'cat 2', 'lamp'))
 
     The detector's boxes and the text encoder's class map are fused into one class map. The segmenter predicts a mask
-    for each box; where no box has found anything, confident regions get points deep inside, all on one embedding, and
-    the candidate mask that agrees best with the class map is selected. Duplicates within a class are merged, and
-    pixels that several instances cover go to the more confident one. Uncovered confident places get more points. Last,
-    each instance that only the text encoder found is verified by its own crop, and may change its class.
+    for each box. Confident regions outside the boxes' masks are prompted with points on the same embedding, and for
+    each point the candidate mask that agrees best with the class map is selected. Duplicates within a class are merged,
+    and overlapping pixels are assigned to the more confident instance. Uncovered confident areas are prompted again.
+    Finally, each instance that only the text encoder found is verified by its crop, which may change its class.
 
     Args:
-        image: RGB, or the path of a picture.
-        vocabulary: a word for each class; see `nbhelpers.core.vocabulary.clean` for several names of one class.
-        target: the class that is wanted. The others are found as well, since they contend for pixels; the target's
-            masks are the same with and without it.
-        settings: thresholds and switches.
-        segmenter: `nbhelpers.load` picks one when left out, and the text encoder and detector.
+        image: RGB, or the path of an image file.
+        vocabulary: a name for each class; see `nbhelpers.core.vocabulary.clean` for several names of one class.
+        target: the class of interest. The others are segmented as well, since they compete for pixels; the target's
+            masks do not depend on this argument.
+        settings: thresholds and options.
+        segmenter: by default from `nbhelpers.load`, like the text encoder and the detector.
         text_encoder: see above.
         detector: see above; used unless ``settings.detect`` is False.
-        class_map: ``text_map`` of an earlier result for the same photo and words, to save the text encoder's time.
-        embedding: an earlier embedding of the same photo, to save the image encoder's time.
+        class_map: ``text_map`` of an earlier result for the same photo and vocabulary, instead of the text encoder.
+        embedding: an earlier embedding of the same photo, instead of the image encoder.
 
     Raises:
-        NbHelpersError: an unreadable picture, an empty vocabulary, a target that is not in it, a class map of other
-            words or another photo.
+        NbHelpersError: an unreadable image, an empty vocabulary, a target that is not in it, or a class map of another
+            vocabulary or photo.
     """
     from nbhelpers.models.load import load
 
@@ -128,7 +128,7 @@ def segment(
     nothing = _nothing_found(found, placement, seen.proposals, words, target_id, settings)
     for note in (*unknown, *placement.notes, *nothing):
         log.warning(note)
-    verified = describe(found.readings.values(), found.dropped, seen.class_map.names)
+    verified = describe(found.verifications.values(), found.dropped, seen.class_map.names)
     notes = (*words.notes, *notes, *unknown, *seen.notes, *placement.notes, *verified, *nothing)
     return ClipGuidedResult(
         image,
@@ -144,20 +144,20 @@ def segment(
         {seen.class_map.names[index]: level for index, level in placement.used.items()},
         tuple(dict.fromkeys(notes)),
         (seen.text_map.model, segmenter.name, *([detector.name] if detector is not None else [])),
-        found.readings,
+        found.verifications,
         seen.text_map,
     )
 
 
 class _Clock:
-    """Seconds of each part of the `Budget`."""
+    """Seconds of each stage of the `Budget`."""
 
     def __init__(self):
         self.seconds = dict.fromkeys(("text", "detector", "image", "decoder", "merge"), 0.0)
         self._last = time.perf_counter()
 
     def lap(self, part: str, merging: float = 0.0) -> None:
-        """Add the seconds since the last lap to a part; ``merging`` of them count as merge."""
+        """Add the seconds since the last lap to a stage; ``merging`` of them are added to ``merge``."""
         now = time.perf_counter()
         self.seconds[part] += now - self._last - merging
         self.seconds["merge"] += merging
@@ -166,7 +166,7 @@ class _Clock:
 
 @dataclass
 class _Photo:
-    """A photo that the segmenter encodes when it is needed, once."""
+    """A photo with a lazily computed embedding."""
 
     image: UInt8[np.ndarray, "h w 3"]
     segmenter: Segmenter
@@ -183,7 +183,7 @@ class _Photo:
 
 @dataclass(frozen=True)
 class _Located:
-    """Where detector and text encoder see the words, before the segmenter is prompted with points."""
+    """Coarse localisation of the classes by detector and text encoder, before point prompts."""
 
     words: Vocabulary
     text_map: ClassMap
@@ -200,7 +200,7 @@ def _locate(
     text_encoder: TextEncoder | None,
     text_map: ClassMap | None,
 ) -> _Located:
-    """Detect, read the whole photo unless its class map is given, segment the boxes and fuse both."""
+    """Detect, compute the class map unless it is given, segment the boxes and fuse both."""
     clock, boxes = photo.clock, None
     if detector is not None:
         boxes = detection.detect(photo.image, words, detector)
@@ -223,14 +223,14 @@ def _locate(
 
 @dataclass(frozen=True)
 class _Merged:
-    """What is left after merging, verification and the assignment of pixels."""
+    """The state after merging, verification and the assignment of pixels."""
 
     prompts: tuple[PlacedPrompt, ...]
     conflicts: tuple[Conflict, ...]
     detections: supervision.Detections
     numbers: Int16[np.ndarray, "h w"]
-    readings: dict[int, CropReading]
-    dropped: tuple[CropReading, ...]
+    verifications: dict[int, CropVerification]
+    dropped: tuple[CropVerification, ...]
 
     @classmethod
     def nothing(cls, image: np.ndarray) -> _Merged:
@@ -247,7 +247,7 @@ def _instances(
     text_encoder: TextEncoder | None,
     clock: _Clock,
 ) -> _Merged:
-    """Merge all proposals, share out the pixels, and verify by crops where there is a text encoder."""
+    """Merge all proposals, assign the pixels, and verify crops if there is a text encoder."""
     proposals, cell = prompted.proposals, prompted.cell
     wanted = words.wanted | dict.fromkeys({each.class_id for each in proposals if each.box} - set(words.wanted), False)
     merged, fates = merge(proposals, wanted, settings, cell)
@@ -257,13 +257,13 @@ def _instances(
     for index, item in enumerate(merged):
         if item.class_id not in words.wanted:
             painted[painted == index] = -1
-    readings, dropped = {}, []
+    verifications, dropped = {}, []
     clock.lap("merge")
     if text_encoder is not None:
-        sure = {index for index, item in enumerate(merged) if any(proposals[i].box for i in item.members)}
-        readings = read_crops(merged, painted, image, class_map, words.classes, text_encoder, sure)
+        trusted = {index for index, item in enumerate(merged) if any(proposals[i].box for i in item.members)}
+        verifications = verify_crops(merged, painted, image, class_map, words.classes, text_encoder, trusted)
         levels = dict.fromkeys(words.wanted, settings.min_confidence) | prompted.placement.used
-        merged, dropped = reassign(merged, painted, readings, words.wanted, levels)
+        merged, dropped = reassign(merged, painted, verifications, words.wanted, levels)
         clock.lap("text")
     areas = np.bincount(painted.ravel() + 1, minlength=len(merged) + 1)[1:]
     standing = sorted((i for i in order if areas[i]), key=lambda i: (merged[i].class_id, -areas[i]))
@@ -274,7 +274,7 @@ def _instances(
         _renumbered(conflicts, merged, standing, number, class_map.names),
         _detections(number[painted], [merged[i] for i in standing], proposals, class_map.names),
         number[painted],
-        {int(number[i]): reading for i, reading in readings.items() if number[i] >= 0},
+        {int(number[i]): crop for i, crop in verifications.items() if number[i] >= 0},
         tuple(dropped),
     )
     clock.lap("merge")
@@ -284,7 +284,7 @@ def _instances(
 def _placed_prompts(
     prompted: Prompted, merged: Sequence[MergedInstance], number: np.ndarray, covered: Collection[int], fates: list[str]
 ) -> tuple[PlacedPrompt, ...]:
-    """All prompts with the number of the instance that each led to, and its fate."""
+    """All prompts with the index of their instance and their fate."""
     owner = {member: i for i, item in enumerate(merged) for member in item.members}
     prompts = []
     for i, proposal in enumerate(prompted.proposals):
@@ -314,7 +314,7 @@ def _renumbered(
     number: np.ndarray,
     names: Sequence[str],
 ) -> tuple[Conflict, ...]:
-    """Conflicts by the numbers and names of the instances that stand."""
+    """Conflicts by the indices and names of the remaining instances."""
     shown = dict(zip(standing, numbered([names[merged[i].class_id] for i in standing]), strict=True))
     return tuple(
         replace(
@@ -332,7 +332,7 @@ def _renumbered(
 def _detections(
     numbers: np.ndarray, kept: Sequence[MergedInstance], proposals: Sequence[MaskProposal], names: Sequence[str]
 ) -> supervision.Detections:
-    """The instances that stand, each with the evidence that found it."""
+    """The remaining instances with their evidence."""
     ids, confidence = [item.class_id for item in kept], [item.confidence for item in kept]
     found = detections(numbers, ids, confidence, [names[index] for index in ids])
     found.data["evidence"] = np.array([_evidence([proposals[i].evidence for i in item.members]) for item in kept], str)
@@ -340,7 +340,7 @@ def _detections(
 
 
 def _place_of(prompted: Prompted, number: int) -> tuple[tuple[float, float], int]:
-    """The point of a prompt, of a box the deepest of its mask, in pixels of the photo; and its region."""
+    """The point of a prompt in pixels of the photo (for a box, the deepest point of its mask), and its region."""
     placement, proposal = prompted.placement, prompted.proposals[number]
     if proposal.box is None:
         x, y = placement.points[number].tolist()
@@ -351,7 +351,7 @@ def _place_of(prompted: Prompted, number: int) -> tuple[tuple[float, float], int
 
 
 def _evidence(kinds: Sequence[str]) -> str:
-    """What found an instance: of its prompts the boxes decide."""
+    """The evidence for an instance, combined over its prompts."""
     return "both" if "both" in kinds or len(set(kinds)) > 1 else kinds[0]
 
 
@@ -360,11 +360,11 @@ def _target_name(words: Vocabulary, target: str) -> str:
 
 
 def _fitting(class_map: ClassMap, words: Vocabulary, image: np.ndarray) -> Vocabulary:
-    """The vocabulary with the rivals of an earlier class map, which must be of the same photo and words."""
+    """The vocabulary with the rivals of an earlier class map, which must be of the same photo and vocabulary."""
     names = tuple(names[0] for names in words.classes)
     if class_map.names[: len(names)] != names or class_map.size != image.shape[:2]:
         raise NbHelpersError(
-            "the class map belongs to another photo or other words",
+            "the class map belongs to another photo or vocabulary",
             given=f"{class_map.size}, {', '.join(class_map.names)}",
             expected=f"{image.shape[:2]}, {', '.join(names)}",
         )
@@ -379,12 +379,12 @@ def _nothing_found(
     target_id: int | None,
     settings: ClipGuidedSettings,
 ) -> list[str]:
-    """Notes on why there is nothing, or nothing of the target."""
+    """Notes on why nothing was found, or nothing of the target."""
     if len(found.detections):
         if target_id is None or target_id in found.detections.class_id:
             return []
-        return [f"nothing of {words.classes[target_id][0]} was found, but other words were"]
+        return [f"no {words.classes[target_id][0]} was found, only other classes"]
     what = ", ".join(f'"{words.classes[index][0]}"' for index in list(words.wanted)[:5])
     if not len(placement.points) and not proposals:
-        return [f"nothing was found: no region of {settings.min_region_size:g} pixels looks like {what}"]
-    return [f"nothing was found: no mask agreed with {what}; diagnose(result) tells more"]
+        return [f"nothing was found: no region of {settings.min_region_size:g} pixels is confidently {what}"]
+    return [f"nothing was found: no mask agreed with {what}; see diagnose(result)"]

@@ -1,4 +1,4 @@
-"""From a class map to points: confident regions, their connected parts, and placement well inside each."""
+"""Prompt placement: from a class map to confident regions to points inside them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from nbhelpers.core.masks import centroid_point, components, deepest_points, dep
 from nbhelpers.models.values import ClassMap
 
 WORKING_SIDE = 384  # cells of the longer side of the grid in which points are placed
-FREE = 0.2  # a cell of which boxes cover more is not free for points
-RIM = 2.0  # cells; what a mask leaves of its region along its edge is no deeper
-FIRST = 0.5  # share of the points for the first round, if more follow
-THINNER = 1.25  # points move so much farther apart until they are few enough
+MAX_COVERED = 0.2  # fraction of a cell covered by boxes' masks, from which it gets no point
+MIN_DEPTH = 2.0  # cells; uncovered rims along the boundary of a mask are thinner
+FIRST_ROUND_FRACTION = 0.5  # of the points, if more rounds follow
+SPACING_FACTOR = 1.25  # by which the spacing grows until there are few enough points
 
 
 class ClassGrid:
-    """A class map on a grid of any size: what wins where, how surely, and how probable one class is against the rest.
+    """A class map resampled to a grid: the most probable class, its probability, and relative probabilities.
 
     Args:
         class_map: of the photo.
@@ -34,7 +34,7 @@ class ClassGrid:
         """Index of the most probable class."""
         self.peak: Float32[np.ndarray, "h w"] = np.full(size, -1, np.float32)
         """Its probability."""
-        for index in range(len(class_map.names)):  # one plane at a time: 500 words must not all be enlarged at once
+        for index in range(len(class_map.names)):  # one plane at a time, to bound the memory for 500 classes
             plane = self._plane(index)
             better = plane > self.peak
             self.winner[better] = index
@@ -47,21 +47,21 @@ class ClassGrid:
         return cv2.resize(plane, self.size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
     def _relative(self, index: int) -> Float32[np.ndarray, "h w"]:
-        """Probability of a class over that of the winner: 1 where it wins, less where another does.
+        """Probability of a class divided by that of the most probable class, at most 1.
 
-        So a map that is unsure everywhere judges masks as well as one that is sure.
+        It is independent of the overall confidence of the map.
         """
         return self._plane(index) / np.maximum(self.peak, 1e-12)
 
 
 @dataclass(frozen=True)
 class ConfidentRegion:
-    """One connected, confident part of a class, on the grid of placing.
+    """A connected component in which a class is confident, on the working grid.
 
     Attributes:
         class_id: index into the class map's names.
         area: in cells.
-        confidence: mean probability inside.
+        confidence: mean probability over the region.
         points: ``(k, 2)`` cells ``(x, y)``.
     """
 
@@ -76,13 +76,13 @@ class PromptPlacement:
     """All regions and points of a photo.
 
     Attributes:
-        regions: the largest and surest first; none on the blind grid.
-        numbers: ``(h, w) int32``, number of the region at each cell, -1 where there is none.
+        regions: by decreasing area times confidence; none for ``placement="grid"``.
+        numbers: ``(h, w) int32``, index of the region at each cell, -1 for none.
         points: ``(n, 2) float32``, ``(x, y)`` pixels of the photo.
         class_ids: of each point.
         region_ids: of each point.
-        used: class index -> confidence that was used instead of the asked one.
-        notes: what was lowered or left out.
+        used: class index -> lowered confidence, where it was lowered.
+        notes: what was lowered or dropped.
         size: ``(H, W)`` of the photo.
     """
 
@@ -97,7 +97,7 @@ class PromptPlacement:
 
 
 def working_size(size: tuple[int, int]) -> tuple[int, int]:
-    """``(h, w)`` of the grid for a photo of ``size``: at most `WORKING_SIDE` cells, at most one a pixel."""
+    """``(h, w)`` of the grid for a photo of ``size``: at most `WORKING_SIDE` cells a side, and one per pixel."""
     scale = min(1.0, WORKING_SIDE / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
@@ -114,11 +114,11 @@ def place(
 
     Args:
         class_map: of the photo.
-        wanted: indices of the classes that are to be found.
+        wanted: indices of the classes to segment.
         settings: confidence, size, spacing and number of points.
-        target: a class for which the confidence is lowered even if others are found.
-        covered: where boxes have found something already, on a grid of any size over the whole photo.
-        found: classes that boxes have found.
+        target: a class for which the confidence is lowered even if other classes are found.
+        covered: union of the boxes' masks, on a grid of any size over the whole photo.
+        found: classes with a box.
     """
     size = working_size(class_map.size)
     if settings.placement == "grid":
@@ -126,7 +126,7 @@ def place(
     grid = ClassGrid(class_map, size)
     free = np.ones(size, bool)
     if covered is not None:
-        free = cv2.resize(covered.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) < FREE
+        free = cv2.resize(covered.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) < MAX_COVERED
     cell = class_map.size[0] * class_map.size[1] / (size[0] * size[1])  # pixels of the photo
     smallest = max(1.0, settings.min_region_size / cell)
     levels = dict.fromkeys(wanted, settings.min_confidence)
@@ -146,9 +146,11 @@ def place(
                 )
     spacing = max(2.0, settings.spacing * max(size))
     points = _points(parts, spacing, settings)
-    most = settings.max_prompts * (FIRST if settings.rounds > 1 and settings.placement == "deepest" else 1)
+    most = settings.max_prompts * (
+        FIRST_ROUND_FRACTION if settings.rounds > 1 and settings.placement == "deepest" else 1
+    )
     while sum(map(len, points)) > most and spacing < max(size):
-        spacing *= THINNER
+        spacing *= SPACING_FACTOR
         points = _points(parts, spacing, settings)
     regions = [
         ConfidentRegion(class_id, int(part.sum()), float(grid.peak[part].mean()), spots)
@@ -156,7 +158,9 @@ def place(
     ]
     order = sorted(range(len(regions)), key=lambda i: -regions[i].area * regions[i].confidence)
     if len(order) > settings.max_prompts:
-        notes.append(f"of {len(order)} regions the {settings.max_prompts} largest and surest were asked")
+        notes.append(
+            f"only the {settings.max_prompts} largest and most confident of {len(order)} regions were prompted"
+        )
         order = order[: settings.max_prompts]
     numbers = np.full(size, -1, np.int32)
     for number, i in enumerate(order):
@@ -177,28 +181,30 @@ def place(
 
 
 def add_uncovered(
-    placement: PromptPlacement, claimed: Bool[np.ndarray, "ch cw"], settings: ClipGuidedSettings
+    placement: PromptPlacement, covered_cells: Bool[np.ndarray, "ch cw"], settings: ClipGuidedSettings
 ) -> PromptPlacement:
-    """Add points in confident parts of regions that no mask covers yet; the same placement if there are none.
+    """Add points in parts of confident regions that no mask covers; the same placement if there are none.
 
     Args:
-        placement: with the points that have been asked.
-        claimed: where a mask was found, on a grid of any size over the whole photo.
-        settings: number of points in all, their spacing, and the smallest region.
+        placement: the points so far.
+        covered_cells: union of the masks so far, on a grid of any size over the whole photo.
+        settings: maximum number of points, their spacing, and the minimum area of a region.
     """
     height, width = placement.numbers.shape
     size = placement.size
-    covered = cv2.resize(claimed.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    covered = cv2.resize(covered_cells.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     scale = np.array([width / size[1], height / size[0]])
     spacing = max(2.0, settings.spacing * max(height, width))
-    for x, y in np.round((placement.points + 0.5) * scale - 0.5).astype(int).tolist():  # what they say is known
+    for x, y in (
+        np.round((placement.points + 0.5) * scale - 0.5).astype(int).tolist()
+    ):  # no new point near an earlier one
         cv2.circle(covered, (x, y), round(spacing / 2), 1, -1)
     smallest = max(1.0, settings.min_region_size * width * height / (size[0] * size[1]))
     parts = []
     for number in range(len(placement.regions)):
         labels = components((placement.numbers == number) & (covered < 0.5), smallest)
         parts += [(number, labels == part) for part in range(1, labels.max(initial=0) + 1)]
-    parts = [part for part in parts if depth(part[1]).max() >= RIM]
+    parts = [part for part in parts if depth(part[1]).max() >= MIN_DEPTH]
     parts.sort(key=lambda part: -np.count_nonzero(part[1]))
     found = [(number, cell) for number, part in parts for cell in _cropped_points(part, spacing, settings.max_prompts)]
     found = found[: max(0, settings.max_prompts - len(placement.points))]
@@ -217,7 +223,7 @@ def add_uncovered(
 def _parts(
     grid: ClassGrid, levels: dict[int, float], smallest: float, free: Bool[np.ndarray, "h w"]
 ) -> list[tuple[int, np.ndarray]]:
-    """The connected parts where a class wins with at least its level: ``(class, (h, w) bool)``."""
+    """The connected components where a class is most probable and reaches its level: ``(class, (h, w) bool)``."""
     out = []
     for index in np.intersect1d(list(levels), np.unique(grid.winner)).tolist():
         labels = components((grid.winner == index) & (grid.peak >= levels[index]) & free, smallest)
@@ -245,7 +251,7 @@ def _points(parts: list[tuple[int, np.ndarray]], spacing: float, settings: ClipG
 
 
 def _cropped_points(part: Bool[np.ndarray, "h w"], spacing: float, most: int) -> Int[np.ndarray, "k 2"]:
-    """`deepest_points` of a part, looked for in its own box alone."""
+    """`deepest_points` of a component, computed within its bounding box."""
     rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
     crop = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return deepest_points(crop, spacing, most) + np.array([columns[0], rows[0]])
@@ -258,7 +264,7 @@ def _to_pixels(cells: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) 
 
 
 def _blind(class_map: ClassMap, size: tuple[int, int]) -> PromptPlacement:
-    """The points of the grid; each has the word that wins there, however unsurely, and its whole connected region."""
+    """A regular grid of points, each with the most probable class at its location and that class's component."""
     grid = ClassGrid(class_map, size)
     numbers: Int[np.ndarray, "h w"] = np.full(size, -1, np.int32)
     for index in np.unique(grid.winner).tolist():

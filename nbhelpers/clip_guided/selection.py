@@ -1,4 +1,4 @@
-"""From prompts to instances: prompt the segmenter, select a mask for each prompt, merge, and assign pixels."""
+"""From prompts to instances: predict masks, select a candidate per prompt, merge duplicates, resolve overlaps."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from nbhelpers.models.values import ClassMap, Embedding, Prediction
 if TYPE_CHECKING:
     import supervision
 
-BATCH = 256  # points whose masks are held as float32; afterwards as float16
-MIN_AGREEMENT = 0.5  # a mask of which the class map gives less to the class is dropped
-PART_INSIDE = 0.8  # fraction of a mask inside a larger one of its class from which it is a part of it
-WHOLE = 0.25  # power of the area by which a whole is preferred to its part
-BOX_OVERLAP = 0.3  # a point's mask that shares more with a box's mask of its class is the same, or a worse one
-MIN_KEPT = 0.25  # an instance that keeps a smaller fraction of its mask in conflicts is covered
-MAX_DENSE_BYTES = 1 << 28  # masks of all instances up to this size are one array, beyond it they are compact
+BATCH = 256  # points whose masks are held as float32 at once; later as float16
+MIN_AGREEMENT = 0.5  # with the class map
+PART_INSIDE = 0.8  # fraction of a mask inside a larger one of its class, from which it is a part of it
+WHOLE = 0.25  # exponent of the coverage by which a whole is preferred to its part
+BOX_OVERLAP = 0.3  # intersection with a box's mask of its class, over the smaller, from which a point's mask is dropped
+MIN_KEPT = 0.25  # fraction of its mask that an instance must keep in conflicts
+MAX_DENSE_BYTES = 1 << 28  # instances with larger masks in total are stored as compact masks
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class MaskProposal:
     """The mask that was selected for one prompt.
 
     Attributes:
-        logits: on the segmenter's grid; 16 bits are enough, since only the sign and the slope at the edge count.
+        logits: on the segmenter's grid; 16 bits suffice for the sign and the slope at the boundary.
         class_id: index into the class map's names.
         candidate: 1, 2 or 3 for a point; 0 for a box.
         predicted_iou: of the segmenter.
-        agreement: of a point the mean of the class map's relative probability over the mask; of a box its
-            calibrated probability; 0 to 1.
-        box: ``(x0, y0, x1, y1)`` pixels of the photo, where the prompt was a box of a detector.
-        evidence: ``"text"``, ``"detector"`` or ``"both"``: what found it.
+        agreement: for a point, the mean relative probability of the class over the mask; for a box, its calibrated
+            probability; 0 to 1.
+        box: ``(x0, y0, x1, y1)`` pixels of the photo, if the prompt was a detector's box.
+        evidence: ``"text"``, ``"detector"`` or ``"both"``: the model that found it.
     """
 
     logits: Float16[np.ndarray, "h w"]
@@ -62,10 +62,10 @@ class MaskProposal:
 
 @dataclass(frozen=True)
 class Prompted:
-    """All prompts of a photo with a mask for each.
+    """All prompts of a photo, each with its mask.
 
     Attributes:
-        placement: the points, with those that later rounds added.
+        placement: the points of all rounds.
         proposals: of the points, in their order, then of the boxes.
         grid: the class map on the grid of the masks.
         shape: a prediction of this photo, for its size and extent.
@@ -86,7 +86,7 @@ class Prompted:
 
 @dataclass(frozen=True)
 class MergedInstance:
-    """One thing, or all of one stuff, before pixels are assigned; ``members`` are indices of its proposals."""
+    """An instance, or the region of a stuff class, before pixels are assigned; ``members`` index its proposals."""
 
     logits: Float16[np.ndarray, "h w"]
     class_id: int
@@ -105,15 +105,15 @@ def prompt(
     wanted: dict[int, bool],
     settings: ClipGuidedSettings,
 ) -> Prompted:
-    """Prompt the segmenter with all points, then in some rounds with points in confident places without a mask.
+    """Prompt the segmenter with all points, then in further rounds with points in uncovered confident areas.
 
     Args:
         segmenter: predicts the masks.
         embedding: of the photo.
         class_map: of the photo.
         placement: the points.
-        boxes: proposals of boxes; their places are covered.
-        shape: a prediction of this photo, where there are boxes; without them there must be a point.
+        boxes: proposals from boxes, which count as covered.
+        shape: a prediction of this photo if there are boxes; without boxes there must be a point.
         wanted: class index -> whether it is stuff.
         settings: number of rounds and points.
     """
@@ -149,17 +149,17 @@ def prompt(
 
 
 class CandidateSelector:
-    """Selects for each point the candidate that agrees best with the segmenter's score and the class map.
+    """Selects a candidate mask for each point by predicted IoU and class map.
 
-    A candidate's worth is its predicted IoU, times the fraction of it that belongs to the class, times the fourth root
-    of the fraction of the point's region that it covers, times the root of the fraction of it that is connected to the
-    point. The third prefers the whole animal to its head, and is weak enough that two animals side by side, which are
-    one region, stay two; the last is against masks of two animals that stand apart.
+    The quality of a candidate is the product of its predicted IoU, its agreement with the class map, the fourth root of
+    the fraction of the point's region that it covers, and the square root of its fraction that is connected to the
+    point. The third factor prefers a whole animal to its head, and is weak enough to keep two adjacent animals, which
+    form one region, separate. The last penalises masks of two separate animals.
     """
 
     def __init__(self, class_map: ClassMap, placement: PromptPlacement):
         self.placement = placement
-        """May get more points; the regions stay."""
+        """Points may be added; the regions do not change."""
         self.selected: dict[int, tuple[int, int, float]] = {}
         """Point -> class, candidate and agreement."""
         self.seconds = 0.0
@@ -168,7 +168,7 @@ class CandidateSelector:
 
     @property
     def grid(self) -> ClassGrid:
-        """The class map on the grid of the masks; known from the first prediction on."""
+        """The class map on the grid of the masks, available after the first prediction."""
         return self._grid
 
     def start(self, prediction: Prediction) -> None:
@@ -190,8 +190,8 @@ class CandidateSelector:
         agreements = [mean_inside(relative, mask) for mask in masks]
         covers = [np.count_nonzero(mask & inside) / max(1, self._areas[region]) for mask in masks]
         connected = [self._connected(number, mask, candidates.size) for mask in masks]
-        worth = candidates.scores * np.array(agreements) * np.power(covers, WHOLE) * np.sqrt(connected)
-        best = int(worth.argmax())
+        quality = candidates.scores * np.array(agreements) * np.power(covers, WHOLE) * np.sqrt(connected)
+        best = int(quality.argmax())
         self.selected[number] = class_id, best + 1, agreements[best]
         self.seconds += time.perf_counter() - started
         return best
@@ -208,12 +208,12 @@ class CandidateSelector:
 
 
 def grid_size(prediction: Prediction) -> tuple[int, int]:
-    """``(h, w)``: the part of a prediction's logits that shows the photo."""
+    """``(h, w)`` of a prediction's logits without padding."""
     return max(1, round(prediction.extent[0])), max(1, round(prediction.extent[1]))
 
 
 def mean_inside(values: Float[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"]) -> float:
-    """Mean of values over a mask; 0 for an empty one."""
+    """Mean of values over a mask; 0 for an empty mask."""
     count = np.count_nonzero(mask)
     return float(values[mask].sum() / count) if count else 0.0
 
@@ -221,12 +221,12 @@ def mean_inside(values: Float[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"])
 def merge(
     proposals: Sequence[MaskProposal], wanted: dict[int, bool], settings: ClipGuidedSettings, cell: float
 ) -> tuple[list[MergedInstance], list[str]]:
-    """Merge within each class.
+    """Merge proposals within each class.
 
     Args:
-        proposals: of all points, on the part of the grid that shows the photo.
+        proposals: of all prompts, on the grid without padding.
         wanted: class index -> whether it is stuff.
-        settings: smallest size and IoU of duplicates.
+        settings: minimum area and IoU of duplicates.
         cell: pixels of the photo in one cell of the grid.
 
     Returns:
@@ -244,7 +244,7 @@ def merge(
         if own and stuff:
             out.append(_merge_stuff(proposals, own))
         elif own:
-            out += _merge_things(proposals, own, fates, settings.iou_threshold)
+            out += _merge_instances(proposals, own, fates, settings.iou_threshold)
     return out, fates
 
 
@@ -257,10 +257,10 @@ def _merge_stuff(proposals: Sequence[MaskProposal], own: list[int]) -> MergedIns
     return MergedInstance(logits, proposals[own[0]].class_id, confidence, predicted_iou, tuple(own))
 
 
-def _merge_things(
+def _merge_instances(
     proposals: Sequence[MaskProposal], own: list[int], fates: list[str], threshold: float
 ) -> list[MergedInstance]:
-    """The distinct masks of a class: boxes first, then what points found elsewhere."""
+    """The distinct masks of a class: those of boxes first, then those of points elsewhere."""
     boxes = [i for i in own if proposals[i].box]
     masks = {i: proposals[i].logits > 0 for i in own}
     members: dict[int, list[int]] = {}
@@ -301,7 +301,7 @@ def _fraction_inside(a: np.ndarray, b: np.ndarray) -> float:
 def _merge_points(
     proposals: Sequence[MaskProposal], own: list[int], fates: list[str], threshold: float
 ) -> dict[int, list[int]]:
-    """Of the proposals of points those that are no duplicates, no parts of others and no groups of others."""
+    """The proposals of points that are neither duplicates, nor parts, nor groups of others."""
     if not own:
         return {}
     masks = np.stack([proposals[i].logits > 0 for i in own])
@@ -328,22 +328,22 @@ def _merge_points(
 def assign_pixels(
     merged: list[MergedInstance], grid: ClassGrid, names: tuple[str, ...], cell: float, smallest: float
 ) -> tuple[list[int], list[int], list[Conflict]]:
-    """Decide who gets the pixels that several instances claim.
+    """Assign the pixels of overlapping instances.
 
-    In the pixels that two instances share, each is as confident as its predicted IoU times the mean agreement of the
-    class map there. Pairs are put in order by ranked pairs, the clearest and largest decisions first; so a pixel goes
-    to one instance, and a cup on a table stays a cup.
+    In the pixels that two instances share, the confidence of each is its predicted IoU times its mean agreement with
+    the class map there. The pairwise decisions are combined into one order by ranked pairs, the clearest and largest
+    first, so that each pixel belongs to one instance and a cup on a table remains a cup.
 
     Args:
         merged: instances of all classes.
         grid: the class map on the grid of their logits.
         names: of the class map.
         cell: pixels of the photo in one cell.
-        smallest: an instance that is left with fewer pixels is covered.
+        smallest: minimum number of pixels of a remaining instance.
 
     Returns:
-        Indices of the instances that stand, in the order in which they are to be painted (winners last); indices of
-        those that are covered; conflicts between all of them, with indices into ``merged``.
+        Indices of the remaining instances in painting order (winners last); indices of the covered ones; conflicts
+        between all of them, with indices into ``merged``.
     """
     masks = [item.logits > 0 for item in merged]
     overlaps = []
@@ -351,14 +351,16 @@ def assign_pixels(
         overlap = masks[i] & masks[j]
         count = int(np.count_nonzero(overlap))
         if count:
-            sure = [merged[k].predicted_iou * mean_inside(grid.relative(merged[k].class_id), overlap) for k in (i, j)]
-            overlaps.append((i, j, count, sure))
+            confidences = [
+                merged[k].predicted_iou * mean_inside(grid.relative(merged[k].class_id), overlap) for k in (i, j)
+            ]
+            overlaps.append((i, j, count, confidences))
     wins = [(i, j, (a - b) * count) if a >= b else (j, i, (b - a) * count) for i, j, count, (a, b) in overlaps]
     ranked = ranked_pairs(len(merged), wins)
     rank = {item: place for place, item in enumerate(ranked)}
     conflicts = []
-    for i, j, count, sure in overlaps:
-        (winner, high), (loser, low) = sorted(zip((i, j), sure, strict=True), key=lambda pair: rank[pair[0]])
+    for i, j, count, confidences in overlaps:
+        (winner, high), (loser, low) = sorted(zip((i, j), confidences, strict=True), key=lambda pair: rank[pair[0]])
         conflicts.append(
             Conflict(
                 winner,
@@ -380,10 +382,10 @@ def assign_pixels(
 
 
 def paint(order: list[int], merged: list[MergedInstance], prediction: Prediction) -> Int16[np.ndarray, "H W"]:
-    """Instance indices at photo size, painted in order, each in its own box: memory does not grow with their number.
+    """The instance map at photo size, painted in order within bounding boxes, so that memory stays constant.
 
     Args:
-        order: indices into ``merged``; later ones lie over earlier ones.
+        order: indices into ``merged``; later ones overwrite earlier ones.
         merged: the instances.
         prediction: any prediction of this photo, for its size and extent.
     """
@@ -397,7 +399,7 @@ def paint(order: list[int], merged: list[MergedInstance], prediction: Prediction
         x0, x1 = max(0, int((columns[0] - 1) * across)), min(width, int(np.ceil((columns[-1] + 2) * across)))
         whole = np.full(prediction.logits.shape[1:], -1, np.float32)
         whole[: logits.shape[0], : logits.shape[1]] = logits
-        for top in range(y0, y1, 1024):  # a band at a time
+        for top in range(y0, y1, 1024):  # in bands, to bound the memory
             bottom = min(y1, top + 1024)
             window = (x0, top, x1, bottom)
             inside = view_logits(whole, prediction.extent, prediction.size, window, (bottom - top, x1 - x0)) > 0
@@ -406,7 +408,7 @@ def paint(order: list[int], merged: list[MergedInstance], prediction: Prediction
 
 
 def remove_specks(painted: Int16[np.ndarray, "H W"], smallest: float) -> None:
-    """Take parts of instances of fewer than ``smallest`` pixels off the picture, in place; a whole small one stays."""
+    """Remove components of fewer than ``smallest`` pixels in place, but no instance entirely."""
     for index in range(int(painted.max(initial=-1)) + 1):
         box = box_of(painted == index)
         if box is not None:
@@ -420,10 +422,10 @@ def remove_specks(painted: Int16[np.ndarray, "H W"], smallest: float) -> None:
 def detections(
     numbers: Int16[np.ndarray, "h w"], class_ids: Sequence[int], confidence: Sequence[float], names: Sequence[str]
 ) -> supervision.Detections:
-    """An instance map as `supervision.Detections`; of a large photo with compact masks.
+    """Convert an instance map to `supervision.Detections`, with compact masks for large photos.
 
     Args:
-        numbers: instance index at each pixel, -1 where there is none.
+        numbers: index of the instance at each pixel, -1 for none.
         class_ids: of each instance.
         confidence: of each instance.
         names: class name of each instance.
@@ -454,7 +456,7 @@ def detections(
 
 
 def empty_detections() -> supervision.Detections:
-    """What is answered where nothing was merged."""
+    """Detections without any instance."""
     needs("text", "supervision")
     import supervision
 

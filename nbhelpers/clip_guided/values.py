@@ -1,9 +1,9 @@
-"""The values of a guided segmentation: settings, the classes that compete, prompts, conflicts and the result."""
+"""The values of a guided segmentation: settings, competing classes, prompts, conflicts and the result."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,32 +18,32 @@ from nbhelpers.models.values import ClassMap
 if TYPE_CHECKING:
     import supervision
 
-GRID = 64  # points a side of the blind grid that a budget is compared with
-PARTS = ("text", "detector", "image", "decoder", "merge")  # of the seconds
+GRID = 64  # points per side of the grid that a budget is compared with
+PARTS = ("text", "detector", "image", "decoder", "merge")  # stages that are timed
 PLACEMENTS = ("deepest", "centroid", "regular", "grid")
 
 
 @dataclass(frozen=True)
 class ClipGuidedSettings:
-    """How `segment` looks for the words of a vocabulary.
+    """Settings of `segment`.
 
     Attributes:
-        min_confidence: a word must be at least so probable where it is pointed at, 0 to 1.
-        min_region_size: smaller regions and masks are left out, in pixels of the photo.
-        iou_threshold: from this IoU on, two masks of one class are the same.
-        exclude: words that may win a place, so that no other does, but are not segmented.
-        stuff: words of which all that is found is one region; `nbhelpers.core.vocabulary.STUFF` when None.
-        lower: when nothing is found, try lower confidences, and say so.
-        max_prompts: points are spread thinner until no more than these are needed; about a fortieth of a blind grid.
-        spacing: smallest distance of two points in one region, as a share of the photo's longer side.
-        placement: where to point: ``deepest`` inside of each region; for comparison ``centroid``, ``regular``
-            (a lattice inside of each region), and ``grid`` (64 x 64 over the whole photo, sure or not).
-        rounds: how often confident places that no mask has covered yet are pointed at; for ``deepest`` alone.
-        surroundings: words for what commonly surrounds things (sky, wall, grass ...) compete without being asked; see
-            `nbhelpers.core.vocabulary.SURROUNDINGS`.
-        detect: use a detector beside the text encoder; None: with text encoders of the lite set.
-        verify_crops: read the crop of the photo around each instance that only the text encoder found by itself, and
-            let its class change; needs the text encoder, so it is left out where only a class map is given.
+        min_confidence: minimum probability of a class where it is prompted, 0 to 1.
+        min_region_size: minimum area of regions and masks, in pixels of the photo.
+        iou_threshold: IoU from which two masks of one class are duplicates.
+        exclude: classes that compete but are not segmented.
+        stuff: classes without instances, each merged into one region; None for `nbhelpers.core.vocabulary.STUFF`.
+        lower: whether to lower the confidence if nothing is found; a note reports it.
+        max_prompts: maximum number of points; the spacing is increased until it holds.
+        spacing: minimum distance of two points in one region, as a fraction of the photo's longer side.
+        placement: ``deepest``: the maximum of the distance transform of each region; for comparison ``centroid``,
+            ``regular`` (a lattice inside each region), and ``grid`` (64 x 64 over the whole photo).
+        rounds: number of rounds in which uncovered confident areas are prompted; ``deepest`` only.
+        surroundings: whether to add classes for common surroundings (sky, wall, grass, ...), which compete but are not
+            segmented; see `nbhelpers.core.vocabulary.SURROUNDINGS`.
+        detect: whether to use a detector; None for only with text encoders of the lite set.
+        verify_crops: whether to classify the crop of each instance that only the text encoder found, and change its
+            class if necessary; skipped if only a class map is given, since it needs the text encoder.
     """
 
     min_confidence: float = 0.7
@@ -76,18 +76,18 @@ class ClipGuidedSettings:
                     expected=f"{low} to {high}".replace("inf", "any"),
                 )
         if self.placement not in PLACEMENTS:
-            raise NbHelpersError("there is no such placement", given=self.placement, expected=", ".join(PLACEMENTS))
+            raise NbHelpersError("unknown placement", given=self.placement, expected=", ".join(PLACEMENTS))
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary with everything that competes with it.
+    """A vocabulary with all classes that compete with it.
 
     Attributes:
-        classes: names of each class for the text encoder: the vocabulary, then excluded words and surroundings, then
-            rivals that a detector saw.
-        count: how many of them are the vocabulary.
-        wanted: class index -> whether it is stuff, for the classes that are to be found.
+        classes: the names of each class for the text encoder: the vocabulary, then excluded classes and surroundings,
+            then rivals from a detector.
+        count: how many of them belong to the vocabulary.
+        wanted: class index -> whether it is stuff, for the classes to segment.
         notes: what was dropped or added.
     """
 
@@ -102,22 +102,22 @@ class Vocabulary:
         return tuple(names[0] for names in self.classes[: self.count])
 
     def with_rivals(self, names: Sequence[str]) -> Vocabulary:
-        """The same with more classes that compete and are not to be found."""
+        """A copy with more classes that compete but are not segmented."""
         return replace(self, classes=(*self.classes, *((name,) for name in names)))
 
 
 def prepare_vocabulary(
     vocabulary: Sequence[str | Sequence[str]], target: str | None, settings: ClipGuidedSettings
 ) -> Vocabulary:
-    """Clean a vocabulary and add what must compete with it.
+    """Clean a vocabulary and add the classes that compete with it.
 
-    "background" stands for common surroundings that the vocabulary lacks; it competes and is not segmented, unless it
-    is the target. Without it, words for surroundings compete one by one (`ClipGuidedSettings.surroundings`), save those
-    that the vocabulary or the excluded words name. A single word without any competitor gets "background".
+    "background" stands for common surroundings that are not in the vocabulary; it competes but is not segmented, unless
+    it is the target. Without it, classes for surroundings compete individually (`ClipGuidedSettings.surroundings`),
+    except those that the vocabulary or ``exclude`` names. A single class without competitors gets "background".
     """
     classes, notes = clean(vocabulary)
     if not classes:
-        raise NbHelpersError("the vocabulary is empty", expected="at least one word for what may be in the photo")
+        raise NbHelpersError("the vocabulary is empty", expected="at least one class name")
     notes = list(notes)
     excluded, _ = clean(settings.exclude)
     have = {name.casefold() for names in classes for name in names}
@@ -132,41 +132,43 @@ def prepare_vocabulary(
         )
     flat = [name for names in (*classes, *excluded) for name in names]
     others = suggested_background(flat)
-    asked = [(*names, *others) if names[0].casefold() == BACKGROUND else names for names in (*classes, *excluded)]
+    competing = [(*names, *others) if names[0].casefold() == BACKGROUND else names for names in (*classes, *excluded)]
     if settings.surroundings and BACKGROUND not in (name.casefold() for name in flat):
-        asked += surroundings(flat)
-    if len(asked) == 1:
-        asked.append((BACKGROUND, *others))
-        notes.append("a single word would win everywhere: it competes with words for common surroundings")
+        competing += surroundings(flat)
+    if len(competing) == 1:
+        competing.append((BACKGROUND, *others))
+        notes.append("a single class would be the most probable everywhere: common surroundings were added")
     wanted = {
         index: names[0].casefold() == BACKGROUND or is_stuff(names[0], settings.stuff)
         for index, names in enumerate(classes)
         if (names[0].casefold() != BACKGROUND or is_named(target, names)) and not out & {n.casefold() for n in names}
     }
     if not wanted:
-        raise NbHelpersError("the vocabulary has nothing to find", given=", ".join(flat), expected="a word for a thing")
-    return Vocabulary(tuple(asked), len(classes), wanted, tuple(notes))
+        raise NbHelpersError(
+            "the vocabulary has no class to segment", given=", ".join(flat), expected="a class that is not excluded"
+        )
+    return Vocabulary(tuple(competing), len(classes), wanted, tuple(notes))
 
 
 def is_named(target: str | None, names: Sequence[str]) -> bool:
-    """Whether a target is one of a class's names."""
+    """Whether a target is one of the names of a class."""
     return target is not None and target.casefold() in {name.casefold() for name in names}
 
 
 @dataclass(frozen=True)
 class PlacedPrompt:
-    """One point that the segmenter was asked, and what became of it.
+    """A prompt of the segmenter, and what became of it.
 
     Attributes:
-        point: ``(x, y)`` pixels of the photo; of a box the point deepest inside its mask.
-        class_id: index into the class map's names: the word that it was asked for.
-        region: number of the region that it lies in, from 0; -1 for a box.
-        candidate: which of the segmenter's readings was taken: 1, 2 or 3; 0 for a box.
-        score: IoU that the segmenter predicts for it.
-        agreement: share of the mask, 0 to 1, that the class map gives to the class.
-        instance: index of the instance that it led to; -1 when it led to none.
-        fate: ``kept``, or why it was not: ``duplicate``, ``part``, ``group``, ``small``, ``disagrees``, ``covered`` (by
-            other instances, or joined to one or taken off by a second look, which the result's notes tell).
+        point: ``(x, y)`` pixels of the photo; for a box, the maximum of the distance transform of its mask.
+        class_id: index into the class map's names.
+        region: index of the region that contains it; -1 for a box.
+        candidate: the selected candidate mask: 1, 2 or 3; 0 for a box.
+        score: predicted IoU.
+        agreement: mean relative probability of the class over the mask, 0 to 1; for a box, its probability.
+        instance: index of the instance it belongs to; -1 for none.
+        fate: ``kept``, or why it was dropped: ``duplicate``, ``part``, ``group``, ``small``, ``disagrees``, ``covered``
+            (by other instances, or merged or removed by crop verification; the result's notes say which).
     """
 
     point: tuple[float, float]
@@ -178,19 +180,19 @@ class PlacedPrompt:
     instance: int
     fate: str
     box: tuple[float, float, float, float] | None = None
-    """``(x0, y0, x1, y1)`` where the prompt was a box of a detector."""
+    """``(x0, y0, x1, y1)`` if the prompt was a detector's box."""
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """Two instances that claimed the same pixels.
+    """Two instances whose masks overlap.
 
     Attributes:
-        winner: index of the instance that got them; -1 when it was itself covered by others later.
+        winner: index of the instance that the shared pixels were assigned to; -1 if it was covered by others later.
         loser: index of the other; -1 as above.
         names: the names of both, winner first.
-        pixels: how many.
-        confidence: of both in these very pixels: predicted IoU times agreement with the class map there.
+        pixels: number of shared pixels.
+        confidence: of both in the shared pixels: predicted IoU times agreement with the class map there.
     """
 
     winner: int
@@ -203,45 +205,45 @@ class Conflict:
         (first, second), (high, low) = self.names, self.confidence
         if high >= low:
             return f"{self.pixels} pixels: {first} ({high:.2f}) over {second} ({low:.2f})"
-        return f"{self.pixels} pixels: {first} ({high:.2f}) over {second} ({low:.2f}), to keep stronger decisions"
+        return f"{self.pixels} pixels: {first} ({high:.2f}) over {second} ({low:.2f}), to preserve clearer decisions"
 
 
 @dataclass(frozen=True)
-class CropReading:
-    """What two readings say of an instance: of the whole photo, and of its own piece.
+class CropVerification:
+    """The class of an instance according to the whole photo and to its crop.
 
     Attributes:
-        asked: index of the class that its points were asked for.
-        now: index of the class that both readings together make most probable.
-        first: mean probability of ``now`` over the instance in the whole photo.
-        second: the same in its own piece.
-        together: their product's share of the sum over all classes, 0 to 1.
+        prompted_id: index of the class for which it was prompted.
+        class_id: index of the class with the largest product of both probabilities.
+        in_photo: mean probability of ``class_id`` over the instance in the class map of the photo.
+        in_crop: the same in the class map of the crop.
+        probability: the product of both, normalised over all classes, 0 to 1.
     """
 
-    asked: int
-    now: int
-    first: float
-    second: float
-    together: float
+    prompted_id: int
+    class_id: int
+    in_photo: float
+    in_crop: float
+    probability: float
 
     @property
     def changed(self) -> bool:
-        """Whether the word has changed."""
-        return self.asked != self.now
+        """Whether verification changed the class."""
+        return self.prompted_id != self.class_id
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a result cost.
+    """Number of prompts and run time of a result.
 
     Attributes:
-        prompts: points and boxes with which the segmenter was prompted.
-        regions: confident regions that the points lie in.
+        prompts: number of points and boxes.
+        regions: number of confident regions.
         text: seconds of the text encoder.
         detector: seconds of the detector.
         image: seconds of the segmenter's image encoder.
-        decoder: seconds of its decoder.
-        merge: seconds for placing, choosing, merging and drawing the label map.
+        decoder: seconds of its mask decoder.
+        merge: seconds of prompt placement, mask selection, merging and the label map.
     """
 
     prompts: int
@@ -254,17 +256,17 @@ class Budget:
 
     @property
     def saved(self) -> float:
-        """How many times fewer prompts than a blind 64 x 64 grid; infinite when none was needed."""
+        """How many times fewer prompts than a 64 x 64 grid; infinite without prompts."""
         return GRID**2 / self.prompts if self.prompts else float("inf")
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """Total run time."""
         return self.text + self.detector + self.image + self.decoder + self.merge
 
     def __str__(self) -> str:
         return (
-            f"{self.prompts} prompts in {self.regions} regions, {self.saved:.0f} times fewer than a blind grid of "
+            f"{self.prompts} prompts in {self.regions} regions, {self.saved:.0f} times fewer than a grid of "
             f"{GRID**2}\n{self.seconds:.1f} s: text {self.text:.1f}, detector {self.detector:.1f}, "
             f"image encoder {self.image:.1f}, decoder {self.decoder:.1f}, merge {self.merge:.1f}"
         )
@@ -272,26 +274,26 @@ class Budget:
 
 @dataclass(frozen=True, eq=False)
 class ClipGuidedResult:
-    """A photo whose parts have names.
+    """Named instances of a photo.
 
     Attributes:
         image: the photo.
-        vocabulary: names of the classes that were asked for; the first of each.
-        target: the class that was wanted, or None for all.
+        vocabulary: the first name of each class.
+        target: the class to segment, or None for all.
         settings: as given.
-        class_map: probabilities over ``vocabulary``, then excluded words, surroundings and rivals: the text encoder's,
-            fused with the detector's boxes.
+        class_map: probabilities over ``vocabulary``, then excluded classes, surroundings and rivals: those of the text
+            encoder, fused with the detector's boxes.
         instances: one row each: ``mask``, ``xyxy``, ``confidence``, ``class_id``, ``data["class_name"]``, and
-            ``data["evidence"]``: ``"text"``, ``"detector"`` or ``"both"``, what found it. Masks do not overlap. Of
-            large photos they are a `supervision.CompactMask`, which behaves like the array.
-        instance_map: index of the instance at each pixel, -1 where there is none.
-        prompts: every point that was asked.
-        conflicts: pixels that two instances claimed, largest first.
-        budget: what it cost.
-        confidence_used: class -> the confidence that was used for it, where it is not the one of the settings.
-        notes: what a person should know: lowered confidences, added words, dropped points.
+            ``data["evidence"]``: ``"text"``, ``"detector"`` or ``"both"``, the model that found it. Masks do not
+            overlap. For large photos they are a `supervision.CompactMask`, which behaves like the array.
+        instance_map: index of the instance at each pixel, -1 for none.
+        prompts: all prompts, in order.
+        conflicts: overlaps of two instances, largest first.
+        budget: number of prompts and run time.
+        confidence_used: class -> the confidence used for it, where it differs from the settings.
+        notes: messages for the user: lowered confidences, added classes, dropped points.
         models: names of the text encoder, of the segmenter, and of the detector if one was used.
-        readings: instance -> its crop reading, for those that were verified.
+        verifications: instance -> its crop verification, for those that were verified.
         text_map: the text encoder's own class map.
     """
 
@@ -308,7 +310,7 @@ class ClipGuidedResult:
     confidence_used: dict[str, float]
     notes: tuple[str, ...]
     models: tuple[str, ...]
-    readings: dict[int, CropReading] = field(default_factory=dict, repr=False)
+    verifications: dict[int, CropVerification] = field(default_factory=dict, repr=False)
     text_map: ClassMap | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -316,19 +318,19 @@ class ClipGuidedResult:
 
     @property
     def labels(self) -> Int16[np.ndarray, "h w"]:
-        """The exclusive label map: index into ``vocabulary`` at each pixel, -1 where nothing was found."""
+        """The label map: index into ``vocabulary`` at each pixel, -1 for none."""
         table = np.append(self.instances.class_id, -1).astype(np.int16)
         return table[self.instance_map]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each instance: the class, and a number where it has several instances."""
+        """The name of each instance: its class, with a number if the class has several instances."""
         return numbered([self.vocabulary[index] for index in self.instances.class_id])
 
     def mask(self, name: str | None = None) -> Bool[np.ndarray, "h w"]:
-        """All pixels of a class, or of one instance by its name of ``names``; of the target when left out.
+        """The mask of a class, or of an instance given by its name in ``names``; by default of the target.
 
-        Without a target, ``mask()`` is everything that was found.
+        Without a target, ``mask()`` is the union of all instances.
         """
         name = self.target if name is None else name
         if name is None:
@@ -342,7 +344,7 @@ class ClipGuidedResult:
         )
 
     def masks(self) -> dict[str, Bool[np.ndarray, "h w"]]:
-        """The mask of each instance by its name; of the target's instances where there is a target."""
+        """The mask of each instance by its name; only the target's instances if there is a target."""
         return {
             name: self.instance_map == index
             for index, name in enumerate(self.names)
@@ -350,7 +352,7 @@ class ClipGuidedResult:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers and words for a table or a JSON file."""
+        """Numbers and names for a table or a JSON file."""
         count = {name: int((self.instances.class_id == index).sum()) for index, name in enumerate(self.vocabulary)}
         share = np.bincount(self.labels.ravel() + 1, minlength=len(self.vocabulary) + 1)[1:] / self.instance_map.size
         return {
@@ -367,11 +369,13 @@ class ClipGuidedResult:
             "notes": list(self.notes),
         }
 
-    def save(self, folder: str | Path, name: str = "photo") -> list[Path]:
+    def save(
+        self, folder: str | Path, name: str = "photo", formats: Collection[str] = ("masks", "cutouts", "labels")
+    ) -> list[Path]:
         """Write masks, cut-outs and a COCO file as `nbhelpers.export.masks.save_masks`, a label map and a summary.
 
         ``<name>_labels.png`` holds 0 where nothing was found, else 1 + the index into the vocabulary (16 bit where
-        there are more than 255 words); ``<name>.json`` tells the words.
+        there are more than 255 words); ``<name>.json`` tells the words. COCO file and summary are always written.
         """
         import hashlib
         import json
@@ -381,10 +385,11 @@ class ClipGuidedResult:
         from nbhelpers.export.masks import save_masks
 
         scores = dict(zip(self.names, map(float, self.instances.confidence), strict=True))
-        paths = save_masks(folder, name, self.image, self.masks(), scores)
+        paths = save_masks(folder, name, self.image, self.masks(), scores, formats=formats)
         folder, stem = paths[-1].parent, paths[-1].name.removesuffix(".coco.json")
         kind = np.uint8 if len(self.vocabulary) < 256 else np.uint16
-        paths.append(save_image(folder / f"{stem}_labels.png", (self.labels + 1).astype(kind)))
+        if "labels" in formats:
+            paths.append(save_image(folder / f"{stem}_labels.png", (self.labels + 1).astype(kind)))
         digest = hashlib.sha256(np.ascontiguousarray(self.image)).hexdigest()
         about = {"name": name, "sha256": digest, "vocabulary": list(self.vocabulary), "target": self.target}
         about |= self.summary()

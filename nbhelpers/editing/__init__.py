@@ -1,12 +1,12 @@
-"""Remove, replace or restyle what was segmented; or blacken it, colour it, blur it, cut it out.
+"""Edits of a segmented object: remove, replace, restyle, blacken, colour, blur, cut out.
 
 >>> from nbhelpers import editing
 >>> clean = editing.remove(image, session.mask())
 
 `remove`, `replace` and `restyle` need an inpainter, the others no model. Every edit takes
-``image (H, W, 3) uint8`` RGB and ``mask (H, W) bool`` and returns a new picture of the same size.
+``image (H, W, 3) uint8`` RGB and ``mask (H, W) bool`` and returns a new image of the same size.
 
-The names below are loaded when they are first used.
+The names below are loaded lazily.
 """
 
 from nbhelpers.core.lazy import lazily

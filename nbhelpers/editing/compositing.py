@@ -1,4 +1,4 @@
-"""Where to crop a photo for an inpainter, how its fill is feathered, and matched in colour with its surroundings."""
+"""Compositing of inpainted crops: windows for the inpainter, feathering and colour matching."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-COARSE = 1024  # cells a side, at most, of the map on which the parts of a mask are found
-CONTEXT = 0.5  # of the longer side of what is filled: how much a crop shows around it, on each side
-LARGEST_SHIFT = 64.0  # levels; a larger difference at the seam is another thing, not another light
-SWEEPS = 16  # smoothing steps on the finest level of `membrane`; small levels cost nothing and get more
+COARSE = 1024  # maximum cells per side of the map on which the components of a mask are found
+CONTEXT = 0.5  # surroundings on each side of a crop, as a fraction of the longer side of the filled area
+LARGEST_SHIFT = 64.0  # levels; a larger difference at the seam is not due to lighting
+SWEEPS = 16  # smoothing steps on the finest level of `membrane`; coarser levels get more
 
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A window of a photo in which one or several parts of a mask are filled.
+    """A window of a photo in which one or several components of a mask are filled.
 
     Attributes:
         box: ``(x0, y0, x1, y1)`` of the window, ``x1`` and ``y1`` exclusive.
-        part: ``(y1 - y0, x1 - x0) bool``, what is to be filled by way of this window.
+        part: ``(y1 - y0, x1 - x0) bool``, the area to fill from this window.
     """
 
     box: tuple[int, int, int, int]
@@ -37,15 +37,15 @@ class Crop:
 def feather(
     distance: Float32[np.ndarray, "h w"], grow: float, width: float, start: float = 0.0
 ) -> Float32[np.ndarray, "h w"]:
-    """Opacity of a fill: 1 up to ``grow`` pixels from the mask, then a smooth fall to exactly 0 at ``grow + width``.
+    """Opacity of a fill: 1 up to ``grow`` pixels from the mask, decreasing smoothly to exactly 0 at ``grow + width``.
 
     Args:
         distance: from the mask, in pixels; see `distance_to`.
-        grow: how far around the mask the fill is opaque, in pixels.
-        width: of the fall, in pixels; 0 gives a hard edge.
-        start: added to the distance, for a fall that begins inside.
+        grow: pixels around the mask in which the fill is opaque.
+        width: of the transition, in pixels; 0 for a hard edge.
+        start: added to the distance, for a transition that starts inside the mask.
 
-    Source: the fall is the smoothstep ``t^2 (3 - 2 t)``.
+    Source: the transition is the smoothstep ``t^2 (3 - 2 t)``.
     """
     if width <= 0:
         return (distance + start <= grow).astype(np.float32)
@@ -54,24 +54,24 @@ def feather(
 
 
 def crops(mask: Bool[np.ndarray, "h w"], side: int, margin: int, context: float = CONTEXT) -> Iterator[Crop]:
-    """Windows in which a mask is filled: few, as small as useful, each part of the mask in exactly one.
+    """Windows in which a mask is filled: few and small, with each component of the mask in exactly one.
 
-    A window is a square around its parts that shows ``context`` of their size on each side, and not less than
-    ``side`` pixels where the photo has them, so that a model that works at ``side`` loses no detail. Parts go
-    together as long as the window need not grow for it.
+    A window is a square around its components with ``context`` of their size on each side, and at least ``side`` pixels
+    if the photo is large enough, so that a model with input size ``side`` loses no detail. Components total a window as
+    long as it does not have to grow.
 
     Example:
         >>> [crop.box for crop in crops(mask, side=512, margin=8)]         # a small object in a 6000 x 9000 photo
         [(2740, 4100, 3252, 4612)]
 
     Args:
-        mask: what is to be filled; only its coarse outline is looked at, so a large photo costs little.
-        side: working size of the model, in pixels.
+        mask: the area to fill; only its coarse outline is used, so large photos are fast.
+        side: input size of the model, in pixels.
         margin: pixels around the mask that are filled too.
         context: see `CONTEXT`.
 
     Yields:
-        the window of the largest part first.
+        the windows, that of the largest component first.
     """
     step = -(-max(mask.shape) // COARSE)
     rows, columns = np.arange(0, mask.shape[0], step), np.arange(0, mask.shape[1], step)
@@ -100,7 +100,7 @@ def _length(box: np.ndarray, side: int, context: float) -> int:
 
 
 def _window(box: np.ndarray, size: tuple[int, int], length: int) -> tuple[int, int, int, int]:
-    """A square of ``length`` around the middle of the box, pushed and cut into the photo."""
+    """A square of ``length`` around the centre of the box, shifted into the photo and clipped."""
     spans = []
     for low, high, limit in ((box[0], box[2], size[1]), (box[1], box[3], size[0])):
         start = min(max(0, int(low + high - length) // 2), max(0, limit - length))
@@ -109,14 +109,14 @@ def _window(box: np.ndarray, size: tuple[int, int], length: int) -> tuple[int, i
 
 
 def membrane(values: Float32[np.ndarray, "h w c"], known: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w c"]:
-    """Known values, continued everywhere else as smoothly as can be (Laplace's equation), coarse to fine.
+    """Smooth interpolation of known values (Laplace's equation), coarse to fine.
 
-    A ramp that is known around a hole comes out as that ramp, within a few hundredths of its rise over the hole.
-    Nothing known gives 0.
+    A ramp that is known around a hole is continued with an error of a few percent of its rise over the hole. Without
+    known values the result is 0.
 
     Source: the membrane of Poisson image editing (Perez et al. 2003, section 2), solved by pull-push (Gortler et al.
     1996, section 3.4) with relaxation on each level. OpenCV's ``seamlessClone`` is not used: it solves on the
-    mask's whole box, changes what lies outside the mask, and cannot take a mask at the picture's border.
+    mask's whole box, changes pixels outside the mask, and does not support masks at the border of the image.
     """
     if not known.any():
         return np.zeros_like(values)
@@ -124,9 +124,9 @@ def membrane(values: Float32[np.ndarray, "h w c"], known: Bool[np.ndarray, "h w"
         return values
     weights = known.astype(np.float32)[:, :, None]
     size = (known.shape[1] + 1) // 2, (known.shape[0] + 1) // 2
-    share = cv2.resize(weights, size, interpolation=cv2.INTER_AREA)[:, :, None]
+    total = cv2.resize(weights, size, interpolation=cv2.INTER_AREA)[:, :, None]
     mean = _layers(cv2.resize(values * weights, size, interpolation=cv2.INTER_AREA), values.shape[2])
-    coarse = membrane(mean / np.maximum(share, 1e-6), share[:, :, 0] > 0)
+    coarse = membrane(mean / np.maximum(total, 1e-6), total[:, :, 0] > 0)
     guess = _layers(cv2.resize(coarse, known.shape[::-1], interpolation=cv2.INTER_LINEAR), values.shape[2])
     cross = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32) / 4
     for _ in range(max(SWEEPS, 2048 // max(known.shape))):
@@ -146,27 +146,27 @@ def colour_shift(
     known: Bool[np.ndarray, "h w"],
     side: int = 512,
 ) -> Float32[np.ndarray, "sh sw 3"]:
-    """What must be added to a fill for its light and colour to agree with the original where that is known.
+    """The smooth colour correction of a fill that makes it match the original where that is known.
 
     Args:
         original: the photo.
-        fill: the same place as a model painted it.
+        fill: the output of a model for the same window.
         known: where the two can be compared, e.g. a band along the seam.
-        side: the shift is smooth, so it is computed at no more pixels a side than this.
+        side: maximum resolution at which the shift is computed, in pixels per side.
 
     Returns:
-        levels, at most `LARGEST_SHIFT` either way; smaller than the photo where that is larger than ``side``.
+        Levels to add, at most `LARGEST_SHIFT` in magnitude; at most ``side`` pixels per side.
     """
     height, width = (max(1, round(length * min(1, side / max(known.shape)))) for length in known.shape)
     size, seen = (width, height), np.ascontiguousarray(known).view(np.uint8)
     weight = _layers(cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA), 1)
     difference = np.empty((height, width, 3), np.float32)
-    for channel in range(3):  # one at a time, and only where known: the other pixels must not be mixed in
+    for channel in range(3):  # one at a time, and only known pixels
         layer = cv2.subtract(original[:, :, channel], fill[:, :, channel], mask=seen, dtype=cv2.CV_32F)
         difference[:, :, channel] = cv2.resize(layer, size, interpolation=cv2.INTER_AREA)
-    # over a few pixels along the seam, so that the grain of a texture is not taken for a colour
+    # averaged over a few pixels along the seam, to suppress texture
     sigma = max(height, width) / 100
     blurred = cv2.GaussianBlur(difference, (0, 0), sigma)
-    share = _layers(cv2.GaussianBlur(weight, (0, 0), sigma), 1)
-    mean = np.clip(blurred / np.maximum(share, 1e-6), -LARGEST_SHIFT, LARGEST_SHIFT)
+    total = _layers(cv2.GaussianBlur(weight, (0, 0), sigma), 1)
+    mean = np.clip(blurred / np.maximum(total, 1e-6), -LARGEST_SHIFT, LARGEST_SHIFT)
     return membrane(mean, weight[:, :, 0] > 0)

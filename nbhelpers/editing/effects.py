@@ -1,6 +1,6 @@
-"""Edits that need no model: blacken, colour, blur, another background, a cut-out.
+"""Edits without a model: blacken, colour, blur, replace the background, cut out.
 
-Every one takes ``image (H, W, 3) uint8`` RGB and ``mask (H, W) bool`` and returns a new picture of the same size.
+Every edit takes ``image (H, W, 3) uint8`` RGB and ``mask (H, W) bool`` and returns a new image of the same size.
 """
 
 from __future__ import annotations
@@ -23,34 +23,32 @@ Mask = Shaped[np.ndarray, "mask_h mask_w"]
 
 
 def checked(image: Image, mask: Mask, empty: str | None = None) -> Bool[np.ndarray, "h w"]:
-    """The mask, if it fits the photo.
+    """The mask, checked against the photo.
 
     Args:
         image: RGB.
         mask: the object.
-        empty: what to say of a mask that covers nothing; None where that is no error.
+        empty: error message for an empty mask; None if that is allowed.
 
     Raises:
         NbHelpersError: another size than the photo, not bool, or empty.
     """
     if mask.shape != image.shape[:2]:
-        raise NbHelpersError(
-            "the mask has another size than the image", given=mask.shape, expected=str(image.shape[:2])
-        )
+        raise NbHelpersError("the mask and the image differ in size", given=mask.shape, expected=str(image.shape[:2]))
     if mask.dtype != np.bool_:
-        raise NbHelpersError("a mask is true and false", given=mask.dtype, expected="bool", do="mask > 0")
+        raise NbHelpersError("a mask must be boolean", given=mask.dtype, expected="bool", do="mask > 0")
     if empty is not None and not mask.any():
         raise NbHelpersError(empty, do="click on the object first, or lower the confidence")
     return mask
 
 
 def blacken(image: Image, mask: Mask) -> Image:
-    """The photo with the object black."""
+    """Set the object to black."""
     return colour(image, mask, (0, 0, 0))
 
 
 def white_on_black(image: Image, mask: Mask) -> Image:
-    """The object's mask as a picture: white on black."""
+    """The mask of the object as an image, white on black."""
     return np.repeat(checked(image, mask).astype(np.uint8)[:, :, None] * 255, 3, axis=2)
 
 
@@ -62,11 +60,11 @@ def colour(image: Image, mask: Mask, rgb: Sequence[int], opacity: float = 1.0, k
         mask: the object.
         rgb: red, green and blue, 0 to 255.
         opacity: 0 leaves the photo, 1 covers it.
-        keep_light: keep the object's lightness (L of CIELAB), so that light and shade stay and only the hue changes.
+        keep_light: preserve the object's lightness (L of CIELAB) and thereby its shading.
     """
     mask = checked(image, mask)
     if len(rgb) != 3 or not all(0 <= level <= 255 for level in rgb):
-        raise NbHelpersError("this is no colour", given=tuple(rgb), expected="(red, green, blue), 0 to 255")
+        raise NbHelpersError("the colour is out of range", given=tuple(rgb), expected="(red, green, blue), 0 to 255")
     if not 0 <= opacity <= 1:
         raise NbHelpersError("the opacity is out of range", given=opacity, expected="0 to 1")
     out = image.copy()
@@ -80,21 +78,21 @@ def colour(image: Image, mask: Mask, rgb: Sequence[int], opacity: float = 1.0, k
 
 
 def blur(image: Image, mask: Mask, sigma: float | None = None) -> Image:
-    """Blur the object, or with ``~mask`` everything but the object.
+    """Blur the object, or with ``~mask`` the background.
 
-    Colours from outside the mask take no part, so that a sharp object leaves no glow in its blurred background.
+    Pixels outside the mask are not averaged in, so that a sharp object leaves no halo in a blurred background.
 
     Args:
         image: RGB.
-        mask: what is blurred.
-        sigma: in pixels; 1/40 of the photo's longer side when left out.
+        mask: the area to blur.
+        sigma: in pixels; by default 1/40 of the photo's longer side.
 
     Source: a Gaussian by three box blurs (Wells 1986), as normalized convolution (Knutsson and Westin 1993).
     """
     mask = checked(image, mask)
     sigma = max(1.0, max(mask.shape) * BLUR) if sigma is None else sigma
     if not sigma > 0:
-        raise NbHelpersError("the blur must have a width", given=sigma, expected="sigma above 0, in pixels")
+        raise NbHelpersError("sigma is out of range", given=sigma, expected="sigma above 0, in pixels")
     out = image.copy()
     box = box_of(mask)
     if box is None:
@@ -102,10 +100,10 @@ def blur(image: Image, mask: Mask, sigma: float | None = None) -> Image:
     window = slice(box[1], box[3]), slice(box[0], box[2])
     inside = mask[window]
     width = max(1, round(math.sqrt(4 * sigma**2 + 1))) | 1
-    share = np.maximum(_box_blurs(inside.astype(np.float32), width), 1e-6)
-    for channel in range(3):  # one at a time: a large photo must not be held thrice in 32 bit
+    weight = np.maximum(_box_blurs(inside.astype(np.float32), width), 1e-6)
+    for channel in range(3):  # one at a time, to bound the memory
         level = out[window][:, :, channel]
-        soft = _box_blurs(np.where(inside, level, 0).astype(np.float32), width) / share
+        soft = _box_blurs(np.where(inside, level, 0).astype(np.float32), width) / weight
         level[inside] = np.clip(np.rint(soft[inside]), 0, 255).astype(np.uint8)
     return out
 
@@ -113,13 +111,13 @@ def blur(image: Image, mask: Mask, sigma: float | None = None) -> Image:
 def swap_background(
     image: Image, mask: Mask, background: UInt8[np.ndarray, "bh bw 3"] | Sequence[int], feather: float = 1.5
 ) -> Image:
-    """The object before another background.
+    """Replace the background.
 
     Args:
         image: RGB.
         mask: the object.
-        background: a picture of any size, which is scaled to cover the photo and cut at its middle; or a colour.
-        feather: pixels over which the object's edge fades, inside the mask, so that no old background shows.
+        background: an image of any size, scaled and centre-cropped to cover the photo; or a colour.
+        feather: pixels over which the edge of the object fades, inside the mask, so that no old background shows.
     """
     mask = checked(image, mask)
     if not isinstance(background, np.ndarray):
@@ -131,12 +129,12 @@ def swap_background(
 
 
 def cut_out(image: Image, mask: Mask, feather: float = 1.5) -> UInt8[np.ndarray, "h w 4"]:
-    """The object alone, RGBA with straight alpha, transparent elsewhere; write it as PNG.
+    """The object as RGBA with straight alpha, transparent elsewhere; write it as PNG.
 
     Args:
         image: RGB.
         mask: the object.
-        feather: pixels over which the object's edge fades, inside the mask; 0 gives a hard edge.
+        feather: pixels over which the edge of the object fades, inside the mask; 0 for a hard edge.
     """
     mask = checked(image, mask)
     return np.dstack([image, np.rint(255 * _soft(mask, feather)).astype(np.uint8)])
@@ -149,7 +147,7 @@ def _box_blurs(array: np.ndarray, width: int) -> np.ndarray:
 
 
 def _soft(mask: np.ndarray, feather: float) -> np.ndarray:
-    """Opacity that falls inside the mask, towards its edge; the border of the photo is no edge."""
+    """Opacity that decreases towards the edge, inside the mask; the border of the photo is not an edge."""
     if feather <= 0:
         return mask.astype(np.float32)
     depth = distance_to(~mask)

@@ -1,4 +1,4 @@
-"""Edits by an inpainter: remove, replace or restyle what was segmented; and `edit`, any edit by its name."""
+"""Edits with an inpainter: `remove`, `replace` and `restyle` a segmented object; and `edit`, any edit by name."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from nbhelpers.editing.effects import (
 from nbhelpers.models.protocols import Inpainter
 
 KINDS = ("segment", "replace", "remove", "restyle")
-"""What `edit` and the command line know."""
+"""Kinds of edit for `edit` and the command line."""
 
-SEAM = 1 / 160  # of the photo's longer side: grown by so much, then feathered over so much
+SEAM = 1 / 160  # of the photo's longer side: default of grow and of feather
 RESTYLE_STRENGTH = 0.6
 
 logger = logging.getLogger(__name__)
@@ -39,31 +39,31 @@ def remove(
     grow: int | None = None,
     feather: int | None = None,
 ) -> Image:
-    """Take an object out and fill the hole from its surroundings.
+    """Remove an object and inpaint the hole from its surroundings.
 
     Example:
         >>> clean = remove(image, session.mask())
 
-    Small gaps that the mask encloses are closed. It is grown, for the rim of an object is never quite inside it, and
-    feathered. The inpainter sees a crop around it. Its fill is matched in colour along the seam and laid over the
-    photo. Beyond grow plus feather pixels from the mask every pixel of the result equals the photo's.
+    Small gaps in the mask are closed. The mask is grown, since it rarely covers the whole boundary of an object, and
+    feathered. The inpainter gets a crop around it. Its output is matched in colour along the seam and pasted into the
+    photo. Farther than grow plus feather pixels from the mask, every pixel equals that of the photo.
 
     Args:
         image: RGB.
-        mask: what is to go; a shadow or a reflection that should go too belongs into it.
-        inpainter: what fills; `nbhelpers.load` picks one when left out.
-        prompt: for inpainters that read text: what shall be seen instead; they have a default for removal.
-        seed: same seed, same picture.
-        grow: pixels by which the mask is grown; 1/160 of the photo's longer side when left out.
-        feather: pixels over which the fill fades into the photo; the same when left out.
+        mask: of the object; include its shadow or reflection to remove them too.
+        inpainter: by default from `nbhelpers.load`.
+        prompt: for inpainters with text input: what to show instead; they have a default for removal.
+        seed: for reproducible results.
+        grow: pixels by which the mask is grown; by default 1/160 of the photo's longer side.
+        feather: pixels over which the inpainted area fades into the photo; the same default.
 
     Raises:
-        NbHelpersError: an empty mask, one that covers everything, or one of another size; what the inpainter raises.
+        NbHelpersError: a mask that is empty, covers the whole photo, or has another size; errors of the inpainter.
     """
     mask = checked(image, mask, empty="there is nothing to remove: the mask is empty")
     if mask.all():
         raise NbHelpersError(
-            "the mask covers the whole photo: there is nothing left to fill it from",
+            "the mask covers the whole photo: there are no surroundings to inpaint from",
             do="segment a smaller object, or use replace with a prompt",
         )
     mask = fill_pinholes(mask)
@@ -80,22 +80,22 @@ def replace(
     grow: int | None = None,
     feather: int | None = None,
 ) -> Image:
-    """Paint what a text says in place of an object.
+    """Replace an object by what a text prompt describes.
 
     Example:
         >>> evening = replace(image, sky, "realistic sunset with a reddish sky")
 
     Args:
-        image: as for `remove`, as are the others not named here.
-        mask: what is to be painted over; it may cover the whole photo.
-        prompt: what shall be there.
-        inpainter: one that reads text; `nbhelpers.load` picks one when left out.
-        seed: same seed, same picture.
+        image: RGB.
+        mask: the area to replace; it may cover the whole photo.
+        prompt: description of the new content.
+        inpainter: one with text input; by default from `nbhelpers.load`.
+        seed: see `remove`.
         grow: see `remove`.
         feather: see `remove`.
 
     Raises:
-        NbHelpersError: no prompt, an empty mask or one of another size; an inpainter that takes no text.
+        NbHelpersError: no prompt; a mask that is empty or has another size; an inpainter without text input.
     """
     mask = checked(image, mask, empty="there is nothing to replace: the mask is empty")
     prompt = _prompted(prompt, "replace")
@@ -113,19 +113,19 @@ def restyle(
     grow: int | None = None,
     feather: int | None = None,
 ) -> Image:
-    """Change the looks of an object and keep its shape.
+    """Change the appearance of an object and keep its shape.
 
     Example:
         >>> neon = restyle(image, car, "cyberpunk neon style car", strength=0.5)
 
     Args:
-        image: as for `remove`, as are the others not named here.
-        mask: what is to change.
-        prompt: what it shall look like.
-        strength: above 0 and at most 1: how far it may depart from what is there. 1 is `replace`.
-        inpainter: one that reads text; `nbhelpers.load` picks one when left out.
-        seed: same seed, same picture.
-        grow: see `remove`; 0 when left out, for the object keeps its outline.
+        image: RGB.
+        mask: of the object.
+        prompt: description of its new appearance.
+        strength: above 0 and at most 1: how far the result may depart from the original; 1 is `replace`.
+        inpainter: one with text input; by default from `nbhelpers.load`.
+        seed: see `remove`.
+        grow: see `remove`; 0 by default, since the object keeps its outline.
         feather: see `remove`.
 
     Raises:
@@ -150,24 +150,24 @@ def edit(
     seed: int = 0,
     strength: float = RESTYLE_STRENGTH,
 ) -> Image:
-    """One edit by its name, as the command line has them.
+    """Apply an edit given by name, as on the command line.
 
     Args:
         image: RGB.
-        mask: what is edited.
-        kind: ``"segment"`` lays the mask over the photo. ``"remove"`` blackens, ``"replace"`` shows the mask white on
-            black; with ``use_inpainting`` they, and ``"restyle"`` always, ask an inpainter.
+        mask: of the object.
+        kind: ``"segment"`` overlays the mask. ``"remove"`` blackens the object and ``"replace"`` shows the mask white
+            on black; with ``use_inpainting`` both use an inpainter, as ``"restyle"`` always does.
         use_inpainting: see above.
-        prompt: what the inpainter shall paint; needed by replace and restyle.
-        inpainter: `nbhelpers.load` picks one when left out.
-        seed: same seed, same picture.
-        strength: of ``"restyle"``.
+        prompt: of the inpainter; required by replace and restyle.
+        inpainter: by default from `nbhelpers.load`.
+        seed: see `remove`.
+        strength: see `restyle`.
 
     Raises:
-        NbHelpersError: an unknown kind; as the edit itself.
+        NbHelpersError: an unknown kind, or an error of the edit.
     """
     if kind not in KINDS:
-        raise NbHelpersError("there is no such edit", given=kind, expected=", ".join(KINDS))
+        raise NbHelpersError("unknown edit", given=kind, expected=", ".join(KINDS))
     if kind == "segment":
         from nbhelpers.plots import overlay
 
@@ -192,10 +192,10 @@ def _inpaint(
     feather: int | None,
     match_inside: bool,
 ) -> np.ndarray:
-    """Fill crop by crop, match, paste; see `remove`.
+    """Inpaint crop by crop, match colours, paste; see `remove`.
 
-    With ``match_inside`` colours are compared where the photo around the object was painted over: right for a fill that
-    continues the surroundings. Else just outside, where a fill differs only by what the network did to all colours.
+    With ``match_inside`` colours are compared in the repainted band around the object, which is right if the
+    surroundings are continued. Otherwise they are compared just outside, where only a global colour shift remains.
     """
     if inpainter is None:
         from nbhelpers.models.load import load
@@ -212,11 +212,11 @@ def _inpaint(
         distance = distance_to(crop.part)
         opacity = compositing.feather(distance, grow, feather)
         hole = (opacity > 0) | dilate(waiting, grow)
-        logger.info("filling %d x %d pixels with %s", hole.shape[1], hole.shape[0], inpainter.name)
+        logger.info("inpainting %d x %d pixels with %s", hole.shape[1], hole.shape[0], inpainter.name)
         fill = inpainter.fill(target.copy(), hole, prompt=prompt, seed=seed, strength=strength)
         if fill.shape != target.shape or fill.dtype != np.uint8:
             raise NbHelpersError(
-                "the inpainter gave back something else than it was given",
+                "the inpainter returned an image of another size or type",
                 given=f"{fill.shape} {fill.dtype}",
                 expected=f"{target.shape} uint8",
             )
@@ -230,7 +230,5 @@ def _inpaint(
 
 def _prompted(prompt: str | None, kind: str) -> str:
     if not prompt or not prompt.strip():
-        raise NbHelpersError(
-            f"{kind} needs a prompt: what shall be painted", given=repr(prompt), do='e.g. prompt="a sunset sky"'
-        )
+        raise NbHelpersError(f"{kind} needs a text prompt", given=repr(prompt), do='e.g. prompt="a sunset sky"')
     return prompt.strip()

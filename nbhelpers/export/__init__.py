@@ -1,1 +1,1 @@
-"""Floor 3: files that other tools read."""
+"""Writers of masks, mattes, cut-outs, videos and point clouds in the formats of other tools."""

@@ -1,7 +1,7 @@
-"""Mattes in the layouts of splat and photogrammetry tools: names, folders, polarity, kind of alpha, orientation.
+"""Mattes in the layouts of splatting and photogrammetry tools: names, folders, polarity, alpha, orientation.
 
-Each function of `LAYOUTS` lists files and touches nothing; `write_layout` writes them and
-`nbhelpers.export.verify.verify_layout` opens them again.
+Each function of `LAYOUTS` lists files without writing any; `write_layout` writes them and
+`nbhelpers.export.verify.verify_layout` verifies them.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from nbhelpers.core.scenes.files import by_name
 from nbhelpers.export.manifest import Manifest
 from nbhelpers.export.masks import encode_png, premultiplied_rgba, straight_rgba
 
-COMPARE_STEP = 7  # every so many rows and columns of a 16 bit picture are compared with the frame
-MAX_BYTES = 1 << 30  # bytes for the frames in the making
-BYTES_PER_PIXEL = 22  # of one of them: decoding takes 12, picture, mask, matte and RGBA take 10
-UNFINISHED_SECONDS = 600  # seconds after which an unfinished file is that of a process that was killed
-VERSION = 1  # of the files' content; a change makes every export write all files again
+COMPARE_STEP = 7  # stride of rows and columns at which a 16 bit image is compared with the frame
+MAX_BYTES = 1 << 30  # of all frames in progress
+BYTES_PER_PIXEL = 22  # of a frame in progress: decoding takes 12; image, mask, matte and RGBA take 10
+UNFINISHED_SECONDS = 600  # age from which an unfinished file is attributed to a killed process
+VERSION = 1  # of the content of the files; increase it to make every export write all files again
 TRANSFORMS, MASKED = "transforms.json", "transforms_masked.json"
 log = logging.getLogger(__name__)
 
@@ -51,17 +51,17 @@ class Target:
     """One PNG of an export.
 
     Attributes:
-        path: where it goes.
+        path: of the file.
         frame: index into the clip.
-        picture: ``"straight"`` or ``"premultiplied"`` RGBA; the soft grey ``"matte"``; or it in pure black and
-            white, with what is kept white or black.
-        bits: 8 or 16 a channel.
-        shrink: the picture is that many times smaller than the frame.
-        orientation: EXIF orientation, 1 to 8, of the photo that the picture is laid over by a tool that reads pixels as
-            they are stored: so it is turned as that photo is.
-        pixels: ``(H, W)`` of that photo as it is stored, where they do not follow from the frame's.
-        photo: the file of that photo, where there is one.
-        tagged: the picture says its orientation in its own EXIF entry.
+        picture: ``"straight"`` or ``"premultiplied"`` RGBA; the soft grey ``"matte"``; or the binary matte, with the
+            object white (``"keep white"``) or black (``"keep black"``).
+        bits: 8 or 16 per channel.
+        shrink: factor by which the image is smaller than the frame.
+        orientation: EXIF orientation, 1 to 8, of the photo that the image belongs to. Tools that ignore EXIF read the
+            stored pixels of the photo, so the image is stored with the same orientation.
+        pixels: ``(H, W)`` of the stored photo, if it does not follow from the frame.
+        photo: the file of that photo, if there is one.
+        tagged: whether the image has an EXIF orientation entry.
     """
 
     path: Path
@@ -76,25 +76,25 @@ class Target:
 
     @property
     def is_rgba(self) -> bool:
-        """Whether the picture holds colours."""
+        """Whether the image has colours."""
         return self.picture in ("straight", "premultiplied")
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the picture, from those of the frame."""
+        """Height and width of the image, from those of the frame."""
         small = max(1, size[0] // self.shrink), max(1, size[1] // self.shrink)
         return self.pixels or turned_size(small, self.orientation)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """All files of one export of one clip; made by the functions of `nbhelpers.export.layouts`.
+    """All files of an export of a clip, as returned by the functions of `nbhelpers.export.layouts`.
 
     Attributes:
         kind: name of the layout, e.g. ``"colmap"``.
-        folder: all files lie in it or below.
-        targets: the pictures, in the order of frames.
-        texts: other files and what is in them.
-        own: folders, below ``folder``, in which nothing but these files should be.
+        folder: contains all files, possibly in subfolders.
+        targets: the images, in the order of frames.
+        texts: other files and their content.
+        own: subfolders of ``folder`` that should contain no other files.
     """
 
     kind: str
@@ -119,7 +119,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_layout` did: how many files of a layout it wrote, and how many were there from an earlier run."""
+    """Result of `write_layout`: number of files written, and number of files kept from an earlier run."""
 
     layout: Layout
     written: int
@@ -127,31 +127,30 @@ class Written:
 
 
 def postshot(mattes: Mattes, output: str | Path | None = None, bits: int | None = None, masks: bool = True) -> Layout:
-    """Postshot: RGBA PNG with straight alpha beside the originals, and its separate masks in both polarities.
+    """Postshot: RGBA PNG with straight alpha next to the originals, and separate masks in both polarities.
 
     For ``IMG_7.jpg`` these are ``IMG_7_matte.png`` in the same folder, ``masks_remove_background/IMG_7.png`` (kept
     white: for Mask Mode "Remove Background") and ``masks_remove_occluders/IMG_7.png`` (kept black: for "Remove
     Occluders", which ignores what is white).
 
-    The RGBA are upright pictures of their own. A separate mask of a photo with an EXIF orientation is stored as the
-    photo is, with the same EXIF entry: so it fits whether Postshot reads both with their orientation or both without.
-    That it treats JPEG and PNG alike is assumed; its user guide does not say. Where the masks lie on their side, use
-    the RGBA.
+    The RGBA images are upright. A separate mask of a photo with an EXIF orientation is stored like the photo, with the
+    same EXIF entry, so it fits whether or not Postshot applies the orientation. This assumes that JPEG and PNG are
+    treated alike, which its user guide does not specify. If the masks appear rotated, use the RGBA images.
 
     Args:
         mattes: of the clip.
-        output: where all goes; the footage folder when left out, which a video does not have.
-        bits: 8 or 16 a channel of the RGBA; as the originals when left out.
+        output: the folder; by default the footage folder, which a video does not have.
+        bits: 8 or 16 per channel of the RGBA; by default like the originals.
         masks: write the separate masks too.
 
     Raises:
-        NbHelpersError: no output for a video, or no such depth.
+        NbHelpersError: no output folder for a video, or an invalid bit depth.
 
     Source: Postshot user guide, Training Configuration, "Mask Mode": separate masks are black and white, of the same
     size and base name as the images.
     """
     if bits not in (None, 8, 16):
-        raise NbHelpersError("pictures have no such depth", given=bits, expected="8, 16 or None: as the originals")
+        raise NbHelpersError("invalid bit depth", given=bits, expected="8, 16 or None: as the originals")
     folder = _folder(mattes, output)
     stems = _stems(mattes)
     within: dict[str, Picture]
@@ -171,14 +170,14 @@ def postshot(mattes: Mattes, output: str | Path | None = None, bits: int | None 
 
 
 def colmap(mattes: Mattes, output: str | Path, images: str | Path | None = None) -> Layout:
-    """COLMAP: ``output/abc/012.jpg.png`` for the picture ``abc/012.jpg``; no features are taken where it is black.
+    """COLMAP: ``output/abc/012.jpg.png`` for the image ``abc/012.jpg``; no features are extracted in black areas.
 
-    COLMAP reads photos without their EXIF orientation, so the masks are stored as the photos are.
+    COLMAP ignores the EXIF orientation of photos, so the masks are stored like the photos.
 
     Args:
         mattes: of the clip.
-        output: becomes COLMAP's ``--ImageReader.mask_path``.
-        images: COLMAP's ``image_path``, below which all originals lie; their common folder when left out.
+        output: to pass to COLMAP as ``--ImageReader.mask_path``.
+        images: COLMAP's ``image_path``, which contains all originals; by default their common folder.
 
     Source: COLMAP documentation, FAQ, "Mask image regions"; on orientation colmap/colmap #1456 and #2104.
     """
@@ -192,23 +191,23 @@ def colmap(mattes: Mattes, output: str | Path, images: str | Path | None = None)
 
 
 def nerfstudio(mattes: Mattes, output: str | Path) -> Layout:
-    """Nerfstudio: ``masks/`` and, where ``transforms.json`` exists, a copy of it that names the masks.
+    """Nerfstudio: ``masks/`` and, if ``transforms.json`` exists, a copy of it that refers to the masks.
 
     The copy is ``transforms_masked.json``; train with ``ns-train splatfacto --data SCENE/transforms_masked.json``.
-    The original stays as it is. Smaller masks are made for the smaller pictures that are there (``images_2`` ...),
-    as nerfstudio looks for both. Black pixels are not trained on.
+    The original is not changed. Smaller masks are written for existing downscaled images (``images_2`` ...), since
+    nerfstudio looks for both. Black pixels are excluded from training.
 
-    Nerfstudio opens pictures without their EXIF orientation, so the masks are stored as its pictures are: those that
-    ``transforms.json`` names, or those in ``images``; else the clip's own.
+    Nerfstudio ignores the EXIF orientation of images, so the masks are stored like its images: those that
+    ``transforms.json`` names, or those in ``images``; otherwise those of the clip.
 
     Args:
         mattes: of the clip.
-        output: the scene's folder, with or without ``transforms.json``.
+        output: the folder of the scene, with or without ``transforms.json``.
 
     Raises:
-        NbHelpersError: ``transforms.json`` cannot be read, or names a picture that the clip does not have:
-            nerfstudio demands a mask for every frame or for none; or a picture there has another shape than the
-            frame, or may or may not have been turned upright.
+        NbHelpersError: ``transforms.json`` cannot be read, or names an image that the clip does not have
+            (nerfstudio requires a mask for every frame or for none); or an image of the scene has another aspect ratio
+            than the frame, or an ambiguous orientation.
 
     Source: ``nerfstudio/data/dataparsers/nerfstudio_dataparser.py`` (``mask_path``, ``masks_N``) and
     ``datasets/base_dataset.py`` (``get_numpy_image``).
@@ -233,18 +232,19 @@ def nerfstudio(mattes: Mattes, output: str | Path) -> Layout:
 
 
 def matte_sequence(mattes: Mattes, output: str | Path, bits: int = 8) -> Layout:
-    """Soft mattes as grey PNG, white inside, each named like its picture."""
+    """Soft mattes as greyscale PNG, white inside, each named like its image."""
     return _sequence("mattes", mattes, output, bits, "matte")
 
 
 def rgba_sequence(mattes: Mattes, output: str | Path, bits: int | None = None, premultiplied: bool = False) -> Layout:
-    """The objects as RGBA PNG, each named like its picture.
+    """The objects as RGBA PNG, each named like its image.
 
     Args:
         mattes: of the clip.
-        output: the folder for them.
-        bits: 8 or 16 a channel; as the originals when left out.
-        premultiplied: colours times alpha, as some compositing programs want. The PNG standard says straight.
+        output: the folder.
+        bits: 8 or 16 per channel; by default like the originals.
+        premultiplied: multiply colours by alpha, as some compositing programs expect. The PNG standard requires
+            straight alpha.
     """
     return _sequence("rgba", mattes, output, bits, "premultiplied" if premultiplied else "straight")
 
@@ -259,9 +259,9 @@ LAYOUTS: dict[str, Callable[..., Layout]] = {
 
 
 def _sequence(kind: str, mattes: Mattes, output: str | Path, bits: int | None, picture: Picture) -> Layout:
-    """A PNG per frame, named like its picture."""
+    """A PNG per frame, named like its image."""
     if bits not in (None, 8, 16):
-        raise NbHelpersError("pictures have no such depth", given=bits, expected="8, 16 or None: as the originals")
+        raise NbHelpersError("invalid bit depth", given=bits, expected="8, 16 or None: as the originals")
     folder = Path(output).expanduser()
     targets = [
         Target(folder / f"{stem}.png", index, picture, bits or depth_of(mattes.paths, index))
@@ -269,9 +269,7 @@ def _sequence(kind: str, mattes: Mattes, output: str | Path, bits: int | None, p
     ]
     originals = {path.resolve() for path in mattes.paths or ()}
     if clash := [target.path for target in targets if target.path.resolve() in originals]:
-        raise NbHelpersError(
-            "the export would take the names of the originals", given=clash[0], do="export to another folder"
-        )
+        raise NbHelpersError("the export would overwrite the originals", given=clash[0], do="export to another folder")
     return Layout(kind, folder, tuple(targets), own=(folder,))
 
 
@@ -281,8 +279,8 @@ def _folder(mattes: Mattes, output: str | Path | None) -> Path:
         return Path(output).expanduser()
     if not mattes.paths:
         raise NbHelpersError(
-            "a video has no footage folder for the mattes to go to",
-            do="extract its frames first, or name a folder as output",
+            "a video has no footage folder to export to",
+            do="pass output=, or extract its frames first",
         )
     return Path(os.path.commonpath([path.parent.absolute() for path in mattes.paths]))
 
@@ -293,7 +291,7 @@ def _folder_of(mattes: Mattes, index: int, output: str | Path | None, folder: Pa
 
 
 def _stems(mattes: Mattes) -> list[str]:
-    """A file name without suffix for each frame; where two would be the same, all get their suffix."""
+    """A file name without suffix for each frame; with suffix if two would be the same."""
     stems = [Path(name).stem for name in mattes.names]
     if _has_duplicates(stems):
         stems = [name.replace(".", "_") for name in mattes.names]
@@ -315,12 +313,12 @@ def _relative(mattes: Mattes, images: str | Path | None) -> list[str]:
     root = Path(images).expanduser().absolute() if images is not None else _folder(mattes, None)
     for path in paths:
         if not path.is_relative_to(root):
-            raise NbHelpersError("a picture lies outside the image folder", given=path, expected=f"below {root}")
+            raise NbHelpersError("an image lies outside the image folder", given=path, expected=f"below {root}")
     return [path.relative_to(root).as_posix() for path in paths]
 
 
 def _masked_transforms(path: Path, mattes: Mattes, stems: list[str]) -> tuple[str, dict[int, str]]:
-    """The text with masks, and for each frame of the clip the picture that it names, where it does."""
+    """The text with masks, and the image that it names for each frame of the clip, if any."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         pictures = [str(frame["file_path"]).replace("\\", "/") for frame in data["frames"]]
@@ -331,26 +329,26 @@ def _masked_transforms(path: Path, mattes: Mattes, stems: list[str]) -> tuple[st
     for entry, (frame, picture) in enumerate(zip(data["frames"], pictures, strict=True)):
         if entry not in entries:
             raise NbHelpersError(
-                "transforms.json names a picture that the clip does not have; every frame needs a mask",
+                "transforms.json names an image that the clip does not have; every frame needs a mask",
                 given=f"{path}: {picture}",
-                do="open the clip with all its pictures, without start, stop and step",
+                do="open the clip with all its images, without start, stop and step",
             )
         frame["mask_path"] = f"masks/{stems[entries[entry]]}.png"
     return json.dumps(data, indent=2), {index: pictures[entry] for entry, index in entries.items()}
 
 
 def _stored_orientation(mattes: Mattes, index: int, photo: Path | None = None) -> dict[str, Any]:
-    """How a mask must be stored to be laid over a photo: the last fields of a `Target`.
+    """How a mask must be stored to match a photo: the last fields of a `Target`.
 
     Args:
         mattes: of the clip.
         index: of the frame.
-        photo: the file that the tool reads; the clip's own when left out.
+        photo: the file that the tool reads; by default that of the clip.
     """
     own = None if mattes.paths is None else mattes.paths[index]
     if own is not None:
         orientation = orientation_of(own)
-    else:  # frames that are no files may say themselves how their photos are stored
+    else:  # frames without files may specify how their photos are stored
         orientation = getattr(mattes.frames, "orientations", [UPRIGHT] * len(mattes))[index]
     photo = own if photo is None else photo
     if photo is None:
@@ -363,7 +361,7 @@ def _stored_orientation(mattes: Mattes, index: int, photo: Path | None = None) -
 
 
 def _smaller_orientation(photo: Path, shrink: int, whole: dict[str, Any], frame: tuple[int, int]) -> dict[str, Any]:
-    """The same for nerfstudio's own smaller copy of a picture, which has the same camera and so lies the same way."""
+    """The same for nerfstudio's downscaled copy of an image, which has the same orientation."""
     orientation = whole["orientation"]
     full = whole.get("pixels") or turned_size(frame, orientation)
     plain = max(1, full[0] // shrink), max(1, full[1] // shrink)
@@ -372,17 +370,17 @@ def _smaller_orientation(photo: Path, shrink: int, whole: dict[str, Any], frame:
     size = stored_size(photo)
     if max(abs(size[0] - plain[0]), abs(size[1] - plain[1])) > SHAPE_SLACK:
         raise NbHelpersError(
-            "a picture made smaller has another size than its name says",
+            "the size of a downscaled image does not match the name of its folder",
             given=f"{photo}: {size[1]} x {size[0]}",
             expected=f"about {plain[1]} x {plain[0]}",
-            do="make the smaller pictures again from those in images",
+            do="downscale the images again",
         )
     usual = turned_size((max(1, frame[0] // shrink), max(1, frame[1] // shrink)), orientation)
     return {"orientation": orientation, "pixels": None if size == usual else size, "photo": photo}
 
 
 def _stored_like(photo: Path, size: tuple[int, int], frame: tuple[int, int], orientation: int) -> int:
-    """How a picture that was made from the clip's photo is stored: as that is, or upright without an EXIF entry."""
+    """EXIF orientation with which an image derived from the photo is stored: that of the photo, or upright."""
     tag = orientation_of(photo)
     if tag != UPRIGHT or orientation == UPRIGHT:
         fits = [tag] if same_shape(size, turned_size(frame, tag)) else []
@@ -390,14 +388,12 @@ def _stored_like(photo: Path, size: tuple[int, int], frame: tuple[int, int], ori
         fits = [each for each in (UPRIGHT, orientation) if same_shape(size, turned_size(frame, each))]
     if len(fits) != 1:
         raise NbHelpersError(
-            "a picture may or may not have been turned upright"
-            if fits
-            else "a picture has another shape than its frame",
+            "the orientation of an image is ambiguous" if fits else "an image and its frame differ in aspect ratio",
             given=f"{photo}: {size[1]} x {size[0]}; the frame's photo has EXIF orientation {orientation}",
-            expected=f"{frame[1]} x {frame[0]} upright, or that made smaller or larger",
-            do="make the scene's pictures again from photos that are saved upright, without the EXIF entry"
+            expected=f"{frame[1]} x {frame[0]} upright, or a scaled copy",
+            do="create the images of the scene again from photos that are saved upright, without the EXIF entry"
             if fits
-            else "open the clip with the scene's own pictures",
+            else "open the clip from the images of the scene",
         )
     return fits[0]
 
@@ -405,7 +401,7 @@ def _stored_like(photo: Path, size: tuple[int, int], frame: tuple[int, int], ori
 def write_layout(
     layout: Layout, mattes: Mattes, replace: bool = False, progress: Callable[[int, int], object] | None = None
 ) -> Written:
-    """Write an export. Called again, it resumes; originals and files of other origin stay untouched.
+    """Write an export. An interrupted call can be repeated; originals and files of other origin are never changed.
 
     Example:
         >>> write_layout(colmap(mattes, "scene/masks"), mattes)
@@ -413,21 +409,21 @@ def write_layout(
 
     Args:
         layout: from one of the functions of `nbhelpers.export.layouts`.
-        mattes: the very ones that the layout was made for.
-        replace: replace files that an earlier export wrote from other masks or settings. Files of other origin
-            are never replaced.
-        progress: called with the number of frames done, and of all; may raise to stop.
+        mattes: those for which the layout was created.
+        replace: overwrite files that an earlier export wrote from other masks or settings. Files of other origin
+            are never overwritten.
+        progress: called with the number of finished frames and the total; may raise to stop.
 
     Raises:
-        NbHelpersError: files are in the way (named), the folder is read-only, the disk is full, a frame or mask is
-            wrong. What was written before stays.
+        NbHelpersError: files exist (named), the folder is read-only, the disk is full, a frame or mask is invalid.
+            Files written before the error are kept.
     """
     duplicates = [path for path, times in Counter(layout.paths).items() if times > 1]
     if duplicates:
         raise NbHelpersError(
             "two frames would be written to one file",
             given=duplicates[0],
-            do="give the frames names of their own, or open them as files so that their folders distinguish them",
+            do="give the frames unique names, or open them as files so that their folders distinguish them",
         )
     manifest = Manifest(layout.folder)
     manifest.check(layout.paths)
@@ -436,7 +432,7 @@ def write_layout(
     clip = str(getattr(mattes.frames, "signature", "")) if mattes.paths is None else ""
     deepest = max((target.bits for target in layout.targets), default=8) // 8
     pixels = mattes.size[0] * mattes.size[1] * deepest
-    workers = min(cores, MAX_BYTES // (BYTES_PER_PIXEL * pixels))  # 0: a frame is decoded when the one before is done
+    workers = min(cores, MAX_BYTES // (BYTES_PER_PIXEL * pixels))  # 0: sequentially
     count = kept = done = 0
     running: deque[Future] = deque()
 
@@ -482,11 +478,11 @@ def write_layout(
 def target_pixels(
     target: Target, matte: Shaped[np.ndarray, "h w"], image: Shaped[np.ndarray, "h w 3"] | None = None
 ) -> Shaped[np.ndarray, "rows columns"] | Shaped[np.ndarray, "rows columns 4"]:
-    """The array that a target's file holds.
+    """The pixels of a target's file.
 
     Args:
         target: of the layout.
-        matte: of the frame, of the target's depth.
+        matte: of the frame, at the target's bit depth.
         image: the frame, 8 or 16 bit, for RGBA.
     """
     if target.is_rgba:
@@ -510,7 +506,7 @@ def target_pixels(
 def target_matte(
     target: Target, mattes: Mattes, image: Shaped[np.ndarray, "h w 3"] | None
 ) -> Shaped[np.ndarray, "h w"]:
-    """The frame's matte at the target's depth; ``image`` is the frame, 8 or 16 bit, if it is at hand."""
+    """The frame's matte at the target's bit depth; ``image`` is the frame, 8 or 16 bit, if already loaded."""
     if image is not None and image.dtype != np.uint8:
         image = (image >> 8).astype(np.uint8)
     return mattes.make(target.frame, image, np.uint8 if target.bits == 8 else np.uint16)
@@ -524,7 +520,7 @@ def _write_targets(
     manifest: Manifest,
     strips: Executor,
 ) -> int:
-    """Write some targets of one frame; return how many."""
+    """Write some targets of one frame; return their number."""
     by_depth: dict[int, np.ndarray] = {}
     for target in targets:
         if target.bits not in by_depth:
@@ -539,7 +535,7 @@ def _write_targets(
 
 
 def _delete_unfinished(layout: Layout) -> None:
-    """Delete what killed runs of this export left under temporary names (see `nbhelpers.core.files.replacing`)."""
+    """Delete temporary files of killed runs of this export (see `nbhelpers.core.files.replacing`)."""
     stems = {(path.parent, path.stem) for path in layout.paths}
     for folder in {path.parent for path in layout.paths}:
         for path in folder.glob(".*-????????.*"):
@@ -550,7 +546,7 @@ def _delete_unfinished(layout: Layout) -> None:
 
 
 def _signature(target: Target, mattes: Mattes, clip: str) -> str:
-    """What a file is made of, in a few characters."""
+    """A short signature of what a file is made from."""
     parts = [VERSION, target.picture, target.bits, target.shrink, mattes.signature(target.frame)]
     if target.orientation != UPRIGHT or target.pixels is not None:
         parts += [target.orientation, target.pixels, target.tagged]
@@ -564,7 +560,7 @@ def _signature(target: Target, mattes: Mattes, clip: str) -> str:
 
 
 def _refuse_outdated_targets(targets: list[Target], replace: bool) -> None:
-    """Raise an error if a target exists and may not be replaced."""
+    """Raise an error if a target exists and must not be overwritten."""
     for target in targets:
         if not replace and target.path.exists():
             _refuse_outdated(target.path)
@@ -573,14 +569,14 @@ def _refuse_outdated_targets(targets: list[Target], replace: bool) -> None:
 def _refuse_outdated(path: Path) -> None:
     """Raise the error of a file that was written from other masks or settings."""
     raise NbHelpersError(
-        "an earlier export wrote this file from other masks or settings",
+        "the file exists from an earlier export of other masks or settings",
         given=path,
-        do="pass replace=True to replace it, or export to another folder",
+        do="pass replace=True to overwrite it, or export to another folder",
     )
 
 
 def depth_of(paths: Sequence[Path] | None, index: int) -> int:
-    """8 or 16: bits a channel of a frame's file; 8 where frames are no files."""
+    """Bits per channel of a frame's file, 8 or 16; 8 for frames without files."""
     if paths is None or (path := paths[index]).suffix.lower() not in (".png", ".tif", ".tiff"):
         return 8
     from PIL import Image
@@ -594,14 +590,14 @@ def depth_of(paths: Sequence[Path] | None, index: int) -> int:
             with Image.open(path) as picture:
                 return 16 if max(getattr(picture, "tag_v2", {}).get(258, (8,))) == 16 else 8
     except (OSError, SyntaxError, ValueError, struct.error):
-        return 8  # whoever decodes the frame names what is wrong with it
+        return 8  # decoding the frame raises the error
 
 
 def read_original(mattes: Mattes, index: int, bits: int) -> Shaped[np.ndarray, "h w 3"]:
-    """Frame ``index`` as RGB of that depth.
+    """Frame ``index`` as RGB of a given bit depth.
 
-    A 16 bit original is read at its own depth if that shows the same picture as the frame; else, as when the frame
-    was scaled to the clip's size, and from 8 bit originals, 8 bit are spread over 16.
+    A 16 bit original is read at its own depth if its pixels match those of the frame. Otherwise (e.g. if the frame was
+    scaled to the size of the clip), and for 8 bit originals, 8 bit values are scaled to 16 bit.
 
     Args:
         mattes: of the clip.
@@ -620,14 +616,14 @@ def read_original(mattes: Mattes, index: int, bits: int) -> Shaped[np.ndarray, "
             )
             if rest.max() <= 1:
                 return deep
-        log.warning("%s: its 16 bits cannot be used with the frame as it is shown; 8 are taken", path)
+        log.warning("%s: the 16 bit pixels do not match the frame; 8 bit are used", path)
     return frame.astype(np.uint16) * 257
 
 
 def metadata_of(paths: Sequence[Path] | None, index: int) -> dict[str, bytes]:
-    """EXIF (focal length, camera) and colour profile of a frame's file, as `encode_png` takes them.
+    """EXIF (focal length, camera) and colour profile of a frame's file, in the form that `encode_png` takes.
 
-    Frames are sRGB: the profile of a file with other colours no longer holds, and is left out.
+    Frames are sRGB, so the profile of a file in another colour space is omitted.
     """
     if paths is None:
         return {}
@@ -636,7 +632,7 @@ def metadata_of(paths: Sequence[Path] | None, index: int) -> dict[str, bytes]:
 
     found: dict[str, bytes] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # unusual EXIF is left out below
+        warnings.simplefilter("ignore")  # invalid EXIF is omitted below
         try:
             with Image.open(path) as picture:
                 icc = picture.info.get("icc_profile")
@@ -645,15 +641,15 @@ def metadata_of(paths: Sequence[Path] | None, index: int) -> dict[str, bytes]:
                 if picture.format in ("JPEG", "MPO", "PNG", "WEBP", "HEIF"):
                     exif = picture.getexif()
                     if exif:
-                        exif.pop(ORIENTATION, None)  # frames come upright, so it no longer holds
+                        exif.pop(ORIENTATION, None)  # frames are upright
                         found["exif"] = exif.tobytes().removeprefix(b"Exif\0\0")
-        except Exception as error:  # PIL raises what comes on broken EXIF, and the pictures are whole without it
-            log.debug("%s: its metadata is left out: %s", path, error)
+        except Exception as error:  # PIL raises various errors for broken EXIF, which is not essential
+            log.debug("%s: metadata omitted: %s", path, error)
     return found
 
 
 def orientation_tag(orientation: int) -> bytes:
-    """EXIF that says nothing but an orientation, as `encode_png` takes it."""
+    """EXIF with only an orientation, in the form that `encode_png` takes."""
     from PIL import Image
 
     exif = Image.Exif()
@@ -662,7 +658,7 @@ def orientation_tag(orientation: int) -> bytes:
 
 
 def _upright(picture: np.ndarray | None) -> np.ndarray | None:
-    """What OpenCV decoded as 16 bit RGB, transparency laid over white; None if it is something else."""
+    """A 16 bit image decoded by OpenCV as RGB, composited over white; None for other images."""
     if picture is None or picture.dtype != np.uint16:
         return None
     if picture.ndim == 2:

@@ -19,14 +19,14 @@ READ = 1 << 20
 
 
 class Manifest:
-    """A list, kept as a hidden file in ``folder``, of the files that exports wrote there.
+    """The list of files that exports wrote to a folder, stored as a hidden file in it.
 
-    Each file is entered with its length and checksum *before* it is renamed into place, so whatever moment a
-    process is killed at, a file under its final name is whole and known. A file that somebody changed afterwards no
-    longer fits its entry and counts as theirs.
+    Each file is recorded with its length and checksum *before* it is renamed into place, so that even if the process is
+    killed, every file under its final name is complete and recorded. A file that has been changed afterwards no longer
+    matches its record and is treated as a file of other origin.
 
     Args:
-        folder: all files written lie in it or below. It need not exist yet.
+        folder: contains all files, possibly in subfolders; it need not exist yet.
     """
 
     def __init__(self, folder: str | Path):
@@ -39,11 +39,11 @@ class Manifest:
                 try:
                     entry = json.loads(line)
                     self._entries[entry["file"]] = entry
-                except (ValueError, KeyError, TypeError):  # the last line of a process that was killed
+                except (ValueError, KeyError, TypeError):  # the last line of a killed process
                     continue
 
     def is_ours(self, path: Path) -> bool:
-        """Whether the file is there just as an export wrote it."""
+        """Whether the file exists exactly as an export wrote it."""
         entry = self._entries.get(self._key(path))
         if entry is None or not path.is_file():
             return False
@@ -53,11 +53,11 @@ class Manifest:
         return state.st_mtime_ns == entry["time"] or _checksum(path) == entry["crc32"]
 
     def is_done(self, path: Path, signature: str) -> bool:
-        """Whether the file is there just as it was written from the same picture, matte and options."""
+        """Whether the file exists exactly as written from the same image, matte and options."""
         return self.is_ours(path) and self._entries[self._key(path)]["of"] == signature
 
     def check(self, paths: Iterable[Path]) -> None:
-        """Refuse an export if files of other origin are in its way, or if the folder cannot be written.
+        """Raise an error if the export would overwrite files of other origin, or cannot write to the folder.
 
         Raises:
             NbHelpersError: files of other origin (named), or a folder that cannot be written.
@@ -67,7 +67,7 @@ class Manifest:
             named = ", ".join(str(path) for path in others[:SHOWN])
             more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
             raise NbHelpersError(
-                "the export would overwrite files that it did not write, or that were changed since",
+                "the export would overwrite files that it did not write, or that have been changed",
                 given=named + more,
                 do="move them away, or export to another folder",
             )
@@ -79,12 +79,12 @@ class Manifest:
             raise unwritable(self.folder, error) from error
 
     def write(self, path: Path, pieces: Iterable[bytes], signature: str) -> Path:
-        """Write a file, whole or not at all, and enter it; return the path.
+        """Write a file atomically and record it; return the path.
 
         Args:
-            path: in the folder or below.
+            path: in the folder or a subfolder.
             pieces: its bytes in order.
-            signature: of what it was made from.
+            signature: of what it is made from.
 
         Raises:
             NbHelpersError: the folder cannot be written, or the disk is full.
@@ -105,7 +105,7 @@ class Manifest:
         return path
 
     def adopt(self, path: Path, temporary: Path, signature: str) -> None:
-        """Enter a file that another program wrote under a temporary name, before it is renamed to ``path``."""
+        """Record a file that another program wrote under a temporary name, before it is renamed to ``path``."""
         self._enter(path, temporary, temporary.stat().st_size, _checksum(temporary), signature)
 
     def _enter(self, path: Path, temporary: Path, length: int, checksum: int, signature: str) -> None:
@@ -113,7 +113,7 @@ class Manifest:
         time = temporary.stat().st_mtime_ns
         entry = {"file": self._key(path), "bytes": length, "crc32": checksum, "time": time, "of": signature}
         with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps(entry))  # the break comes first: the line before may have been cut off
+            file.write("\n" + json.dumps(entry))  # starts with a line break, since the previous line may be truncated
             self._entries[entry["file"]] = entry
 
     def _key(self, path: Path) -> str:
@@ -122,22 +122,22 @@ class Manifest:
 
 
 def written_here(folder: str | Path) -> set[str]:
-    """Names, relative to ``folder``, of the files that exports wrote there and below.
+    """Names, relative to ``folder``, of the files that exports wrote to it and its subfolders.
 
-    A footage folder that mattes were exported into is opened again without them by leaving these out.
+    Excluding them reopens a footage folder without the mattes that were exported into it.
     """
     return set(Manifest(folder)._entries)
 
 
 def unwritable(path: Path, error: OSError) -> NbHelpersError:
-    """The one message for a folder that is read-only or a disk that is full."""
+    """The error for a read-only folder or a full disk."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return NbHelpersError(
         "the disk is full" if full else "the folder cannot be written",
         given=f"{path}: {error.strerror or error}",
-        do="make room and run the same export again: what is written is kept, and it resumes there"
+        do="free some space and run the same export again; it resumes"
         if full
-        else "give another folder as output, or change the folder's permissions",
+        else "choose another output folder, or change its permissions",
     )
 
 

@@ -1,4 +1,4 @@
-"""Masks, mattes and cut-outs of pictures as files: PNG, RGBA with straight or premultiplied alpha, COCO.
+"""Masks, mattes and cut-outs as files: PNG, RGBA with straight or premultiplied alpha, COCO.
 
 COCO: https://cocodataset.org/#format-data, "Object Detection", with run-length encoded segmentations.
 """
@@ -9,7 +9,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from nbhelpers.core.masks import box_of, encode_rle
 from nbhelpers.core.mattes import Mattes, full_of
 from nbhelpers.export.manifest import Manifest
 
+MASK_FORMATS = ("masks", "cutouts")
+"""What `save_masks` writes beside the COCO file."""
 REACH = 64  # pixels around the matte with colours of the nearby edge; beyond, one colour, which makes files small
 SOLID = 0.9  # opacity from which a pixel shows the object alone
 STRIP = 1024  # rows that are mixed at a time
@@ -32,7 +34,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # channels -> grey, RGB, RGBA
 STRIP_BYTES = 4 << 20
 NONE, SUB = 0, 1  # filters
-LEVEL = 1  # of deflate; higher ones take many times as long for a tenth of the size
+LEVEL = 1  # of deflate; higher levels take many times as long to save a tenth of the size
 ADLER = 65521
 
 Picture = Shaped[np.ndarray, "h w 3"]
@@ -49,17 +51,15 @@ def cutout(
 
     Args:
         image: RGB.
-        mask: what stays.
-        margin: colours are kept so many pixels around the mask, that a program which scales or feathers the
-            cut-out finds no dark fringe; beyond they are 0, which makes files small. None keeps all.
+        mask: of the object.
+        margin: pixels around the mask whose colours are kept, so that scaling or feathering the cut-out causes no dark
+            fringe; colours beyond are 0, which compresses well. None keeps all.
 
     Raises:
         NbHelpersError: image and mask differ in size.
     """
     if image.shape[:2] != mask.shape:
-        raise NbHelpersError(
-            "the mask has another size than the image", given=mask.shape, expected=str(image.shape[:2])
-        )
+        raise NbHelpersError("the mask and the image differ in size", given=mask.shape, expected=str(image.shape[:2]))
     inside = mask.astype(np.uint8)
     out = np.empty((*mask.shape, 4), np.uint8)
     out[:, :, :3] = image
@@ -70,7 +70,7 @@ def cutout(
 
 
 def save_mask(path: str | Path, mask: Bool[np.ndarray, "h w"]) -> Path:
-    """Write a mask as a grey PNG, 255 inside and 0 outside; return the path."""
+    """Write a mask as a greyscale PNG, 255 inside and 0 outside; return the path."""
     return save_image(_png(path), mask.astype(np.uint8) * 255)
 
 
@@ -83,15 +83,15 @@ def _png(path: str | Path) -> Path:
     """The path, if it ends in .png."""
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise NbHelpersError("masks and cut-outs are written without loss", given=path, expected="a name in .png")
+        raise NbHelpersError("masks and cut-outs need a lossless format", given=path, expected="a name in .png")
     return path
 
 
 def straight_rgba(image: Picture, alpha: Shaped[np.ndarray, "h w"], reach: int = REACH) -> Shaped[np.ndarray, "h w 4"]:
-    """The picture with straight (unpremultiplied) alpha and colours bled outward.
+    """The image with straight (unpremultiplied) alpha and colours extended outward.
 
-    Fully opaque pixels keep their colours exactly. Transparent ones get those of the object nearby, and in between
-    the two are mixed, since a soft edge shows the background too, which would stay as a halo.
+    Opaque pixels keep their colours exactly. Transparent pixels get those of the nearby object, and partly transparent
+    pixels a mixture, since they show the background too, which would remain as a halo.
 
     Example:
         >>> straight_rgba(image, make_matte(mask, settings)).shape
@@ -100,7 +100,7 @@ def straight_rgba(image: Picture, alpha: Shaped[np.ndarray, "h w"], reach: int =
     Args:
         image: RGB, ``uint8`` or ``uint16``.
         alpha: matte of the same size and type.
-        reach: how far colours are bled, in pixels; farther out is the object's mean colour.
+        reach: pixels over which colours are extended; farther pixels get the mean colour of the object.
 
     Raises:
         NbHelpersError: sizes or types differ.
@@ -111,7 +111,7 @@ def straight_rgba(image: Picture, alpha: Shaped[np.ndarray, "h w"], reach: int =
         return np.zeros((*alpha.shape, 4), image.dtype)
     solid = alpha.dtype.type(round(SOLID * int(full)))
     inside = alpha[box[1] : box[3], box[0] : box[2]]
-    if inside.max() < solid:  # a matte that is nowhere solid: its strongest part must do
+    if inside.max() < solid:  # a matte without opaque pixels: use its most opaque ones
         solid = inside.max()
     rows = slice(max(0, box[1] - reach), box[3] + reach)
     columns = slice(max(0, box[0] - reach), box[2] + reach)
@@ -119,7 +119,7 @@ def straight_rgba(image: Picture, alpha: Shaped[np.ndarray, "h w"], reach: int =
     coarse, mean = _coarse(near, opacity >= solid)
     out = _flat(alpha.shape, mean, image.dtype)
     target = out[rows, columns]
-    for top in range(0, len(near), STRIP):  # in strips: a large picture must not be held many times over
+    for top in range(0, len(near), STRIP):  # in strips, to bound the memory
         part = slice(top, top + STRIP)
         own, alpha_part = near[part], opacity[part]
         colours = _enlarged(coarse, top, alpha_part.shape)
@@ -134,10 +134,10 @@ def straight_rgba(image: Picture, alpha: Shaped[np.ndarray, "h w"], reach: int =
 
 
 def premultiplied_rgba(image: Picture, alpha: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, "h w 4"]:
-    """The picture with its colours multiplied by alpha, black where transparent; arguments as of `straight_rgba`."""
+    """The image with its colours multiplied by alpha, black where transparent; arguments as for `straight_rgba`."""
     full = int(_check(image, alpha))
     out = np.empty((*alpha.shape, 4), image.dtype)
-    for top in range(0, len(alpha), STRIP):  # in strips: the products take twice or four times the room
+    for top in range(0, len(alpha), STRIP):  # in strips, since the products take two to four times the memory
         rows = slice(top, top + STRIP)
         product = image[rows].astype(np.uint32) * alpha[rows, :, None]
         out[rows, :, :3] = (product + full // 2) // full
@@ -146,11 +146,11 @@ def premultiplied_rgba(image: Picture, alpha: Shaped[np.ndarray, "h w"]) -> Shap
 
 
 def fill_outward(image: Picture, known: Bool[np.ndarray, "h w"]) -> tuple[Picture, Shaped[np.ndarray, " 3"]]:
-    """The picture with what is not known filled smoothly from what is, and the mean of what is known.
+    """The image with unknown pixels interpolated smoothly from known ones, and the mean of the known pixels.
 
     Args:
         image: RGB, ``uint8`` or ``uint16``; not changed.
-        known: which pixels count; some must.
+        known: which pixels are known; at least one.
 
     Source: pull-push (Gortler, Grzeszczuk, Szeliski and Cohen, "The Lumigraph", SIGGRAPH 1996, section 3.4), with
     weights of 0 and 1.
@@ -164,7 +164,7 @@ def fill_outward(image: Picture, known: Bool[np.ndarray, "h w"]) -> tuple[Pictur
 
 
 def _coarse(image: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The filled picture at half the size, rounded up, and the mean."""
+    """The filled image at half the size, rounded up, and the mean."""
     bottom, right = (length % 2 for length in known.shape)
     if bottom or right:
         image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
@@ -172,7 +172,7 @@ def _coarse(image: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarra
     small = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
     quarters = [known[i::2, j::2].view(np.uint8) for i in (0, 1) for j in (0, 1)]
     count = quarters[0] + quarters[1] + quarters[2] + quarters[3]
-    # the plain mean is wrong only where some of the four are known, which are few
+    # the plain mean is wrong only where some of the four pixels are known, which is rare
     rows, columns = np.nonzero((count > 0) & (count < 4))
     total = np.zeros((len(rows), 3), np.uint32)
     for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -183,7 +183,7 @@ def _coarse(image: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _enlarged(coarse: np.ndarray, top: int, size: tuple[int, int]) -> np.ndarray:
-    """Rows of the picture of which ``coarse`` is half the size: ``size`` of them, from an even ``top``."""
+    """Rows of the image of which ``coarse`` is half the size: ``size`` of them, from an even ``top``."""
     first = max(0, top // 2 - 1)
     part = coarse[first : (top + size[0] + 1) // 2 + 1]
     double = cv2.resize(part, (2 * part.shape[1], 2 * part.shape[0]), interpolation=cv2.INTER_LINEAR)
@@ -191,17 +191,17 @@ def _enlarged(coarse: np.ndarray, top: int, size: tuple[int, int]) -> np.ndarray
 
 
 def _flat(size: tuple[int, int], colour: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A transparent RGBA picture of one colour, written a whole pixel at a time."""
+    """A transparent RGBA image of one colour."""
     pixel = np.zeros(4, dtype)
     pixel[:3] = np.rint(colour)
     return np.full(size, pixel.view(np.uint32 if dtype == np.uint8 else np.uint64)[0]).view(dtype).reshape(*size, 4)
 
 
 def _check(image: np.ndarray, alpha: np.ndarray) -> np.generic:
-    """The value of full opacity, if picture and matte fit."""
+    """The value of full opacity; raises an error if image and matte do not match."""
     if image.shape[:2] != alpha.shape or image.dtype != alpha.dtype:
         raise NbHelpersError(
-            "the matte does not fit the picture",
+            "the matte and the image differ in size or type",
             given=f"{alpha.shape} {alpha.dtype}",
             expected=f"{image.shape[:2]} {image.dtype}",
         )
@@ -214,14 +214,14 @@ def encode_png(
     exif: bytes | None = None,
     icc: bytes | None = None,
 ) -> Iterator[bytes]:
-    """A picture as PNG, piece by piece, so that the whole file need not be held.
+    """Encode an image as PNG piece by piece, to bound the memory.
 
     Example:
         >>> path.write_bytes(b"".join(encode_png(rgba)))
 
     Args:
-        image: grey, RGB or RGBA, ``uint8`` or ``uint16``; alpha is stored as it is.
-        pool: compresses the strips; without it they are compressed one after the other.
+        image: greyscale, RGB or RGBA, ``uint8`` or ``uint16``; alpha is stored unchanged.
+        pool: compresses strips in parallel; sequential without it.
         exif: metadata as a TIFF block.
         icc: colour profile.
 
@@ -237,7 +237,7 @@ def encode_png(
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.dtype not in (np.uint8, np.uint16) or channels not in COLOUR_TYPES or not image.size:
         raise NbHelpersError(
-            "a PNG cannot hold this",
+            "the array cannot be stored as PNG",
             given=f"{image.shape} {image.dtype}",
             expected="(H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16",
         )
@@ -262,7 +262,7 @@ def encode_png(
 
 
 def _strip(strip: tuple[np.ndarray, bool]) -> tuple[bytes, int, int]:
-    """Some rows, filtered and compressed, as a chunk; with the Adler-32 and length of what was compressed."""
+    """Some rows, filtered and compressed, as a chunk; with the Adler-32 and length of the uncompressed data."""
     rows, last = strip
     colourful = rows.ndim == 3
     step = rows.itemsize * (rows.shape[2] if colourful else 1)
@@ -273,7 +273,7 @@ def _strip(strip: tuple[np.ndarray, bool]) -> tuple[bytes, int, int]:
         filtered[:, 0] = SUB
         filtered[:, 1 : 1 + step] = raw[:, :step]
         np.subtract(raw[:, step:], raw[:, :-step], out=filtered[:, 1 + step :])
-    else:  # mattes are flat, and runs of one value pack best as they are
+    else:  # mattes have long runs of equal values, which compress best unfiltered
         filtered[:, 0] = NONE
         filtered[:, 1:] = raw
     deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, 9)
@@ -287,7 +287,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _join_adler(first: int, second: int, length: int) -> int:
-    """Adler-32 of two pieces of data set one after the other, ``length`` that of the second.
+    """Adler-32 of the concatenation of two pieces of data, ``length`` that of the second.
 
     Source: ``adler32_combine`` of zlib.
     """
@@ -303,7 +303,7 @@ def to_coco(
     scores: Mapping[str, float] | None = None,
     sha256: str | None = None,
 ) -> dict[str, Any]:
-    """One photo's masks as a COCO dictionary that ``pycocotools`` and similar tools read.
+    """The masks of a photo as a COCO dictionary for ``pycocotools`` and similar tools.
 
     Example:
         >>> to_coco("cat.jpg", (480, 640), {"cat": mask})["annotations"][0]["bbox"]
@@ -313,10 +313,10 @@ def to_coco(
         image_name: becomes ``file_name``.
         size: ``(H, W)`` of the photo.
         masks: object name -> ``(H, W) bool``, or its run-length encoding of `encode_rle`, which takes less
-            memory. Each object is a category of its own. Empty masks keep their category and get no
-            annotation, since evaluators fail on boxes without area.
+            memory. Each object has its own category. Empty masks get no annotation, since evaluators fail on
+            boxes without area.
         scores: object name -> predicted IoU, written as ``score``.
-        sha256: digest of the photo, written beside its name, for `nbhelpers.core.files.own_name`.
+        sha256: digest of the photo, stored with its name, for `nbhelpers.core.files.own_name`.
 
     Returns:
         ``images`` (one), ``categories``, ``annotations`` with ``segmentation`` (RLE), ``bbox``
@@ -332,7 +332,7 @@ def to_coco(
         rle: Any = encode_rle(mask) if isinstance(mask, np.ndarray) else dict(mask)
         if tuple(rle["size"]) != tuple(size):
             raise NbHelpersError(
-                "a mask has another size than the photo", given=f"{name}: {rle['size']}", expected=str(tuple(size))
+                "a mask and the photo differ in size", given=f"{name}: {rle['size']}", expected=str(tuple(size))
             )
         categories.append({"id": number, "name": name, "supercategory": "object"})
         area = int(coco.area(rle))
@@ -357,26 +357,26 @@ def to_coco(
 
 
 def save_coco(path: str | Path, data: Mapping[str, Any]) -> Path:
-    """Write the result of `to_coco` as JSON, whole or not at all; return the path."""
+    """Write the result of `to_coco` as JSON, atomically; return the path."""
     return write_text(path, json.dumps(data))
 
 
 def sequence_to_coco(
     mattes: Mattes, names: Mapping[Any, str] | None = None, progress: Callable[[int, int], object] | None = None
 ) -> dict[str, Any]:
-    """A clip's objects as a COCO dictionary: one image a frame, one category an object.
+    """The objects of a clip as a COCO dictionary: one image per frame, one category per object.
 
     Example:
         >>> sequence_to_coco(mattes, {1: "walker"})["annotations"][0]["track_id"]
         1
 
-    Each annotation carries ``track_id``, the same for an object in all frames; otherwise as `to_coco` says. What is
-    more than half opaque belongs to the object.
+    Each annotation has a ``track_id``, the same for an object in all frames; otherwise see `to_coco`. Pixels that are
+    more than half opaque belong to the object.
 
     Args:
-        mattes: of the clip; objects are kept apart.
-        names: object -> its name, if that is not the object's own.
-        progress: called with the number of frames done, and of all.
+        mattes: of the clip, per object.
+        names: object -> its name, if different.
+        progress: called with the number of finished frames and the total.
     """
     names = names or {}
     categories: dict[str, int] = {}
@@ -418,10 +418,10 @@ def write_sequence_coco(
     replace: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Path:
-    """Write the result of `sequence_to_coco` as JSON, whole or not at all; return the path.
+    """Write the result of `sequence_to_coco` as JSON, atomically; return the path.
 
     Raises:
-        NbHelpersError: a file of other origin is in the way, or one of ours from other masks and not ``replace``.
+        NbHelpersError: a file of other origin exists, or one from other masks without ``replace``.
     """
     path = Path(path).expanduser()
     manifest = Manifest(path.parent)
@@ -432,11 +432,18 @@ def write_sequence_coco(
         return path
     if path.exists() and not replace:
         raise NbHelpersError(
-            "an earlier export wrote this file from other masks or settings",
+            "the file exists from an earlier export of other masks or settings",
             given=path,
-            do="pass replace=True to replace it, or give another name",
+            do="pass replace=True to overwrite it, or choose another name",
         )
     return manifest.write(path, [data], signature)
+
+
+def check_formats(formats: Iterable[str], known: Iterable[str]) -> None:
+    """Raise an error if one of the formats of an export is unknown."""
+    known = tuple(known)
+    if unknown := [name for name in formats if name not in known]:
+        raise NbHelpersError("unknown export format", given=", ".join(unknown), expected=", ".join(known))
 
 
 def save_masks(
@@ -446,26 +453,29 @@ def save_masks(
     masks: Mapping[str, Bool[np.ndarray, "h w"]],
     scores: Mapping[str, float] | None = None,
     file_name: str | None = None,
+    formats: Collection[str] = MASK_FORMATS,
 ) -> list[Path]:
     """Write each mask and its cut-out as PNG, and all of them as one COCO file; return the paths.
 
-    File names begin with the photo's name, then the object's, as `file_stem` makes them; ``_`` in an object's name
-    becomes ``-``, so that two photos never share a name. Saving again replaces the files of the same photo; where
-    results of another photo have the name, a number is added and that is logged, see `own_name`.
+    File names start with the name of the photo, followed by that of the object (`file_stem`); ``_`` in an object's name
+    becomes ``-``, so that two photos never share a file name. Saving again replaces the files of the same photo. If
+    results of another photo have the same name, a number is appended and logged, see `own_name`.
 
     Args:
-        folder: made if it is missing; ``~`` is the home folder.
+        folder: created if necessary; ``~`` is the home folder.
         name: of the photo.
         image: RGB.
         masks: object name -> mask.
         scores: object name -> predicted IoU.
-        file_name: of the photo in the COCO file, by which other tools find it; ``name`` when left out.
+        file_name: of the photo in the COCO file, by which other tools find it; by default ``name``.
+        formats: ``"masks"`` and ``"cutouts"``, or one of them. The COCO file is always written: it says of which photo
+            the others are.
 
     Returns:
         the files; the last is ``<name>.coco.json``.
 
     Raises:
-        NbHelpersError: the folder cannot be written, or a mask has another size than the photo.
+        NbHelpersError: the folder cannot be written, or a mask and the photo differ in size.
     """
     folder = Path(folder).expanduser()
     digest = hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
@@ -477,7 +487,9 @@ def save_masks(
         while part.lower() in taken:
             part += "-2"
         taken.add(part.lower())
-        paths.append(save_mask(folder / f"{stem}_{part}_mask.png", mask))
-        paths.append(save_cutout(folder / f"{stem}_{part}_cutout.png", image, mask))
+        if "masks" in formats:
+            paths.append(save_mask(folder / f"{stem}_{part}_mask.png", mask))
+        if "cutouts" in formats:
+            paths.append(save_cutout(folder / f"{stem}_{part}_cutout.png", image, mask))
     about = to_coco(file_name or name, image.shape[:2], masks, scores, digest)
     return [*paths, save_coco(folder / f"{stem}.coco.json", about)]

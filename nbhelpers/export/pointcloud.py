@@ -1,4 +1,4 @@
-"""Point clouds that know which object each point belongs to: PLY with labels, GLB with one named part per object."""
+"""Labelled point clouds: PLY with an object label per point, GLB with one named part per object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing, write_bytes
 from nbhelpers.core.lazy import needs
 
-PALE = 0.55  # fraction of white in the colours of points of no object
+PALE = 0.55  # fraction of white in the colours of unlabelled points
 REST = "rest of the scene"
 
 
@@ -44,18 +44,18 @@ class Cloud:
         lengths = {len(self.points), len(self.colors), len(self.labels)}
         if len(lengths) != 1 or len(self.names) != len(self.object_colors):
             raise NbHelpersError(
-                "a cloud does not fit together",
+                "the arrays of the cloud differ in length",
                 given=f"{len(self.points)} points, {len(self.colors)} colours, {len(self.labels)} labels; "
                 f"{len(self.names)} names, {len(self.object_colors)} object colours",
             )
         if len(self.labels) and not (self.labels.min() >= -1 and self.labels.max() < len(self.names)):
-            raise NbHelpersError("a label names no object", expected=f"-1 to {len(self.names) - 1}")
+            raise NbHelpersError("a label is out of range", expected=f"-1 to {len(self.names) - 1}")
         if not np.isfinite(self.points).all():
-            raise NbHelpersError("a cloud has points that are no numbers", given="NaN or infinite coordinates")
+            raise NbHelpersError("the cloud has points that are not finite", given="NaN or infinite coordinates")
 
     @property
     def shown(self) -> UInt8[np.ndarray, "n 3"]:
-        """The colour of its object for each point; its own, made pale, where there is none."""
+        """The object colour of each point; for unlabelled points a pale version of their own colour."""
         out = (self.colors * (1 - PALE) + 255 * PALE).astype(np.uint8)
         for number, color in enumerate(self.object_colors):
             out[self.labels == number] = color
@@ -63,7 +63,7 @@ class Cloud:
 
 
 def save_ply(path: str | Path, cloud: Cloud) -> Path:
-    """Write a binary PLY: ``x y z red green blue label`` of each vertex, the names as comments; return the path.
+    """Write a binary PLY with ``x y z red green blue label`` per vertex and the names as comments; return the path.
 
     ``label`` is the index of the object, -1 for none. Coordinates are those of the scene.
 
@@ -87,9 +87,9 @@ def save_glb(path: str | Path, cloud: Cloud, up: Shaped[np.ndarray, " 3"] | None
     """Write a binary glTF with one point cloud named after each object, and one of the rest; return the path.
 
     Args:
-        path: a name in ``.glb``.
+        path: ends in ``.glb``.
         cloud: see `Cloud`.
-        up: which way is up in the scene; it becomes y, as glTF has it.
+        up: the up direction of the scene; it is rotated to y, as in glTF.
 
     Raises:
         NbHelpersError: a cloud without points, or another suffix.
@@ -98,7 +98,7 @@ def save_glb(path: str | Path, cloud: Cloud, up: Shaped[np.ndarray, " 3"] | None
     import trimesh
 
     if not len(cloud.points):
-        raise NbHelpersError("the cloud has no points", do="export the masks alone")
+        raise NbHelpersError("the cloud has no points", do="export only the masks")
     turned = cloud.points if up is None else cloud.points @ _to_y(np.asarray(up, float)).T
     turned = turned - np.median(turned, axis=0)
     scene, shown = trimesh.Scene(), cloud.shown
@@ -114,7 +114,7 @@ def save_glb(path: str | Path, cloud: Cloud, up: Shaped[np.ndarray, " 3"] | None
 
 
 def _to_y(up: np.ndarray) -> np.ndarray:
-    """The rotation that brings a direction to the y axis by the shortest way."""
+    """The smallest rotation that maps a direction to the y axis."""
     up = up / np.linalg.norm(up)
     axis, cosine = np.cross(up, (0.0, 1.0, 0.0)), float(up[1])
     if cosine < -1 + 1e-9:
@@ -127,10 +127,10 @@ def _suffix(path: str | Path, suffix: str) -> Path:
     """The path, if it ends in ``suffix``."""
     path = Path(path)
     if path.suffix.lower() != suffix:
-        raise NbHelpersError("the file has another suffix", given=path, expected=f"a name in {suffix}")
+        raise NbHelpersError("the file has the wrong suffix", given=path, expected=f"a name in {suffix}")
     return path
 
 
 def _ascii(name: str) -> str:
-    """A name without line breaks and other characters than ASCII."""
+    """A name without line breaks and non-ASCII characters."""
     return " ".join(name.encode("ascii", "replace").decode().split())

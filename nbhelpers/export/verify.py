@@ -1,4 +1,4 @@
-"""Opens what an export wrote and checks names, count, sizes, depth, polarity, alpha, colours, codecs and COCO masks."""
+"""Verification of exports by reading them back: names, count, sizes, depth, polarity, alpha, colours, codecs, COCO."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from nbhelpers.export.layouts import Layout, Target, read_original, target_matte
 from nbhelpers.export.masks import SOLID, sequence_to_coco
 from nbhelpers.export.video import ENCODERS, Video, video_frames
 
-EDGE = 3  # pixels around the matte in which colours must continue
-DARK = 0.5  # of the brightness that the edge should have: a straight picture never falls below
+EDGE = 3  # pixels around the matte in which colours must be extended
+DARK = 0.5  # minimum brightness of the edge of a straight image, as a fraction of the expected one
 SHOWN = 5  # mismatches in a report
 CODECS = {"libx264": "h264", "prores_ks": "prores", "png": "png"}
-LOSSY = 6.0  # levels of mean difference that compression may make
+LOSSY = 6.0  # mean difference in levels that lossy compression may cause
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """What is wrong with one file of an export.
+    """A problem with a file of an export.
 
     Attributes:
         path: of the file.
-        what: one line for people.
+        what: description in one line.
     """
 
     path: Path
@@ -51,14 +51,14 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What `verify_layout` found.
+    """Result of a verification.
 
     Attributes:
         kind: of the export.
         folder: of the export.
-        files: how many were is_checked at.
-        kinds: how many of each kind of picture were found good.
-        mismatches: what is wrong, in the order of frames.
+        files: number of files checked.
+        kinds: number of correct images of each kind.
+        mismatches: the problems, in the order of frames.
     """
 
     kind: str
@@ -69,21 +69,21 @@ class ExportReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no mismatch."""
         return not self.mismatches
 
     def check(self) -> ExportReport:
-        """The report itself, if nothing is wrong.
+        """The report itself, if there is no mismatch.
 
         Raises:
-            NbHelpersError: something is wrong; the first wrong file is named.
+            NbHelpersError: there is a mismatch; the first file is named.
         """
         if self.mismatches:
             first, *others = self.mismatches
             raise NbHelpersError(
-                f"the {self.kind} export is not right: {first.what}",
+                f"the {self.kind} export failed verification: {first.what}",
                 given=f"{first.path}, and {len(others)} more mismatches" if others else first.path,
-                do="run the export again with replace=True; a file that was changed since, or belongs to no frame, "
+                do="run the export again with replace=True; a file that has been changed, or belongs to no frame, "
                 "must be moved away first",
             )
         return self
@@ -100,7 +100,7 @@ class ExportReport:
 def verify_layout(
     layout: Layout, mattes: Mattes, every: int = 1, progress: Callable[[int, int], object] | None = None
 ) -> ExportReport:
-    """Open an export's files and compare them with the clip and its mattes.
+    """Read the files of an export and compare them with the clip and its mattes.
 
     Example:
         >>> print(verify_layout(layout, mattes).check())
@@ -110,8 +110,8 @@ def verify_layout(
     Args:
         layout: the export.
         mattes: of the clip.
-        every: the pixels of every so many frames are is_checked at; that files are there, of all.
-        progress: called with the number of frames done, and of all.
+        every: the pixels of every nth frame are compared; existence is checked for all files.
+        progress: called with the number of finished frames and the total.
     """
     mismatches: list[Mismatch] = []
     kinds: Counter[str] = Counter()
@@ -136,7 +136,7 @@ def verify_layout(
         if not path.is_file():
             mismatches.append(Mismatch(path, "it is missing"))
         elif path.read_text(encoding="utf-8") != text:
-            mismatches.append(Mismatch(path, "it says something else than the export wrote"))
+            mismatches.append(Mismatch(path, "its content has been changed since the export"))
     planned = {path.resolve() for path in layout.paths}
     for folder in layout.own:
         found = (path for path in sorted(folder.rglob("*.png")) if not path.name.startswith("."))
@@ -146,34 +146,34 @@ def verify_layout(
 
 
 def _kind(target: Target) -> str:
-    """The kind of picture, for the report."""
+    """The kind of image, for the report."""
     small = f", {target.shrink} times smaller" if target.shrink > 1 else ""
     return f"{target.picture}, {target.bits} bit{small}"
 
 
 def _missing_file(path: Path) -> str | None:
-    """What is wrong if there is no file, or an empty one."""
+    """The problem if a file is missing or empty, else None."""
     if not path.is_file():
         return "it is missing"
     return "it is empty" if path.stat().st_size == 0 else None
 
 
 def _picture_mismatch(target: Target, matte: np.ndarray, image: np.ndarray | None) -> str | None:
-    """What is wrong with a file that is there, or None."""
+    """The problem with an existing file, or None."""
     found = _read(target.path)
     if found is None:
-        return "it cannot be read; it may be cut off"
+        return "it cannot be read; it may be truncated"
     size = target.size(matte.shape)
     if found.shape[:2] != size:
         return f"it is {found.shape[1]} x {found.shape[0]} pixels, not {size[1]} x {size[0]}"
     if what := _orientation_mismatch(target, found):
         return what
     if found.dtype != (np.uint8 if target.bits == 8 else np.uint16):
-        return f"it has {8 * found.dtype.itemsize} bits a channel, not {target.bits}"
+        return f"it has {8 * found.dtype.itemsize} bits per channel, not {target.bits}"
     if target.is_rgba and (found.ndim != 3 or found.shape[2] != 4):
         return "it has no alpha channel"
     if not target.is_rgba and found.ndim != 2:
-        return "it is no grey picture"
+        return "it is not a greyscale image"
     if not target.is_rgba:
         return _mask_mismatch(found, target_pixels(target, matte), binary=target.picture != "matte")
     if what := _mask_mismatch(found[:, :, 3], matte, binary=False):
@@ -185,15 +185,15 @@ def _picture_mismatch(target: Target, matte: np.ndarray, image: np.ndarray | Non
 
 
 def _orientation_mismatch(target: Target, found: np.ndarray) -> str | None:
-    """What is wrong with a mask over a photo, by the photo's file as it is now."""
+    """The problem of a mask with the current file of its photo, or None."""
     if target.photo is None or target.is_rgba:
         return None
     try:
         tag, size = orientation_of(target.photo), stored_size(target.photo)
     except NbHelpersError:
-        return f"the photo that it is laid over cannot be read: {target.photo}"
+        return f"its photo cannot be read: {target.photo}"
     if tag not in (UPRIGHT, target.orientation):
-        return f"{target.photo.name} is stored turned (EXIF {tag}), and the mask is made for EXIF {target.orientation}"
+        return f"{target.photo.name} has EXIF orientation {tag}, but the mask was written for {target.orientation}"
     if found.shape[:2] != size:
         return (
             f"it is {found.shape[1]} x {found.shape[0]} pixels, and {target.photo.name} is stored with "
@@ -203,7 +203,7 @@ def _orientation_mismatch(target: Target, found: np.ndarray) -> str | None:
 
 
 def _mask_mismatch(found: np.ndarray, right: np.ndarray, binary: bool) -> str | None:
-    """What is wrong with a mask or alpha channel, or None."""
+    """The problem with a mask or alpha channel, or None."""
     if np.array_equal(found, right):
         return None
     full = np.iinfo(right.dtype).max
@@ -217,16 +217,16 @@ def _mask_mismatch(found: np.ndarray, right: np.ndarray, binary: bool) -> str | 
 
 
 def _colour_mismatch(found: np.ndarray, right: np.ndarray, matte: np.ndarray, straight: bool) -> str:
-    """What is wrong with the colours of an RGBA picture."""
+    """The problem with the colours of an RGBA image."""
     full = np.iinfo(right.dtype).max
     near = cv2.dilate((matte > 0).view(np.uint8), np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)).view(np.bool_)
     edge = near & (matte < round(SOLID * full))
     if straight and edge.any() and found[edge][:, :3].mean() < DARK * right[edge][:, :3].mean():
         if (found[:, :, :3] <= found[:, :, 3:]).all():
-            return "its colours are premultiplied with alpha, not straight"
-        return "its colours are dark under the edge: resizing would bring a fringe"
+            return "its colours are premultiplied by alpha, not straight"
+        return "its colours are dark under the edge: resizing would cause a fringe"
     if not straight and (found[:, :, :3] > found[:, :, 3:]).any():
-        return "its colours are straight, not premultiplied with alpha"
+        return "its colours are straight, not premultiplied by alpha"
     opaque = matte == full
     if not np.array_equal(found[opaque], right[opaque]):
         return "its colours are not those of the original"
@@ -234,7 +234,7 @@ def _colour_mismatch(found: np.ndarray, right: np.ndarray, matte: np.ndarray, st
 
 
 def _read(path: Path) -> Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w c"] | None:
-    """A PNG as it is stored: grey, RGB or RGBA, 8 or 16 bit; None if it cannot be read."""
+    """A PNG as stored: greyscale, RGB or RGBA, 8 or 16 bit; None if it cannot be read."""
     try:
         data = np.fromfile(path, np.uint8)
         picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
@@ -247,7 +247,7 @@ def _read(path: Path) -> Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w c"]
 
 
 def verify_video(video: Video, mattes: Mattes) -> ExportReport:
-    """Decode a video and compare codec, size, count, rate, alpha and every frame with what it should show."""
+    """Decode a video and check codec, size, number of frames, frame rate, alpha and the content of every frame."""
     needs("video", "av")
     import av
     import av.error
@@ -262,7 +262,7 @@ def verify_video(video: Video, mattes: Mattes) -> ExportReport:
 
 
 def verify_sequence_coco(path: str | Path, mattes: Mattes, names: Mapping[Any, str] | None = None) -> ExportReport:
-    """Read a COCO file and compare images, objects and every mask with the clip's."""
+    """Read a COCO file and compare images, objects and every mask with those of the clip."""
     path = Path(path).expanduser()
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -280,13 +280,13 @@ def _report(kind: str, path: Path, what: str | None) -> ExportReport:
 
 
 def _video_mismatch(video: Video, mattes: Mattes) -> str | None:
-    """What is wrong with a video, or None."""
+    """The problem with a video, or None."""
     import av
     import av.error
 
     with av.open(f"file:{video.path}") as container:
         if not container.streams.video:
-            return "it holds no video_frames"
+            return "it has no video stream"
         stream: Any = container.streams.video[0]
         codec = CODECS[ENCODERS[video.style][1]]
         if stream.codec_context.name != codec:
@@ -294,10 +294,10 @@ def _video_mismatch(video: Video, mattes: Mattes) -> str | None:
         if video.has_alpha and not any(part.is_alpha for part in stream.codec_context.format.components):
             return "it has no alpha channel"
         if (stream.sample_aspect_ratio or 1) != (aspect := getattr(mattes.frames, "aspect", 1)):
-            return f"its pixels are {stream.sample_aspect_ratio} times as wide as high, not {aspect}"
+            return f"its pixel aspect ratio is {stream.sample_aspect_ratio}, not {aspect}"
         shown = video.stamps(mattes)
         if shown is None and abs((stream.average_rate or 0) / video.rate(mattes) - 1) > 1e-3:
-            return f"it runs at {stream.average_rate} frames a second, not {video.rate(mattes)}"
+            return f"its frame rate is {stream.average_rate}, not {video.rate(mattes)}"
         decoded: Any = container.decode(stream)
         start = Fraction(0)
         for index, right in enumerate(video_frames(video, mattes)):
@@ -309,14 +309,14 @@ def _video_mismatch(video: Video, mattes: Mattes) -> str | None:
             time = frame.pts * frame.time_base
             start = time if index == 0 else start
             if shown is not None and time - start != int(shown[0][index]) * shown[1]:
-                return f"frame {index} is not shown at the clip's time"
+                return f"frame {index} has another time than in the clip"
             if what := _frame_mismatch(frame, right, video):
                 return f"frame {index}: {what}"
-        return None if next(decoded, None) is None else f"it continues after {len(mattes)} frames"
+        return None if next(decoded, None) is None else f"it has more than {len(mattes)} frames"
 
 
 def _frame_mismatch(frame: Any, right: np.ndarray, video: Video) -> str | None:
-    """What is wrong with a frame of a video, or None."""
+    """The problem with a frame of a video, or None."""
     found = frame.reformat(
         format="rgba" if video.has_alpha else "rgb24", src_colorspace=None if video.style == "png" else "ITU709"
     ).to_ndarray()
@@ -335,7 +335,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _coco_mismatch(found: dict, right: dict) -> str | None:
-    """What is wrong with COCO data, or None."""
+    """The problem with COCO data, or None."""
     if len(found["images"]) != len(right["images"]):
         return f"it lists {len(found['images'])} frames of {len(right['images'])}"
     for a, b in zip(found["images"], right["images"], strict=True):

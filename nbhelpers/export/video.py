@@ -1,4 +1,4 @@
-"""Videos of the result: overlay or side by side for viewing, ProRes 4444 and PNG in MOV with alpha for compositing."""
+"""Videos of the result: overlay or side by side for review, ProRes 4444 and PNG in MOV with alpha for compositing."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from nbhelpers.core.video.file import exact_rate
 from nbhelpers.export.manifest import Manifest, unwritable
 from nbhelpers.export.masks import premultiplied_rgba, straight_rgba
 
-FPS = 25.0  # of clips that do not say
-PREVIEW = 1920  # pixels of the longer side of MP4s: larger ones many players refuse
+FPS = 25.0  # of clips without a frame rate
+PREVIEW = 1920  # pixels of the longer side of MP4s; many players refuse larger ones
 COLOURS = ((255, 64, 64), (64, 160, 255), (80, 220, 100), (255, 190, 40), (200, 90, 255), (60, 220, 220))
 TINT = 0.45  # opacity of an overlay
 CHECKS = ((204, 204, 204), (150, 150, 150))
@@ -38,16 +38,15 @@ ENCODERS = {  # style -> suffix, encoder, pixel format, options
 
 @dataclass(frozen=True)
 class Video:
-    """One video file of a clip's result.
+    """A video file of the result of a clip.
 
     Attributes:
         path: ``.mp4``, or ``.mov`` for those with alpha.
         style: ``"overlay"``: the objects tinted; ``"side by side"``: the clip, and the objects on a checkerboard;
-            ``"prores"``: ProRes 4444 with alpha; ``"png"``: PNG in MOV with alpha, without loss.
-        fps: frames a second; when left out, the clip's, and where its rate varies, its very times.
-        longest: pixels of the longer side of a frame, at most; when left out, 1920 for MP4 and the frames' own with
-            alpha.
-        premultiplied: colours times alpha; else straight, with colours bled outward.
+            ``"prores"``: ProRes 4444 with alpha; ``"png"``: PNG in MOV with alpha, lossless.
+        fps: frames per second; by default that of the clip, or the exact frame times if it varies.
+        longest: maximum pixels of the longer side; by default 1920 for MP4, and unlimited with alpha.
+        premultiplied: multiply colours by alpha; otherwise straight, with colours extended outward.
     """
 
     path: Path
@@ -59,12 +58,12 @@ class Video:
     def __post_init__(self):
         object.__setattr__(self, "path", Path(self.path).expanduser())
         if self.style not in ENCODERS:
-            raise NbHelpersError("there is no such video", given=self.style, expected=", ".join(ENCODERS))
+            raise NbHelpersError("unknown video style", given=self.style, expected=", ".join(ENCODERS))
         suffix = ENCODERS[self.style][0]
         if self.path.suffix.lower() != suffix:
             raise NbHelpersError(f"a video of this style ends in {suffix}", given=self.path)
         if self.fps is not None and not 0 < self.fps <= 1000:
-            raise NbHelpersError("the frame rate is out of range", given=self.fps, expected="0 to 1000 a second")
+            raise NbHelpersError("the frame rate is out of range", given=self.fps, expected="0 to 1000 per second")
         if self.longest is not None and self.longest < 16:
             raise NbHelpersError("the video would be too small", given=self.longest, expected="16 pixels or more")
 
@@ -75,36 +74,36 @@ class Video:
 
     @property
     def limit(self) -> int | None:
-        """Pixels of the longer side, at most."""
+        """Maximum pixels of the longer side."""
         return PREVIEW if self.longest is None and not self.has_alpha else self.longest
 
     def rate(self, mattes: Mattes) -> Fraction:
-        """Frames a second; for 23.976, 29.97 and their like the exact 24000/1001, 30000/1001."""
+        """Frames per second; for 23.976, 29.97 etc. the exact 24000/1001, 30000/1001."""
         if self.fps is None and (rate := getattr(mattes.frames, "rate", None)):
             return rate
         return exact_rate(float(self.fps or getattr(mattes.frames, "fps", None) or FPS))
 
     def stamps(self, mattes: Mattes) -> tuple[np.ndarray, Fraction] | None:
-        """Where the clip's frame rate varies, its very times, see `nbhelpers.core.video.Frames.stamps`; else None."""
+        """The exact frame times if the frame rate varies, see `nbhelpers.core.video.Frames.stamps`; else None."""
         return getattr(mattes.frames, "stamps", None) if self.fps is None else None
 
 
 def write_video(
     video: Video, mattes: Mattes, replace: bool = False, progress: Callable[[int, int], object] | None = None
 ) -> Path:
-    """Encode a video, whole or not at all; one that is there from the same mattes is kept. Returns the path.
+    """Encode a video atomically; an existing one of the same mattes is kept. Returns the path.
 
     Example:
         >>> write_video(Video("out/walk.mp4", "overlay"), mattes)
 
     Args:
-        video: what to make, and where.
+        video: style and path.
         mattes: of the clip.
-        replace: replace a video that an earlier export wrote from other masks or settings.
-        progress: called with the number of frames done, and of all; may raise to stop.
+        replace: overwrite a video that an earlier export wrote from other masks or settings.
+        progress: called with the number of finished frames and the total; may raise to stop.
 
     Raises:
-        NbHelpersError: a file of other origin is in the way, the disk is full, the encoder is missing.
+        NbHelpersError: a file of other origin exists, the disk is full, the encoder is missing.
     """
     manifest = Manifest(video.path.parent)
     manifest.check([video.path])
@@ -113,9 +112,9 @@ def write_video(
         return video.path
     if video.path.exists() and not replace:
         raise NbHelpersError(
-            "an earlier export wrote this video from other masks or settings",
+            "the video exists from an earlier export of other masks or settings",
             given=video.path,
-            do="pass replace=True to replace it, or give another name",
+            do="pass replace=True to overwrite it, or choose another name",
         )
     try:
         with replacing(video.path) as temporary:
@@ -129,7 +128,7 @@ def write_video(
 
 
 def video_frames(video: Video, mattes: Mattes) -> Iterator[np.ndarray]:
-    """The frames of a video before they are encoded: RGB, or RGBA for those with alpha."""
+    """The frames of a video before encoding: RGB, or RGBA for styles with alpha."""
     for index in range(len(mattes)):
         image = mattes.image(index)
         if video.has_alpha:
@@ -151,7 +150,7 @@ def overlay_frame(
     Args:
         image: RGB.
         mattes: object -> ``(H, W) uint8``; colours follow the order.
-        longest: of the result's sides, at most.
+        longest: maximum pixels of the longer side.
     """
     out = np.array(image if longest is None else fit(image, longest))
     size = out.shape[1::-1]
@@ -168,7 +167,7 @@ def overlay_frame(
 def side_by_side_frame(
     image: UInt8[np.ndarray, "h w 3"], matte: UInt8[np.ndarray, "h w"], longest: int | None = None
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The frame, and to its right the cut-out on a checkerboard; ``longest`` is that of one of the two."""
+    """The frame, and to its right the cut-out on a checkerboard; ``longest`` applies to each of them."""
     small = np.array(image if longest is None else fit(image, longest))
     if small.shape[:2] != matte.shape:
         matte = cv2.resize(matte, small.shape[1::-1], interpolation=cv2.INTER_AREA)
@@ -190,7 +189,7 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
     if encoder not in av.codecs_available:
         raise NbHelpersError("this build of PyAV cannot encode such a video", given=encoder, do="pip install -U av")
     try:
-        # the index goes to the front, so that a browser plays the file while it loads
+        # the index is stored first, so that browsers can play the file while loading
         with av.open(f"file:{path}", "w", format=path.suffix[1:], options={"movflags": "+faststart"}) as container:
             stream: Any = None
             for done, picture in enumerate(video_frames(video, mattes), start=1):
@@ -201,7 +200,7 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
                     stream.sample_aspect_ratio = getattr(mattes.frames, "aspect", Fraction(1))
                     if tick is not None:
                         stream.time_base = stream.codec_context.time_base = tick
-                    if encoder != "png":  # BT.709, video range: what players assume, made explicit
+                    if encoder != "png":  # BT.709, video range: the default of players, made explicit
                         context = stream.codec_context
                         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
                 frame = av.VideoFrame.from_ndarray(
@@ -224,7 +223,7 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
 
 
 def _even(picture: np.ndarray) -> np.ndarray:
-    """H.264 halves the colours' size, so sides must be even; an odd last row or column is doubled."""
+    """H.264 halves the chroma resolution, so sides must be even; an odd last row or column is repeated."""
     bottom, right = picture.shape[0] % 2, picture.shape[1] % 2
     return cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REPLICATE) if bottom or right else picture
 

@@ -1,1 +1,1 @@
-"""Floor 3: one file per network family, behind the protocols."""
+"""Adapters of pretrained networks to the protocols, one file or folder per network family."""

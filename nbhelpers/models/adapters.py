@@ -1,4 +1,4 @@
-"""What adapters of torch networks share: reading a checkpoint, and the fallback to the CPU when memory is full."""
+"""Shared code of the adapters of torch networks: reading a checkpoint, and the out-of-memory fallback to the CPU."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Result = TypeVar("Result")
 
 
 def with_cpu_fallback(adapter: Any, run: Callable[[], Result]) -> Result:
-    """Run without gradients; when the device's memory is full, once more on the CPU.
+    """Run without gradients; if the device runs out of memory, run again on the CPU.
 
     Args:
-        adapter: has ``model`` (a torch module), ``device`` and ``name``; its model is moved when memory is full.
+        adapter: has ``model`` (a torch module), ``device`` and ``name``; its model is moved to the CPU if necessary.
         run: reads ``adapter.device`` at each call.
 
     Raises:
-        whatever ``run`` raises; out of memory only on the CPU.
+        the errors of ``run``; out of memory only on the CPU.
     """
     import torch
 
@@ -32,7 +32,7 @@ def with_cpu_fallback(adapter: Any, run: Callable[[], Result]) -> Result:
         if not is_out_of_memory(error) or adapter.device == "cpu":
             raise
     warnings.warn(
-        f"the memory of {adapter.device} is full: {adapter.name} continues on the CPU", MemoryWarning, stacklevel=3
+        f"{adapter.device} is out of memory: {adapter.name} continues on the CPU", MemoryWarning, stacklevel=3
     )
     adapter.device = "cpu"
     adapter.model.to("cpu")
@@ -43,14 +43,14 @@ def with_cpu_fallback(adapter: Any, run: Callable[[], Result]) -> Result:
 def read_weights(path: Path, expected: str) -> dict[str, Any]:
     """The tensors of a ``.safetensors``, ``.pt`` or ``.bin`` file, by name, on the CPU.
 
-    Pickles are read with ``weights_only=True``, so one that would run code is refused.
+    Pickles are read with ``weights_only=True``, which refuses files that would run code.
 
     Args:
         path: the file.
-        expected: description of the right file, for the error.
+        expected: description of the expected file, for the error.
 
     Raises:
-        NbHelpersError: the file is damaged, would run code, or is no dictionary.
+        NbHelpersError: the file is damaged, would run code, or does not contain a dictionary.
     """
     import torch
 
@@ -63,10 +63,10 @@ def read_weights(path: Path, expected: str) -> dict[str, Any]:
         if not isinstance(state, dict):
             raise TypeError(f"it holds a {type(state).__name__}")
         return state
-    except Exception as error:  # pickle, zip, safetensors and torch each have their own
+    except Exception as error:  # pickle, zip, safetensors and torch each raise their own
         raise NbHelpersError(
             "the checkpoint cannot be loaded",
             given=f"{path}: {str(error).splitlines()[0]}",
             expected=expected,
-            do="nbhelpers fetch its name again; a file that runs code when loaded is refused",
+            do="download it again with nbhelpers fetch; files that run code when loaded are refused",
         ) from error

@@ -1,8 +1,9 @@
-"""Dense ConSE: ImageNet classes at each cell of a photo, transferred to any name by the meaning of words.
+"""Dense ConSE: ImageNet classification of each cell of a photo, transferred to any class name by word similarity.
 
-Norouzi et al. 2014, arXiv 1312.5650 (convex combination of semantic embeddings), made dense and turned around: where
-they embed the photo and look for the nearest name, each name here collects the ImageNet classes that mean nearly
-the same. It knows what 1000 classes and 90 MB of sentence meaning know; CLIP knows far more.
+Based on the convex combination of semantic embeddings (Norouzi et al. 2014, arXiv 1312.5650), with two changes. It is
+dense. And instead of embedding the photo and searching for the nearest name, each name combines the probabilities of
+the ImageNet classes with a similar meaning. Its knowledge is limited to 1000 classes and a 90 MB sentence encoder; CLIP
+knows far more.
 """
 
 from __future__ import annotations
@@ -28,11 +29,10 @@ from nbhelpers.models.values import ClassMap
 if TYPE_CHECKING:
     import onnx
 
-PEAK = 0.99  # quantile over the photo that counts as the best score, so that a stray place does not
+PEAK = 0.99  # quantile over the photo that is taken as the best score, against outliers
 
-# What ImageNet lacks, in words that it has: (names, what to take instead). A name is helped by
-# the row whose names it is closest to, if close enough. Written down from what the 1000 classes are,
-# and checked on COCO train photos.
+# Names that ImageNet lacks, and related classes that it has. A name uses the row whose names are most
+# similar to it, if similar enough. Derived from the list of the 1000 classes and checked on COCO train photos.
 HINTS = (
     (
         ("person", "people", "man", "woman", "child", "human"),
@@ -53,35 +53,35 @@ HINTS = (
         ("window shade", "stone wall", "lakeside", "seashore", "valley", "street sign", "hay", "velvet", "maze"),
     ),
 )
-STRIDE = 32  # pixels of the input that the last feature map of EfficientNet-B0 steps over
+STRIDE = 32  # of the last feature map of EfficientNet-B0, in pixels of the input
 
 
 @dataclass(frozen=True)
 class ConseSettings:
-    """Constants of the recipe, chosen by reasoning and on COCO train photos.
+    """Constants of dense ConSE, chosen by reasoning and on COCO train photos.
 
     Attributes:
         scales: longer sides in pixels at which the photo is classified.
         flip: also classify its mirror image.
-        templates: what a name is put into; the embeddings are averaged.
+        templates: sentences with ``{}`` for the name; their embeddings are averaged.
         visual_weight: fraction of a class's similarity to a name that comes from its `neighbours` visually similar
             classes, which corrects words that mislead: an Old English sheepdog is similar to dogs.
-        neighbours: how many they are.
-        min_similarity: cosine under which an ImageNet class does not count for a name.
-        sharpness: how much a less similar class counts less: weight ``exp(sharpness * (similarity - best))``.
-        rivalry: how strongly a class that fits another name of the vocabulary better is discounted for this one.
-        prior: power of its sum by which a name's row is divided: 1 makes names that many classes mean equal to names
-            that few mean, 0 leaves them their advantage.
-        presence: power of a name's mean over the photo by which its score is multiplied; 0 for none.
-        floor: score of a name where no class speaks for it.
-        rest: where things reach less than this fraction of their best score in the photo, stuff (sky, wall,
-            background) wins, if the vocabulary has any: ImageNet has hardly any, and its classes fire around an object
-            too. Class activation maps are cut likewise, at 0.2 (arXiv 1512.04150, section 3.2).
+        neighbours: number of visually similar classes.
+        min_similarity: minimum cosine of an ImageNet class and a name.
+        sharpness: of the weights of less similar classes, ``exp(sharpness * (similarity - best))``.
+        rivalry: how strongly a class that matches another name of the vocabulary better is discounted.
+        prior: exponent of the row sum by which the row of a name is divided: 1 makes names with many matching classes
+            equal to names with few, 0 keeps their advantage.
+        presence: exponent of the mean of a name over the photo by which its score is multiplied; 0 for none.
+        floor: score of a name without matching classes.
+        rest: where countable classes reach less than this fraction of their best score in the photo, stuff (sky, wall,
+            background) wins, if the vocabulary has any: ImageNet has hardly any stuff, and its classes are also active
+            around an object. Class activation maps are thresholded likewise, at 0.2 (arXiv 1512.04150, section 3.2).
         side: longer side of the maps.
         radius: of the guided filter that aligns the maps with the photo's contours, in cells of the maps; 0 for
             none.
-        tolerance: variance of the photo's brightness, 0 to 1 squared, under which the filter smooths.
-        near: cosine from which a name uses the hints of another.
+        tolerance: variance of the photo's brightness, 0 to 1 squared, below which the filter smooths.
+        near: cosine from which a name uses the related classes of another.
     """
 
     scales: tuple[int, ...] = (320, 448, 640)
@@ -114,8 +114,8 @@ class ConseTextEncoder:
 
     Args:
         classifier: of ImageNet, without its pooling.
-        sentences: gives unit vectors ``(n, d)`` for ``n`` sentences.
-        settings: constants of the recipe.
+        sentences: returns unit vectors ``(n, d)`` for ``n`` sentences.
+        settings: see `ConseSettings`.
         name: catalog name.
         device: where it computes; always the CPU.
     """
@@ -138,11 +138,11 @@ class ConseTextEncoder:
 
         Args:
             image: RGB of any size from 1 x 1.
-            names: the vocabulary; a class may have several names, of which at each place the strongest counts.
-                A single class has nothing to be compared with and is probable everywhere.
+            names: the vocabulary; a class may have several names, of which the most probable counts in each cell.
+                A single class has no competitor and is probable everywhere.
 
         Raises:
-            NbHelpersError: no names, an empty one, or the same class twice.
+            NbHelpersError: no names, an empty name, or the same class twice.
         """
         groups = as_classes(names)
         carry = self.carry(groups)
@@ -167,10 +167,10 @@ class ConseTextEncoder:
         return ClassMap(scores, tuple(group[0] for group in groups), (height, width), self.name)
 
     def carry(self, groups: Sequence[Sequence[str]]) -> Float32[np.ndarray, "n c"]:
-        """What each ImageNet class says for each name, all names of all classes in one row each.
+        """Weights of the ImageNet classes for each name, one row per name.
 
-        With `ConseSettings.prior` 1 a row sums to 1, so a name that many classes mean is not predicted more often for
-        it: 118 of the 1000 classes are dogs, and without this division sheep and cows become dogs.
+        With `ConseSettings.prior` 1 a row sums to 1, so that a name with many matching classes is not predicted more
+        often: 118 of the 1000 classes are dogs, and without this normalisation sheep and cows become dogs.
         """
         settings = self.settings
         similarity = np.concatenate([self._similarity(group) for group in groups])
@@ -178,14 +178,14 @@ class ConseTextEncoder:
         best = similarity.max(1, keepdims=True)
         weight = np.exp(settings.sharpness * (similarity - best))
         weight[similarity < np.minimum(settings.min_similarity, best)] = 0
-        strongest = np.maximum.reduceat(similarity, starts)  # of each class's names: synonyms are no rivals
+        strongest = np.maximum.reduceat(similarity, starts)  # over the names of each class: synonyms do not compete
         top = strongest.max(0)
         rivals = np.exp(settings.rivalry * (strongest - top)).sum(0)
         weight *= np.exp(settings.rivalry * (similarity - top)) / rivals
         return (weight / weight.sum(1, keepdims=True) ** settings.prior).astype(np.float32)
 
     def explain(self, names: Sequence[str | Sequence[str]], top: int = 5) -> dict[str, list[tuple[str, float]]]:
-        """For each name the ImageNet classes that stand for it in this vocabulary, with their weights, best first."""
+        """The ImageNet classes that represent each name in this vocabulary, with weights, in decreasing order."""
         groups = as_classes(names)
         lemmas = class_texts()[0]
         flat = [name for group in groups for name in group]
@@ -196,21 +196,21 @@ class ConseTextEncoder:
 
     @property
     def min_similarity(self) -> float:
-        """Cosine with the nearest ImageNet class under which a name means nothing that the classifier knows."""
+        """Cosine with the nearest ImageNet class below which a name is unknown to the classifier."""
         return self.settings.min_similarity
 
     def nearest(self, name: str, count: int = 3) -> list[tuple[str, float]]:
-        """The ImageNet classes that mean what a name means, with the cosine of each, the most similar first."""
+        """The ImageNet classes nearest in meaning to a name, with their cosines, in decreasing order."""
         lemmas, similarity = class_texts()[0], self._similarity([name])[0]
         return [(lemmas[i].split(",")[0], float(similarity[i])) for i in np.argsort(-similarity, kind="stable")[:count]]
 
     @cached_property
     def _meanings(self) -> Float32[np.ndarray, "c d"]:
-        """Vectors of the ImageNet classes, from lemma and definition; takes seconds, once."""
+        """Embeddings of the ImageNet classes, from lemma and definition; computed once, in seconds."""
         return self.sentences([f"{lemma}: {text}" for lemma, text in zip(*class_texts(), strict=True)])
 
     def _similarity(self, names: Sequence[str]) -> Float32[np.ndarray, "n c"]:
-        """Cosine of each name, or of a better hint, with each ImageNet class, smoothed over similar classes."""
+        """Cosine of each name, or of its related classes, with each ImageNet class, smoothed over similar classes."""
         embedded = sum(
             self._embed(template.replace("{}", name) for name in names) for template in self.settings.templates
         )
@@ -228,7 +228,7 @@ class ConseTextEncoder:
 
     @cached_property
     def _similar_classes(self) -> tuple[Int[np.ndarray, "c k"], Float32[np.ndarray, "c k"]]:
-        """The classes whose weights in the classifier's last layer are most similar to each class's, weighted by it."""
+        """The most similar classes of each class by the weights of the last layer, and their normalised similarity."""
         columns = self.classifier.weight / np.linalg.norm(self.classifier.weight, axis=0)
         cosine = columns.T @ columns
         np.fill_diagonal(cosine, -1)
@@ -243,7 +243,7 @@ class ConseTextEncoder:
         return np.stack([self._vectors[text] for text in wanted])
 
     def _classes(self, image: UInt8[np.ndarray, "H W 3"], side: int, mirrored: bool) -> Float32[np.ndarray, "c h w"]:
-        """ImageNet probabilities at each place of the photo, seen with its longer side at ``side``."""
+        """ImageNet probabilities in each cell of the photo, scaled to a longer side of ``side``."""
         scale = side / max(image.shape[:2]) / STRIDE
         height, width = (max(1, round(length * scale)) * STRIDE for length in image.shape[:2])
         logits = self.classifier.logits(image, (height, width), mirrored)
@@ -257,31 +257,31 @@ def build(name: str, files: dict[str, Path], device: str) -> ConseTextEncoder:
     """Build an encoder from ``{"classifier", "text", "config", "tokenizer": path}``.
 
     Raises:
-        NbHelpersError: a file that cannot be read, or holds another network.
+        NbHelpersError: a file that cannot be read, or contains another network.
     """
     sentences = SentenceEncoder.from_files(files["text"], files["config"], files["tokenizer"])
     return ConseTextEncoder(DenseClassifier.from_file(files["classifier"]), sentences, name=name)
 
 
 def raise_stuff(scores: Float32[np.ndarray, "n h w"], stuff: Bool[np.ndarray, " n"], rest: float) -> None:
-    """Raise the stuff classes together to ``rest`` times the score of the strongest thing at each cell, in place.
+    """Raise the sum of the stuff classes to ``rest`` times the score of the strongest countable class, in place.
 
-    That score is the geometric mean of its own best score in the photo and the best of all things: with its own
-    alone, a thing that is nowhere would win wherever nothing is; with the best of all, a weak thing would lose
-    its place. Stuff shares the sum as its own scores are.
+    That score is the geometric mean of the best score of the class in the photo and the best score of all countable
+    classes. With only the former, an absent class would win in empty areas; with only the latter, a weak class would
+    lose its area. The sum is divided among stuff classes in proportion to their scores.
     """
     if stuff.any() and not stuff.all():
-        things = scores[~stuff]
-        best = np.quantile(things.reshape(len(things), -1), PEAK, axis=1)
-        shares = scores[stuff] / scores[stuff].sum(0)
-        scores[stuff] += rest * np.sqrt(best[things.argmax(0)] * best.max()) * shares
+        countable = scores[~stuff]
+        best = np.quantile(countable.reshape(len(countable), -1), PEAK, axis=1)
+        fractions = scores[stuff] / scores[stuff].sum(0)
+        scores[stuff] += rest * np.sqrt(best[countable.argmax(0)] * best.max()) * fractions
 
 
 def _align_contours(scores: Float32[np.ndarray, "n h w"], image: UInt8[np.ndarray, "h w 3"], settings) -> None:
     """Guided filter (He et al. 2013, doi 10.1109/TPAMI.2012.213, equations 5, 6 and 8), in place, class by class.
 
-    In each window a score is fitted as a linear function of the photo's brightness, so it may jump only where the
-    photo does.
+    In each window a score is fitted as a linear function of the photo's brightness, so that it has edges only where the
+    photo has.
     """
     guide = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
 
@@ -299,10 +299,10 @@ def _align_contours(scores: Float32[np.ndarray, "n h w"], image: UInt8[np.ndarra
 
 
 class DenseClassifier:
-    """A convolutional classifier without its pooling: class logits at each place.
+    """A convolutional classifier without its pooling, for dense class logits.
 
-    The pooled logits of the classifier are the mean of these over all places, because pooling and the last layer
-    are both linear (Zhou et al. 2016, arXiv 1512.04150, class activation mapping).
+    The pooled logits of the classifier are the mean of the dense logits, since pooling and the last layer are both
+    linear (Zhou et al. 2016, arXiv 1512.04150, class activation mapping).
 
     Example:
         >>> classifier = DenseClassifier.from_file(path)
@@ -310,7 +310,7 @@ class DenseClassifier:
         (1000, 24, 32)
 
     Args:
-        session: gives features ``(1, d, h, w)`` of pixels ``(1, H, W, 3) float32``, 0 to 255.
+        session: computes features ``(1, d, h, w)`` from pixels ``(1, H, W, 3) float32``, 0 to 255.
         weight: ``(d, c)`` of the last layer.
         bias: ``(c,)``.
     """
@@ -326,11 +326,11 @@ class DenseClassifier:
     def logits(
         self, image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], mirrored: bool = False
     ) -> Float32[np.ndarray, "c h w"]:
-        """Logits of each class at each place.
+        """Dense logits of each class.
 
         Args:
             image: RGB.
-            size: height and width that the photo is brought to first; multiples of `STRIDE`.
+            size: height and width to which the photo is scaled; multiples of `STRIDE`.
             mirrored: classify the mirror image; the logits are mirrored back.
         """
         smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
@@ -376,7 +376,7 @@ class DenseClassifier:
 def cut_classifier(
     graph: onnx.GraphProto,
 ) -> tuple[Float32[np.ndarray, "d c"], Float32[np.ndarray, " c"]]:
-    """Cut a graph off before its last pooling, open it to any picture size, and return the last layer.
+    """Cut off a graph before its last pooling, make its input size variable, and return the last layer.
 
     Raises:
         ValueError: the graph does not end in pooling, a linear layer and softmax.
@@ -400,15 +400,15 @@ def cut_classifier(
     graph.output.append(helper.make_tensor_value_info(features, TensorProto.FLOAT, None))
     for axis, name in enumerate(("batch", "height", "width")):
         graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
-    del graph.value_info[:]  # shapes of the fixed picture size
+    del graph.value_info[:]  # shapes of the fixed input size
     return weight, bias
 
 
 def halve_stride(graph: onnx.GraphProto) -> None:
-    """Halve the stride of the last feature map: the last step of 2 becomes 1 and what follows is dilated by 2.
+    """Halve the stride of the last feature map: the last stride of 2 becomes 1 and later layers are dilated by 2.
 
-    Every second place of the result is what the graph gave before, up to squeeze-and-excitation, whose means are
-    now taken over four times as many places. ("Atrous" convolution: Chen et al. 2017, arXiv 1606.00915, section 3.1.)
+    Every second cell equals that of the original graph, except for squeeze-and-excitation, whose means are taken over
+    four times as many cells ("atrous" convolution; Chen et al. 2017, arXiv 1606.00915, section 3.1).
     """
     after = False
     strided = [node for node in graph.node if node.op_type == "Conv" and _ints(node, "strides", (1, 1)) == (2, 2)]
@@ -419,7 +419,7 @@ def halve_stride(graph: onnx.GraphProto) -> None:
         if node is strided[-1]:
             after = True
             top, left, bottom, right = _ints(node, "pads", (0, 0, 0, 0))
-            # a step of 2 never reached the last row and column of what was padded for it
+            # with a stride of 2 the last row and column of the padding were never used
             _set_ints(node, "strides", (1, 1))
             _set_ints(node, "pads", (top, left, bottom + 1, right + 1))
         elif after and kernel != (1, 1):
@@ -430,14 +430,13 @@ def halve_stride(graph: onnx.GraphProto) -> None:
 def class_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Lemmas and definitions (WordNet's) of the 1000 ImageNet classes, in the order of the classifier.
 
-    Source: the tables that timm carries; ``timm.data.ImageNetInfo`` reads the same files, but importing timm
-    takes seconds.
+    Source: data files of timm; ``timm.data.ImageNetInfo`` reads the same files, but importing timm takes seconds.
     """
     from importlib.util import find_spec
 
     spec = find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
-        raise missing("text", "timm", "it holds the names of the ImageNet classes")
+        raise missing("text", "timm", "it contains the names of the ImageNet classes")
     tables = Path(spec.submodule_search_locations[0]) / "data" / "_info"
     try:
         synsets = (tables / "imagenet_synsets.txt").read_text().split()
@@ -448,7 +447,7 @@ def class_texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
         return tuple(lemmas[key] for key in synsets), tuple(definitions[key] for key in synsets)
     except (OSError, ValueError, KeyError) as error:
         raise NbHelpersError(
-            "this version of timm keeps the ImageNet names elsewhere",
+            "this version of timm stores the ImageNet names elsewhere",
             given=error,
             do="install the timm of constraints.txt",
         ) from error

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ATTENTIONS = ("sclip", "naclip", "clip")
-BAND = 64  # rows of which the probabilities of all names exist at one time
+BAND = 64  # rows for which the probabilities of all names are computed at a time
 Window = tuple[int, int, int, int]
 DILATIONS = (8, 16)  # NACLIP's and SCLIP's setting
 STEPS = 10
 REGION_SHARPNESS = 4.0  # CorrCLIP's temperature of cosines
-SHARPNESS = 0.1  # fraction of the local deviation at which a difference weighs 1/e
+SHARPNESS = 0.1  # fraction of the local deviation at which the weight of a difference is 1/e
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class DenseSettings:
         scale: cosines are multiplied by it before the softmax over names.
         short_side: shorter side of the model's input in pixels.
         long_side: maximum of its longer side in pixels; it takes precedence over ``short_side``.
-        crop: side of the sliding windows in pixels; 0 takes the whole photo at once.
+        crop: side of the sliding windows in pixels; 0 for the whole photo at once.
         stride: step of the windows in pixels.
         templates: sentences with ``{}`` for the name, averaged; None: OpenAI's 80 for ImageNet.
-        probability_threshold: where the best class has less, the background wins.
+        probability_threshold: minimum probability of the best class, below which the background wins.
         area_threshold: classes with no more than this fraction of the area outside the background are dropped.
         gaussian_std: of NACLIP's neighbourhood, in patches.
-        pamr_steps: of the refinement by `nbhelpers.models.dense`; 0 leaves it out, NACLIP takes 10.
-        pamr_dilations: its neighbours' distances in pixels.
-        at_image_size: return maps at the photo's own size, as benchmarks count it, and not at that of the input.
+        pamr_steps: iterations of the refinement `pamr`; 0 for none, NACLIP uses 10.
+        pamr_dilations: distances of its neighbours in pixels.
+        at_image_size: return maps at the size of the photo, as benchmarks require, instead of the input size.
     """
 
     attention: str = "sclip"
@@ -81,11 +81,11 @@ class DenseSettings:
         )
         for name, holds, expected in rules:
             if not holds:
-                raise NbHelpersError(f"{name} cannot be this", given=getattr(self, name), expected=expected)
+                raise NbHelpersError(f"{name} is out of range", given=getattr(self, name), expected=expected)
 
     @property
     def needs_background(self) -> bool:
-        """Whether the first class is taken for the background."""
+        """Whether the first class is the background."""
         return self.probability_threshold > 0 or self.area_threshold > 0
 
 
@@ -104,24 +104,24 @@ PROTOCOLS: Mapping[str, DenseSettings] = MappingProxyType(
         }.items()
     }
 )
-"""SCLIP's settings for each benchmark, from its reference implementation's configurations."""
+"""SCLIP's settings for each benchmark, from the configurations of its reference implementation."""
 
 
 def as_classes(names: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    """The names of each class, with spaces put in order; a name that a class has twice counts once.
+    """The names of each class with normalised spaces, without duplicates.
 
     Example:
         >>> as_classes(["cat", ["grass", " lawn"]])
         (('cat',), ('grass', 'lawn'))
 
-    A name may be in two classes (COCO-Object has "bed" as an object and in the background): they then share its
-    probability. Letter case does not matter to CLIP.
+    A name may belong to two classes (COCO-Object has "bed" as an object and in the background), which then both use its
+    probability. CLIP ignores case.
 
     Raises:
-        NbHelpersError: no names, an empty name, something else than text, the same class twice.
+        NbHelpersError: no names, an empty name, a name that is not text, the same class twice.
     """
     if isinstance(names, str) or not len(names):
-        raise NbHelpersError("nothing to look for", given=repr(names), expected='names, e.g. ["cat", "grass"]')
+        raise NbHelpersError("the vocabulary is empty", given=repr(names), expected='names, e.g. ["cat", "grass"]')
     classes: dict[tuple[str, ...], tuple[str, ...]] = {}
     for entry in names:
         given = [entry] if isinstance(entry, str) else list(entry)
@@ -134,7 +134,7 @@ def as_classes(names: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], .
             clean.setdefault(name.lower(), name)
         key = tuple(sorted(clean))
         if key in classes:
-            raise NbHelpersError("a class is given twice", given=repr(entry), do="give each class once")
+            raise NbHelpersError("a class is listed twice", given=repr(entry), do="list each class once")
         classes[key] = tuple(clean.values())
     return tuple(classes.values())
 
@@ -142,15 +142,15 @@ def as_classes(names: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], .
 def class_probabilities(
     logits: Float[Tensor, "names h w"], counts: Sequence[int], settings: DenseSettings
 ) -> Float[Tensor, "classes h w"]:
-    """Softmax over all names, the best name of each class, the thresholds; sums to 1 over the classes.
+    """Softmax over all names, maximum over the names of each class, thresholds; normalised to a sum of 1.
 
     Args:
-        logits: cosines of each cell with each name, the names of a class one after the other.
-        counts: how many names each class has.
-        settings: ``scale`` and the two thresholds count here.
+        logits: cosines of each cell with each name, grouped by class.
+        counts: number of names of each class.
+        settings: ``scale`` and the two thresholds are used.
 
-    Source: ``postprocess_result`` of SCLIP's reference implementation. There the maxima are not brought to a sum of
-    1; that comes last here, so the class that wins is the same everywhere.
+    Source: ``postprocess_result`` of SCLIP's reference implementation, which does not normalise the maxima. Here that
+    is the last step, so the most probable class is the same.
     """
     import torch
 
@@ -201,10 +201,10 @@ def region_attention(tokens: Float[Tensor, "t d"], regions: Int[Tensor, " t"]) -
 
 
 def sliding_windows(size: tuple[int, int], crop: int, stride: int) -> list[Window]:
-    """Windows ``(top, left, bottom, right)`` that cover a picture, row by row, all of one size.
+    """Windows ``(top, left, bottom, right)`` of equal size that cover an image, row by row.
 
-    A window that would reach over the border is shifted in, not padded, so the last two of a row may overlap more
-    than the others. A picture smaller than the window is one window in that direction.
+    A window that would cross the border is shifted inside, not padded, so the last two of a row may overlap more than
+    the others. An image smaller than the window is one window in that direction.
 
     Example:
         >>> sliding_windows((224, 300), crop=224, stride=112)
@@ -212,8 +212,8 @@ def sliding_windows(size: tuple[int, int], crop: int, stride: int) -> list[Windo
 
     Args:
         size: ``(H, W)`` in pixels.
-        crop: side of a window; 0 takes the whole picture as one.
-        stride: step from window to window, at most ``crop``.
+        crop: side of a window; 0 for the whole image as one window.
+        stride: distance of neighbouring windows, at most ``crop``.
     """
     rows, columns = (_starts(side, crop, stride) for side in size)
     height, width = (min(side, crop) if crop else side for side in size)
@@ -229,14 +229,14 @@ def _starts(side: int, crop: int, stride: int) -> list[int]:
 def stitch_windows(
     spans: Sequence[Window], maps: Iterable[Float[Tensor, "n h w"]], size: tuple[int, int]
 ) -> Float[Tensor, "n H W"]:
-    """The mean over windows: each map is enlarged to its window, summed, and divided by the coverage.
+    """Average over windows: each map is enlarged to its window, summed, and divided by the coverage.
 
     Enlarging is bilinear with half-pixel centres (``align_corners=False``).
 
     Args:
-        spans: the windows, as `windows` gives them.
-        maps: one for each window, in the same order, of any resolution; taken one at a time.
-        size: ``(H, W)`` of the picture.
+        spans: the windows, from `sliding_windows`.
+        maps: one for each window, in the same order, of any resolution; read one at a time.
+        size: ``(H, W)`` of the image.
     """
     import torch
 
@@ -259,26 +259,26 @@ def pamr(
     r"""Pixel-adaptive mask refinement: average each map repeatedly over similar neighbours.
 
     The neighbours ``N(p)`` of a pixel are the 8 around it at each dilation; beyond the border the border's pixels
-    are repeated. With ``s_c(p)`` the standard deviation (with n - 1) of channel ``c`` over those neighbours and ``p``
+    are replicated. With ``s_c(p)`` the standard deviation (with n - 1) of channel ``c`` over those neighbours and ``p``
     itself, counted once a dilation::
 
         k(p, q) = - mean_c |I_c(p) - I_c(q)| / (0.1 s_c(p) + 1e-8)
         a(p, q) = exp k(p, q) / sum_{r in N(p)} exp k(p, r)
         m(p)   <- sum_{q in N(p)} a(p, q) m(q)                          ``steps`` times
 
-    Only differences relative to their surroundings matter, so any brightness or contrast of ``image`` gives the same.
+    Only differences relative to their surroundings matter, so the result does not depend on brightness and contrast.
 
     Example:
         >>> pamr(image, logits).shape                     # (3, 375, 500), (21, 375, 500)
         torch.Size([21, 375, 500])
 
     Args:
-        image: the picture, in any range.
+        image: the image, in any range.
         maps: logits or probabilities at its size.
-        steps: how often to average.
+        steps: number of iterations.
         dilations: distances of the neighbours in pixels.
 
-    Source: Araslanov & Roth 2020, arXiv 2005.08104, and its reference code, with the numbers of
+    Source: Araslanov & Roth 2020, arXiv 2005.08104, and its reference code, with the parameters of
     NACLIP (arXiv 2404.08181).
     """
     import torch

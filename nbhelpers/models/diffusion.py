@@ -1,4 +1,4 @@
-"""Stable Diffusion inpainting by diffusers: fills a mask with what a text describes.
+"""Stable Diffusion inpainting by diffusers: fills a mask according to a text prompt.
 
 Rombach et al. 2022, arXiv 2112.10752 (latent diffusion); Podell et al. 2023, arXiv 2307.01952 (SDXL).
 """
@@ -31,15 +31,15 @@ XL_STRENGTH = 0.9999  # SDXL was not trained on pure noise; diffusers' own defau
 
 
 class DiffusionInpainter:
-    """Fills a hole with what a text describes; a `nbhelpers.models.protocols.Inpainter`.
+    """Inpainting by text prompt; a `nbhelpers.models.protocols.Inpainter`.
 
     Example:
         >>> inpainter = nbhelpers.load("inpainter", "stable-diffusion-inpainting", device="cuda")
         >>> inpainter.fill(image, sky, "realistic sunset with a reddish sky", seed=3).shape
         (480, 640, 3)
 
-    What a prompt may ask for is limited by the licence of the weights. The publisher's safety checker runs where its
-    files lie in the folder.
+    The licence of the weights restricts permitted prompts. The publisher's safety checker runs if its files are in the
+    folder.
 
     Args:
         pipeline: one of `PIPELINES`, on its device.
@@ -66,30 +66,30 @@ class DiffusionInpainter:
         guidance: float = GUIDANCE,
         negative: str | None = None,
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The photo with what ``mask`` covers painted.
+        """The photo with the masked area inpainted.
 
-        The network works at ``side`` x ``side``: give it a crop (`nbhelpers.editing` does), or detail is lost. Colours
-        outside the mask come back slightly changed by the autoencoder; paste only what the mask covers.
+        The network works at ``side`` x ``side``: pass a crop, as `nbhelpers.editing` does, or detail is lost. Colours
+        outside the mask are slightly changed by the autoencoder; paste only the masked area.
 
         Args:
             image: RGB.
-            mask: what is painted over.
-            prompt: what to paint; None removes, with `REMOVAL_PROMPT`.
-            seed: of the noise, which is drawn on the CPU: on one device the same seed gives the same picture.
-            strength: above 0, at most 1: how much noise is added to the original before painting.
-            steps: of denoising at strength 1; fewer at less strength.
-            guidance: weight of the text; 1 or less switches guidance off.
-            negative: what to avoid; for a removal `REMOVAL_NEGATIVE` when left out.
+            mask: the area to inpaint.
+            prompt: description of its content; None removes the object, with `REMOVAL_PROMPT`.
+            seed: of the noise, which is drawn on the CPU: on one device the same seed gives the same image.
+            strength: above 0, at most 1: amount of noise added to the original.
+            steps: of denoising at strength 1; fewer at lower strength.
+            guidance: weight of the prompt; 1 or less disables guidance.
+            negative: negative prompt; for a removal `REMOVAL_NEGATIVE` by default.
 
         Raises:
-            NbHelpersError: a strength or steps out of range; memory is full; the safety checker objects.
+            NbHelpersError: strength or steps out of range; out of memory; a result rejected by the safety checker.
         """
         import torch
 
         if not 0 < strength <= 1:
             raise NbHelpersError("the strength is out of range", given=strength, expected="above 0, at most 1")
         if steps < 1:
-            raise NbHelpersError("there must be a step", given=f"steps={steps}", expected="1 or more")
+            raise NbHelpersError("the number of steps is out of range", given=f"steps={steps}", expected="1 or more")
         if not mask.any():
             return image.copy()
         if prompt is None:
@@ -117,26 +117,28 @@ class DiffusionInpainter:
             raise NbHelpersError(
                 f"the memory of {self.device} is too small for {self.name} at {self.side} x {self.side}",
                 given=str(error).splitlines()[0],
-                do='take a smaller model, or load it with device="cpu"',
+                do='use a smaller model, or load it with device="cpu"',
             ) from error
         if any(getattr(output, "nsfw_content_detected", None) or ()):
-            raise NbHelpersError("the safety checker holds the result back", given=prompt, do="another prompt or seed")
+            raise NbHelpersError(
+                "the safety checker rejected the result", given=prompt, do="use another prompt or seed"
+            )
         painted = np.rint(np.clip(output.images[0], 0, 1) * 255).astype(np.uint8)
         return unfit_square(painted, inside, image.shape[:2])
 
 
 def build(name: str, files: dict[str, Path], device: str) -> DiffusionInpainter:
-    """Build from the files of a pipeline folder, by their paths inside of it: ``{"unet/config.json": path, ...}``.
+    """Build from the files of a pipeline folder, by their relative paths: ``{"unet/config.json": path, ...}``.
 
     Raises:
-        NbHelpersError: files that do not lie in one folder; as `from_folder`.
+        NbHelpersError: files that are not in one folder; see also `from_folder`.
     """
     root = files[INDEX].parent
     astray = [path for role, path in files.items() if path != root / role]
     if astray:
         raise NbHelpersError(
-            "the files of the pipeline do not lie in one folder",
-            given=f"{astray[0]}, beside {root}",
+            "the files of the pipeline are not in one folder",
+            given=f"{astray[0]}, outside {root}",
             expected="all in checkpoints/, or all in the hub's cache",
             do=f"remove {root}, then: nbhelpers fetch {name}",
         )
@@ -144,7 +146,7 @@ def build(name: str, files: dict[str, Path], device: str) -> DiffusionInpainter:
 
 
 def from_folder(folder: str | Path, device: str | None = None, name: str | None = None) -> DiffusionInpainter:
-    """Open a pipeline folder in diffusers' format: a download, or one of your own training.
+    """Open a pipeline folder in diffusers' format, downloaded or trained by yourself.
 
     Only safetensors are read and no code of the folder runs; nothing is downloaded.
 
@@ -152,13 +154,13 @@ def from_folder(folder: str | Path, device: str | None = None, name: str | None 
         >>> inpainter = from_folder("my-inpainting-pipeline", device="cuda")
 
     Args:
-        folder: holds ``model_index.json``. Half-precision files (``*.fp16.safetensors``) are taken where there are
+        folder: contains ``model_index.json``. Half-precision files (``*.fp16.safetensors``) are used if there are
             no others.
         device: see `nbhelpers.core.device.choose_device`. float16 on CUDA, float32 elsewhere.
-        name: what the inpainter is called; the folder's name when left out.
+        name: of the inpainter; by default that of the folder.
 
     Raises:
-        NbHelpersError: no such folder, another kind of pipeline, damaged or missing files.
+        NbHelpersError: no such folder, another type of pipeline, damaged or missing files.
     """
     import torch
 
@@ -183,27 +185,29 @@ def from_folder(folder: str | Path, device: str | None = None, name: str | None 
             local_files_only=True,
             **(checker if kind == PIPELINES[0] else {}),
         )
-    except Exception as error:  # diffusers, transformers, safetensors and torch each have their own
+    except Exception as error:  # diffusers, transformers, safetensors and torch each raise their own
         if is_out_of_memory(error):
             raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise NbHelpersError(
             "the pipeline's files cannot be loaded",
             given=f"{folder}: {reason[0]}",
-            do=f"nbhelpers fetch {name}" if name else "fetch the folder again",
+            do=f"nbhelpers fetch {name}" if name else "download the folder again",
         ) from error
     return DiffusionInpainter(pipeline.to(device), name or folder.name, device)
 
 
 def _kind(folder: Path) -> str:
-    """The pipeline class that the folder asks for, if it is one of ours."""
+    """The pipeline class of the folder, if it is supported."""
     expected = f"a folder with {INDEX} of {' or '.join(PIPELINES)}"
     try:
         kind = json.loads((folder / INDEX).read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NbHelpersError("this is no pipeline folder", given=f"{folder}: {error}", expected=expected) from error
+        raise NbHelpersError(
+            "the folder does not contain a pipeline", given=f"{folder}: {error}", expected=expected
+        ) from error
     if kind not in PIPELINES:
-        raise NbHelpersError("the pipeline does not inpaint", given=f"{folder}: {kind}", expected=expected)
+        raise NbHelpersError("the pipeline is not for inpainting", given=f"{folder}: {kind}", expected=expected)
     return kind
 
 

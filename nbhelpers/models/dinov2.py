@@ -1,7 +1,7 @@
-"""DINOv2: features of the patches of a picture, learned without labels.
+"""DINOv2: self-supervised patch features.
 
 Oquab et al. 2023, arXiv 2304.07193; with register tokens, Darcet et al. 2023, arXiv 2309.16588. The network is the one
-of ``transformers``; weights are the publisher's, or the lite ViT-S/14 turned back into the same parameters.
+of ``transformers``; weights are the publisher's, or the lite ViT-S/14 converted to the same parameters.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ LITE = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_
 
 
 class Dinov2Encoder:
-    """Patch tokens of pictures of any size; a `nbhelpers.models.protocols.PatchEncoder`.
+    """Patch tokens of images of any size; a `nbhelpers.models.protocols.PatchEncoder`.
 
     Example:
         >>> encoder = nbhelpers.load("patch_encoder")
         >>> encoder.tokens([photo])[0].shape                           # (448, 672, 3) uint8
         (32, 48, 384)
 
-    The positional embedding is interpolated to the picture's grid (bicubic), as the publisher does.
+    The positional embedding is interpolated to the image's grid (bicubic), like the publisher's code.
 
     Args:
         model: ``Dinov2Model`` or ``Dinov2WithRegistersModel`` of ``transformers``.
@@ -51,10 +51,10 @@ class Dinov2Encoder:
         self._before = 1 + getattr(model.config, "num_register_tokens", 0)  # class token and registers
 
     def tokens(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Float32[np.ndarray, "_ _ d"]]:
-        """The tokens of each picture after the last layer norm; see `PatchEncoder.tokens`.
+        """The tokens of each image after the last layer norm; see `PatchEncoder.tokens`.
 
         Raises:
-            NbHelpersError: a picture of more than 20,000 patches.
+            NbHelpersError: an image of more than 20,000 patches.
         """
         return encode_patches(self, images, self._encode)
 
@@ -78,7 +78,7 @@ def build(name: str, files: dict[str, Path], device: str, **_: Any) -> Dinov2Enc
     """Build an encoder from ``{"checkpoint": model.safetensors, "config": config.json}``; nothing is downloaded.
 
     Raises:
-        NbHelpersError: the files are damaged, do not belong together, or are no DINOv2.
+        NbHelpersError: the files are damaged, do not match, or are not DINOv2.
     """
     needs("match", "transformers")
     return Dinov2Encoder(load_network(name, files, NETWORKS), name, device)
@@ -91,7 +91,7 @@ def build_lite(name: str, files: dict[str, Path], device: str, *, blocks: int = 
         name: catalog name.
         files: the ONNX file.
         device: where it computes.
-        blocks: how many of the 12 transformer blocks to run before the last layer norm.
+        blocks: number of the 12 transformer blocks to run before the last layer norm.
     """
     needs("match", "transformers")
     import torch

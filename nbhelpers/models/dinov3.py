@@ -1,8 +1,8 @@
-"""DINOv3: features of the patches of a picture, without the part of them that only tells where a patch is.
+"""DINOv3: self-supervised patch features, with removal of their positional bias.
 
-Siméoni et al. 2025, arXiv 2508.10104; vision transformers and ConvNeXts, run by ``transformers``. Distances between
-patches of different pictures are those of their content and of their positions. INSID3 (Cuttano et al. 2026, arXiv
-2603.28480) found that positions lie in few directions and removes them: a picture without content shows these alone.
+Siméoni et al. 2025, arXiv 2508.10104; vision transformers and ConvNeXts, run by ``transformers``. The distance
+of patches in different images depends on their content and on their positions. INSID3 (Cuttano et al. 2026, arXiv
+2603.28480) found that positions lie in few directions, which an image without content reveals, and removes these.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NETWORKS = {"dinov3_vit": "DINOv3ViTModel", "dinov3_convnext": "DINOv3ConvNextModel"}
-BLANK_GRID = 64  # patches a side of the blank picture: 1024 pixels, as INSID3 takes pictures
+BLANK_GRID = 64  # patches per side of the blank image: 1024 pixels, as in INSID3
 MAX_FRACTION = 0.5  # of the dimensions that may be removed
 
 
 class Dinov3Encoder:
-    """Patch tokens of pictures of any size; a `nbhelpers.models.protocols.PatchEncoder`.
+    """Patch tokens of images of any size; a `nbhelpers.models.protocols.PatchEncoder`.
 
     Example:
         >>> encoder = nbhelpers.load("patch_encoder", "dinov3-vit-large")
@@ -56,7 +56,7 @@ class Dinov3Encoder:
         self._before = 1 + getattr(config, "num_register_tokens", 0)  # class token and registers
         if not 0 <= positions <= MAX_FRACTION * self.dimension:
             raise NbHelpersError(
-                "so many directions cannot be removed",
+                "the number of removed directions is out of range",
                 given=positions,
                 expected=f"0 to {int(MAX_FRACTION * self.dimension)}, for tokens of {self.dimension}",
             )
@@ -64,10 +64,10 @@ class Dinov3Encoder:
         self._basis: np.ndarray | None = None
 
     def tokens(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Float32[np.ndarray, "_ _ d"]]:
-        """The tokens of each picture after the last layer norm; see `PatchEncoder.tokens`.
+        """The tokens of each image after the last layer norm; see `PatchEncoder.tokens`.
 
         Raises:
-            NbHelpersError: a picture of more than 20,000 patches.
+            NbHelpersError: an image of more than 20,000 patches.
         """
         tokens = encode_patches(self, images, self._encode)
         return [remove_directions(token, self._position_basis()) for token in tokens] if self.positions else tokens
@@ -78,7 +78,7 @@ class Dinov3Encoder:
         return hidden[:, self._before :].reshape(len(images), *grid, self.dimension)
 
     def _position_basis(self) -> Float32[np.ndarray, "k d"]:
-        """The directions of the positional bias, computed at the first use: those of a picture that has no content."""
+        """The directions of the positional bias, computed once from an image without content."""
         if self._basis is None:
             side = BLANK_GRID * self.patch
             (tokens,) = encode_patches(self, [np.zeros((side, side, 3), np.uint8)], self._encode)
@@ -87,17 +87,17 @@ class Dinov3Encoder:
 
 
 def position_directions(blank: Float32[np.ndarray, "h w d"], count: int) -> Float32[np.ndarray, "k d"]:
-    """The directions in which the tokens of a picture without content differ from each other.
+    """The principal directions of the tokens of an image without content.
 
     Args:
-        blank: tokens of the blank picture.
-        count: how many directions, those of the largest singular values; ``k`` is less where the tokens have less.
+        blank: tokens of the blank image.
+        count: number of directions, by decreasing singular value; ``k`` is lower if the tokens have a lower rank.
 
     Returns:
         Rows of length 1, orthogonal to each other.
 
     Source: INSID3 (arXiv 2603.28480): the first right singular vectors of the centred tokens, each of length 1, of a
-    black picture of 1024 x 1024 pixels; 500 of 1024 directions for its clustering, 20 for matching across photos.
+    black image of 1024 x 1024 pixels; 500 of 1024 directions for its clustering, 20 for matching across photos.
     """
     rows = blank.reshape(-1, blank.shape[-1]).astype(np.float64)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

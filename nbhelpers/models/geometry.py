@@ -265,7 +265,7 @@ def build_estimated(
         files: unused; `load` finds those of the estimator.
         device: where it computes.
         estimator: catalog name, such as ``"colmap"`` or ``"vggt-1b"``.
-        install: unused; the catalog tells it.
+        install: used only by the catalog.
     """
     from nbhelpers.models.load import load
 

@@ -10,10 +10,10 @@ VARIABLE = "NBHELPERS_ACCEPT"
 
 
 def check_accepted(name: str, licence: str, address: str) -> None:
-    """Refuse a model whose licence restricts its use, until ``NBHELPERS_ACCEPT`` names it.
+    """Raise an error for a model with a restrictive licence unless ``NBHELPERS_ACCEPT`` names it.
 
     Raises:
-        NbHelpersError: it does not; tells the licence and where to read it.
+        NbHelpersError: it does not; the message gives the licence and its address.
     """
     accepted = {each.strip() for each in os.environ.get(VARIABLE, "").split(",")}
     if name not in accepted:

@@ -1,4 +1,4 @@
-"""`load` picks the adapter of a task, builds it once, and shares it; `load_checkpoint` reads a SAM 2 file."""
+"""`load` selects, builds and caches the adapter of a task; `load_checkpoint` reads a SAM 2 checkpoint."""
 
 from __future__ import annotations
 
@@ -63,22 +63,22 @@ def load(
 @overload
 def load(task: str, name: str | None = ..., device: str | None = ..., models: str | None = ...) -> Any: ...
 def load(task: str, name: str | None = None, device: str | None = None, models: str | None = None) -> Any:
-    """The model that does a task; built at the first call and shared afterwards.
+    """The model for a task, built at the first call and cached.
 
     Example:
-        >>> segmenter = nbhelpers.load("segmenter")                              # the best that is here
+        >>> segmenter = nbhelpers.load("segmenter")                              # the best one available
         >>> segmenter = nbhelpers.load("segmenter", "sam2.1-hiera-large", device="cuda")
 
     Args:
         task: ``"segmenter"``; see `nbhelpers.weights.entries.TASKS`.
         name: a name of the catalog (``nbhelpers doctor`` lists them).
-        device: ``"cuda"``, ``"mps"``, ``"cpu"``; the best there is when left out.
-        models: ``"lite"``, ``"official"`` or ``"auto"``; ``NBHELPERS_MODELS``, else ``"auto"``, when left out.
-            ``"auto"`` takes an official model whose file is already here, else the lite one. A lite model is
-            fetched when it is missing (up to a few hundred MB); an official one never is.
+        device: ``"cuda"``, ``"mps"`` or ``"cpu"``; by default the best available.
+        models: ``"lite"``, ``"official"`` or ``"auto"``; by default ``NBHELPERS_MODELS``, else ``"auto"``.
+            ``"auto"`` selects an official model if it has been downloaded, else the lite one. A missing lite model is
+            downloaded (up to a few hundred MB); an official one never is.
 
     Raises:
-        NbHelpersError: an unknown task, name or set; a model that is not here; a damaged file.
+        NbHelpersError: an unknown task, name or set; a model that has not been downloaded; a damaged file.
     """
     entry = choose_model(task, name, models)
     device = choose_device(device)
@@ -86,7 +86,7 @@ def load(task: str, name: str | None = None, device: str | None = None, models: 
         if (entry.name, device) not in _loaded:
             if entry.adapter is None:
                 raise NbHelpersError(
-                    "the catalog knows this model, but this version of nbhelpers cannot run it yet",
+                    "the model is in the catalog, but this version of nbhelpers cannot run it",
                     given=entry.name,
                     expected=f"one of {', '.join(m.name for m in catalog.models(task) if m.adapter) or 'none so far'}",
                 )
@@ -98,9 +98,9 @@ def load(task: str, name: str | None = None, device: str | None = None, models: 
 
 
 def choose_model(task: str, name: str | None = None, models: str | None = None) -> Model:
-    """The catalog row that `load` would build; see there. Nothing is fetched or built."""
+    """The catalog entry that `load` would build, without downloading or building it."""
     if task not in TASKS:
-        raise NbHelpersError("there is no such task", given=task, expected=f"one of {', '.join(TASKS)}")
+        raise NbHelpersError("unknown task", given=task, expected=f"one of {', '.join(TASKS)}")
     if name is not None:
         entry = catalog.find(name)
         if entry.task != task:
@@ -112,7 +112,7 @@ def choose_model(task: str, name: str | None = None, models: str | None = None) 
         return entry
     wanted = models or os.environ.get("NBHELPERS_MODELS") or "auto"
     if wanted not in (*SETS, "auto"):
-        raise NbHelpersError("there is no such set of models", given=wanted, expected="auto, lite or official")
+        raise NbHelpersError("unknown set of models", given=wanted, expected="auto, lite or official")
     official, lite = catalog.models(task, "official"), catalog.models(task, "lite")
     present = [m for m in official if m.adapter and cache.here(m)] if wanted != "lite" else []
     candidates = present or (official if wanted == "official" else lite or official)
@@ -137,13 +137,13 @@ def load_checkpoint(path: str | Path, config: str | None = None, device: str | N
         >>> load_checkpoint("checkpoints/sam2_hiera_large.pt", "sam2_hiera_l.yaml")
 
     Args:
-        path: the file; fine-tuned weights of the same network too.
-        config: the network's yaml in the ``sam2`` package, with or without its folder. It can be left out where the
-            file has the publisher's name.
-        device: where it computes; the best there is when left out.
+        path: the file; also fine-tuned weights of the same network.
+        config: the network's yaml in the ``sam2`` package, with or without its folder. It is optional if the file has
+            the publisher's name.
+        device: where it computes; by default the best available.
 
     Raises:
-        NbHelpersError: no such file, an unknown configuration, weights of another network.
+        NbHelpersError: a missing file, an unknown configuration, weights of another network.
     """
     path = Path(path).expanduser()
     known = {asset.file: model for model in catalog.models("segmenter", "official") for asset in model.assets}
@@ -151,19 +151,19 @@ def load_checkpoint(path: str | Path, config: str | None = None, device: str | N
     configs = {Path(m.options["config"]).name: m.options["config"] for m in known.values() if "config" in m.options}
     if not path.is_file():
         raise NbHelpersError(
-            "there is no such checkpoint",
+            "the checkpoint does not exist",
             given=path,
             do=f"nbhelpers fetch {model.name if model else 'sam2.1-hiera-large'}",
         )
     if config is None and model is None:
         raise NbHelpersError(
-            "the configuration does not follow from the checkpoint's name",
+            "the configuration cannot be inferred from the name of the checkpoint",
             given=path.name,
             expected="--model-cfg with one of " + ", ".join(configs),
         )
     chosen = configs.get(Path(config).name) if config is not None else model.options["config"] if model else None
     if chosen is None:
-        raise NbHelpersError("there is no such configuration", given=config, expected=", ".join(configs))
+        raise NbHelpersError("unknown configuration", given=config, expected=", ".join(configs))
     from nbhelpers.models.sam2 import build
 
     multiply_by_onednn()

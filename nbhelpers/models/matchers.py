@@ -24,20 +24,20 @@ from nbhelpers.models.adapters import read_weights, with_cpu_fallback
 from nbhelpers.models.values import LocalFeatures, check_same_model
 
 LONGEST = 1024  # longer side in pixels for the learned extractors: near their training size
-KEYPOINTS = 1024  # a photo; twice as many cost LightGlue three times as long and registered no photo more
+KEYPOINTS = 1024  # per photo; twice as many take LightGlue three times as long and registered no further photo
 AROUND = 9  # side in pixels of the square in which a keypoint must have contrast
-CONTRAST = 2.5  # grey levels of standard deviation; the noise of a good camera in the dark has about 1
+CONTRAST = 2.5  # grey levels of standard deviation; the dark noise of a good camera is about 1
 MIN_FEATURES = 8  # below which LightGlue is not run
-DISK_STEP = 16  # pixels: DISK's U-Net halves the picture four times
+DISK_STEP = 16  # pixels: DISK's U-Net halves the image four times
 XFEAT_STEP = 32
 DIMENSIONS = {"disk": 128, "aliked": 128, "xfeat": 64}
-SIFT_LONGEST = 1600  # pixels of the longer side; larger photos cost time and give no better cameras
+SIFT_LONGEST = 1600  # pixels of the longer side; larger photos take longer and give no better cameras
 HALF = 0.5  # COLMAP's first pixel has its centre at (0.5, 0.5)
 MIN_SIDE = 16  # pixels of the shorter side, below which SIFT has no octave
 
 
 class LightGlueMatcher:
-    """An extractor with the LightGlue that was trained for it; a `nbhelpers.models.protocols.Matcher`.
+    """An extractor with its LightGlue matcher; a `nbhelpers.models.protocols.Matcher`.
 
     Example:
         >>> matcher = nbhelpers.load("matcher", "disk-lightglue")
@@ -52,7 +52,7 @@ class LightGlueMatcher:
         name: catalog name.
         device: where both compute.
         keypoints: maximum number of features of a photo.
-        longest: longer side in pixels to which larger photos are made smaller.
+        longest: longer side in pixels to which larger photos are reduced.
     """
 
     quick = False
@@ -74,12 +74,12 @@ class LightGlueMatcher:
         self.keypoints, self.longest = keypoints, longest
 
     def features(self, image: UInt8[np.ndarray, "h w 3"]) -> LocalFeatures:
-        """Keypoints of a picture, the highest scores first; none where it is smaller than the network's step."""
+        """Keypoints of an image by decreasing score; none if it is smaller than the network's stride."""
         small = fit(image, self.longest)
         points, descriptors, scores = with_cpu_fallback(self, lambda: EXTRACTORS[self.kind](self, small))
         order = np.argsort(-scores, kind="stable")[: self.keypoints]
         order = order[textured(small, points[order])]
-        # pixel centres: the corner of the picture lies half a pixel before the first centre, at every size
+        # pixel centres: at every size the corner of the image is half a pixel before the first centre
         scale = np.array(image.shape[1::-1]) / np.array(small.shape[1::-1])
         points = ((points[order] + 0.5) * scale - 0.5).astype(np.float32)
         points = np.clip(points, 0, np.array(image.shape[1::-1], np.float32) - 1)
@@ -88,7 +88,7 @@ class LightGlueMatcher:
     def match(
         self, first: LocalFeatures, second: LocalFeatures
     ) -> tuple[Int[np.ndarray, "m 2"], Float32[np.ndarray, " m"]]:
-        """Indices of the matching features of two pictures, and their confidence (0 to 1).
+        """Indices of the matching features of two images, and their confidence (0 to 1).
 
         Raises:
             NbHelpersError: features of another extractor.
@@ -113,10 +113,10 @@ class LightGlueMatcher:
 
 
 def textured(image: UInt8[np.ndarray, "h w 3"], points: Float32[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
-    """Which points have contrast around them.
+    """Which points have local contrast.
 
-    The networks normalise contrast, so on a black ground they detect keypoints in the noise of the sensor, which is at
-    rest while the object turns: such photos match well, and wrongly.
+    The networks normalise contrast, so on a black background they detect keypoints in the sensor noise, which does not
+    move with a rotating object: such photos match well but wrongly.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     mean, square = (cv2.blur(each, (AROUND, AROUND)) for each in (grey, grey**2))
@@ -143,14 +143,14 @@ def _xfeat(matcher: LightGlueMatcher, image: np.ndarray) -> tuple[np.ndarray, np
     height, width = image.shape[:2]
     if min(height, width) < XFEAT_STEP:
         return _none("xfeat")
-    # Its sums depend on the number of threads, and so do its keypoints, and whether a photo far from the others is
-    # registered. One thread costs a tenth of a second per photo. DISK and LightGlue give the same with any number.
+    # Its sums depend on the number of threads, and so do its keypoints and the registration of distant photos.
+    # A single thread costs 0.1 s per photo. DISK and LightGlue are deterministic with any number.
     with _one_thread():
         features = matcher.model["extractor"].detectAndCompute(_tensor(image, matcher.device), top_k=matcher.keypoints)[
             0
         ]
     points, descriptors, scores = _arrays(features["keypoints"], features["descriptors"], features["scores"])
-    # it works on whole steps and reports its pixel i at i * factor; its centre lies at (i + 0.5) * factor - 0.5
+    # its grid has whole strides, and it reports pixel i at i * factor; the centre is at (i + 0.5) * factor - 0.5
     factor = np.array([width / (width // XFEAT_STEP * XFEAT_STEP), height / (height // XFEAT_STEP * XFEAT_STEP)])
     return (points + (factor - 1) / 2).astype(np.float32), descriptors, scores
 
@@ -186,11 +186,11 @@ def _none(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def light_glue(kind: str, state: Mapping[str, Any]) -> Any:
-    """``LightGlue`` as kornia has it, with the published weights of an extractor.
+    """Kornia's ``LightGlue`` with the published weights for an extractor.
 
     Args:
         kind: ``"disk"``, ``"aliked"`` or ``"xfeat"``.
-        state: the published state dict, whose layers have their older names.
+        state: the published state dict, with older names of the layers.
 
     Raises:
         RuntimeError: weights of another network.
@@ -202,10 +202,10 @@ def light_glue(kind: str, state: Mapping[str, Any]) -> Any:
     renamed = {
         re.sub(r"^(self_attn|cross_attn)\.(\d+)\.", r"transformers.\2.\1.", name.removeprefix("matcher.")): value
         for name, value in state.items()
-        # the file of LighterGlue holds XFeat once more; the others an `r` that neither implementation reads
+        # the file of LighterGlue also contains XFeat; the others an unused `r`
         if not (name.startswith("extractor.") or re.fullmatch(r"log_assignment\.\d+\.r", name))
     }
-    # a table that follows from the options, absent in older files
+    # a buffer that follows from the options, absent in older files
     renamed.setdefault("confidence_thresholds", glue.confidence_thresholds)
     glue.load_state_dict(renamed)
     return glue
@@ -219,7 +219,7 @@ def _extractor(kind: str, state: Mapping[str, Any], keypoints: int) -> Any:
         network.load_state_dict(state["extractor"])
     elif kind == "aliked":
         network = ALIKED(model_name="aliked-n16", max_num_keypoints=keypoints)
-        network.load_state_dict({"dkd.hw_grid": network.dkd.hw_grid, **state})  # a table, absent in the file
+        network.load_state_dict({"dkd.hw_grid": network.dkd.hw_grid, **state})  # a buffer, absent in the file
     else:
         network = XFeat(top_k=keypoints)
         network.net.load_state_dict(state)
@@ -230,7 +230,7 @@ def build(name: str, files: Mapping[str, Path], device: str, kind: str, keypoint
     """Build a matcher from ``{"extractor": path, "matcher": path}``.
 
     Raises:
-        NbHelpersError: kornia is not installed, or the files are damaged or of another network.
+        NbHelpersError: kornia is not installed, or the files are damaged or belong to another network.
     """
     needs("multiview", "kornia")
     states = {role: read_weights(files[role], f"the {role} of {name}") for role in ("extractor", "matcher")}
@@ -239,7 +239,7 @@ def build(name: str, files: Mapping[str, Path], device: str, kind: str, keypoint
         glue = light_glue(kind, states["matcher"])
     except (RuntimeError, KeyError, AttributeError) as error:
         raise NbHelpersError(
-            "the weights are of another network",
+            "the weights belong to another network",
             given=f"{', '.join(path.name for path in files.values())}: {str(error).splitlines()[0]}",
             expected=f"the two files of {name}",
             do=f"nbhelpers fetch {name}",
@@ -251,16 +251,16 @@ def build(name: str, files: Mapping[str, Path], device: str, kind: str, keypoint
 class Sift:
     """SIFT features and mutual nearest neighbours; a `nbhelpers.models.protocols.Matcher`.
 
-    It needs no weights, and is the most exact where photos overlap well. Lowe 2004, "Distinctive Image Features from
-    Scale-Invariant Keypoints"; RootSIFT by Arandjelovic and Zisserman 2012.
+    It needs no weights and is the most accurate matcher for photos with large overlap. Lowe 2004, "Distinctive Image
+    Features from Scale-Invariant Keypoints"; RootSIFT by Arandjelovic and Zisserman 2012.
 
     Args:
         name: for the scene's notes.
         device: always ``"cpu"``.
         keypoints: maximum number of features of a photo.
-        contrast: minimum contrast of a feature; COLMAP's default is 0.0067, half of it gives fainter ones too.
-        ratio: largest distance to the best match as a fraction of that to the second best (Lowe, section 7.1).
-        longest: longer side in pixels to which larger photos are made smaller.
+        contrast: minimum contrast of a feature; COLMAP's default is 0.0067, half of it adds weaker ones.
+        ratio: maximum distance to the best match as a fraction of that to the second best (Lowe, section 7.1).
+        longest: longer side in pixels to which larger photos are reduced.
     """
 
     name: str = "sift"
@@ -272,7 +272,7 @@ class Sift:
     quick = True
 
     def features(self, image: UInt8[np.ndarray, "h w 3"]) -> LocalFeatures:
-        """Keypoints of a picture, with scores 1."""
+        """Keypoints of an image, with scores 1."""
         needs("multiview", "pycolmap")
         import pycolmap
 
@@ -297,7 +297,7 @@ class Sift:
     def match(
         self, first: LocalFeatures, second: LocalFeatures
     ) -> tuple[Int[np.ndarray, "m 2"], Float32[np.ndarray, " m"]]:
-        """Mutual nearest neighbours that are clearly nearer than the second nearest; scores are their cosines."""
+        """Mutual nearest neighbours that pass the ratio test; scores are their cosines."""
         check_same_model(first, second, self.name)
         check_same_model(second, first, self.name)
         if min(len(first), len(second)) < 2:

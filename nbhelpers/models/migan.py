@@ -1,4 +1,4 @@
-"""MI-GAN on ONNX Runtime: removes what is under a mask, small and quick on any CPU.
+"""MI-GAN on ONNX Runtime: a small inpainting network that is fast on any CPU.
 
 Sargsyan et al., ICCV 2023, "MI-GAN: A Simple Baseline for Image Inpainting on Mobile Devices".
 """
@@ -23,7 +23,7 @@ OFFICIAL = "stable-diffusion-inpainting"
 
 
 class MiganInpainter:
-    """Fills a hole from its surroundings; a `nbhelpers.models.protocols.Inpainter` that takes no text.
+    """Inpainting from the surroundings; a `nbhelpers.models.protocols.Inpainter` without text input.
 
     Example:
         >>> inpainter = nbhelpers.load("inpainter", "migan")
@@ -49,29 +49,29 @@ class MiganInpainter:
         seed: int = 0,
         strength: float = 1.0,
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The photo with what ``mask`` covers filled from its surroundings.
+        """The photo with the masked area inpainted from its surroundings.
 
-        The network works at 512 x 512: give it a crop (`nbhelpers.editing.remove` does), or detail is lost.
+        The network works at 512 x 512: pass a crop, as `nbhelpers.editing.remove` does, or detail is lost.
 
         Args:
             image: RGB.
-            mask: what is filled.
-            prompt: must be None, for the network reads no text.
-            seed: without effect: nothing is random.
-            strength: without effect: nothing of the original is kept.
+            mask: the area to inpaint.
+            prompt: must be None, since the network has no text input.
+            seed: no effect: the network is deterministic.
+            strength: no effect: the masked area is never kept.
 
         Raises:
-            NbHelpersError: a prompt was given, or nothing is left to fill from.
+            NbHelpersError: a prompt was given, or the mask covers the whole image.
         """
         if prompt is not None:
             raise NbHelpersError(
-                f"{self.name} fills a hole from its surroundings and takes no text",
+                f"{self.name} inpaints from the surroundings and has no text input",
                 given=f"the prompt {prompt!r}",
-                expected=f"an inpainter that reads text, such as {OFFICIAL}",
+                expected=f"an inpainter with text input, such as {OFFICIAL}",
                 do=f'nbhelpers fetch {OFFICIAL}, then load("inpainter", "{OFFICIAL}"); or remove without a prompt',
             )
         if mask.all():
-            raise NbHelpersError("the mask covers the whole picture: there is nothing left to fill it from")
+            raise NbHelpersError("the mask covers the whole image: there are no surroundings to inpaint from")
         if not mask.any():
             return image.copy()
         square, hole, inside = fit_square(image, mask, SIDE)

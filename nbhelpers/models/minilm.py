@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2: sentences to vectors whose cosine is the similarity of their meanings.
+"""all-MiniLM-L6-v2: sentence embeddings whose cosine measures semantic similarity.
 
 Wang et al. 2020, arXiv 2002.10957 (MiniLM); Reimers and Gurevych 2019, arXiv 1908.10084 (mean pooling). Read with
 ``tokenizers`` and torch's own Transformer, because importing ``transformers`` costs several seconds; the tests
@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
 
-LONGEST = 128  # tokens of a sentence; the model was trained on as many
+LONGEST = 128  # tokens of a sentence, as in training
 BATCH = 64
 
 
@@ -39,7 +39,7 @@ class SentenceEncoder:
         self.bert, self.tokenizer, self.dim = bert, tokenizer, dim
 
     def __call__(self, sentences: Sequence[str]) -> Float32[np.ndarray, "n d"]:
-        """Unit vectors, one a sentence."""
+        """A unit vector per sentence."""
         import torch
 
         codes = self.tokenizer.encode_batch(list(sentences))

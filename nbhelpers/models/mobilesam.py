@@ -1,4 +1,4 @@
-"""MobileSAM on ONNX Runtime: small, and quick to encode on any CPU.
+"""MobileSAM on ONNX Runtime: a small segmenter with a fast encoder.
 
 Zhang et al. 2023, arXiv 2306.14289 (a distilled encoder, the decoder of Segment Anything, arXiv 2304.02643).
 """
@@ -65,10 +65,10 @@ class MobileSamSegmenter:
         return Embedding(image.shape[:2], self.name, {"image_embeddings": features})
 
     def predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
-        """All four candidates: 1 to 3 for a single including click, 0 for any other prompt (SAM's own rule)."""
+        """All four candidates; the choice is among 1 to 3 for a single including point, else 0 (SAM's rule)."""
         prompt.check_inside(embedding.size)
         if embedding.model != self.name:
-            raise NbHelpersError("the embedding was made by another model", given=embedding.model, expected=self.name)
+            raise NbHelpersError("the embedding belongs to another model", given=embedding.model, expected=self.name)
         height, width = _scaled(embedding.size)
         points, labels = _points(prompt, np.array([width, height]) / np.array(embedding.size[::-1]))
         feeds = {
@@ -87,9 +87,9 @@ class MobileSamSegmenter:
     def predict_points(
         self, embedding: Embedding, points: Shaped[np.ndarray, "n 2"], choose: Choose | None = None
     ) -> Prediction:
-        """The best candidate of each point, or the one that ``choose`` picks.
+        """The best candidate of each point, or the one that ``choose`` selects.
 
-        The ONNX graph takes one prompt at a time, so this is a loop.
+        The ONNX graph processes one prompt at a time, so this is a loop.
         """
         kept = []
         for number, point in enumerate(Prompt(points=points).points):
@@ -121,7 +121,7 @@ def build(name: str, files: dict[str, Path], device: str) -> MobileSamSegmenter:
     try:
         encoder = onnxruntime.InferenceSession(str(files["encoder"]), providers=providers)
         model = onnx.load(str(files["decoder"]))
-        del model.graph.output[:]  # what only feeds the old outputs is then dropped: it would resize to photo size
+        del model.graph.output[:]  # drops the nodes that resize masks to the size of the photo
         for tensor in (ALL_MASKS, ALL_IOUS):
             model.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
         decoder = onnxruntime.InferenceSession(model.SerializeToString(), providers=providers)

@@ -1,8 +1,9 @@
 """Open-vocabulary dense prediction with any OpenCLIP vision transformer, without training.
 
-CLIP compares a whole photo with a text. SCLIP (Wang et al. 2023, arXiv 2312.01597) lets the patches of the last block
-attend to similar patches, and then compares each patch; NACLIP (Hajimiri et al. 2024, arXiv 2404.08181) to their
-neighbours. Network and tokenizer come from the package ``open_clip``, weights from a file.
+CLIP compares a whole photo with a text. For dense prediction each patch is compared with the texts, and the attention
+of the last block is changed: in SCLIP (Wang et al. 2023, arXiv 2312.01597) patches attend to similar patches, in NACLIP
+(Hajimiri et al. 2024, arXiv 2404.08181) to their neighbours. Network and tokenizer come from the package ``open_clip``,
+weights from a file.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of OpenAI's training photos
-WINDOWS = {"cpu": 4, "mps": 16, "cuda": 64}  # at one time
+WINDOWS = {"cpu": 4, "mps": 16, "cuda": 64}  # per batch
 SENTENCES = 80
 LATIN_ENDS = "\u024f"
 log = logging.getLogger(__name__)
 PLAIN_MODEL = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
 PLAIN_VISION = {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio", "ls_init_value"}
 PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "ls_init_value"}
-NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}  # numbers in OpenAI's own files
+NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}  # scalars in OpenAI's files
 
 
 class OpenClipTextEncoder:
@@ -60,20 +61,20 @@ class OpenClipTextEncoder:
         >>> encoder.dense(image, [BACKGROUND_WORDS, "cat", "dog"], PROTOCOLS["voc21"]).probabilities.shape
         (3, 480, 640)
 
-    Text embeddings are cached. When the device's memory is full it continues with fewer windows or sentences at a
-    time, then on the CPU, and warns.
+    Text embeddings are cached. If the device runs out of memory, it continues with smaller batches, then on the CPU,
+    and warns.
 
     Args:
         model: ``open_clip.CLIP`` with plain towers.
         name: its catalog name.
         device: where it computes.
         settings: defaults of `dense`.
-        mean: of the photos it was trained on, RGB, 0 to 1.
+        mean: of the training photos, RGB, 0 to 1.
         std: their standard deviation.
     """
 
     shows = 0.2
-    """Cosine from which a photo shows what a name means: usual for CLIP, whose cosines lie between 0.1 and 0.35."""
+    """Cosine from which a photo shows a named object: usual for CLIP, whose cosines lie between 0.1 and 0.35."""
 
     def __init__(
         self,
@@ -105,15 +106,15 @@ class OpenClipTextEncoder:
         """Probabilities over ``names`` at the size of the model's input (short side 336), or the photo's.
 
         Args:
-            image: a photo of any size; it is scaled first.
+            image: a photo of any size.
             names: the vocabulary; a class may have several names, of which the most probable counts. A single
-                class gets 1 everywhere: give it something to compete with.
-            settings: instead of the encoder's own.
+                class has probability 1 everywhere, so add competing classes.
+            settings: instead of the encoder's settings.
             scope: attend within regions, by the similarity of other features; replaces ``settings.attention``.
             adjust: changes the cosines ``(n, H, W)`` at the size of the model's input, given the ``(n, d)`` texts too.
 
         Raises:
-            NbHelpersError: no names, the same class twice, a name that is too long, more memory than there is.
+            NbHelpersError: no names, the same class twice, a name that is too long, not enough memory.
         """
         settings = settings or self.settings
         classes = as_classes(names)
@@ -167,13 +168,13 @@ class OpenClipTextEncoder:
         return tuple(side // patch for side, patch in zip(size, self.model.visual.patch_size, strict=True))
 
     def similarity(self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> Float32[np.ndarray, " n"]:
-        """Cosine of the whole photo with each name, as CLIP compares them; above `shows` the photo shows it.
+        """Cosine of the whole photo with each name; above `shows` the photo shows the named object.
 
-        The photo is resized to the network's square, so that nothing at its borders is cut off.
+        The photo is resized to the network's square input without cropping.
 
         Args:
             image: a photo of any size.
-            names: what to compare it with; over the settings' sentences.
+            names: embedded with the templates of the settings.
 
         Raises:
             NbHelpersError: a name that is too long.
@@ -191,9 +192,9 @@ class OpenClipTextEncoder:
         return (with_cpu_fallback(self, run) @ texts.T)[0].numpy()
 
     def text_embeddings(self, names: Sequence[str], templates: tuple[str, ...] | None = None) -> Float[Tensor, "n d"]:
-        """One unit vector for each name, on the CPU: the mean over its sentences' unit vectors, of length 1 again.
+        """A unit vector for each name, on the CPU: the normalised mean of the unit vectors of its sentences.
 
-        Computed in float32 on any device and kept; in batches of names, with a progress bar where there are many.
+        Computed in float32 on any device and cached; in batches of names, with a progress bar if there are many.
 
         Args:
             names: e.g. ``["cat", "person in shirt"]``.
@@ -205,7 +206,7 @@ class OpenClipTextEncoder:
         keys = [(name.lower(), templates) for name in names]
         missing = {key: name for key, name in zip(keys, names, strict=True) if key not in self._texts}
         at_once = max(1, SENTENCES // len(prompt_sentences("", templates)))
-        with tqdm(total=len(missing), desc="reading names", disable=len(missing) < 20, leave=False) as bar:
+        with tqdm(total=len(missing), desc="encoding names", disable=len(missing) < 20, leave=False) as bar:
             for start in range(0, len(missing), at_once):
                 some = dict(list(missing.items())[start : start + at_once])
                 tokens = torch.stack([self._tokens(name, templates) for name in some.values()])
@@ -214,7 +215,7 @@ class OpenClipTextEncoder:
         return torch.stack([self._texts[key] for key in keys])
 
     def _read(self, tokens: Int[Tensor, "n t context"]) -> Float[Tensor, "n d"]:
-        """The vectors of ``n`` names with ``t`` sentences each."""
+        """The embeddings of ``n`` names with ``t`` sentences each."""
         import torch
 
         flat = tokens.flatten(0, 1)
@@ -227,9 +228,9 @@ class OpenClipTextEncoder:
 
     def _tokens(self, name: str, templates: tuple[str, ...] | None) -> Int[Tensor, "t context"]:
         if any(letter.isalpha() and letter > LATIN_ENDS for letter in name):
-            log.warning("%s has hardly read anything but English: %s may find nothing sensible", self.name, name)
+            log.warning("%s was trained on English: %s may give poor results", self.name, name)
         tokens = self.tokenizer(prompt_sentences(name, templates))
-        if (tokens[:, -1] != 0).any():  # filled to the end, so cut off in all but one case
+        if (tokens[:, -1] != 0).any():  # filled to the end, so almost certainly truncated
             raise NbHelpersError(
                 "a name is too long", given=name, expected=f"a sentence of fewer than {tokens.shape[1]} tokens with it"
             )
@@ -238,7 +239,7 @@ class OpenClipTextEncoder:
     def _pixels(self, image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Float[Tensor, "3 H W"]:
         """The photo at ``size``, normalised.
 
-        Bilinear as mmcv's ``Resize``, where it does not alias; a photo made less than half as large is averaged.
+        Bilinear like mmcv's ``Resize``; area averaging below half the size, against aliasing.
         """
         import torch
 
@@ -255,7 +256,7 @@ class OpenClipTextEncoder:
         settings: DenseSettings,
         scope: Scope | None = None,
     ) -> Float[Tensor, "n H W"]:
-        """Cosines of each pixel with each text: of patches, enlarged and averaged over the windows."""
+        """Cosines of patches with each text, enlarged to pixels and averaged over the windows."""
         import torch
 
         height, width = pixels.shape[-2:]
@@ -356,11 +357,11 @@ def build(
         architecture: a model of ``open_clip.list_models()``, e.g. ``ViT-B-16-quickgelu``.
         mean: of the photos it was trained on, RGB, 0 to 1.
         std: their standard deviation.
-        settings: what differs from `DenseSettings`.
+        settings: differences from `DenseSettings`.
 
     Raises:
         NbHelpersError: ``open_clip`` is not installed, the architecture is unknown or not a plain vision transformer,
-            or the checkpoint is damaged or of another model.
+            or the checkpoint is damaged or belongs to another model.
     """
     model = build_clip(architecture)
     load_clip_weights(model, files["checkpoint"])
@@ -368,11 +369,11 @@ def build(
 
 
 def input_size(size: tuple[int, int], settings: DenseSettings, patch: tuple[int, int]) -> tuple[int, int]:
-    """``(H, W)`` of the network's input: as mmcv's ``Resize(keep_ratio=True)``, and at least one patch.
+    """``(H, W)`` of the network's input: like mmcv's ``Resize(keep_ratio=True)``, and at least one patch.
 
     Args:
         size: ``(H, W)`` of the photo.
-        settings: ``short_side`` and ``long_side`` count here.
+        settings: ``short_side`` and ``long_side`` are used.
         patch: ``(height, width)`` in pixels.
     """
     scale = min(settings.long_side / max(size), settings.short_side / min(size))
@@ -387,15 +388,15 @@ def _resize(maps: Float[Tensor, "n h w"], size: tuple[int, int]) -> Float[Tensor
 
 
 def _check_memory(names: int, size: tuple[int, int], settings: DenseSettings) -> None:
-    """Refuse what does not fit into memory: logits, probabilities, and in PAMR a padded copy."""
+    """Raise an error if logits, probabilities and the padded copy of PAMR do not fit into memory."""
     needed = (4 if settings.pamr_steps else 2) * names * size[0] * size[1] * 4
     free = free_memory()
     if free is not None and needed > free:
         raise NbHelpersError(
-            "so many names at this size are more than this machine's free memory holds",
+            "there is not enough memory for so many names at this size",
             given=f"{names} names at {size[1]} x {size[0]}, about {needed / 1e9:.1f} GB",
             expected=f"at most {free / 1e9:.1f} GB",
-            do="ask for fewer names at a time, or leave at_image_size out",
+            do="use fewer names at a time, or do not set at_image_size",
         )
 
 
@@ -405,14 +406,14 @@ def patch_features(
     settings: DenseSettings,
     weights: Float[Tensor, "b t t"] | None = None,
 ) -> Float[Tensor, "b h w d"]:
-    """Features of each patch in the space of the texts, the last block attending as ``settings.attention`` says.
+    """Features of each patch in the text embedding space, with ``settings.attention`` in the last block.
 
-    An incomplete patch at the right or bottom border is dropped, as in CLIP's own convolution.
+    An incomplete patch at the right or bottom border is dropped, as in CLIP's convolution.
 
     Args:
         visual: ``open_clip.transformer.VisionTransformer``.
         pixels: normalised; at least one patch in each direction.
-        settings: ``attention`` and ``gaussian_std`` count here.
+        settings: ``attention`` and ``gaussian_std`` are used.
         weights: attention of the patches to each other instead, without the residual and without the MLP: CorrCLIP's
             main branch (arXiv 2411.10086).
 
@@ -452,7 +453,7 @@ def dense_attention(
     grid: tuple[int, int],
     settings: DenseSettings,
 ) -> Float[Tensor, "b t c"]:
-    """Self-attention with the trained projections and other queries and keys.
+    """Self-attention with the trained projections but other queries and keys.
 
     With ``s`` = 1 / sqrt(head width)::
 
@@ -470,7 +471,7 @@ def dense_attention(
 
     joint = functional.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
     q, k, v = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in joint.chunk(3, dim=-1))
-    sdpa = functional.scaled_dot_product_attention  # never holds the (t, t) weights of all heads in memory
+    sdpa = functional.scaled_dot_product_attention  # does not store the (t, t) weights of all heads
     if settings.attention == "sclip":
         out = sdpa(q, q, v) + sdpa(k, k, v)
     elif settings.attention == "naclip":
@@ -513,13 +514,13 @@ def position_embeddings(visual: Any, grid: tuple[int, int]) -> Float[Tensor, "t 
 
 
 def encode_text(model: Any, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n d"]:
-    """Equal to ``model.encode_text``, in a fifth of the time for short sentences.
+    """Equivalent to ``model.encode_text``, five times as fast for short sentences.
 
-    No token attends to later ones, so all after the longest sentence's end are left out.
+    No token attends to later ones, so all tokens after the end of the longest sentence are dropped.
     """
     import torch
 
-    ends = tokens.argmax(1)  # the end of a text is the highest number of the vocabulary
+    ends = tokens.argmax(1)  # the end-of-text token has the highest number of the vocabulary
     length = int(ends.max()) + 1
     states = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
     states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask[:length, :length]))
@@ -527,7 +528,7 @@ def encode_text(model: Any, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "
 
 
 def prompt_sentences(name: str, templates: tuple[str, ...] | None = None) -> list[str]:
-    """The name in each of the templates; None: the 80 of OpenAI for ImageNet, which ``open_clip`` carries."""
+    """The name in each of the templates; None: OpenAI's 80 for ImageNet, from ``open_clip``."""
     if templates is not None:
         return [template.replace("{}", name) for template in templates]
     from open_clip import OPENAI_IMAGENET_TEMPLATES
@@ -538,10 +539,10 @@ def prompt_sentences(name: str, templates: tuple[str, ...] | None = None) -> lis
 def build_clip(architecture: str) -> Any:
     """The untrained network of an ``open_clip`` architecture, on the CPU.
 
-    ``open_clip.create_model`` would do the same, but may download its towers.
+    ``open_clip.create_model`` does the same, but may download weights.
 
     Raises:
-        NbHelpersError: ``open_clip`` is not installed, or the architecture is unknown or not made of plain towers.
+        NbHelpersError: ``open_clip`` is not installed, or the architecture is unknown or has no plain towers.
     """
     needs("text", "open_clip")
     import open_clip
@@ -567,9 +568,9 @@ def load_clip_weights(model: Any, path: Path) -> None:
     """Load a state dict as OpenCLIP saves it, also from inside a training checkpoint.
 
     Raises:
-        NbHelpersError: the file is damaged, would run code (see `read_weights`), or is of another model.
+        NbHelpersError: the file is damaged, would run code (see `read_weights`), or belongs to another model.
     """
-    state = read_weights(path, "a state dict as OpenCLIP saves it (OpenAI's own .pt files are programs, not weights)")
+    state = read_weights(path, "a state dict as OpenCLIP saves it (OpenAI's .pt files are programs, not weights)")
     state = state.get("state_dict", state)
     if not isinstance(state, dict):
         raise NbHelpersError(

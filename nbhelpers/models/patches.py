@@ -23,27 +23,27 @@ Encode = Callable[[list[Image], tuple[int, int]], "Float[Tensor, 'b rows columns
 
 
 def grid_of(image: Image, patch: int) -> tuple[int, int]:
-    """Rows and columns of whole patches, at least one of each, that a picture is stretched to."""
+    """Rows and columns of whole patches, at least one each, to which an image is stretched."""
     rows, columns = (max(1, round(side / patch)) for side in image.shape[:2])
     return rows, columns
 
 
 def encode_patches(adapter: Any, images: Sequence[Image], encode: Encode) -> list[Float32[np.ndarray, "_ _ d"]]:
-    """The tokens of each picture; see `nbhelpers.models.protocols.PatchEncoder.tokens`.
+    """The tokens of each image; see `nbhelpers.models.protocols.PatchEncoder.tokens`.
 
     Args:
         adapter: has ``patch``, and what `with_cpu_fallback` takes.
         images: of any sizes.
-        encode: called with pictures of one grid and the grid; reads ``adapter.device`` at each call.
+        encode: called with images of one grid and the grid; reads ``adapter.device`` at each call.
 
     Raises:
-        NbHelpersError: a picture of more than 20,000 patches.
+        NbHelpersError: an image of more than 20,000 patches.
     """
     grids = [grid_of(image, adapter.patch) for image in images]
     for (rows, columns), image in zip(grids, images, strict=True):
         if rows * columns > MAX_TOKENS:
             raise NbHelpersError(
-                "the picture has too many patches to be encoded at once",
+                "the image has too many patches to be encoded at once",
                 given=f"{image.shape[1]} x {image.shape[0]} pixels, {rows * columns} patches",
                 expected=f"at most {MAX_TOKENS}",
                 do="make it smaller first, e.g. by nbhelpers.core.images.fit",

@@ -1,7 +1,7 @@
-"""Networks of ``transformers`` from checked local files: nothing is downloaded, and other weights are one clear error.
+"""Networks of ``transformers`` from verified local files, without downloads.
 
-The files are those that ``save_pretrained`` writes and the hub holds, by role: ``config`` (config.json), ``checkpoint``
-(model.safetensors), and where a model has them ``processor`` (preprocessor_config.json) and the tokenizer's.
+The files are those that ``save_pretrained`` writes and the hub provides, by role: ``config`` (config.json),
+``checkpoint`` (model.safetensors), and for some models ``processor`` (preprocessor_config.json) and a tokenizer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def load_network(
         name: catalog name, for the errors.
         files: ``config`` and ``checkpoint``.
         networks: class of ``transformers`` for each ``model_type`` of a configuration that is accepted.
-        dropped: starts of the names of weights that are left out, e.g. those of a tracker for the image network.
+        dropped: prefixes of the names of weights to ignore, e.g. those of a tracker for the image network.
 
     Raises:
         NbHelpersError: the files are damaged, of another network, or do not belong together.

@@ -1,6 +1,6 @@
-"""The protocol of each task. No network code here.
+"""The protocol of each task, without network code.
 
-Jobs are written against these; `nbhelpers.load` returns models that fulfil them.
+Jobs are written against these protocols; `nbhelpers.load` returns models that implement them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """Promptable image segmentation: encode an image once, prompt it as often as needed.
+    """Promptable image segmentation: encode an image once, predict masks for any number of prompts.
 
     Example:
         >>> segmenter = nbhelpers.load("segmenter")
@@ -41,20 +41,20 @@ class Segmenter(Protocol):
         ...
 
     def predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
-        """All candidate masks of one prompt: SAM's four, of which ``choice`` is recommended.
+        """All candidate masks of a prompt: SAM's four, of which ``choice`` is selected.
 
-        Candidate 0 is for an unambiguous prompt; 1, 2 and 3 take a single click for a part, a larger
-        part and the whole (Kirillov et al. 2023, arXiv 2304.02643, section 3, "Resolving ambiguity").
+        Candidate 0 is for unambiguous prompts; 1, 2 and 3 interpret a single click as subpart, part and whole
+        (Kirillov et al. 2023, arXiv 2304.02643, section 3, "Resolving ambiguity").
         """
         ...
 
     def predict_points(
         self, embedding: Embedding, points: Shaped[np.ndarray, "n 2"], choose: Choose | None = None
     ) -> Prediction:
-        """For each point, taken as a single click of its own, the candidate with the best predicted IoU.
+        """The candidate with the highest predicted IoU for each point, as individual single-click prompts.
 
-        With ``choose(number, candidates)``, the candidate whose index it returns: it is called with the number of the
-        point and a `Prediction` of its three candidates (part, larger part, whole). Only one mask per point is kept.
+        ``choose(number, candidates)`` returns the index of another candidate: it is called with the number of the
+        point and a `Prediction` of its three candidates (subpart, part, whole). Only one mask per point is kept.
         """
         ...
 
@@ -98,7 +98,7 @@ class TextEncoder(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """Boxes of named things.
+    """Detection of named objects.
 
     Example:
         >>> detector = nbhelpers.load("detector")
@@ -113,19 +113,19 @@ class Detector(Protocol):
     device: str
 
     def classes(self, names: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
-        """For each name the detector's own classes that it stands for; none where no class does."""
+        """The detector's classes for each name; empty if there are none."""
         ...
 
     def nearest(self, name: str, count: int = 3) -> tuple[str, ...]:
-        """The detector's own classes that are nearest in meaning to a name."""
+        """The detector's classes nearest in meaning to a name."""
         ...
 
     def detect(
         self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str | Sequence[str]], min_score: float = 0.1
     ) -> supervision.Detections:
-        """Boxes of all detected objects, with ``class_id`` -1 for those of none of the names.
+        """Boxes of all detected objects, with ``class_id`` -1 for objects that match none of the names.
 
-        ``xyxy`` in pixels of the image, ``confidence`` 0 to 1, ``data["detected"]`` the detector's own class and
+        ``xyxy`` in pixels of the image, ``confidence`` 0 to 1, ``data["detected"]`` the detector's class and
         ``data["class_name"]`` the first name of the class in ``names``.
         """
         ...
@@ -136,7 +136,7 @@ class ImageTextEncoder(TextEncoder, Protocol):
     """A text encoder that also compares a whole photo with a name, as CLIP was trained to."""
 
     shows: float
-    """Similarity from which a photo shows what a name means."""
+    """Similarity from which a photo shows a named object."""
 
     def similarity(self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> Float32[np.ndarray, " n"]:
         """Cosine of the photo with each name, -1 to 1."""
@@ -145,7 +145,7 @@ class ImageTextEncoder(TextEncoder, Protocol):
 
 @runtime_checkable
 class Inpainter(Protocol):
-    """Fills a hole in a photo.
+    """Inpainting of a masked area.
 
     Example:
         >>> inpainter = nbhelpers.load("inpainter")
@@ -156,7 +156,7 @@ class Inpainter(Protocol):
     name: str
     device: str
     side: int
-    """Working size in pixels: a crop of ``side`` x ``side`` loses no detail."""
+    """Working size in pixels: crops up to ``side`` x ``side`` lose no detail."""
 
     def fill(
         self,
@@ -166,7 +166,7 @@ class Inpainter(Protocol):
         seed: int = 0,
         strength: float = 1.0,
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The photo with what ``mask`` covers filled; the same seed gives the same picture.
+        """The photo with the masked area inpainted; the same seed gives the same image.
 
         With a strength below 1, an inpainter that supports it keeps shapes and changes their appearance.
         """
@@ -175,7 +175,7 @@ class Inpainter(Protocol):
 
 @runtime_checkable
 class FrameSequence(Protocol):
-    """What a tracker needs of a clip; `nbhelpers.core.video.Frames` is one."""
+    """The interface of a clip that trackers require; `nbhelpers.core.video.Frames` implements it."""
 
     size: tuple[int, int]
     """``(H, W)`` of every frame."""
@@ -183,7 +183,7 @@ class FrameSequence(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Frame ``index`` as RGB, decoded at each call."""
+        """Frame ``index`` as RGB."""
         ...
 
 
@@ -206,14 +206,14 @@ class Tracker(Protocol):
     device: str
 
     def open(self, frames: FrameSequence) -> Any:
-        """A new state for a clip; decodes nothing yet."""
+        """A new state for a clip; no frame is decoded yet."""
         ...
 
     def add(self, state: Any, frame: int, object_id: int, prompt: Prompt) -> Prediction:
-        """Prompt an object on one frame, in place of its earlier prompt there, and get its mask.
+        """Prompt an object on one frame, replacing its earlier prompt there, and predict its mask.
 
-        A mask in the prompt without points or box is taken as it is (a painted or imported mask). The other frames
-        change with the next `propagate`.
+        A mask without points or box is used unchanged (a painted or imported mask). The other frames are updated by
+        the next `propagate`.
         """
         ...
 
@@ -224,8 +224,8 @@ class Tracker(Protocol):
     def propagate(self, state: Any, start: int, stop: int) -> Iterator[TrackedFrame]:
         """Track all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
 
-        The masks of earlier calls are kept and built on, so a range can be tracked in pieces, and the iterator can be
-        left at any frame.
+        The masks of earlier calls are kept and used, so a range can be tracked in pieces, and the iterator can be
+        stopped at any frame.
         """
         ...
 
@@ -234,8 +234,8 @@ class Tracker(Protocol):
 class FeatureFusion(Protocol):
     """What a tracker can be opened with: changes the features that it compares, and knows objects by where they stand.
 
-    Both trackers call `merge` on the coarsest features of each frame. Label propagation also asks `place` where the
-    object is known to be, and tells `remember` where it was found. Without a fusion a tracker is unchanged.
+    Both trackers call `merge` on the coarsest features of each frame. Label propagation also gets the known
+    position of an object from `place`, and passes new ones to `remember`. Without a fusion a tracker is unchanged.
     """
 
     distance_penalty: float
@@ -262,7 +262,7 @@ class FeatureFusion(Protocol):
 
 @runtime_checkable
 class PatchEncoder(Protocol):
-    """Self-supervised features of the patches of a picture.
+    """Self-supervised features of image patches.
 
     Example:
         >>> encoder = nbhelpers.load("patch_encoder")
@@ -278,10 +278,10 @@ class PatchEncoder(Protocol):
     """Length of a token."""
 
     def tokens(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Float32[np.ndarray, "_ _ d"]]:
-        """The tokens of each picture, ``(rows, columns, d)``, as they leave the last layer norm: not of length 1.
+        """The tokens of each image, ``(rows, columns, d)``, from the last layer norm, not normalised to length 1.
 
-        Pictures may differ in size. One of ``(h, w)`` is stretched to whole patches: ``rows`` is
-        ``max(1, round(h / patch))``, so each token stands for ``h / rows`` by ``w / columns`` pixels. Pictures of one
+        Images may differ in size. One of ``(h, w)`` is stretched to whole patches: ``rows`` is
+        ``max(1, round(h / patch))``, so each token represents ``h / rows`` by ``w / columns`` pixels. Images of one
         size are encoded in batches.
         """
         ...
@@ -301,7 +301,7 @@ class SceneEstimator(Protocol):
     device: str
 
     def reconstruct(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], names: Sequence[str] | None = None) -> Scene:
-        """A scene of all photos, of any sizes; its notes say which could not be registered."""
+        """A scene of all photos, which may differ in size; its notes list those that could not be registered."""
         ...
 
 
@@ -323,18 +323,18 @@ class GeometryEncoder(Protocol):
 
         Args:
             frames: the clip.
-            scene: cameras, and depth or points, of its frames in order, where they are known; encoders that estimate
-                them by themselves leave it.
+            scene: cameras, and depth or points, of its frames in order, if known; encoders that estimate them ignore
+                it.
 
         Raises:
-            NbHelpersError: geometry cannot be had, e.g. too few frames that can be registered.
+            NbHelpersError: no geometry is available, e.g. because too few frames can be registered.
         """
         ...
 
 
 @runtime_checkable
 class Matcher(Protocol):
-    """Local features of a picture, and the matches of two pictures.
+    """Local features of an image, and the matches of two images.
 
     Example:
         >>> matcher = nbhelpers.load("matcher")
@@ -359,7 +359,7 @@ class Matcher(Protocol):
         ...
 
     def features(self, image: UInt8[np.ndarray, "h w 3"]) -> LocalFeatures:
-        """Keypoints of a picture; few or none where it has no texture."""
+        """Keypoints of an image; few or none if it has little texture."""
         ...
 
     def match(

@@ -1,7 +1,7 @@
 """SAM 2 and 2.1 for images, through Meta's ``sam2`` package.
 
 Ravi et al. 2024, arXiv 2408.00714. Checkpoints: the publisher's eight ``.pt`` files, or the safetensors file that
-`nbhelpers.weights.convert` makes of the lite set.
+`nbhelpers.weights.convert` creates for the lite set.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SAM2_VERSION = "1.1.0"
 LOGIT_LIMIT = 32.0  # sam2_image_predictor.py clamps logits to this before they are used as a prompt
-BATCH = {"cpu": 1, "mps": 32, "cuda": 128}  # one click's 20 MB of features stay in a CPU's cache, more do not
+BATCH = {"cpu": 1, "mps": 32, "cuda": 128}  # the 20 MB of features of one click fit into a CPU's cache
 ONLY_FOR_VIDEO = (
     "mask_downsample.", "maskmem_tpos_enc", "memory_attention.", "memory_encoder.", "no_mem_pos_enc",
     "no_obj_ptr", "no_obj_embed_spatial", "obj_ptr_proj.", "obj_ptr_tpos_proj.",
@@ -53,7 +53,7 @@ class Sam2Segmenter:
         >>> prediction.best.shape, prediction.scores.shape
         ((480, 640), (4,))
 
-    When the device's memory is full it continues with smaller batches, then on the CPU, and warns.
+    If the device runs out of memory, it continues with smaller batches, then on the CPU, and warns.
 
     Args:
         model: ``sam2.modeling.sam2_base.SAM2Base`` in evaluation mode.
@@ -65,7 +65,7 @@ class Sam2Segmenter:
         import torch
 
         self.model = model.to(device).eval()
-        # the trunk works on (b, h, w, c); with convolutions in the same order nothing is transposed: 7 % less time
+        # the trunk uses (b, h, w, c); convolutions in the same memory format avoid transpositions: 7 % less time
         self.model.image_encoder.to(memory_format=torch.channels_last)
         self.name, self.device = name, device
 
@@ -88,7 +88,7 @@ class Sam2Segmenter:
         """A feature map of the mask decoder: at level 0 ``(64, 64, 256)``, at 1 and 2 twice and four times as fine.
 
         Raises:
-            NbHelpersError: another model's embedding, or no such level.
+            NbHelpersError: an embedding of another model, or an invalid level.
         """
         self._check_model(embedding)
         if not 0 <= level < len(LEVELS):
@@ -96,9 +96,9 @@ class Sam2Segmenter:
         return embedding.tensors[LEVELS[level]][0].permute(1, 2, 0)
 
     def predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
-        """Four candidates; the choice is what upstream's predictor would return for the same prompt.
+        """Four candidates; the choice equals the result of upstream's predictor for the same prompt.
 
-        A single including click takes the best of candidates 1 to 3 by predicted IoU; any other prompt takes
+        For a single including point it is the best of candidates 1 to 3 by predicted IoU; for any other prompt
         candidate 0 unless it is unstable (``_dynamic_multimask_via_stability``, sam2's mask_decoder.py).
         """
         prompt.check_inside(embedding.size)
@@ -133,8 +133,8 @@ class Sam2Segmenter:
 
         Args:
             embedding: of the image.
-            points: ``(n, 2)``, ``(x, y)`` pixels; each is a single including click of its own.
-            choose: picks the candidate instead; called with a point's number and its three candidates. A batch that
+            points: ``(n, 2)``, ``(x, y)`` pixels; each is a prompt of a single including point.
+            choose: selects another candidate; called with the number of a point and its three candidates. A batch that
                 does not fit into memory is decoded again, so it may be called twice for a point.
         """
         prompt = Prompt(points=points).check_inside(embedding.size)
@@ -161,9 +161,9 @@ class Sam2Segmenter:
         return Prediction(logits, scores, embedding.size, logits.shape[1:], int(scores.argmax()))
 
     def _pixels(self, image: UInt8[np.ndarray, "h w 3"]) -> torch.Tensor:
-        """``(1, 3, side, side)``: scaled, squeezed to a square and normalised as ``SAM2Transforms`` does.
+        """``(1, 3, side, side)``: resized to a square and normalised like ``SAM2Transforms``.
 
-        One channel at a time, since the float copy of a 54-megapixel photo alone is 650 MB.
+        One channel at a time, since the float copy of a 54-megapixel photo has 650 MB.
         """
         import torch
 
@@ -208,10 +208,10 @@ class Sam2Segmenter:
         return torch.from_numpy(logits)[None, None].to(self.device)
 
     def _check_model(self, embedding: Embedding) -> None:
-        """Refuse the embedding of another model."""
+        """Raise an error for the embedding of another model."""
         if embedding.model != self.name:
             raise NbHelpersError(
-                "the embedding was made by another model",
+                "the embedding belongs to another model",
                 given=embedding.model,
                 expected=self.name,
                 do="encode the image with this segmenter",
@@ -232,7 +232,7 @@ class Sam2Segmenter:
 
 
 class UpstreamSegmenter:
-    """Upstream's own ``SAM2ImagePredictor`` as a `Segmenter`, to compare with; same network, same weights."""
+    """Upstream's ``SAM2ImagePredictor`` as a `Segmenter`, for comparison; same network, same weights."""
 
     def __init__(self, segmenter: Sam2Segmenter):
         from sam2.sam2_image_predictor import SAM2ImagePredictor
@@ -243,7 +243,7 @@ class UpstreamSegmenter:
         self.name, self.device = f"{segmenter.name} by SAM2ImagePredictor", segmenter.device
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Embedding:
-        """What the predictor computes for an image."""
+        """The predictor's features of an image."""
         with autocast(self.device):
             self._predictor.set_image(image.copy())
         features: Any = self._predictor._features
@@ -251,7 +251,7 @@ class UpstreamSegmenter:
         return Embedding(image.shape[:2], self.name, {"image_embed": features["image_embed"], **tensors})
 
     def predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
-        """Three candidates of a single including click, else one; the choice is the best by predicted IoU."""
+        """Three candidates for a single including point, else one; the choice is the best by predicted IoU."""
         predictor, tensors = self._predictor, embedding.tensors
         high = [tensors[key] for key in sorted(set(tensors) - {"image_embed"})]
         predictor._features = {"image_embed": tensors["image_embed"], "high_res_feats": high}
@@ -271,7 +271,7 @@ class UpstreamSegmenter:
     def predict_points(
         self, embedding: Embedding, points: Shaped[np.ndarray, "n 2"], choose: Choose | None = None
     ) -> Prediction:
-        """Point after point."""
+        """One point at a time."""
         found = [self.predict(embedding, Prompt(points=[point])) for point in points]
         chosen = [each.choice if choose is None else choose(i, each) for i, each in enumerate(found)]
         logits = np.stack([each.logits[i] for each, i in zip(found, chosen, strict=True)])
@@ -280,10 +280,10 @@ class UpstreamSegmenter:
 
 
 def upstream_segmenter(segmenter: Segmenter) -> UpstreamSegmenter:
-    """Upstream's predictor on the network of one of our segmenters.
+    """Upstream's predictor on the network of a `Sam2Segmenter`.
 
     Raises:
-        NbHelpersError: it is no SAM 2.
+        NbHelpersError: the segmenter is not SAM 2.
     """
     if not isinstance(segmenter, Sam2Segmenter):
         raise NbHelpersError("upstream's predictor runs SAM 2 only", given=segmenter.name)
@@ -300,7 +300,7 @@ def build(name: str, files: dict[str, Path], device: str, *, config: str) -> Sam
         config: the model's yaml in the ``sam2`` package, e.g. ``configs/sam2.1/sam2.1_hiera_l.yaml``.
 
     Raises:
-        NbHelpersError: ``sam2`` is not installed, or the checkpoint is damaged or of another model.
+        NbHelpersError: ``sam2`` is not installed, or the checkpoint is damaged or belongs to another model.
     """
     model = build_image_network(config)
     load_weights(model, files["checkpoint"])
@@ -310,8 +310,8 @@ def build(name: str, files: dict[str, Path], device: str, *, config: str) -> Sam
 def build_lite(name: str, files: dict[str, Path], device: str, *, config: str) -> Sam2Segmenter:
     """Build a segmenter from the two ONNX files of the lite set, ``{"encoder": path, "decoder": path}``.
 
-    They are converted once; the official state dict is kept beside them as ``<name>.safetensors``, where the folder
-    can be written.
+    They are converted once; the official state dict is stored next to them as ``<name>.safetensors``, if the folder is
+    writable.
     """
     import torch
 
@@ -322,13 +322,13 @@ def build_lite(name: str, files: dict[str, Path], device: str, *, config: str) -
             load_weights(model, kept)
             return Sam2Segmenter(model, name, device)
         except NbHelpersError as error:
-            log.warning("converting again, since %s", error.what)
+            log.warning("converting again: %s", error.what)
     log.info("converting %s (once, about 5 s)", files["encoder"].name)
     state = sam2_state_dict(files["encoder"], files["decoder"])
     try:
         save_state_dict(state, kept)
     except NbHelpersError as error:
-        log.warning("the converted weights are not kept: %s", error.given)
+        log.warning("the converted weights cannot be stored: %s", error.given)
     _fill(model, {key: torch.from_numpy(value) for key, value in state.items()}, kept)
     return Sam2Segmenter(model, name, device)
 
@@ -360,16 +360,16 @@ def build_image_network(config: str, *overrides: str) -> Any:
 
 
 def load_weights(model: Any, path: Path) -> list[str]:
-    """Load a checkpoint into ``model``; weights that only video needs may be absent.
+    """Load a checkpoint into ``model``; weights that are needed only for video may be missing.
 
     Returns:
-        The names of the absent weights.
+        The names of the missing weights.
 
     Raises:
-        NbHelpersError: the file is damaged, would run code (see `read_weights`), or is of another model.
+        NbHelpersError: the file is damaged, would run code (see `read_weights`), or belongs to another model.
     """
-    state = read_weights(path, "the publisher's checkpoint of this very model")
-    state = state.get("model", state)  # the publisher's files hold it under this name
+    state = read_weights(path, "the publisher's checkpoint of this model")
+    state = state.get("model", state)  # as in the publisher's files
     return _fill(model, state, path)
 
 
@@ -380,7 +380,7 @@ def _fill(model: Any, state: dict[str, torch.Tensor], path: Path) -> list[str]:
         raise NbHelpersError(
             "the checkpoint is of another model",
             given=f"{path}: {str(error).splitlines()[1].strip()}",
-            expected="the weights of this very model",
+            expected="the weights of this model",
         ) from error
     missing = [key for key in result.missing_keys if not key.startswith(ONLY_FOR_VIDEO)]
     if missing or result.unexpected_keys:
@@ -388,7 +388,7 @@ def _fill(model: Any, state: dict[str, torch.Tensor], path: Path) -> list[str]:
             "the checkpoint is of another model",
             given=f"{path}: {len(missing)} weights missing, {len(result.unexpected_keys)} unknown, "
             f"e.g. {(missing + result.unexpected_keys)[0]}",
-            expected="the weights of this very model",
+            expected="the weights of this model",
         )
     if result.missing_keys:
         log.debug("%s has no weights for video", path.name)
@@ -396,21 +396,22 @@ def _fill(model: Any, state: dict[str, torch.Tensor], path: Path) -> list[str]:
 
 
 class PointDecoder:
-    """SAM 2's mask decoder, arranged for many single clicks on one image: the candidate with the best predicted IoU.
+    """SAM 2's mask decoder, optimised for many single clicks on one image; returns the best candidate of each.
 
     The ``sam2`` package repeats the image features for each click of a batch, and projects 4096 image tokens to keys
-    and values for every click and every attention. Here nothing is repeated and little is projected:
+    and values for every click and every attention. This implementation avoids both:
 
     * Up to the first block, image tokens are the same for all clicks: their projections are computed once.
-    * Later, a click has 8 tokens and an image 4096. ``(q W_q) (x W_k)^T`` is computed as ``((q W_q) W_k^T) x^T``, and
-      the same for values and outputs: the small side carries the projection. This halves the work.
-    * The predicted IoU depends on tokens alone, so the best of the three candidates is known before any mask is
-      computed, and only that one is, unless all are wanted.
-    * A transposed convolution with kernel 2 and stride 2 is one matrix product; all layers run on tokens in one order
-      (channels last), with no transposition between them.
+    * After it, a click has 8 tokens and an image 4096. ``(q W_q) (x W_k)^T`` is computed as ``((q W_q) W_k^T) x^T``,
+      and likewise for values and outputs, so that only the 8 tokens are projected. This halves the computation.
+    * The predicted IoU depends only on tokens, so the best of the three candidates is known before any mask is
+      computed, and only its mask is, unless all are requested.
+    * A transposed convolution with kernel 2 and stride 2 is one matrix product; all layers work on tokens in one order
+      (channels last), without transpositions.
 
-    The result equals the decoder's own up to rounding. Source of the formulas: ``sam2/modeling/sam/mask_decoder.py``
-    and ``transformer.py`` of the ``sam2`` package (Apache-2.0); Kirillov et al. 2023, arXiv 2304.02643, appendix A.
+    The result equals that of the original decoder up to rounding. Source of the formulas:
+    ``sam2/modeling/sam/mask_decoder.py`` and ``transformer.py`` of the ``sam2`` package (Apache-2.0); Kirillov et al.
+    2023, arXiv 2304.02643, appendix A.
 
     Example:
         >>> decoder = PointDecoder(model, image_embed, high_res_feats)       # (1, 256, 64, 64) and two finer maps
@@ -431,7 +432,7 @@ class PointDecoder:
         dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         image = _tokens(image_embed + dense)[0]
         position = _tokens(self.prompt_encoder.get_dense_pe())[0]
-        # image tokens differ between clicks only after the first block: until then they are shared
+        # image tokens are shared by all clicks up to the first block
         self.blocks = [_Block(layer, position, None if i else image) for i, layer in enumerate(transformer.layers)]
         self.final = _TokenToImage(transformer.final_attn_token_to_image, position)
         self.norm_final = transformer.norm_final_attn
@@ -445,7 +446,7 @@ class PointDecoder:
         return self.upscale(image, kernel, self.height, self.width)[:, 0], ious.gather(1, best)[:, 0]
 
     def candidates(self, coordinates: Float[Tensor, "b 2"]) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3"]]:
-        """The same of all three candidates of each click."""
+        """The same for all three candidates of each click."""
         image, kernels, ious = self._decode(coordinates)
         return self.upscale(image, kernels, self.height, self.width), ious
 
@@ -477,7 +478,7 @@ def chosen_candidates(
     scores: Float32[np.ndarray, "b 3"],
     size: tuple[int, int],
 ) -> tuple[Float32[np.ndarray, "b h w"], Float32[np.ndarray, " b"]]:
-    """Logits and scores of the candidates that ``choose`` picks for the points from number ``start`` on."""
+    """Logits and scores of the candidates that ``choose`` selects, for points from number ``start``."""
     pairs = zip(logits, scores, strict=True)
     candidates = [Prediction(masks, ious, size, masks.shape[1:], int(ious.argmax())) for masks, ious in pairs]
     index = [choose(start + i, prediction) for i, prediction in enumerate(candidates)]
@@ -487,7 +488,7 @@ def chosen_candidates(
 class _TokenToImage:
     """Cross attention of a few tokens to the whole image.
 
-    ``shared`` ``(n, c)``: image tokens that are the same for all clicks; left out, each call brings its own.
+    ``shared`` ``(n, c)``: image tokens that are the same for all clicks; by default they are passed to each call.
     """
 
     def __init__(self, attention: Any, position: Float[Tensor, "n c"], shared: Tensor | None = None):
@@ -497,7 +498,7 @@ class _TokenToImage:
         self.key_weight = attention.k_proj.weight.view(self.heads, width, -1)
         self.value_weight = attention.v_proj.weight.view(self.heads, width, -1).mT
         self.value_bias = attention.v_proj.bias.view(self.heads, 1, width)
-        # the bias of the keys adds the same to all scores of a query, which softmax ignores
+        # the bias of the keys adds a constant to all scores of a query, which softmax ignores
         self.position = _heads(position @ attention.k_proj.weight.T, self.heads).mT.contiguous()
         self.shared = None
         if shared is not None:
@@ -575,7 +576,7 @@ class _Doubling:
     """``ConvTranspose2d(kernel_size=2, stride=2)`` on tokens: each becomes a 2 x 2 patch of tokens."""
 
     weight: Tensor  # (c, 4 d), columns ordered (row, column, channel)
-    skip: Tensor  # (1, n, 4 d): finer features at the same places, with the bias
+    skip: Tensor  # (1, n, 4 d): finer features at the same positions, with the bias
 
     @classmethod
     def of(
@@ -584,7 +585,7 @@ class _Doubling:
         finer: Float[Tensor, "1 d h2 w2"],
         order: tuple[tuple[int, ...], tuple[int, ...]],
     ) -> _Doubling:
-        """``order``: how height and width are split so far, coarsest first, e.g. ``((64, 2), (64, 2))``."""
+        """``order``: the current factors of height and width, coarsest first, e.g. ``((64, 2), (64, 2))``."""
         weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)
         skip = finer + convolution.bias.view(1, -1, 1, 1)
         return cls(weight, _nest(skip[0].permute(1, 2, 0), order).reshape(1, -1, weight.shape[1]))
@@ -595,7 +596,7 @@ class _Doubling:
 
 
 class _Upscale:
-    """``output_upscaling`` with its skip connections, then the product with each click's ``c`` kernels."""
+    """``output_upscaling`` with its skip connections, then the product with the ``c`` kernels of each click."""
 
     def __init__(self, layers: Any, finest: Tensor, finer: Tensor):
         first, self.norm, self.act1, second, self.act2 = layers
@@ -614,7 +615,7 @@ class _Upscale:
 
 
 def _nest(pixels: Float[Tensor, "h w c"], order: tuple[tuple[int, ...], tuple[int, ...]]) -> Tensor:
-    """Reorder ``(height, width, c)`` pixels so that the 2 x 2 patches of each doubling lie together."""
+    """Reorder ``(height, width, c)`` pixels so that the 2 x 2 patches of each doubling are contiguous."""
     rows, columns = order
     split = pixels.view(*rows, *columns, -1)
     depth = len(rows)

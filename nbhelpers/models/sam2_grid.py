@@ -1,7 +1,7 @@
-"""Automatic masks: a grid of points over the whole photo, filtered, without duplicates.
+"""Automatic mask generation: prompts on a grid of points, filtered and without duplicates.
 
-For SAM 2 it is the ``sam2`` package's own ``SAM2AutomaticMaskGenerator``. Any other segmenter is prompted with the
-same grid through `Segmenter.predict_points`, and its candidates are filtered by the same rules (Kirillov et al. 2023,
+For SAM 2 this is ``SAM2AutomaticMaskGenerator`` of the ``sam2`` package. Other segmenters are prompted with the same
+grid through `Segmenter.predict_points`, and their candidates are filtered by the same rules (Kirillov et al. 2023,
 arXiv 2304.02643, appendix B).
 """
 
@@ -22,7 +22,7 @@ from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 
 POINTS_AT_ONCE = {"cpu": 16, "mps": 32, "cuda": 128}
-STABILITY_OFFSET = 1.0  # of the logits, as the sam2 package's default
+STABILITY_OFFSET = 1.0  # of the logits, the default of the sam2 package
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class AutomaticMask:
     """One automatic mask.
 
     Attributes:
-        rle: at the photo's size, as COCO's run lengths.
+        rle: at the size of the photo, as COCO RLE.
         quality: predicted IoU.
     """
 
@@ -47,16 +47,16 @@ def automatic_masks(
     stability_score_thresh: float,
     box_nms_thresh: float,
 ) -> list[AutomaticMask]:
-    """All masks of a photo from a grid of points, those of the highest predicted IoU first.
+    """All masks of a photo from a grid of points, by decreasing predicted IoU.
 
     Args:
         segmenter: SAM 2, or any other.
         image: the photo.
-        embedding: of it, where it is there already; the generator of SAM 2 encodes by itself all the same.
+        embedding: of the photo, if available; the generator of SAM 2 encodes it again nevertheless.
         points_per_side: ``points_per_side`` squared points are prompted.
-        pred_iou_thresh: masks need this predicted IoU,
-        stability_score_thresh: and this IoU between the masks at a logit of 1 and of -1.
-        box_nms_thresh: of two masks whose boxes overlap more, that of the higher predicted IoU is kept.
+        pred_iou_thresh: minimum predicted IoU of a mask.
+        stability_score_thresh: minimum IoU of the masks at a logit of 1 and of -1.
+        box_nms_thresh: IoU of boxes from which only the mask of higher predicted IoU is kept.
     """
     from nbhelpers.models.sam2 import Sam2Segmenter
 

@@ -1,4 +1,4 @@
-"""What models return, and what several models share: embeddings, predictions, class maps, geometry, local features."""
+"""Values that models return: embeddings, predictions, class maps, geometry, local features."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nbhelpers.core.prompts import Prompt
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """What a segmenter computed once for one image: all that later prompts need.
+    """A segmenter's features of an image, computed once and used by all prompts.
 
     Attributes:
         size: ``(H, W)`` of the image.
-        model: catalog name of the segmenter; another one refuses it.
-        tensors: the segmenter's own features, by name; others use `FeatureSegmenter.features`.
+        model: catalog name of the segmenter; other segmenters refuse it.
+        tensors: the segmenter's features by name; outside `nbhelpers.models` use `FeatureSegmenter.features`.
     """
 
     size: tuple[int, int]
@@ -39,7 +39,7 @@ class Embedding:
 
     @classmethod
     def open(cls, path: Path, device: str) -> Embedding:
-        """Read the file of `save`, as float32 on a device."""
+        """Read a file written by `save`, as float32 on a device."""
         import torch
 
         kept = torch.load(path, weights_only=True)
@@ -49,17 +49,17 @@ class Embedding:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Candidate masks of one prompt, or the chosen masks of many points.
+    """Candidate masks of one prompt, or the selected masks of many points.
 
-    The masks are kept as low-resolution logits and enlarged to image size on demand, so that 256 candidates on
-    a 54-megapixel photo cost 64 MB and not 14 GB.
+    The masks are stored as low-resolution logits and enlarged to image size on demand, so that 256 candidates on
+    a 54-megapixel photo take 64 MB instead of 14 GB.
 
     Attributes:
         logits: ``(k, h, w) float32``; above 0 is inside.
-        scores: ``(k,) float32``, the IoU that the model predicts for each mask.
+        scores: ``(k,) float32``, predicted IoU of each mask.
         size: ``(H, W)`` of the image.
-        extent: height and width, in logits pixels, of the part of ``logits`` that shows the image.
-        choice: index of the mask that the model recommends.
+        extent: height and width, in logits pixels, of ``logits`` without padding.
+        choice: index of the mask that the model selects.
     """
 
     logits: Float32[np.ndarray, "k h w"]
@@ -76,6 +76,12 @@ class Prediction:
                 expected="logits (k, h, w), scores (k,), 0 <= choice < k",
             )
 
+    @classmethod
+    def of_mask(cls, mask: Bool[np.ndarray, "H W"], score: float = 1.0) -> Prediction:
+        """The prediction whose one mask is given, at image size."""
+        logits = np.where(mask, np.float32(1), np.float32(-1))[None]
+        return cls(logits, np.array([score], np.float32), mask.shape, mask.shape)
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -90,13 +96,13 @@ class Prediction:
 
     @property
     def best(self) -> Bool[np.ndarray, "H W"]:
-        """The recommended mask at image size."""
+        """The selected mask at image size."""
         return self.mask(self.choice)
 
     def view(
         self, index: int, window: tuple[float, float, float, float], shape: tuple[int, int]
     ) -> Bool[np.ndarray, "vh vw"]:
-        """Mask ``index`` seen through ``window`` (image pixels from the corner) at ``shape``; see `view_logits`."""
+        """Mask ``index`` within ``window`` (image pixels from the corner) at ``shape``; see `view_logits`."""
         return view_logits(self.logits[index], self.extent, self.size, window, shape) > 0
 
     def cleaned(self, max_hole_area: float, max_sprinkle_area: float) -> Prediction:
@@ -121,15 +127,15 @@ class Prediction:
         return replace(self, logits=logits)
 
     def agreeing(self, points: Sequence[tuple[float, float]], labels: Sequence[int]) -> int:
-        """Index of the candidate that a person who clicked ``points`` most likely meant.
+        """Index of the candidate that agrees best with some points.
 
-        The model's own choice can ignore a click: SAM 2 falls back to a stabler candidate even where that one
-        covers an excluded point. So among the candidates that break the fewest clicks, the model's choice is taken
-        if it is one of them, else the one with the highest predicted IoU. A single click is left to the model.
+        The model's choice can contradict a point: SAM 2 falls back to a more stable candidate even if that one covers
+        an excluded point. Among the candidates that contradict the fewest points, the model's choice is returned if it
+        is one of them, else the one with the highest predicted IoU. For a single point it is the model's choice.
 
         Args:
             points: ``(x, y)`` in pixels of the image.
-            labels: 1 where the mask should cover the point, 0 where it should not.
+            labels: 1 if the mask should cover the point, else 0.
         """
         if len(points) < 2:
             return self.choice
@@ -142,7 +148,7 @@ class Prediction:
 
 
 Choose = Callable[[int, Prediction], int]
-"""Picks one of a point's candidates: called with the number of the point and its candidates."""
+"""Selects a candidate: called with the number of a point and its candidates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +157,7 @@ class ClassMap:
 
     Attributes:
         probabilities: ``(n, h, w) float32``, summing to 1 over ``n`` at each cell; coarser than the image.
-        names: the ``n`` classes in the order given; of a class with several names the first.
+        names: the first name of each of the ``n`` classes.
         size: ``(H, W)`` of the image.
         model: catalog name of the text encoder.
     """
@@ -229,9 +235,9 @@ class TrackedFrame:
 
     Attributes:
         frame: index into the clip.
-        predictions: by object id, a `Prediction` of one mask; its score is the tracker's confidence in it, 0 to 1.
-        gone: ids of the objects that the tracker believes to be hidden or out of the picture; their masks are empty.
-        prompted: ids of the objects that are prompted on this frame.
+        predictions: by object id, a `Prediction` of one mask; its score is the tracker's confidence, 0 to 1.
+        gone: ids of the objects predicted to be occluded or out of frame; their masks are empty.
+        prompted: ids of the objects with prompts on this frame.
     """
 
     frame: int
@@ -242,14 +248,14 @@ class TrackedFrame:
 
 @dataclass(frozen=True, eq=False)
 class LocalFeatures:
-    """Keypoints of a picture and their descriptors.
+    """Keypoints of an image and their descriptors.
 
     Attributes:
-        size: ``(H, W)`` of the picture.
+        size: ``(H, W)`` of the image.
         model: name of the extractor; descriptors of different extractors cannot be compared.
-        points: ``(n, 2) float32``, ``(x, y)`` in pixels of the picture.
+        points: ``(n, 2) float32``, ``(x, y)`` in pixels of the image.
         descriptors: ``(n, d) float32`` of length 1.
-        scores: ``(n,) float32``, the larger the more distinct.
+        scores: ``(n,) float32``, higher is more distinctive.
     """
 
     size: tuple[int, int]
@@ -263,7 +269,7 @@ class LocalFeatures:
             raise NbHelpersError(
                 "features are inconsistent",
                 given=f"{len(self.points)} points, {len(self.descriptors)} descriptors, {len(self.scores)} scores",
-                expected="as many of each",
+                expected="equal numbers",
             )
 
     def __len__(self) -> int:
@@ -271,38 +277,38 @@ class LocalFeatures:
 
 
 def check_same_model(first: LocalFeatures, second: LocalFeatures, model: str) -> None:
-    """Refuse features that another extractor made.
+    """Raise an error for features of another extractor.
 
     Raises:
-        NbHelpersError: they are not of ``model``.
+        NbHelpersError: they do not belong to ``model``.
     """
     for features in (first, second):
         if features.model != model:
             raise NbHelpersError(
-                "these features come from another extractor",
+                "the features belong to another extractor",
                 given=features.model,
                 expected=model,
-                do="match features with the matcher that made them",
+                do="match features with the matcher that extracted them",
             )
 
 
 def is_mask_prompt(prompt: Prompt) -> bool:
-    """Whether a prompt is a mask alone, painted or imported, which is taken as it is."""
+    """Whether a prompt is only a mask, painted or imported, which is used unchanged."""
     return prompt.mask is not None and prompt.box is None and not len(prompt.points)
 
 
 def arrays_by_object(
     arrays: Mapping[str, np.ndarray], frame: int, prompts: Mapping[int, Prompt]
 ) -> dict[int, dict[str, np.ndarray]]:
-    """The saved memory of a frame, object by object.
+    """The saved memory of a frame, grouped by object.
 
     Args:
-        arrays: by ``<object id>/<name>``; an object that was prompted on the frame has a ``score``.
+        arrays: by ``<object id>/<name>``; objects prompted on the frame have a ``score``.
         frame: for the error.
-        prompts: those of the frame, by object id.
+        prompts: of the frame, by object id.
 
     Returns:
-        By object id, arrays by ``<name>``.
+        Arrays by object id and ``<name>``.
 
     Raises:
         NbHelpersError: prompted objects without prompts, or prompts of objects that were not prompted.
@@ -314,8 +320,8 @@ def arrays_by_object(
     prompted = {object_id for object_id, own in objects.items() if "score" in own}
     if prompted != set(prompts):
         raise NbHelpersError(
-            "the memory does not fit the prompts",
+            "the memory does not match the prompts",
             given=f"frame {frame}: prompted objects {sorted(prompts)}, memory of {sorted(prompted)}",
-            expected="the prompts that were there when the memory was taken",
+            expected="the prompts at the time when the memory was saved",
         )
     return objects

@@ -1,7 +1,7 @@
-"""VGGT: cameras, depth and points of all photos in one pass of one network.
+"""VGGT: cameras, depth and points of all photos in one forward pass.
 
-Wang et al., CVPR 2025 (arXiv 2503.11651). The package comes from its repository and is in no registry; the weights are
-for research or, another file, for commercial use.
+Wang et al., CVPR 2025 (arXiv 2503.11651). The package is installed from its repository, since it is in no registry.
+There are weights for research and, in another file, for commercial use.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from nbhelpers.models.adapters import read_weights, with_cpu_fallback
 INSTALL = "pip install --no-deps git+https://github.com/facebookresearch/vggt"
 LONGEST = 518  # pixels of the longer side that the network was trained with
 PATCH = 14
-CHUNK = 8  # frames that the depth head takes at a time: its memory then does not grow with the number of views
+CHUNK = 8  # frames that the depth head processes at a time, to bound its memory
 DROPPED = 0.15  # fraction of the depths, those of the lowest confidence, that is dropped (arXiv 2601.17866)
 WHITE = 1.0  # the publisher's padding
 # GB of the aggregator by number of views in bfloat16, by the publisher's README (H100, flash attention 3)
 MEMORY = {1: 1.88, 2: 2.07, 4: 2.45, 8: 3.23, 10: 3.63, 20: 5.58, 50: 11.41, 100: 21.15, 200: 40.63}
 WEIGHTS = 5.0  # GB of the network itself
-SAME_DEPTH = 0.03  # of its depth by which a point may differ from a view's depth map and still be visible there
+SAME_DEPTH = 0.03  # relative difference from a view's depth map up to which a point is visible in that view
 
 
 class Placement(NamedTuple):
-    """The part of a batch frame that shows a photo, and its pixels per pixel of the photo ``(2,)``."""
+    """The area of a photo in a batch frame, and its pixels per pixel of the photo ``(2,)``."""
 
     left: int
     top: int
@@ -51,7 +51,7 @@ class NetworkOutput(NamedTuple):
 
 
 class VggtEstimator:
-    """A feed-forward scene: a `nbhelpers.models.protocols.SceneEstimator` that gives depth and confidence too.
+    """Feed-forward scene estimation with depth and confidence; a `nbhelpers.models.protocols.SceneEstimator`.
 
     Example:
         >>> scene = nbhelpers.load("scene_estimator", "vggt-1b", device="cuda").reconstruct(photos)
@@ -63,7 +63,7 @@ class VggtEstimator:
         decode: the package's ``pose_encoding_to_extri_intri``.
         name: catalog name.
         device: where it computes.
-        chunk: frames that the depth head takes at a time.
+        chunk: frames that the depth head processes at a time.
         points: maximum number of points of a scene.
     """
 
@@ -72,18 +72,18 @@ class VggtEstimator:
         self.decode, self.name, self.device, self.chunk, self.points = decode, name, device, chunk, points
 
     def reconstruct(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], names: Sequence[str] | None = None) -> Scene:
-        """A scene of all photos; the network registers each of them, whether it belongs to the scene or not.
+        """A scene of all photos; the network registers each of them, even if it does not belong to the scene.
 
         Args:
             images: RGB photos of any sizes.
-            names: of the photos; numbers when left out.
+            names: of the photos; by default their numbers.
 
         Returns:
-            A scene with depth and confidence maps of about 518 pixels. Of the depths, the 15 % with the lowest
-            confidence are unknown (0).
+            A scene with depth and confidence maps of about 518 pixels. The 15 % of the depths with the lowest
+            confidence are set to 0 (unknown).
 
         Raises:
-            NbHelpersError: no photos, or more than the memory of the device holds.
+            NbHelpersError: no photos, or more than fit into the memory of the device.
         """
         if not len(images):
             raise NbHelpersError("there are no photos", expected="one or more")
@@ -116,7 +116,7 @@ class VggtEstimator:
             depth=depth,
             confidence=[each.astype(np.float32) for each in confidence],
             model=self.name,
-            notes=("every photo was placed by one network in one pass; no second run was made to check it",),
+            notes=("all photos were registered by one network in one pass, without a second run for verification",),
         )
 
     def _run(self, batch: np.ndarray) -> NetworkOutput:
@@ -126,7 +126,7 @@ class VggtEstimator:
         frames = torch.from_numpy(batch)[None].to(self.device)
         with autocast(self.device):
             tokens, start = self.model.aggregator(frames)
-        # the heads want full precision, as in the publisher's forward()
+        # the heads need full precision, as in the publisher's forward()
         encoding = self.model.camera_head(tokens)[-1]
         poses, intrinsics = self.decode(encoding.float(), frames.shape[-2:])
         depth, confidence = self.model.depth_head(tokens, frames, start, frames_chunk_size=self.chunk)
@@ -141,7 +141,7 @@ class VggtEstimator:
         free = torch.cuda.mem_get_info(self.device)[0] / 1e9
         if needed_memory(views) > free:
             raise NbHelpersError(
-                "the memory of the device does not hold so many photos",
+                "there is not enough device memory for so many photos",
                 given=f"{views} photos, about {needed_memory(views):.0f} GB; {free:.0f} GB are free",
                 expected=f"at most {views_that_fit(free)}",
                 do="sample fewer photos, or use the estimator colmap",
@@ -149,7 +149,7 @@ class VggtEstimator:
 
 
 def needed_memory(views: int) -> float:
-    """GB for so many photos beyond the weights: interpolated between the rows of `MEMORY`, or extrapolated."""
+    """Memory in GB for a number of photos, without weights: interpolated or extrapolated from `MEMORY`."""
     counts = np.array(list(MEMORY))
     values = np.array(list(MEMORY.values()))
     slope = (values[-1] - values[-2]) / (counts[-1] - counts[-2])
@@ -157,7 +157,7 @@ def needed_memory(views: int) -> float:
 
 
 def views_that_fit(free: float) -> int:
-    """The number of photos that ``free`` GB hold beyond the weights; 0 where not even one fits."""
+    """Maximum number of photos for ``free`` GB of memory, without weights; 0 if not even one fits."""
     views = 0
     while needed_memory(views + 1) <= free:
         views += 1
@@ -165,10 +165,10 @@ def views_that_fit(free: float) -> int:
 
 
 def memory_table(estimator: VggtEstimator, views: Sequence[int] = tuple(MEMORY)) -> dict[int, tuple[float, float]]:
-    """Peak GB and seconds on this machine for so many 518 x 350 photos each; ends where the memory is full.
+    """Peak GB and seconds on this machine by number of 518 x 350 photos, up to out of memory.
 
     Raises:
-        NbHelpersError: the estimator is not on a CUDA device, where alone memory is counted.
+        NbHelpersError: the estimator is not on a CUDA device; memory can be measured only there.
     """
     import time
 
@@ -177,7 +177,7 @@ def memory_table(estimator: VggtEstimator, views: Sequence[int] = tuple(MEMORY))
     from nbhelpers.core.device import is_out_of_memory, release_memory
 
     if not estimator.device.startswith("cuda"):
-        raise NbHelpersError("memory is counted on a CUDA device only", given=estimator.device)
+        raise NbHelpersError("memory can be measured only on a CUDA device", given=estimator.device)
     table = {}
     for count in views:
         release_memory()
@@ -199,13 +199,13 @@ def memory_text(counted: Mapping[int, tuple[float, float]] | None = None) -> str
     """A table of the memory by number of photos, at most 100 columns wide.
 
     Args:
-        counted: of `memory_table`; `MEMORY`, the publisher's figures, when left out.
+        counted: from `memory_table`; by default `MEMORY`, the publisher's figures.
     """
     if counted is None:
-        head = f"VGGT by number of photos: publisher's figures (H100), beside {WEIGHTS:.0f} GB of weights"
+        head = f"VGGT by number of photos: publisher's figures (H100), without {WEIGHTS:.0f} GB of weights"
         rows = {"GB": MEMORY.values()}
     else:
-        head = "VGGT by number of photos: counted on this device, weights included; it ends where the memory is full"
+        head = "VGGT by number of photos: measured on this device, weights included, up to out of memory"
         rows = {"GB": [peak for peak, _ in counted.values()], "seconds": [seconds for _, seconds in counted.values()]}
     lines = [f"{'photos':8}" + "".join(f"{views:8}" for views in (MEMORY if counted is None else counted))]
     lines += [f"{what:8}" + "".join(f"{value:8.1f}" for value in values) for what, values in rows.items()]
@@ -215,12 +215,12 @@ def memory_text(counted: Mapping[int, tuple[float, float]] | None = None) -> str
 def prepare_batch(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
 ) -> tuple[Float32[np.ndarray, "v 3 H W"], list[Placement], np.ndarray]:
-    """The photos as one batch: longer side 518, whole patches, the smaller ones in the middle of white.
+    """The photos as one batch: longer side 518, whole patches, padded with white.
 
-    Source: ``load_and_preprocess_images`` of the package, mode "pad", which crops nothing.
+    Source: ``load_and_preprocess_images`` of the package, mode "pad", which does not crop.
 
     Returns:
-        The batch, 0 to 1; of each photo ``left, top, width, height`` in the batch; the photos' own sizes.
+        The batch, 0 to 1; ``left, top, width, height`` of each photo in the batch; the original sizes.
     """
     frames, sizes = [], []
     for image in images:
@@ -242,7 +242,7 @@ def prepare_batch(
 
 
 def photo_intrinsics(intrinsics: np.ndarray, place: Placement) -> np.ndarray:
-    """Intrinsics of the batch, where pixels count from the corner, as those of the photo itself."""
+    """Intrinsics of the batch, with the origin at the corner, converted to those of the photo."""
     out = intrinsics.astype(np.float64)
     corner = out[:2, 2] - (place.left, place.top)
     out[:2] /= place.scale[:, None]
@@ -251,7 +251,7 @@ def photo_intrinsics(intrinsics: np.ndarray, place: Placement) -> np.ndarray:
 
 
 def nearest_rotations(turn: np.ndarray) -> np.ndarray:
-    """The proper rotations nearest to matrices that are almost ones (Kabsch 1976): the network's output is float32."""
+    """The rotations nearest to nearly orthogonal matrices (Kabsch 1976), since the network's output is float32."""
     left, _, right = np.linalg.svd(turn)
     flip = np.ones((len(turn), 3))
     flip[:, 2] = np.linalg.det(left @ right)
@@ -262,14 +262,14 @@ def build(name: str, files: Mapping[str, Path], device: str) -> VggtEstimator:
     """Build the estimator from ``{"checkpoint": path}``.
 
     Raises:
-        NbHelpersError: the package is not installed, or the file is damaged or of another network.
+        NbHelpersError: the package is not installed, or the file is damaged or belongs to another network.
     """
     try:
         from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports] - not on any index
         from vggt.utils.pose_enc import pose_encoding_to_extri_intri  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise NbHelpersError(
-            "VGGT's own package is not installed; it comes from its repository",
+            "VGGT is not installed; the package comes from its repository",
             given=str(error),
             do=f"{INSTALL}; or use the estimator colmap, which needs no GPU",
         ) from error
@@ -279,7 +279,7 @@ def build(name: str, files: Mapping[str, Path], device: str) -> VggtEstimator:
         model.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
         raise NbHelpersError(
-            "the weights are of another network",
+            "the weights belong to another network",
             given=f"{files['checkpoint'].name}: {str(error).splitlines()[0]}",
             expected=f"the checkpoint of {name}",
             do=f"nbhelpers fetch {name}",
@@ -297,7 +297,7 @@ def points_from_depth(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     max_points: int,
 ) -> tuple[np.ndarray, ...]:
-    """Points on a grid of each depth map, and all views that see them at their own depth.
+    """Points on a grid of each depth map, and all views in which they are visible.
 
     Args:
         depth: along the optical axis, 0 where unknown.
@@ -336,7 +336,7 @@ def points_from_depth(
 
 
 def _grid(far: np.ndarray, max_points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of known depths on the finest square grid that has at most ``max_points`` of them."""
+    """Rows and columns of known depths on the finest square grid with at most ``max_points`` of them."""
     known = int((far > 0).sum())
     step = max(1, int(np.ceil(np.sqrt(known / max(1, max_points)))))
     y, x = np.nonzero(far[step // 2 :: step, step // 2 :: step] > 0)
@@ -352,7 +352,7 @@ def _cells_to_photo(x: np.ndarray, y: np.ndarray, shape: tuple[int, int], size: 
 def _seen(
     world: np.ndarray, far: np.ndarray, intrinsics: np.ndarray, pose: np.ndarray, size: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which points are visible in a view at their own depth, and their pixels in its photo."""
+    """Which points are visible in a view according to its depth map, and their pixels in its photo."""
     local = world @ pose[:, :3].T + pose[:, 3]
     ahead = local[:, 2] > 0
     flat = local @ intrinsics.T

@@ -1,4 +1,4 @@
-"""YOLOX-nano on ONNX Runtime: boxes of the 80 COCO classes, and which of them a name stands for.
+"""YOLOX-nano on ONNX Runtime: detection of the 80 COCO classes, and their mapping from names.
 
 Ge et al. 2021, arXiv 2107.08430. Pre- and post-processing follow ``demo/ONNXRuntime/onnx_inference.py`` and
 ``yolox/data/data_augment.py`` (``preproc``) of https://github.com/Megvii-BaseDetection/YOLOX.
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 SIDE = 416  # pixels of the square input
 GREY = 114  # of the padding
 STRIDES = (8, 16, 32)
-MIN_SCORE = 0.1  # boxes under this are dropped; callers set a higher threshold of their own
+MIN_SCORE = 0.1  # boxes below are dropped; callers set a higher threshold
 NMS_IOU = 0.45
-TILE = 320  # pixels of a tile's side, a little enlarged for the network ...
-MAX_TILES = 4  # ... or larger, so that there are at most so many along a side
+TILE = 320  # pixels of a tile's side, slightly enlarged for the network ...
+MAX_TILES = 4  # ... or larger, so that there are at most this many along a side
 TILE_OVERLAP = 0.25  # of a tile's side
-BORDER = 4  # pixels: a box that ends so near to an inner border of a tile is cut off by it
-SURE = 0.7  # a box of an asked class under this score is detected once more in a crop of its own
+BORDER = 4  # pixels from an inner border of a tile, within which a box is truncated by it
+MAX_VERIFIED_SCORE = 0.7  # score of a queried class below which a box is verified in its own crop
 CONTEXT = 1.5  # side of that crop, as a multiple of the box's longer side ...
-MIN_CROP = 96  # ... at least so many pixels
+MIN_CROP = 96  # ... and at least this many pixels
 MIN_CROP_SCORE = 0.01  # of a class that the crop does not show
-SAME_BOX = 0.5  # IoU from which a box in the crop is the same
+IOU_SAME_CROP_BOX = 0.5  # IoU from which a box in the crop is the same
 # Logistic calibration of a box: constant, and weights of the logits of its score, of its mean score in the crop and in
-# the crop's mirror image, and of the best other class there. Fitted on 742 boxes of 50 labelled photos of COCO and VOC
-# (right: at least half of the segmenter's mask lies in the class): area under the ROC curve 0.87, by the score 0.79.
+# the mirrored crop, and of the best other class there. Fitted on 742 boxes of 50 labelled photos of COCO and VOC
+# (correct: at least half of the segmenter's mask lies in the class): area under the ROC curve 0.87, by the score 0.79.
 CALIBRATION = (0.7, 0.65, 0.46, -0.3)
-MIN_SIMILARITY = 0.72  # cosine from which a name means what a class name means
+MIN_SIMILARITY = 0.72  # cosine from which a name is mapped to a class
 
 CLASSES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -104,7 +104,7 @@ SYNONYMS = {
     "hair drier": "hair dryer, hairdryer",
     "clock": "wall clock",
 }
-"""Names that mean a class, or a kind of it, whatever a sentence encoder says."""
+"""Synonyms and hyponyms of a class, which take precedence over the sentence encoder."""
 
 GROUPS = {
     "animal": CLASSES[14:24],
@@ -119,11 +119,11 @@ GROUPS = {
     "bag": ("backpack", "handbag", "suitcase"),
     "glass": ("wine glass", "cup"),
 }
-"""Names that several classes are kinds of; after the supercategories of COCO (arXiv 1405.0312, table 4)."""
+"""Hypernyms of several classes; after the supercategories of COCO (arXiv 1405.0312, table 4)."""
 
 
 class YoloxDetector:
-    """Boxes of named things; a `nbhelpers.models.protocols.Detector` that knows the 80 classes of COCO.
+    """Detection of named objects; a `nbhelpers.models.protocols.Detector` for the 80 classes of COCO.
 
     Example:
         >>> detector = nbhelpers.load("detector")
@@ -135,7 +135,8 @@ class YoloxDetector:
 
     Args:
         session: of the network; ``(1, 3, 416, 416)`` in, ``(1, 3549, 85)`` out.
-        sentences: gives unit vectors ``(n, d)`` for ``n`` sentences; without it only `SYNONYMS` and `GROUPS` are known.
+        sentences: returns unit vectors ``(n, d)`` for ``n`` sentences; without it only `SYNONYMS` and `GROUPS` are
+            known.
         name: catalog name.
         device: ``"cpu"``, or ``"cuda"`` where ONNX Runtime can use it.
     """
@@ -151,32 +152,32 @@ class YoloxDetector:
         self._names: dict[str, tuple[str, ...]] = {}
 
     def classes(self, names: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
-        """For each name the COCO classes that it stands for; none where the detector does not know it.
+        """The COCO classes for each name; empty if the detector does not know it.
 
-        A phrase is looked up whole, then by its last word ("red car" is a car), then by its similarity to the class
-        names. Of a class with several names all count.
+        A phrase is looked up as a whole, then by its last word ("red car" is a car), then by its similarity to the
+        class names. For a class with several names, the results are combined.
         """
         return [tuple(dict.fromkeys(own for name in group for own in self._known(name))) for group in as_classes(names)]
 
     def nearest(self, name: str, count: int = 3) -> tuple[str, ...]:
-        """The COCO classes whose names are most similar to a name, the most similar first."""
+        """The COCO classes whose names are most similar to a name, by decreasing similarity."""
         return tuple(CLASSES[index] for index in np.argsort(-self._similarity(name), kind="stable")[:count])
 
     def detect(
         self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str | Sequence[str]], min_score: float = MIN_SCORE
     ) -> supervision.Detections:
-        """Boxes of everything that the detector sees.
+        """Boxes of all detected objects.
 
         Args:
             image: RGB of any size from 1 x 1.
             names: the vocabulary; a class may have several names.
-            min_score: boxes under this score are left out.
+            min_score: minimum score of a box.
 
         Returns:
-            Boxes ``xyxy`` in pixels of the image (edges, not centres), ``confidence``: of an asked class the
-            probability that the box shows it, else the network's score; ``class_id``: index into
-            ``names``, -1 for what nobody asked for; ``data["detected"]``: the detector's own class, and
-            ``data["class_name"]``: the first name of the asked class, else the detector's own.
+            Boxes ``xyxy`` in pixels of the image (edges, not centres); ``confidence``: for a class of the vocabulary
+            the probability that it is correct, else the network's score; ``class_id``: index into ``names``, -1 for
+            other classes; ``data["detected"]``: the detector's class; and ``data["class_name"]``: the first name of
+            the class in the vocabulary, else the detector's name.
         """
         needs("text", "supervision")
         import supervision
@@ -185,8 +186,8 @@ class YoloxDetector:
         index = {own: number for number in reversed(range(len(known))) for own in known[number]}
         boxes, scores, labels = self._boxes(image, min_score)
         found: Any = supervision.Detections(xyxy=boxes, confidence=scores, class_id=labels).with_nms(NMS_IOU)
-        asked = np.array([CLASSES[label] in index for label in found.class_id], bool)
-        for row in np.flatnonzero(asked & (found.confidence < SURE)):
+        queried = np.array([CLASSES[label] in index for label in found.class_id], bool)
+        for row in np.flatnonzero(queried & (found.confidence < MAX_VERIFIED_SCORE)):
             found.confidence[row] = self._verified(
                 image, found.xyxy[row], int(found.class_id[row]), float(found.confidence[row])
             )
@@ -201,7 +202,7 @@ class YoloxDetector:
         return found
 
     def _verified(self, image: np.ndarray, box: np.ndarray, label: int, score: float) -> float:
-        """Probability that a box shows its class, from its score and those in a crop around it and its mirror image."""
+        """Probability that the class of a box is correct, from its scores in the photo, in a crop and mirrored crop."""
         height, width = image.shape[:2]
         centre, side = (box[:2] + box[2:]) / 2, max(MIN_CROP, CONTEXT * float(np.max(box[2:] - box[:2])))
         x0, y0 = np.maximum(centre - side / 2, 0).astype(int)
@@ -212,7 +213,7 @@ class YoloxDetector:
             boxes, scores, labels = self._detect(crop[:, ::-1] if mirrored else crop, MIN_CROP_SCORE)
             if mirrored:
                 boxes[:, [0, 2]] = (x1 - x0) - boxes[:, [2, 0]]
-            same = _ious(box - [x0, y0, x0, y0], boxes) >= SAME_BOX
+            same = _ious(box - [x0, y0, x0, y0], boxes) >= IOU_SAME_CROP_BOX
             again.append(scores[same & (labels == label)].max(initial=MIN_CROP_SCORE))
             others.append(scores[same & (labels != label)].max(initial=MIN_CROP_SCORE))
         features = np.clip(np.array([score, np.mean(again), np.max(others)]), MIN_CROP_SCORE, 1 - MIN_CROP_SCORE)
@@ -244,7 +245,7 @@ class YoloxDetector:
         return np.clip(boxes / letterbox_scale(height, width), 0, [width, height] * 2), scores, labels
 
     def _known(self, name: str) -> tuple[str, ...]:
-        """The classes that one name stands for."""
+        """The classes of a name."""
         if name not in self._names:
             keys = (root(name), root(name.split()[-1]))
             known = next((_TABLE[key] for key in keys if key in _TABLE), None)
@@ -327,7 +328,7 @@ def build(name: str, files: dict[str, Path], device: str) -> YoloxDetector:
     """Build a detector from ``{"checkpoint", "text", "config", "tokenizer": path}``.
 
     Raises:
-        NbHelpersError: a file that cannot be read, or holds another network.
+        NbHelpersError: a file that cannot be read, or contains another network.
     """
     import onnxruntime
 
@@ -353,7 +354,7 @@ def build(name: str, files: dict[str, Path], device: str) -> YoloxDetector:
 
 
 def _table() -> dict[str, tuple[str, ...]]:
-    """Root of a name -> the classes that it stands for."""
+    """Stem of a name -> its classes."""
     out = {root(group): tuple(own) for group, own in GROUPS.items()}
     for own, names in SYNONYMS.items():
         words = names.split(", ") if ", " in names else names.split() if own == "person" else [names]

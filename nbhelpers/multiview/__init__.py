@@ -6,7 +6,7 @@
 >>> views = session.solve()
 >>> views.mask(4), views.consistency(4).why
 
-The names below are loaded when they are first used.
+The names below are loaded lazily.
 """
 
 from nbhelpers.core.lazy import lazily

@@ -48,7 +48,7 @@ class ViewInstance:
         confidence: 0 to 1.
         colour_match: how well it matches the colour words of the noun, 0 to 1.
         points: numbers of the scene's points observed inside the mask.
-        feature: mean feature of the segmenter inside the mask, of length 1; None where the segmenter gives none.
+        feature: mean feature of the segmenter inside the mask, of length 1; None if the segmenter has no features.
         detected: found by a detector, so that the noun needs no verification.
     """
 
@@ -72,7 +72,7 @@ class SceneObject:
     """An object of the scene.
 
     Attributes:
-        name: for people, e.g. ``"chair 2"``.
+        name: for display, e.g. ``"chair 2"``.
         noun: index of the noun that it matches; -1 for any object.
         instances: by view, the most reliable first.
         points: numbers of the scene's points on it.
@@ -93,7 +93,7 @@ class SceneObject:
         return next(iter(self.instances))
 
     def mask(self, view: int) -> Bool[np.ndarray, "h w"] | None:
-        """Its mask in a view, None where it was not found."""
+        """Its mask in a view; None if it was not found there."""
         return self.instances[view].mask if view in self.instances else None
 
 
@@ -140,7 +140,7 @@ def instance_affinity(one: ViewInstance, other: ViewInstance, scene: Scene | Non
 
 
 def _count_observed(scene: Scene, points: np.ndarray, view: int) -> int:
-    """How many of some points a view observed."""
+    """Number of points that a view observed."""
     return int(np.isin(points, scene.observation_point[scene.observation_view == view]).sum())
 
 
@@ -159,8 +159,8 @@ def _projected_fraction(scene: Scene, one: ViewInstance, other: ViewInstance) ->
 def lift_mask(scene: Scene, view: int, mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "n 3"]:
     """Lift a mask to points on the surface that it covers, in the world.
 
-    Depths come from the view's depth map where the scene has one, without the least confident 15 %. Else each pixel
-    takes the depth of the points observed inside the mask, weighted by inverse distance, or if there are none of those
+    Depths come from the view's depth map if the scene has one, without the least confident 15 %. Otherwise each pixel
+    takes the depth of the points observed inside the mask, weighted by inverse distance, or if there are none, of those
     around it.
 
     Args:
@@ -233,7 +233,7 @@ def _depths_from_points(scene: Scene, view: int, mask: np.ndarray) -> tuple[np.n
 def merge_duplicates(objects: Sequence[SceneObject], scene: Scene | None, reference: int) -> list[SceneObject]:
     """Merge objects of one noun whose masks overlap in all common views.
 
-    The more confident one keeps its masks, and takes over those of views that it has none in.
+    The more confident one keeps its masks and takes over those of views in which it has none.
     """
     kept: list[SceneObject] = []
     for obj in sorted(objects, key=lambda each: -each.confidence):
@@ -251,7 +251,7 @@ def merge_duplicates(objects: Sequence[SceneObject], scene: Scene | None, refere
 
 
 def _least_iou(one: SceneObject, other: SceneObject) -> float:
-    """Least IoU of two objects' masks over their common views; 0 where there are none."""
+    """Minimum IoU of two objects' masks over their common views; 0 if there are none."""
     both = [view for view in one.instances if view in other.instances]
     return min((iou(one.mask(view), other.mask(view)) for view in both), default=0.0)
 
@@ -311,7 +311,7 @@ class VisiblePoints:
     Attributes:
         points: ``(n,)`` numbers of the points.
         cells: ``(n, 2)`` column and row on the grid of the masks, as floats.
-        weights: ``(n,)``, 1 where a point was observed in the view, `PROJECTED_WEIGHT` where it was only projected.
+        weights: ``(n,)``, 1 for points observed in the view, `PROJECTED_WEIGHT` for points that were only projected.
     """
 
     points: Int[np.ndarray, " n"]
@@ -322,9 +322,8 @@ class VisiblePoints:
 class PointVotes:
     """Votes of a scene's points for and against one object.
 
-    A point votes in a view where it was observed, or where it should be visible: nothing nearer was observed around its
-    pixel, and the view sees the side of it that other views observed. Other projected points would fall onto whatever
-    hides them.
+    A point votes in a view where it was observed, or where it should be visible: no nearer point was observed around
+    its pixel, and the view shows the side of it that other views observed. Other projected points may be occluded.
 
     Args:
         scene: cameras, points and observations.
@@ -342,7 +341,7 @@ class PointVotes:
         self._visible: dict[int, VisiblePoints] = {}
 
     def visible(self, view: int) -> VisiblePoints:
-        """The points visible in a view; only observed ones where the view has no camera."""
+        """The points visible in a view; only observed ones if the view has no camera."""
         if view not in self._visible:
             self._visible[view] = self._find_visible(view)
         return self._visible[view]
@@ -435,7 +434,7 @@ class PointVotes:
         probability: Float[np.ndarray, " p"],
         weight: Float[np.ndarray, " p"],
     ) -> tuple[int, int, int]:
-        """Numbers of the object's points visible in a view, of those outside its mask, and of foreign points inside it.
+        """Counts of the object's points visible in a view, of those outside its mask, and of foreign points inside it.
 
         Points next to the contour are not counted.
         """
@@ -493,7 +492,7 @@ class PointVotes:
         return numbers[shown], pixels[numbers[shown]]
 
     def _visible_by_depth_map(self, view: int, numbers: np.ndarray, pixels: np.ndarray, depth: np.ndarray):
-        """Those of some points that the view's depth map does not hide."""
+        """The points that are not occluded according to the view's depth map."""
         scene, surface = self.scene, self.scene.depth[view]
         scale = np.array(surface.shape[::-1]) / scene.sizes[view][::-1]
         columns, rows = np.clip(((pixels[numbers] + 0.5) * scale).astype(int), 0, np.array(surface.shape[::-1]) - 1).T

@@ -1,11 +1,11 @@
 """Ambiguous and contradicting prompts, resolved by the other views.
 
-A click fits a part as well as the whole (Kirillov et al. 2023, arXiv 2304.02643, section 3). One photo cannot tell them
-apart, several can: a brick of a toy resembles other bricks, but the toy is found again and leads back to itself.
+A click may mean a part or the whole (Kirillov et al. 2023, arXiv 2304.02643, section 3). A single photo cannot resolve
+this, but several can by cycle consistency: a brick of a toy matches other bricks, the whole toy matches only itself.
 
-Two prompts are in conflict when the mask of one, transferred to the other view, lies outside the object there. Of such
-prompts those with the fewest conflicts are followed, then those that drew a box or a mask, then the earliest. A prompt
-that is not followed still holds in its own view.
+Two prompts are in conflict if the mask of one, transferred to the other view, lies outside the object there. Among
+conflicting prompts those with the fewest conflicts are followed, then boxes and masks, then the earliest. A prompt that
+is not followed still applies in its own view.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from nbhelpers.multiview.propagation import GridMask, MaskPropagator, most_simil
 
 MAX_CHECKED_VIEWS = 2  # most similar views in which hypotheses are compared
 IOU_SAME_HYPOTHESIS = 0.85  # from which two hypotheses are one
-MIN_HYPOTHESIS_AREA = 0.0005  # of the photo's area: smaller masks are no hypothesis
+MIN_HYPOTHESIS_AREA = 0.0005  # of the photo's area: smaller masks are ignored
 MIN_SHARED_POINTS = 8  # of two views, from which overlap is measured by points and not by features
 MIN_OVERLAP = 0.2  # fraction of a prompted mask inside the object of another view, below which they are in conflict
 MAX_COMPARED_VIEWS = 4  # for each view, so that the time does not grow with the square of their number
-MIN_COUNTED = 0.5  # fraction of a correction that the other view must know
+MIN_COUNTED = 0.5  # fraction of a correction that must be comparable in the other view
 MIN_SIMILARITY = 0.5  # see `Votes`: less similar cells are ignored
 
 
@@ -40,7 +40,7 @@ class ClickHypothesis:
 
     Attributes:
         candidate: index of the segmenter's candidate that it started from.
-        prediction: its mask, predicted once more with its box, which makes it exact.
+        prediction: its mask, predicted again with its box for accuracy.
         cycle_consistency: with other views, times the predicted IoU, 0 to 1.
     """
 
@@ -50,7 +50,7 @@ class ClickHypothesis:
 
 
 def predict_hypothesis(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, candidate: int) -> Prediction | None:
-    """Predict one candidate mask of a click again with its box; None where it is empty.
+    """Predict one candidate mask of a click again with its box; None if it is empty.
 
     Args:
         segmenter: predicts masks from points and boxes.
@@ -73,7 +73,7 @@ def predict_hypothesis(segmenter: Segmenter, embedding: Embedding, prompt: Promp
 
 
 def click_hypotheses(propagator: MaskPropagator, view: int, prompt: Prompt) -> list[ClickHypothesis]:
-    """The different hypotheses of a click, the one of highest cycle consistency first.
+    """The distinct hypotheses of a click, by decreasing cycle consistency.
 
     Args:
         propagator: of the photos.
@@ -114,13 +114,13 @@ def _cycle_consistency(propagator: MaskPropagator, view: int, prediction: Predic
 
 @dataclass(frozen=True, eq=False)
 class ViewPrompt:
-    """The prompt of one view, as it is compared with those of others.
+    """The prompt of a view, for comparison with those of other views.
 
     Attributes:
-        prediction: its one mask.
-        corrects: ``(H, W)`` the mask that was found before, where the prompt corrects one.
-        bounds: ``(H, W)`` a drawn box or mask, outside of which the object cannot be.
-        proposed: not made by the user but found otherwise, for example by a phrase.
+        prediction: with a single mask.
+        corrects: ``(H, W)`` the earlier mask, if the prompt corrects one.
+        bounds: ``(H, W)`` a box or mask that bounds the object.
+        proposed: not from the user, but for example from a phrase.
     """
 
     prediction: Prediction
@@ -132,12 +132,12 @@ class ViewPrompt:
 class PromptConflicts:
     """Compares the prompts of several views.
 
-    Two prompts are in conflict when neither mask lies in the other. Of a correction only the part counts that it adds;
-    it is in conflict with a view whose drawn box or mask leaves that part out. A click that adds to a clicked object is
-    in conflict with nothing: the first click may have been interpreted too small.
+    Two prompts are in conflict if neither mask lies in the other. Of a correction only the added part counts; it is in
+    conflict with a view whose box or mask excludes that part. A click that adds to a clicked object is never in
+    conflict, since the first click may have been interpreted as a part.
 
     Args:
-        prompts: by view, in the order in which they were made.
+        prompts: by view, in chronological order.
         masks: by view, those of the prompts on the decoder's grid.
         propagator: of the photos and their scene; each view is compared with the most similar ones.
     """
@@ -146,7 +146,7 @@ class PromptConflicts:
         self.prompts, self.masks, self.propagator = prompts, masks, propagator
 
     def consistent_views(self) -> tuple[int, ...]:
-        """The views whose prompts are followed, in the order in which they were made."""
+        """The views whose prompts are followed, in chronological order."""
         pairs = {
             frozenset((v, other))
             for v in self.prompts
@@ -178,8 +178,8 @@ class PromptConflicts:
     def overlap(self, view: int, other: int) -> float | None:
         """Fraction of one view's mask that lies in the object of another view; None if it cannot be measured.
 
-        Measured by points that both views observe, or if they are few by similar cells. Of a correction only what lies
-        in the other view's mask or outside its bounds counts: a box holds more than the object.
+        Measured by points that both views observe, or if they are few by similar cells. Of a correction only the part
+        in the other view's mask or outside its bounds counts, since a box contains more than the object.
         """
         own_part = self._own_part(view)
         if not own_part.any():

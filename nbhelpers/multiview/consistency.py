@@ -1,4 +1,4 @@
-"""The object's masks in all views, and how well they agree with each other, without ground truth."""
+"""The object's masks in all views and their mutual consistency, without ground truth."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nbhelpers.core.masks import decode_rle
 DOUBTFUL = 0.5  # below this the user should inspect a view
 TERM_WEIGHTS = {"cycle": 1.0, "agreement": 2.0, "score": 2.0, "similarity": 0.25, "points": 1.0, "foreign": 0.5}
 MIN_TERM = 0.02  # so that no term alone makes the product 0
-POINT_PRIOR = 5  # agreeing points assumed beforehand, so that few points count little
+POINT_PRIOR = 5  # agreeing points assumed a priori, so that few points have little weight
 SIMILARITY_RANGE = (0.5, 0.75)  # a bad and a good similarity
-SCORE_RANGE = (0.8, 1.0)  # likewise of predicted IoU: prompted with a mask and its box, it is seldom less
+SCORE_RANGE = (0.8, 1.0)  # likewise of predicted IoU, which is rarely lower for a prompt of mask and box
 REASON_HANDICAP = {"score": 0.5, "similarity": 0.5}  # vague reasons, named only where all others are good
 
 
@@ -25,8 +25,8 @@ class Consistency:
     """Agreement of one view's mask with the others, or of all masks, without ground truth.
 
     Attributes:
-        value: 0 to 1, the higher the better.
-        parts: its terms, each 0 to 1, without those that are unknown; see `ConsistencyTerms`.
+        value: 0 to 1, higher is better.
+        parts: the known terms, each 0 to 1; see `ConsistencyTerms`.
         why: the reason as a sentence.
     """
 
@@ -46,11 +46,11 @@ class ViewMask:
 
     Attributes:
         name: of the photo.
-        rle: the mask, as `nbhelpers.core.masks.encode_rle` gives it.
+        rle: the mask, from `nbhelpers.core.masks.encode_rle`.
         score: the segmenter's confidence in the mask, 0 to 1.
         consistency: see `Consistency`.
-        prompted: there is a prompt in this photo.
-        found: the object was found here; its mask is empty otherwise.
+        prompted: whether the view has a prompt.
+        found: whether the object was found; its mask is empty otherwise.
     """
 
     name: str
@@ -121,7 +121,7 @@ class ViewMasks:
 
     @property
     def worst(self) -> int | None:
-        """The view of lowest consistency that is not prompted; None when all are prompted."""
+        """The unprompted view of lowest consistency; None if all are prompted."""
         rest = [number for number, view in enumerate(self.views) if not view.prompted]
         return min(rest, key=lambda number: self.views[number].consistency.value, default=None)
 
@@ -130,13 +130,13 @@ class ViewMasks:
 class ConsistencyTerms:
     """Observations about one view's mask.
 
-    Each alone misses cases: points are few on smooth objects, a look-alike is found again as well as the object, and a
+    No single term suffices: smooth objects have few points, a look-alike is as cycle-consistent as the object, and a
     segmenter is as confident of the wrong object as of the right one.
 
     Attributes:
         cycle: cycle consistency: mean soft IoU of the prompted masks with the votes of this view's mask.
         agreement: soft IoU of the mask with the votes of all other views.
-        score: IoU that the segmenter predicts for the mask.
+        score: predicted IoU of the mask.
         similarity: of its cells to the object elsewhere, see `nbhelpers.models.label_propagation.votes.Votes`.
         points: number of the object's points visible in the view, by the votes of other views.
         missed: number of these outside its mask.
@@ -157,18 +157,18 @@ class ConsistencyTerms:
 def score_view(
     terms: ConsistencyTerms, prompted: bool = False, found: bool = True, followed: bool = True
 ) -> Consistency:
-    """Consistency of one view: the weighted geometric mean of its terms; few points weigh less than many.
+    """Consistency of one view: the weighted geometric mean of its terms; the weight of points grows with their number.
 
     Args:
         terms: observations about the view.
-        prompted: there is a prompt in this view.
-        found: the object was found there.
-        followed: its prompt does not contradict those of other views; else the view is doubtful.
+        prompted: whether the view has a prompt.
+        found: whether the object was found there.
+        followed: whether its prompt is consistent with those of other views; otherwise the view is doubtful.
     """
     if not found:
         if terms.points >= POINT_PRIOR:
             return Consistency(0.1, {"points": 0.0}, f"not found, though {terms.points} points of it should be visible")
-        return Consistency(0.5, {}, "the object was not found here, and nothing says that it should be")
+        return Consistency(0.5, {}, "the object was not found here, and there is no evidence that it should be visible")
     parts, weights = _weighted_terms(terms)
     logs = [weights[name] * np.log(max(value, MIN_TERM)) for name, value in parts.items()]
     value = float(np.exp(sum(logs) / sum(weights.values()))) * (1 if followed else DOUBTFUL)
@@ -212,7 +212,7 @@ def _rescale(value: float, low: float, high: float) -> float:
 
 
 def _reason(terms: ConsistencyTerms, parts: Mapping[str, float], value: float, prompted: bool) -> str:
-    """The consistency in words; the weakest term where it is low."""
+    """The consistency in words, with the weakest term if it is low."""
     name = terms.name or "this view"
     if prompted:
         if value >= DOUBTFUL:
@@ -225,9 +225,9 @@ def _reason(terms: ConsistencyTerms, parts: Mapping[str, float], value: float, p
     reasons = {
         "points": f"{terms.missed} of {terms.points} points of the object lie outside its mask",
         "foreign": f"its mask covers {terms.foreign} points that other views see outside the object",
-        "cycle": f"from here only {terms.cycle:.0%} of the prompted mask is found again",
-        "agreement": f"only {terms.agreement:.0%} of its mask is where the other views expect the object",
-        "score": "the segmenter itself is not confident of the mask",
-        "similarity": "what the mask covers does not look like the object elsewhere",
+        "cycle": f"its cycle consistency with the prompted mask is only {terms.cycle:.0%}",
+        "agreement": f"its mask agrees with the prediction from the other views only by {terms.agreement:.0%}",
+        "score": "the predicted IoU of its mask is low",
+        "similarity": "the features inside its mask differ from those of the object in other views",
     }
     return f"{name} disagrees: {reasons[weakest]}"

@@ -1,7 +1,7 @@
 """Phrase grounding: from words to instances in each view, to objects of the scene, to the one a phrase refers to.
 
-Colour words are measured on pixels, since text encoders judge them poorly. All other words are located by the text
-encoder, or a detector, and segmented view by view. Each object found is verified on a crop of its best view.
+Colour words are measured on pixels, since text encoders are unreliable for them. All other words are localised by the
+text encoder or a detector and segmented view by view. Each object is verified on a crop of its best view.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from nbhelpers import clip_guided
 from nbhelpers.clip_guided.detection import choose_detector
 from nbhelpers.clip_guided.values import numbered, prepare_vocabulary
-from nbhelpers.clip_guided.verification import MIN_READING, blur_surroundings, crop_box, mean_probabilities
+from nbhelpers.clip_guided.verification import MIN_CROP_PROBABILITY, blur_surroundings, crop_box, mean_probabilities
 from nbhelpers.core.masks import box_of, components, deepest_points, distinct, encode_rle, intersections
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
@@ -131,7 +131,7 @@ def colour_fraction(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h
 
 
 def colour_match(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], colours: tuple[str, ...]) -> float:
-    """How well an object matches colour words, 0.05 to 1; 1 when there are none."""
+    """How well an object matches colour words, 0.05 to 1; 1 without colour words."""
     return float(
         np.prod(
             [min(1.0, max(0.05, colour_fraction(image, mask, colour) / MIN_COLOUR_FRACTION)) for colour in colours]
@@ -143,10 +143,10 @@ def colour_match(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"
 def box_proposals(
     segmenter: Segmenter, embedding: Embedding, probability: Float32[np.ndarray, "h w"]
 ) -> list[tuple[Bool[np.ndarray, "H W"], float]]:
-    """Masks of whole objects from boxes around the regions of a word, each with its confidence, without repeats.
+    """Masks of whole objects from boxes around the regions of a word, each with its confidence, without duplicates.
 
-    Point prompts find what differs in colour, so an object of many parts comes as its parts. The box of a region means
-    the whole. Which of the two is right is decided by the probability map, see `merge_proposals`.
+    Point prompts tend to select regions of uniform colour, so an object of many parts is split. The box of a region
+    selects the whole. The probability map decides between the two, see `merge_proposals`.
 
     Args:
         segmenter: predicts masks from boxes.
@@ -179,9 +179,9 @@ def box_proposals(
 
 
 def _scored_mask(prediction, index: int, plane: np.ndarray, region: np.ndarray, grid: tuple[int, int]) -> tuple:
-    """A mask on the grid, and its score: predicted IoU times how well it and the region cover each other.
+    """A mask on the grid, and its score: predicted IoU times its F1 score with the region.
 
-    The harmonic mean of precision and recall, both weighted with the word's probability.
+    Precision and recall are weighted with the probability of the word.
     """
     height, width = round(prediction.extent[0]), round(prediction.extent[1])
     logits = np.ascontiguousarray(prediction.logits[index, :height, :width], np.float32)
@@ -195,10 +195,10 @@ def _scored_mask(prediction, index: int, plane: np.ndarray, region: np.ndarray, 
 def segment_by_box(
     segmenter: Segmenter, embedding: Embedding, mask: Bool[np.ndarray, "H W"]
 ) -> Bool[np.ndarray, "H W"]:
-    """The segmenter's prediction for the box of a mask, where that is the same object; else the mask.
+    """The segmenter's prediction for the box of a mask if it is the same object, else the mask.
 
-    A mask found by a word follows the word: of a yellow tractor it covers the yellow parts, of a lake also the shore.
-    Its box means the object itself.
+    A mask found by a word may be biased: of a yellow tractor it covers the yellow parts, of a lake also the shore. Its
+    box selects the object itself.
 
     Args:
         segmenter: predicts masks from boxes.
@@ -241,8 +241,8 @@ class NounQueries:
     """The nouns of a phrase as queries for a text encoder.
 
     Attributes:
-        names: noun phrases in the order of the phrase, without repeats and generic ones.
-        heads: the same without colour words: the queries.
+        names: noun phrases in the order of the phrase, without duplicates and generic ones.
+        heads: the names without colour words: the queries.
         colours: colour words of each.
     """
 
@@ -259,12 +259,12 @@ class NounQueries:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """The heads without repeats."""
+        """The heads without duplicates."""
         return tuple(dict.fromkeys(head.casefold() for head in self.heads))
 
     @property
     def settings(self) -> clip_guided.ClipGuidedSettings:
-        """Settings of the search in one view; surroundings that are a noun themselves are left out."""
+        """Settings of the search in one view, without surroundings that are among the nouns."""
         have = {root(word) for head in self.heads for word in (head, head.split()[-1])}
         groups = [tuple(name for name in group if root(name) not in have) for group in SURROUNDINGS]
         return replace(GROUNDING_SETTINGS, exclude=tuple("|".join(group) for group in groups if group))
@@ -279,12 +279,12 @@ def detect_nouns(
         photos: of the scene.
         view: number of the photo.
         nouns: the queries.
-        text_encoder: locates them.
-        scene: gives the points inside each mask; may be None.
+        text_encoder: localises them.
+        scene: for the points inside each mask; may be None.
 
     Returns:
         The similarity of the view to each noun, and the instances of those that it shows. The similarity is the cosine
-        of the whole photo where the encoder gives one (CLIP), else the noun's peak probability, 0 to 1.
+        of the whole photo if the encoder provides one (CLIP), else the noun's peak probability, 0 to 1.
     """
     if not nouns.names:
         return (), []
@@ -299,7 +299,7 @@ def detect_nouns(
     )  # fmt: skip
     planes = result.class_map.probabilities
     peaks = {name: float(np.quantile(planes[i], SIMILARITY_QUANTILE)) for i, name in enumerate(nouns.vocabulary)}
-    found_by = result.instances.data.get("evidence", np.empty(0, str))  # absent where nothing was found
+    found_by = result.instances.data.get("evidence", np.empty(0, str))  # absent if nothing was found
     for class_id in np.unique(result.instances.class_id[found_by != "text"]).tolist():
         peaks[nouns.vocabulary[class_id]] = 1.0  # a detector found it, however small it is
     if isinstance(text_encoder, ImageTextEncoder):
@@ -335,9 +335,9 @@ def detect_nouns(
 def split_by_probability(
     region: Bool[np.ndarray, "h w"], support: Float[np.ndarray, "h w"]
 ) -> list[Bool[np.ndarray, "h w"]]:
-    """Split a mask into objects: its main component with those alike, then each large component of lower probability.
+    """Split a mask into objects: its main component and similar ones, then each large component of lower probability.
 
-    Asked for a large mask a segmenter may take water and a white sky for one object; the word fits one of them better.
+    A large mask may merge water and a white sky; the word is more probable in one of them.
 
     Args:
         region: the mask.
@@ -359,9 +359,9 @@ def similarity_threshold(text_encoder: TextEncoder) -> float:
 
 
 def propose_objects(photos: Photos, view: int, scene: Scene | None) -> list[ViewInstance]:
-    """Propose generic objects in one view: confident masks of a grid of points, without repeats.
+    """Propose generic objects in one view: confident masks of a grid of points, without duplicates.
 
-    Masks that are large, tiny or touch two edges of the image are left out: they are ground, wall or sky.
+    Masks that are large, tiny or touch two edges of the image are dropped: they are ground, wall or sky.
     """
     height, width = photos.size(view)
     down = max(1, round(PROPOSAL_GRID * height / width))
@@ -427,7 +427,7 @@ def _mean_feature(photos: Photos, view: int, mask: np.ndarray) -> Float[np.ndarr
 
 
 def views_to_search(count: int, reference: int, most: int) -> Sequence[int]:
-    """At most ``most`` evenly spaced views, the reference view among them."""
+    """At most ``most`` evenly spaced views, including the reference view."""
     if count <= most:
         return range(count)
     chosen = np.unique(np.round(np.linspace(0, count - 1, most)).astype(int))
@@ -443,7 +443,7 @@ def verify_objects(
     The probability in the crop, its surroundings blurred, is multiplied with that of the whole photo.
 
     Returns:
-        The objects with their confidence from both, without those beyond `MAX_VERIFIED`; and a note on rejected ones.
+        The `MAX_VERIFIED` most confident objects with their confidence from both, and a note on rejected ones.
     """
     names = prepare_vocabulary(nouns.vocabulary, None, nouns.settings).classes if nouns.names else ()
     order = sorted(range(len(objects)), key=lambda n: -objects[n].confidence * _support(objects[n]))
@@ -462,20 +462,18 @@ def verify_objects(
         x0, y0, x1, y1 = crop_box(mask)
         inside = mask[y0:y1, x0:x1]
         classes = text_encoder.dense(blur_surroundings(image[y0:y1, x0:x1], inside), names)
-        second = np.maximum(mean_probabilities(classes, inside), MIN_READING)
+        second = np.maximum(mean_probabilities(classes, inside), MIN_CROP_PROBABILITY)
         own = nouns.vocabulary.index(nouns.heads[obj.noun].casefold())
         first = np.full(len(second), (1 - obj.confidence) / max(1, len(second) - 1))
         first[own] = obj.confidence
-        both = np.maximum(first, MIN_READING) * second
+        both = np.maximum(first, MIN_CROP_PROBABILITY) * second
         probability = float(both[own] / both.sum())
         if probability < MIN_VERIFIED / np.sqrt(len(obj.instances)):
             rejected.append(obj.name)
         else:
             kept[number] = replace(obj, confidence=float(np.sqrt(probability * obj.confidence)))
     dropped = len(objects) - len(kept)
-    return list(kept.values()), [
-        f"{dropped} regions that a word had suggested failed crop verification"
-    ] if rejected else []
+    return list(kept.values()), [f"{dropped} regions failed crop verification"] if rejected else []
 
 
 def _support(obj: SceneObject) -> float:
@@ -506,13 +504,13 @@ class PhraseGrounding:
 
     @property
     def target(self) -> SceneObject | None:
-        """The object that the phrase refers to, or the best guess; None when nothing was found."""
+        """The object that the phrase refers to, or the best guess; None if nothing was found."""
         best = self.resolution.best
         return None if best is None else self.objects[best.number]
 
     @property
     def references(self) -> tuple[SceneObject, ...]:
-        """The other objects that the relations of the target were measured against."""
+        """The landmarks of the target's relations."""
         if not self.resolution.ranking:
             return ()
         numbers = [n for score in self.resolution.ranking[0].relation_scores for n in score.references]
@@ -532,10 +530,10 @@ def ground_phrase(
     Args:
         photos: of one scene.
         phrase: see `nbhelpers.multiview.referring.parse_phrase`.
-        text_encoder: locates the nouns in each view.
+        text_encoder: localises the nouns in each view.
         scene: cameras and points; without it relations are measured in the image of the reference view.
-        reference: the view that defines left and right; the first that has a camera when left out.
-        progress: called with steps done, steps in all and what is being done.
+        reference: the view that defines left and right; by default the first with a camera.
+        progress: called with finished steps, total steps and a description.
     """
     reference = default_view(scene, photos) if reference is None else photos.check(reference)
     frame = ViewerFrame(scene, reference)
@@ -571,7 +569,7 @@ def ground_phrase(
             if extents[n] is not None
         ]
         if lost := [objects[n].name for n in pools[noun] if extents[n] is None]:
-            notes.append(f"could not be placed for the viewer of view {reference}: {', '.join(lost)}")
+            notes.append(f"no position is known relative to view {reference}: {', '.join(lost)}")
     resolution = resolve_reference(phrase, candidates)
     log.info("%s; %s", phrase.understood, resolution.why)
     return PhraseGrounding(resolution, tuple(objects), similarity, nouns.names, frame, tuple(dict.fromkeys(notes)))
@@ -613,10 +611,10 @@ def _missing_notes(
         if pools[noun]:
             continue
         best, least = np.nanmax(similarity[:, number]), similarity_threshold(text_encoder)
-        how = f"no view looks like it: {best:.2f} at most, {least} is needed"
+        how = f"no view matches it: {best:.2f} at most, minimum {least}"
         if best >= least:
-            how = "what looked like it in a view failed crop verification"
-        notes.append(f'"{noun}" was not found by {text_encoder.name}: {how}; try a plainer word, or click it')
+            how = "its candidates failed crop verification"
+        notes.append(f'"{noun}" was not found by {text_encoder.name}: {how}; try another word, or click it')
     return notes
 
 
@@ -634,7 +632,7 @@ def _is_known(instance: ViewInstance, objects: Sequence[SceneObject]) -> bool:
 
 
 def _extent(frame: ViewerFrame, obj: SceneObject, view: int) -> ObjectExtent | None:
-    """Extent of an object in space, or without a camera in the image."""
+    """Extent of an object in 3D, or without a camera in the image."""
     if not frame.flat:
         return frame.extent(obj.xyz)
     mask = obj.mask(view)

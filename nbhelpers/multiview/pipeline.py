@@ -1,4 +1,4 @@
-"""From photos of a scene and a phrase, or clicks, to the same object in every view and to files."""
+"""The pipeline from photos of a scene and a phrase, or clicks, to the object's masks in every view."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORMAT = "nbhelpers multiview run"
 
 
 class MultiviewSegmenter:
-    """Finds one object in all photos of a scene, from a phrase or from clicks in any of them.
+    """Segments one object in all photos of a scene, from a phrase or from clicks in any of them.
 
     Example:
         >>> segmenter = MultiviewSegmenter()
@@ -42,11 +42,11 @@ class MultiviewSegmenter:
         >>> segmenter.segment("photos", click={2: [(320, 200)]})              # or a click in photo 2
 
     Args:
-        segmenter: chosen by `nbhelpers.load` when left out, as the other two.
-        text_encoder: locates words in a photo; not needed for clicks.
-        estimator: estimates cameras and points; not needed where they are known.
-        models: ``"lite"``, ``"official"`` or ``"auto"``, for models that are left out.
-        device: for models that are left out.
+        segmenter: by default from `nbhelpers.load`, like the other two.
+        text_encoder: localises words in a photo; not needed for clicks.
+        estimator: estimates cameras and points; not needed if they are known.
+        models: ``"lite"``, ``"official"`` or ``"auto"``, for models that are loaded by default.
+        device: for models that are loaded by default.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class MultiviewSegmenter:
         reference_view: int | None = None,
         progress: Progress | None = None,
     ) -> MultiviewResult:
-        """Find the object that a phrase or clicks refer to, in all photos.
+        """Segment the object that a phrase or clicks refer to in all photos.
 
         Args:
             images: a folder of photos, a glob, a list of photos or of arrays, or a video.
@@ -88,16 +88,16 @@ class MultiviewSegmenter:
             click: by view, ``(x, y)`` pixels, or ``(x, y, 0)`` to exclude; with a phrase they correct its result.
             cameras: a file of known cameras; see `nbhelpers.core.scenes.files.read_scene`.
             scene: cameras and points of the same photos, for example of an earlier run.
-            reference_view: the view that defines left and right; the first that has a camera when left out.
+            reference_view: the view that defines left and right; by default the first with a camera.
             progress: see `nbhelpers.multiview.views.Progress`.
 
         Raises:
-            NbHelpersError: no photos, neither phrase nor clicks, a phrase without a noun, no such view, or nothing
+            NbHelpersError: no photos, neither phrase nor clicks, a phrase without a noun, an invalid view, or no object
                 that the phrase could refer to.
         """
         if phrase is None and not click:
             raise NbHelpersError("nothing to look for", expected="a phrase, or a click in one of the views")
-        parsed = parse_phrase(phrase) if isinstance(phrase, str) else phrase  # before anything costs time
+        parsed = parse_phrase(phrase) if isinstance(phrase, str) else phrase  # before expensive steps
         paths = photo_files(images, outputs_dir("multiview") / "frames")
         photos = Photos(paths, self.model("segmenter"))
         if reference_view is not None:
@@ -120,7 +120,7 @@ class MultiviewSegmenter:
                     grounding.resolution.why,
                     given=parsed.understood,
                     expected="an object that the views show; " + "; ".join(grounding.notes),
-                    do="say it in plainer words, or click the object in one of the views",
+                    do="use other words, or click the object in one of the views",
                 )
         for view, points in (click or {}).items():
             for x, y, *label in points:
@@ -134,7 +134,7 @@ class MultiviewSegmenter:
     ) -> Scene | None:
         """Estimate cameras and points of photos; None for a single photo without known cameras.
 
-        Where a file holds cameras only, as ``transforms.json`` does, points are triangulated from matches.
+        If a file holds only cameras, such as ``transforms.json``, points are triangulated from matches.
         """
         if cameras is not None:
             known = read_scene(cameras, paths)
@@ -143,12 +143,12 @@ class MultiviewSegmenter:
             from nbhelpers.models.colmap.mapping import triangulate
 
             if progress is not None:
-                progress(0, 1, f"finding points that {known.placed.sum()} photos share")
+                progress(0, 1, f"triangulating points of {known.placed.sum()} photos")
             return triangulate(known, PhotoSequence(paths))
         if len(paths) < MIN_VIEWS:
             return None
         if progress is not None:
-            progress(0, 1, f"finding the cameras of {len(paths)} photos")
+            progress(0, 1, f"estimating the cameras of {len(paths)} photos")
         found = self.model("scene_estimator").reconstruct(PhotoSequence(paths), [path.name for path in paths])
         return dataclasses.replace(found, orientation=np.array([orientation_of(path) for path in paths]))
 
@@ -164,26 +164,26 @@ def segment_scene(
     segmenter: MultiviewSegmenter | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Find an object in all photos and write all results; see `MultiviewSegmenter.segment` and `save_result`.
+    """Segment an object in all photos and write all results; see `MultiviewSegmenter.segment` and `save_result`.
 
     ``run.json``, the signature of inputs and models, is written first, ``results.json`` last. Called again with
     the same inputs, a finished run returns its ``results.json``; an interrupted one resumes with its cameras.
 
     Args:
-        images: see `MultiviewSegmenter.segment`, as for all others.
+        images: see `MultiviewSegmenter.segment`.
         output: a folder.
-        phrase: see there.
-        click: see there.
-        cameras: see there.
-        reference_view: see there.
+        phrase: see `MultiviewSegmenter.segment`.
+        click: see `MultiviewSegmenter.segment`.
+        cameras: see `MultiviewSegmenter.segment`.
+        reference_view: see `MultiviewSegmenter.segment`.
         segmenter: with the models.
-        progress: see there.
+        progress: see `MultiviewSegmenter.segment`.
 
     Returns:
         The contents of ``results.json``.
 
     Raises:
-        NbHelpersError: as `MultiviewSegmenter.segment`, or a folder with another run's results.
+        NbHelpersError: see `MultiviewSegmenter.segment`; also a folder with results of another run.
     """
     if phrase is not None:
         parse_phrase(phrase)  # fails before anything is written
@@ -203,12 +203,12 @@ def segment_scene(
         "models": {task: segmenter.model(task).name for task in tasks},
     }
     turned = {path.name: orientation_of(path) for path in paths if orientation_of(path) != UPRIGHT}
-    if turned:  # cameras kept by a version that wrote them upright are of no use for these
+    if turned:  # cameras cached by an earlier version that stored them upright are invalid
         signature["stored turned"] = turned
     sign(output / "run.json", signature)
     done = output / "results.json"
     if done.is_file():
-        log.info("%s is done already", output)
+        log.info("%s is already complete", output)
         return json.loads(done.read_text(encoding="utf-8"))
     kept = output / "sparse"
     if any((kept / name).is_file() for name in ("points3D.txt", "points3D.bin")):  # written last

@@ -1,7 +1,7 @@
 """Propagation of an object's mask from prompted views to all others, along a graph of similar views.
 
-Cells of different photos are compared by SAM 2's features, and by colour, which these features leave out: photos of one
-scene are taken in one light.
+Cells of different photos are compared by SAM 2's features and by colour, to which these features are nearly invariant;
+photos of one scene share the same lighting.
 """
 
 from __future__ import annotations
@@ -47,31 +47,31 @@ if TYPE_CHECKING:
 
 POOL_SIZE = 4  # cells averaged into one token: a few hundred tokens of each photo are compared
 SHARED_POINTS_WEIGHT = 0.5  # of shared points, added to the similarity of features
-MAX_SHARED_POINTS = 30  # more add nothing
+MAX_SHARED_POINTS = 30  # more have no effect
 COLOUR_WEIGHT = 0.3  # of the similarity of two cells; the rest is that of their features
 N_FREQUENCIES = 32  # of random features
 COLOUR_SIGMAS = (30.0, 12.0, 12.0)  # standard deviations of the colour kernel in L, a, b
 ZERO_MEANS = (0.0, 0.0, 0.0)
-MAX_PART_DISTANCE = 0.75  # of the main component's size (root of its area): farther ones are something else
-MIN_FAR_SUPPORT = 0.9  # of the main component's mean support: components with as much may lie anywhere
+MAX_PART_DISTANCE = 0.75  # of the main component's size (root of its area): farther ones belong to other objects
+MIN_FAR_SUPPORT = 0.9  # of the main component's mean support: such components may lie at any distance
 PART_DISTANCE_SLACK = 1.25  # allowed in other views, relative to the distances in a prompted mask
 MIN_PART_FRACTION = 0.02  # of the mask's area: smaller components are ignored by `max_part_distance`
 FRAME_GAP = 200  # between two photos, for `vote`: an object may be anywhere in the next one
 CACHE_SIZE = 8  # memory frames, 5 MB each
 MAX_PROMPTED_VOTERS, MAX_FOUND_VOTERS = 3, 3  # prompted and other views that vote on one: the most similar ones
 MIN_RELIABILITY = 0.5  # of the best: views of lower cycle consistency get no vote
-IOU_SETTLED = 0.85  # of a mask with what was expected, from which the view is not predicted again
-MIN_SIMILARITY = 0.5  # below which what was found is another object
+IOU_SETTLED = 0.85  # of a mask with the expected one, from which the view is not predicted again
+MIN_SIMILARITY = 0.5  # below which the mask shows another object
 MIN_AREA = 0.001  # of the photo's area: smaller masks count as not found
 
 
 @dataclass(frozen=True, eq=False)
 class ViewGraph:
-    """Similarity of all photos of a scene to each other.
+    """Pairwise similarity of the photos of a scene.
 
     Attributes:
-        means: of each feature map over all photos; subtracted, since what all cells share does not tell them apart.
-        similarity: ``(v, v)`` of each two photos, -1 to 1.
+        means: of each feature map over all photos; subtracted, since a common component does not discriminate.
+        similarity: ``(v, v)`` of each pair of photos, -1 to 1.
     """
 
     means: dict[int, torch.Tensor]
@@ -79,9 +79,9 @@ class ViewGraph:
 
 
 def build_view_graph(photos: Photos, progress: Callable[[int], None] | None = None) -> ViewGraph:
-    """Encode all photos and compare each two: the mean cosine of each token with the most similar one of the other.
+    """Encode all photos and compare each pair: the mean cosine of each token with the most similar one of the other.
 
-    The result is kept in ``photos.view_graph``, so that a second call costs nothing.
+    The result is cached in ``photos.view_graph``.
 
     Args:
         photos: of the scene.
@@ -111,7 +111,7 @@ def build_view_graph(photos: Photos, progress: Callable[[int], None] | None = No
 
 
 def add_shared_points(similarity: Float[np.ndarray, "v v"], scene: Scene | None) -> Float[np.ndarray, "v v"]:
-    """The similarity of each two views, raised by the points of the scene that both observe."""
+    """The similarity of each pair of views, increased by the points of the scene that both observe."""
     if scene is None or not len(scene.observation_view):
         return similarity
     seen = np.zeros((len(scene), len(scene.points)), np.float32)
@@ -123,7 +123,7 @@ def spanning_order(similarity: Float[np.ndarray, "v v"], roots: Collection[int])
     """The other views in the order of a maximum spanning tree from some (Prim's algorithm).
 
     Args:
-        similarity: of each two views.
+        similarity: of each pair of views.
         roots: the views to begin with.
     """
     order, left = list(roots), set(range(len(similarity))) - set(roots)
@@ -137,12 +137,12 @@ def spanning_order(similarity: Float[np.ndarray, "v v"], roots: Collection[int])
 def most_similar_views(
     similarity: Float[np.ndarray, "v v"], view: int, among: Collection[int], count: int
 ) -> list[int]:
-    """The ``count`` views ``among`` some that are most similar to ``view``, the most similar first."""
+    """The ``count`` views ``among`` some that are most similar to ``view``, by decreasing similarity."""
     return sorted(set(among) - {view}, key=lambda other: (-similarity[view, other], other))[:count]
 
 
 def comparison_features(photos: Photos, view: int, graph: ViewGraph) -> FeatureMaps:
-    """A photo's features for label propagation: less their means, with colour features appended.
+    """Features of a photo for label propagation: centred features with colour features appended.
 
     The vectors have length 1, so that their product is a weighted mean of two similarities: the cosine of the
     features, and a Gaussian of the colour difference.
@@ -172,9 +172,9 @@ def random_colour_features(lab: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndar
 def main_components(
     region: Bool[np.ndarray, "s s"], support: Float[np.ndarray, "s s"], allowed: float = MAX_PART_DISTANCE
 ) -> Bool[np.ndarray, "s s"]:
-    """The main component of a region, those near it, and those with as much support.
+    """The main component of a region, those near it, and those with similar support.
 
-    An occluder may split an object, but its parts stay near each other or are equally supported.
+    An occluder may split an object, but its parts remain near each other or equally supported.
 
     Args:
         region: the mask.
@@ -197,7 +197,7 @@ def max_part_distance(region: Bool[np.ndarray, "s s"]) -> float:
 
 
 def _part_distances(region: np.ndarray, support: np.ndarray) -> tuple[np.ndarray, int | None, dict[int, float]]:
-    """Labelled components, the main one, and the distance of each other one from it in units of its size."""
+    """Labelled components, the main one, and the distances of the others from it in units of its size."""
     labels = components(region)
     count = int(labels.max(initial=0))
     if not count:
@@ -253,7 +253,7 @@ class MaskPropagator:
 
     @cached_property
     def point_votes(self) -> PointVotes | None:
-        """Votes of the scene's points; None where there are none."""
+        """Votes of the scene's points; None without points."""
         if self.scene is None or not len(self.scene.points):
             return None
         return PointVotes(self.scene, self.grid_side(0))
@@ -272,7 +272,7 @@ class MaskPropagator:
         return GridMask(logits.astype(np.float32), 1.0, 1.0)
 
     def prompt_weights(self, view: int, found: GridMask) -> dict[str, float]:
-        """Weight of each prompt variant of `nbhelpers.models.label_propagation.decoding`, where the mask is known."""
+        """Weight of each prompt variant of `nbhelpers.models.label_propagation.decoding`, given a known mask."""
         blurred = resize_map(resize_map(found.probability, len(found.probability) // 2), len(found.probability))
         return variant_weights(self.photos.segmenter, self.photos.embedding(view), blurred, found.probability)
 
@@ -330,14 +330,14 @@ def propagate_masks(
 ) -> ViewMasks:
     """Propagate an object from prompted views to all others, in two passes.
 
-    The first pass goes along the view graph, from each view to the most similar next one. The second one predicts those
-    views again that disagree with what all others vote.
+    The first pass follows the view graph, from each view to the most similar next one. The second pass predicts views
+    again that disagree with the votes of all others.
 
     Args:
         propagator: of the photos and their scene.
         prompted: the object's mask in each prompted view.
         followed: those of the prompted views that the others follow.
-        step: called with what was done after each of three steps for each view that is not prompted.
+        step: called with a description after each of three steps per unprompted view.
     """
     return _Propagation(propagator, prompted, followed, step).run()
 
@@ -384,7 +384,7 @@ class _Propagation:
         return self._view_masks(order)
 
     def _memory(self, view: int) -> dict[int, GridMask]:
-        """The views that vote on one: the most similar prompted ones, and reliable ones of the others."""
+        """The views that vote on one: the most similar prompted ones, and reliable unprompted ones."""
         anchors = self._similar(view, self.anchors, MAX_PROMPTED_VOTERS)
         best = max(self.reliability.values(), default=0.0)
         reliable = [v for v, value in self.reliability.items() if value >= MIN_RELIABILITY * best and value > 0]
@@ -422,7 +422,7 @@ class _Propagation:
             self.found[view], self.reliability[view] = mask, reliability
 
     def _disagrees(self, view: int) -> bool:
-        """Whether the first pass left something to correct in a view."""
+        """Whether the mask of a view needs the second pass."""
         agreement = soft_iou(self.found[view].probability, self.expected[view])
         return agreement < IOU_SETTLED or self.reliability[view] < IOU_SETTLED * max(self.reliability.values())
 
@@ -455,7 +455,7 @@ class _Propagation:
         return ViewMasks(tuple(views), self._object_points(), overall, tuple(order), self._notes(views))
 
     def _consistency_terms(self, view: int, mask: GridMask) -> ConsistencyTerms:
-        """What the other views say about the mask of one."""
+        """Observations of the other views about the mask of one."""
         others = self._memory(view)
         others.pop(view, None)
         if view in self.prompted and others:
@@ -477,7 +477,7 @@ class _Propagation:
         return ConsistencyTerms(cycle, agreement, score, similarity, *points, name=self.photos.names[view])
 
     def _predicted_iou(self, view: int, mask: GridMask) -> float:
-        """IoU that the segmenter predicts when it is prompted with the mask itself."""
+        """Predicted IoU of the segmenter when prompted with the mask itself."""
         prompts = prompt_variants(mask.probability, self.photos.size(view))
         if not prompts:
             return 0.0
@@ -499,13 +499,13 @@ class _Propagation:
             followed = ", ".join(self.photos.names[view] for view in sorted(self.anchors))
             names = ", ".join(alone)
             notes.append(
-                f"the prompt in {names} contradicts {followed} and counts in its own view only; clear one of them"
+                f"the prompt in {names} contradicts {followed} and applies to its own view only; clear one of them"
             )
         if scene is None:
-            notes.append("no cameras are known: views were compared by appearance alone")
+            notes.append("no cameras are known: views were compared by appearance only")
         elif not scene.placed.all():
             rest = ", ".join(n for n, placed in zip(self.photos.names, scene.placed, strict=True) if not placed)
-            notes.append(f"no camera is known of {rest}: there the object was found by its appearance alone")
+            notes.append(f"no camera is known for {rest}: the object was found there by its appearance only")
         absent = [view.name for view in views if not view.found]
         if absent:
             notes.append(f"the object was not found in {', '.join(absent)}")

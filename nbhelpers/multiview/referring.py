@@ -1,7 +1,7 @@
-"""Grammar of spatial phrases: from text to the noun that is meant and its spatial relations.
+"""Grammar of spatial phrases: from text to a noun and its spatial relations.
 
-A pattern is matched at the beginning of what remains of a phrase, one blank between words, in lower case. What the
-relations mean in space is measured in `nbhelpers.multiview.relations`.
+A pattern is matched at the start of the remaining phrase, in lower case with single spaces. The relations are evaluated
+in 3D by `nbhelpers.multiview.relations`.
 """
 
 from __future__ import annotations
@@ -170,19 +170,19 @@ UNKNOWN = re.compile(
 GENERIC = frozenset(
     ("object", "objects", "item", "items", "thing", "things", "one", "ones", "something", "anything", "stuff")
 )
-"""Nouns that match every object."""
+"""Nouns that match any object."""
 
 ONLY_PREPOSITIONS = frozenset(
     ("on", "above", "below", "behind", "beside", "between", "under", "over", "near", "by", "next")
 )
-"""Words that no noun phrase begins with."""
+"""Words that cannot start a noun phrase."""
 
 
 MAX_CHARACTERS = 300  # characters of a phrase
 SIDE_TEXTS = {
-    "left": "on the left of the picture",
-    "right": "on the right of the picture",
-    "centre": "in the middle of the picture",
+    "left": "on the left of the image",
+    "right": "on the right of the image",
+    "centre": "in the middle of the image",
     "foreground": "in the foreground",
     "background": "in the background",
     "centre of": "in the middle of",
@@ -196,12 +196,12 @@ class Relation:
 
     Attributes:
         kind: one of `SIDES`, `RANKS` or `OBJECT_RELATIONS`.
-        words: as they were written.
+        words: as written.
         references: the other objects that it names: two for ``between`` (one if they share a noun, "between the
             chairs"), one for the other relations between objects, none or one for ``nearest`` and ``farthest``.
         rank: of a rank, 1 for the first, 2 for "second from the left", -1 for the last.
         negated: the relation must not hold.
-        before: the words stand before the noun, as in "left table", so they can apply to no other noun.
+        before: the words precede the noun, as in "left table", so they cannot apply to another noun.
     """
 
     kind: str
@@ -230,11 +230,11 @@ class Phrase:
     Example:
         >>> phrase = parse_phrase("Red box on the left table")
         >>> phrase.noun, phrase.relations[0].kind, str(phrase.relations[0].references[0])
-        ('red box', 'on', '"table" (on the left of the picture)')
+        ('red box', 'on', '"table" (on the left of the image)')
 
     Attributes:
-        text: as it was written.
-        noun: the noun phrase: what the relations left, without article.
+        text: as written.
+        noun: the noun phrase without relations and article.
         relations: in the order of the text.
         notes: words that were not understood, as messages for the user.
     """
@@ -255,7 +255,7 @@ class Phrase:
 
     @property
     def understood(self) -> str:
-        """What was understood, in words."""
+        """The interpretation in words."""
         parts = [f'looking for "{self.noun}"', *map(str, self.relations), *(f"note: {note}" for note in self.notes)]
         return "; ".join(parts)
 
@@ -274,15 +274,15 @@ def parse_phrase(text: str) -> Phrase:
         >>> parse_phrase("the chair between the table and the window").understood
         'looking for "chair"; between the "table" and the "window"'
 
-    Words of space become relations, all others the noun phrase. What follows the noun of another object is taken to
-    describe that one ("cup on the table behind the chair": the table is behind the chair); a comma or "and" goes back
+    Spatial words become relations, all others the noun phrase. A relation after the noun of another object refers to
+    that object ("cup on the table behind the chair": the table is behind the chair); after a comma or "and" it refers
     to the first noun ("cup on the table, behind the chair").
 
     Args:
-        text: English, in any case, with or without articles and punctuation.
+        text: English, upper or lower case, with or without articles and punctuation.
 
     Raises:
-        NbHelpersError: no words, far too many, or relations without an object.
+        NbHelpersError: no words, too many words, or relations without an object.
     """
     if not isinstance(text, str):
         raise NbHelpersError("the phrase is not text", given=repr(text), expected='a string, as "cup on the table"')
@@ -291,7 +291,7 @@ def parse_phrase(text: str) -> Phrase:
         raise NbHelpersError("the phrase has no words", given=repr(text), expected='an object, as "cup on the table"')
     if len(text) > MAX_CHARACTERS:
         raise NbHelpersError(
-            "the phrase is too long", given=f"{len(text)} letters", expected=f"at most {MAX_CHARACTERS}"
+            "the phrase is too long", given=f"{len(text)} characters", expected=f"at most {MAX_CHARACTERS}"
         )
     parser = _PhraseParser(words)
     if filler := FILLER.match(parser.rest()):
@@ -335,7 +335,7 @@ class _PhraseParser:
         return " ".join(self.low[self.at if at is None else at :])
 
     def read_object(self, depth: int, paired: bool) -> Phrase:
-        """Parse the object that begins here. ``paired``: an "and" ends it, since "between" expects a second object."""
+        """Parse the object that starts here. ``paired``: an "and" ends it, since "between" expects a second object."""
         noun, relations, first = list[str](), list[Relation](), self.at
         ordinal, negated = None, False
         while self.at < len(self.words):
@@ -362,12 +362,12 @@ class _PhraseParser:
                 ordinal, self.at = self.at, self.at + 1
             else:
                 if space := UNKNOWN.match(rest) or self._dangling():
-                    self.notes.append(f'"{space[0]}" is no known relation; it was left in the name')
+                    self.notes.append(f'"{space[0]}" is not a known relation; it was kept in the noun phrase')
                 noun.append(self.words[self.at])
                 self.at += 1
         if ordinal is not None:
             noun.insert(0, self.words[ordinal])
-            self.notes.append(f'"{self.words[ordinal]}" has no order to count in; it was left in the name')
+            self.notes.append(f'"{self.words[ordinal]}" has no order to count in; it was kept in the noun phrase')
         return Phrase(" ".join(self.words[first : self.at]), " ".join(noun), tuple(r for r in relations if r.kind))
 
     def _past_joints(self, at: int) -> int:
@@ -377,12 +377,12 @@ class _PhraseParser:
         return at
 
     def _match(self, patterns, at: int | None = None):
-        """The longest of the patterns that match here: its kind and match."""
+        """The longest pattern that matches here: its kind and match."""
         found = [(kind, match) for kind, pattern in patterns if (match := pattern.match(self.rest(at)))]
         return max(found, key=lambda each: len(each[1][0]), default=(None, None))
 
     def _relation_at(self, at: int) -> bool:
-        """Whether a relation begins at a word."""
+        """Whether a relation starts at a word."""
         at += STANDS.match(self.rest(at))[0].count(" ")
         if no := NOT.match(self.rest(at)):
             at += no[0].count(" ") + 1
@@ -390,17 +390,17 @@ class _PhraseParser:
         return any(self._match(patterns, at)[0] for patterns in (*every, PREPOSITION))
 
     def _noun_at(self, at: int) -> bool:
-        """Whether a noun phrase begins at a word."""
+        """Whether a noun phrase starts at a word."""
         return at < len(self.low) and self.low[at] not in (",", "and", "or", "of") and not self._relation_at(at)
 
     def _reference_at(self, at: int) -> bool:
-        """Whether another object can begin at a word: unlike a noun it may have "left" or "nearest" before it."""
+        """Whether another object can start at a word; unlike a noun it may be preceded by "left" or "nearest"."""
         if at >= len(self.low) or self.low[at] in (",", "and"):
             return False
         return self.low[at] not in ONLY_PREPOSITIONS
 
     def _relation(self, noun: list[str], ordinal: int | None, depth: int, paired: bool) -> Relation | None:
-        """Parse the relation that begins here; None where none does."""
+        """Parse the relation that starts here; None if none does."""
         start = self.at
         for patterns in (ORDER, RANK_OF if noun else (), RANK, SIDE_SURE):
             kind, match = self._match(patterns)
@@ -426,7 +426,7 @@ class _PhraseParser:
         if kind and self._reference_at(self._after(match)):
             self.at = self._after(match)
             others = self._others(kind, depth, paired)
-            if not others[0].noun:  # "near the left edge" is where in the picture it is
+            if not others[0].noun:  # "near the left edge" is a position in the image
                 return replace(others[0].relations[0], words=self._text_since(start))
             return Relation(kind, self._text_since(start), others)
         kind, match = self._match(SIDE_BARE)
@@ -474,7 +474,7 @@ class _PhraseParser:
         return tuple(others)
 
     def _dangling(self) -> re.Match[str] | None:
-        """A preposition that nothing follows."""
+        """A trailing preposition."""
         return self._match(PREPOSITION)[1]
 
     def _after(self, match: re.Match[str]) -> int:

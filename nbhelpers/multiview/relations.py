@@ -1,6 +1,6 @@
-"""Spatial relations between objects, each scored 0 to 1 with a reason, and the object that a phrase refers to.
+"""Spatial relations between objects, each scored 0 to 1 with a reason, and reference resolution.
 
-Directions are those of the viewer of one view. Without a camera they are taken from the image alone.
+Directions are relative to the camera of one view. Without a camera they are estimated from its image only.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from nbhelpers.multiview.referring import OBJECT_RELATIONS, RANKS, SIDES, Phrase
 
 MIN_POINTS = 4  # for an extent
 MAX_EXTENT_POINTS = 400  # kept for each object
-TRIM_PERCENT = 8.0  # cut off at either end of an extent: a few points always belong to something else
-MIN_HORIZONTAL = 0.35  # length of the optical axis on the ground; below it a view looks straight down or up
-NOISE = 0.08  # of an object's size: error of its centre, since it is seen from some sides only
-SUPPORTED_PENALTY = 0.65  # what "above" loses where "on" is the better word
+TRIM_PERCENT = 8.0  # trimmed at either end of an extent, since a few points are always outliers
+MIN_HORIZONTAL = 0.35  # horizontal length of the optical axis; below it the camera points straight down or up
+NOISE = 0.08  # of an object's size: error of its centre, since it is not seen from all sides
+SUPPORTED_PENALTY = 0.65  # of "above" where "on" applies
 LOG_ODDS_PER_SIZE = 4.0  # log odds for a difference of one object size
 MIN_SCORE_RATIO = 1.8  # of the best to the second candidate, for the reference to be decided
 MIN_RELATION_SCORE = 0.3  # below it a relation does not hold
-MIN_RANKED_SCORE = 0.5  # fraction of the best score; lower candidates are not ranked by superlatives
+MIN_RANKED_SCORE = 0.5  # fraction of the best score; candidates below are not ranked by superlatives
 CLOSENESS_RELATIONS = ("left of", "right of", "above", "below", "behind", "in front of")
 
 ScoreWithReason = tuple[float, str]
@@ -41,7 +41,7 @@ class ObjectExtent:
         low: ``(3,)`` of the robust extent.
         high: ``(3,)`` of the robust extent.
         across: left end, middle and right end in the image, from -1 at its left edge to 1 at its right edge.
-        flat: known from one image alone; its depth is a guess.
+        flat: known from one image only; its depth is a guess.
     """
 
     points: Float[np.ndarray, "n 3"] = field(repr=False)
@@ -87,7 +87,7 @@ class ViewerFrame:
     Attributes:
         view: as given.
         note: how up was determined, as a sentence.
-        flat: no depth is known, since the view has no camera.
+        flat: whether depth is unknown, since the view has no camera.
     """
 
     def __init__(self, scene: Scene | None, view: int = 0):
@@ -96,17 +96,19 @@ class ViewerFrame:
         if self.flat:
             self.note = (
                 "no camera is known: left, right, above and below are those of the image, "
-                "and of two objects the one that ends lower in it is taken to be nearer"
+                "and of two objects the one with the lower bottom edge is assumed to be nearer"
             )
             return
         turn = scene.world_to_camera[view][:, :3]
         up = scene.up
-        self.note = f"as the viewer of view {view} sees it, with up from all cameras"
+        self.note = f"relative to view {view}, with up from all cameras"
         if up is None:
             up = -turn[1]
-            self.note = f"as the viewer of view {view} sees it; the cameras have no common up, so its own is taken"
+            self.note = f"relative to view {view}; the cameras have no common up, so that of the view is used"
         ahead = turn[2] - (turn[2] @ up) * up
-        if np.linalg.norm(ahead) < MIN_HORIZONTAL:  # straight down: ahead is where the upper edge of the image points
+        if (
+            np.linalg.norm(ahead) < MIN_HORIZONTAL
+        ):  # straight down: ahead is the direction of the upper edge of the image
             ahead = -turn[1] - (-turn[1] @ up) * up
         ahead /= max(np.linalg.norm(ahead), 1e-12)
         self.axes = np.stack([np.cross(ahead, up), up, ahead])
@@ -150,7 +152,7 @@ class ViewerFrame:
 
 
 def support_height(upper: ObjectExtent, lower: ObjectExtent) -> float:
-    """Height at which ``lower`` would carry ``upper``: its top where the other one stands."""
+    """Height at which ``lower`` would support ``upper``: its top below the other object."""
     margin = 0.15 * lower.size[[0, 2]] + 0.25 * upper.size[[0, 2]]
     ground = lower.points[:, [0, 2]]
     below = ((ground >= upper.low[[0, 2]] - margin) & (ground <= upper.high[[0, 2]] + margin)).all(1)
@@ -177,7 +179,7 @@ def horizontal_gap(one: ObjectExtent, other: ObjectExtent) -> float:
 
 
 def shrink_mask(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "sh sw"]:
-    """A mask at no more than 400 pixels a side, for `ViewerFrame.outline`."""
+    """A mask at no more than 400 pixels per side, for `ViewerFrame.outline`."""
     scale = min(1.0, 400 / max(mask.shape))
     size = max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale))
     return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
@@ -188,7 +190,7 @@ class RankValue:
     """A quantity by which objects are ranked.
 
     Attributes:
-        value: the higher, the earlier in the ranking.
+        value: ranked in decreasing order.
         noise: standard error of the value.
         why: the number in words.
     """
@@ -211,7 +213,7 @@ def score_relation(kind: str, obj: ObjectExtent, others: Sequence[ObjectExtent])
         others: the objects that the relation names.
 
     Raises:
-        NbHelpersError: no such relation, or too few objects.
+        NbHelpersError: an unknown relation, or too few objects.
     """
     if kind not in _RELATION_SCORES:
         raise NbHelpersError("there is no such relation", given=kind, expected=", ".join(OBJECT_RELATIONS))
@@ -226,10 +228,10 @@ def score_side(kind: str, obj: ObjectExtent, all_objects: Sequence[ObjectExtent]
     Args:
         kind: one of `SIDES`.
         obj: the candidate.
-        all_objects: every object found; they define near and far.
+        all_objects: all objects, which define near and far.
 
     Raises:
-        NbHelpersError: no such side.
+        NbHelpersError: an unknown side.
     """
     middle = obj.across[1]
     where = f"its middle is at {50 + 50 * middle:.0f} % of the image width"
@@ -253,10 +255,10 @@ def measure_rank(kind: str, obj: ObjectExtent, other: ObjectExtent | None = None
     Args:
         kind: one of `RANKS` or `SIDES`.
         obj: the object to measure.
-        other: reference of ``nearest`` and ``farthest``; the viewer if left out.
+        other: reference of ``nearest`` and ``farthest``; by default the viewer.
 
     Raises:
-        NbHelpersError: no such order.
+        NbHelpersError: an unknown order.
     """
     left, middle, right = obj.across
     match kind:
@@ -337,7 +339,7 @@ def _vertical(sign: int) -> Callable[[ObjectExtent, ObjectExtent], ScoreWithReas
         )
         carried = _on(obj, other)[0] if sign > 0 else _on(other, obj)[0]
         if carried > 0.5:
-            why += ", but one carries the other"
+            why += ", but one supports the other"
         return score * (1 - SUPPORTED_PENALTY * carried), why
 
     return score_pair
@@ -353,7 +355,7 @@ def _depthwise(sign: int) -> Callable[[ObjectExtent, ObjectExtent], ScoreWithRea
         why = f"its middle is {_times(difference / max(other.size[2], 0.1 * other.length))} depths of the other {side}"
         why += f", and {100 * beside:.0f} % of the image width beside it" if beside > 0.03 else ""
         score = _beyond(_halves(sign * difference, obj, other, 2)) * float(np.exp(-((beside / 0.35) ** 2)))
-        if not obj.flat:  # more beside than behind
+        if not obj.flat:  # more sideways than behind
             aside = extent_distance(obj, other, (0,)) / max(abs(difference), 1e-9)
             score *= float(np.exp(-(max(0.0, min(aside, 10.0) - 1) ** 2)))
         return score, why
@@ -363,7 +365,7 @@ def _depthwise(sign: int) -> Callable[[ObjectExtent, ObjectExtent], ScoreWithRea
 
 def _on(obj: ObjectExtent, other: ObjectExtent) -> ScoreWithReason:
     """Scores "on": standing on the other's top, or hanging on its face."""
-    if obj.flat:  # what stands on a table ends inside its outline
+    if obj.flat:  # an object on a table ends inside its outline
         inside = min(float(obj.low[1] - other.low[1]), float(other.high[1] - obj.low[1])) / float(other.size[1])
         beside = extent_distance(obj, other, (0,)) / obj.length
         score = _sigmoid(20 * (inside + 0.05)) * float(np.exp(-((beside / 0.3) ** 2)))
@@ -375,7 +377,9 @@ def _on(obj: ObjectExtent, other: ObjectExtent) -> ScoreWithReason:
     stands = float(np.exp(-(off**2) - (beside / 0.3) ** 2))
     stands *= _sigmoid(2 * LOG_ODDS_PER_SIZE * _halves(float(obj.high[1] - other.high[1]), obj, other, 1) + 2)
     hangs = 0.0
-    if other.size[2] < 0.3 * other.length and obj.length < other.length:  # a wall: what touches its face is on it
+    if (
+        other.size[2] < 0.3 * other.length and obj.length < other.length
+    ):  # a wall: an object that touches its face is on it
         hangs = float(np.exp(-((surface_distance(obj, other) / (0.5 * obj.length)) ** 2))) * (
             extent_distance(obj, other, (0, 1)) == 0
         )
@@ -395,7 +399,7 @@ def _beside(obj: ObjectExtent, other: ObjectExtent) -> ScoreWithReason:
 
 
 def _between(obj: ObjectExtent, first: ObjectExtent, second: ObjectExtent) -> ScoreWithReason:
-    """Scores "between": near the line that joins two others."""
+    """Scores "between": near the line segment between two others."""
     line = second.center - first.center
     length = max(float(np.linalg.norm(line)), 1e-9)
     along = float((obj.center - first.center) @ line) / length**2
@@ -432,8 +436,8 @@ class ReferenceCandidate:
 
     Attributes:
         number: of the object; two nouns may refer to the same one.
-        name: for people, e.g. ``"chair 2"``.
-        extent: where it is for the viewer.
+        name: for display, e.g. ``"chair 2"``.
+        extent: in the viewer's frame.
         confidence: how well it matches the noun, 0 to 1.
     """
 
@@ -451,7 +455,7 @@ class RelationScore:
         relation: of the phrase.
         score: 0 to 1.
         why: the reason as a sentence.
-        references: numbers of the other objects that it was measured against.
+        references: numbers of the landmarks.
         closeness: to these objects, 0 to 1; it breaks ties.
     """
 
@@ -498,7 +502,7 @@ class ReferenceResolution:
 
     Attributes:
         phrase: the parsed phrase.
-        ranking: all candidates, the best first; empty when no object matches the noun.
+        ranking: all candidates, the best first; empty if no object matches the noun.
         decided: whether the first is clearly better than the second.
         why: the reason as a sentence.
         missing: nouns that no object matches.
@@ -519,9 +523,9 @@ class ReferenceResolution:
 def resolve_reference(phrase: Phrase, candidates: Mapping[str, Sequence[ReferenceCandidate]]) -> ReferenceResolution:
     """Find the object that a phrase refers to.
 
-    Relations to other objects come first; what satisfies them is then ranked by sides and superlatives, so the "largest
-    box on the table" need not be the largest of all. Where several objects match the noun of a relation, the one
-    that fits best counts. A side or superlative behind the only object of its kind applies to the first noun: with one
+    Relations to other objects are evaluated first; the remaining candidates are then ranked by sides and superlatives,
+    so the "largest box on the table" need not be the largest of all. If several objects match the noun of a relation,
+    the best one counts. A side or superlative after the only object of its kind applies to the first noun: with one
     table, "cup on the table on the left" means the left cup.
 
     Args:
@@ -530,7 +534,7 @@ def resolve_reference(phrase: Phrase, candidates: Mapping[str, Sequence[Referenc
     """
     own = list(candidates.get(phrase.noun, ()))
     if not own:
-        return ReferenceResolution(phrase, (), False, f'nothing looks like "{phrase.noun}"', (phrase.noun,))
+        return ReferenceResolution(phrase, (), False, f'no object matches "{phrase.noun}"', (phrase.noun,))
     everything = list({c.number: c for each in candidates.values() for c in each}.values())
     scored_candidates, missing = [ScoredCandidate(candidate) for candidate in own], []
     orders = [relation for relation in phrase.relations if relation.kind not in OBJECT_RELATIONS]
@@ -568,7 +572,7 @@ def _add_score(scored: ScoredCandidate, score: RelationScore) -> ScoredCandidate
 def _score_against_references(
     relation: Relation, candidate: ReferenceCandidate, others: Sequence[ReferenceResolution]
 ) -> RelationScore:
-    """The best score over all objects that the relation may name."""
+    """The best score over all objects to which the relation may refer."""
     pools = [_possible_references(other) for other in others]
     if relation.kind == "between" and len(pools) == 1:
         groups = [pair for pair in permutations(pools[0], 2) if pair[0][0].number < pair[1][0].number]
@@ -595,7 +599,7 @@ def _score_against_references(
 
 
 def _possible_references(other: ReferenceResolution) -> list[tuple[ReferenceCandidate, float]]:
-    """The objects that a reference may mean, each with a weight; a single one if it is decided."""
+    """The objects to which a reference may refer, each with a weight; a single one if it is decided."""
     first = other.ranking[0].score
     if other.decided:
         return [(other.ranking[0].candidate, 1.0)]
@@ -650,10 +654,10 @@ def _decide(phrase: Phrase, ranking: tuple[ScoredCandidate, ...], missing: tuple
     summary = f"{name} ({first.score:.2f})" + (f": {first.why}" if first.relation_scores else "")
     if missing:
         lost = " and ".join(f'"{noun}"' for noun in missing)
-        return ReferenceResolution(phrase, ranking, False, f"nothing looks like {lost}; best guess {summary}", missing)
+        return ReferenceResolution(phrase, ranking, False, f"no object matches {lost}; best guess {summary}", missing)
     unmet = [each for each in first.relation_scores if each.score < MIN_RELATION_SCORE]
     if unmet:
-        why = f'no "{phrase.noun}" fulfils "{unmet[0].relation.words}"; best guess {summary}'
+        why = f'no "{phrase.noun}" satisfies "{unmet[0].relation.words}"; best guess {summary}'
         return ReferenceResolution(phrase, ranking, False, why)
     if len(ranking) == 1:
         return ReferenceResolution(phrase, ranking, True, f"the only one: {summary}")
@@ -665,6 +669,6 @@ def _decide(phrase: Phrase, ranking: tuple[ScoredCandidate, ...], missing: tuple
     why += (
         f": {first.score:.2f} and {second.score:.2f}"
         if first.relation_scores
-        else '; say which, as "nearest" or "left"'
+        else '; specify which, e.g. "nearest" or "left"'
     )
     return ReferenceResolution(phrase, ranking, False, why)

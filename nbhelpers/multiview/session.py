@@ -12,8 +12,7 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle, mask_logits, polygon_mask, upsample
-from nbhelpers.core.promptevents import ObjectPrompts
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import ObjectPrompts, PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.label_propagation.decoding import mask_side, predict_prompt
@@ -22,6 +21,7 @@ from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.conflicts import PromptConflicts, ViewPrompt, click_hypotheses, predict_hypothesis
 from nbhelpers.multiview.consistency import ViewMasks
 from nbhelpers.multiview.propagation import MaskPropagator, propagate_masks
+from nbhelpers.multiview.results import FORMATS, MultiviewResult, save_result
 from nbhelpers.multiview.views import Photos, Progress
 
 OBJECT = "object 1"  # in the prompt log
@@ -37,15 +37,15 @@ class ViewsSession:
         >>> session.click(300, 190, label=0, view=views.worst)    # a correction, which all views follow
         >>> views = session.solve()
 
-    Prompted views keep the mask of their prompts; a click in a view without prompts corrects the mask that the last
-    `solve` found there. Where the prompts of two views contradict each other, the other views follow only one of them;
-    see `nbhelpers.multiview.conflicts`. All prompts are in `log`; a session on the same photos with that log gives the
-    same masks.
+    Prompted views keep the mask of their prompts; a click in a view without prompts corrects the mask of the last
+    `solve`. If the prompts of two views are in conflict, the other views follow only one of them; see
+    `nbhelpers.multiview.conflicts`. All prompts are in `log`, which reproduces the masks in a session on the same
+    photos.
 
     Args:
         images: files or RGB arrays of any sizes, a folder, a glob, or `Photos` that other sessions share.
         scene: cameras and points of the same photos in the same order; without one, features alone are used.
-        segmenter: a SAM 2; chosen by `nbhelpers.load` when left out.
+        segmenter: a SAM 2; by default from `nbhelpers.load`.
         names: one for each photo.
         log: of an earlier session on these photos.
 
@@ -71,7 +71,7 @@ class ViewsSession:
         self.photos = images if isinstance(images, Photos) else Photos(images, segmenter, names)
         if scene is not None and len(scene) != len(self.photos):
             raise NbHelpersError(
-                "the scene is of other photos",
+                "the scene belongs to other photos",
                 given=f"{len(scene)} views, {len(self.photos)} photos",
                 expected="one view for each photo, in the same order",
             )
@@ -79,7 +79,9 @@ class ViewsSession:
         head = {"name": self.photos.names[0], "size": list(self.photos.size(0)), "frames": len(self.photos)}
         if log is not None and log.image.get("frames") != len(self.photos):
             raise NbHelpersError(
-                "the log is of other photos", given=f"{log.image.get('frames')} views", expected=f"{len(self.photos)}"
+                "the log belongs to other photos",
+                given=f"{log.image.get('frames')} views",
+                expected=f"{len(self.photos)}",
             )
         self.log = PromptLog(head, self.photos.segmenter.name) if log is None else log
         if OBJECT not in self.log.entries():
@@ -100,13 +102,28 @@ class ViewsSession:
         """Open a session from a prompt log written by `save`, on the same photos.
 
         Raises:
-            NbHelpersError: the log cannot be read, or is of other photos.
+            NbHelpersError: the log cannot be read, or belongs to other photos.
         """
         return cls(images, scene, segmenter, names=names, log=PromptLog.open(path))
 
     def save(self, path: str | Path) -> Path:
         """Write the prompt log as JSON and return its path."""
         return self.log.save(path)
+
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+        """Write the masks of the last `solve`; return the paths, ``results.json`` last.
+
+        Args:
+            folder: see `nbhelpers.multiview.results.save_result` for its content.
+            formats: some of `nbhelpers.multiview.results.FORMATS`; tables with all numbers are always written.
+
+        Raises:
+            NbHelpersError: there are no masks yet, an unknown format, or the folder cannot be written.
+        """
+        if self.views is None:
+            raise NbHelpersError("there are no masks to export yet", do="click the object, then solve()")
+        result = MultiviewResult(self, self.views, None, "object", self.views.notes)
+        return save_result(result, folder, formats=formats)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -134,26 +151,41 @@ class ViewsSession:
             view: number of the photo.
 
         Raises:
-            NbHelpersError: no such view, a point outside it, or only excluding points where nothing was found.
+            NbHelpersError: an invalid view, a point outside it, or only excluding points without a mask to correct.
         """
         Prompt([(x, y)], [label]).check_inside(self.photos.size(self.photos.check(view)))
         event = {"op": "point.add", "x": float(x), "y": float(y), "label": int(label)}
         base = self._mask_to_correct(view)
         return self._record(view, [event if base is None else {**event, "base": base}])
 
-    def set_box(self, box: Sequence[float], *, view: int = 0) -> Prediction:
-        """Set the box ``(x0, y0, x1, y1)`` of a view, in pixels; the prediction for all its prompts."""
-        prompt = Prompt(box=box)
-        prompt.check_inside(self.photos.size(self.photos.check(view)))
-        return self._record(view, [{"op": "box.set", "box": prompt.box.tolist()}])
+    def move(self, index: int, x: float, y: float, *, view: int = 0) -> Prediction:
+        """Move point ``index`` of a view to ``(x, y)``; the prediction for all its prompts."""
+        Prompt([(x, y)], [INCLUDE]).check_inside(self.photos.size(self.photos.check(view)))
+        return self._record(view, [{"op": "point.move", "index": int(index), "x": float(x), "y": float(y)}])
 
-    def set_mask(self, mask: Bool[np.ndarray, "h w"], *, view: int = 0) -> Prediction:
-        """Set a mask prompt of photo size; the prediction for all its prompts. A mask alone is kept unchanged."""
-        Prompt(mask=mask).check_inside(self.photos.size(self.photos.check(view)))
+    def remove(self, index: int, *, view: int = 0) -> Prediction | None:
+        """Remove point ``index`` of a view; the prediction for its other prompts, None if there are none."""
+        return self._record(self.photos.check(view), [{"op": "point.remove", "index": int(index)}])
+
+    def set_box(self, box: Sequence[float] | None, *, view: int = 0) -> Prediction | None:
+        """Set or, with None, remove the box ``(x0, y0, x1, y1)`` of a view; the prediction for all its prompts."""
+        size, sides = self.photos.size(self.photos.check(view)), None
+        if box is not None:
+            sides = Prompt(box=box).check_inside(size).box.tolist()
+        return self._record(view, [{"op": "box.set", "box": sides}])
+
+    def set_mask(self, mask: Bool[np.ndarray, "h w"] | None, *, view: int = 0) -> Prediction | None:
+        """Set or, with None, remove a mask prompt of photo size; the prediction for all prompts of the view.
+
+        A mask alone is kept unchanged.
+        """
+        size = self.photos.size(self.photos.check(view))
+        if mask is not None:
+            Prompt(mask=mask).check_inside(size)
         return self._record(view, [{"op": "mask.set", "mask": mask}])
 
     def set_prompt(self, prompt: Prompt, *, view: int = 0) -> Prediction:
-        """Replace the prompts of a view; the prediction for the new ones. A mask alone is kept as it is.
+        """Replace the prompts of a view; the prediction for the new ones. A mask alone is kept unchanged.
 
         Raises:
             NbHelpersError: no such view, or a prompt that does not fit it.
@@ -172,9 +204,9 @@ class ViewsSession:
         return self._record(view, events)
 
     def propose_mask(self, mask: Bool[np.ndarray, "h w"], *, view: int = 0) -> None:
-        """Replace the prompts of a view by a mask found otherwise, for example by a phrase.
+        """Replace the prompts of a view by a proposed mask, for example from a phrase.
 
-        Prompts of the user take precedence over it where they are in conflict.
+        Conflicting prompts of the user take precedence over it.
 
         Raises:
             NbHelpersError: no such view, or a mask that does not fit it.
@@ -184,7 +216,7 @@ class ViewsSession:
         self._record(view, [*events, {"op": "mask.set", "mask": mask, "proposed": True}])
 
     def confirm(self, view: int) -> Prediction:
-        """Make the mask of a view its prompt, so that the other views follow it too.
+        """Make the mask of a view its prompt, which the other views follow.
 
         Raises:
             NbHelpersError: there is no mask yet.
@@ -200,8 +232,18 @@ class ViewsSession:
             self.log.append("clear", object=OBJECT, frame=number)
         self._changed()
 
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a prompt to undo."""
+        return any(event["op"] != "candidate.set" for event in self.log.events[1 : self.log.cursor])
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a prompt to redo."""
+        return self.log.can_redo
+
     def undo(self) -> bool:
-        """Take back the last prompt; False when there is none."""
+        """Undo the last prompt; False when there is none."""
         while self.log.cursor > 1:
             if self.log.undo()["op"] != "candidate.set":  # chosen by `solve`, not by the user
                 self._changed()
@@ -209,7 +251,7 @@ class ViewsSession:
         return False
 
     def redo(self) -> bool:
-        """Restore the prompt that was taken back last; False when there is none."""
+        """Redo the prompt that was undone last; False when there is none."""
         if self.log.redo() is None:
             return False
         following = self.log.events[self.log.cursor : self.log.cursor + 1]
@@ -221,7 +263,7 @@ class ViewsSession:
     def mask(self, view: int) -> Bool[np.ndarray, "h w"]:
         """The mask of a view: of its prompts, else of the last `solve`.
 
-        Empty where nothing was found, or when no prompts are left.
+        Empty if nothing was found, or without prompts.
         """
         if not self.prompts(view).is_empty:
             return self.predict(view).best
@@ -241,7 +283,7 @@ class ViewsSession:
         return self._predict(view, prompts)
 
     def solve(self, progress: Progress | None = None) -> ViewMasks:
-        """Find the object in all views.
+        """Segment the object in all views.
 
         Raises:
             NbHelpersError: there are no prompts yet.
@@ -255,7 +297,7 @@ class ViewsSession:
         start = time.monotonic()
         counter = _StepCounter(progress, count + 3 * (count - len(views)))
         prompts = {view: self._view_prompt(view) for view in views}
-        propagator = MaskPropagator(self.photos, self.scene, lambda done: counter.step("reading the photos"))
+        propagator = MaskPropagator(self.photos, self.scene, lambda done: counter.step("encoding the photos"))
         counter.done = count
         masks = {view: propagator.prompted_mask(view, prompt.prediction) for view, prompt in prompts.items()}
         followed = PromptConflicts(prompts, masks, propagator).consistent_views()
@@ -265,7 +307,7 @@ class ViewsSession:
         return self.views
 
     def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
-        """Call ``callback()`` after every change; returns a function that stops it."""
+        """Call ``callback()`` after every change; returns a function that removes it."""
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
@@ -275,7 +317,7 @@ class ViewsSession:
         return [view for view, prompts in frames.items() if view is not None and not prompts.is_empty]
 
     def _view_prompt(self, view: int) -> ViewPrompt:
-        """The prompts of a view as they are compared with those of others."""
+        """The prompts of a view, for comparison with those of other views."""
         prompts, size = self.prompts(view), self.photos.size(view)
         corrects = None if prompts.base_rle is None else decode_rle(prompts.base_rle)
         if corrects is not None and prompts.labels[0] == INCLUDE:
@@ -291,7 +333,7 @@ class ViewsSession:
         return ViewPrompt(self.predict(view), corrects, bounds, proposed)
 
     def _resolve_click(self, view: int, progress: Progress | None) -> None:
-        """Choose among the hypotheses of a single click, once, and record the choice."""
+        """Select one of the hypotheses of a single click, once, and record the selection."""
         prompts = self.prompts(view)
         if prompts.candidate is not None or prompts.base_rle is not None or prompts.strokes:
             return
@@ -299,24 +341,28 @@ class ViewsSession:
         if prompt is None or not prompt.is_ambiguous:
             return
         counter = _StepCounter(progress, 4 * len(self.photos))
-        propagator = MaskPropagator(self.photos, self.scene, lambda done: counter.step("reading the photos"))
+        propagator = MaskPropagator(self.photos, self.scene, lambda done: counter.step("encoding the photos"))
         found = click_hypotheses(propagator, view, prompt)
         if found:
             self.log.append("candidate.set", object=OBJECT, frame=view, index=found[0].candidate)
             self._changed()
 
-    def _record(self, view: int, events: Sequence[dict]) -> Prediction:
+    def _record(self, view: int, events: Sequence[dict]) -> Prediction | None:
         """Record events of one view if its prompts can be predicted, all or none."""
-        trial = PromptLog(self.log.image, self.log.model, self.log.events[: self.log.cursor])
-        for event in events:
-            trial.append(object=OBJECT, frame=view, **event)
-        prediction = self._predict(view, trial.objects(view)[OBJECT])
-        self.log.events, self.log.cursor = trial.events, trial.cursor
+        before = self.log.events, self.log.cursor
+        try:
+            for event in events:
+                self.log.append(object=OBJECT, frame=view, **event)
+            prompts = self.prompts(view)
+            prediction = None if prompts.is_empty else self._predict(view, prompts)
+        except BaseException:
+            self.log.events, self.log.cursor = before
+            raise
         self._changed()
         return prediction
 
     def _mask_to_correct(self, view: int) -> np.ndarray | None:
-        """The mask that a click in a view corrects, where it cannot be told from the prompts of the view."""
+        """The mask that a click in a view corrects, if it does not follow from the prompts of the view."""
         prompts = self.prompts(view)
         if not prompts.is_empty:
             return None if prompts.candidate is None else self.predict(view).best
@@ -324,7 +370,7 @@ class ViewsSession:
         return self.views.mask(view) if found else None
 
     def _predict(self, view: int, prompts: ObjectPrompts) -> Prediction:
-        """The prediction for some prompts of a view; the last one of each view is kept."""
+        """The prediction for some prompts of a view; the last one of each view is cached."""
         key = view, prompts.digest
         if key not in self._predictions:
             prediction = self._predict_prompts(view, prompts)

@@ -32,7 +32,7 @@ CACHE_SIZE = 6  # embeddings in memory, 17 MB each
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 MAX_VIDEO_VIEWS = 24  # taken from a video by `photo_files`
 FRAMES_PER_SEGMENT = 5  # frames of a segment of a video of which the sharpest is taken
-MAX_SELECTED = 40  # views taken by `select_views`: more take longer and seldom show more
+MAX_SELECTED = 40  # views taken by `select_views`: more take longer and rarely add information
 MIN_MOTION = 0.08  # of the longer side, from view to view: about nine tenths overlap
 MOTION_SIDE = 320  # pixels of the longer side at which motion is measured
 SAMPLES_PER_SECOND = 10  # frames of a video that are compared
@@ -41,13 +41,13 @@ MIN_TRACKED = 0.3  # fraction of the corners; fewer mean a cut or a jump
 MIN_SHARPNESS_RATIO = 0.25  # of the median sharpness, below which a photo is reported as blurred
 
 Progress = Callable[[int, int, str], None]
-"""Called with steps done, steps in all, and what is being done."""
+"""Called with finished steps, total steps and a description."""
 
 
 class Photos:
     """Photos of any sizes by number, and the segmenter's embedding of each, computed once.
 
-    Sessions on the same photos share one of these, so that nothing is encoded twice.
+    Sessions on the same photos can share one, so that no photo is encoded twice.
 
     Example:
         >>> photos = Photos(["a.jpg", "b.jpg"])
@@ -55,9 +55,9 @@ class Photos:
         ((480, 640, 3), ('a.jpg', 'b.jpg'))
 
     Args:
-        images: files, RGB arrays ``(H, W, 3) uint8`` or whatever else `load_image` reads; a folder, or a glob.
-        segmenter: a SAM 2; chosen by `nbhelpers.load` when left out.
-        names: one for each photo; the files' names, or ``"view 0"`` and so on, when left out.
+        images: files, RGB arrays ``(H, W, 3) uint8`` or anything else that `load_image` reads; a folder, or a glob.
+        segmenter: a SAM 2; by default from `nbhelpers.load`.
+        names: one for each photo; by default the file names, or ``"view 0"`` and so on.
 
     Raises:
         NbHelpersError: no photos, or names of another number.
@@ -95,14 +95,14 @@ class Photos:
 
     @cached_property
     def orientations(self) -> tuple[int, ...]:
-        """EXIF orientation of each photo's file, 1 to 8; 1 of an array. The images themselves are upright."""
+        """EXIF orientation of each photo's file, 1 to 8; 1 for arrays. The images themselves are upright."""
         return tuple(orientation_of(s) if isinstance(s, (str, Path)) else UPRIGHT for s in self._sources)
 
     def check(self, view: int) -> int:
-        """The number of a view, if there is one.
+        """The number of a view, checked.
 
         Raises:
-            NbHelpersError: there is none.
+            NbHelpersError: there is no such view.
         """
         if not 0 <= view < len(self):
             raise NbHelpersError("there is no such view", given=view, expected=f"0 to {len(self) - 1}")
@@ -128,7 +128,7 @@ class Photos:
         return self._lab[view, side]
 
     def embedding(self, view: int) -> Embedding:
-        """The segmenter's embedding of a photo, rounded to half precision as it is kept on disk.
+        """The segmenter's embedding of a photo, rounded to half precision as stored on disk.
 
         Raises:
             NbHelpersError: the segmenter's features cannot be compared across photos.
@@ -187,10 +187,10 @@ def photo_files(source: str | Path | np.ndarray | Sequence[str | Path | np.ndarr
 
 
 def sharpness(image: UInt8[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w"], side: int = 640) -> float:
-    """Variance of the Laplacian of an image: low where it is blurred, among images of the same objects.
+    """Variance of the Laplacian of an image: low for blurred images, compared with others of the same scene.
 
     Args:
-        image: RGB, measured at no more than ``side`` pixels, or grey, measured as it is.
+        image: RGB, measured at no more than ``side`` pixels, or greyscale, measured unchanged.
         side: pixels of the longer side.
 
     Source: Pech-Pacheco et al. 2000, doi 10.1109/ICPR.2000.903548.
@@ -221,7 +221,7 @@ def _sharpest_frames(path: Path, folder: Path) -> list[Path]:
 
 
 class PhotoSequence(Sequence):
-    """Photo files as a sequence of RGB arrays, each read at access."""
+    """Photo files as a lazy sequence of RGB arrays."""
 
     def __init__(self, paths: Sequence[Path]):
         self.paths = list(paths)
@@ -234,7 +234,7 @@ class PhotoSequence(Sequence):
 
 
 class SelectedViews(Sequence):
-    """The selected photos or frames, each read at access.
+    """The selected photos or frames as a lazy sequence.
 
     Example:
         >>> views = select_views("walk.mp4", max_views=20)
@@ -276,10 +276,10 @@ class SelectedViews(Sequence):
 def select_views(
     source: str | Path | Sequence[str | Path], max_views: int = MAX_SELECTED, min_motion: float = MIN_MOTION
 ) -> SelectedViews:
-    """Select the views to reconstruct a scene from: sharp, and as far apart as still overlaps well.
+    """Select views for the reconstruction of a scene: sharp, and far apart but with enough overlap.
 
-    Up to ``max_views`` photos are all taken. Of more, and of the frames of a video, the sharpest is taken from each
-    segment over which the image moves by ``min_motion``. Where that gives more than ``max_views``, segments are longer.
+    Up to ``max_views`` photos are all selected. Of more, and of the frames of a video, the sharpest is selected from
+    each segment over which the image moves by ``min_motion``; segments are longer if there are too many.
 
     Args:
         source: a folder of photos, a list of photo files, or a video file.
@@ -287,7 +287,7 @@ def select_views(
         min_motion: motion from view to view, as a fraction of the longer side.
 
     Raises:
-        NbHelpersError: nothing to read, or a wrong number.
+        NbHelpersError: no images, or a setting out of range.
     """
     if max_views < 2 or not 0 < min_motion < 1:
         raise NbHelpersError(
@@ -304,7 +304,7 @@ def _from_photos(source: str | Path | Sequence[str | Path], max_views: int, min_
     """Select from photo files."""
     folder = PictureFolder(Path(source).expanduser() if isinstance(source, (str, Path)) else source)
     good = [number for number in range(len(folder)) if number not in folder.damaged]
-    notes = [f"cannot be read, so left out: {folder.names[number]} ({why})" for number, why in folder.damaged.items()]
+    notes = [f"cannot be read, ignored: {folder.names[number]} ({why})" for number, why in folder.damaged.items()]
     if not good:
         raise NbHelpersError("no photo can be read", given=source, do="copy them again from their source")
 
@@ -320,7 +320,7 @@ def _from_photos(source: str | Path | Sequence[str | Path], max_views: int, min_
     if len(good) > max_views:
         moves, _ = _motions(small)
         chosen = sharpest_per_segment(moves, np.array(sharp), max_views, min_motion)
-        notes.append(f"{len(chosen)} of {len(good)} photos were taken, the sharp ones that are well apart")
+        notes.append(f"{len(chosen)} of {len(good)} photos were selected by sharpness and distance")
     limit = MIN_SHARPNESS_RATIO * float(np.median(sharp))
     notes += [f"blurred: {folder.names[good[at]]}" for at in chosen if sharp[at] < limit]
     return SelectedViews(
@@ -337,10 +337,10 @@ def _from_video(path: Path, max_views: int, min_motion: float) -> SelectedViews:
     sharp = np.array([sharpness(image) for image in small])
     moves, jumps = _motions(small)
     chosen = sharpest_per_segment(moves, sharp, max_views, min_motion)
-    notes = [f"{len(chosen)} of {len(frames)} frames were taken, the sharp ones that are well apart"]
-    notes += [f"the picture jumps at frame {numbers[at + 1]}: a cut, or a very fast turn" for at in jumps]
+    notes = [f"{len(chosen)} of {len(frames)} frames were selected by sharpness and distance"]
+    notes += [f"the image jumps at frame {numbers[at + 1]}: a cut, or a very fast rotation" for at in jumps]
     if moves.sum() < min_motion:
-        notes.append("the camera hardly moves: no depth can be seen")
+        notes.append("the camera hardly moves: depth cannot be estimated")
     return SelectedViews(
         lambda number: frames[number], frames.names, [numbers[at] for at in chosen], sharp[chosen].tolist(), notes, None
     )
@@ -366,7 +366,7 @@ def image_motion(first: UInt8[np.ndarray, "h w"], second: UInt8[np.ndarray, "h2 
         return None
     corners = cv2.goodFeaturesToTrack(first, MAX_CORNERS, 0.01, 5)
     if corners is None:
-        return 0.0  # nothing that could move
+        return 0.0  # no features to track
     there, _, _ = cv2.calcOpticalFlowPyrLK(first, second, corners, None)
     back, _, _ = cv2.calcOpticalFlowPyrLK(second, first, there, None)
     found = np.linalg.norm(back - corners, axis=2)[:, 0] < 1
@@ -383,8 +383,8 @@ def sharpest_per_segment(
     Args:
         moves: motion from each image to the next.
         sharp: sharpness of each image.
-        max_views: largest number of segments.
-        min_motion: length of a segment; longer where that gives too many.
+        max_views: maximum number of segments.
+        min_motion: length of a segment; increased if there are too many.
     """
     path = np.concatenate([[0.0], np.cumsum(moves)])
     segments = int(np.clip(round(path[-1] / min_motion) + 1, 1, min(max_views, len(sharp))))

@@ -1,14 +1,14 @@
-"""Show a product once; find that very product in every other photo.
+"""Product matching: segment a product in one photo and find the same product in all others.
 
 >>> from nbhelpers.product_matching import ProductMatcher, ProductSession
 >>> for result in ProductMatcher().run("shelf/", "shelf/1.jpg", (250, 300)):
 ...     print(result.photo.name, result.status, round(result.score, 2))
 >>> session = ProductSession("shelf/")                     # the same, step by step, with confirm and reject
 
-A session shows the way of a photo through the package: `propose` finds masks that resemble the references (a
-`panorama` tile by tile), `features` describes them, `match` scores them and applies the threshold of `calibrate`;
-`search` keeps the proposals in a cache, and `report` writes the results. `match_product` does all this into a folder;
-`load_settings` reads settings from a file and the environment. The names below are loaded when they are first used.
+`propose` segments objects similar to the references (a `panorama` tile by tile), `features` describes them, `match`
+scores them and applies the threshold of `calibrate`; `search` caches the proposals, and `report` writes the results.
+`match_product` runs all of this and writes a folder; `load_settings` reads settings from a file and the environment.
+The names below are loaded lazily.
 """
 
 from nbhelpers.core.lazy import lazily

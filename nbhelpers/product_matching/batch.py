@@ -1,4 +1,4 @@
-"""One product, many photos, without a person: `ProductMatcher` returns results, `match_product` writes them too."""
+"""Product matching without interaction: `ProductMatcher` returns results, `match_product` writes them to a folder."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def match_product(
     client: Any = None,
     on_photo: Callable[[int], object] | None = None,
 ) -> tuple[MatchedPhoto, ...]:
-    """Find a product in photos and write all results into a folder.
+    """Find a product in photos and write all results to a folder.
 
     Example:
         >>> match_product("shelf/", "shelf/1.jpg", "outputs/shelf", box=(120, 80, 340, 450))
 
-    ``run.json``, the signature, is written first. Proposals go to ``cache/`` photo by photo, so an interrupted run
-    continues when it is started again. Then come each photo's masks, cut-outs, crops and record (see
-    `nbhelpers.product_matching.report.save_photo_results`), and ``annotations.coco.json``, ``matches.csv``,
-    ``summary.json``, ``gallery.jpg`` and ``index.html``, a page that needs no network. Photos that cannot be read are
-    named in all of these.
+    ``run.json``, the signature, is written first. Proposals are cached in ``cache/`` photo by photo, so an interrupted
+    run resumes. Then the masks, cut-outs, crops and record of each photo are written (see
+    `nbhelpers.product_matching.report.save_photo_results`), and finally ``annotations.coco.json``, ``matches.csv``,
+    ``summary.json``, ``gallery.jpg`` and ``index.html``, a page that works offline. All of these list photos that
+    cannot be read.
 
     Args:
         images: files, a folder, a glob, or arrays.
@@ -62,13 +62,13 @@ def match_product(
         point: a click ``(x, y)`` on the product,
         box: or ``(x0, y0, x1, y1)`` around it,
         mask: or its mask.
-        settings: see `ProductSession`, as for ``segmenter``, ``encoder``, ``panorama`` and ``turntable``.
-        segmenter: see there.
-        encoder: see there.
-        panorama: see there.
-        turntable: see there.
+        settings: see `ProductSession`.
+        segmenter: see `ProductSession`.
+        encoder: see `ProductSession`.
+        panorama: see `ProductSession`.
+        turntable: see `ProductSession`.
         client: of Dask distributed, see `ProductSession.search`.
-        on_photo: called with the index of each photo when it is searched.
+        on_photo: called with the index of each searched photo.
 
     Returns:
         A result for each photo.
@@ -118,20 +118,20 @@ def raise_if_failed(results: Sequence[MatchedPhoto]) -> None:
     failed = [result for result in results if result.error]
     if failed:
         raise NbHelpersError(
-            f"{len(failed)} of {len(results)} photos could not be done",
+            f"{len(failed)} of {len(results)} photos failed",
             given=f"{failed[0].photo.name}: {failed[0].error}",
-            do="see matches.csv; mend them and run it again, the others are kept",
+            do="see matches.csv; fix these photos and run again, the results of the others are kept",
         )
 
 
 def _keep_mean(search: PhotoSearch, path: Path) -> None:
-    """Use the mean feature of an earlier start, so that photos added since change nothing for the others."""
+    """Use the mean feature of an earlier run, so that added photos do not change the results of the others."""
     try:
         search.mean = np.load(path, allow_pickle=False)
         if search.mean.ndim == 2 and search.mean.shape[1] == search.encoder.dimension:
             return
     except (OSError, ValueError, EOFError):
-        log.debug("no mean feature of an earlier start")
+        log.debug("no mean feature of an earlier run")
     search.mean = None
     file = io.BytesIO()
     np.save(file, search.mean_feature())
@@ -139,7 +139,7 @@ def _keep_mean(search: PhotoSearch, path: Path) -> None:
 
 
 def _floats(numbers: Sequence[float] | None) -> list[float] | None:
-    """Numbers as JSON has them."""
+    """Numbers as JSON values."""
     return None if numbers is None else [float(number) for number in numbers]
 
 
@@ -193,7 +193,7 @@ class ProductMatcher:
         client: Any = None,
         on_photo: Callable[[int], object] | None = None,
     ) -> tuple[MatchedPhoto, ...]:
-        """A result for each photo, in their order; a photo that cannot be read has an ``error``.
+        """A result for each photo, in order; a photo that cannot be read has an ``error``.
 
         Args:
             image_paths: files, a folder, or a glob.
@@ -204,7 +204,7 @@ class ProductMatcher:
             panorama: whether the photos are equirectangular.
             turntable: whether they are views in order, see `ProductSession`.
             client: of Dask distributed, see `ProductSession.search`.
-            on_photo: called with the index of each photo when it is searched.
+            on_photo: called with the index of each searched photo.
 
         Raises:
             NbHelpersError: there are no photos, or the reference cannot be used.

@@ -1,14 +1,14 @@
-"""The threshold of a session from its own scores, since no fixed one suits every product.
+"""Calibration of the threshold from the scores of a session, since no fixed threshold suits every product.
 
-Three kinds of scores are known without a person. The scores of the references against each other and against views of
-themselves (rotated, smaller, darker, partly hidden) are those expected of a match; the scores of the other objects of
-the photos are background; and what was rejected must stay below. The threshold lies between background and expected
-matches, nearer to the background, since views of a reference are more similar to it than other photos are.
+Three kinds of scores are known without labels. Scores of the references against each other and against augmented views
+of themselves (rotated, smaller, darker, partly occluded) are those expected of matches; scores of the other objects in
+the photos are background; and rejected detections must score below the threshold. The threshold lies between background
+and expected matches, closer to the background, since augmented views are more similar to a reference than real matches.
 
 The other objects also have a common component. The mean feature of whole photos
 (`nbhelpers.product_matching.gallery.mean_feature`) is known before a search and guides it. After the search the
-proposals that are not the product are known as well: they were cropped like it and proposed because they resemble it,
-so what they have in common does not distinguish it and is subtracted before anything is scored.
+proposals that are not the product are known as well. They were cropped like the product and proposed for their
+similarity to it, so their common component does not discriminate and is subtracted before scoring.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from nbhelpers.product_matching.match import PhotoScores, ScoredProposal, score_
 from nbhelpers.product_matching.propose import PhotoProposals, box_iou
 from nbhelpers.product_matching.settings import ProductSettings
 
-MIN_BACKGROUND = 8  # other objects that are needed to calibrate, and to subtract what they have in common
-BACKGROUND_QUANTILE = 0.9  # of the background scores, where the background ends: the rest may be look-alikes
-EXPECTED_QUANTILE = 0.1  # of the expected scores, where expected matches begin
+MIN_BACKGROUND = 8  # other objects needed to calibrate, and to subtract their common component
+BACKGROUND_QUANTILE = 0.9  # of the background scores; higher ones may be look-alikes
+EXPECTED_QUANTILE = 0.1  # of the expected scores; lower ones are outliers
 THRESHOLD_FRACTION = 0.4  # of the way from background to expected matches
 BINS = 40
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold and where it comes from.
+    """A threshold and its origin.
 
     Attributes:
         threshold: minimum score of a match.
         source: ``"calibration"``, or ``"settings"`` if there are too few scores to calibrate from.
-        why: a sentence for a person.
-        expected: scores of the references against each other and against views of themselves.
-        background: scores of objects beside the most similar one of their photo.
+        why: the reason as a sentence.
+        expected: scores of the references against each other and against augmented views of themselves.
+        background: scores of all objects except the most similar one of each photo.
         best: the score of the most similar object of each photo.
-        rejected: scores of what a person has rejected.
+        rejected: scores of rejected detections.
     """
 
     threshold: float
@@ -54,7 +54,7 @@ class Calibration:
     rejected: tuple[float, ...] = field(default=(), repr=False)
 
     def histogram(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Edges of 40 bins from the lowest score (or 0) to 1, and for each kind of score its counts."""
+        """Edges of 40 bins from the lowest score (or 0) to 1, and the counts of each kind of score."""
         kinds = {name: getattr(self, name) for name in ("expected", "background", "best", "rejected")}
         low = min([0.0, *(min(values) for values in kinds.values() if values)])
         edges = np.linspace(low, 1, BINS + 1)
@@ -67,7 +67,7 @@ def calibrate(photos: Iterable[PhotoScores], gallery: Gallery, settings: Product
     Args:
         photos: scores of each, from `nbhelpers.product_matching.match.score_photos`.
         gallery: references with their views (`nbhelpers.product_matching.features.describe_reference`).
-        settings: the threshold to fall back on, and the weights of the score.
+        settings: the default threshold, and the weights of the score.
     """
     best, background = [], []
     for photo in photos:
@@ -102,7 +102,7 @@ def _threshold(
     """The threshold between background and expected scores, above the rejected ones."""
     known = {"expected": expected, "background": background, "best": best, "rejected": rejected}
     if len(background) < MIN_BACKGROUND or not expected:
-        why = f"too little to calibrate from ({len(background)} background scores, {len(expected)} expected matches)"
+        why = f"too few scores to calibrate ({len(background)} background scores, {len(expected)} expected matches)"
         return Calibration(settings.similarity_threshold, "settings", why, **known)
     low, high = float(np.quantile(background, BACKGROUND_QUANTILE)), float(np.quantile(expected, EXPECTED_QUANTILE))
     if high <= low:
@@ -120,7 +120,7 @@ def _threshold(
 
 
 def background_proposals(scores: PhotoScores) -> list[ScoredProposal]:
-    """The proposals of a photo apart from its most similar one: if that is the product, they are not."""
+    """The proposals of a photo except the most similar one, which may be the product."""
     if not scores.proposals:
         return []
     first, *rest = scores.proposals
@@ -128,7 +128,7 @@ def background_proposals(scores: PhotoScores) -> list[ScoredProposal]:
 
 
 def subtract_background(photos: Iterable[PhotoProposals], gallery: Gallery, settings: ProductSettings) -> Gallery:
-    """The gallery with the common component of the other objects in place of that of whole photos.
+    """The gallery with the common component of the other objects instead of that of whole photos.
 
     Args:
         photos: proposals of some photos of the session; read one by one.

@@ -1,4 +1,4 @@
-"""Why features and not pixels: both measures of similarity, for a rotated reference and for other objects."""
+"""Comparison of features and pixels as measures of similarity, for a rotated reference and for other objects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nbhelpers.product_matching.match import similarity_scores
 from nbhelpers.product_matching.report import MatchedPhoto
 from nbhelpers.product_matching.settings import ProductSettings
 
-PIXEL_SIDE = 48  # pixels a side at which pixels are compared
+PIXEL_SIDE = 48  # pixels per side at which pixels are compared
 
 
 def rotation_similarity(

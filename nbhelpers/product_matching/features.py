@@ -1,6 +1,6 @@
-"""From a photo and a mask to features: foreground feature averaging, patch tokens and patch colours.
+"""Features of a masked object: foreground feature averaging, patch tokens and patch colours.
 
-The masked object is cut out as a padded square crop, its surroundings are filled with one colour, and the crop is
+The object is cropped to a padded square, its surroundings are filled with one colour, and the crop is
 encoded. Foreground feature averaging (Lu et al. 2024, "Adapting Pre-Trained Vision Models for Novel Instance Detection
 and Segmentation", arXiv 2405.17859) takes the mean of the tokens of the patches that the mask covers. The mean discards
 position and colour, so the tokens, their positions and their colours are kept as well: they distinguish
@@ -20,7 +20,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import box_of, tight_box
 from nbhelpers.models.protocols import PatchEncoder
 
-MAX_SIDE = 2048  # pixels: larger photos are searched on a reduced copy, since the networks see no more than this
+MAX_SIDE = 2048  # pixels; larger photos are searched on a reduced copy, since the networks resolve no more
 CROP_SIDE = 224  # pixels
 MARGIN = 0.1  # of the longer side of the box, on each side of the crop
 MIN_COVERAGE = 0.3  # fraction of a patch under the mask from which it belongs to the object
@@ -44,7 +44,7 @@ class InstanceFeatures:
         colours: ``(k, 3)``, mean CIELAB colour of the masked pixels of each patch: L 0 to 100, a and b about
             -100 to 100.
         mirror: of a reference, the features of the same crop mirrored left to right; else None.
-        views: of a reference, the features of the same crop rotated, smaller, darker, partly hidden.
+        views: of a reference, the features of the same crop rotated, smaller, darker, partly occluded.
         coarse: ``(n, d)``, of a reference, its coarse descriptors: foreground feature averages of the object at a
             length of a few patches, in its surroundings, as it appears in a whole photo; else None.
     """
@@ -67,7 +67,7 @@ class InstanceFeatures:
             (k, 3),
         ):
             raise NbHelpersError(
-                "features do not fit together",
+                "the arrays of the features do not match",
                 given=f"average {self.average.shape}, patches {self.patches.shape}, weights {self.weights.shape}, "
                 f"positions {self.positions.shape}, colours {self.colours.shape}",
                 expected="average (d,), patches (k, d), weights (k,), positions (k, 2), colours (k, 3), k at least 1",
@@ -101,9 +101,9 @@ def describe_reference(
 ) -> InstanceFeatures:
     """`describe_mask` for a reference, with its mirror image, augmented views and coarse descriptors.
 
-    The mirror image identifies mirrored look-alikes. The views show the reference as it may appear in other photos:
-    rotated, smaller, darker, brighter, blurred and partly hidden. Their scores against the reference are those to be
-    expected of a match.
+    The mirror image identifies mirrored look-alikes. The augmented views show the reference as it may appear in other
+    photos: rotated, smaller, darker, brighter, blurred and partly occluded. Their scores against the reference are
+    those expected of matches.
     """
     crop, alpha = square_crop(image, mask, side)
     flipped = np.ascontiguousarray(crop[:, ::-1]), np.ascontiguousarray(alpha[:, ::-1])
@@ -115,10 +115,10 @@ def describe_reference(
 def coarse_descriptors(
     image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "_ _"], encoder: PatchEncoder
 ) -> Float32[np.ndarray, "n d"]:
-    """Foreground feature averages of an object that is 4, 7 and 10 patches long, in its surroundings.
+    """Foreground feature averages of an object at a length of 4, 7 and 10 patches, with its surroundings.
 
-    In a whole photo an object is small and has a background: its tokens differ from those of a large crop on plain
-    ground. A search in a photo therefore compares with these.
+    In a whole photo an object is small and has a background, so its tokens differ from those of a large crop on a plain
+    background. The search in a photo therefore compares with these descriptors.
     """
     x0, y0, x1, y1 = tight_box(mask)
     longest = max(x1 - x0, y1 - y0)
@@ -173,28 +173,30 @@ def square_crop(
 ) -> tuple[UInt8[np.ndarray, "s s 3"], Float32[np.ndarray, "s s"]]:
     """The square around a mask with a margin, ``side`` pixels wide, and the coverage of each pixel by the mask.
 
-    Outside of the photo its border is repeated; the aspect ratio is kept.
+    The border of the photo is replicated outside; the aspect ratio is kept.
     """
     if image.shape[:2] != mask.shape:
         raise NbHelpersError(
-            "the mask does not fit the photo", given=f"mask {mask.shape}, photo {image.shape[:2]}", expected="one size"
+            "the mask and the photo differ in size",
+            given=f"mask {mask.shape}, photo {image.shape[:2]}",
+            expected="one size",
         )
     box = box_of(mask)
     if box is None:
-        raise NbHelpersError("there is nothing to describe", given="an empty mask", do="click on the product")
+        raise NbHelpersError("the mask to describe is empty", given="an empty mask", do="click on the product")
     square = square_around(box)
     return cut_square(image, square, side), cut_square(mask, square, side)
 
 
 def square_around(box: Sequence[float]) -> tuple[float, float, float]:
-    """``(left, top, side)`` of the square around a box with a margin, in pixels from the photo's corner."""
+    """``(left, top, side)`` of the square around a box with a margin, in pixels from the corner of the photo."""
     x0, y0, x1, y1 = box
     wide = max(x1 - x0, y1 - y0) * (1 + 2 * MARGIN)
     return (x0 + x1 - wide) / 2, (y0 + y1 - wide) / 2, wide
 
 
 def cut_square(picture: np.ndarray, square: tuple[float, float, float], side: int) -> np.ndarray:
-    """A square piece, ``side`` pixels wide: of a photo ``uint8``, of a mask ``float32`` (0 outside of the photo)."""
+    """A square crop, ``side`` pixels wide: of a photo ``uint8``, of a mask ``float32`` (0 outside the photo)."""
     left, top, wide = square
     # crop first, then scale: the photo may be large and the object small
     a, b = max(0, int(left)), max(0, int(top))
@@ -213,7 +215,7 @@ def cut_square(picture: np.ndarray, square: tuple[float, float, float], side: in
 
 
 def fill_background(crop: UInt8[np.ndarray, "s s 3"], alpha: Float32[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 3"]:
-    """The crop with the background filled in the mean colour."""
+    """The crop with its background filled with the mean colour."""
     mixed = crop * alpha[..., None] + np.array(FILL, np.float32) * (1 - alpha[..., None])
     return np.round(mixed).astype(np.uint8)
 
@@ -231,7 +233,7 @@ def foreground_average(
 
 
 def unit(vectors: Float32[np.ndarray, "*n d"]) -> Float32[np.ndarray, "*n d"]:
-    """Vectors scaled to length 1; a zero vector stays zero."""
+    """Vectors scaled to length 1; zero vectors are unchanged."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
@@ -255,13 +257,13 @@ def _features(tokens: np.ndarray, crop: np.ndarray, alpha: np.ndarray) -> Instan
 
 
 def patch_colours(grids: Sequence[Float32[np.ndarray, "_ _ d"]]) -> list[UInt8[np.ndarray, "_ _ 3"]]:
-    """Patch tokens as colours: the first three principal components of all of them become red, green and blue.
+    """Patch tokens as colours: their first three principal components become red, green and blue.
 
-    Equal colours mean equal features, within a picture and between pictures. Source: the figures of Oquab et al. 2023,
+    Equal colours mean equal features, within an image and between images. Source: the figures of Oquab et al. 2023,
     arXiv 2304.07193, section 7.5 (principal components of patch features).
 
     Args:
-        grids: tokens of some pictures, from one encoder.
+        grids: tokens of some images, from one encoder.
     """
     tokens = np.concatenate([unit(grid).reshape(-1, grid.shape[-1]) for grid in grids])
     mean = tokens.mean(0)
@@ -275,5 +277,5 @@ def patch_colours(grids: Sequence[Float32[np.ndarray, "_ _ d"]]) -> list[UInt8[n
 
 
 def enlarge_patches(grid: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "_ _ 3"]:
-    """A picture of patches at a photo's size ``(H, W)``, each patch a square."""
+    """An image of patches at the size ``(H, W)`` of a photo, each patch a square."""
     return cv2.resize(grid, size[::-1], interpolation=cv2.INTER_NEAREST)

@@ -1,8 +1,8 @@
-"""The gallery of a session: features of the product, features of what was rejected, and their common component.
+"""The gallery of a session: features of the product, features of rejected objects, and their common component.
 
-The tokens of any two photos have much in common, so all cosines are high. The common component is subtracted: the mean
-token of the session's photos, and the directions of largest variance. These encode the position of a patch in the
-picture and whether it belongs to a subject, not what it shows (INSID3 subtracts them against positional bias).
+The tokens of any two photos have a large common component, so all cosines are high. It is subtracted: the mean token of
+the session's photos, and the directions of largest variance. These encode the position of a patch in the image and
+whether it belongs to a subject, not its content (INSID3 subtracts them against positional bias).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.features import MAX_SIDE, InstanceFeatures, describe_reference, unit
 
 MEAN_SIDE = 336  # pixels: low resolution is enough for a mean
-N_DIRECTIONS = 2  # of largest variance: position in the picture, and subject against surroundings
+N_DIRECTIONS = 2  # of largest variance: position in the image, and subject against surroundings
 MAX_COVERAGE = 0.9  # of the photo: a reference that covers more leaves no background to compare with
 MIN_BORDER_COVERAGE = 0.3  # of a border of the photo, if the mask is background
-PICTURE_SIDE = 192  # pixels of a reference's picture
+PICTURE_SIDE = 192  # pixels of a reference's thumbnail
 REFERENCE_KINDS = ("click", "box", "mask", "confirmed", "rejected")
 
 
@@ -42,7 +42,7 @@ class Gallery:
 
     Attributes:
         positives: features of the product, at least one.
-        negatives: features of what a person rejected.
+        negatives: features of rejected objects.
         mean: ``(m, d)``, the common component of the session's photos from `mean_feature`: the mean patch token, then
             orthonormal directions; None to subtract nothing.
     """
@@ -56,10 +56,10 @@ class Gallery:
         widths |= set() if self.mean is None else {self.mean.shape[-1]}
         if not self.positives or len(widths) != 1:
             raise NbHelpersError(
-                "the gallery does not fit together",
+                "the features of the gallery do not match",
                 given=f"{len(self.positives)} references, features of length {sorted(widths)}",
                 expected="at least one reference, all described by one patch encoder",
-                do="confirm a reference first; describe all of them again after another encoder was chosen",
+                do="confirm a reference first; describe all of them again after a change of the encoder",
             )
 
     def add(self, features: InstanceFeatures) -> Gallery:
@@ -85,7 +85,7 @@ class Gallery:
 
     @cached_property
     def coarse(self) -> Float32[np.ndarray, "n d"]:
-        """Coarse descriptors of the positives; the average of a positive that has none."""
+        """Coarse descriptors of the positives; for a positive without them, its average."""
         return np.concatenate([each.average[None] if each.coarse is None else each.coarse for each in self.positives])
 
     @cached_property
@@ -102,7 +102,7 @@ class Gallery:
 
     @property
     def guide(self) -> Gallery:
-        """The gallery without its negatives, which the search for proposals does not depend on."""
+        """The gallery without its negatives, which do not influence the search for proposals."""
         return replace(self, negatives=())
 
 
@@ -112,7 +112,7 @@ def mean_feature(
     """The common component of the patch tokens, each of length 1, of some photos.
 
     Args:
-        images: photos, that of the reference among them; those after the first ``limit`` are ignored.
+        images: photos, including that of the reference; those after the first ``limit`` are ignored.
         encoder: computes the patch tokens.
         limit: maximum number of photos.
 
@@ -127,7 +127,7 @@ def mean_feature(
         tokens = unit(encoder.tokens([fit(image, MEAN_SIDE)])[0])
         grids.append(tokens.reshape(-1, tokens.shape[-1]))
     if not grids:
-        raise NbHelpersError("there is no photo to take the mean feature of", given="no photos")
+        raise NbHelpersError("the mean feature needs at least one photo", given="no photos")
     return common_components(grids)
 
 
@@ -148,13 +148,13 @@ def common_components(groups: Iterable[Float32[np.ndarray, "_ d"]]) -> Float32[n
 
 
 def evenly_spaced(items: Sequence, limit: int) -> list:
-    """At most ``limit`` items at equal distances in a sequence, the first and the last among them."""
+    """At most ``limit`` evenly spaced items of a sequence, including the first and the last."""
     picks = np.unique(np.linspace(0, len(items) - 1, min(limit, len(items))).round().astype(int)) if items else []
     return [items[index] for index in picks]
 
 
 def _bytes(array: np.ndarray) -> bytes:
-    """The array as the bytes of float32."""
+    """The bytes of the array as float32."""
     return np.ascontiguousarray(array, np.float32).tobytes()
 
 
@@ -165,9 +165,9 @@ class Reference:
     Attributes:
         photo: name of the photo.
         how: one of `REFERENCE_KINDS`.
-        rle: the mask, at the size of the given picture.
+        rle: the mask, at the size of the given image.
         features: of the masked product.
-        picture: the product on transparent ground, at most 192 pixels a side.
+        picture: the product with a transparent background, at most 192 pixels per side.
         coverage: fraction of the photo's area, 0 to 1.
         source: the photo's file; empty for an array.
     """
@@ -192,23 +192,21 @@ def reference_mask(
     """The mask of the product from a click ``(x, y)``, a box or a mask.
 
     Raises:
-        NbHelpersError: none or several of them are given; a prompt outside of the photo; a mask that is empty, of
-            another size, covers nearly the whole photo, or is the background that was clicked.
+        NbHelpersError: none or several of them; a prompt outside the photo; a mask that is empty, has another size,
+            covers nearly the whole photo, or is background.
     """
     if sum(given is not None for given in (point, box, mask)) != 1:
-        raise NbHelpersError("show the product in one way", expected="a point, a box, or a mask")
+        raise NbHelpersError("exactly one prompt of the product is needed", expected="a point, a box, or a mask")
     if mask is None:
         prompt = Prompt(points=[point] if point is not None else (), box=box).check_inside(image.shape[:2])
         mask = segmenter.predict(segmenter.encode(image), prompt).best
     elif mask.shape != image.shape[:2]:
-        raise NbHelpersError(
-            "the mask has another size than the photo", given=mask.shape, expected=str(image.shape[:2])
-        )
+        raise NbHelpersError("the mask and the photo differ in size", given=mask.shape, expected=str(image.shape[:2]))
     return check_reference_mask(mask, clicked=point is not None)
 
 
 def check_reference_mask(mask: Bool[np.ndarray, "h w"], clicked: bool) -> Bool[np.ndarray, "h w"]:
-    """The mask, if it can be a product's; raises the errors of `reference_mask`."""
+    """The mask, if it can be that of a product; raises the errors of `reference_mask`."""
     coverage = float(mask.mean())
     if not mask.any():
         raise NbHelpersError("the reference is empty", do="click on the product, or draw a box around it")
@@ -216,7 +214,7 @@ def check_reference_mask(mask: Bool[np.ndarray, "h w"], clicked: bool) -> Bool[n
         raise NbHelpersError(
             "the reference covers nearly the whole photo",
             given=f"{coverage:.0%} of it",
-            expected="a product with something around it",
+            expected="a product with some background around it",
             do="click on the product, or draw a box around it",
         )
     borders = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
@@ -224,7 +222,7 @@ def check_reference_mask(mask: Bool[np.ndarray, "h w"], clicked: bool) -> Bool[n
         raise NbHelpersError(
             "the click seems to be on the background",
             given=f"its mask covers {coverage:.0%} of the photo and runs along three of its borders or more",
-            do="click on the product; if this is the product, draw a box around it or give its mask",
+            do="click on the product; if this is the product, draw a box around it or pass its mask",
         )
     return mask
 
@@ -244,11 +242,11 @@ def make_reference(
     Args:
         photo: its name.
         how: one of `REFERENCE_KINDS`.
-        image: the photo; a huge one is described on a reduced copy, as in a search.
+        image: the photo; large photos are described on a reduced copy, as in a search.
         mask: of the product.
         encoder: computes the patch tokens.
         side: of the encoded square crop, in pixels.
-        features: of the product, if they are known; then the mask may cross the seam of a panorama.
+        features: of the product, if known; the mask may then cross the seam of a panorama.
         source: the photo's file.
     """
     small = fit(image, MAX_SIDE)
@@ -265,14 +263,14 @@ def make_reference(
 
 
 def _fit_mask(mask: Bool[np.ndarray, "h w"], longest: int) -> Bool[np.ndarray, "h2 w2"]:
-    """A mask, reduced to at most ``longest`` pixels a side."""
+    """A mask, reduced to at most ``longest`` pixels per side."""
     return fit(np.repeat(mask.view(np.uint8)[:, :, None] * 255, 3, axis=2), longest)[:, :, 0] > 127
 
 
 def crop_cutout(
     image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], panorama: bool = False
 ) -> UInt8[np.ndarray, "ch cw 4"]:
-    """The masked pixels with straight alpha, cropped to the box of the mask; in one piece across a panorama's seam."""
+    """The masked pixels with straight alpha, cropped to the box of the mask, also across the seam of a panorama."""
     box = (seam_box(mask) if panorama else None) or tight_box(mask)
     return straight_rgba(
         np.ascontiguousarray(seam_crop(image, box)), np.ascontiguousarray(seam_crop(mask, box)).astype(np.uint8) * 255

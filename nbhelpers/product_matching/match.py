@@ -1,11 +1,11 @@
-"""Scores and decisions: patches compared with patches, colours with colours, and with the mirrored reference.
+"""Scores and decisions: similarity of patches, penalties for colour and mirroring, and the threshold.
 
-The similarity is made of cosines, centred (see `nbhelpers.product_matching.gallery`): the best match of each patch of a
+The similarity combines centred cosines (see `nbhelpers.product_matching.gallery`): the best match of each patch of a
 proposal in the reference, the same in the other direction, and the cosine of the two foreground averages. Patches are
-robust to occlusion and distinguish labels that have similar averages (compare NOCTIS, Gandyra et al. 2025, arXiv
-2507.01463). DINO's features are nearly invariant to colour, so colours of matched patches are compared separately,
-after their brightness is equalised. A mirrored look-alike is more similar to the mirrored reference than to the
-reference, by more than the views of the reference itself are.
+robust to occlusion and distinguish labels with similar averages (compare NOCTIS, Gandyra et al. 2025, arXiv
+2507.01463). DINO's features are nearly invariant to colour, so the colours of matched patches are compared separately,
+after equalising their brightness. A mirrored look-alike is more similar to the mirrored reference than to the
+reference, by a larger margin than augmented views of the reference.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from nbhelpers.product_matching.settings import ProductSettings
 if TYPE_CHECKING:
     import torch
 
-BATCH_SIZE = 24  # proposals whose patches are compared together: as many as a processor's cache holds
+BATCH_SIZE = 24  # proposals whose patches are compared together: as many as fit into the processor's cache
 COLOUR_PENALTY = 0.25  # subtracted from the score for another colour
-MIRROR_PENALTY = 0.15  # and for a mirrored object; small, since the other side of many objects looks mirrored
-COLOUR_EQUAL, COLOUR_DIFFERENT = 0.40, 0.70  # relative difference of chroma of equal, of different colours
-MIN_CHROMA = 10.0  # in CIELAB units, below which hues mean little
-BRIGHTNESS_RANGE = (0.6, 1.5)  # factors by which light may change the chroma
+MIRROR_PENALTY = 0.15  # likewise for a mirrored object; small, since the other side of many objects looks mirrored
+COLOUR_EQUAL, COLOUR_DIFFERENT = 0.40, 0.70  # relative difference of chroma of equal and of different colours
+MIN_CHROMA = 10.0  # in CIELAB units, below which hues are unreliable
+BRIGHTNESS_RANGE = (0.6, 1.5)  # factors by which lighting may change the chroma
 MIN_MIRROR_SIMILARITY = 0.35  # best-match similarity from which the mirrored reference is compared
 MIRROR_LEAD = 0.02  # lead of the mirrored reference that takes the full penalty
 MIN_CONTAINMENT = (
@@ -65,13 +65,13 @@ class ScoredProposal:
 
 @dataclass(frozen=True, eq=False)
 class PhotoScores:
-    """The scored proposals of a photo; small enough to hold for thousands of photos.
+    """The scored proposals of a photo, small enough to keep for thousands of photos.
 
     Attributes:
         proposals: by descending score.
         prompts: see `PhotoProposals`.
-        seconds: see there.
-        notes: see there.
+        seconds: see `PhotoProposals`.
+        notes: see `PhotoProposals`.
     """
 
     proposals: tuple[ScoredProposal, ...]
@@ -82,7 +82,7 @@ class PhotoScores:
 
 @dataclass(frozen=True, eq=False)
 class ProposalDecision(ScoredProposal):
-    """A scored proposal with the decision on it.
+    """A scored proposal with its decision.
 
     Attributes:
         decision: one of `DECISIONS`.
@@ -117,7 +117,7 @@ class PatchComparison:
     mirror: Float32[np.ndarray, " n"]
 
     def scores(self, settings: ProductSettings) -> Float32[np.ndarray, " n"]:
-        """Similarity, less the penalties for colour and orientation."""
+        """Similarity minus the penalties for colour and mirroring."""
         similarity = (2 * self.forward + 2 * self.backward + self.average) / 5
         colour_penalty = settings.colour_weight * COLOUR_PENALTY * (1 - self.colour)
         return similarity - colour_penalty - settings.mirror_weight * MIRROR_PENALTY * (1 - self.mirror)
@@ -131,7 +131,7 @@ def match_photo(
 
 
 def score_photos(photos: Sequence[PhotoProposals], gallery: Gallery, settings: ProductSettings) -> list[PhotoScores]:
-    """Score the proposals of many photos against a gallery: all that needs their features.
+    """Score the proposals of many photos against a gallery.
 
     Args:
         photos: the proposals of each.
@@ -164,13 +164,13 @@ def apply_threshold(
         if score < threshold:
             decision, why = "below threshold", _shortfall(score, each.parts, threshold)
         elif reject >= score:
-            decision, why = "closer to a reject", f"scores {score:.2f}, and {reject:.2f} to a rejected object"
+            decision, why = "closer to a reject", f"scores {score:.2f}, but {reject:.2f} against a rejected object"
         elif (other := _duplicate_of(each.proposal, kept, settings.nms_iou_threshold)) is not None:
             decision, why = "duplicate", f"overlaps match {other + 1}, which scores {kept[other].score:.2f}"
         elif len(kept) >= settings.top_k_matches:
-            decision, why = "beyond top k", f"{len(kept)} matches score more"
+            decision, why = "beyond top k", f"{len(kept)} matches have higher scores"
         else:
-            decision, why = "kept", f"scores {score:.2f}, {threshold:.2f} is needed"
+            decision, why = "kept", f"scores {score:.2f}, threshold {threshold:.2f}"
         out.append(ProposalDecision(each.proposal, each.number, score, each.parts, each.reference, decision, why))
         if out[-1].kept:
             kept.append(out[-1])
@@ -187,7 +187,7 @@ def similarity_scores(
 def _scored(
     items: Sequence[DescribedProposal], gallery: Gallery, settings: ProductSettings
 ) -> Iterator[tuple[float, dict[str, float], int]]:
-    """Of each proposal the score, its terms, and the index of the nearest reference."""
+    """The score, its terms, and the index of the nearest reference of each proposal."""
     if not items:
         return
     features = [item.features for item in items]
@@ -206,7 +206,7 @@ def _against(
     gallery: Gallery,
     settings: ProductSettings,
 ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    """Scores, terms and nearest reference of objects; each is compared with the reference of the nearest average."""
+    """Scores, terms and nearest references of objects; each is compared with the reference of the nearest average."""
     averages = gallery.centred(np.stack([each.average for each in features]))
     cosines = averages @ gallery.centred(np.stack([each.average for each in references])).T
     nearest = cosines.argmax(1)
@@ -233,7 +233,7 @@ def compare_patches(
     gallery: Gallery,
     averages: Float32[np.ndarray, " n"],
 ) -> PatchComparison:
-    """Objects against one reference, all patches in one matrix product.
+    """Compare objects with one reference, all patches in one matrix product.
 
     Args:
         features: of the objects.
@@ -256,7 +256,7 @@ def compare_patches(
     mirror = np.ones(len(features), np.float32)
     close = (forward + backward) / 2 >= MIN_MIRROR_SIMILARITY
     if reference.mirror is not None and close.any():
-        # every second patch of each: all patches would take as long again as the comparison so far
+        # every second patch: all patches would double the run time
         some = np.flatnonzero(np.repeat(close, counts) & ((np.arange(len(table)) - np.repeat(starts, counts)) % 2 == 0))
         few = (counts[close] + 1) // 2
         heads = np.cumsum(few) - few
@@ -275,7 +275,7 @@ def _both_directions(
     starts: np.ndarray,
     reference: InstanceFeatures,
 ) -> Float32[np.ndarray, " m"]:
-    """Mean best-match cosine in both directions, of objects whose patches begin at ``starts``."""
+    """Mean best-match cosine in both directions, of objects whose patches start at ``starts``."""
     forward = np.add.reduceat(table.max(1) * weights, starts) / np.add.reduceat(weights, starts)
     backward = np.maximum.reduceat(table, starts, axis=0) @ reference.weights / reference.weights.sum()
     return (forward + backward) / 2
@@ -283,9 +283,9 @@ def _both_directions(
 
 @lru_cache(maxsize=64)
 def _symmetry(reference: InstanceFeatures, gallery: Gallery) -> float:
-    """Lead of the mirrored reference on the reference's own views, which are not mirrored; 0 or less.
+    """Lead of the mirrored reference on the augmented views of the reference, which are not mirrored; 0 or less.
 
-    A nearly symmetric object, rotated a little, resembles its mirror image as much as itself.
+    A nearly symmetric object, slightly rotated, is as similar to its mirror image as to itself.
     """
     if not reference.views or reference.mirror is None:
         return 0.0
@@ -305,8 +305,8 @@ def patch_cosines(
     """Cosines of the patches of many objects, stacked, and those of a reference, all centred.
 
     ``patch_cosines([p], r, gallery)`` equals ``gallery.centred(p) @ gallery.centred(r.patches).T``. The common
-    component is subtracted from the products, and the remaining length is computed from products too: subtracting it
-    from each of the many patches and normalising them would take as long again.
+    component is subtracted from the products, and the remaining length is computed from products too; centring and
+    normalising each patch would double the run time.
     """
     import torch
 
@@ -358,7 +358,7 @@ def _colour_agreement(
 
 def _shortfall(score: float, parts: Mapping[str, float], threshold: float) -> str:
     """Why a score is below the threshold."""
-    why = f"scores {score:.2f}, {threshold:.2f} is needed"
+    why = f"scores {score:.2f}, threshold {threshold:.2f}"
     if parts["colour"] < 0.5 and parts["patches"] >= threshold:
         return f"{why}: similar, but of another colour"
     if parts["mirror"] < 0.5 and parts["patches"] >= threshold:
@@ -383,11 +383,11 @@ def _duplicate_of(proposal: Proposal, kept: Sequence[ProposalDecision], iou: flo
 
 @dataclass
 class TurntableViews:
-    """Photos of a turntable in order, a prior for matching: neighbouring photos show the product from nearly one side.
+    """Photos of a turntable in order, a prior for matching: neighbouring photos show the product from similar sides.
 
-    A side that no reference shows may be dissimilar to all of them, yet similar to the neighbouring view, and that one
-    to the next. The score of a proposal is then that of the weakest link in a chain of such similarities that begins at
-    a match; each link lowers it a little.
+    A side that no reference shows may be dissimilar to all references but similar to the neighbouring view, which is
+    similar to the next. The score of a proposal is then that of the weakest link in a chain of such similarities that
+    starts at a match; each link reduces it slightly.
 
     Attributes:
         names: of the photos, by index, in the order of the views.
@@ -406,10 +406,10 @@ class TurntableViews:
     circle: bool
 
     def link(self, decisions: Mapping[int, tuple[ProposalDecision, ...]]) -> dict[int, tuple[ProposalDecision, ...]]:
-        """Decisions in view of the neighbours; one match a photo remains, since one product stands on a turntable.
+        """Decisions given the neighbours, with one match per photo, since there is one product on a turntable.
 
         Args:
-            decisions: on each photo by itself.
+            decisions: on each photo individually.
         """
         best: dict[int, tuple[float, DescribedProposal, str]] = {}
         for photo in self.names:
@@ -430,7 +430,7 @@ class TurntableViews:
         }
 
     def _neighbours(self) -> dict[int, list[int]]:
-        """The photos beside each photo, the one before it first."""
+        """The neighbours of each photo, the previous one first."""
         photos = list(self.names)
         count, out = len(photos), {}
         for index, photo in enumerate(photos):
@@ -439,7 +439,7 @@ class TurntableViews:
         return out
 
     def _extend(self, best: dict[int, tuple[float, DescribedProposal, str]], photo: int, other: int) -> bool:
-        """Extend the chain from a neighbour to a photo if that raises the photo's score; return whether it did."""
+        """Extend the chain from a neighbour to a photo if that increases its score; return whether it did."""
         score, reference, _ = best[other]
         if photo in best and best[photo][0] >= score * LINK_DECAY:
             return False
@@ -459,7 +459,7 @@ class TurntableViews:
 def _keep_only(
     decisions: Sequence[ProposalDecision], score: float, match: DescribedProposal, why: str
 ) -> tuple[ProposalDecision, ...]:
-    """The decisions with one match, which comes first."""
+    """The decisions with only one match, which is first."""
     out = []
     for each in decisions:
         changes = {}
@@ -467,6 +467,6 @@ def _keep_only(
             parts = {**each.parts, "neighbours": score} if why else each.parts
             changes = {"score": max(score, each.score), "parts": parts, "decision": "kept", "why": why or each.why}
         elif each.kept:
-            changes = {"decision": "beyond top k", "why": "one product stands on a turntable"}
+            changes = {"decision": "beyond top k", "why": "there is one product on a turntable"}
         out.append(replace(each, **changes))
     return tuple(sorted(out, key=lambda each: (not each.kept, -each.score)))

@@ -1,9 +1,10 @@
-"""Proposals in a photo of any size: huge photos are reduced, panoramas are cut into overlapping flat tiles.
+"""Proposals in a photo of any size: large photos are reduced, panoramas split into overlapping perspective tiles.
 
-In an equirectangular photo (360 degrees) columns are longitudes and rows latitudes: objects near the poles are smeared,
-and the left and right edges meet. Networks know flat photos, so the sphere is searched through overlapping perspective
-tiles, poles included. Masks are carried back, across the seam where it must be, and masks of one object in two tiles
-count once. `nbhelpers.core.video.frames` has the cheaper way for clips: it repairs the seam alone.
+In an equirectangular photo (360 degrees) columns are longitudes and rows latitudes: objects near the poles are
+distorted, and the left and right edges are connected. Networks are trained on perspective photos, so the sphere is
+searched in overlapping perspective tiles, poles included. Masks are projected back, across the seam if necessary, and
+masks of one object in two tiles are merged. For clips, `nbhelpers.core.video.frames` has a cheaper method that only
+handles the seam.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ MAX_PANORAMA_SIDE = 4096  # pixels: larger panoramas are searched on a reduced c
 TILE_SIDE = 1024  # pixels
 MIN_COMPONENT = 0.02  # area of a kept component of a mask, as a fraction of the largest one
 MAX_HOLE = 0.03  # area of a filled hole, as a fraction of the mask
-PANORAMA_FACTOR = 3  # times as many proposals are kept as of a flat photo
+PANORAMA_FACTOR = 3  # on the number of proposals, compared with a flat photo
 FOV, OVERLAP = 90.0, 20.0  # degrees
-STRIP_ROWS = 256  # rows of the picture that are worked on at a time
-STEP = 8  # pixels between the points of a mask's outline that are followed to the picture
-MOST = 64  # tiles around one circle of latitude
-EDGE = 2  # pixels: a mask that comes so near to its tile's edge is cut off by it
+STRIP_ROWS = 256  # rows of the image that are processed at a time
+STEP = 8  # pixels between the points of a mask's outline that are projected to the image
+MAX_TILES = 64  # tiles around a circle of latitude
+EDGE = 2  # pixels from the edge of a tile, within which a mask is truncated by it
 
 
 def search_photo(
@@ -73,7 +74,7 @@ def search_photo(
     items: list[DescribedProposal] = []
     tile_of, cut, prompts = [], [], 0
     for number, view in enumerate(views):
-        # limits of area are fractions of a picture, here of the tile
+        # limits of area are fractions of an image, here of the tile
         proposals = propose_candidates(view.view(small), segmenter, encoder, gallery, settings)
         prompts += proposals.prompts
         for item in map(clean_mask, proposals.items):
@@ -85,16 +86,16 @@ def search_photo(
                 cut.append(view.cuts(flat))
     kept = _most_similar(_distinct(items, tile_of, cut), gallery, PANORAMA_FACTOR * settings.max_candidates)
     models = segmenter.name, encoder.name
-    note = f"searched in {len(views)} tiles, with {len(items)} proposals"
+    note = f"searched in {len(views)} tiles with {len(items)} proposals"
     return PhotoProposals(size, tuple(kept), prompts, time.perf_counter() - started, models, (note,))
 
 
 def clean_mask(item: DescribedProposal) -> DescribedProposal:
-    """A proposal without small components beside its mask and small holes in it, which would show in a cut-out."""
+    """A proposal without small components and small holes of its mask, which would show in a cut-out."""
     mask = decode_rle(item.rle)
     labels = components(mask)
     sizes = np.bincount(labels.ravel())[1:]
-    # labels are in order of size
+    # labels are sorted by size
     clean = (labels > 0) & (labels <= np.count_nonzero(sizes >= MIN_COMPONENT * sizes.max(initial=0)))
     clean = fill_holes(clean, MAX_HOLE * item.area)
     if np.array_equal(clean, mask):
@@ -103,12 +104,12 @@ def clean_mask(item: DescribedProposal) -> DescribedProposal:
 
 
 def _distinct(items: Sequence[DescribedProposal], tile_of: Sequence[int], cut: Sequence[bool]) -> list:
-    """One proposal per object, though several tiles show it; masks are decoded at low resolution, as they are many."""
+    """One proposal per object, even if several tiles show it; the many masks are decoded at low resolution."""
     if not items:
         return []
     step = max(1, max(items[0].rle["size"]) // 1024)
     masks = [decode_rle(item.rle)[::step, ::step] for item in items]
-    same_as = same_things(masks, tile_of, cut, [item.quality for item in items])
+    same_as = same_objects(masks, tile_of, cut, [item.quality for item in items])
     return [item for number, item in enumerate(items) if same_as[number] == number]
 
 
@@ -123,7 +124,7 @@ def _most_similar(items: Sequence[DescribedProposal], gallery: Gallery, limit: i
 
 @dataclass(frozen=True)
 class Tile:
-    """A square perspective view of an equirectangular picture.
+    """A square perspective view of an equirectangular image.
 
     Example:
         >>> tile = Tile(yaw=90, pitch=0, side=512, size=(1024, 2048))
@@ -131,11 +132,11 @@ class Tile:
         (512, 512, 3)
 
     Attributes:
-        yaw: degrees to the right of the picture's middle column.
+        yaw: degrees to the right of the centre column.
         pitch: degrees up from the horizon.
         side: of the view in pixels.
-        size: ``(H, W)`` of the picture.
-        fov: angle of view, across and down, in degrees.
+        size: ``(H, W)`` of the image.
+        fov: field of view in both directions, in degrees.
     """
 
     yaw: float
@@ -145,7 +146,7 @@ class Tile:
     fov: float = FOV
 
     def to_panorama(self, points: Shaped[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Where points ``(x, y)`` of the view lie in the picture; x from -0.5 to W - 0.5."""
+        """Pixels ``(x, y)`` of the image for points of the view; x from -0.5 to W - 0.5."""
         plane = (np.asarray(points, float) + 0.5) * (2 / self.side) - 1
         plane *= math.tan(math.radians(self.fov) / 2)
         rays = np.column_stack([plane[:, 0], -plane[:, 1], np.ones(len(plane))]) @ _turn(self.yaw, self.pitch).T
@@ -155,22 +156,24 @@ class Tile:
         return np.column_stack([x, y])
 
     def view(self, panorama: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "s s c"]:
-        """What is seen through the tile, bilinear.
+        """The view, with bilinear interpolation.
 
         Raises:
-            NbHelpersError: the picture has another size.
+            NbHelpersError: the image has another size.
         """
         if panorama.shape[:2] != self.size:
             raise NbHelpersError(
-                "the tile is of a picture of another size", given=panorama.shape[:2], expected=str(self.size)
+                "the tile belongs to an image of another size", given=panorama.shape[:2], expected=str(self.size)
             )
         grid = np.stack(np.meshgrid(np.arange(self.side), np.arange(self.side)), -1).reshape(-1, 2)
         places = self.to_panorama(grid).astype(np.float32).reshape(self.side, self.side, 2)
-        wrapped = np.concatenate([panorama[:, -1:], panorama, panorama[:, :1]], axis=1)  # so that the seam is no edge
+        wrapped = np.concatenate(
+            [panorama[:, -1:], panorama, panorama[:, :1]], axis=1
+        )  # for interpolation across the seam
         return cv2.remap(wrapped, places[..., 0] + 1, places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     def carry(self, mask: Bool[np.ndarray, "th tw"]) -> Bool[np.ndarray, "h w"]:
-        """A mask of the view as a mask of the picture: each pixel takes the value of the place where it is seen."""
+        """Project a mask of the view to the image."""
         if mask.shape != (self.side, self.side):
             raise NbHelpersError(
                 "the mask is not of this tile", given=mask.shape, expected=f"{self.side} x {self.side}"
@@ -194,7 +197,7 @@ class Tile:
         return out
 
     def cuts(self, mask: Bool[np.ndarray, "s s"]) -> bool:
-        """Whether a mask of the view reaches the view's edge, so that a part of the thing is probably outside."""
+        """Whether a mask reaches the edge of the view, so that a part of the object is probably outside."""
         inner = mask[EDGE:-EDGE, EDGE:-EDGE]
         return bool(np.count_nonzero(mask) > np.count_nonzero(inner))
 
@@ -208,7 +211,7 @@ class Tile:
         return np.column_stack([x / z * scale + half - 0.5, half - y / z * scale - 0.5])
 
     def _reach(self, mask: np.ndarray) -> tuple[int, int, int, int]:
-        """Rows and columns of the picture, the end exclusive, that a mask can touch; columns may pass its edges."""
+        """Rows and columns of the image, end exclusive, that a mask can touch; columns may cross the seam."""
         height, width = self.size
         x0, y0, x1, y1 = tight_box(mask)
         across, down = np.arange(x0 - 1, x1 + 1, STEP), np.arange(y0 - 1, y1 + 1, STEP)
@@ -218,7 +221,7 @@ class Tile:
         x, y = self.to_panorama(rim).T
         poles = self._seen(np.zeros(2), np.array([np.pi / 2, -np.pi / 2]))
         holds = [bool(x0 - 1 <= px <= x1 and y0 - 1 <= py <= y1) for px, py in poles]
-        margin = STEP + math.ceil(STEP * width / self.side)  # the rim bends between its points
+        margin = STEP + math.ceil(STEP * width / self.side)  # the outline is curved between its points
         top = 0 if holds[0] else max(0, math.floor(y.min()) - margin)
         bottom = height if holds[1] else min(height, math.ceil(y.max()) + margin + 1)
         if any(holds):
@@ -232,25 +235,25 @@ class Tile:
 def tiles(
     size: tuple[int, int], side: int | None = None, fov: float = FOV, overlap: float = OVERLAP
 ) -> tuple[Tile, ...]:
-    """As few tiles as will do: everything that is not wider than ``overlap`` is seen whole in at least one of them.
+    """The minimum number of tiles such that every object of at most ``overlap`` is complete in one of them.
 
     Example:
         >>> len(tiles((1024, 2048)))
         14
 
     Args:
-        size: ``(H, W)`` of the equirectangular picture, W twice H.
-        side: of a view in pixels; as fine as the picture is at the horizon when left out.
-        fov: angle of view in degrees, 30 to 120.
+        size: ``(H, W)`` of the equirectangular image, W twice H.
+        side: of a view in pixels; by default for the resolution of the image at the horizon.
+        fov: field of view in degrees, 30 to 120.
         overlap: degrees.
 
     Raises:
-        NbHelpersError: a picture that is not 2:1, or angles that make no sense.
+        NbHelpersError: an image that is not 2:1, or angles out of range.
     """
     height, width = size
     if abs(width - 2 * height) > max(2, 0.02 * width):
         raise NbHelpersError(
-            "the picture is not equirectangular", given=f"{width} x {height}", expected="twice as wide as high"
+            "the image is not equirectangular", given=f"{width} x {height}", expected="twice as wide as high"
         )
     if not (30 <= fov <= 120 and 0 <= overlap <= fov - 15):
         raise NbHelpersError(
@@ -261,7 +264,7 @@ def tiles(
     if side is None:
         side = max(64, round(2 * math.tan(math.radians(fov) / 2) * width / (2 * math.pi)))
     first, found = max(3, math.ceil(180 / fov) + 1), []
-    for count in range(first, first + 5):  # more rows may need fewer tiles in all
+    for count in range(first, first + 5):  # more rows may need fewer tiles in total
         pitches = np.linspace(90, -90, count)
         tried = [_around(pitch, 90 / (count - 1), fov, overlap) for pitch in pitches]
         if len(around := [turns for turns in tried if turns]) == count:
@@ -285,13 +288,13 @@ def _turn(yaw: float, pitch: float) -> Float[np.ndarray, "3 3"]:
 
 
 def _around(pitch: float, band: float, fov: float, overlap: float) -> int | None:
-    """How many tiles a circle of latitude needs, so that they hold all discs whose centres are at most ``band`` off."""
+    """Number of tiles for a circle of latitude, such that they contain all discs with centres within ``band``."""
     tile, angles, radius = Tile(0, pitch, 2, (2, 4), fov), np.linspace(0, 2 * np.pi, 24), math.radians(overlap / 2)
     circle = np.column_stack(
         [*(math.sin(radius) * np.stack([np.cos(angles), np.sin(angles)])), np.cos(radius + 0 * angles)]
     )
     latitudes = np.linspace(max(pitch - band, -90), min(pitch + band, 90), 9)
-    for turns in [1] if abs(pitch) == 90 else range(1, MOST):
+    for turns in [1] if abs(pitch) == 90 else range(1, MAX_TILES):
         discs = np.concatenate([circle @ _turn(180 / turns, latitude).T for latitude in latitudes])
         places = tile._seen(np.arctan2(discs[:, 0], discs[:, 2]), np.arcsin(np.clip(discs[:, 1], -1, 1)))
         if (np.abs(np.nan_to_num(places, nan=9) - 0.5) <= 1 + 1e-9).all():
@@ -299,25 +302,25 @@ def _around(pitch: float, band: float, fov: float, overlap: float) -> int | None
     return None
 
 
-def same_things(
+def same_objects(
     masks: Sequence[Bool[np.ndarray, "h w"]],
     tile_of: Sequence[int],
     cut: Sequence[bool],
     quality: Sequence[float],
-    share: float = 0.5,
+    min_overlap: float = 0.5,
 ) -> list[int]:
-    """For each mask of the picture the index of the one that stands for the same thing, itself if it is kept.
+    """The index of the mask that represents the same object, for each mask; its own index if it is kept.
 
-    Two masks of different tiles are one thing when they share at least ``share`` of the smaller. Whole ones stand for
-    those that a tile's edge cut, larger cut ones for smaller, and else the better. Masks of one tile are left alone:
-    there a part and its whole are two answers.
+    Two masks of different tiles show one object if their intersection is at least ``min_overlap`` of the smaller.
+    Complete masks take precedence over truncated ones, larger truncated ones over smaller, else higher quality. Within
+    a tile a part and its whole remain separate.
 
     Args:
-        masks: in the picture.
-        tile_of: from which tile each comes.
-        cut: whether its tile's edge cuts it, see `Tile.cuts`.
-        quality: of each, to choose by.
-        share: of the smaller mask's pixels.
+        masks: of the image.
+        tile_of: tile of each mask.
+        cut: whether it is truncated by the edge of its tile, see `Tile.cuts`.
+        quality: of each mask.
+        min_overlap: fraction of the smaller mask.
     """
     areas = [int(np.count_nonzero(mask)) for mask in masks]
     boxes = [seam_box(mask) for mask in masks]
@@ -329,7 +332,7 @@ def same_things(
         for j in kept:
             if tile_of[i] == tile_of[j] or boxes[i] is None or boxes[j] is None:
                 continue
-            if np.count_nonzero(masks[i] & masks[j]) >= share * min(areas[i], areas[j]):
+            if np.count_nonzero(masks[i] & masks[j]) >= min_overlap * min(areas[i], areas[j]):
                 stands_for[i] = j
                 break
         else:

@@ -1,9 +1,9 @@
-"""Object proposals of a photo: prompts only where its patch features resemble the gallery.
+"""Object proposals of a photo, prompted only where its patch features are similar to the gallery.
 
-The photo's patches are compared with the gallery at several scales. Local maxima of the similarity map become points,
-regions of high similarity become boxes, and the segmenter turns both into masks. All masks of a point (part, larger
-part, whole) are kept until the most similar ones are described by the patch encoder. The best of those prompt the
-segmenter once more by their box: a point on a cup may give the cup, its box the cup with its saucer.
+The photo's patches are compared with the gallery at several scales. Local maxima of the similarity map become point
+prompts, regions of high similarity become box prompts. All masks of a point (subpart, part, whole) are kept until the
+most similar ones are described by the patch encoder. The best of those are prompted again with their box: a point on a
+cup may select the cup, its box the cup with its saucer.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from nbhelpers.product_matching.features import (
 from nbhelpers.product_matching.gallery import Gallery
 from nbhelpers.product_matching.settings import ProductSettings
 
-REGION_LEVELS = (0.6, 0.8)  # of the maximum of a similarity map, at which regions are cut
+REGION_LEVELS = (0.6, 0.8)  # thresholds of regions, as fractions of the maximum of a similarity map
 MAX_REGIONS = 6  # of a similarity map, at each level
-MIN_MAXIMUM = 0.25  # of the highest maximum: lower ones are not prompted first
+MIN_MAXIMUM = 0.25  # fraction of the highest maximum; lower ones are only prompted if there are too few
 MAXIMA_DISTANCE, POINT_DISTANCE = 1.5, 2.0  # patches
 DIAGONAL_LOADING = 30  # times the mean variance is added to each
 IOU_DUPLICATE = 0.85  # of two masks or boxes, from which only one is kept
 MAX_CROPS = 80  # masks of a photo that are described at low resolution
-MAX_BOX_PROMPTS = 4  # masks of a photo that prompt once more by their box
+MAX_BOX_PROMPTS = 4  # masks of a photo that are prompted again with their box
 COARSE_SIDE = 256  # cells along the longer side of the grid on which masks are compared
 
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """One object of a photo that might be the product.
+    """An object of a photo that might be the product.
 
     Attributes:
-        rle: its mask, at the size at which the photo was searched, as COCO's run lengths.
+        rle: its mask, at the size at which the photo was searched, as COCO RLE.
         box: ``(x0, y0, x1, y1)`` pixels, ``x1`` and ``y1`` exclusive.
         area: in pixels.
         quality: IoU of the mask as predicted by the segmenter.
@@ -83,7 +83,7 @@ class DescribedProposal(Proposal):
 
 @dataclass(frozen=True, eq=False)
 class PhotoProposals:
-    """All proposals of a photo: what the cache stores.
+    """All proposals of a photo, as stored in the cache.
 
     Attributes:
         size: ``(H, W)`` at which the photo was searched.
@@ -91,7 +91,7 @@ class PhotoProposals:
         prompts: number of points and boxes that prompted the segmenter.
         seconds: duration of the search.
         models: names of the segmenter and the patch encoder.
-        notes: messages for a person.
+        notes: messages for the user.
     """
 
     size: tuple[int, int]
@@ -107,14 +107,14 @@ class PhotoProposals:
 
 @dataclass(frozen=True, eq=False)
 class GuidedMask:
-    """One mask of a prediction: on a coarse grid, decoded to the photo's size on demand.
+    """A mask of a prediction, on a coarse grid and decoded to the photo's size on demand.
 
     Attributes:
         prediction: of the segmenter.
         index: of the mask in it.
-        coarse: the mask on a grid of at most 256 cells a side.
+        coarse: the mask on a grid of at most 256 cells per side.
         quality: its predicted IoU.
-        similarity: its value in the similarity map, -1 to 1.
+        similarity: its mean in the similarity map, -1 to 1.
     """
 
     prediction: Prediction
@@ -154,7 +154,7 @@ class GuidedMask:
 
 @dataclass(frozen=True, eq=False)
 class GridProposal:
-    """An automatic mask of a blind grid, with the interface of `GuidedMask`."""
+    """An automatic mask from a grid of points, with the interface of `GuidedMask`."""
 
     rle: Mapping[str, Any]
     quality: float
@@ -180,15 +180,15 @@ def propose_candidates(
     settings: ProductSettings,
     embedding: Embedding | None = None,
 ) -> PhotoProposals:
-    """All objects of a photo that might be the product, described.
+    """Described proposals of a photo.
 
     Args:
         image: the photo.
         segmenter: predicts the masks.
         encoder: computes the similarity map, and describes the proposals.
         gallery: of the product.
-        settings: ``candidates`` is ``"guided"``, or ``"grid"`` for a blind grid of points.
-        embedding: of the photo by this segmenter, if it is known.
+        settings: ``candidates`` is ``"guided"``, or ``"grid"`` for an exhaustive grid of points.
+        embedding: of the photo by this segmenter, if available.
     """
     started = time.perf_counter()
     if settings.candidates == "grid":
@@ -209,7 +209,7 @@ def guided_masks(
     settings: ProductSettings,
     embedding: Embedding,
 ) -> tuple[list[GuidedMask], int]:
-    """Masks prompted where the photo resembles the gallery, without duplicates; the number of prompts."""
+    """Masks prompted where the photo is similar to the gallery, without duplicates, and the number of prompts."""
     maps = [similarity_map(image, encoder, gallery, side) for side in settings.scales]
     predictions, prompts = predict_prompted(segmenter, embedding, maps, settings)
     masks = most_similar(image, rank_masks(predictions, maps, settings), encoder, gallery, settings)
@@ -221,7 +221,7 @@ def guided_masks(
 def predict_prompted(
     segmenter: Segmenter, embedding: Embedding, maps: Sequence[Float32[np.ndarray, "_ _"]], settings: ProductSettings
 ) -> tuple[list[Prediction], int]:
-    """Predictions for the local maxima and the region boxes of similarity maps; the number of prompts."""
+    """Predictions for the local maxima and the region boxes of similarity maps, and the number of prompts."""
     points, boxes = local_maxima(maps, embedding.size, settings), region_boxes(maps, embedding.size, settings)
     boxes = boxes[: settings.max_prompts // 3]
     points = points[: settings.max_prompts - len(boxes)]
@@ -258,7 +258,7 @@ def rank_masks(
 
 
 def suppress_duplicates(masks: Sequence[GuidedMask]) -> list[GuidedMask]:
-    """The masks in their order; of two nearly equal ones that of the higher quality."""
+    """The masks in order; of two duplicates the one of higher quality."""
     if not masks:
         return []
     overlap = intersections(np.stack([mask.coarse for mask in masks]))
@@ -317,11 +317,10 @@ def similarity_map(
 ) -> Float32[np.ndarray, "rows columns"]:
     """Similarity of each patch of the photo, its longer side scaled to ``side`` pixels, to the gallery: -1 to 1.
 
-    A patch is compared with the coarse descriptors of the references; the most similar one counts. The measure is the
-    adaptive cosine estimator for a known signal in clutter (Kraut, Scharf and McWhorter 2001, "Adaptive Subspace
-    Detectors"): the mean of the photo's patches is subtracted, and directions in which they vary much, such as from
-    subject to background, are given less weight. The covariance is loaded on its diagonal, since a photo has few
-    patches.
+    The value of a patch is its maximum over the coarse descriptors of the references. The measure is the adaptive
+    cosine estimator for a known signal in clutter (Kraut, Scharf and McWhorter 2001, "Adaptive Subspace Detectors"):
+    the mean of the photo's patches is subtracted, and directions of large variance, such as from subject to background,
+    get less weight. The covariance is regularised by diagonal loading, since a photo has few patches.
     """
     scaled = fit(image, side)
     if max(scaled.shape[:2]) < side:
@@ -341,11 +340,11 @@ def similarity_map(
 def local_maxima(
     maps: Sequence[Float32[np.ndarray, "_ _"]], size: tuple[int, int], settings: ProductSettings
 ) -> Float32[np.ndarray, "n 2"]:
-    """Points to prompt, ``(x, y)`` pixels of a photo of ``size``: local maxima of all maps, the highest first.
+    """Point prompts, ``(x, y)`` pixels of a photo of ``size``: local maxima of all maps, the highest first.
 
-    A local maximum counts from a quarter of the highest one, and maxima are at least 1.5 patches apart: a small object
-    has lower values than a large one that resembles the product less. If there are fewer maxima than prompts, the
-    highest other patches follow, 2 patches apart: an object in front of a more similar one may have no maximum.
+    The minimum is a quarter of the highest maximum, since a small object has lower values than a large one that is less
+    similar to the product. Maxima are at least 1.5 patches apart. If there are fewer maxima than prompts, the highest
+    other patches follow, 2 patches apart: an object in front of a more similar one may have no maximum.
     """
     patches: list[tuple[bool, float, float, float]] = []
     highest = max(float(values.max()) for values in maps)
@@ -371,7 +370,7 @@ def local_maxima(
 def region_boxes(
     maps: Sequence[Float32[np.ndarray, "_ _"]], size: tuple[int, int], settings: ProductSettings
 ) -> list[tuple[float, ...]]:
-    """Boxes around the regions of high similarity of each map, the highest first, without near duplicates."""
+    """Boxes around the regions of high similarity of each map, the highest first, without duplicates."""
     boxes: list[tuple[float, tuple[float, ...]]] = []
     for values in maps:
         rows, columns = values.shape
@@ -401,7 +400,7 @@ def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
 def grid_masks(
     image: UInt8[np.ndarray, "h w 3"], segmenter: Segmenter, embedding: Embedding | None, settings: ProductSettings
 ) -> tuple[list[GridProposal], int]:
-    """All automatic masks of allowed size on a blind grid of points; the number of points."""
+    """All automatic masks of allowed size from a grid of points, and the number of points."""
     masks = automatic_masks(
         segmenter,
         image,

@@ -1,4 +1,4 @@
-"""Results as data, and everything written or drawn from them: pictures, tables, the histogram and the HTML page."""
+"""Results as data and in written form: images, tables, the histogram and the HTML page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import own_name, write_text
 from nbhelpers.core.images import fit, load_image, save_image
 from nbhelpers.core.masks import box_of, decode_rle, encode_rle, tight_box
-from nbhelpers.export.masks import save_coco, straight_rgba
+from nbhelpers.export.masks import check_formats, save_coco, straight_rgba
 from nbhelpers.product_matching.calibrate import Calibration
 from nbhelpers.product_matching.gallery import Reference, crop_cutout
 from nbhelpers.product_matching.match import ProposalDecision
@@ -31,10 +31,12 @@ COLUMNS = (
     "photo", "status", "match", "score", "threshold", "x0", "y0", "x1", "y1", "area", "quality", "reference", "why",
 )  # fmt: skip
 TILE, GAP, ACROSS = 240, 8, 6  # of a contact sheet: pixels of a picture, between pictures, and pictures in a row
+FORMATS = ("sheet", "page")
+"""What `ProductReport.export` writes beside each photo's files and the tables: a contact sheet and an HTML page."""
 MAX_SHEET = 120  # photos in the contact sheet
-NEAR = 0.1  # score above the threshold up to which a match is a look-alike too
-TABLE_CROP, TABLE_PHOTO = 96, 640  # pixels of a crop in the look-alike table, and of the photo it is cropped from
-KINDS = (  # of the histogram: name, colour, and whether a detection belongs to it
+NEAR = 0.1  # score above the threshold up to which a match is listed as a look-alike
+TABLE_CROP, TABLE_PHOTO = 96, 640  # pixels of a crop in the look-alike table, and of the photo from which it is cropped
+KINDS = (  # of the histogram: name, colour, and which detections belong to it
     ("matches", "#009E73", lambda detection: detection.kept),
     ("rejected", "#D55E00", lambda detection: detection.decision == "closer to a reject"),
     ("other objects", "#8C8C8C", lambda detection: detection.decision == "below threshold"),
@@ -42,16 +44,16 @@ KINDS = (  # of the histogram: name, colour, and whether a detection belongs to 
 EXPECTED = "expected of a match", "#0072B2"
 BINS = 40
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 190, 34, 34, 24  # pixels of the histogram and its margins
-PAGE_PHOTO = ((60, 640), (300, 400), (1 << 60, 280))  # up to so many photos: longer side of each in pixels
-PAGE_CROPS = ((60, 6), (300, 4), (1 << 60, 2))  # and crops of detections that are no match
+PAGE_PHOTO = ((60, 640), (300, 400), (1 << 60, 280))  # maximum number of photos: pixels of their longer side
+PAGE_CROPS = ((60, 6), (300, 4), (1 << 60, 2))  # likewise: crops of rejected detections per photo
 PAGE_CROP = 72  # pixels
-PAGE_DETECTIONS = 12  # rows of a photo
+PAGE_DETECTIONS = 12  # rows per photo
 JPEG_QUALITY = 72
 
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """A proposal of a photo with its score and the decision on it: plain data, without features.
+    """A proposal of a photo with its score and decision, without features.
 
     Attributes:
         rle: its mask, at the size at which the photo was searched, which may be smaller than the photo.
@@ -105,7 +107,7 @@ class Detection:
 
 @dataclass(frozen=True, eq=False)
 class MatchedPhoto:
-    """One photo's results, with methods that write them.
+    """The results of a photo, with methods to write them.
 
     Example:
         >>> for result in ProductMatcher().run(photos, "shelf/1.jpg", (250, 300)):
@@ -115,16 +117,16 @@ class MatchedPhoto:
 
     Attributes:
         photo: its file.
-        name: file name for its results; unique in a run.
+        name: file name of its results, unique in a run.
         size: ``(H, W)``; ``(0, 0)`` if the photo could not be read.
-        detections: all scored proposals: matches first on a turntable, else by descending score.
+        detections: all scored proposals by descending score; on a turntable the match is first.
         threshold: minimum score of a match.
         threshold_from: ``"settings"``, ``"calibration"`` or ``"person"``.
         prompts: number of prompts given to the segmenter.
         seconds: duration of the search.
-        notes: messages for a person.
-        error: why there is no result; empty if there is one.
-        panorama: whether its left and right edges meet.
+        notes: messages for the user.
+        error: the error message if there is no result, else empty.
+        panorama: whether its left and right edges are connected.
         sha256: of the photo's file; empty if it could not be read.
     """
 
@@ -153,12 +155,12 @@ class MatchedPhoto:
 
     @property
     def best_index(self) -> int:
-        """Index in ``detections`` of the best match; without a match, of the most similar detection."""
+        """Index in ``detections`` of the best match, or of the most similar detection without a match."""
         return next((index for index, each in enumerate(self.detections) if each.kept), 0)
 
     @property
     def score(self) -> float:
-        """Of the best match; without a match, of the most similar detection; 0 if there is none."""
+        """Score of the best match, or of the most similar detection without a match; 0 without detections."""
         return self.detections[self.best_index].score if self.detections else 0.0
 
     @property
@@ -168,7 +170,7 @@ class MatchedPhoto:
 
     @property
     def summary(self) -> str:
-        """The result in a line."""
+        """The result in one line."""
         if self.error:
             return f"{self.photo.name}: {self.error}"
         if self.absent:
@@ -192,7 +194,7 @@ class MatchedPhoto:
         return resize_mask(self.matches[index].rle, self.size)
 
     def save_mask(self, path: str | Path, index: int = 0) -> Path:
-        """Write the mask of a match as PNG, 255 inside and 0 outside, in grey and in alpha alike; return the path."""
+        """Write the mask of a match as PNG, 255 inside and 0 outside in both grey and alpha; return the path."""
         return save_image(_check_png(path), mask_picture(self.mask(index)))
 
     def save_cutout(self, path: str | Path, index: int = 0) -> Path:
@@ -208,7 +210,7 @@ class MatchedPhoto:
 
 @dataclass(frozen=True, eq=False)
 class ProductReport:
-    """The results of a session, and everything written or drawn from them.
+    """The results of a session, with methods to write and draw them.
 
     Example:
         >>> session.report.export("outputs/shelf")
@@ -230,17 +232,22 @@ class ProductReport:
     threshold_from: str
     calibration: Calibration | None = None
 
-    def export(self, folder: str | Path) -> list[Path]:
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
         """Write all results; photos whose files are complete and have the same content are left as they are.
 
-        Results whose name is taken by another photo get a number, see `nbhelpers.core.files.own_name`.
+        A number is appended to names that are taken by another photo, see `nbhelpers.core.files.own_name`.
 
         Args:
             folder: see `nbhelpers.product_matching.match_product` for its content.
+            formats: some of `FORMATS`; each photo's masks and the tables are always written.
 
         Returns:
             The files about all photos; each photo's own are beside them.
+
+        Raises:
+            NbHelpersError: an unknown format, or the folder cannot be written.
         """
+        check_formats(formats, FORMATS)
         folder, records, results = Path(folder).expanduser(), [], []
         for each in self.results:
             result = replace(each, name=own_name(folder, each.name, each.sha256))
@@ -249,17 +256,21 @@ class ProductReport:
             records.append(save_photo_results(result, folder) if record is None else record)
             _remove_outdated(folder, result)
         paths = save_tables(records, folder)
-        return [*paths, save_match_sheet(results, folder / "gallery.jpg"), self.save_page(folder / "index.html")]
+        if "sheet" in formats:
+            paths.append(save_match_sheet(results, folder / "gallery.jpg"))
+        if "page" in formats:
+            paths.append(self.save_page(folder / "index.html"))
+        return paths
 
     def save_page(self, path: str | Path) -> Path:
         """Write the results as one self-contained HTML page; return its path.
 
-        With 1,000 photos it is about 20 MB: the more photos, the smaller their pictures.
+        With 1,000 photos it has about 20 MB; thumbnails get smaller as the number of photos grows.
         """
         return write_text(path, self.page())
 
     def page(self) -> str:
-        """The text of `save_page`'s file."""
+        """The HTML text that `save_page` writes."""
         count = len(self.results)
         side = next(size for limit, size in PAGE_PHOTO if count <= limit)
         crops = next(number for limit, number in PAGE_CROPS if count <= limit)
@@ -269,7 +280,7 @@ class ProductReport:
                 {"name": each.photo, "how": each.how, "picture": png_url(each.picture)} for each in self.references
             ],
         }
-        text = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")  # nothing in it can end the script
+        text = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")  # cannot close the script element
         by_status = [
             sum(result.status == status for result in self.results) for status in ("found", "absent", "failed")
         ]
@@ -285,9 +296,9 @@ class ProductReport:
         return filled
 
     def histogram_svg(self) -> str:
-        """The histogram of `scores_by_kind` as SVG text, for light and dark pages (it takes the text's colour).
+        """The histogram of `scores_by_kind` as SVG text in the text colour, for light and dark pages.
 
-        The threshold is a dashed line. Small strokes below the axis are the scores expected of matches, see
+        The threshold is a dashed line. Ticks below the axis are the scores expected of matches, see
         `nbhelpers.product_matching.calibrate`.
         """
         scores = scores_by_kind(self.results)
@@ -296,9 +307,9 @@ class ProductReport:
         return _histogram(scores, self.threshold, expected, label)
 
     def lookalikes(self, limit: int = 20) -> list[tuple[MatchedPhoto, Detection]]:
-        """Detections near the threshold: of each photo the best that is no match, and matches just above it.
+        """Detections near the threshold: the best non-match of each photo, and matches just above the threshold.
 
-        By descending score; ``why`` of each gives the reason for the decision.
+        By descending score; ``why`` gives the reason for each decision.
         """
         near = []
         for result in self.results:
@@ -308,7 +319,7 @@ class ProductReport:
         return sorted(near, key=lambda row: -row[1].score)[:limit]
 
     def lookalike_table(self, limit: int = 8) -> str:
-        """`lookalikes` as an HTML table with pictures."""
+        """`lookalikes` as an HTML table with thumbnails."""
         rows = []
         for result, detection in self.lookalikes(limit):
             parts = ", ".join(f"{name} {value:.2f}" for name, value in detection.parts.items())
@@ -333,30 +344,30 @@ def resize_mask(rle: Mapping[str, Any], size: tuple[int, int]) -> Bool[np.ndarra
 
 
 def reduce_mask(detection: Detection, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """The mask of a detection at a smaller size ``(H, W)``: pixels of which it covers more than half."""
+    """The mask of a detection at a smaller size ``(H, W)``: pixels that are more than half covered."""
     covered = cv2.resize(decode_rle(detection.rle).view(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_AREA)
     return covered > 127
 
 
 def mask_picture(mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 2"]:
-    """Grey and alpha, both 255 inside: programs that read either see the mask."""
+    """Grey and alpha, both 255 inside, for programs that read either."""
     return np.repeat(mask.astype(np.uint8)[:, :, None] * 255, 2, axis=2)
 
 
 def thumbnail(
     result: MatchedPhoto, longest: int, image: UInt8[np.ndarray, "h w 3"] | None = None
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The photo with at most ``longest`` pixels a side; if there are matches, the rest is dimmed."""
+    """The photo with at most ``longest`` pixels per side; if there are matches, the background is dimmed."""
     small = fit(load_image(result.photo) if image is None else image, longest)
     masks = [reduce_mask(match, small.shape[:2]) for match in result.matches]
     return dim_background(small, np.logical_or.reduce(masks)) if masks else small
 
 
 def detection_crop(small: UInt8[np.ndarray, "h w 3"], detection: Detection, longest: int) -> UInt8[np.ndarray, "_ _ 3"]:
-    """A detection cropped from its photo, the background faded, with at most ``longest`` pixels a side."""
+    """A detection cropped from its photo, the background faded, with at most ``longest`` pixels per side."""
     mask = reduce_mask(detection, small.shape[:2])
     box = box_of(mask)
-    if box is None:  # too thin to be seen at this size
+    if box is None:  # too thin to be visible at this size
         return fit(small, longest)
     window = slice(box[1], box[3]), slice(box[0], box[2])
     faded = (small[window] * 0.25 + 150).clip(0, 255).astype(np.uint8)
@@ -364,7 +375,7 @@ def detection_crop(small: UInt8[np.ndarray, "h w 3"], detection: Detection, long
 
 
 def dim_background(image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The photo, dark and grey outside of the mask, which distinguishes a product of any colour."""
+    """The photo, dark and grey outside the mask, which highlights a product of any colour."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None]
     out = np.where(mask[:, :, None], image, (0.22 * image + 0.22 * grey).astype(np.uint8))
     edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -389,7 +400,7 @@ def save_match_sheet(results: Sequence[MatchedPhoto], path: Path) -> Path:
 def contact_sheet(
     pictures: Sequence[tuple[UInt8[np.ndarray, "_ _ 3"], str]], across: int = ACROSS, tile: int = TILE
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Pictures in rows on white, each with a line of text under it; one white tile if there are none."""
+    """Images in rows on white, each with a caption; one white tile if there are none."""
     text = 22
     across = max(1, min(across, len(pictures)))
     rows = max(1, -(-len(pictures) // across))
@@ -405,12 +416,12 @@ def contact_sheet(
 
 
 def _draw_text(sheet: np.ndarray, line: str, left: int, top: int, wide: int) -> None:
-    """Draw a line of text, at most ``wide`` pixels, into a sheet."""
+    """Draw a line of text, at most ``wide`` pixels long, onto a sheet."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(13)
     while line and font.getlength(line) > wide:
-        line = line[1:]  # the end of a name distinguishes it better than its beginning
+        line = line[1:]  # the end of a name is more distinctive than its start
     strip = Image.fromarray(sheet[top : top + 16, left : left + wide])
     ImageDraw.Draw(strip).text((0, 0), line, fill=(40, 40, 40), font=font)
     sheet[top : top + 16, left : left + wide] = np.asarray(strip)
@@ -420,12 +431,12 @@ def _check_png(path: str | Path) -> Path:
     """A path that ends in ``.png``."""
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise NbHelpersError("masks and cut-outs are written without loss", given=path, expected="a name in .png")
+        raise NbHelpersError("masks and cut-outs need a lossless format", given=path, expected="a name in .png")
     return path
 
 
 def png_url(image: UInt8[np.ndarray, "h w c"]) -> str:
-    """A picture in RGB or RGBA as a data URL."""
+    """An RGB or RGBA image as a data URL."""
     order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
     encoded = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(image), order))[1]
     return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode()
@@ -441,15 +452,15 @@ def _jpeg_url(image: np.ndarray) -> str:
 def save_photo_results(
     result: MatchedPhoto, folder: Path, image: UInt8[np.ndarray, "h w 3"] | None = None
 ) -> dict[str, Any]:
-    """Write a photo's masks, cut-outs, crops and record; return the record.
+    """Write the masks, cut-outs, crops and record of a photo; return the record.
 
     ``<name>_1_mask.png``, ``<name>_1_cutout.png`` and ``<name>_1_crop.png`` for each match, numbered from the best, and
-    last ``<name>.json``, whose presence means that the others are complete.
+    finally ``<name>.json``, whose existence means that the others are complete.
 
     Args:
         result: of the photo.
-        folder: made if it is missing.
-        image: the photo, if it is loaded already.
+        folder: created if necessary.
+        image: the photo, if already loaded.
     """
     matches = []
     for index, match in enumerate(result.matches):
@@ -502,7 +513,7 @@ def _detection_record(detection: Detection) -> dict[str, Any]:
 
 
 def _record_of_earlier_run(path: Path, result: MatchedPhoto) -> dict[str, Any] | None:
-    """The record of an earlier run, if it has the same content and its files are there."""
+    """The record of an earlier run, if it has the same content and its files exist."""
     dropped = [each.decision for each in result.detections if not each.kept]
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -518,8 +529,8 @@ def _record_of_earlier_run(path: Path, result: MatchedPhoto) -> dict[str, Any] |
 
 
 def _remove_outdated(folder: Path, result: MatchedPhoto) -> None:
-    """Remove this photo's files of matches that exist no longer."""
-    pattern = re.compile(re.escape(result.name) + r"_(\d+)_(mask|cutout|crop)\.png")  # and not those of NAME_2
+    """Remove files of former matches of this photo."""
+    pattern = re.compile(re.escape(result.name) + r"_(\d+)_(mask|cutout|crop)\.png")  # but not those of NAME_2
     for path in folder.iterdir():
         if (match := pattern.fullmatch(path.name)) and int(match[1]) > len(result.matches):
             path.unlink(missing_ok=True)
@@ -548,14 +559,14 @@ def save_tables(records: Sequence[Mapping[str, Any]], folder: Path, product: str
 
 
 def _without(record: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A record without one of its values."""
+    """A record without one of its entries."""
     return {key: value for key, value in record.items() if key != name}
 
 
 def coco_dictionary(records: Sequence[Mapping[str, Any]], product: str = "product") -> dict[str, Any]:
-    """All matches as one COCO dictionary: each photo an image, also without matches, and the product a category.
+    """All matches as a COCO dictionary: an image per photo, even without matches, and the product as category.
 
-    Photos that could not be read are left out.
+    Photos that could not be read are omitted.
     """
     from pycocotools import mask as coco
 
@@ -589,7 +600,7 @@ def scores_by_kind(results: Sequence[MatchedPhoto]) -> dict[str, np.ndarray]:
 
 
 def _histogram(scores: Mapping[str, np.ndarray], threshold: float, expected: Sequence[float], label: str) -> str:
-    """The SVG of a stacked histogram with a threshold and strokes at expected scores."""
+    """The SVG of a stacked histogram with a threshold and ticks at expected scores."""
     every = np.concatenate([*scores.values(), [threshold], expected])
     low, high = min(0.0, float(every.min())), max(1.0, float(every.max()))
     counts = {name: np.histogram(values, BINS, (low, high))[0] for name, values in scores.items()}
@@ -639,7 +650,7 @@ def _svg_text(x: float, y: float, text: str, anchor: str) -> str:
 
 
 def _page_photo(result: MatchedPhoto, side: int, crops: int) -> dict[str, Any]:
-    """A photo as the page's script reads it."""
+    """A photo in the form that the script of the page reads."""
     about = {
         "name": result.photo.name,
         "folder": result.photo.parent.as_posix(),
@@ -653,7 +664,7 @@ def _page_photo(result: MatchedPhoto, side: int, crops: int) -> dict[str, Any]:
         return about
     try:
         small = fit(load_image(result.photo), side)
-    except NbHelpersError as error:  # it was there when it was searched
+    except NbHelpersError as error:  # the file has been removed since the search
         return {**about, "error": error.what}
     pictured = [*result.matches, *[each for each in result.detections if not each.kept][:crops]]
     for detection, row in zip(result.detections, about["detections"], strict=False):
@@ -663,7 +674,7 @@ def _page_photo(result: MatchedPhoto, side: int, crops: int) -> dict[str, Any]:
 
 
 def _page_detection(detection: Detection) -> dict[str, Any]:
-    """A detection as the page's script reads it."""
+    """A detection in the form that the script of the page reads."""
     return {
         "score": round(detection.score, 3),
         "decision": detection.decision,

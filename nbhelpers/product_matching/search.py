@@ -1,8 +1,8 @@
-"""The search of a session's photos: each photo once, its proposals in a cache, in this process or on Dask workers.
+"""The search of a session's photos: once per photo with cached proposals, in this process or on Dask workers.
 
-A file of the cache is named by a key of all that the search depended on: the photo's bytes, the models, the settings of
-the search, the references that guided it. Proposals by another model have another name and are never used. The file of
-a photo takes about 2 MB; the folder can be deleted at any time.
+A file of the cache is named by a key of everything that the search depends on: the bytes of the photo, the models, the
+settings of the search, and the references that guide it. Proposals of another model have another name and are never
+used. The file of a photo takes about 2 MB; the folder can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from nbhelpers.product_matching.settings import ProductSettings
 
 FILE_FORMAT = "nbhelpers candidates 1"
 PER_PATCH = {"patches": "patches", "weights": "weights", "places": "positions", "colours": "colours"}  # array: field
-KEY_VERSION = 5  # raised when a search gives other proposals
+KEY_VERSION = 5  # increased when the proposals of a search change
 SCORING_SETTINGS = ("similarity_threshold", "top_k_matches", "calibrate", "colour_weight", "mirror_weight")
-CACHE_SIZE = 32_000_000  # bytes of features kept in memory; more photos are read from disk again
+CACHE_SIZE = 32_000_000  # bytes of features kept in memory; others are read from disk again
 MEAN_PHOTOS = 8  # photos whose mean feature is subtracted
 RESERVED_NAMES = ("run", "summary", "annotations", "matches", "gallery", "index", "mean", "cache", "reference")
 log = logging.getLogger(__name__)
@@ -87,12 +87,12 @@ def load_proposals(path: str | Path) -> PhotoProposals:
         return PhotoProposals(size, items, about["prompts"], about["seconds"], models, notes)
     except NbHelpersError:
         raise
-    except Exception as error:  # zip, numpy and json each have their own
+    except Exception as error:  # zip, numpy and json each raise their own
         raise NbHelpersError(
-            "the file of proposals cannot be read",
+            "the cached proposals cannot be read",
             given=f"{path}: {error}",
             expected=FILE_FORMAT,
-            do="delete it; it is made again",
+            do="delete the file; the photo is then searched again",
         ) from error
 
 
@@ -111,9 +111,9 @@ def cache_key(
     Args:
         photo: sha256 of its file.
         models: names of the segmenter and the patch encoder.
-        settings: only those of the search count; a new threshold needs no new search.
-        guide: digest of the references that guided the search; a blind search depends on none.
-        panorama: whether the photo was cut into tiles.
+        settings: only those of the search matter; a new threshold needs no new search.
+        guide: digest of the references that guide the search; a search on a grid depends on none.
+        panorama: whether the photo is split into tiles.
     """
     search = {name: value for name, value in asdict(settings).items() if name not in SCORING_SETTINGS}
     guide = guide if settings.candidates == "guided" else None
@@ -122,7 +122,7 @@ def cache_key(
 
 
 class ProposalCache:
-    """A folder of proposals by key, and the last used ones in memory.
+    """A folder of proposals by key, with an in-memory cache of the last used ones.
 
     Example:
         >>> cache = ProposalCache("outputs/shelf/cache")
@@ -130,7 +130,7 @@ class ProposalCache:
         >>> cache.get(key).items[0].box
 
     Args:
-        folder: made at the first `put`.
+        folder: created by the first `put`.
         memory: bytes of features to keep in memory.
     """
 
@@ -139,7 +139,7 @@ class ProposalCache:
         self._memory, self._kept = memory, OrderedDict[str, PhotoProposals]()
 
     def __reduce__(self):
-        """Sent to another process, a cache takes nothing of its memory along and keeps nothing there."""
+        """Pickled without the items in memory."""
         return ProposalCache, (self.folder, 0)
 
     def path(self, key: str) -> Path:
@@ -159,29 +159,29 @@ class ProposalCache:
         try:
             proposals = load_proposals(self.path(key))
         except NbHelpersError as error:
-            log.warning("a damaged file of the cache is not used: %s", error.given)
+            log.warning("ignoring a damaged file of the cache: %s", error.given)
             return None
         self._keep(key, proposals)
         return proposals
 
     def put(self, key: str, proposals: PhotoProposals) -> PhotoProposals:
-        """Store proposals, and return them as they are read back: features lose some precision on disk.
+        """Store proposals and return them as read back: features lose some precision on disk.
 
-        Whoever uses the returned ones gets the same results with and without a cached file.
+        Using the returned proposals gives the same results with and without a cached file.
         """
         save_proposals(proposals, self.path(key))
         self._kept.pop(key, None)
         return self.get(key) or proposals
 
     def _keep(self, key: str, proposals: PhotoProposals) -> None:
-        """Keep proposals in memory, and drop those that were not used for longest."""
+        """Keep proposals in memory, and drop the least recently used ones."""
         self._kept[key] = proposals
         while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self._memory:
             self._kept.popitem(last=False)
 
 
 def _bytes(proposals: PhotoProposals) -> int:
-    """Memory of proposals, about."""
+    """Approximate memory of proposals."""
     return sum(each.features.patches.nbytes + len(each.rle["counts"]) for each in proposals.items)
 
 
@@ -228,7 +228,7 @@ class SearchTask:
 
 
 class ProposalStore(ResultStore):
-    """Keeps proposals in a cache; of the result only the photo's size is handed on."""
+    """Stores proposals in a cache; of a result only the size of the photo is passed on."""
 
     def __init__(self, cache: ProposalCache):
         self.cache = cache
@@ -248,18 +248,18 @@ class PhotoSearch:
     """The photos of a session, the models that search them, and the proposals in each.
 
     Args:
-        images: see `nbhelpers.product_matching.ProductSession`, as for the others.
-        settings: see there.
-        segmenter: see there.
-        encoder: see there.
-        cache: see there.
-        panorama: see there.
-        mean: see there.
+        images: see `nbhelpers.product_matching.ProductSession`.
+        settings: see `nbhelpers.product_matching.ProductSession`.
+        segmenter: see `nbhelpers.product_matching.ProductSession`.
+        encoder: see `nbhelpers.product_matching.ProductSession`.
+        cache: see `nbhelpers.product_matching.ProductSession`.
+        panorama: see `nbhelpers.product_matching.ProductSession`.
+        mean: see `nbhelpers.product_matching.ProductSession`.
 
     Attributes:
         photos: files.
         names: file names for the results of each photo.
-        problems: what went wrong with a photo, by its index.
+        problems: error message of each failed photo, by its index.
         digests: sha256 of each photo's file, by its index.
         keys: cache key of each photo, by its index.
         sizes: ``(H, W)`` of each searched photo, by its index.
@@ -292,17 +292,17 @@ class PhotoSearch:
         self.sizes: dict[int, tuple[int, int]] = {}
 
     def proposals(self, photo: int, gallery: Callable[[], Gallery]) -> PhotoProposals:
-        """All proposals of a searched photo, with features; from the cache.
+        """All proposals of a searched photo, with features, from the cache.
 
         Args:
             photo: its index.
-            gallery: called for the gallery that guides a search, if the cache was emptied meanwhile.
+            gallery: returns the gallery that guides a search, in case the cache has been deleted.
 
         Raises:
-            NbHelpersError: the photo was not searched.
+            NbHelpersError: the photo has not been searched.
         """
         if photo not in self.sizes:
-            raise NbHelpersError("this photo was not searched", given=photo, expected=self.problems.get(photo))
+            raise NbHelpersError("this photo has not been searched", given=photo, expected=self.problems.get(photo))
         proposals = self.cache.get(self.keys[photo])
         if proposals is None:
             image = load_image(self.photos[photo])
@@ -311,13 +311,13 @@ class PhotoSearch:
         return proposals
 
     def mean_feature(self) -> Float32[np.ndarray, "m d"]:
-        """The common component of photos at equal distances in the session, computed once; see `Gallery`."""
+        """The common component of evenly spaced photos of the session, computed once; see `Gallery`."""
         if self.mean is None:
             self.mean = mean_feature(self._sample_photos(), self.encoder, MEAN_PHOTOS)
         return self.mean
 
     def run(self, gallery: Gallery, client: Any, on_photo: Callable[[int], object] | None, repeat: bool) -> None:
-        """Search the photos that were not searched yet, or all of them; see `ProductSession.search`."""
+        """Search all photos, or those that have not been searched; see `ProductSession.search`."""
         names = self.segmenter.name, self.encoder.name
         number, work = {}, {}
         for index, path in enumerate(self.photos):
@@ -345,7 +345,7 @@ class PhotoSearch:
                 on_photo(index)
 
     def _sample_photos(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """The readable photos, some at equal distances in the session first."""
+        """The readable photos, evenly spaced ones first."""
         readable = 0
         for path in dict.fromkeys([*evenly_spaced(self.photos, MEAN_PHOTOS), *self.photos]):
             try:
@@ -360,6 +360,6 @@ class PhotoSearch:
             )
 
     def _fail(self, index: int, problem: str) -> None:
-        """Note that a photo could not be searched."""
+        """Record the error of a photo."""
         self.problems[index] = problem
         self.sizes.pop(index, None)

@@ -1,4 +1,4 @@
-"""Every number of a product search in one frozen value, read from a file, the environment and arguments."""
+"""Settings of a product search, read from a file, the environment and arguments."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class ProductSettings:
     """The parameters of a product search.
 
     Attributes:
-        similarity_threshold: minimum score of a match, 0 to 1; replaced by the calibrated threshold when ``calibrate``
-            is on and there are enough scores to calibrate from.
-        sam2_points_per_side: points along each side of the photo that a blind grid prompts.
-        sam2_pred_iou_thresh: minimum predicted IoU of a mask of the blind grid.
+        similarity_threshold: minimum score of a match, 0 to 1; replaced by the calibrated threshold if ``calibrate``
+            is set and there are enough scores to calibrate from.
+        sam2_points_per_side: points along each side of the photo for ``candidates="grid"``.
+        sam2_pred_iou_thresh: minimum predicted IoU of a mask of that grid.
         sam2_stability_score_thresh: minimum stability of such a mask under a shift of its threshold.
         min_mask_area_ratio: minimum area of a mask, as a fraction of the photo.
         max_mask_area_ratio: maximum area of a mask; larger ones are background.
@@ -32,15 +32,16 @@ class ProductSettings:
             set, else the lite ViT-S/14.
         sam2_checkpoint: catalog name of the segmenter; None takes the best one available.
         top_k_matches: maximum number of matches in one photo.
-        candidates: ``"guided"``: prompts only where patch features resemble the gallery; ``"grid"``: a blind grid.
+        candidates: ``"guided"``: prompts only where patch features are similar to the gallery; ``"grid"``: an
+            exhaustive grid of points.
         calibrate: derive the threshold from the session's own scores.
         scales: longer sides, in pixels, at which a photo's patches are compared with the gallery.
-        max_prompts: maximum number of points and boxes that prompt the segmenter in a guided search; up to 4 of the
-            resulting masks are prompted once more by their box.
+        max_prompts: maximum number of point and box prompts in a guided search; up to 4 of the resulting masks are
+            prompted again with their box.
         max_candidates: maximum number of proposals of a photo that are described, the most similar first.
         crop_side: side in pixels of the square crop from which a masked object is described.
         colour_weight: weight of the penalty for a different colour; 0 ignores colour.
-        mirror_weight: weight of the penalty for fitting the mirrored reference better; 0 ignores it.
+        mirror_weight: weight of the penalty for matching the mirrored reference better; 0 ignores it.
     """
 
     similarity_threshold: float = 0.65
@@ -88,7 +89,7 @@ class ProductSettings:
             )
         if self.candidates not in PROPOSAL_MODES:
             raise NbHelpersError(
-                "there is no such way to propose candidates", given=self.candidates, expected=", ".join(PROPOSAL_MODES)
+                "unknown value of candidates", given=self.candidates, expected=", ".join(PROPOSAL_MODES)
             )
         if not self.scales or not all(28 <= side <= 8192 for side in self.scales):
             raise NbHelpersError("the scales are out of range", given=self.scales, expected="28 to 8192 pixels each")
@@ -101,7 +102,7 @@ NAMES = tuple(each.name for each in fields(ProductSettings))
 def load_settings(
     file: str | Path | None = None, environment: Mapping[str, str] | None = None, **arguments: Any
 ) -> ProductSettings:
-    """Settings from a file, the environment and arguments; the later ones win.
+    """Settings from a file, the environment and arguments; the latter take precedence.
 
     Example:
         >>> load_settings("shelf.toml", top_k_matches=1).top_k_matches         # shelf.toml: TOP_K_MATCHES = 5
@@ -110,7 +111,7 @@ def load_settings(
     Args:
         file: TOML or JSON with names of `ProductSettings`, in capitals or not.
         environment: ``NBHELPERS_SIMILARITY_THRESHOLD=0.7`` and the like; by default that of this process.
-        **arguments: values by name; None counts as left out.
+        **arguments: values by name; None is ignored.
 
     Raises:
         NbHelpersError: the file cannot be read, a name is unknown, or a value is out of range.
@@ -121,12 +122,12 @@ def load_settings(
             values[name] = _parse(name, text)
     values |= {name: value for name, value in arguments.items() if value is not None}
     if unknown := [name for name in values if name not in NAMES]:
-        raise NbHelpersError("there is no such setting", given=", ".join(unknown), expected=", ".join(NAMES))
+        raise NbHelpersError("unknown setting", given=", ".join(unknown), expected=", ".join(NAMES))
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
         return ProductSettings(**values)
     except TypeError as error:
-        raise NbHelpersError("a setting has a value of the wrong kind", given=values) from error
+        raise NbHelpersError("a setting has a value of the wrong type", given=values) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

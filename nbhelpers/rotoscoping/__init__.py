@@ -7,8 +7,8 @@
 ...     print(frame, session.state(frame), session.drift(frame).why)
 >>> session.export("outputs/walk", ["postshot", "colmap"])
 
-`RotoSession` holds prompts and masks; `replay_clip` replays a prompt log without a person, `replay_clips` those of many
-clips. The names below are loaded when they are first used.
+`RotoSession` holds prompts and masks; `replay_clip` replays a prompt log without interaction, `replay_clips` those of
+many clips. The names below are loaded lazily.
 """
 
 from nbhelpers.core.lazy import lazily

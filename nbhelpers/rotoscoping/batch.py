@@ -1,4 +1,4 @@
-"""Prompt logs replayed without a person: one clip, or many side by side."""
+"""Replay of prompt logs without interaction: one clip, or many in parallel."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import numpy as np
 
 from nbhelpers.core.batch import map_items
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import PromptLog, object_name
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.export.masks import check_formats
 from nbhelpers.models.protocols import FrameSequence, Tracker
-from nbhelpers.rotoscoping.export import check_formats
+from nbhelpers.rotoscoping.export import FORMATS
 from nbhelpers.rotoscoping.project import check_log, identify, open_clip
 from nbhelpers.rotoscoping.session import RotoSession
 
@@ -27,7 +29,7 @@ class ClipJob:
     """One clip for `replay_clips`.
 
     Attributes:
-        clip: a folder of pictures or a video.
+        clip: a folder of images or a video.
         prompts: a prompt log, as ``prompts.json`` of a project.
         output: the folder for the project and the exports.
         options: of `nbhelpers.core.video.Frames`, e.g. ``{"step": 2}``.
@@ -44,12 +46,12 @@ class Outcome:
     """The result of one clip.
 
     Attributes:
-        clip: as it was given.
+        clip: as given.
         output: the folder.
-        frames: how many the clip has.
-        tracked: how many got new masks in this run.
-        doubtful: by object, the doubtful frames.
-        reports: one line or more for each export.
+        frames: number of frames of the clip.
+        tracked: number of frames tracked in this run.
+        doubtful: the doubtful frames of each object.
+        reports: one or more lines per export.
         error: the error message; empty if there was none.
     """
 
@@ -72,29 +74,29 @@ def replay_clip(
     on_frame: Callable[[int], object] | None = None,
     **options: Any,
 ) -> Outcome:
-    """Replay a prompt log on its clip, track the remaining frames, and export. Called again, it resumes.
+    """Replay a prompt log on its clip, track the remaining frames, and export. An interrupted call can be repeated.
 
     Example:
         >>> replay_clip("walk.mp4", "walk/prompts.json", "outputs/walk", ["postshot", "colmap"]).tracked
         106
 
-    Steps and propagations are repeated in the order of the log, so masks are those of the session that wrote it;
-    frames that were never tracked come last. The project is ``output/project``: `RotoSession` opens it.
+    Steps and propagations are repeated in the order of the log, so the masks equal those of the session that wrote it;
+    frames that were never tracked come last. The project is written to ``output/project``; `RotoSession` opens it.
 
     Args:
-        clip: whatever `nbhelpers.core.video.Frames` reads, or frames.
+        clip: anything that `nbhelpers.core.video.Frames` reads, or frames.
         prompts: a prompt log, or the path of one.
         output: the folder for the project and the exports.
         formats: of exports, see `nbhelpers.rotoscoping.export.export_mattes`.
-        tracker: the one that the log names when left out.
-        on_frame: called with the index of each frame that was tracked.
-        **options: of `nbhelpers.core.video.Frames`, as the log was made with.
+        tracker: by default the one that the log names.
+        on_frame: called with the index of each tracked frame.
+        **options: of `nbhelpers.core.video.Frames`, the same as for the log.
 
     Raises:
-        NbHelpersError: a log of another clip or model, a project with other prompts, an unknown kind of export; what
-            `RotoSession` and `export` raise.
+        NbHelpersError: a log of another clip or model, a project with other prompts, an unknown format; errors of
+            `RotoSession` and `export`.
     """
-    check_formats(formats)
+    check_formats(formats, FORMATS)
     prompts = prompts if isinstance(prompts, PromptLog) else PromptLog.open(prompts)
     frames = open_clip(clip, **options)
     name = prompts.image.get("name")
@@ -117,13 +119,37 @@ def replay_clip(
     return Outcome(given, str(output), len(frames), tracked, doubtful, tuple(map(str, reports)))
 
 
+def log_of_points(
+    frames: FrameSequence, model: str, points: Sequence[tuple[int | None, float, float, int]]
+) -> PromptLog:
+    """The prompt log of one object with some points.
+
+    Args:
+        frames: the clip.
+        model: name of the tracker.
+        points: frame (None: the first), x, y and label of each, as `nbhelpers.core.prompts.parse_point` gives them.
+
+    Raises:
+        NbHelpersError: a point outside the clip.
+    """
+    log = PromptLog(identify(frames, None), model)
+    log.append("object.add", object=object_name(()), number=1)
+    for frame, x, y, label in points:
+        frame = frame or 0
+        if not 0 <= frame < len(frames):
+            raise NbHelpersError("there is no such frame", given=frame, expected=f"0 to {len(frames) - 1}")
+        Prompt([(x, y)], [label]).check_inside(tuple(frames.size))
+        log.append("point.add", object=object_name(()), frame=frame, x=x, y=y, label=label)
+    return log
+
+
 def replay_log(session: RotoSession, prompts: PromptLog) -> Iterator[int]:
     """Repeat the steps of a log in a session, and track the remaining frames; yields each tracked frame.
 
-    A session that has the first of them already resumes with the rest.
+    A session that already has the first steps resumes with the rest.
 
     Args:
-        session: new, or one in which a replay of this log was cut off.
+        session: new, or one in which a replay of this log was interrupted.
         prompts: of the same clip and model.
 
     Raises:
@@ -143,7 +169,7 @@ def replay_clips(
     client: Any = None,
     on_done: Callable[[Outcome], object] | None = None,
 ) -> list[Outcome]:
-    """Replay many clips; the outcome of one that fails holds the error, and the others continue.
+    """Replay many clips. If one fails, its outcome holds the error and the others continue.
 
     Example:
         >>> from distributed import Client, LocalCluster
@@ -155,14 +181,14 @@ def replay_clips(
         jobs: the clips.
         formats: of exports, for all of them.
         client: of Dask distributed (``pip install 'nbhelpers[scale]'``); each worker loads the tracker once. The paths
-            must mean the same on all workers. Left out: one clip after the other in this process.
-        on_done: called with each outcome as it comes.
+            must be valid on all workers. By default the clips are processed sequentially.
+        on_done: called with each outcome.
 
     Returns:
-        An outcome for each job, in their order.
+        An outcome for each job, in order.
     """
     if twice := {str(job.output) for job in jobs if sum(job.output == each.output for each in jobs) > 1}:
-        raise NbHelpersError("two clips have the same folder for results", given=", ".join(sorted(twice)))
+        raise NbHelpersError("two clips have the same output folder", given=", ".join(sorted(twice)))
     by_folder = {str(job.output): job for job in jobs}
     outcomes = {}
     for result in map_items(partial(_replay_job, formats=tuple(formats)), by_folder.items(), client=client):
@@ -183,4 +209,4 @@ def _warn_of_cuts(session: RotoSession, doubtful: Mapping[str, Sequence[int]]) -
     if not any(doubtful.values()):
         return
     for cut in session.cuts():
-        log.warning("%s: a new shot seems to begin at frame %d; split the clip there: start=%d", session.name, cut, cut)
+        log.warning("%s: possible cut at frame %d; split the clip there: start=%d", session.name, cut, cut)

@@ -1,10 +1,10 @@
-"""From the mattes of a clip to files that other tools read, each opened again and verified."""
+"""Export of a clip's mattes to files for other tools, each verified by reading it back."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import file_stem, own_name, write_text
 from nbhelpers.core.mattes import Mattes
 from nbhelpers.export.layouts import LAYOUTS, write_layout
-from nbhelpers.export.masks import write_sequence_coco
+from nbhelpers.export.masks import check_formats, write_sequence_coco
 from nbhelpers.export.verify import ExportReport, verify_layout, verify_sequence_coco, verify_video
 from nbhelpers.export.video import ENCODERS, Video, write_video
 
-CLIP_FILE = ".nbhelpers-clip.json"  # in the folder of an export: the clip it was made from
+CLIP_FILE = ".nbhelpers-clip.json"  # in the folder of an export, identifies the clip
 FORMATS = (*LAYOUTS, "coco", *ENCODERS)
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], object]
@@ -34,31 +34,31 @@ def export_mattes(
     replace: bool = False,
     progress: Progress | None = None,
 ) -> list[ExportReport]:
-    """Write the mattes of a clip, open what was written, and verify it.
+    """Write the mattes of a clip and verify the files by reading them back.
 
-    Each format gets a folder of its own name in ``folder``; run again, an export resumes where it stopped. Where that
-    folder holds an export of another clip, a number is added to its name, see `own_name`. The formats are
+    Each format is written to a folder of its name in ``folder``; an interrupted export resumes. If that folder holds an
+    export of another clip, a number is appended to its name, see `own_name`. The formats are
     those of `nbhelpers.export.layouts.LAYOUTS` (``postshot``, ``colmap``, ``nerfstudio``, ``mattes``, ``rgba``), of
     `nbhelpers.export.video.ENCODERS` (``overlay``, ``side by side``, ``prores``, ``png``), and ``coco``.
 
     Args:
         mattes: of the clip; ``mattes.objects`` names the objects.
-        folder: the folder of the formats' folders. None: ``postshot`` goes beside the originals.
+        folder: parent of the formats' folders. None: ``postshot`` is written next to the originals.
         formats: what to write; or a mapping from format to its folder, such as ``{"nerfstudio": "scene"}``.
         clip: its ``name`` and ``signature``, see `nbhelpers.rotoscoping.project.identify`.
-        missing: frames whose masks are outdated or missing; some are logged, all are refused.
+        missing: frames whose masks are outdated or missing; a warning if some are, an error if all are.
         apart: write a folder, or file, per object.
-        bits: 8 or 16 per channel, where the format has the choice.
-        replace: replace what an earlier export wrote from other masks or settings.
-        progress: called with the number of frames done, and of all; may raise to stop.
+        bits: 8 or 16 per channel, if the format allows it.
+        replace: overwrite an earlier export of other masks or settings.
+        progress: called with the number of finished frames and the total; may raise to stop.
 
     Raises:
-        NbHelpersError: an unknown format; no mask at all; files of other origin in the way; a folder that cannot be
-            written; or the verification failed.
+        NbHelpersError: an unknown format; no mask; existing files of other origin; a folder that cannot be written; or
+            a failed verification.
     """
     folders = _folders(formats, folder)
     if len(missing) == len(mattes):
-        raise NbHelpersError("there is no mask to export yet", do="click the object and track it first")
+        raise NbHelpersError("there is no mask to export", do="click the object and track it first")
     if missing:
         log.warning(
             "%d of %d frames have outdated masks or none, the first is %d: propagate_all() tracks them",
@@ -78,12 +78,6 @@ def export_mattes(
             about = {"sha256": clip["signature"], "name": clip["name"]}
             write_text(target / CLIP_FILE, json.dumps(about, ensure_ascii=False))
     return reports
-
-
-def check_formats(formats: Iterable[str]) -> None:
-    """Raise an error if one of the formats is unknown."""
-    if unknown := [kind for kind in formats if kind not in FORMATS]:
-        raise NbHelpersError("there is no such export", given=", ".join(unknown), expected=", ".join(FORMATS))
 
 
 def _write(
@@ -110,9 +104,9 @@ def _write(
 
 
 def _folders(formats: Sequence[str] | Mapping[str, str | Path], folder: str | Path | None) -> dict[str, Path | None]:
-    """By format, its folder; None: beside the originals."""
+    """The folder of each format; None: next to the originals."""
     formats = [formats] if isinstance(formats, str) else formats
-    check_formats(formats)
+    check_formats(formats, FORMATS)
     if isinstance(formats, Mapping):
         return {kind: Path(target).expanduser() for kind, target in formats.items()}
     if folder is not None:

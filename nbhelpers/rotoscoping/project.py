@@ -1,6 +1,6 @@
 """The data of a rotoscoping session, kept in a folder: prompt log, one file of masks per frame, the tracker's memory.
 
-Every file is whole or not there, whatever moment the process is killed at. The folder records its clip and model, and
+Files are written atomically, so that a killed process leaves no partial file. The folder records its clip and model and
 refuses others.
 """
 
@@ -28,8 +28,7 @@ from jaxtyping import Bool
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing, write_text
 from nbhelpers.core.masks import decode_rle
-from nbhelpers.core.promptevents import ObjectEntry, object_name
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import ObjectEntry, PromptLog, object_name
 from nbhelpers.core.video import Frames
 from nbhelpers.core.video.stills import is_array, is_picture
 from nbhelpers.export.manifest import written_here
@@ -38,7 +37,7 @@ from nbhelpers.rotoscoping.drift import USUAL_OVERLAP, USUAL_SCORE, Drift, drift
 from nbhelpers.rotoscoping.schedule import MaskRecord, is_current
 
 FORMAT, VERSION = "nbhelpers.rotoscoping", 1
-DAMAGED = (zipfile.BadZipFile, tokenize.TokenError, SyntaxError)  # what NumPy raises of a torn file
+DAMAGED = (zipfile.BadZipFile, tokenize.TokenError, SyntaxError)  # raised by NumPy for a truncated file
 CACHE_BYTES = 32 << 20  # of decoded masks
 HASHED_FRAMES = 5  # frames whose pixels are hashed to identify a clip without a signature
 LOCK_FILE = ".lock"
@@ -58,20 +57,20 @@ class Project:
         >>> project.mask(12, 1, "prompted").shape
         (480, 854)
 
-    Of every frame all but the masks is kept in memory; of the masks, decoded, the latest within 32 MiB.
+    The records of all frames are kept in memory without their masks; decoded masks are cached up to 32 MiB.
 
     Args:
-        folder: made if it is missing; a temporary one, deleted with the project, when left out.
+        folder: created if necessary; by default a temporary folder that is deleted with the project.
         clip: see `identify`.
         model: catalog name of the tracker.
 
     Attributes:
-        folder: where everything is.
+        folder: of the project.
         clip: as given.
-        log: the prompt log; a new one begins with one object.
+        log: the prompt log; a new one starts with one object.
 
     Raises:
-        NbHelpersError: the folder is of another clip or model, holds something else, is open in another process, or
+        NbHelpersError: the folder belongs to another clip or model, holds other files, is open in another process, or
             cannot be written.
     """
 
@@ -81,9 +80,9 @@ class Project:
                 folder = tempfile.mkdtemp(prefix="nbhelpers-rotoscoping-")
             except OSError as error:
                 raise NbHelpersError(
-                    "no temporary folder can be made for the project",
+                    "cannot create a temporary folder for the project",
                     given=error.strerror or error,
-                    do="pass project=, a folder on a disk with room",
+                    do="pass project=, a folder on a disk with free space",
                 ) from error
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.folder, self.clip = Path(folder).expanduser(), dict(clip)
@@ -91,7 +90,6 @@ class Project:
         self._index: dict[int, dict[int, MaskRecord]] = {}
         self._usual: dict[int, tuple[float, float]] = {}
         self._decoded: OrderedDict[tuple[int, int, str], np.ndarray] = OrderedDict()
-        self._entries: tuple[object, int, dict[str, ObjectEntry]] | None = None
         self._claim(self.clip, model)
         self._make_folders()
         path = self.folder / "prompts.json"
@@ -118,26 +116,23 @@ class Project:
         """Write the prompt log.
 
         Raises:
-            NbHelpersError: the project was opened again, moved or deleted since; nothing is written then.
+            NbHelpersError: the project was reopened, moved or deleted; nothing is written then.
         """
         self._check_held()
         self.log.save(self.folder / "prompts.json")
 
     @property
     def entries(self) -> dict[str, ObjectEntry]:
-        """By name, all prompts of each object; computed again after each step."""
-        events, cursor = self.log.events, self.log.cursor
-        if self._entries is None or self._entries[0] is not events or self._entries[1] != cursor:
-            self._entries = events, cursor, self.log.entries()
-        return self._entries[2]
+        """The prompts of each object, by name."""
+        return self.log.entries()
 
     def digests(self) -> dict[int, dict[int, str]]:
-        """By object number and prompted frame, the digest of the prompts; objects without prompts are left out."""
+        """Digest of the prompts by object number and prompted frame; objects without prompts are omitted."""
         every = {entry.number: _digests(entry) for entry in self.entries.values()}
         return {number: digests for number, digests in every.items() if digests}
 
     def state(self, frame: int, entry: ObjectEntry) -> State:
-        """What an object's mask on a frame is; see `nbhelpers.rotoscoping.RotoSession.state`."""
+        """State of an object's mask on a frame; see `nbhelpers.rotoscoping.RotoSession.state`."""
         digests = _digests(entry)
         if frame in digests:
             return "prompted"
@@ -149,7 +144,7 @@ class Project:
         return "gone" if tracked.gone else "tracked"
 
     def current_mask(self, frame: int, entry: ObjectEntry) -> Bool[np.ndarray, "h w"]:
-        """The mask of an object on a frame, read-only; a new empty one where there is none."""
+        """The mask of an object on a frame, read-only; empty if there is none."""
         state = self.state(frame, entry)
         if state == "empty":
             return np.zeros(tuple(self.clip["size"]), bool)
@@ -164,7 +159,7 @@ class Project:
         }
 
     def frames_without_masks(self, entries: Sequence[ObjectEntry]) -> list[int]:
-        """Frames on which one of these objects that has prompts somewhere has an outdated mask or none."""
+        """Frames on which one of these objects, if prompted anywhere, has an outdated mask or none."""
         prompted = [entry for entry in entries if _digests(entry)]
         bad = ("outdated", "empty")
         return [
@@ -174,12 +169,12 @@ class Project:
         ]
 
     def drift(self, frame: int, entry: ObjectEntry) -> Drift | None:
-        """How likely an object's mask on a frame has left the object; None where there is no mask."""
+        """The drift of an object's mask on a frame; None without a mask."""
         state, record = self.state(frame, entry), self.record(frame, entry.number)
         if state == "empty":
             return None
         if state == "prompted":
-            return Drift(0.0, record.prompted.score, None, None, "it answers a prompt")
+            return Drift(0.0, record.prompted.score, None, None, "predicted from prompts on this frame")
         tracked = record.tracked
         return drift_score(tracked.score, tracked.overlap, tracked.jump, tracked.gone, self._usual_values(entry.number))
 
@@ -197,7 +192,7 @@ class Project:
         return sorted({number for records in self._index.values() for number in records})
 
     def _usual_values(self, number: int) -> tuple[float, float]:
-        """Medians of an object's score and overlap over the frames that it was tracked to."""
+        """Medians of an object's score and overlap over its tracked frames."""
         if number not in self._usual:
             with self._lock:
                 frames = list(self._index.values())
@@ -209,7 +204,7 @@ class Project:
         return self._usual[number]
 
     def put(self, frame: int, records: Mapping[int, MaskRecord]) -> None:
-        """Write the records of some objects on a frame; those of the others stay."""
+        """Write the records of some objects on a frame; those of other objects are kept."""
         self._check_held()
         with self._lock:
             path = self._masks / f"{frame:05d}.json"
@@ -239,13 +234,13 @@ class Project:
             return self._decoded[key]
 
     def save_memory(self, frame: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-        """Write a tracker's memory of a frame, and what it depends on (valid JSON)."""
+        """Write a tracker's memory of a frame and its dependencies (valid JSON)."""
         self._check_held()
         with replacing(self._memory / f"{frame:05d}.npz") as temporary, temporary.open("wb") as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
     def memory(self, frame: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """The arrays and dependencies that `save_memory` wrote; None where there is nothing that can be read."""
+        """The arrays and dependencies written by `save_memory`; None if there are none that can be read."""
         try:
             path = self._memory / f"{frame:05d}.npz"
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -260,29 +255,29 @@ class Project:
 
     def delete_memory(self, frame: int) -> None:
         """Delete the memory of a frame, if there is one."""
-        with contextlib.suppress(OSError):  # it is of no harm where it cannot be deleted
+        with contextlib.suppress(OSError):  # harmless if it cannot be deleted
             (self._memory / f"{frame:05d}.npz").unlink(missing_ok=True)
 
     @property
     def is_held(self) -> bool:
-        """Whether this object may write: the project was not opened again, moved or deleted since."""
+        """Whether this object may write: the project was not reopened, moved or deleted."""
         return self._held.is_held
 
     def _check_held(self) -> None:
-        """Raise an error if this object may not write any more."""
+        """Raise an error if this object may no longer write."""
         if not self.is_held:
             raise NbHelpersError(
-                "the project was opened again, moved or deleted since this session began, so it writes nothing more",
+                "the project was reopened, moved or deleted, so this session can no longer write to it",
                 given=self.folder,
-                do="continue with the session that was opened last, or open it again",
+                do="continue with the session opened last, or open the project again",
             )
 
     def _claim(self, clip: dict[str, Any], model: str) -> None:
-        """Write the clip and model of the folder, or check that they are these."""
+        """Record clip and model in the folder, or check that they match."""
         path = self.folder / "project.json"
         if not path.exists() and self.folder.is_dir() and any(each.name[0] != "." for each in self.folder.iterdir()):
             raise NbHelpersError(
-                "the folder holds something else, so no project is begun there",
+                "the folder holds other files, so no project can be created in it",
                 given=self.folder,
                 do="name a new folder",
             )
@@ -309,7 +304,7 @@ class Project:
         _check_same(theirs, before, clip, model, f"the project {self.folder}")
 
     def _make_folders(self) -> None:
-        """Make the folders, and delete what a killed process left under temporary names."""
+        """Create the folders, and delete temporary files of a killed process."""
         try:
             for folder in (self._masks, self._memory):
                 folder.mkdir(exist_ok=True)
@@ -333,7 +328,7 @@ class Project:
 
 
 def _digests(entry: ObjectEntry) -> dict[int, str]:
-    """By prompted frame, the digest of the prompts."""
+    """Digest of the prompts by prompted frame."""
     return {frame: prompts.digest for frame, prompts in entry.frames.items() if not prompts.is_empty}
 
 
@@ -342,7 +337,7 @@ def _unwritable(folder: Path, error: OSError) -> NbHelpersError:
     return NbHelpersError(
         "the project folder cannot be written",
         given=f"{folder}: {error.strerror or error}",
-        do="copy it to a folder that you may write, and open the copy",
+        do="copy it to a writable folder and open the copy",
     )
 
 
@@ -350,7 +345,7 @@ def check_log(prompts: PromptLog, clip: Mapping[str, Any], model: str) -> Prompt
     """Return the log itself if it belongs to this clip and model.
 
     Raises:
-        NbHelpersError: it belongs to others, or has frames that the clip does not have.
+        NbHelpersError: it belongs to another clip or model, or has frames that the clip does not have.
     """
     _check_same(prompts.image, prompts.model, clip, model, "the prompt log")
     last = max((frame for event in prompts.events for frame in _frames_of(event)), default=0)
@@ -368,14 +363,14 @@ def _check_same(theirs: Any, before: Any, clip: Mapping[str, Any], model: str, w
     theirs = theirs if isinstance(theirs, Mapping) else {}
     if any(theirs.get(key) != clip[key] for key in ("size", "frames", "signature")):
         raise NbHelpersError(
-            f"{what} is of another clip, or of the same in other frames",
+            f"{what} belongs to another clip, or to other frames of it",
             given=_describe(clip),
             expected=_describe(theirs),
-            do="open the very clip, with the same start, stop and step; or begin another project",
+            do="open the same clip with the same start, stop and step, or create another project",
         )
     if before != model:
         raise NbHelpersError(
-            f"{what} was made with another model, so its masks would differ",
+            f"{what} was recorded with another model, whose masks differ",
             given=model,
             expected=str(before),
             do=f'nbhelpers.load("tracker", "{before}")',
@@ -395,7 +390,7 @@ def _frames_of(event: Mapping[str, Any]) -> list[int]:
 
 
 def read_about(folder: str | Path | None) -> Mapping[str, Any] | None:
-    """Clip (see `identify`) and model of a project folder; None where there is no readable project yet."""
+    """Clip (see `identify`) and model of a project folder; None if there is no readable project."""
     if folder is None or not (path := Path(folder).expanduser() / "project.json").exists():
         return None
     try:
@@ -406,10 +401,10 @@ def read_about(folder: str | Path | None) -> Mapping[str, Any] | None:
 
 
 def open_clip(clip: str | Path | np.ndarray | Sequence[Any] | FrameSequence, **options: Any) -> FrameSequence:
-    """Open a clip from a path, or return the clip itself; mattes that an export put into its folder are left out.
+    """Open a clip from a path, or return the clip itself; exported mattes in its folder are ignored.
 
     Args:
-        clip: whatever `nbhelpers.core.video.Frames` reads, or frames.
+        clip: anything that `nbhelpers.core.video.Frames` reads, or frames.
         **options: of `nbhelpers.core.video.Frames`.
     """
     if not isinstance(clip, (str, Path)) and hasattr(clip, "size") and not is_array(clip):
@@ -426,7 +421,7 @@ def open_clip(clip: str | Path | np.ndarray | Sequence[Any] | FrameSequence, **o
 
 
 def identify(frames: FrameSequence, name: str | None = None) -> dict[str, Any]:
-    """What identifies a clip: ``name``, ``size`` ``[H, W]``, ``frames`` (how many) and ``signature``.
+    """Identification of a clip: ``name``, ``size`` ``[H, W]``, ``frames`` (their number) and ``signature``.
 
     Raises:
         NbHelpersError: the clip has no frames.
@@ -450,7 +445,7 @@ def _signature(frames: FrameSequence) -> str:
 
 
 class _LockFile:
-    """The lock file, open and locked; the system lets go of it when the process ends, however it ends."""
+    """The lock file, open and locked; the system releases it when the process ends, however it ends."""
 
     def __init__(self, path: Path):
         self.pid, self.owner = os.getpid(), None
@@ -463,24 +458,24 @@ class _LockFile:
             self.file.flush()
 
     def is_at(self, path: Path) -> bool:
-        """Whether it is still the file of that name, and this the process that locked it."""
+        """Whether it is still the file of that name and locked by this process."""
         with contextlib.suppress(OSError):
             return self.pid == os.getpid() and os.path.samestat(path.stat(), os.fstat(self.file.fileno()))
         return False
 
 
 class FolderLock:
-    """Holds a folder for its owner as long as both live.
+    """Locks a folder for its owner while both exist.
 
-    Within a process the newest owner holds it: a notebook cell that opens a project is run twice, and what it opened
-    the first time is still around. Where nothing can be written, or the file system has no locks, nothing is held.
+    Within a process the newest owner holds the lock: if a notebook cell that opens a project is run twice, the first
+    session still exists. If the folder is read-only or the file system has no locks, nothing is locked.
 
     Args:
-        folder: is there.
-        owner: the object that will write.
+        folder: an existing folder.
+        owner: the object that writes.
 
     Raises:
-        NbHelpersError: another process holds it.
+        NbHelpersError: another process holds the lock.
     """
 
     def __init__(self, folder: Path, owner: object):
@@ -492,7 +487,7 @@ class FolderLock:
                 self._file = _held[key] = _LockFile(self._path)
             except BlockingIOError as error:
                 raise NbHelpersError(
-                    "the project is open in another process, and two would write over each other's prompts",
+                    "the project is open in another process, and both would overwrite each other's prompts",
                     given=f"{folder}: {_owner(self._path)}",
                     do="close that notebook or command, or name another folder",
                 ) from error
@@ -503,12 +498,12 @@ class FolderLock:
 
     @property
     def is_held(self) -> bool:
-        """Whether the owner may write: no later one took over, and the folder is still the same."""
+        """Whether the owner may write: there is no newer owner, and the folder is still the same."""
         return self._file is None or (self._file.owner is self._owner and self._file.is_at(self._path))
 
 
 def _lock(file: int) -> None:
-    """Lock an open file, or raise ``BlockingIOError`` where another process did."""
+    """Lock an open file; raises ``BlockingIOError`` if another process holds the lock."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -17,11 +17,11 @@ class TrackedMask:
     Attributes:
         rle: the mask as COCO RLE.
         score: the tracker's confidence, 0 to 1.
-        gone: the tracker believes that the object is hidden or out of the picture.
+        gone: the tracker predicts that the object is occluded or out of frame.
         step: 1 if it was tracked forwards, -1 if backwards.
         source: the source frame, the prompted frame that it was tracked from.
         digest: of the prompts on the source frame.
-        overlap: IoU with the neighbour's mask warped to this frame by optical flow; None where the flow says nothing.
+        overlap: IoU with the neighbour's mask warped to this frame by optical flow; None if unreliable.
         jump: area divided by that of the warped mask.
     """
 
@@ -52,26 +52,26 @@ class PromptedMask:
 
 @dataclass(frozen=True)
 class MaskRecord:
-    """Both masks of one object on one frame; the prompted one counts as long as the frame has prompts."""
+    """Both masks of one object on one frame; the prompted one takes precedence while the frame has prompts."""
 
     tracked: TrackedMask | None = None
     prompted: PromptedMask | None = None
 
     def without_masks(self) -> MaskRecord:
-        """All but the masks: small enough to be kept for every frame of a clip."""
+        """A copy without the masks, small enough to keep for every frame of a clip."""
         return MaskRecord(
             None if self.tracked is None else replace(self.tracked, rle={}),
             None if self.prompted is None else replace(self.prompted, rle={}),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON data; the field names are those of the project's files."""
+        """The record as JSON data, with the field names of the project files."""
         parts = {"tracked": self.tracked, "prompted": self.prompted}
         return {name: dict(vars(part)) for name, part in parts.items() if part is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MaskRecord:
-        """The inverse of `to_dict`; raises ``TypeError`` or ``KeyError`` where the data do not fit."""
+        """The inverse of `to_dict`; raises ``TypeError`` or ``KeyError`` for invalid data."""
         tracked, prompted = data.get("tracked"), data.get("prompted")
         return cls(tracked and TrackedMask(**tracked), prompted and PromptedMask(**prompted))
 
@@ -79,17 +79,17 @@ class MaskRecord:
 Find = Callable[[int, int], TrackedMask | None]
 """The tracked mask of an object (number) on a frame."""
 Digests = Mapping[int, Mapping[int, str]]
-"""By object number and prompted frame, the digest of the prompts."""
+"""Digest of the prompts by object number and prompted frame."""
 
 
 def source_frame(digests: Mapping[int, str], frame: int, step: int) -> int | None:
-    """The prompted frame that a frame is tracked from in the direction ``step``: the nearest one before it."""
+    """The prompted frame from which a frame is tracked in the direction ``step``: the nearest one before it."""
     before = [key for key in digests if (key - frame) * step < 0]
     return max(before, key=lambda key: key * step) if before else None
 
 
 def is_current(tracked: TrackedMask | None, digests: Mapping[int, str], frame: int) -> bool:
-    """Whether tracking again would give the same mask: the prompts of its source frame have not changed."""
+    """Whether a tracked mask is up to date: the prompts of its source frame have not changed."""
     if tracked is None:
         return False
     source = source_frame(digests, frame, tracked.step)
@@ -97,10 +97,10 @@ def is_current(tracked: TrackedMask | None, digests: Mapping[int, str], frame: i
 
 
 def frames_in_range(digests: Digests, find: Find, start: int, stop: int, step: int) -> dict[int, set[int]]:
-    """Frames to track, with the object numbers, when a person requests a range.
+    """Frames to track, with the object numbers, for a requested range.
 
-    Up to the next prompted frame these are all frames that are not current in this very direction; after it, only
-    those that are not current in either direction.
+    Up to the next prompted frame these are all frames that are not current in this direction; after it, only those that
+    are not current in either direction.
     """
     todo: dict[int, set[int]] = {}
     for number, prompted in digests.items():
@@ -117,10 +117,10 @@ def frames_in_range(digests: Digests, find: Find, start: int, stop: int, step: i
 
 
 def missing_frames(digests: Digests, find: Find, start: int, stop: int, step: int) -> dict[int, set[int]]:
-    """Frames of a range, with the object numbers, that are empty or outdated and best tracked in this direction.
+    """Empty or outdated frames of a range, with the object numbers, that should be tracked in this direction.
 
-    Frames before an object's first prompt are tracked backwards, all others forwards, except where they were tracked
-    backwards before.
+    Frames before an object's first prompt are tracked backwards, all others forwards unless they were tracked backwards
+    before.
     """
     todo: dict[int, set[int]] = {}
     for number, prompted in digests.items():

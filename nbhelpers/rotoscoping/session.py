@@ -1,4 +1,4 @@
-"""Click an object once, track it, correct any frame: the session behind the frames widget."""
+"""Tracking of objects through a clip with corrections on any frame: the session behind the frames widget."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from jaxtyping import Bool, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import Mattes, MatteSettings
-from nbhelpers.core.promptevents import ObjectEntry, ObjectPrompts, object_name
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import ObjectEntry, ObjectPrompts, PromptLog, object_name
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video.frames import find_cuts
 from nbhelpers.export.verify import ExportReport
 from nbhelpers.models.protocols import FrameSequence, Tracker
+from nbhelpers.models.values import Prediction
 from nbhelpers.rotoscoping import schedule
 from nbhelpers.rotoscoping.drift import Drift
 from nbhelpers.rotoscoping.export import export_mattes
@@ -30,30 +30,30 @@ from nbhelpers.rotoscoping.tracker_sync import TrackerSync
 
 
 class RotoSession:
-    """Objects of a clip: prompts on any frame, masks on every frame, all of it kept in a project folder.
+    """Objects of a clip: prompts on any frame and masks on every frame, stored in a project folder.
 
     Example:
         >>> session = RotoSession("walk.mp4", project="outputs/rotoscoping/walk")
         >>> session.click(320, 200)                          # on frame 0
-        >>> for frame in session.propagate():                # 1, 2, 3, ...; may be left at any frame
+        >>> for frame in session.propagate():                # 1, 2, 3, ...; may be stopped at any frame
         ...     show(session.mask(frame))
         >>> session.go(session.next_doubtful())
-        >>> session.click(300, 190, label=0)                 # what was tracked from here on is outdated now ...
+        >>> session.click(300, 190, label=0)                 # frames tracked from here are outdated now ...
         >>> for frame in session.propagate_all():            # ... and is tracked again
         ...     pass
         >>> session.export("outputs/walk", ["colmap"])
 
-    The masks of a prompted frame are predicted from its prompts. Those of the others are tracked from the nearest
-    prompted frame before them, and are outdated when the prompts there have changed. Each step and each tracked frame
-    is saved before the next: after a kill, the same call opens the project again and resumes.
+    The masks of a prompted frame are predicted from its prompts. Those of other frames are tracked from the nearest
+    prompted frame before them, and become outdated when the prompts there change. Each step and each tracked frame is
+    saved before the next, so that a killed session can be resumed by the same call.
 
     The session is composed of the clip, a `Project` (prompts and masks) and a `TrackerSync`.
 
     Args:
-        frames: a `FrameSequence` such as `nbhelpers.core.video.Frames`, or what that reads: a path, a glob, arrays.
-        tracker: tracks the objects; when left out, that of an existing project, else the one `nbhelpers.load` picks.
-        project: the folder; made, or continued. Left out: a temporary one that is deleted with the session.
-        name: of the clip in the log and in messages; the path's stem when left out.
+        frames: a `FrameSequence` such as `nbhelpers.core.video.Frames`, or its input: a path, a glob, arrays.
+        tracker: tracks the objects; by default that of an existing project, else from `nbhelpers.load`.
+        project: the folder, created or continued; by default a temporary one that is deleted with the session.
+        name: of the clip in the log and in messages; by default the stem of the path.
 
     Attributes:
         frames: the clip.
@@ -62,7 +62,7 @@ class RotoSession:
         project: the folder, as a path.
 
     Raises:
-        NbHelpersError: an unreadable clip; a project of another clip or model, or a folder with something else in it.
+        NbHelpersError: an unreadable clip; a project of another clip or model, or a folder with other files.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class RotoSession:
         self.project = self._project.folder
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], object]] = []
-        self._runs = 0  # counts what ends a propagation: steps, and `cancel`
+        self._runs = 0  # counts the events that end a propagation: steps and `cancel`
         self._frame = 0
         self._active: str | None = None
         self._sync.predict_prompted()
@@ -102,23 +102,23 @@ class RotoSession:
 
         Args:
             project: the folder.
-            frames: the clip it was made from.
-            tracker: the one it was made with, which is loaded when left out.
+            frames: the clip of the project.
+            tracker: the tracker of the project; loaded by default.
 
         Raises:
-            NbHelpersError: there is no project in the folder; else as of the class.
+            NbHelpersError: there is no project in the folder, or an error of the class.
         """
         about = read_about(project)
         if about is None:
             raise NbHelpersError(
-                "there is no project in the folder", given=project, do="RotoSession(frames, project=...) begins one"
+                "there is no project in the folder", given=project, do="RotoSession(frames, project=...) creates one"
             )
         return cls(frames, tracker, project=project, name=about["clip"].get("name"))
 
     def save(self, path: str | Path) -> Path:
         """Write a copy of the prompt log as JSON, e.g. for `nbhelpers.rotoscoping.replay_clip`; return the path.
 
-        The project itself needs no saving: it is written with every step.
+        The project itself is saved automatically after every step.
         """
         return self.log.save(path)
 
@@ -138,7 +138,7 @@ class RotoSession:
         return self._frame
 
     def go(self, frame: int) -> int:
-        """Make a frame the current one; beyond the ends the clip's first or last. Returns its index."""
+        """Make a frame the current one, clipped to the range of the clip; return its index."""
         self._frame = min(max(int(frame), 0), len(self.frames) - 1)
         self._changed()
         return self._frame
@@ -149,12 +149,12 @@ class RotoSession:
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Names of the objects, in the order in which they were added."""
+        """Names of the objects, in order of creation."""
         return tuple(self._project.entries)
 
     @property
     def active(self) -> str:
-        """The object that prompts go to."""
+        """The object to which prompts are added."""
         names = self.objects
         return self._active if self._active in names else names[-1]
 
@@ -175,16 +175,16 @@ class RotoSession:
         return name
 
     def rename_object(self, old: str, new: str) -> None:
-        """Give an object another name."""
+        """Rename an object."""
         with self._lock:
             self._record("object.rename", object=old, to=new)
             self._active = new if self._active == old else self._active
         self._changed()
 
     def remove_object(self, name: str) -> None:
-        """Remove an object with its prompts; undo restores it. The last one stays."""
+        """Remove an object and its prompts; the last object cannot be removed."""
         if len(self.objects) == 1:
-            raise NbHelpersError("the last object cannot be removed", given=name, do="clear() empties a frame")
+            raise NbHelpersError("the last object cannot be removed", given=name, do="clear() removes its prompts")
         self._step("object.remove", name)
 
     def prompts(self, name: str | None = None, frame: int | None = None) -> ObjectPrompts:
@@ -197,24 +197,20 @@ class RotoSession:
 
     def click(
         self, x: float, y: float, label: int = 1, *, name: str | None = None, frame: int | None = None
-    ) -> Bool[np.ndarray, "h w"]:
-        """Add a point in pixels of the frame, 1 to include or 0 to exclude, and return the new mask."""
+    ) -> Prediction:
+        """Add a point in pixels of the frame, 1 to include or 0 to exclude, and return the new prediction."""
         return self._prompt("point.add", name, frame, x=float(x), y=float(y), label=int(label))
 
-    def move(
-        self, index: int, x: float, y: float, *, name: str | None = None, frame: int | None = None
-    ) -> Bool[np.ndarray, "h w"]:
-        """Move point ``index`` to ``(x, y)`` and return the new mask."""
+    def move(self, index: int, x: float, y: float, *, name: str | None = None, frame: int | None = None) -> Prediction:
+        """Move point ``index`` to ``(x, y)`` and return the new prediction."""
         return self._prompt("point.move", name, frame, index=int(index), x=float(x), y=float(y))
 
-    def remove(self, index: int, *, name: str | None = None, frame: int | None = None) -> Bool[np.ndarray, "h w"]:
-        """Remove point ``index`` and return the new mask."""
+    def remove(self, index: int, *, name: str | None = None, frame: int | None = None) -> Prediction:
+        """Remove point ``index`` and return the new prediction."""
         return self._prompt("point.remove", name, frame, index=int(index))
 
-    def set_box(
-        self, box: Sequence[float] | None, *, name: str | None = None, frame: int | None = None
-    ) -> Bool[np.ndarray, "h w"]:
-        """Set or, with None, remove the box ``(x0, y0, x1, y1)``, and return the new mask."""
+    def set_box(self, box: Sequence[float] | None, *, name: str | None = None, frame: int | None = None) -> Prediction:
+        """Set or, with None, remove the box ``(x0, y0, x1, y1)``, and return the new prediction."""
         return self._prompt("box.set", name, frame, box=None if box is None else [float(side) for side in box])
 
     def stroke(
@@ -225,30 +221,30 @@ class RotoSession:
         *,
         name: str | None = None,
         frame: int | None = None,
-    ) -> Bool[np.ndarray, "h w"]:
-        """Paint over the mask with a round brush, or erase, and return the new mask.
+    ) -> Prediction:
+        """Paint over the mask with a round brush, or erase, and return the new prediction.
 
         Args:
-            points: ``(x, y)`` pixels that the brush's centre goes through; one makes a dot.
+            points: ``(x, y)`` pixels along the path of the brush; one point paints a disc.
             radius: of the brush, in pixels.
-            erase: subtract instead of adding.
-            name: of the object; the active one when left out.
-            frame: the current one when left out.
+            erase: erase instead of painting.
+            name: of the object; by default the active one.
+            frame: by default the current one.
         """
         path = [[float(x), float(y)] for x, y in points]
         return self._prompt("stroke.add", name, frame, points=path, radius=float(radius), erase=bool(erase))
 
     def set_mask(
         self, mask: Bool[np.ndarray, "h w"] | None, *, name: str | None = None, frame: int | None = None
-    ) -> Bool[np.ndarray, "h w"]:
-        """Import a mask as it is or, with None, remove it again; return the new mask."""
+    ) -> Prediction:
+        """Set a mask, which is kept unchanged, or remove it with None; return the new prediction."""
         if mask is not None:
             Prompt(mask=np.asarray(mask, bool)).check_inside(self.size)
             mask = np.asarray(mask, bool)
         return self._prompt("mask.set", name, frame, mask=mask)
 
-    def clear(self, *, name: str | None = None, frame: int | None = None) -> Bool[np.ndarray, "h w"]:
-        """Remove all prompts on a frame; its tracked mask shows again."""
+    def clear(self, *, name: str | None = None, frame: int | None = None) -> Prediction:
+        """Remove all prompts on a frame, which gets its tracked mask again; return that as a prediction."""
         return self._prompt("clear", name, frame)
 
     @property
@@ -262,33 +258,33 @@ class RotoSession:
         return any(event["op"] != "propagate" for event in self.log.events[self.log.cursor :])
 
     def undo(self) -> bool:
-        """Undo the last step; False when there is none. Tracked masks stay, and may become outdated."""
+        """Undo the last step; False if there is none. Tracked masks are kept, but may become outdated."""
         return self._travel(self.can_undo, self.log.undo)
 
     def redo(self) -> bool:
-        """Redo the last undone step; False when there is none."""
+        """Redo the last undone step; False if there is none."""
         return self._travel(self.can_redo, self.log.redo)
 
-    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Call ``listener()`` after every step; returns a function that stops it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+    def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call ``callback()`` after every step; returns a function that stops it."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
     def state(self, frame: int | None = None, name: str | None = None) -> State:
-        """What an object's mask on a frame is.
+        """State of an object's mask on a frame.
 
         ``"prompted"``: predicted from prompts on the frame; ``"tracked"``: tracked from a prompted frame;
-        ``"outdated"``: the prompts it was tracked from have changed since; ``"gone"``: the tracker believes that the
-        object is hidden or out of the picture; ``"empty"``: there is none.
+        ``"outdated"``: tracked from prompts that have changed since; ``"gone"``: the tracker predicts that the object
+        is occluded or out of frame; ``"empty"``: no mask.
         """
         return self._project.state(self._at(frame), self._entry(name))
 
     def has_mask(self, frame: int | None = None, name: str | None = None) -> bool:
-        """Whether an object has been prompted on a frame or tracked to it; outdated masks count."""
+        """Whether an object has been prompted on a frame or tracked to it, even if the mask is outdated."""
         return self.state(frame, name) != "empty"
 
     def mask(self, frame: int | None = None, name: str | None = None) -> Bool[np.ndarray, "h w"]:
-        """The mask of an object (the active one) on a frame (the current one), read-only; empty where there is none."""
+        """The mask of an object (the active one) on a frame (the current one), read-only; empty if there is none."""
         return self._project.current_mask(self._at(frame), self._entry(name))
 
     def masks(self, frame: int | None = None) -> dict[str, Bool[np.ndarray, "h w"]]:
@@ -296,11 +292,11 @@ class RotoSession:
         return self._project.masks(self._at(frame))
 
     def drift(self, frame: int | None = None, name: str | None = None) -> Drift | None:
-        """How likely an object's mask on a frame has left the object; None where there is no mask."""
+        """The drift of an object's mask on a frame; None without a mask."""
         return self._project.drift(self._at(frame), self._entry(name))
 
     def next_doubtful(self, after: int | None = None, name: str | None = None) -> int | None:
-        """The next doubtful frame after ``after`` (the current one), continuing from the first; None if none."""
+        """The next doubtful frame after ``after`` (the current one), cyclically; None if there is none."""
         after, count = self._at(after), len(self.frames)
         order = [*range(after + 1, count), *range(after + 1)]
         drifts = ((frame, self.drift(frame, name)) for frame in order)
@@ -312,9 +308,9 @@ class RotoSession:
         return [frame for frame, drift in drifts if drift is not None and drift.is_doubtful]
 
     def cuts(self) -> list[int]:
-        """Frames at which a new shot seems to begin: nothing can be tracked across; open the shots one by one.
+        """First frames of detected shots. Objects cannot be tracked across a cut, so open the shots one by one.
 
-        Decodes the whole clip once. ``Frames(path, start=cut)`` opens what follows a cut.
+        Decodes the whole clip once. ``Frames(path, start=cut)`` opens the shot after a cut.
         """
         return find_cuts(self.frames[index] for index in range(len(self.frames)))
 
@@ -326,28 +322,28 @@ class RotoSession:
         backwards: bool = False,
         on_frame: Callable[[int], object] | None = None,
     ) -> Iterator[int]:
-        """Track all objects and yield the index of each frame that got new masks, as soon as they are saved.
+        """Track all objects and yield the index of each frame once its new masks are saved.
 
-        Prompted frames keep their masks, and so do frames that are current: up to the next prompted frame those that
-        were tracked in this direction, after it all. The iterator can be left at any frame; a step on the session, or
+        Prompted frames keep their masks, and so do frames that are current: up to the next prompted frame those tracked
+        in this direction, after it all of them. The iterator can be stopped at any frame; a step on the session, or
         `cancel`, ends it after the frame in progress.
 
         Args:
-            start: first frame; the current one when left out.
-            stop: last frame, included; the clip's end in that direction when left out.
+            start: first frame; by default the current one.
+            stop: last frame, inclusive; by default the end of the clip in that direction.
             backwards: track from ``start`` down to ``stop``.
-            on_frame: called with each index too.
+            on_frame: called with each index.
 
         Raises:
-            NbHelpersError: nothing has been prompted yet, no such frame, or a frame that cannot be read.
+            NbHelpersError: no prompts yet, an invalid frame index, or a frame that cannot be read.
         """
         start = self._at(start)
         stop = self._at(stop) if stop is not None else (0 if backwards else len(self.frames) - 1)
         if (start - stop if backwards else stop - start) < 0:
             raise NbHelpersError(
-                "the range runs the other way",
+                "the range has the other direction",
                 given=f"{start} to {stop}",
-                do="exchange start and stop" if backwards else "pass backwards=True",
+                do="swap start and stop" if backwards else "pass backwards=True",
             )
         self._need_prompts()
         return self._propagate({"start": start, "stop": stop, "backwards": backwards}, on_frame)
@@ -358,13 +354,13 @@ class RotoSession:
         return self._propagate_all(on_frame)
 
     def cancel(self) -> None:
-        """End a running propagation after the frame in progress; all tracked masks stay."""
+        """Stop a running propagation after the frame in progress; tracked masks are kept."""
         self._runs += 1
 
     def replay(self, events: Sequence[Mapping[str, Any]]) -> Iterator[int]:
         """Repeat the steps of another session's log; yields each frame that was tracked.
 
-        Steps that were repeated before are skipped, so a replay that was cut off resumes.
+        Steps that were repeated before are skipped, so an interrupted replay resumes.
 
         Args:
             events: in the form of `nbhelpers.core.promptlog.PromptLog.events`.
@@ -373,21 +369,23 @@ class RotoSession:
             NbHelpersError: this session has other steps.
         """
         own = self.log.events[: self.log.cursor]
-        if len(own) == 1:  # only the object that every session begins with
+        if len(own) == 1:  # only the initial object
             self.log.events, self.log.cursor, own = [], 0, []
         for event, before in zip(events, own, strict=False):
             if any(event.get(key) != before.get(key) for key in {*event, *before} - {"stop"}):
                 raise NbHelpersError(
-                    "the project has prompts of its own, or of another log",
+                    "the project already has other prompts",
                     given=f"{self.project}: {before['op']}",
                     expected=event["op"],
                     do="name another folder",
                 )
         if any(event["op"] != "propagate" for event in own[len(events) :]):
             raise NbHelpersError(
-                "somebody went on with the project since", given=self.project, do="open it with RotoSession instead"
+                "the project has further steps after those of the log",
+                given=self.project,
+                do="open it with RotoSession instead",
             )
-        if own and own[-1]["op"] == "propagate" and len(own) <= len(events):  # it may have been cut off
+        if own and own[-1]["op"] == "propagate" and len(own) <= len(events):  # it may have been interrupted
             yield from self._propagate(dict(events[len(own) - 1]), None, record=False)
         for event in events[len(own) :]:
             what = {key: value for key, value in event.items() if key != "op"}
@@ -397,19 +395,19 @@ class RotoSession:
         self._changed()
 
     def matte_settings(self, name: str | None = None) -> MatteSettings:
-        """How an object's masks become mattes."""
+        """The matte settings of an object."""
         return MatteSettings(**(self._entry(name).matte or {}))
 
     def set_matte(self, settings: MatteSettings | None, *, name: str | None = None) -> None:
-        """Set how an object's masks become mattes; None: unchanged masks."""
+        """Set the matte settings of an object; None for unchanged masks."""
         self._step("matte.set", name, settings=None if settings is None else asdict(settings))
 
     def mattes(self, names: Iterable[str] | None = None, invert: bool = False) -> Mattes:
-        """The mattes of the clip, of some objects or of all together; each is made when it is accessed.
+        """The mattes of the clip for the union of some or all objects, computed lazily.
 
         Args:
-            names: of the objects; all when left out.
-            invert: of the surroundings instead.
+            names: of the objects; all by default.
+            invert: the mattes of the background instead.
         """
         names = tuple(self.objects if names is None else names)
         settings = {name: self.matte_settings(name) for name in names}
@@ -431,24 +429,24 @@ class RotoSession:
         replace: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> list[ExportReport]:
-        """Write mattes as other tools read them, open what was written, and verify it.
+        """Write mattes in formats for other tools and verify the files by reading them back.
 
         Example:
             >>> for report in session.export("outputs/walk", ["postshot", "colmap", "overlay"]):
             ...     print(report)
 
         Args:
-            folder: each format gets a folder of its name there. Left out, ``postshot`` goes beside the originals.
+            folder: parent of the formats' folders; by default ``postshot`` is written next to the originals.
             formats: see `nbhelpers.rotoscoping.export.export_mattes`; or a mapping from format to its folder.
-            objects: names of those that take part; all when left out.
+            objects: names of the objects to export; all by default.
             apart: write a folder, or file, per object.
-            invert: the surroundings instead of the objects.
-            bits: 8 or 16 per channel, where the format has the choice.
-            replace: replace what an earlier export wrote from other masks or settings.
-            progress: called with the number of frames done, and of all; may raise to stop.
+            invert: the background instead of the objects.
+            bits: 8 or 16 per channel, if the format allows it.
+            replace: overwrite an earlier export of other masks or settings.
+            progress: called with the number of finished frames and the total; may raise to stop.
 
         Raises:
-            NbHelpersError: as of `nbhelpers.rotoscoping.export.export_mattes`.
+            NbHelpersError: see `nbhelpers.rotoscoping.export.export_mattes`.
         """
         mattes = self.mattes(objects, invert)
         missing = self._project.frames_without_masks([self._entry(name) for name in mattes.objects])
@@ -471,16 +469,19 @@ class RotoSession:
     def _need_prompts(self) -> None:
         """Raise an error if no object has prompts."""
         if not self._project.digests():
-            raise NbHelpersError("there is nothing to track yet", do="click the object on some frame first")
+            raise NbHelpersError("there is no prompt yet", do="click the object on some frame first")
 
-    def _prompt(self, op: str, name: str | None, frame: int | None, **what: Any) -> Bool[np.ndarray, "h w"]:
+    def _prompt(self, op: str, name: str | None, frame: int | None, **what: Any) -> Prediction:
         """Do a step on one frame; the first one there gets the tracked mask that it corrects."""
         entry, frame = self._entry(name), self._at(frame)
         if op not in ("clear", "mask.set") and self._project.state(frame, entry) in ("tracked", "outdated"):
             rle = self._project.rle(frame, entry.number, "tracked")
             what |= {"base": rle} if decode_rle(rle).any() else {}
         self._step(op, name, frame=frame, **what)
-        return self.mask(frame, name)
+        entry = self._entry(name)
+        prompted = self._project.record(frame, entry.number).prompted
+        is_prompted = self._project.state(frame, entry) == "prompted"
+        return Prediction.of_mask(self.mask(frame, name), prompted.score if is_prompted and prompted else 0.0)
 
     def _step(self, op: str, name: str | None, **what: Any) -> None:
         """Do a step on one object and make it the active one."""
@@ -499,20 +500,20 @@ class RotoSession:
         self._commit(before)
 
     def _commit(self, before: tuple[list[dict], int]) -> None:
-        """Predict masks for the log as it is now and save it; if that fails, restore the log ``before``."""
+        """Predict the masks of the current log and save it; on failure restore the log ``before``."""
         try:
             self._sync.predict_prompted()
             self._project.save_log()
             self._sync.save_memory()
         except BaseException:
             self.log.events, self.log.cursor = before
-            with contextlib.suppress(NbHelpersError):  # a mask may have been written that is not wanted now
+            with contextlib.suppress(NbHelpersError):  # a mask of the failed step may have been written
                 self._sync.predict_prompted()
             raise
         self._runs += 1
 
     def _travel(self, possible: bool, step: Callable[[], dict | None]) -> bool:
-        """Undo or redo one step, passing over propagations."""
+        """Undo or redo one step, skipping propagations."""
         if not possible:
             return False
         with self._lock:
@@ -536,7 +537,7 @@ class RotoSession:
             listener()
 
     def _propagate_all(self, on_frame: Callable[[int], object] | None) -> Iterator[int]:
-        """Propagate forwards, then backwards, where masks are missing or outdated."""
+        """Propagate forwards, then backwards, to frames with missing or outdated masks."""
         last = len(self.frames) - 1
         runs = self._runs
         for start, stop, backwards in ((0, last, False), (last, 0, True)):
@@ -559,7 +560,7 @@ class RotoSession:
     def _propagate(
         self, event: dict[str, Any], on_frame: Callable[[int], object] | None, record: bool = True
     ) -> Iterator[int]:
-        """Do a propagation, and record it in the log as far as it came."""
+        """Run a propagation and record in the log how far it came."""
         step = BACKWARD if event["backwards"] else FORWARD
         with self._lock:
             todo = self._todo(event)
@@ -590,7 +591,7 @@ class RotoSession:
             self._changed()
 
     def _next_frame(self, tracking: Generator[int], runs: int) -> int | None:
-        """Track one more frame; None at the end of the range, or when a step or `cancel` ended the propagation."""
+        """Track one more frame; None at the end of the range, or if a step or `cancel` ended the propagation."""
         with self._lock:
             frame = next(tracking, None) if runs == self._runs else None
             if frame is None:
@@ -598,7 +599,7 @@ class RotoSession:
             return frame
 
     def _note_reached(self, event: dict[str, Any], reached: int | None, last: int | None) -> None:
-        """Write to the log how far a propagation came; one that came nowhere is removed."""
+        """Record in the log how far a propagation came; remove one without any frame."""
         if reached == last or not self._project.is_held:
             return
         if reached is not None:

@@ -1,4 +1,4 @@
-"""Keeps a tracker in step with the prompts of a project: predicts prompted frames and tracks the others."""
+"""Synchronisation of a tracker with the prompts of a project: predicts prompted frames and tracks the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.masks import decode_rle, encode_rle
-from nbhelpers.core.promptevents import ObjectPrompts, Stroke
+from nbhelpers.core.promptlog import ObjectPrompts, Stroke
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.values import Prediction, TrackedFrame
@@ -24,23 +24,23 @@ from nbhelpers.rotoscoping.drift import flow_agreement, to_small_grey
 from nbhelpers.rotoscoping.project import Project
 from nbhelpers.rotoscoping.schedule import Digests, PromptedMask, TrackedMask, is_current, source_frame
 
-MEMORY_FRAMES = 32  # memory frames that are kept, where the tracker does not say
-MAX_WARM_UP = 16  # frames that are tracked again to bring a tracker up to date whose memory cannot be saved
+MEMORY_FRAMES = 32  # memory frames that are kept, unless the tracker specifies it
+MAX_WARM_UP = 16  # frames that are tracked again to restore a tracker whose memory cannot be saved
 MASK_CACHE_SIZE = 16  # masks beneath strokes, as RLE
-GREY_CACHE_SIZE = 4  # small grey copies of frames
+GREY_CACHE_SIZE = 4  # small greyscale copies of frames
 STROKE_BITS = 4  # fractional binary digits of the coordinates that OpenCV draws with
 
 TrackerPrompts = Mapping[tuple[int, int], tuple[str, Callable[[], Prompt]]]
-"""By object number and frame: the digest of the prompts, and a function that makes the prompt for the tracker."""
+"""By object number and frame: the digest of the prompts, and a function that creates the tracker's prompt."""
 
 
 class TrackerSync:
-    """One tracker on one clip, whether its prompts were added just now or before the kernel was killed.
+    """A tracker on a clip, synchronised with the prompts of a project, also after a restart.
 
-    The memory of trackers that have ``memory`` and ``recall`` (as `nbhelpers.models.sam2_video.Sam2Tracker` does) is
-    saved with every frame, and after a restart they continue exactly as before. Other trackers get all prompts again,
-    and track the last few frames once more. A tracker's ``kept`` says how many memory frames it has on both sides of
-    the latest one, as long as the prompts of the object are the same; None: all frames, whatever prompts are added.
+    The memory of trackers with ``memory`` and ``recall`` (such as `nbhelpers.models.sam2_video.Sam2Tracker`) is saved
+    with every frame, so that they continue exactly as before. Other trackers are given all prompts again and track the
+    last few frames once more. A tracker's ``kept`` is the number of memory frames on either side of the latest one that
+    it keeps while the prompts of the object are unchanged; None: all frames, whatever prompts are added.
 
     Args:
         tracker: see `nbhelpers.models.protocols.Tracker`.
@@ -83,7 +83,7 @@ class TrackerSync:
             step: 1 or -1.
 
         Yields:
-            the index of each frame when its masks and memory are saved; also of frames before ``start`` that had to
+            the index of each frame once its masks and memory are saved, including frames before ``start`` that had to
             be tracked again.
         """
         prompts, digests = self._prompts(), self._project.digests()
@@ -102,18 +102,18 @@ class TrackerSync:
             yield tracked.frame
 
     def restore_memory(self) -> None:
-        """Restore the saved memory of all prompts that have not changed; call it before prompts change.
+        """Restore the saved memory of all unchanged prompts; call it before prompts change.
 
-        Only the first call does something.
+        Only the first call has an effect.
         """
         self._restore(self._prompts())
 
     def save_memory(self) -> None:
-        """Save the memory of the frames whose prompts changed; call it when the prompts are saved."""
+        """Save the memory of the frames whose prompts changed; call it after the prompts are saved."""
         self._save_changed(self._prompts())
 
     def _prompts(self) -> TrackerPrompts:
-        """All prompts of the project, as the tracker gets them."""
+        """All prompts of the project, in the tracker's form."""
         return {
             (entry.number, frame): (prompts.digest, functools.partial(self._to_prompt, entry.number, frame, prompts))
             for entry in self._project.entries.values()
@@ -122,7 +122,7 @@ class TrackerSync:
         }
 
     def _to_prompt(self, number: int, frame: int, prompts: ObjectPrompts) -> Prompt:
-        """The prompt of a frame; a painted frame is given as its mask."""
+        """The prompt of a frame; for a painted frame, its mask."""
         if prompts.strokes:
             return Prompt(mask=self._project.mask(frame, number, "prompted"))
         return self._without_strokes(number, frame, prompts)
@@ -155,7 +155,7 @@ class TrackerSync:
         return self._unpainted[key]
 
     def _add_prompts(self, prompts: TrackerPrompts, every: TrackerPrompts) -> None:
-        """Add ``prompts`` to the tracker where they changed, and remove those that are not in ``every``."""
+        """Add changed ``prompts`` to the tracker, and remove those that are not in ``every``."""
         self._restore(every)
         self._remove_deleted(every)
         for (number, frame), (digest, make) in sorted(prompts.items(), key=lambda item: item[0][::-1]):
@@ -170,13 +170,13 @@ class TrackerSync:
         return prediction
 
     def _remove_deleted(self, every: TrackerPrompts) -> None:
-        """Remove prompts from the tracker that do not exist any more."""
+        """Remove prompts from the tracker that no longer exist."""
         for number, frame in [key for key in self._added if key not in every]:
             self.tracker.remove(self.state, number, frame)
             self._mark_changed(number, frame)
 
     def _mark_changed(self, number: int, frame: int) -> None:
-        """Drop what depended on the former prompts of a frame."""
+        """Drop state that depends on the former prompts of a frame."""
         self._unsaved.add(frame)
         self._added.pop((number, frame), None)
         if self._kept is not None:
@@ -207,7 +207,7 @@ class TrackerSync:
                     self._project.delete_memory(far)
 
     def _restore(self, prompts: TrackerPrompts) -> None:
-        """Put the saved memory back into the tracker, once."""
+        """Restore the saved memory of the tracker, once."""
         if self._is_restored:
             return
         self._is_restored = True
@@ -236,7 +236,7 @@ class TrackerSync:
     def _is_valid(
         self, prompts: TrackerPrompts, number: int, frame: int, added: str | None, depends: str | None
     ) -> bool:
-        """Whether the saved memory of an object on a frame is what the tracker would have in memory now."""
+        """Whether the saved memory of an object on a frame is up to date."""
         if added is not None:
             return (number, frame) in prompts and prompts[number, frame][0] == added
         return depends == prompts_digest(prompts, number) or (
@@ -244,7 +244,7 @@ class TrackerSync:
         )
 
     def _warm_up_start(self, numbers: set[int], digests: Digests, start: int, step: int) -> int:
-        """The frame to begin at, so that the tracker has the frames before ``start`` in memory."""
+        """The frame to start from, so that the tracker has the frames before ``start`` in memory."""
         first = start
         for number in numbers:
             frame = start
@@ -258,11 +258,11 @@ class TrackerSync:
         return first
 
     def _has_memory(self, number: int, frame: int) -> bool:
-        """Whether the tracker has an object's mask on a frame in memory, and can continue from there."""
+        """Whether the tracker has an object's mask on a frame in memory and can continue from it."""
         return frame in self._memory.get(number, {}) or (number, frame) in self._added
 
     def _write_masks(self, tracked: TrackedFrame, numbers: set[int], digests: Digests, step: int) -> None:
-        """Write the masks of a tracked frame to the project, with how well optical flow agrees."""
+        """Write the masks of a tracked frame and their agreement with optical flow to the project."""
         frame, neighbour = tracked.frame, tracked.frame - step
         records = {}
         for entry in self._project.entries.values():
@@ -282,7 +282,7 @@ class TrackerSync:
             self._project.put(frame, records)
 
     def _grey(self, frame: int) -> UInt8[np.ndarray, "h w"]:
-        """A small grey copy of a frame; the latest few are kept."""
+        """A small greyscale copy of a frame, cached."""
         if frame not in self._greys:
             self._greys[frame] = to_small_grey(self._frames[frame])
             while len(self._greys) > GREY_CACHE_SIZE:
@@ -297,7 +297,7 @@ def prompts_digest(prompts: TrackerPrompts, number: int) -> str:
 
 
 def draw_strokes(mask: Bool[np.ndarray, "h w"], strokes: Sequence[Stroke]) -> Bool[np.ndarray, "h w"]:
-    """The mask with brush strokes drawn over it, in their order; what leaves the frame is cut off.
+    """Draw brush strokes over a mask, in order, clipped to the frame.
 
     Example:
         >>> draw_strokes(mask, [Stroke(points=((10, 10), (60, 10)), radius=5)]).shape
@@ -306,7 +306,7 @@ def draw_strokes(mask: Bool[np.ndarray, "h w"], strokes: Sequence[Stroke]) -> Bo
     canvas = mask.astype(np.uint8, order="C")
     for stroke in strokes:
         colour = 0 if stroke.erase else 1
-        # OpenCV rounds a line's width to whole pixels, so discs of the true radius are drawn along it
+        # OpenCV rounds the width of a line to whole pixels, so discs of the exact radius are drawn along it
         points = np.round(np.asarray(stroke.points) * 2**STROKE_BITS).astype(np.int32)
         radius = round(stroke.radius * 2**STROKE_BITS)
         for x, y in points:

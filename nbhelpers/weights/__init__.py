@@ -1,6 +1,6 @@
-"""Floor 2: which weights exist, how they arrive, and whether they are the right ones.
+"""The model catalog: available weights, downloads and verification.
 
-The names below are loaded when they are first used.
+The names below are loaded lazily.
 """
 
 from nbhelpers.core.lazy import lazily

@@ -1,8 +1,8 @@
-"""Files of the catalog on this machine: located, fetched once, and checked.
+"""Local files of the catalog: lookup, download and verification.
 
-A file is hashed once; that it was right is remembered by its size and time of change, so that the next use costs
-nothing. A file whose hash nobody published is pinned when it first arrives: the hub's own declaration for it is
-checked where there is one, the hash is written to ``checkpoints/pins.json``, and later files are held to it.
+A file is hashed once; a successful check is recorded with its size and modification time and not repeated. A file
+without a published hash is pinned at its first download: it is checked against the hub's own declaration if there is
+one, its hash is written to ``checkpoints/pins.json``, and later files must match it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nbhelpers.weights.catalog import Asset, Model
 from nbhelpers.weights.download import bar
 from nbhelpers.weights.sources import HubFile
 
-LARGE = 200_000_000  # bytes from which hashing takes long enough for a bar
+LARGE = 200_000_000  # bytes from which hashing shows a progress bar
 MEMORY = ".checked.json"
 PINS = "pins.json"
 
@@ -35,23 +35,23 @@ log = logging.getLogger(__name__)
 
 
 def fetch(*names: str, progress: bool = True, verify: bool = False) -> dict[str, Path]:
-    """Bring models or sample pictures here; what is here already costs nothing.
+    """Download models or samples, unless they are present.
 
     Example:
         >>> fetch("mobilesam", "quokka.jpg")["quokka.jpg"]
         PosixPath('data/quokka.jpg')
 
     Args:
-        names: names of models or samples, or ``"lite"``, ``"official"``, ``"samples"`` for all of a kind.
-        progress: whether to show bars on standard error.
-        verify: whether to hash again what is here.
+        names: names of models or samples, or ``"lite"``, ``"official"``, ``"samples"`` for a whole set.
+        progress: whether to show progress bars on standard error.
+        verify: whether to hash present files again.
 
     Returns:
-        Where each file is, by its catalog name.
+        The path of each file by its catalog name.
 
     Raises:
-        NbHelpersError: an unknown name, a file that is not the catalogued one, no network, a full or read-only
-            disk. When several files were asked for, the others are fetched first.
+        NbHelpersError: an unknown name, a file that differs from the catalog, no network, a full or read-only
+            disk. Of several files, the others are downloaded first.
     """
     assets = {asset.file: asset for name in names for asset in catalog.assets_of(name)}
     failures: list[NbHelpersError] = []
@@ -63,7 +63,7 @@ def fetch(*names: str, progress: bool = True, verify: bool = False) -> dict[str,
             failures.append(error)
     if len(failures) > 1:
         raise NbHelpersError(
-            f"{len(failures)} downloads failed; the other files are here",
+            f"{len(failures)} downloads failed; the other files are complete",
             given="\n            ".join(f"{e.what}: {e.given}" for e in failures),
             do=failures[0].do,
         ) from failures[0]
@@ -73,12 +73,12 @@ def fetch(*names: str, progress: bool = True, verify: bool = False) -> dict[str,
 
 
 def path_of(asset: Asset, *, verify: bool = False, progress: bool = False) -> Path | None:
-    """Where the file is, checked; None when it is not here. Starts no download.
+    """The verified path of a file; None if it is not present. Never downloads.
 
-    Looks in ``checkpoints/`` (``data/`` for samples), then in the hub's cache.
+    The file is searched in ``checkpoints/`` (``data/`` for samples), then in the hub's cache.
 
     Raises:
-        NbHelpersError: there is a file of that name, and it is not the catalogued one.
+        NbHelpersError: a file of that name differs from the catalog.
     """
     path = locate(asset)
     if path is not None:
@@ -87,7 +87,7 @@ def path_of(asset: Asset, *, verify: bool = False, progress: bool = False) -> Pa
 
 
 def locate(asset: Asset) -> Path | None:
-    """Where a file of that name is, unchecked; None when there is none."""
+    """The path of a file of that name, without verification; None if there is none."""
     if asset.target.is_file():
         return asset.target
     for source in asset.sources:
@@ -97,18 +97,18 @@ def locate(asset: Asset) -> Path | None:
 
 
 def here(model: Model) -> bool:
-    """Whether all files of a model are on this machine, by name and size; nothing is hashed."""
+    """Whether all files of a model are present, by name and size, without hashing."""
     paths = [(asset, locate(asset)) for asset in model.assets]
     return all(path is not None and (not a.exact or path.stat().st_size == a.bytes) for a, path in paths)
 
 
 def files(model: Model | str, *, fetch_missing: bool = True, progress: bool = True) -> dict[str, Path]:
-    """The checked files of a model by role: what its adapter is built from.
+    """The verified files of a model by role, for its adapter.
 
-    Lite files that are missing are fetched. Official ones are gigabytes and are never fetched unasked.
+    Missing lite files are downloaded. Official files have gigabytes and are never downloaded automatically.
 
     Raises:
-        NbHelpersError: as `fetch`; or official files are missing, with the command that fetches them.
+        NbHelpersError: see `fetch`; or official files are missing; the message gives the command to download them.
     """
     model = catalog.find(model) if isinstance(model, str) else model
     if model.set == "lite" and fetch_missing:
@@ -119,36 +119,36 @@ def files(model: Model | str, *, fetch_missing: bool = True, progress: bool = Tr
     missing = [asset for asset in model.assets if asset.role not in paths]
     if missing:
         raise NbHelpersError(
-            f"the weights of {model.name} are not on this machine",
+            f"the weights of {model.name} have not been downloaded",
             given=f"looked for {_places(missing[0])}",
             expected=f"{len(model.assets)} file(s), {model.bytes / 1e6:,.0f} MB",
-            do=f"{model.command}   (never started unasked: {model.licence})",
+            do=f"{model.command}   (licence: {model.licence})",
         )
     return paths
 
 
 def sample(name: str, *, progress: bool = True) -> Path:
-    """The path of a sample picture, fetched if it is missing.
+    """The path of a sample file, downloaded if necessary.
 
     Example:
         >>> sample("quokka").name
         'quokka.jpg'
 
     Raises:
-        NbHelpersError: an unknown name, or as `fetch`.
+        NbHelpersError: an unknown name; see also `fetch`.
     """
     found = catalog.find_sample(name)
     return fetch(found.name, progress=progress)[found.asset.file]
 
 
 def offline() -> bool:
-    """Whether the user asked for no network: ``HF_HUB_OFFLINE`` or ``NBHELPERS_OFFLINE``."""
+    """Whether the network is disabled by ``HF_HUB_OFFLINE`` or ``NBHELPERS_OFFLINE``."""
     values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "NBHELPERS_OFFLINE"))
     return any(value.strip().lower() in ("1", "true", "yes", "on") for value in values)
 
 
 def _units(assets: Iterable[Asset]) -> list[list[Asset]]:
-    """Assets that arrive in one archive, together."""
+    """Assets grouped by archive."""
     groups: dict[str, list[Asset]] = {}
     for asset in assets:
         groups.setdefault(asset.sources[0].unit, []).append(asset)
@@ -163,20 +163,20 @@ def _ensure(assets: list[Asset], progress: bool, verify: bool) -> dict[str, Path
         return here
     if offline():
         do = "unset HF_HUB_OFFLINE / NBHELPERS_OFFLINE"
-        raise _absent(missing[0], "is not here, and the network is switched off", "", do)
+        raise _absent(missing[0], "has not been downloaded, and the network is disabled", "", do)
     root, unit = missing[0].folder / INCOMING, missing[0].sources[0].unit
     with _plainly(missing[0]):
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root / f"{unit}.lock", missing[0].file, progress):
             for asset in missing:
-                # another process may have brought it while this one waited
+                # another process may have downloaded it in the meantime
                 here[asset.file] = path_of(asset, progress=progress) or _bring(asset, root / unit, progress)
             shutil.rmtree(root / unit, ignore_errors=True)
     return here
 
 
 def _bring(asset: Asset, incoming: Path, progress: bool) -> Path:
-    """Try each source in turn; what arrived is checked before it gets its name."""
+    """Try each source in turn; a file is verified before it is renamed to its final name."""
     incoming.mkdir(parents=True, exist_ok=True)
     failures = []
     for source in asset.sources:
@@ -192,7 +192,7 @@ def _bring(asset: Asset, incoming: Path, progress: bool) -> Path:
             _discard(path)
             shutil.rmtree(incoming, ignore_errors=True)
             raise NbHelpersError(
-                f"{asset.file} arrived damaged or changed and was removed",
+                f"the download of {asset.file} was damaged or changed and has been removed",
                 given=f"{source}: {wrong[0]}",
                 expected=wrong[1],
                 do=f"try again: {catalog.command_for(asset)}",
@@ -202,11 +202,11 @@ def _bring(asset: Asset, incoming: Path, progress: bool) -> Path:
             arriving.replace(asset.target)
         return becomes
     told = "".join(f"{error.what}: {error.given}\n            " for error in failures)
-    raise _absent(asset, "could not be fetched", told, failures[0].do) from failures[0]
+    raise _absent(asset, "could not be downloaded", told, failures[0].do) from failures[0]
 
 
 def _discard(path: Path) -> None:
-    """Remove a wrong file; of a file in the hub's cache, the content that the link points to as well."""
+    """Remove an invalid file; in the hub's cache, also the content to which the link points."""
     content = path.resolve()
     path.unlink(missing_ok=True)
     content.unlink(missing_ok=True)
@@ -214,7 +214,7 @@ def _discard(path: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(lock: Path, what: str, progress: bool) -> Iterator[None]:
-    """Hold a lock file; the system frees it when a process dies."""
+    """Hold a lock file, which the system releases when the process ends."""
     from filelock import FileLock, Timeout
 
     held = FileLock(lock)
@@ -222,7 +222,7 @@ def _alone(lock: Path, what: str, progress: bool) -> Iterator[None]:
         held.acquire(timeout=0)
     except Timeout:
         if progress:
-            sys.stderr.write(f"{what}: another process is fetching it; waiting\n")
+            sys.stderr.write(f"{what}: another process is downloading it; waiting\n")
         held.acquire()
     try:
         yield
@@ -232,7 +232,7 @@ def _alone(lock: Path, what: str, progress: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plainly(asset: Asset) -> Iterator[None]:
-    """Turn what the disk refuses into one clear error."""
+    """Turn errors of writing into an `NbHelpersError`."""
     try:
         yield
     except OSError as error:
@@ -240,7 +240,7 @@ def _plainly(asset: Asset) -> Iterator[None]:
         raise NbHelpersError(
             "the disk is full" if full else "the folder cannot be written",
             given=f"{asset.file} ({asset.bytes / 1e6:,.0f} MB) to {asset.folder}: {error.strerror or error}",
-            do=f"{'make room, then' if full else 'set NBHELPERS_HOME to a folder of yours, then'} "
+            do=f"{'free some space, then' if full else 'set NBHELPERS_HOME to a writable folder, then'} "
             f"{catalog.command_for(asset)}",
         ) from error
 
@@ -260,21 +260,21 @@ def _places(asset: Asset) -> str:
 
 
 def check(asset: Asset, path: Path, command: str, *, again: bool = False, progress: bool = True) -> None:
-    """Return if ``path`` holds what ``asset`` says; else raise.
+    """Check that the file ``path`` is ``asset``.
 
     Args:
-        asset: what it should be.
+        asset: the expected file.
         path: the file.
-        command: what fetches it, for the message.
-        again: hash it even if it is remembered as right.
-        progress: whether to show a bar while a large file is hashed.
+        command: downloads it, for the message.
+        again: hash it even if it has been verified before.
+        progress: whether to show a progress bar while a large file is hashed.
 
     Raises:
-        NbHelpersError: another size or another hash; the message tells both.
+        NbHelpersError: another size or hash; the message gives both.
     """
     if wrong := fault(asset, path, again=again, progress=progress):
         raise NbHelpersError(
-            f"{asset.file} is not the file that the catalog names: cut off, changed, or another one",
+            f"{asset.file} differs from the file in the catalog: truncated, changed, or another version",
             given=f"{path}: {wrong[0]}",
             expected=wrong[1],
             do=f"move it away and run: {command}",
@@ -284,9 +284,9 @@ def check(asset: Asset, path: Path, command: str, *, again: bool = False, progre
 def fault(
     asset: Asset, path: Path, *, again: bool = False, progress: bool = True, becomes: Path | None = None
 ) -> tuple[str, str] | None:
-    """What is wrong with a file, as (what it has, what it should have); None when it is right. See `check`.
+    """The mismatch of a file as (actual, expected); None if it is valid. See `check`.
 
-    A file that is about to be renamed is remembered under the name that it ``becomes``.
+    The check of a file that is about to be renamed is recorded under the name that it ``becomes``.
     """
     status = path.stat()
     if asset.exact and status.st_size != asset.bytes:
@@ -306,7 +306,7 @@ def fault(
 
 
 def _declared_by_hub(path: Path) -> str | None:
-    """The hub's cache names the content of a large file by the sha256 that the hub declares for it."""
+    """The sha256 that the hub declares for a large file, from its name in the hub's cache."""
     name = path.resolve().name
     return name if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", name) else None
 
@@ -320,8 +320,8 @@ def _read(name: str) -> dict:
 
 
 def _write(name: str, key: str, value: object) -> None:
-    """Add one entry. Two processes at once may lose one; it is then only found out again."""
+    """Add an entry. Concurrent processes may lose one, which is then only computed again."""
     try:
         write_text(checkpoints_dir() / name, json.dumps(_read(name) | {key: value}, indent=1, sort_keys=True) + "\n")
     except NbHelpersError as error:
-        log.debug("not remembered: %s", error)
+        log.debug("the check cannot be recorded: %s", error)

@@ -1,4 +1,4 @@
-"""Every model of both sets for every task, and the sample pictures: one place to look them up.
+"""Lookup of all models and sample files by name, task and set.
 
 Example:
     >>> find("sam2.1-hiera-large").task
@@ -40,7 +40,7 @@ def models(task: str | None = None, set: str | None = None) -> tuple[Model, ...]
     """The models of a task or a set or both, the preferred one of each first.
 
     Raises:
-        NbHelpersError: no such task or set.
+        NbHelpersError: an unknown task or set.
     """
     for value, allowed, what in ((task, TASKS, "task"), (set, SETS, "set")):
         if value is not None and value not in allowed:
@@ -49,7 +49,7 @@ def models(task: str | None = None, set: str | None = None) -> tuple[Model, ...]
 
 
 def samples() -> tuple[Sample, ...]:
-    """The sample pictures and what belongs to them."""
+    """The sample images, clips and related files."""
     return SAMPLES
 
 
@@ -57,7 +57,7 @@ def find(name: str) -> Model:
     """The model of that name.
 
     Raises:
-        NbHelpersError: there is none; similar names are told.
+        NbHelpersError: there is none; the message lists similar names.
     """
     for model in models():
         if model.name == name:
@@ -69,7 +69,7 @@ def find_sample(name: str) -> Sample:
     """The sample of that file name, with or without its suffix.
 
     Raises:
-        NbHelpersError: there is none; the names are told.
+        NbHelpersError: there is none; the message lists the names.
     """
     for sample in SAMPLES:
         if name in (sample.name, sample.name.rpartition(".")[0]):
@@ -78,7 +78,7 @@ def find_sample(name: str) -> Sample:
 
 
 def assets_of(name: str) -> tuple[Asset, ...]:
-    """The files that a name stands for: a model, a sample, ``"lite"``, ``"official"`` or ``"samples"``.
+    """The files of a model, a sample, or of all of ``"lite"``, ``"official"`` or ``"samples"``.
 
     Raises:
         NbHelpersError: an unknown name.

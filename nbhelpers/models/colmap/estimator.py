@@ -1,9 +1,9 @@
-"""Cameras and points from photos on a CPU: pycolmap's structure from motion, run twice on different features.
+"""Structure from motion on a CPU by pycolmap, verified by runs on different features.
 
-The first run uses SIFT, which is exact and needs no weights. A second run on learned features must give the same
-cameras; where it does not, or photos are missing, finer learned features make a third. Photos on which no two runs
-agree are left unregistered: a run can register all photos with an error under a pixel and be wrong, by a turning object
-on a black ground, or a building with two similar sides.
+The first run uses SIFT, which is accurate and needs no weights. A second run on learned features must give the same
+cameras; if it does not, or photos are missing, a third run uses finer learned features. Photos on which no two runs
+agree remain unregistered: a run can register all photos with a reprojection error below a pixel and still be wrong, for
+example for a rotating object on a black background, or a building with two similar sides.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from nbhelpers.models.protocols import Matcher
 
 log = logging.getLogger(__name__)
 LEARNED = ("xfeat-lighterglue", "disk-lightglue")
-SECOND_SEED = 1  # added for the run that starts from another pair of photos
-MIN_POINTS = 30  # points of a photo that only one run, or all matches together, register
+SECOND_SEED = 1  # added for a run that starts from another pair of photos
+MIN_POINTS = 30  # points of a photo that is registered by only one run, or by the combined matches
 MAX_ROTATION = 3.0  # between the relative rotations of two runs
-MAX_CENTER = 0.2  # of the cameras' spread between their centres, root mean square, after alignment
-MAJORITY = 0.5  # of the photos that both runs registered, which must agree for any to be confirmed
+MAX_CENTER = 0.2  # RMS distance of the centres after alignment, as a fraction of their spread
+MAJORITY = 0.5  # of the common photos that must agree for any to be confirmed
 MIN_DEEP_FRACTION = 0.15  # of the pairs that must show depth
-MIN_FEATURES = 40  # of a photo, below which there is nothing to match
+MIN_FEATURES = 40  # of a photo, below which it is not matched
 MIN_SHIFT = 0.7  # pixels of movement between two photos below which they are the same photo
 
 
@@ -72,17 +72,17 @@ class CheckedRun:
 
 
 class ColmapEstimator:
-    """Structure from motion that is checked; a `nbhelpers.models.protocols.SceneEstimator`.
+    """Verified structure from motion; a `nbhelpers.models.protocols.SceneEstimator`.
 
     Example:
         >>> scene = nbhelpers.load("scene_estimator", "colmap").reconstruct(photos)
         >>> scene.placed, scene.notes
 
     Args:
-        matchers: matchers, or functions that build one when it is needed; each run uses the next one.
+        matchers: matchers, or functions that build one on demand; each run uses the next one.
         name: catalog name.
         device: where learned features are computed.
-        seed: of all random numbers: the same photos give the same scene.
+        seed: of all random numbers, for reproducible scenes.
     """
 
     def __init__(
@@ -95,20 +95,20 @@ class ColmapEstimator:
         self.matchers, self.name, self.device, self.seed = matchers, name, device, seed
 
     def reconstruct(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], names: Sequence[str] | None = None) -> Scene:
-        """A scene of all photos; its notes say which could not be registered, and why.
+        """A scene of all photos; its notes list those that could not be registered, and why.
 
         Args:
-            images: RGB photos of one static scene, of any sizes; read one at a time, so a lazy sequence will do.
-            names: of the photos; numbers when left out.
+            images: RGB photos of one static scene, of any sizes; a lazy sequence is read one photo at a time.
+            names: of the photos; by default their numbers.
 
         Raises:
-            NbHelpersError: no photos, or names that do not fit.
+            NbHelpersError: no photos, or another number of names.
         """
         names = tuple(names if names is not None else (f"{number:05d}" for number in range(len(images))))
         if not len(images) or len(names) != len(images):
-            raise NbHelpersError("photos and names do not fit", given=f"{len(images)} photos, {len(names)} names")
+            raise NbHelpersError("photos and names differ in number", given=f"{len(images)} photos, {len(names)} names")
         if len(images) == 1:
-            return self._empty_scene(images, names, ["one photo alone shows no depth, so it is not placed"])
+            return self._empty_scene(images, names, ["a single photo shows no depth, so it is not registered"])
         with tempfile.TemporaryDirectory(prefix="nbhelpers-features-") as folder, quiet_log():
             return self._solve(images, names, Path(folder))
 
@@ -119,7 +119,7 @@ class ColmapEstimator:
             try:
                 matcher = matcher if isinstance(matcher, Matcher) else matcher()
             except NbHelpersError as error:
-                notes.append(f"learned features cannot be had, so fewer runs were made: {error.what}")
+                notes.append(f"learned features are not available, so fewer runs were made: {error.what}")
                 continue
             stores.append(FeatureStore(matcher, images, folder / str(number)))
             runs.append(self._run(stores[-1], runs))
@@ -138,7 +138,7 @@ class ColmapEstimator:
         return run
 
     def _check(self, stores: Sequence[FeatureStore], runs: Sequence[Run], last: bool) -> CheckedRun | None:
-        """The best run so far with its confirmed photos; None where no two agree, or the photos show no depth."""
+        """The best run so far with its confirmed photos; None if no two agree, or the photos show no depth."""
         consistent = consistent_runs(runs)
         if consistent is None or shows_no_depth(consistent[0].all_pairs):
             return None
@@ -149,20 +149,20 @@ class ColmapEstimator:
         return self._joined(stores, runs, checked) if last and not checked.confirmed.all() else checked
 
     def _restarted(self, store: FeatureStore, checked: CheckedRun) -> CheckedRun:
-        """Confirm more photos of a mostly confirmed run, where a run from another first pair gives the same cameras."""
+        """Confirm more photos of a mostly confirmed run if a run from another first pair gives the same cameras."""
         run = checked.run
         again = run_mapping(store, run.all_pairs, self.seed + SECOND_SEED, barred=run.first_pair)
         seen = np.bincount(run.views, minlength=len(store)) >= MIN_POINTS
         more = agreement(run.poses, again.poses).views & seen & ~checked.confirmed
         if not more.any():
             return checked
-        line = f"{more.sum()} more by {run.matcher} alone, the same from two first pairs"
+        line = f"{more.sum()} more by {run.matcher} only, consistent from two initial pairs"
         return CheckedRun(run, checked.confirmed | more, (*checked.notes, line))
 
     def _joined(self, stores: Sequence[FeatureStore], runs: Sequence[Run], checked: CheckedRun) -> CheckedRun:
-        """Confirm more photos by the matches of all runs together, with the lens of the confirmed cameras.
+        """Confirm more photos by the combined matches of all runs, with the lens of the confirmed cameras.
 
-        The confirmed photos must get the same cameras, and the others the same from two first pairs.
+        The confirmed photos must keep their cameras, and the others must be consistent from two initial pairs.
         """
         joined, best, confirmed = JoinedFeatures(stores), checked.run, checked.confirmed
         lenses = best.lenses(joined.sizes)
@@ -173,7 +173,9 @@ class ColmapEstimator:
         more = agreement(run.poses, again.poses).views & (np.bincount(run.views, minlength=len(joined)) >= MIN_POINTS)
         if kept.sum() < confirmed.sum() or (kept | more).sum() <= confirmed.sum():
             return checked
-        line = f"{(kept | more).sum() - confirmed.sum()} more by the matches of all runs, the same from two first pairs"
+        line = (
+            f"{(kept | more).sum() - confirmed.sum()} more by the combined matches, consistent from two initial pairs"
+        )
         return CheckedRun(run, kept | more, (*checked.notes, line))
 
     def _empty_scene(self, images: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Scene:
@@ -206,8 +208,8 @@ def _narrow_notes(run: Run) -> list[str]:
     if not run.widest < CLEAR_FRACTION * MIN_ANGLE:
         return []
     return [
-        f"taken close together: no two photos see what they share under more than {run.widest:.0f} degrees, so depths "
-        "are less sure than directions"
+        f"taken close together: the triangulation angle of any two photos is at most {run.widest:.0f} degrees, "
+        "so depths are less accurate than directions"
     ]
 
 
@@ -218,9 +220,9 @@ def _missing_notes(
     seen = np.any([run.placed for run in runs], axis=0)
     notes = []
     if doubted := [name for name, ok, here in zip(names, checked.confirmed, seen, strict=True) if here and not ok]:
-        notes.append(f"not placed, because no two runs put it in the same place: {few(doubted)}")
+        notes.append(f"not registered, because no two runs agree on its camera: {few(doubted)}")
     if absent := [name for name, ok, here in zip(names, checked.confirmed, seen, strict=True) if not here and not ok]:
-        notes.append(f"not placed, because it shares too little with the others: {few(absent)}")
+        notes.append(f"not registered, because of too few matches with the others: {few(absent)}")
         most = max(range(len(runs)), key=lambda at: len(runs[at].all_pairs))
         notes += missing_photo_notes(stores[most], runs[most].all_pairs, names)
     return notes
@@ -228,7 +230,7 @@ def _missing_notes(
 
 def _failure_notes(runs: Sequence[Run], stores: Sequence[FeatureStore], names: Sequence[str]) -> list[str]:
     """Notes on why there is no model at all."""
-    notes = ["the scene was not recovered: no photo is placed"]
+    notes = ["the scene could not be reconstructed: no photo is registered"]
     placed = [run for run in runs if run.placed.sum() > 1]
     if len(placed) > 1:
         apart = [agreement(first.poses, second.poses) for first, second in itertools.combinations(placed, 2)]
@@ -243,14 +245,14 @@ def _failure_notes(runs: Sequence[Run], stores: Sequence[FeatureStore], names: S
     if len(notes) > 1:
         return notes
     if placed:
-        return [*notes, "runs placed different photos, so that none confirmed another"]
+        return [*notes, "the runs registered different photos, so none confirmed another"]
     widest = max((run.widest for run in runs if np.isfinite(run.widest)), default=None)
     if widest is None:
-        return [*notes, f"no two photos share {FIRST_PAIR_MATCHES} places, which the first pair must"]
+        return [*notes, f"no two photos have the {FIRST_PAIR_MATCHES} matches that the initial pair needs"]
     return [
         *notes,
-        f"no first pair was found: no two photos see what they share under more than {widest:.1f} degrees; take the "
-        "photos from places further apart",
+        f"no initial pair was found: the triangulation angle of any two photos is at most {widest:.1f} degrees; take "
+        "the photos from positions farther apart",
     ]
 
 
@@ -262,7 +264,7 @@ def _scene(
     model: str,
     notes: Sequence[str],
 ) -> Scene:
-    """The confirmed photos of a run, and the points that at least two of them see."""
+    """The confirmed photos of a run, and the points observed by at least two of them."""
     run, confirmed = checked.run, checked.confirmed
     kept = confirmed[run.views]
     counts = np.bincount(run.tracks[kept], minlength=len(run.points))
@@ -288,7 +290,7 @@ def _scene(
 
 
 def build(name: str, files: dict[str, Path], device: str, install: str = "") -> ColmapEstimator:
-    """Build the estimator; ``files`` is empty, for it has no weights of its own, and ``install`` is for the catalog.
+    """Build the estimator; ``files`` is empty, since it has no weights, and ``install`` is used by the catalog.
 
     Raises:
         NbHelpersError: pycolmap is not installed.
@@ -311,8 +313,8 @@ class Agreement:
 
     Attributes:
         views: photos whose cameras agree.
-        median: median difference of their relative rotations in degrees; of all common photos where none agree.
-        worst: the largest.
+        median: median difference of their relative rotations in degrees; of all common photos if none agree.
+        worst: the maximum difference.
         away: difference of the centres after alignment, root mean square, as a fraction of their spread.
     """
 
@@ -328,10 +330,10 @@ class Agreement:
 
 
 def agreement(first: Float[np.ndarray, "v 3 4"], second: Float[np.ndarray, "v 3 4"]) -> Agreement:
-    """The photos for which two sets of cameras agree, of those that both have.
+    """The common photos for which two sets of cameras agree.
 
-    Photos that disagree with most others are left out one by one, the worst first. The rest must be the majority, and
-    its centres must agree too, which those of cameras that only rotated would not.
+    Photos that disagree with most others are removed one by one, the worst first. The rest must be the majority, and
+    its centres must agree too, which excludes cameras that only rotated.
     """
     common = np.flatnonzero(np.isfinite(first).all((1, 2)) & np.isfinite(second).all((1, 2)))
     none = np.zeros(len(first), bool)
@@ -384,10 +386,10 @@ def similarity_transform(
 
 
 def shows_no_depth(pairs: Sequence[Pair]) -> bool:
-    """Whether hardly any two photos need more than a rotation of the camera, or one plane, to be explained.
+    """Whether nearly all pairs of photos can be explained by a rotation of the camera or by a plane.
 
-    From such photos runs can agree on cameras that are all wrong: a false focal length makes up for the
-    missing baseline.
+    For such photos runs can agree on cameras that are all wrong: a wrong focal length compensates for the missing
+    baseline.
     """
     return sum(not pair.flat for pair in pairs) <= MIN_DEEP_FRACTION * len(pairs)
 
@@ -397,28 +399,28 @@ def missing_photo_notes(store: FeatureStore, pairs: Sequence[Pair], names: Seque
     notes = []
     bare = [name for name, count in zip(names, store.counts, strict=True) if count < MIN_FEATURES]
     if bare:
-        notes.append(f"hardly any texture, so there is nothing to match: {few(bare)}")
+        notes.append(f"too little texture for matching: {few(bare)}")
     if not pairs:
         if len(bare) < len(names):
-            notes.append("no two photos show enough of the same places: they do not overlap, or from too far apart")
+            notes.append("no two photos have enough matches: they do not overlap, or the viewpoints are too far apart")
         return notes
     if all(pair.shift < MIN_SHIFT for pair in pairs):
-        notes.append("the photos that match are the same photo, taken from one place: they show no depth")
+        notes.append("the matching photos were taken from the same viewpoint: they show no depth")
     elif shows_no_depth(pairs):
-        notes.append("between most photos the camera only turned, or the scene is flat: they show no depth")
+        notes.append("most photos differ only by a rotation of the camera, or the scene is flat: they show no depth")
     parts = [part for part in connected_groups(len(names), pairs) if len(part) > 1]
     if len(parts) > 1:
         listed = "; ".join(few([names[view] for view in part]) for part in parts)
         notes.append(
-            f"the photos fall into {len(parts)} groups that share nothing, of which the largest is kept: {listed}"
+            f"the photos fall into {len(parts)} groups without common matches, of which the largest is kept: {listed}"
         )
     return notes
 
 
 def consistent_runs(runs: Sequence[Run]) -> tuple[Run, Run, Agreement] | None:
-    """The best run, one that agrees with it, and their agreement; None where no two agree.
+    """The best run, one that agrees with it, and their agreement; None if no two agree.
 
-    The number of photos that agree decides, then the smaller error.
+    Runs are compared by the number of photos that agree, then by their error.
     """
     agreeing = []
     for run in runs:

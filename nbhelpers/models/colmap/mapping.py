@@ -1,4 +1,4 @@
-"""Structure from motion by pycolmap from given matches: one run, one model; and points for known cameras.
+"""Structure from motion by pycolmap from given matches, and triangulation for known cameras.
 
 Schoenberger and Frahm, CVPR 2016, "Structure-from-Motion Revisited".
 """
@@ -35,11 +35,11 @@ from nbhelpers.models.colmap.matching import (
 from nbhelpers.models.protocols import Matcher
 
 log = logging.getLogger(__name__)
-FIRST_PAIR_MATCHES = 50  # matches that the first pair must have: COLMAP asks for 100, which wide baselines rarely have
-MIN_INLIERS = 20  # points by which a photo is registered: COLMAP asks for 30
-MIN_POINTS = 15  # points that a photo must see in the finished model; with fewer its pose is left to chance
-MAX_MODELS = 6  # that a run may begin, each from another first pair; COLMAP's 50 take minutes where matches are wrong
-MAX_SECONDS = 120  # after which a run ends with what it has
+FIRST_PAIR_MATCHES = 50  # minimum matches of the initial pair; COLMAP's 100 are rare for wide baselines
+MIN_INLIERS = 20  # minimum points to register a photo (COLMAP: 30)
+MIN_POINTS = 15  # minimum points of a photo in the final model; with fewer its pose is arbitrary
+MAX_MODELS = 6  # attempts of a run, each from another initial pair; COLMAP's 50 take minutes for wrong matches
+MAX_SECONDS = 120  # after which a run stops with its current model
 MIN_MODEL_SIZE = 2  # photos of a model
 MIN_ANGLE = 16.0  # degrees under which the first pair sees its points (COLMAP's default)
 MIN_ANGLES_NARROW = (8.0, 4.0, 2.0)  # for photos that were taken side by side in small steps
@@ -86,7 +86,7 @@ class Run:
         return best.first, best.second
 
     def lenses(self, sizes: Sequence[tuple[int, int]]) -> Lenses:
-        """Focal length and ``k1`` by size of photo; one camera took all of a size."""
+        """Focal length and ``k1`` by size of photo; all photos of a size are assumed to be from one camera."""
         views = np.flatnonzero(self.placed).tolist()
         return {sizes[view]: (float(self.intrinsics[view, 0, 0]), float(self.distortion[view, 0])) for view in views}
 
@@ -105,15 +105,15 @@ def run_mapping(
 ) -> Run:
     """One model of the largest connected group of photos.
 
-    COLMAP starts from a pair with a triangulation angle of 16 degrees. Where no pair has it, the limit is lowered to
-    the widest angle, and once more where that gives no model.
+    COLMAP starts from a pair with a triangulation angle of 16 degrees. If there is none, the limit is lowered to the
+    widest angle, and again if that gives no model.
 
     Args:
         store: the features of all photos.
         pairs: verified pairs.
         seed: of all random numbers.
         lenses: known lenses; see `cameras_for`.
-        barred: a pair that must not be the first, so that the run starts elsewhere.
+        barred: a pair that must not be the initial one, so that the run starts elsewhere.
     """
     import pycolmap
 
@@ -127,7 +127,7 @@ def run_mapping(
         lower = [angle for angle in MIN_ANGLES_NARROW if angle <= widest] or [MIN_ANGLES_NARROW[-1]]
         first = lower[0] if widest < CLEAR_FRACTION * MIN_ANGLE else MIN_ANGLE
         models: dict = {}
-        # COLMAP halves the angle twice by itself, so what comes after the first try is the lowest
+        # COLMAP itself halves the angle twice, so the second attempt uses the lowest
         for angle in dict.fromkeys((first, MIN_ANGLES_NARROW[-1])):
             options = _options(seed)
             options.mapper.init_min_tri_angle = angle
@@ -144,7 +144,7 @@ def run_mapping(
 def widest_angle(store: FeatureStore | JoinedFeatures, pairs: Sequence[Pair], lenses: Lenses | None = None) -> float:
     """The largest median triangulation angle in degrees of a possible first pair.
 
-    The search ends with the first pair that COLMAP's default would take; NaN where no pair has enough matches.
+    The search stops at the first pair that COLMAP's default accepts; NaN if no pair has enough matches.
     """
     import pycolmap
 
@@ -152,7 +152,7 @@ def widest_angle(store: FeatureStore | JoinedFeatures, pairs: Sequence[Pair], le
     for pair in sorted(pairs, key=lambda each: -len(each.matches)):
         if len(pair.matches) < FIRST_PAIR_MATCHES:
             break
-        geometry = copy.copy(pair.geometry)  # the estimate changes it, and the database must keep the original
+        geometry = copy.copy(pair.geometry)  # the estimation changes it, and the database needs the original
         first, second = (store.points(view).astype(float) + HALF for view in (pair.first, pair.second))
         if pycolmap.estimate_two_view_geometry_pose(cameras[pair.first], first, cameras[pair.second], second, geometry):
             widest = float(np.fmax(widest, np.degrees(geometry.tri_angle)))
@@ -162,7 +162,7 @@ def widest_angle(store: FeatureStore | JoinedFeatures, pairs: Sequence[Pair], le
 
 
 def _start(pairs: Sequence[Pair], barred: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Of the pairs other than the barred one, the one with most matches."""
+    """The pair with most matches, except the barred one."""
     if barred is None:
         return None
     others = [pair for pair in pairs if {pair.first, pair.second} != set(barred)]
@@ -175,7 +175,7 @@ def _options(seed: int):
 
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = seed
-    options.num_threads = options.mapper.num_threads = 1  # with more, the order of sums is random
+    options.num_threads = options.mapper.num_threads = 1  # with more threads the order of sums is random
     options.extract_colors = False
     options.max_num_models, options.max_runtime_seconds = MAX_MODELS, MAX_SECONDS
     options.min_num_matches, options.min_model_size = MIN_MATCHES, MIN_MODEL_SIZE
@@ -186,7 +186,7 @@ def _options(seed: int):
 
 @contextlib.contextmanager
 def quiet_log() -> Iterator[None]:
-    """Silence COLMAP's log up to fatal errors; it is a page per photo otherwise."""
+    """Silence COLMAP's log except for fatal errors; it is a page per photo otherwise."""
     import pycolmap
 
     level = pycolmap.logging.minloglevel
@@ -200,7 +200,7 @@ def quiet_log() -> Iterator[None]:
 def _write_database(
     path: Path, store: FeatureStore | JoinedFeatures, pairs: Sequence[Pair], lenses: Lenses | None
 ) -> None:
-    """Cameras, photos, features and verified matches as COLMAP keeps them; photo ``n`` gets the number ``n + 1``."""
+    """Write cameras, photos, features and verified matches to COLMAP's database; photo ``n`` gets id ``n + 1``."""
     import pycolmap
 
     database = pycolmap.Database.open(str(path))
@@ -270,9 +270,9 @@ def triangulate(scene: Scene, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], matc
         (2034, 3)
 
     Args:
-        scene: with at least two registered views; its own points and depth are replaced.
+        scene: with at least two registered views; its points and depth are replaced.
         images: the photos in the order of the views.
-        matcher: SIFT when left out.
+        matcher: SIFT by default.
 
     Raises:
         NbHelpersError: fewer than two views are registered, another number of photos, or photos of another size.
@@ -280,13 +280,13 @@ def triangulate(scene: Scene, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], matc
     from nbhelpers.models.matchers import Sift
 
     if scene.placed.sum() < 2:
-        raise NbHelpersError("points need two placed views", given=f"{scene.placed.sum()} placed")
+        raise NbHelpersError("triangulation needs two registered views", given=f"{scene.placed.sum()} registered")
     if len(images) != len(scene):
         raise NbHelpersError("photos and views differ in number", given=f"{len(images)} photos, {len(scene)} views")
     with tempfile.TemporaryDirectory(prefix="nbhelpers-points-") as name, quiet_log():
         store = FeatureStore(matcher or Sift(), images, Path(name) / "features")
         if [tuple(size) for size in scene.sizes.tolist()] != [tuple(size) for size in store.sizes]:
-            raise NbHelpersError("the photos are not those of the scene", given="other sizes")
+            raise NbHelpersError("the photos do not match the scene", given="other sizes")
         model = _triangulated(scene, store, Path(name))
         numbers = {key: index for index, key in enumerate(sorted(model.points3D))}
         seen = sorted(

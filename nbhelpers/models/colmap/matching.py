@@ -1,4 +1,4 @@
-"""Pairs of photos that overlap: features on disk, candidate pairs, matches verified by two-view geometry."""
+"""Overlapping pairs of photos: features on disk, candidate pairs, matches verified by two-view geometry."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ from nbhelpers.models.protocols import Matcher
 from nbhelpers.models.values import LocalFeatures
 
 EXHAUSTIVE = 10  # photos up to which every pair is matched
-EXHAUSTIVE_QUICK = 25  # the same for matchers that are quick
-NEIGHBOURS = 6  # photos that each photo is matched with beyond that number
-NEIGHBOURS_OF_RUNS = (
-    4  # photos that each photo is matched with by slow features, once quick ones have shown which are near
-)
+EXHAUSTIVE_QUICK = 25  # likewise for fast matchers
+NEIGHBOURS = 6  # photos with which each photo is matched beyond that number
+NEIGHBOURS_OF_RUNS = 4  # photos with which each photo is matched by slow features, given the matches of fast ones
 MAX_COMPARED = 384  # features per photo that are compared to find its neighbours
 MAX_DISTANCE_RATIO = 0.9  # ratio of distances below which two of those match
 MIN_MATCHES = 15  # matches that a pair must keep (COLMAP's min_num_inliers)
-MIN_INLIERS = 0.2  # fraction of a pair's matches that must be inliers: chance alone explains a tenth
+MIN_INLIERS = 0.2  # fraction of a pair's matches that must be inliers; a tenth occurs by chance
 MAX_ERROR = 4.0  # pixels from the epipolar line (COLMAP's default)
-MIN_SHIFT = 1.5  # pixels of movement below which a match is at rest
-TRIALS = 2000  # of the search for the camera motion: enough for 25 % good matches
+MIN_SHIFT = 1.5  # pixels of motion below which a match is static
+TRIALS = 2000  # of RANSAC for the camera motion: enough for 25 % inliers
 CACHE_SIZE = 24  # photos whose features are in memory
 HALF = 0.5  # COLMAP's first pixel has its centre at (0.5, 0.5)
 FOCAL_GUESS = 1.2  # COLMAP's first guess of a focal length, in longer sides
@@ -43,8 +41,8 @@ class FeatureStore:
 
     Args:
         matcher: whose features they are.
-        images: the photos; one at a time is read.
-        folder: where to keep them; made if it is missing.
+        images: the photos, read one at a time.
+        folder: where to store them; created if necessary.
     """
 
     def __init__(self, matcher: Matcher, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], folder: Path):
@@ -88,7 +86,7 @@ class Pair:
     Attributes:
         first: number of a photo.
         second: number of the other.
-        matches: ``(m, 2)`` indices of their features, those that one camera motion explains.
+        matches: ``(m, 2)`` indices of their features, the inliers of one camera motion.
         geometry: pycolmap's two-view geometry.
         offered: number of matches before verification.
         shift: median distance in pixels between the two keypoints of a match.
@@ -103,7 +101,7 @@ class Pair:
 
     @property
     def flat(self) -> bool:
-        """Whether a rotation of the camera, or one plane, explains the matches as well: they show no depth."""
+        """Whether a rotation of the camera, or a plane, explains the matches as well: they show no depth."""
         import pycolmap
 
         kinds = pycolmap.TwoViewGeometryConfiguration
@@ -116,7 +114,7 @@ def verified_pairs(store: FeatureStore, wanted: Sequence[tuple[int, int]], seed:
     Args:
         store: the features.
         wanted: pairs to match, e.g. `candidate_pairs`.
-        seed: of the search for the camera motion.
+        seed: of the estimation of the camera motion.
     """
     pairs, cameras = [], cameras_for(store.sizes)
     for first, second in tqdm(wanted, desc=f"pairs ({store.matcher.name})", leave=False):
@@ -130,7 +128,7 @@ def verified_pairs(store: FeatureStore, wanted: Sequence[tuple[int, int]], seed:
 
 
 def candidate_pairs(store: FeatureStore) -> list[tuple[int, int]]:
-    """The pairs worth matching: all of few photos; of many each with its neighbours, by similarity and in order."""
+    """The pairs to match: all of few photos; otherwise each photo with its neighbours by similarity and in order."""
     views = len(store)
     if views <= (EXHAUSTIVE_QUICK if store.matcher.quick else EXHAUSTIVE):
         return list(itertools.combinations(range(views), 2))
@@ -143,7 +141,7 @@ def candidate_pairs(store: FeatureStore) -> list[tuple[int, int]]:
 
 
 def pairs_of_runs(views: int, found: Sequence[Sequence[Pair]]) -> list[tuple[int, int]] | None:
-    """The pairs worth matching with slower features, by the matches of earlier runs.
+    """The pairs to match with slower features, given the matches of earlier runs.
 
     Each photo with its best neighbours; one with too few of them is matched with all.
 
@@ -152,7 +150,7 @@ def pairs_of_runs(views: int, found: Sequence[Sequence[Pair]]) -> list[tuple[int
         found: the verified pairs of each earlier run.
 
     Returns:
-        The pairs; None where no earlier run has matches, or all pairs of so many photos would be too slow.
+        The pairs; None if no earlier run has matches, or if matching all pairs would be too slow.
     """
     shared = np.zeros((views, views))
     for pair in itertools.chain.from_iterable(found):
@@ -169,13 +167,13 @@ def pairs_of_runs(views: int, found: Sequence[Sequence[Pair]]) -> list[tuple[int
 
 
 def mutual_neighbours(store: FeatureStore) -> Float[np.ndarray, "v v"]:
-    """How many of the most distinct features of each two photos are mutual nearest neighbours; -1 on the diagonal."""
+    """Number of the most distinctive features of each pair that are mutual nearest neighbours; -1 on the diagonal."""
     views = len(store)
     descriptors = []
     for view in range(views):
         features = store[view]
         best = np.argsort(-features.scores, kind="stable")
-        # features of equal score are ordered by position or size: take them evenly
+        # features of equal score are ordered by position or size: sample them evenly
         best = (
             best[np.linspace(0, len(best) - 1, min(MAX_COMPARED, len(best))).astype(int)]
             if _has_equal_scores(features)
@@ -211,7 +209,7 @@ def verify_pair(
     matches: Int[np.ndarray, "m 2"],
     seed: int,
 ) -> Pair | None:
-    """The inliers of a two-view geometry, or None when they are too few."""
+    """The inliers of a two-view geometry, or None if they are too few."""
     import pycolmap
 
     points = [store.points(number).astype(np.float64) + HALF for number in (first, second)]
@@ -232,19 +230,19 @@ def verify_pair(
 
 
 def moving_matches(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray, "m 2"]) -> Bool[np.ndarray, " m"]:
-    """Which matches move by some pixels; all where too few do.
+    """Which matches move by some pixels; all if too few do.
 
-    What is at rest while all else moves is the ground behind a turntable, a logo, dust on the lens. Where nothing
-    moves, the photos were taken from one viewpoint.
+    Static matches among moving ones are the background of a turntable, a logo, or dust on the lens. If nothing moves,
+    the photos were taken from one viewpoint.
     """
     far = np.linalg.norm(first - second, axis=1) > MIN_SHIFT
     return far if far.sum() >= MIN_MATCHES else np.ones(len(first), bool)
 
 
 def _has_common_motion(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray, "m 2"]) -> bool:
-    """Whether some fundamental matrix explains enough matches, by a search ten times quicker than pycolmap's.
+    """Whether a fundamental matrix explains enough matches, ten times as fast as pycolmap.
 
-    Most pairs of photos from all around do not overlap, and rejecting them takes most of the time.
+    Most pairs of photos around an object do not overlap, and rejecting them takes most of the time.
     """
     cv2.setRNGSeed(0)
     try:
@@ -255,7 +253,7 @@ def _has_common_motion(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray
 
 
 def connected_groups(views: int, pairs: Sequence[Pair]) -> list[list[int]]:
-    """Connected components of the photos by their pairs, the largest first."""
+    """Connected components of the photos by their pairs, largest first."""
     parent = list(range(views))
 
     def root(view: int) -> int:
@@ -272,11 +270,11 @@ def connected_groups(views: int, pairs: Sequence[Pair]) -> list[list[int]]:
 
 
 def cameras_for(sizes: Sequence[tuple[int, int]], lenses: Lenses | None = None) -> list:
-    """A `pycolmap.Camera` for each photo: one for all photos of a size, taken for one camera.
+    """A `pycolmap.Camera` for each photo; photos of equal size share one.
 
     Args:
         sizes: ``(H, W)`` of the photos.
-        lenses: focal length and ``k1`` by size, where they are known; pairs are then verified more strictly.
+        lenses: focal length and ``k1`` by size, if known; pairs are then verified more strictly.
     """
     import pycolmap
 
@@ -296,7 +294,7 @@ def cameras_for(sizes: Sequence[tuple[int, int]], lenses: Lenses | None = None) 
 
 
 class JoinedFeatures:
-    """The features of several stores as if they came from one matcher; see `FeatureStore`.
+    """The combined features of several stores; see `FeatureStore`.
 
     Example:
         >>> both = JoinedFeatures([sift_store, xfeat_store])
@@ -313,7 +311,7 @@ class JoinedFeatures:
         return len(self.sizes)
 
     def points(self, number: int) -> Float[np.ndarray, "n 2"]:
-        """The keypoints of all stores in one photo, one store after the other."""
+        """The concatenated keypoints of all stores in one photo."""
         return np.concatenate([store.points(number) for store in self.stores])
 
     def pairs(self, found: Sequence[Sequence[Pair]], lenses: Lenses, seed: int) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""Label propagation: objects tracked through a clip, or across photos, by an image segmenter's features alone."""
+"""Label propagation: tracking of objects through a clip, or across photos, by the features of an image segmenter."""
 
 from nbhelpers.models.label_propagation.tracker import LabelPropagation, build
 

@@ -1,8 +1,8 @@
-"""From a prompt, or from a probability map of an object, to one mask by the mask decoder.
+"""From a prompt or a probability map of an object to one mask by the mask decoder.
 
 * A probability map becomes several prompts (`prompt_variants`), whose masks are averaged (`decode_map`).
-* A prompt on a frame of a clip gives a mask, or corrects the one that was tracked there (`predict_prompt`).
-* A click on a part of an object takes in what moves with it (`moving_region`).
+* A prompt on a frame of a clip predicts a mask, or corrects the one that was tracked there (`predict_prompt`).
+* A click on a part of an object is extended to the region that moves with it (`moving_region`).
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from nbhelpers.core.prompts import EXCLUDE, INCLUDE, Prompt
 from nbhelpers.models.protocols import FeatureSegmenter
 from nbhelpers.models.values import Embedding, Prediction, is_mask_prompt
 
-LOGIT_RANGE = 20.0  # a certain cell is 10 inside and -10 outside, as sam2 encodes a given mask
-CERTAIN_LOGIT = np.float32(10)  # the logit of a cell whose mask is given
-MIN_COMPONENT = 0.05  # of the object's area: smaller components of the map are left out of the box
+LOGIT_RANGE = 20.0  # a certain cell is 10 inside and -10 outside, like mask prompts in sam2
+CERTAIN_LOGIT = np.float32(10)  # the logit of a cell of a given mask
+MIN_COMPONENT = 0.05  # of the object's area: smaller components of the map are not included in the box
 MAX_POINTS, POINT_SPACING = 4, 0.08  # of a variant's points, and their distance as a fraction of the frame's side
 AGREEMENT_POWER, WEIGHT_POWER = 4, 6
 MIN_AGREEMENT = 0.3  # IoU with the map below which no mask of the decoder is used
-MIN_COMPANION = 0.1  # of the clicked part's area: a smaller moving region is the flow's inaccuracy
-MIN_MOVING = 0.75  # fraction of a part that must move along for it to belong
+MIN_COMPANION = 0.1  # of the clicked part's area: a smaller moving region is an error of the flow
+MIN_MOVING = 0.75  # fraction of a region that must move along
 FLOW_SIDE = 854  # longer side in pixels at which the motion is estimated
 FLOW_SPACING = 8  # pixels between the samples of the background's motion
-FLOW_MARGIN = 15  # pixels around the part that are not taken for background
-MIN_SPEED = 2.0  # pixels: a smaller motion against the background is noise
-OPENING = 5  # pixels: thinner strips are the flow's own blur
+FLOW_MARGIN = 15  # pixels around the part that are excluded from the background
+MIN_SPEED = 2.0  # pixels: a smaller motion relative to the background is noise
+OPENING = 5  # pixels: thinner strips are blur of the flow
 MovingRegion = Callable[[np.ndarray], np.ndarray]
 """From a mask ``(H, W) bool`` to all that moves with it; `moving_region` between two frames is one."""
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedMap:
-    """The mask that the decoder makes of a probability map.
+    """The mask decoded from a probability map.
 
     Attributes:
         logits: ``(s, s)``, above 0 is inside.
@@ -56,14 +56,14 @@ def mask_side(segmenter: FeatureSegmenter, embedding: Embedding) -> int:
 
 
 def prompt_variants(probability: Float[np.ndarray, "s s"], size: tuple[int, int]) -> dict[str, Prompt]:
-    """Prompts for a probability map: its box alone, with points, with the map as mask prompt, with both.
+    """Prompts for a probability map: its box only, with points, with the map as mask prompt, with both.
 
     Args:
-        probability: of each cell to belong to the object.
+        probability: that a cell belongs to the object.
         size: ``(H, W)`` of the frame.
 
     Returns:
-        By name; empty where no cell is above 0.5.
+        By name; empty if no cell is above 0.5.
     """
     inside = probability > 0.5
     body = components(inside, MIN_COMPONENT * np.count_nonzero(inside)) > 0
@@ -102,13 +102,13 @@ def decode_map(
 ) -> DecodedMap:
     """The logits of all variants, averaged with the weight (IoU with the map)^4 x (``weights``)^6.
 
-    Where no variant agrees with the map, the map itself is returned as logits.
+    If no variant agrees with the map, the map itself is returned as logits.
 
     Args:
-        segmenter: whose decoder is prompted.
+        segmenter: provides the decoder.
         embedding: of the frame.
         probability: the map.
-        weights: of `variant_weights`; a variant without one counts 1.
+        weights: from `variant_weights`; 1 for variants without a weight.
     """
     masks = _decode_variants(segmenter, embedding, probability)
     ious = {name: soft_iou((logits > 0).astype(np.float32), probability) for name, logits in masks.items()}
@@ -131,7 +131,7 @@ def sigmoid(logits: Float[np.ndarray, "s s"]) -> Float32[np.ndarray, "s s"]:
 
 
 def soft_iou(a: Float[np.ndarray, "s s"], b: Float[np.ndarray, "s s"]) -> float:
-    """Sum of the smaller over sum of the larger values of two maps: IoU where both are 0 and 1 only."""
+    """Sum of the minimum over sum of the maximum of two maps; equals the IoU of binary maps."""
     larger = float(np.maximum(a, b).sum())
     return float(np.minimum(a, b).sum()) / larger if larger else 1.0
 
@@ -150,10 +150,10 @@ def predict_prompt(
     tracked: Float32[np.ndarray, "s s"] | None,
     moving: MovingRegion | None = None,
 ) -> Prediction:
-    """The one mask that a prompt means.
+    """The mask of a prompt.
 
-    * A mask alone is returned as it is.
-    * With a box or a mask, the segmenter's candidate that agrees with the points best.
+    * A mask alone is returned unchanged.
+    * With a box or a mask, it is the segmenter's candidate that agrees best with the points.
     * Points alone correct the tracked mask of this frame, or else the mask of the first including point. See
       `correct_mask`.
 
@@ -161,11 +161,11 @@ def predict_prompt(
         segmenter: prompted on this frame.
         embedding: of the frame.
         prompt: on this frame.
-        tracked: logits of the object's mask where it was already tracked to this frame.
-        moving: gives what moves with a mask of this frame; a part that does is added to the first click's.
+        tracked: logits of the object's mask if it was already tracked to this frame.
+        moving: returns the region that moves with a mask of this frame; it is added to that of the first click.
 
     Raises:
-        NbHelpersError: excluding points alone, and no mask that they could correct.
+        NbHelpersError: only excluding points, and no mask to correct.
     """
     if is_mask_prompt(prompt):
         return mask_prediction(prompt, embedding.size)
@@ -174,9 +174,9 @@ def predict_prompt(
     if tracked is None:
         if INCLUDE not in prompt.labels:
             raise NbHelpersError(
-                "excluding points alone do not say what the object is",
+                "excluding points alone do not select an object",
                 given=f"{len(prompt.points)} excluding points",
-                do="add a point that includes, a box or a mask; or follow the object to this frame first",
+                do="add an including point, a box or a mask; or track the object to this frame first",
             )
         first = Prompt(prompt.points[prompt.labels == INCLUDE][:1])
         start = _best_candidate(segmenter.predict(embedding, first), first)
@@ -197,7 +197,7 @@ def mask_prediction(prompt: Prompt, size: tuple[int, int]) -> Prediction:
 def _with_companion(
     segmenter: FeatureSegmenter, embedding: Embedding, start: Prediction, moving: MovingRegion
 ) -> Prediction:
-    """A mask with the part beside it that moves as it does, where the segmenter has such a part."""
+    """A mask with the adjacent part that moves with it, if the segmenter predicts such a part."""
     mask = start.best
     region = moving(mask)
     point = point_beside(region, mask, MIN_COMPANION)
@@ -215,18 +215,18 @@ def _with_companion(
 def correct_mask(
     segmenter: FeatureSegmenter, embedding: Embedding, prompt: Prompt, tracked: Float32[np.ndarray, "s s"]
 ) -> Prediction:
-    """Change a mask as little as its clicks ask for.
+    """Change a mask as little as its clicks require.
 
-    An including click outside the mask adds the part that this click alone gives. Where an excluding click is still
-    covered, the segmenter is prompted with all clicks and the mask, and of the candidates that agree with all clicks
-    the one nearest to the mask is taken; if there is none, the connected component under the click is dropped.
-    Clicks that agree with the mask change nothing.
+    An including click outside the mask adds the mask of this click alone. If an excluding click is still covered, the
+    segmenter is prompted with all clicks and the mask, and of the candidates that agree with all clicks the one nearest
+    to the mask is selected; if there is none, the connected component under the click is removed. Clicks that agree
+    with the mask change nothing.
 
     Args:
         segmenter: prompted on this frame.
         embedding: of the frame.
         prompt: points only.
-        tracked: logits of the mask to correct, in the segmenter's low resolution.
+        tracked: logits of the mask to correct, at the segmenter's low resolution.
     """
     score = np.ones(1, np.float32)
     logits = tracked
@@ -243,7 +243,7 @@ def correct_mask(
 def _subtract(
     segmenter: FeatureSegmenter, embedding: Embedding, prompt: Prompt, logits: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mask without what lies under the excluding clicks, and its score."""
+    """The mask without the regions of the excluding clicks, and its score."""
     predictions = [segmenter.predict(embedding, Prompt(prompt.points, prompt.labels, mask=logits))]
     if INCLUDE in prompt.labels:
         predictions.append(segmenter.predict(embedding, Prompt(prompt.points, prompt.labels)))
@@ -267,7 +267,7 @@ def _subtract(
 
 
 def _best_candidate(candidates: Prediction, prompt: Prompt | None) -> Prediction:
-    """One candidate as a prediction of its own: the model's choice, or the one that agrees with the points best."""
+    """A prediction with one candidate: the model's choice, or the one that agrees best with the points."""
     points = [] if prompt is None else [(float(x), float(y)) for x, y in prompt.points]
     index = candidates.choice if prompt is None or not points else candidates.agreeing(points, prompt.labels.tolist())
     score = np.clip(candidates.scores[index : index + 1], 0, 1)
@@ -275,7 +275,7 @@ def _best_candidate(candidates: Prediction, prompt: Prompt | None) -> Prediction
 
 
 def _cell(logits: np.ndarray, point: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
-    """Row and column of the cell that holds a point of the frame."""
+    """Row and column of the cell that contains a point of the frame."""
     x, y = (point + 0.5) / size[::-1] * logits.shape[::-1]
     return min(int(y), logits.shape[0] - 1), min(int(x), logits.shape[1] - 1)
 
@@ -289,17 +289,17 @@ def _covers(logits: np.ndarray, point: np.ndarray, size: tuple[int, int]) -> boo
 def moving_region(
     frame: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
 ) -> Bool[np.ndarray, "h w"]:
-    """What touches a part and moves as it does, with the part itself: of a click on a rider, the bicycle too.
+    """A part and the adjacent region that moves with it: for a click on a rider, the bicycle too.
 
-    A single click fits a part as well as the whole (Kirillov et al. 2023, arXiv 2304.02643, section 3); what belongs
-    together moves together against the background (common fate). The background's motion is one affine map (RANSAC
-    over the optical flow outside the part). A pixel moves along when its motion against the background differs from
+    A single click may mean a part or the whole (Kirillov et al. 2023, arXiv 2304.02643, section 3); parts of an object
+    move together relative to the background (common fate). The background's motion is one affine map (RANSAC
+    over the optical flow outside the part). A pixel moves along if its motion relative to the background differs from
     the part's median motion by less than half the length of that motion.
 
     Args:
         frame: RGB.
         other: a neighbouring frame.
-        mask: the part in ``frame``; it is returned as it is where the motion cannot be estimated.
+        mask: the part in ``frame``; returned unchanged if the motion cannot be estimated.
     """
     height, width = mask.shape
     scale = min(1.0, FLOW_SIDE / max(height, width))
@@ -321,7 +321,7 @@ def moving_region(
 
 
 def point_beside(region: Bool[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], fraction: float) -> np.ndarray | None:
-    """The deepest ``(x, y)`` of a region outside a mask; None where less than ``fraction`` of the mask's area is."""
+    """The deepest ``(x, y)`` of a region outside a mask; None if that is less than ``fraction`` of the mask's area."""
     rest = region & ~mask
     if np.count_nonzero(rest) < fraction * np.count_nonzero(mask):
         return None
@@ -332,7 +332,7 @@ def point_beside(region: Bool[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"],
 def _relative_motion(
     frame: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"], part: Bool[np.ndarray, "h w"]
 ) -> np.ndarray | None:
-    """``(h, w, 2)`` optical flow less the background's; None where too little background is in view."""
+    """``(h, w, 2)`` optical flow minus that of the background; None if too little background is visible."""
     height, width = part.shape
     if min(height, width) < 4 * FLOW_SPACING:
         return None

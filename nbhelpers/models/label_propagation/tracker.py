@@ -1,10 +1,10 @@
-"""Track objects through a clip with an image segmenter alone: no weights are trained for video.
+"""Tracking of objects through a clip with an image segmenter, without weights trained on video.
 
-Each frame's cells are compared with those of memory frames (`votes`), and the map that results is a prompt to the
-mask decoder (`decoding`). Prompted frames stay in memory; of the others only the last few.
+The cells of each frame are compared with those of memory frames (`votes`), and the resulting map prompts the mask
+decoder (`decoding`). Memory frames are the prompted frames and the last few others.
 
-The state's size does not grow with the clip's length: features are kept of prompted frames and of the last few only,
-and of every tracked frame its mask, in a few kilobytes.
+The state's size does not grow with the clip's length: features are kept only for prompted frames and the last few
+others, and the mask of every tracked frame takes a few kilobytes.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ if TYPE_CHECKING:
 
 MAX_RECENT = 4  # tracked frames that vote
 MAX_ANCHORS = 4  # prompted frames that vote: the nearest in time
-MIN_SIMILARITY = 2 / 3  # below which the mask is of another object: the object is gone
+MIN_SIMILARITY = 2 / 3  # below which the mask shows another object: the object is gone
 MIN_AREA = 0.02  # of the area on the nearest prompted frame, below which the object is gone
 CACHE_SIZE = 8  # embeddings, 17 MB each
 SCORE_POWER = 4
-LOGIT_STEPS = 8  # of a packed mask in a unit of logits
-DIRECTIONS = {1: "forwards", -1: "backwards"}  # as saved memory names them
+LOGIT_STEPS = 8  # of a packed mask per unit of logits
+DIRECTIONS = {1: "forwards", -1: "backwards"}  # names in saved memory
 LEVEL_NAMES = ("image_embed", "high_res_feats_1", "high_res_feats_0")  # likewise, the coarsest first
 
 
@@ -75,7 +75,7 @@ class LabelPropagation:
         name: catalog name.
     """
 
-    kept = None  # the masks of all tracked frames are kept, whatever is prompted later
+    kept = None  # the masks of all tracked frames are kept, even after further prompts
 
     def __init__(self, segmenter: Segmenter, name: str = "label-propagation"):
         self.segmenter, self.name = with_features(segmenter), name
@@ -86,11 +86,11 @@ class LabelPropagation:
         return self.segmenter.device
 
     def open(self, frames: FrameSequence, fusion: FeatureFusion | None = None) -> PropagationState:
-        """A new state for a clip; decodes nothing yet.
+        """A new state for a clip; no frame is decoded yet.
 
         Args:
             frames: the clip.
-            fusion: changes the features that vote and knows objects by their places; none when left out.
+            fusion: changes the features that vote and knows the positions of objects; none by default.
 
         Raises:
             NbHelpersError: the clip has no frames.
@@ -98,14 +98,13 @@ class LabelPropagation:
         return PropagationState(frames, self.segmenter.encode, fusion)
 
     def add(self, state: PropagationState, frame: int, object_id: int, prompt: Prompt) -> Prediction:
-        """Prompt an object on one frame, in place of its earlier prompt there, and get its mask.
+        """Prompt an object on one frame, replacing its earlier prompt there, and predict its mask.
 
-        A mask alone is taken as it is. Points without a mask, on a frame where the object was already tracked,
-        correct the mask that was tracked there; elsewhere the mask of the first including point takes in what moves
-        with it.
+        A mask alone is used unchanged. Points without a mask correct the tracked mask of the frame if there is one;
+        otherwise the mask of the first including point is extended to the region that moves with it.
 
         Raises:
-            NbHelpersError: no such frame, a prompt outside it, or excluding points that have no mask to correct.
+            NbHelpersError: an invalid frame, a prompt outside it, or excluding points without a mask to correct.
         """
         state.check(frame)
         prompt.check_inside(state.frames.size)
@@ -135,9 +134,9 @@ class LabelPropagation:
         prediction: Prediction,
         weights: dict[str, float] | None = None,
     ) -> Anchor:
-        """The memory of a prompted frame, from the mask that its prompt gave.
+        """The memory of a prompted frame, from the mask of its prompt.
 
-        The ``weights`` cost four predictions, for which a click should not wait: `propagate` computes them.
+        The ``weights`` take four predictions, which would delay a click: `propagate` computes them.
         """
         embedding = state.embedding(frame)
         maps = self._maps(state, frame)
@@ -153,7 +152,7 @@ class LabelPropagation:
         )
 
     def _weights(self, state: PropagationState, track: Track, frame: int) -> dict[str, float]:
-        """The weights of the prompt variants by a prompted frame, computed when they are first needed."""
+        """The weights of the prompt variants from a prompted frame, computed on demand."""
         anchor = track.anchors[frame]
         if anchor.weights is None:
             embedding = state.embedding(frame)
@@ -175,16 +174,16 @@ class LabelPropagation:
         memory: Mapping[str, np.ndarray],
         prompts: Mapping[int, Prompt] | None = None,
     ) -> None:
-        """Restore the arrays of `memory`, in place of calling `add` and `propagate` again.
+        """Restore the arrays of `memory`, instead of calling `add` and `propagate` again.
 
         Args:
             state: of a clip with the same frames; recall its prompted frames first.
-            frame: the frame that the memory is of.
+            frame: the frame of the memory.
             memory: arrays by name.
             prompts: those of this frame, by object id.
 
         Raises:
-            NbHelpersError: the memory does not fit the prompts.
+            NbHelpersError: the memory does not match the prompts.
         """
         state.check(frame)
         for object_id, own in arrays_by_object(memory, frame, prompts or {}).items():
@@ -233,15 +232,15 @@ class LabelPropagation:
     def propagate(self, state: PropagationState, start: int, stop: int) -> Iterator[TrackedFrame]:
         """Track all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
 
-        The masks of earlier calls are kept and built on. Prompted frames keep their masks.
+        The masks of earlier calls are kept and used. Prompted frames keep their masks.
 
         Raises:
-            NbHelpersError: no such frame, or nothing to follow; at once, not at the first frame.
+            NbHelpersError: an invalid frame, or no prompt; raised by the call, not at the first frame.
         """
         state.check(start)
         state.check(stop)
         if not state.tracks:
-            raise NbHelpersError("there is nothing to follow yet", do="prompt an object on a frame first")
+            raise NbHelpersError("there is no prompt yet", do="prompt an object on a frame first")
         step = 1 if stop >= start else -1
         return (self._track(state, frame, step) for frame in range(start, stop + step, step))
 
@@ -273,7 +272,7 @@ class LabelPropagation:
     def _track_object(
         self, state: PropagationState, object_id: int, frame: int, step: int
     ) -> tuple[np.ndarray | None, float]:
-        """Logits and confidence of one object on a frame without a prompt of it; no logits where it is gone."""
+        """Logits and confidence of an object on a frame without a prompt of it; no logits if it is gone."""
         track = state.tracks[object_id]
         anchors = track.nearest(frame, MAX_ANCHORS)
         memory = [track.anchors[index].memory for index in anchors]
@@ -303,7 +302,7 @@ class LabelPropagation:
         return decoded.logits, soft_iou(inside, votes.probability)
 
     def _maps(self, state: PropagationState, frame: int) -> FeatureMaps:
-        """The feature maps of a frame, with what the state's fusion merges into the coarsest."""
+        """The feature maps of a frame, the coarsest one with the state's fusion."""
         maps = feature_maps(self.segmenter, state.embedding(frame))
         return maps if state.fusion is None else (state.fusion.merge(frame, maps[0]), *maps[1:])
 
@@ -316,7 +315,7 @@ class LabelPropagation:
 
 
 def build(name: str, files: dict[str, Path], device: str, *, segmenter: str) -> LabelPropagation:
-    """Build the tracker on a segmenter of the catalog, which is shared by all who load it.
+    """Build the tracker on a segmenter of the catalog, which is shared.
 
     Args:
         name: catalog name.
@@ -335,8 +334,8 @@ class Anchor:
 
     Attributes:
         prompt: of the object.
-        prediction: the mask of the prompt; None where the prompt is that mask, which may be large.
-        score: the confidence in it.
+        prediction: the mask of the prompt; None if the prompt is that mask, which may be large.
+        score: its confidence.
         memory: its cells, which vote on other frames.
         area: of the mask, in cells of the decoder's grid.
         weights: of the prompt variants, see `variant_weights`; None until they are needed.
@@ -355,7 +354,7 @@ class Anchor:
 
 
 class PackedMasks:
-    """Low-resolution logits by frame, in an eighth of a unit between -15 and 15, compressed: about 10 kB each."""
+    """Low-resolution logits by frame, quantised to eighths between -15 and 15 and compressed: about 10 kB each."""
 
     def __init__(self):
         self._packed: dict[int, tuple[tuple[int, int], bytes]] = {}
@@ -380,13 +379,13 @@ class PackedMasks:
 class Track:
     """One object of a clip.
 
-    Masks tracked forwards and backwards are kept apart and joined on demand, so that a pass that starts at a hard
-    frame does not spoil the masks of an easier one from the other side.
+    Masks tracked forwards and backwards are stored separately and combined on demand, so that a pass from a difficult
+    frame does not impair that from an easier one on the other side.
 
     Attributes:
         anchors: the prompted frames.
-        tracked: the masks of tracked frames by direction (1, -1), without those where the object was gone.
-        scores: the confidence in each of them.
+        tracked: the masks of tracked frames by direction (1, -1), without frames where the object was gone.
+        scores: the confidence of each of them.
         recent: memory of the last few of them.
     """
 
@@ -396,7 +395,7 @@ class Track:
     recent: dict[int, MemoryFrame] = field(default_factory=dict)
 
     def put(self, frame: int, step: int, logits: Float32[np.ndarray, "s s"], score: float) -> None:
-        """Keep the mask of a pass in direction ``step`` on a frame."""
+        """Store the mask of a pass in direction ``step`` on a frame."""
         self.tracked[step][frame] = logits
         self.scores[step][frame] = score
         self.recent.pop(frame, None)
@@ -409,10 +408,10 @@ class Track:
         self.recent.pop(frame, None)
 
     def joined(self, frame: int) -> tuple[Float32[np.ndarray, "s s"], float] | None:
-        """Logits and confidence on a tracked frame, None where there are none.
+        """Logits and confidence on a tracked frame; None if there are none.
 
         Between two prompted frames the passes from both are averaged with the weight (confidence x that of the
-        prompted mask)^4 / distance: a pass is as good as the mask it started from. Weights by distance are those of
+        prompted mask)^4 / distance, since a pass is as good as its initial mask. Weights by distance follow
         Oh et al. 2019 (arXiv 1904.09791, section 3.3) for interactive corrections.
         """
         sides = [step for step in (1, -1) if frame in self.tracked[step]]
@@ -425,7 +424,7 @@ class Track:
         return logits, float(score)
 
     def _weight(self, frame: int, step: int) -> float:
-        """Weight of a pass in direction ``step``; 0 when the prompt that it started from was removed."""
+        """Weight of a pass in direction ``step``; 0 if its initial prompt was removed."""
         passed = [index for index in self.anchors if (frame - index) * step > 0]
         if not passed:
             return 0.0
@@ -434,13 +433,13 @@ class Track:
         return confidence**SCORE_POWER / abs(frame - source)
 
     def nearest(self, frame: int, count: int) -> list[int]:
-        """The prompted frames nearest in time, the nearest first."""
+        """The prompted frames nearest in time, in order of distance."""
         return sorted(self.anchors, key=lambda index: (abs(index - frame), index))[:count]
 
     def before(self, frame: int, step: int, count: int) -> list[int]:
         """Tracked frames just before ``frame`` in the direction ``step``, back to a prompted or a missing one.
 
-        The masks beyond a prompted frame are older than its correction.
+        Masks beyond a prompted frame are older than its correction.
         """
         frames = []
         while (
@@ -462,7 +461,7 @@ class PropagationState:
 
     Args:
         frames: the clip.
-        encode: makes the embedding of an image.
+        encode: computes the embedding of an image.
         fusion: see `LabelPropagation.open`.
 
     Raises:
@@ -480,10 +479,10 @@ class PropagationState:
     def check(self, frame: int) -> None:
         """Raise an error unless the clip has this frame."""
         if not 0 <= frame < len(self.frames):
-            raise NbHelpersError("the clip has no such frame", given=frame, expected=f"0 to {len(self.frames) - 1}")
+            raise NbHelpersError("there is no such frame", given=frame, expected=f"0 to {len(self.frames) - 1}")
 
     def embedding(self, frame: int) -> Embedding:
-        """Features of a frame; the last few are kept."""
+        """Features of a frame, with a cache of the last few."""
         if frame not in self._embeddings:
             while len(self._embeddings) >= CACHE_SIZE:
                 self._embeddings.popitem(last=False)
@@ -499,7 +498,7 @@ def _frame_arrays(state: PropagationState, frame: int) -> dict[str, np.ndarray]:
         own: dict[str, np.ndarray] = {}
         for step, name in DIRECTIONS.items():
             if frame in track.tracked[step]:
-                # a kept mask is in whole steps already, so nothing is lost
+                # a stored mask is already quantised, so nothing is lost
                 own[f"{name}/mask"] = np.rint(track.tracked[step][frame] * LOGIT_STEPS).astype(np.int8)
                 own[f"{name}/score"] = np.array(track.scores[step][frame])
         if (anchor := track.anchors.get(frame)) is not None:
@@ -522,7 +521,7 @@ def _saved_means(own: Mapping[str, np.ndarray], device: str) -> list[torch.Tenso
 
 
 def _saved_prediction(prompt: Prompt, size: tuple[int, int], own: Mapping[str, np.ndarray]) -> Prediction:
-    """The mask that a prompt gave: that of the prompt itself where it has one."""
+    """The mask of a prompt: that of the prompt itself if it has one."""
     if is_mask_prompt(prompt):
         return mask_prediction(prompt, size)
     return Prediction(own["answer"], np.array([own["score"]], np.float32), size, tuple(own["extent"].tolist()))

@@ -1,8 +1,8 @@
-"""Which cells of a frame belong to an object, voted by the most similar cells of other frames.
+"""Votes of the most similar cells of other frames on which cells of a frame belong to an object.
 
-Label propagation by nearest neighbours, as Jabri et al. 2020 (arXiv 2006.14613, section 4) and Caron et al. 2021
-(arXiv 2104.14294, section 4.2.2) evaluate features with it; here on the features that SAM 2 gives its mask decoder,
-first on the grid of the coarsest map, then twice as fine along the contour.
+Label propagation by nearest neighbours, which Jabri et al. 2020 (arXiv 2006.14613, section 4) and Caron et al. 2021
+(arXiv 2104.14294, section 4.2.2) use to evaluate features; here on the features of SAM 2's mask decoder, first on the
+grid of the coarsest map, then twice as fine along the contour.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 LEVELS = 3
 NEIGHBOURS = 10
 TEMPERATURE = 0.05  # of the votes' weights, in cosine similarity
-FINE_TEMPERATURE = 0.02  # features that differ more within an object need less smoothing
-DISTANCE_PENALTY = 0.1  # what a key loses in similarity when it lies one search radius away
-RADIUS, RADIUS_PER_FRAME = 6.0, 2.0  # in cells of the coarse grid: how far an object may have moved
+FINE_TEMPERATURE = 0.02  # likewise on the fine grid, where features vary more within an object
+DISTANCE_PENALTY = 0.1  # subtracted from the similarity of a key at a distance of one search radius
+RADIUS, RADIUS_PER_FRAME = 6.0, 2.0  # search radius in cells of the coarse grid, and its increase per frame
 QUERY_FRACTION = 0.25  # of the frame's cells, the most similar to the object, can become part of it
 UNCERTAIN = (0.1, 0.9)
 CONTOUR, MEMORY_CONTOUR = 1, 3  # half width of the refined band and of the memory's fine band, in coarse cells
@@ -36,7 +36,7 @@ FINE_WEIGHTS = (1.0, 0.3, 0.3)
 FeatureMaps = Sequence["torch.Tensor"]
 """Feature maps of one image, ``(h, w, d)`` each, the coarsest first; see `feature_maps`."""
 Means = Sequence["torch.Tensor | float"]
-"""What is subtracted from the features of each level; see `feature_means`."""
+"""Means that are subtracted from the features of each level; see `feature_means`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Keys:
 
 @dataclass(frozen=True, eq=False)
 class MemoryFrame:
-    """One object on one frame, ready to vote: all cells of the coarse grid, and the finer ones near the contour."""
+    """The memory of an object on a frame: all cells of the coarse grid, and finer cells near the contour."""
 
     frame: int
     coarse: Keys
@@ -68,7 +68,7 @@ class Votes:
     """The vote of memory frames on another frame.
 
     Attributes:
-        probability: ``(s, s)``, of each cell of the decoder's grid to belong to the object.
+        probability: ``(s, s)``, that a cell of the decoder's grid belongs to the object.
         similarity: mean cosine similarity of the cells voted inside to their nearest cell of the object in memory.
             On neighbouring frames about 0.9, over a clip 0.7 and more, between objects of two kinds 0.6 and less.
     """
@@ -81,14 +81,14 @@ def with_features(segmenter: Segmenter) -> FeatureSegmenter:
     """The segmenter, if it gives its features.
 
     Raises:
-        NbHelpersError: it does not.
+        NbHelpersError: the segmenter has no features.
     """
     if not isinstance(segmenter, FeatureSegmenter):
         raise NbHelpersError(
-            "this segmenter does not give the features that images are compared by",
+            "the segmenter has no features for comparing images",
             given=segmenter.name,
             expected="a segmenter with `features`",
-            do="take a SAM 2 segmenter",
+            do="use a SAM 2 segmenter",
         )
     return segmenter
 
@@ -104,7 +104,7 @@ def feature_maps(segmenter: Segmenter, embedding: Embedding) -> tuple[torch.Tens
 
 
 def feature_means(maps: FeatureMaps) -> list[torch.Tensor]:
-    """Mean of each feature map ``(d,)``: what all cells share does not tell them apart."""
+    """Mean of each feature map ``(d,)``, a common component that does not discriminate."""
     return [_channels_first(features)[0].mean((1, 2)) for features in maps]
 
 
@@ -118,7 +118,7 @@ def sample_features(
         means: subtracted from the features, see `feature_means`.
         cells: row * side + column.
         side: of the grid; each feature map is sampled bilinearly at the cells' centres.
-        weights: of the levels in the similarity; levels beyond them are left out.
+        weights: of the levels in the similarity; further levels are not used.
     """
     import torch
     from torch.nn import functional
@@ -153,7 +153,7 @@ def encode_memory(frame: int, maps: FeatureMaps, means: Means, probability: Floa
         frame: index into the clip.
         maps: of the frame.
         means: see `feature_means`.
-        probability: of each cell of the decoder's grid to belong to the object.
+        probability: that a cell of the decoder's grid belongs to the object.
     """
     grid = maps[0].shape[0]
     coarse, fine = resize_map(probability, grid), resize_map(probability, 2 * grid)
@@ -178,7 +178,7 @@ def vote(
     memory: Sequence[MemoryFrame],
     distance_penalty: float = DISTANCE_PENALTY,
 ) -> Votes:
-    """Where an object is on a frame, by all memory frames together.
+    """The votes of all memory frames on a frame.
 
     Args:
         frame: index of the frame.
@@ -197,7 +197,7 @@ def vote(
     votes[cells.cpu().numpy()] = weighted_vote(
         queries[cells], positions[cells], coarse_keys, TEMPERATURE, distance_penalty
     )
-    # no cell is more than half covered by an object smaller than a cell
+    # an object smaller than a cell covers no cell by more than half
     inside = min(0.5, 0.5 * max(float(key.labels.max()) for key, _ in coarse_keys))
     similarity = mean_similarity(queries[np.flatnonzero(votes > inside)], [key for key, _ in coarse_keys], inside)
     votes = resize_map(votes.reshape(grid, grid), 2 * grid)
@@ -212,7 +212,7 @@ def vote(
 
 
 def search_radius(frames: int) -> float:
-    """How far an object may have moved in so many frames, in coarse cells."""
+    """Search radius after a number of frames, in coarse cells."""
     return RADIUS + RADIUS_PER_FRAME * abs(frames)
 
 
@@ -276,11 +276,11 @@ def local_similarity(
     radius: float,
     distance_penalty: float = DISTANCE_PENALTY,
 ) -> torch.Tensor:
-    """``(n, m)``: cosine similarity, less the penalty times the squared distance in units of ``radius``."""
+    """``(n, m)``: cosine similarity minus the penalty times the squared distance in units of ``radius``."""
     import torch
 
     scale = distance_penalty / radius**2
-    # -scale * |p - k|^2 as a product of its own, so that one matrix product does it all
+    # -scale * |p - k|^2 is written as an inner product, so that one matrix product computes both
     left = torch.cat(
         [
             queries,
@@ -313,6 +313,6 @@ def contour_band(probability: Float[np.ndarray, "s s"], radius: int) -> Bool[np.
 
 
 def resize_map(probability: Float[np.ndarray, "a a"], side: int) -> Float[np.ndarray, "b b"]:
-    """Bring a square map to another grid: means of cells when smaller, bilinear when larger."""
+    """Resample a square map to another grid: area means for a smaller one, bilinear for a larger one."""
     mode = cv2.INTER_AREA if side < probability.shape[0] else cv2.INTER_LINEAR
     return cv2.resize(probability.astype(np.float32), (side, side), interpolation=mode)

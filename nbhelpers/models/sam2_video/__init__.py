@@ -1,4 +1,4 @@
-"""SAM 2's video predictor, fed lazily, with corrections that stick."""
+"""SAM 2's video predictor with lazy decoding and persistent corrections."""
 
 from nbhelpers.models.sam2_video.tracker import Sam2Tracker, build, build_video_network
 

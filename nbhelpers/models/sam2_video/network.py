@@ -1,6 +1,6 @@
-"""What the video tracker needs of Meta's ``sam2`` package: its predictor, with lazy decoding, frame by frame.
+"""The predictor of Meta's ``sam2`` package with lazy decoding, frame by frame.
 
-Everything in here follows ``sam2/sam2_video_predictor.py`` of sam2 1.1.0; imported only when a tracker is built.
+It follows ``sam2/sam2_video_predictor.py`` of sam2 1.1.0 and is imported only when a tracker is built.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ PER_OBJECT = (
 
 
 class LazyImages:
-    """Stands for upstream's ``images`` tensor: decodes and normalises a frame when it is indexed, and keeps none.
+    """Lazy replacement of upstream's ``images`` tensor: decodes and normalises a frame on access, without caching.
 
-    Equal bit for bit to what ``load_video_frames_from_jpg_images`` (sam2/utils/misc.py) makes of the same pictures.
+    Equal bit for bit to the result of ``load_video_frames_from_jpg_images`` (sam2/utils/misc.py) for the same images.
     """
 
     def __init__(self, frames: FrameSequence, side: int):
@@ -47,7 +47,7 @@ class LazyImages:
 
 
 class VideoPredictor(SAM2VideoPredictor):
-    """Upstream's predictor, without its loop over the clip, and with the predicted IoU that it drops."""
+    """Upstream's predictor without its loop over the clip, and with the predicted IoU that it discards."""
 
     last_iou: float = 0.0
 
@@ -56,10 +56,10 @@ class VideoPredictor(SAM2VideoPredictor):
         self.memory_attention.register_forward_pre_hook(_in_one_precision, with_kwargs=True)
 
     def new_inference(self, images: LazyImages, fusion: FeatureFusion | None = None) -> dict[str, Any]:
-        """The dictionary that ``init_state`` makes, but nothing is decoded; and the fusion, if there is one.
+        """The dictionary of ``init_state``, without decoding frames, and with the fusion if there is one.
 
-        The size of the video is set to that of the low-resolution masks, so that upstream enlarges nothing: of a
-        6000 x 9000 frame that would be 216 MB an object.
+        The size of the video is set to that of the low-resolution masks, so that upstream does not enlarge masks: for a
+        6000 x 9000 frame that would take 216 MB per object.
         """
         inference = {
             "images": images,
@@ -94,7 +94,7 @@ class VideoPredictor(SAM2VideoPredictor):
             inference: of `new_inference`.
             frame: index into the clip.
             object_id: a known object.
-            prompt: in pixels of the frame; its mask, if it has one, goes before ``corrected``.
+            prompt: in pixels of the frame; its mask, if it has one, takes precedence over ``corrected``.
             size: ``(H, W)`` of the frame.
             corrected: ``(1, 1, h, w)`` low-resolution logits that the points correct, if there are any.
         """
@@ -106,7 +106,7 @@ class VideoPredictor(SAM2VideoPredictor):
             given = mask_logits(prompt.mask, low) if prompt.mask.dtype == np.bool_ else prompt.mask
             corrected = torch.from_numpy(upsample(given, given.shape, low))[None, None]
         if corrected is not None:
-            tracked[frame] = {"pred_masks": corrected.to(self.device)}  # where upstream takes the mask to correct from
+            tracked[frame] = {"pred_masks": corrected.to(self.device)}  # from which upstream reads the mask to correct
         scale = torch.tensor(size[::-1])
         self.add_new_points_or_box(
             inference,
@@ -115,7 +115,7 @@ class VideoPredictor(SAM2VideoPredictor):
             points=torch.from_numpy(prompt.points.copy()) / scale,
             labels=torch.from_numpy(prompt.labels.copy()),
             box=None if prompt.box is None else torch.from_numpy(prompt.box.reshape(2, 2).copy()) / scale,
-            normalize_coords=False,  # for upstream the video has the size of the low-resolution masks
+            normalize_coords=False,  # the video size is that of the low-resolution masks
         )
 
     def step(self, inference: dict[str, Any], index: int, frame: int, reverse: bool) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class VideoPredictor(SAM2VideoPredictor):
         return current
 
     def position_encoding(self, inference: dict[str, Any], features: torch.Tensor) -> list[torch.Tensor]:
-        """Of a memory ``(1, c, h, w)``: the same for all, so upstream keeps one, made here if there is none yet."""
+        """The encoding of a memory ``(1, c, h, w)``, the same for all, so upstream caches it; computed if necessary."""
         if "maskmem_pos_enc" not in inference["constants"]:
             half = torch.is_autocast_enabled(features.device.type)
             encoding = self.memory_encoder.position_encoding(features.float())
@@ -164,9 +164,9 @@ class VideoPredictor(SAM2VideoPredictor):
 
 
 def _in_one_precision(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Memories are kept in bfloat16, which float32 weights refuse where no float32 object pointer stands beside them.
+    """Cast bfloat16 memories to float32 if there is no float32 object pointer among them.
 
-    That is so on a frame before all prompted ones, without autocast: upstream fails there.
+    This happens on a frame before all prompted ones, without autocast, where upstream fails.
     """
     memory = kwargs["memory"]
     if not torch.is_autocast_enabled(memory.device.type):
@@ -175,7 +175,7 @@ def _in_one_precision(module: torch.nn.Module, args: tuple, kwargs: dict[str, An
 
 
 def moved(value: Any, device: str | torch.device) -> Any:
-    """A nest of dictionaries and lists with all its tensors on ``device``."""
+    """Nested dictionaries and lists with all tensors moved to ``device``."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -184,12 +184,12 @@ def moved(value: Any, device: str | torch.device) -> Any:
 
 
 def packed(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor as an array that numpy can save; bfloat16 becomes its 16 bits as uint16."""
+    """A tensor as an array that NumPy can save; bfloat16 is stored as uint16."""
     tensor = tensor.detach().cpu()
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def unpacked(array: np.ndarray, device: str) -> torch.Tensor:
-    """The tensor of `packed`."""
+    """The inverse of `packed`."""
     tensor = torch.from_numpy(array.copy())
     return (tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor).to(device)

@@ -1,9 +1,9 @@
-"""SAM 2 and 2.1 for video, through Meta's ``sam2`` package, with corrections that stick.
+"""SAM 2 and 2.1 for video, through Meta's ``sam2`` package, with persistent corrections.
 
-Ravi et al. 2024, arXiv 2408.00714. Upstream's predictor drops a correction: a click on a frame that was tracked before
-is kept as an ordinary memory, and the next propagation computes that frame again without the click. Here every
-prompted frame is a conditioning frame from then on, all prompts are kept, and the memory of an object from before its
-prompts changed is dropped when it is tracked again.
+Ravi et al. 2024, arXiv 2408.00714. Upstream's predictor loses corrections: a click on a tracked frame is stored as an
+ordinary memory, and the next propagation predicts that frame again without the click. Here every prompted frame becomes
+a conditioning frame, all prompts are kept, and memory from before a change of an object's prompts is dropped when the
+object is tracked again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from nbhelpers.models.sam2_video.network import VideoPredictor
 
-MAX_CONDITIONING = 16  # frames that a frame attends to; each is 4096 tokens, and without a limit memory grows
+MAX_CONDITIONING = 16  # frames that a frame attends to, 4096 tokens each, to bound the memory
 Result = TypeVar("Result")
 FORWARD, BACKWARD = 1, 2
 MEMORY_NAMES = ("maskmem_features", "pred_masks", "obj_ptr", "object_score_logits")
@@ -47,10 +47,10 @@ class Sam2Tracker:
         >>> tracker.add(state, 0, 1, Prompt(points=[(320, 200)])).best.shape
         (480, 854)
         >>> masks = {t.frame: t.predictions[1].best for t in tracker.propagate(state, 0, 79)}
-        >>> tracker.add(state, 40, 1, Prompt([(300, 190)], [0]))     # not this; stays, whatever is propagated later
+        >>> tracker.add(state, 40, 1, Prompt([(300, 190)], [0]))     # persists in later propagations
 
-    Frames are decoded when they are encoded. Of an object it keeps the prompted frames and the latest others, so memory
-    does not grow with the clip. When the device's memory is full it continues on the CPU, and warns.
+    Frames are decoded lazily. For each object it keeps the prompted frames and the latest others, so memory does not
+    grow with the clip. If the device runs out of memory, it continues on the CPU and warns.
 
     Args:
         model: a `VideoPredictor` in evaluation mode.
@@ -61,45 +61,47 @@ class Sam2Tracker:
     def __init__(self, model: VideoPredictor, name: str, device: str):
         self.model = model.to(device).eval()
         self.model.add_all_frames_to_correct_as_cond = True
-        self.model.clear_non_cond_mem_around_input = False  # done here, and on the right frames; see `propagate`
-        self.model.fill_hole_area = 0  # needs a CUDA extension; holes are filled after the fact, and adjustably
+        self.model.clear_non_cond_mem_around_input = False  # done by `propagate`, for the relevant frames
+        self.model.fill_hole_area = 0  # needs a CUDA extension; holes are filled by the matte settings
         self.name, self.device = name, device
         past = max(model.num_maskmem * model.memory_temporal_stride_for_eval, model.max_obj_ptrs_in_encoder)
         self.kept = 2 * past  # frames on both sides: those that the network attends to, and as many to correct
 
     def open(self, frames: FrameSequence, fusion: FeatureFusion | None = None) -> VideoState:
-        """A new state for a clip; decodes nothing yet.
+        """A new state for a clip; no frame is decoded yet.
 
         Args:
             frames: the clip.
-            fusion: changes the coarsest features of each frame; none when left out.
+            fusion: changes the coarsest features of each frame; none by default.
         """
         from nbhelpers.models.sam2_video.network import LazyImages
 
         return VideoState(frames, self.model.new_inference(LazyImages(frames, self.model.image_size), fusion))
 
     def add(self, state: VideoState, frame: int, object_id: int, prompt: Prompt) -> Prediction:
-        """Prompt an object on one frame, in place of its earlier prompt there, and get its mask.
+        """Prompt an object on one frame, replacing its earlier prompt there, and predict its mask.
 
-        On a frame that was tracked before, points and box correct the tracked mask; a mask given with them is
-        corrected instead. A mask alone is taken as it is. The prediction depends on the prompt and on the tracked
-        mask, not on earlier prompts of the same frame: to undo a click, add the prompt without it.
+        On a tracked frame, points and box correct the tracked mask, or a mask given with them. A mask alone is used
+        unchanged. The prediction depends on the prompt and on the tracked mask, not on earlier prompts of the same
+        frame: to undo a click, add the prompt without it.
 
         Args:
             state: of `open`.
             frame: index into the clip.
-            object_id: any number; a new one makes a new object, before or after tracking.
+            object_id: any number; a new one creates an object, before or after tracking.
             prompt: in pixels of the frame; a mask may be bool in frame size or logits.
 
         Raises:
-            NbHelpersError: no such frame; a prompt outside it; a frame that cannot be read.
+            NbHelpersError: an invalid frame; a prompt outside it; a frame that cannot be read.
         """
         state.check(frame)
         prompt.check_inside(state.frames.size)
 
         def run():
             model, inference = self.model, state.on(self.model.device)
-            model._get_image_feature(inference, frame, 1)  # a frame that cannot be read fails here, and changes nothing
+            model._get_image_feature(
+                inference, frame, 1
+            )  # a frame that cannot be read raises here, before anything changes
             index = model._obj_id_to_idx(inference, object_id)
             state.tracked.setdefault(object_id, bytearray(len(state.frames)))
             outputs = state.outputs(object_id)
@@ -145,23 +147,23 @@ class Sam2Tracker:
             state.drop(object_id)
             return
         self.model.clear_all_prompts_in_frame(state.inference, frame, object_id, need_output=False)
-        state.outputs(object_id)["non_cond_frame_outputs"].pop(frame, None)  # upstream leaves the prompted mask there
+        state.outputs(object_id)["non_cond_frame_outputs"].pop(frame, None)  # upstream keeps the prompted mask there
         del prompts[frame], state.scores[object_id, frame]
         state.changed.add(object_id)
 
     def propagate(self, state: VideoState, start: int, stop: int) -> Iterator[TrackedFrame]:
         """Track all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
 
-        Prompted frames keep the mask that `add` gave. The memory of an object from before its prompts changed is
-        dropped first: it would pull the network back to the mistake.
+        Prompted frames keep the mask from `add`. Memory from before a change of an object's prompts is dropped first,
+        since it would reproduce the error that was corrected.
 
         Raises:
-            NbHelpersError: no such frame; no object; a frame that cannot be read.
+            NbHelpersError: an invalid frame; no object; a frame that cannot be read.
         """
         state.check(start)
         state.check(stop)
         if not state.prompts:
-            raise NbHelpersError("there is nothing to follow yet", do="prompt an object on a frame first")
+            raise NbHelpersError("there is no prompt yet", do="prompt an object on a frame first")
         return self._track(state, start, stop)
 
     def _track(self, state: VideoState, start: int, stop: int) -> Iterator[TrackedFrame]:
@@ -189,7 +191,7 @@ class Sam2Tracker:
         """The network's memory of one frame as arrays that `recall` restores, after a restart for example.
 
         About 0.8 MB per object. With the prompted frames and the latest `kept` others, a new state continues exactly
-        as this one would have.
+        like this one.
         """
         return _frame_arrays(state, frame)
 
@@ -200,16 +202,16 @@ class Sam2Tracker:
         memory: Mapping[str, np.ndarray],
         prompts: Mapping[int, Prompt] | None = None,
     ) -> None:
-        """Restore the arrays of `memory`, in place of calling `add` and `propagate` again.
+        """Restore the arrays of `memory`, instead of calling `add` and `propagate` again.
 
         Args:
             state: of a clip with the same frames; recall its prompted frames first.
-            frame: the frame that the memory is of.
+            frame: the frame of the memory.
             memory: arrays by name.
             prompts: those of this frame, by object id.
 
         Raises:
-            NbHelpersError: the memory does not fit the prompts.
+            NbHelpersError: the memory does not match the prompts.
         """
         state.check(frame)
         with autocast(self.device):
@@ -225,7 +227,7 @@ class Sam2Tracker:
         return output, self._score(output)
 
     def _score(self, output: dict[str, Any]) -> float:
-        """Predicted IoU times the probability that the object is there."""
+        """Predicted IoU times the probability that the object is visible."""
         presence = float(output["object_score_logits"].float().sigmoid())
         return min(max(self.model.last_iou, 0.0), 1.0) * presence
 
@@ -234,7 +236,7 @@ class Sam2Tracker:
     ) -> Prediction:
         prompt = state.prompts[object_id].get(frame)
         size = state.frames.size
-        if prompt is not None and is_mask_prompt(prompt):  # as given, not in the network's 256 x 256 pixels
+        if prompt is not None and is_mask_prompt(prompt):  # unchanged, not at the network's 256 x 256 pixels
             given = prompt.mask if prompt.mask.dtype == np.float32 else np.where(prompt.mask, 10, -10)
             return Prediction(given[None].astype(np.float32), np.ones(1, np.float32), size, given.shape)
         logits = output["pred_masks"][0].float().cpu().numpy()
@@ -256,11 +258,11 @@ def build(name: str, files: dict[str, Path], device: str, *, config: str, compil
         files: ``{"checkpoint": path}``.
         device: where it computes.
         config: the model's yaml in the ``sam2`` package, e.g. ``configs/sam2.1/sam2.1_hiera_l.yaml``.
-        compile: whether to compile the image encoder, which takes a minute at the first frame and pays on long
-            clips. Left out: only on CUDA, and only where ``NBHELPERS_COMPILE=1`` is set.
+        compile: whether to compile the image encoder, which takes a minute at the first frame and is worthwhile for
+            long clips. By default only on CUDA and if ``NBHELPERS_COMPILE=1`` is set.
 
     Raises:
-        NbHelpersError: ``sam2`` is not installed; the checkpoint is damaged, of another model or for images only.
+        NbHelpersError: ``sam2`` is not installed; the checkpoint is damaged, for another model or for images only.
     """
     import torch
 
@@ -279,7 +281,7 @@ def build(name: str, files: dict[str, Path], device: str, *, config: str, compil
 
 
 def build_video_network(config: str, *overrides: str) -> VideoPredictor:
-    """The untrained network of a ``sam2`` configuration, on the CPU, as upstream builds it for video.
+    """The untrained network of a ``sam2`` configuration for video, on the CPU.
 
     Args:
         config: the yaml in the ``sam2`` package.
@@ -292,11 +294,11 @@ def build_video_network(config: str, *overrides: str) -> VideoPredictor:
 
 
 class Before(NamedTuple):
-    """The state of a frame before it was prompted: what its prompts correct, however often they change.
+    """The state of a frame before it was prompted, which its prompts correct.
 
     Attributes:
-        direction: how it had been tracked; 0 if it had not.
-        logits: the low-resolution mask ``(1, 1, h, w)``, if it was still in memory.
+        direction: in which it was tracked; 0 if it was not.
+        logits: the low-resolution mask ``(1, 1, h, w)``, if still in memory.
     """
 
     direction: int
@@ -311,10 +313,10 @@ class VideoState:
         frames: the clip.
         inference: upstream's ``inference_state``.
         prompts: by object id, by frame.
-        tracked: by object id, for each frame how it was last tracked (0: not yet).
+        tracked: by object id and frame, the direction in which it was last tracked (0: not yet).
         before: by object id and frame, see `Before`.
-        scores: by object id and prompted frame, the confidence.
-        changed: objects whose prompts changed since they were last tracked.
+        scores: confidence by object id and prompted frame.
+        changed: objects whose prompts have changed since they were last tracked.
     """
 
     frames: FrameSequence
@@ -330,7 +332,7 @@ class VideoState:
         return self.inference["output_dict_per_obj"][self.inference["obj_id_to_idx"][object_id]]
 
     def before_prompt(self, object_id: int, frame: int) -> Before:
-        """The state of a frame before its first prompt; kept from the first call until it is tracked again."""
+        """The state of a frame before its first prompt, kept until the frame is tracked again."""
         if (object_id, frame) not in self.before:
             output = self.outputs(object_id)["non_cond_frame_outputs"].get(frame)
             logits = None if output is None else output["pred_masks"]
@@ -352,7 +354,7 @@ class VideoState:
                 del records[key]
 
     def on(self, device: torch.device) -> dict[str, Any]:
-        """The inference state on a device, moved there if it is elsewhere; image features are then computed again."""
+        """The inference state on a device; if it has to be moved, image features are computed again."""
         if self.inference["device"] != device:
             from nbhelpers.models.sam2_video.network import moved
 
@@ -369,7 +371,7 @@ class VideoState:
 
 
 def only_excludes(prompt: Prompt) -> bool:
-    """Whether a prompt consists of excluding points alone, and so needs a mask to correct."""
+    """Whether a prompt consists only of excluding points, which need a mask to correct."""
     return prompt.mask is None and prompt.box is None and INCLUDE not in prompt.labels
 
 
@@ -379,7 +381,7 @@ def full_mask(prompt: Prompt, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
 
 
 def _frame_arrays(state: VideoState, frame: int) -> dict[str, np.ndarray]:
-    """All that the state holds of one frame, by ``<object id>/<name>``."""
+    """All arrays of a frame, by ``<object id>/<name>``."""
     from nbhelpers.models.sam2_video.network import packed
 
     arrays = {}
@@ -407,7 +409,7 @@ def _restore_arrays(
     """Restore the arrays of `_frame_arrays`; ``prompts`` are those of this frame, by object id.
 
     Raises:
-        NbHelpersError: the arrays and the prompts do not fit.
+        NbHelpersError: the arrays do not match the prompts.
     """
     from nbhelpers.models.sam2_video.network import unpacked
 
@@ -419,7 +421,7 @@ def _restore_arrays(
             state.prompts.setdefault(object_id, {})[frame] = prompts[object_id]
             state.scores[object_id, frame] = float(own["score"])
             state.before[object_id, frame] = Before(direction, None if logits is None else unpacked(logits, device))
-            # upstream clears a frame's prompts by these; their values are never read again
+            # upstream clears a frame's prompts by these keys; their values are never read
             kind = "mask_inputs_per_obj" if is_mask_prompt(prompts[object_id]) else "point_inputs_per_obj"
             state.inference[kind][index][frame] = None
         else:
