@@ -35,11 +35,17 @@ app.command()(multiview)
 @app.command()
 def doctor(
     measure: Annotated[str | None, typer.Option(help="vggt-1b: count its memory and seconds on this GPU")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="time the official networks, random weights")] = False,
 ) -> None:
     """Tell what this machine has: Python, torch, device, memory, and each model with the command that fetches it."""
     from nbhelpers.models import vggt
     from nbhelpers.weights.doctor import doctor as examine
 
+    if gpu:
+        from nbhelpers.models.measure import measure_networks
+
+        typer.echo(measure_networks("cuda"))
+        return
     if measure is not None:
         from nbhelpers.models.load import load
 

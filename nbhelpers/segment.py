@@ -25,7 +25,7 @@ from nbhelpers.models.values import Embedding, Prediction
 
 FORMATS = ("masks", "cutouts", "coco", "prompts")
 """What `ClickSession.export` writes."""
-CACHED_ANSWERS = 64
+CACHE_SIZE = 64  # predictions
 SMALL_AREA = 8  # cells of 256 x 256 logits; what SAM 2 fills in videos (fill_hole_area, sam2/build_sam.py)
 
 
@@ -47,8 +47,8 @@ class ClickSession:
 
     Args:
         image: the path of a picture, ``(H, W, 3) uint8`` RGB, or whatever else `load_image` reads.
-        segmenter: what answers; `nbhelpers.load` picks one when left out.
-        name: how the photo is called in the log and in file names; the path's stem when left out.
+        segmenter: predicts the masks; by default the one that `nbhelpers.load` picks.
+        name: of the photo in the log and in file names; by default the stem of its path.
         log: a log to continue, see `open`.
         max_hole_area: largest hole of a mask that is filled, in cells of the segmenter's logits; see
             `Prediction.cleaned`. 0 keeps masks as predicted.

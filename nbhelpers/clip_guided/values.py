@@ -375,7 +375,7 @@ class ClipGuidedResult:
         """Write masks, cut-outs and a COCO file as `nbhelpers.export.masks.save_masks`, a label map and a summary.
 
         ``<name>_labels.png`` holds 0 where nothing was found, else 1 + the index into the vocabulary (16 bit where
-        there are more than 255 words); ``<name>.json`` tells the words. COCO file and summary are always written.
+        there are more than 255 words); ``<name>.json`` lists the words. COCO file and summary are always written.
         """
         import hashlib
         import json

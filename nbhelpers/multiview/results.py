@@ -217,7 +217,7 @@ def save_result(
         folder: created if necessary; results of the same photos are replaced. If it contains results of other
             photos, a number is appended to its name, see `nbhelpers.core.files.own_name`.
         paths: of the photos, for the names of masks in the tools' layouts and the stored orientation (see
-            `nbhelpers.core.orientation`); those that the session knows when left out.
+            `nbhelpers.core.orientation`); by default those that the session knows.
         formats: some of `FORMATS`; ``"scene"`` stands for ``sparse`` and the files named ``scene``.
 
     Raises:

@@ -411,7 +411,12 @@ class RotoSession:
         """
         names = tuple(self.objects if names is None else names)
         settings = {name: self.matte_settings(name) for name in names}
-        return Mattes(self.frames, self._project.masks, settings, names, invert)
+        matting = None
+        if any(each.needs_network for each in settings.values()):
+            from nbhelpers.models.load import load
+
+            matting = load("matting").alphas
+        return Mattes(self.frames, self._project.masks, settings, names, invert, matting)
 
     def matte(self, frame: int | None = None, name: str | None = None) -> UInt8[np.ndarray, "h w"]:
         """The soft matte of an object (the active one) on a frame (the current one), 0 to 255."""

@@ -24,6 +24,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -288,7 +289,7 @@ def extract_member(archive: Path, member: str, target: Path, *, size: int | None
     return target
 
 
-def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+def _members(archive: Path) -> Iterator[tuple[str, int, BufferedIOBase | IO[bytes] | None]]:
     """Name, declared size and content of each member; content is None for folders."""
     with archive.open("rb") as file:
         is_zip = file.read(2) == b"PK"
@@ -314,7 +315,13 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
 
 
 def _copy(
-    archive: Path, member: str, stream: IO[bytes], target: Path, length: int, size: int | None, progress: bool
+    archive: Path,
+    member: str,
+    stream: BufferedIOBase | IO[bytes],
+    target: Path,
+    length: int,
+    size: int | None,
+    progress: bool,
 ) -> None:
     limit = length if size is None else size
     done = 0

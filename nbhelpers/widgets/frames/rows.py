@@ -327,6 +327,8 @@ class MattePanel(widgets.VBox):
         settings = self._session.matte_settings()
         for field, slider in self.sliders.items():
             value = getattr(settings, field)
+            if isinstance(value, str):  # refinement by a network: the slider stands for the filter
+                value = 0
             self._owner.show_value(slider, max=max(slider.max, value), min=min(slider.min, value), value=value)
         self.title.value = f"For {self._session.active}; seen as matte and cut-out, and in every export."
 
