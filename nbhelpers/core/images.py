@@ -102,7 +102,7 @@ def image_size(source: Any) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def opened(source: Any) -> Iterator[tuple[Image.Image | np.ndarray, IO[bytes] | None, str]]:
+def opened(source: Any) -> Iterator[tuple[Image.Image | np.ndarray, io.BufferedIOBase | IO[bytes] | None, str]]:
     """Anything that may be a picture, as a PIL image or an array; one clear error for all that goes wrong.
 
     Args:
@@ -207,7 +207,7 @@ def _array_of(source: Any) -> np.ndarray | None:
     return np.moveaxis(array, 0, 2) if array.ndim == 3 else array
 
 
-def _file(source: Any) -> IO[bytes]:
+def _file(source: Any) -> io.BufferedIOBase | IO[bytes]:
     """A path, bytes or a binary file as a file that can be closed.
 
     Raises:
@@ -241,7 +241,9 @@ def _file(source: Any) -> IO[bytes]:
         raise NbHelpersError("this is not a picture", given=type(source).__name__, expected=WANTED) from error
 
 
-def _deep(picture: Image.Image, file: IO[bytes] | None, max_value: float | None, name: str) -> Image.Image:
+def _deep(
+    picture: Image.Image, file: io.BufferedIOBase | IO[bytes] | None, max_value: float | None, name: str
+) -> Image.Image:
     """Colours of 16 bits as 8, of which Pillow would take the high byte and say nothing; anything else as it is."""
     is_deep = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
     if picture.format == "TIFF" and (pages := getattr(picture, "n_frames", 1)) > 1:

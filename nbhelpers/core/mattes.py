@@ -316,7 +316,7 @@ def make_matte(
         np.multiply(part, full, out=out[window])
         return out
     soft = part.astype(np.float32)
-    if settings.needs_network:
+    if settings.needs_network and image is not None and matting is not None:
         (soft,) = matting([np.ascontiguousarray(image[window])], [make_trimap(part, settings.rim)])
     elif settings.refine and image is not None:
         soft = refine_matte(soft, image[window], settings.refine, settings.detail)

@@ -33,7 +33,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, I
 log = logging.getLogger(__name__)
 
 
-def to_srgb(picture: Image.Image, file: IO[bytes] | None, name: str) -> Image.Image:
+def to_srgb(picture: Image.Image, file: io.BufferedIOBase | IO[bytes] | None, name: str) -> Image.Image:
     """A decoded picture in sRGB; the picture itself where it is sRGB already or says nothing about its colours.
 
     An ICC profile that is damaged or made for another kind of picture is ignored with a warning.
@@ -100,7 +100,7 @@ def _transform(icc: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform |
     return space, transform
 
 
-def _profile_of(picture: Image.Image, file: IO[bytes] | None, name: str) -> bytes | None:
+def _profile_of(picture: Image.Image, file: io.BufferedIOBase | IO[bytes] | None, name: str) -> bytes | None:
     """An ICC profile for the picture's colours; None where they are sRGB or unknown."""
     info = picture.info
     icc = info.get("icc_profile") or None
@@ -136,7 +136,7 @@ def _is_adobe_rgb(picture: Image.Image) -> bool:
         return False
 
 
-def _cicp(file: IO[bytes]) -> tuple[int, int] | None:
+def _cicp(file: io.BufferedIOBase | IO[bytes]) -> tuple[int, int] | None:
     """Primaries and transfer of a PNG's cICP chunk, which stands before its pixels; None where there is none."""
     before = file.tell()
     try:

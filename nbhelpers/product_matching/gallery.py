@@ -270,7 +270,7 @@ def _fit_mask(mask: Bool[np.ndarray, "h w"], longest: int) -> Bool[np.ndarray, "
 def crop_cutout(
     image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], panorama: bool = False
 ) -> UInt8[np.ndarray, "ch cw 4"]:
-    """The masked pixels with straight alpha, cropped to the box of the mask; also across the seam of a panorama."""
+    """The masked pixels with straight alpha, cropped to the box of the mask, also across the seam of a panorama."""
     box = (seam_box(mask) if panorama else None) or tight_box(mask)
     return straight_rgba(
         np.ascontiguousarray(seam_crop(image, box)), np.ascontiguousarray(seam_crop(mask, box)).astype(np.uint8) * 255

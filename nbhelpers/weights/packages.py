@@ -25,6 +25,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -289,7 +290,7 @@ def extract_member(archive: Path, member: str, target: Path, *, size: int | None
     return target
 
 
-def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+def _members(archive: Path) -> Iterator[tuple[str, int, BufferedIOBase | IO[bytes] | None]]:
     """Name, declared size and content of each member; content is None for folders."""
     with archive.open("rb") as file:
         is_zip = file.read(2) == b"PK"
