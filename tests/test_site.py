@@ -44,15 +44,15 @@ def executed(name):
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """The site of two made notebooks."""
-    return build(tmp_path_factory)
+    return build(tmp_path_factory.getbasetemp())
 
 
 @functools.cache
-def build(tmp_path_factory):
+def build(folder):
     """Build the site once per process; the browser tests, which run on the same worker, use it too."""
     patch = pytest.MonkeyPatch()
     patch.setattr(site, "executed_copy", lambda path: executed(path.stem))
-    output = tmp_path_factory.mktemp("site") / "out"
+    output = folder / "site" / "out"
     patch.setattr(sys, "argv", ["site", "--output", str(output), "notebooks/00_one.ipynb", "notebooks/01_two.ipynb"])
     status = site.main()
     patch.undo()
