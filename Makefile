@@ -68,12 +68,12 @@ site: fetch  ## build the site in outputs/site; executes the notebooks that chan
 address: install  ## copy the repository's address from pyproject.toml to badges and notebooks
 	@$(BIN)/python tools/address.py
 
-lint: install  ## check style and spelling
+lint: install types  ## check style, spelling and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell
 
-types: install  ## check types with pyright; not yet free of errors
+types: install  ## check types with pyright, in the rooms that pyproject.toml lists
 	@$(BIN)/pyright
 
 format: install  ## fix style and strip outputs from the notebooks

@@ -24,6 +24,7 @@ LONGEST = (
     "04_multiview.ipynb",
     "01_clip_guided.ipynb",
     "03_rotoscoping.ipynb",
+    "06_geometry_fusion.ipynb",
     "05_product_matching.ipynb",
     "07_benchmarks.ipynb",
     BROWSER,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -32,7 +32,6 @@ from nbhelpers.models.values import ClassMap
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
 log = logging.getLogger(__name__)
 
@@ -265,8 +264,8 @@ class ConseTextEncoder:
     def _classes(self, image: UInt8[np.ndarray, "H W 3"], side: int, mirrored: bool) -> Float32[np.ndarray, "c h w"]:
         """ImageNet probabilities in each cell of the photo, scaled to a longer side of ``side``."""
         scale = side / max(image.shape[:2]) / STRIDE
-        size = tuple(max(1, round(length * scale)) * STRIDE for length in image.shape[:2])
-        logits = self.classifier.logits(image, size, mirrored)
+        height, width = (max(1, round(length * scale)) * STRIDE for length in image.shape[:2])
+        logits = self.classifier.logits(image, (height, width), mirrored)
         logits -= logits.max(0)
         np.exp(logits, out=logits)
         logits /= logits.sum(0)
@@ -348,7 +347,7 @@ class DenseClassifier:
 
     def __init__(
         self,
-        session: onnxruntime.InferenceSession,
+        session: Any,
         weight: Float32[np.ndarray, "d c"],
         bias: Float32[np.ndarray, " c"],
     ):
