@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,7 +34,7 @@ OVERLAP_FRACTION = 0.8  # of the samples that are drawn so; the others are neigh
 OVERLAP_DISTANCE = 0.15  # z-scored units within which two cells show the same place
 PRESENCE_TEMPERATURE = 0.05
 MIN_PROBABILITY = 1e-3
-KEPT_KEYS = 1024  # of a memory frame's cells off the object
+KEPT_KEYS, KEPT_QUERIES = 768, 1024  # of a frame's cells off the object: those that vote, and those voted on
 MIN_OBJECT = 12  # cells of an object on the frame that is given
 SPEED_NOTE = 10  # steps between two lines in the log
 KEPT_CHECKPOINTS = 2
@@ -148,7 +148,7 @@ class TrackingModel(Protocol):
 
 
 class VoteModel:
-    """Label propagation with gradients: the vote of `nbhelpers.models.label_propagation.votes` on the coarse grid.
+    """Label propagation with gradients: the vote of `nbhelpers.models.label_propagation.votes` on some coarse cells.
 
     Args:
         backbone: name of the segmenter whose features the clips have.
@@ -167,34 +167,31 @@ class VoteModel:
         tokens = functional.normalize(tokens - tokens[:1].mean(1, keepdim=True), dim=2)
         keys, values = [], []
         for number in range(sample.memory):
-            chosen = _key_cells(labels[number], sample, number)
+            chosen = _some_cells(labels[number], sample.frames[number], KEPT_KEYS)
             keys.append(tokens[number, chosen])
             values.append(labels[number, chosen])
         key, value = torch.cat(keys), torch.cat(values)
         found = []
         for number in range(sample.memory, len(sample.frames)):
-            similarity = tokens[number] @ key.T
+            chosen = _some_cells(labels[number], sample.frames[number], KEPT_QUERIES)
+            similarity = tokens[number, chosen] @ key.T
             near, index = similarity.topk(min(NEIGHBOURS, len(key)), 1)
             votes = (torch.softmax(near / TEMPERATURE, 1) * value[index]).sum(1)
             bounded = votes.clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-            best = similarity[:, value > 0.5].amax(1)
-            alike = (votes * best).sum() / (votes.sum() + 1)
-            side = features.shape[-2:]
+            alike = (votes * similarity[:, value > 0.5].amax(1)).sum() / (votes.sum() + 1)
             output = FrameOutput(
-                torch.logit(bounded).reshape(1, 1, *side),
+                torch.logit(bounded).reshape(1, 1, 1, -1),
                 ((votes**2).sum() / (votes.sum() + 1e-6)).reshape(1, 1),
                 ((alike - MIN_SIMILARITY) / PRESENCE_TEMPERATURE).reshape(1, 1),
             )
-            found.append((output, (labels[number] > 0.5).reshape(1, *side)))
+            found.append((output, (labels[number, chosen] > 0.5).reshape(1, 1, -1)))
         return found
 
 
-def _key_cells(labels: Float[Tensor, " n"], sample: TrainingSample, number: int) -> Tensor:
-    """All cells that touch the object and a random part of the others."""
-    inside = torch.nonzero(labels > 0)[:, 0]
-    outside = torch.nonzero(labels == 0)[:, 0]
-    generator = torch.Generator().manual_seed(sample.frames[number] * 7919 + sample.frames[-1])
-    order = torch.randperm(len(outside), generator=generator)[:KEPT_KEYS]
+def _some_cells(labels: Float[Tensor, " n"], seed: int, count: int) -> Int[Tensor, " k"]:
+    """All cells that touch the object and some of the others, the same ones for the same seed."""
+    inside, outside = torch.nonzero(labels > 0)[:, 0], torch.nonzero(labels == 0)[:, 0]
+    order = torch.randperm(len(outside), generator=torch.Generator().manual_seed(seed))[:count]
     return torch.cat([inside, outside[order.to(outside.device)]])
 
 
