@@ -129,6 +129,13 @@ def test_objects_of_voc_are_its_instances_or_parts_of_its_class_maps(tmp_path):
     assert (first.void == (values == 255)).all()
 
 
+def test_objects_of_a_plain_folder_are_parts_of_its_class_maps(tmp_path):
+    put_photo(tmp_path / "image" / "a.png")
+    put_labels(tmp_path / "label" / "a.png", stripes(0, 7, 255))
+    (only,) = ObjectPhotos("voc-objects", tmp_path).read("a")
+    assert only.name == "a/7.1" and only.mask.sum() == 8 * 32 and only.void.sum() == 8 * 32
+
+
 def test_objects_of_coco_are_polygons_and_run_lengths(tmp_path):
     put_photo(tmp_path / "images" / "a.png")
     square = {"image_id": 1, "category_id": 1, "segmentation": [[2, 2, 20, 2, 20, 15, 2, 15]], "iscrowd": 0}

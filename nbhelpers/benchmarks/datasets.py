@@ -302,7 +302,7 @@ class ObjectPhotos:
         photos = LabelledPhotos("pascal-voc", self.folder)
         self.names, self._paths = photos.names, {name: photos.path(name) for name in photos.names}
         self._objects = photos.root / "SegmentationObject"
-        self._classes = photos.root / "SegmentationClass"
+        self._classes = photos.root / photos.layout.labels
         self._labels = self._objects if self._objects.is_dir() else self._classes
         self.protocol = (
             "VOC's own instances"
