@@ -7,8 +7,12 @@ JOBS ?= 2
 # Weights and samples of the notebooks and tests; `nbhelpers doctor` lists sizes and licences.
 WEIGHTS := sam2-hiera-tiny-lite mobilesam conse-lite yolox-nano-lite migan vit-s14-lite xfeat-lighterglue disk-lightglue
 SAMPLES := quokka.jpg quokka_annotations.json coffee.png chelsea.png astronaut.png china.jpg flower.jpg bikes.mp4 \
-	box.mp4 $(foreach number,1 2 3 4 5,BalbianelloMedium-$(number).jpg) Balbianello.out
+	box.mp4 $(foreach part,.jpg _class.png _object.png,$(foreach photo,03 06 25,voc_2011_0000$(photo)$(part))) \
+	$(foreach number,1 2 3 4 5,BalbianelloMedium-$(number).jpg) Balbianello.out
 NOTEBOOK := 00_start_here
+# What `make eval` measures, with its options.
+EVAL := "voc-words --vocabularies all,present,alone" "pascal-voc20 --use-sam" "voc-objects" \
+	"davis2016 --start mask,click --corrections 3" kitchen temple phrases cameras dreambooth turned-box synthetic-products
 
 .DEFAULT_GOAL := help
 .PHONY: help install fetch demo lab app test bench eval picture site address lint types format clean
@@ -44,11 +48,13 @@ test: fetch  ## unit tests, tests with real weights, notebooks, and browser test
 	@NBHELPERS_MODELS=lite $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbmake --nbmake-timeout=900 tests notebooks
 
 bench: fetch  ## run the timings of the README's table of measurements
-	@for script in $(filter-out bench/eval_%,$(wildcard bench/*.py)); do echo "Running $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in bench/*.py; do echo "Running $$script"; $(BIN)/python "$$script" || exit 1; done
 
-eval: fetch  ## measure on images with ground truth: make eval DATA=folder (see bench/eval_*.py)
+eval: fetch  ## measure on images with ground truth: make eval DATA=folder; results in outputs/benchmarks/
 	@test -n "$(DATA)" || { echo "Name the folder: make eval DATA=..."; exit 1; }
-	@for script in bench/eval_*.py; do echo "Running $$script"; $(BIN)/python "$$script" "$(DATA)" || exit 1; done
+	@for run in $(EVAL); do name=$${run%% *}; echo "Measuring $$name"; $(BIN)/nbhelpers benchmarks run --dataset $$run \
+		--data-dir "$(DATA)" --output-dir "outputs/benchmarks/$$name" || exit 1; done
+	@$(BIN)/nbhelpers benchmarks report outputs/benchmarks/*/ --output outputs/benchmarks/report.html
 
 picture: fetch  ## generate the README's picture of the click widget (needs a Chromium)
 	@$(BIN)/python tools/picture.py

@@ -41,17 +41,17 @@ session.add_object("clicked")
 widget = FramesWidget(session, width=1000)
 widget
 """
-# A pixel that the answer to a click will paint: found by a first click there, which also makes the frame known.
+# A pixel that the prediction for a click will paint: found by a first click there, which also makes the frame known.
 SCOUT = """
 session.clear()
 place = {place}
-mask = session.click(*place).copy()
+mask = session.click(*place).best
 x, y = map(int, place)
 mask[max(0, y - 60) : y + 60, max(0, x - 60) : x + 60] = False
 depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
 row, column = np.unravel_index(depth.argmax(), depth.shape)
-inside = tuple(map(round, widget.stage.view.to_canvas(column, row))) if depth.max() > 12 else None
-press = widget.stage.view.to_canvas(x + 2, y + 1)
+inside = tuple(map(round, widget.stage.viewport.to_canvas(column, row))) if depth.max() > 12 else None
+press = widget.stage.viewport.to_canvas(x + 2, y + 1)
 session.clear()
 """
 WATCH = """([selector, event, x, y, side]) => {
@@ -76,7 +76,7 @@ def measure(steps: int, clicks: int, models: str) -> dict:
         cell = CELL.format(models=models, stop=330 + steps + 1)
         notebook = lab.Notebook(page, server, Path(folder) / "work", "bench.ipynb", cell)
         page.wait_for_selector("text=Click on the object")
-        notebook.eventually("len(widget.strip._thumbs) == widget.strip.slots", True, seconds=120)
+        notebook.eventually("len(widget.strip.thumbs) == widget.strip.slots", True, seconds=120)
         changes, masks = change_times(notebook, steps), click_times(notebook, clicks)
         size = notebook.box()
         name = notebook.value("(session.tracker.name, str(session.tracker.device))")
@@ -95,7 +95,7 @@ def measure(steps: int, clicks: int, models: str) -> dict:
 
 def change_times(notebook: lab.Notebook, steps: int) -> list[float]:
     """One frame on, by the key, ``steps`` times."""
-    notebook.run("widget.choose_mode('pan'); session.go(0)")
+    notebook.run("widget.modes.choose('pan'); session.go(0)")
     notebook.click(500, 20)
     times = []
     for step in range(steps):
@@ -109,7 +109,7 @@ def change_times(notebook: lab.Notebook, steps: int) -> list[float]:
 
 def click_times(notebook: lab.Notebook, clicks: int) -> list[float]:
     """First clicks of an object on frames that the tracker knows."""
-    notebook.run("widget.choose_mode('include'); session.go(0); session.select('clicked')")
+    notebook.run("widget.modes.choose('include'); session.go(0); session.select('clicked')")
     times, tried = [], 0
     while len(times) < clicks and tried < 4 * clicks:
         tried += 1

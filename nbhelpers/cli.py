@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from nbhelpers.benchmarks.commands import app as benchmarks
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import parse_point
 from nbhelpers.geometry_fusion.commands import app as geometry_fusion
 from nbhelpers.multiview.commands import multiview
 from nbhelpers.product_matching.commands import app as product_matching
@@ -55,11 +56,17 @@ Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best the
 @app.command()
 def doctor(
     measure: Annotated[str | None, typer.Option(help="vggt-1b: count its memory and seconds on this GPU")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="time the official networks, random weights")] = False,
 ) -> None:
     """Tell what this machine has: Python, torch, device, memory, and each model with the command that fetches it."""
     from nbhelpers.models import vggt
     from nbhelpers.weights.doctor import doctor as examine
 
+    if gpu:
+        from nbhelpers.models.measure import measure_networks
+
+        typer.echo(measure_networks("cuda"))
+        return
     if measure is not None:
         from nbhelpers.models.load import load
 
@@ -112,7 +119,7 @@ def segment(
         check_writable(output)
         session = ClickSession(pixels, load("segmenter", log.model, device), name=log.image.get("name"), log=log)
     else:
-        clicks = [_numbers(text, "--point", "x,y or x,y,1 or x,y,0", (2, 3)) for text in point or ()]
+        clicks = [parse_point(text)[1:] for text in point or ()]
         corners = None if box is None else _numbers(box, "--box", "x0,y0,x1,y1", (4,))
         if not clicks and corners is None:
             raise NbHelpersError("nothing to segment", expected="--point x,y or --box x0,y0,x1,y1")
@@ -123,7 +130,7 @@ def segment(
         if corners is not None:
             session.set_box(corners)
         for click in clicks:
-            session.click(*click[:2], label=int(click[2]) if len(click) == 3 else 1)
+            session.click(*click)
     if candidate is not None:
         session.choose_candidate(candidate)
     for path in session.export(output):

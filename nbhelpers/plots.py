@@ -192,21 +192,21 @@ def draw_grid(
 
 def show(image: UInt8[np.ndarray, "h w 3"], *, alt: str | None = None, **options: Any) -> None:
     """Display the figure of `draw` in the notebook; ``alt`` describes it to a screen reader (default: the title)."""
-    _display(draw(image, **options), alt or options.get("title"))
+    show_figure(draw(image, **options), alt or options.get("title"))
 
 
 def show_candidates(
     image: UInt8[np.ndarray, "h w 3"], prediction: Prediction, *, alt: str | None = None, **options: Any
 ) -> None:
     """Display the figure of `draw_candidates` in the notebook; ``alt`` describes it to a screen reader."""
-    _display(draw_candidates(image, prediction, **options), alt or f"{len(prediction)} candidate masks")
+    show_figure(draw_candidates(image, prediction, **options), alt or f"{len(prediction)} candidate masks")
 
 
 def show_grid(
     images: Sequence[UInt8[np.ndarray, ...]], titles: Sequence[str] = (), *, alt: str | None = None, **options: Any
 ) -> None:
     """Display the figure of `draw_grid` in the notebook; ``alt`` describes it (default: the titles)."""
-    _display(draw_grid(images, titles, **options), alt or ", ".join(titles) or None)
+    show_figure(draw_grid(images, titles, **options), alt or ", ".join(titles) or None)
 
 
 def _listed(masks: Any) -> dict[Any, np.ndarray]:
@@ -275,7 +275,8 @@ def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=Fa
     return colours
 
 
-def _display(figure: Figure, alt: str | None) -> None:
+def show_figure(figure: Figure, alt: str | None = None) -> None:
+    """Display a figure in the notebook as a JPEG; ``alt`` describes it to a screen reader."""
     needs("widgets", "IPython")
     from IPython.display import Image, display
 

@@ -17,15 +17,16 @@ from jaxtyping import Bool
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.core.promptevents import ObjectPrompts, object_name
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import ObjectPrompts, PromptLog, object_name
 from nbhelpers.core.prompts import INCLUDE, Prompt
-from nbhelpers.export.masks import save_masks
+from nbhelpers.export.masks import check_formats, save_masks
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 
+FORMATS = ("masks", "cutouts", "coco", "prompts")
+"""What `ClickSession.export` writes."""
 CACHE_SIZE = 64  # predictions
-SMALL_AREA = 8  # cells of 256 x 256 logits, as SAM 2 fills in videos (fill_hole_area, sam2/build_sam.py)
+SMALL_AREA = 8  # cells of 256 x 256 logits; what SAM 2 fills in videos (fill_hole_area, sam2/build_sam.py)
 
 
 class ClickSession:
@@ -39,17 +40,17 @@ class ClickSession:
         (480, 640)
         >>> session.undo()
         True
-        >>> session.save("outputs/cat.prompts.json")   # ClickSession.reopen(...) gives the identical masks
+        >>> session.save("outputs/cat.prompts.json")   # ClickSession.open(...) gives the identical masks
 
     Masks are a pure function of the current prompts, so undo, redo and a reopened log reproduce them exactly. The photo
     is encoded at the first prompt, or earlier by `encode`.
 
     Args:
-        image: the path of an image file, ``(H, W, 3) uint8`` RGB, or anything else that `load_image` reads.
-        segmenter: predicts the masks; by default from `nbhelpers.load`.
-        name: of the photo in the log and in file names; by default the stem of the path.
-        log: a prompt log to continue, see `reopen`.
-        max_hole_area: maximum area of holes that are filled, in cells of the segmenter's logits; see
+        image: the path of a picture, ``(H, W, 3) uint8`` RGB, or whatever else `load_image` reads.
+        segmenter: predicts the masks; by default the one that `nbhelpers.load` picks.
+        name: of the photo in the log and in file names; by default the stem of its path.
+        log: a log to continue, see `open`.
+        max_hole_area: largest hole of a mask that is filled, in cells of the segmenter's logits; see
             `Prediction.cleaned`. 0 keeps masks as predicted.
         max_sprinkle_area: maximum area of separate components that are removed, likewise.
 
@@ -221,6 +222,10 @@ class ClickSession:
         self.log.append("object.remove", object=name)
         self._changed()
 
+    def seal(self) -> None:
+        """Make the steps so far permanent: `undo` stops here."""
+        self._floor = self.log.cursor
+
     def select(self, name: str) -> None:
         """Make an object the active one."""
         self.prompts(name)
@@ -249,30 +254,32 @@ class ClickSession:
         """Write the prompt log as JSON and return its path."""
         return self.log.save(path)
 
-    def export(self, folder: str | Path) -> list[Path]:
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
         """Write masks and cut-outs (PNG), one COCO file and the prompt log; return their paths. See `save_masks`.
 
         If results of another photo have the same name, a number is appended.
 
+        Args:
+            folder: created if it is missing.
+            formats: some of `FORMATS`; the COCO file is always written.
+
         Raises:
-            NbHelpersError: nothing has been segmented yet, or the folder cannot be written.
+            NbHelpersError: nothing has been segmented yet, an unknown format, or the folder cannot be written.
         """
+        check_formats(formats, FORMATS)
         masks = self.masks()
         if not masks:
             raise NbHelpersError("there is no mask to save yet", do="click on the photo first")
         scores = {name: float(self.prediction(name).scores[self.candidate(name)]) for name in masks}
-        paths = save_masks(folder, self.name, self.image, masks, scores, self.file_name)
-        stem = paths[-1].name.removesuffix(".coco.json")
-        return [*paths, self.save(paths[-1].with_name(f"{stem}.prompts.json"))]
+        paths = save_masks(folder, self.name, self.image, masks, scores, self.file_name, formats)
+        if "prompts" in formats:
+            stem = paths[-1].name.removesuffix(".coco.json")
+            paths.append(self.save(paths[-1].with_name(f"{stem}.prompts.json")))
+        return paths
 
     @classmethod
-    def reopen(
-        cls,
-        path: str | Path,
-        image: Any,
-        segmenter: Segmenter | None = None,
-    ) -> ClickSession:
-        """Continue a saved log: same prompts, same undo history, identical masks.
+    def open(cls, path: str | Path, image: Any, segmenter: Segmenter | None = None) -> ClickSession:
+        """Open a saved prompt log: same prompts, same undo history, identical masks.
 
         Raises:
             NbHelpersError: an unreadable or newer log, another image, another model.
@@ -280,10 +287,10 @@ class ClickSession:
         log = PromptLog.open(path)
         return cls(image, segmenter, name=log.image.get("name"), log=log)
 
-    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Call ``listener()`` after every step; returns a function that removes it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+    def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call ``callback()`` after every step; returns a function that stops it."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
     def _do(self, op: str, name: str | None, **what) -> Prediction | None:
         """Record a step, predict, notify listeners; a step that fails changes nothing."""

@@ -25,6 +25,7 @@ LONGEST = (
     "03_rotoscoping.ipynb",
     "06_geometry_fusion.ipynb",
     "05_product_matching.ipynb",
+    "07_benchmarks.ipynb",
     BROWSER,
     "00_start_here.ipynb",
     "02_editing.ipynb",

@@ -76,6 +76,21 @@ def test_links_and_devices_condemn_the_archive(kind, name, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../evil", "../a/../../../evil"])
+def test_a_link_that_leads_out_condemns_the_archive(target, tmp_path):
+    archive = tar(tmp_path / "a", special("package/other", tarfile.SYMTYPE, target))
+    with pytest.raises(NbHelpersError, match="a link or a device"):
+        take(archive, tmp_path)
+
+
+def test_a_link_to_another_member_is_passed_over_and_never_followed(tmp_path):
+    link = special("package/sub/other", tarfile.SYMTYPE, f"../../{WANTED}")
+    archive = tar(tmp_path / "a", link)
+    assert take(archive, tmp_path, size=len(CONTENT)).read_bytes() == CONTENT
+    with pytest.raises(NbHelpersError, match="does not contain the file"):
+        take(archive, tmp_path, member="package/sub/other")
+
+
 def test_a_link_in_a_zip_condemns_it_too(tmp_path):
     info = zipfile.ZipInfo("package/link")
     info.external_attr = (stat.S_IFLNK | 0o777) << 16

@@ -1,6 +1,7 @@
 """Benchmarks of words: layouts, protocols, and the runner, on made miniatures and networks without weights."""
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -82,6 +83,15 @@ def test_a_wrong_folder_gets_one_error_that_shows_the_layout(dataset, tmp_path):
     assert layout.source in caught.value.do and "something" in str(caught.value.given)
     with pytest.raises(NbHelpersError, match="not there"):
         LabelledPhotos(dataset, tmp_path / "nowhere")
+
+
+def test_a_plain_folder_of_photos_and_labels_will_do(tmp_path):
+    for name in ("2", "10", "a"):
+        put_photo(tmp_path / "voc2012" / "image" / f"{name}.png")
+        put_labels(tmp_path / "voc2012" / "label" / f"{name}.png", stripes(0, 20, 255))
+    photos = LabelledPhotos("pascal-voc20", tmp_path)
+    assert photos.names == ["2", "a", "10"] and photos.path("a") == tmp_path / "voc2012" / "image" / "a.png"
+    assert np.unique(photos.read("10")[1]).tolist() == [19, VOID]
 
 
 def test_a_half_unpacked_folder_is_told(tmp_path):
@@ -254,8 +264,10 @@ def test_the_hybrid_mode_prompts_and_is_compared_with_the_blind_grid(benchmark, 
     results = run_benchmark(hybrid, tmp_path / "out", num_samples=2)
     assert results["scores"]["miou"] > 0.85 and results["cost"]["prompts"] > 0
     assert results["cost"]["blind_grid"]["prompts"] == 4096
-    few, many = results["scores"]["curve"]
-    assert few["prompts"] < many["prompts"]
+    dense, few, many = results["scores"]["curve"]
+    assert dense["prompts"] == 0 < few["prompts"] < many["prompts"]
+    alone = run_benchmark(benchmark, tmp_path / "dense", num_samples=2)
+    assert dense["miou"] == alone["scores"]["miou"]
     assert "prompts  decoder s" in (tmp_path / "out" / "summary.txt").read_text()
 
 
@@ -275,6 +287,18 @@ def test_a_run_that_was_cut_off_continues_with_equal_results(benchmark, tmp_path
     resumed = run_benchmark(benchmark, tmp_path / "cut")
     assert seen.count(benchmark.names()[0]) == 1 and resumed["kept_from_before"] == 1
     assert scores_only(resumed) == scores_only(whole)
+
+
+@pytest.mark.filterwarnings("ignore")  # Dask's own
+def test_two_workers_give_the_same_results(benchmark, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    alone = run_benchmark(benchmark, tmp_path / "alone")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        shared = run_benchmark(benchmark, tmp_path / "shared", client=client)
+    assert scores_only(shared) == scores_only(alone) and list(shared["items"]) == benchmark.names()
+    copy = pickle.loads(pickle.dumps(benchmark))  # what a worker in another process gets
+    assert copy.measure(benchmark.names()[1])["areas"] == alone["items"][benchmark.names()[1]]["areas"]
 
 
 def test_a_run_can_be_extended_but_not_mixed(benchmark, tmp_path):

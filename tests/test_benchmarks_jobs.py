@@ -12,15 +12,18 @@ from fake_words import COLOURS, FakeTextEncoder, FloodSegmenter, scene
 from typer.testing import CliRunner
 
 from nbhelpers import NbHelpersError, cli
-from nbhelpers.benchmarks import commands
-from nbhelpers.benchmarks.datasets import read_values
+from nbhelpers.benchmarks import charts, commands, fusion
+from nbhelpers.benchmarks.datasets import Clips, read_values
+from nbhelpers.benchmarks.fusion import FusionComparison
 from nbhelpers.benchmarks.open_vocabulary import OpenVocabulary
+from nbhelpers.benchmarks.phrases import CameraRecovery, SpatialPhrases
 from nbhelpers.benchmarks.products import ProductPhotos, match_counts
 from nbhelpers.benchmarks.protocols import vocabulary_protocol
 from nbhelpers.benchmarks.report import protocol_differences, write_report
 from nbhelpers.benchmarks.runner import run_benchmark
+from nbhelpers.benchmarks.synthetic_clips import write_synthetic_clip
 from nbhelpers.benchmarks.synthetic_products import CutOut, SyntheticPhoto, synthetic_photos
-from nbhelpers.benchmarks.video import VideoObjects
+from nbhelpers.benchmarks.video import ClipFrames, VideoObjects
 from nbhelpers.benchmarks.views import SceneViews, ViewTruth, kitchen_truth, read_scene_masks
 from nbhelpers.benchmarks.words import VOC_NAMES, WordMasks, vocabularies
 
@@ -278,3 +281,65 @@ def test_clips_own_name_gives_way_to_what_is_here(monkeypatch):
     assert commands.text_encoder("openclip-vit-l-14") == "openclip-vit-l-14"
     monkeypatch.setattr(cache, "here", lambda entry: True)
     assert commands.text_encoder("ViT-L/14") == "openclip-vit-l-14"
+
+
+def test_phrases_on_scenes_of_boxes(tmp_path):
+    benchmark = SpatialPhrases(tmp_path, synthetic_only=True)
+    results = run_benchmark(benchmark, tmp_path / "out")
+    scores = results["scores"]
+    assert scores["parsed"] == 1 and scores["right"] > 0.9 and scores["sideways"] == 1 and scores["depthwise"] == 1
+    assert len(SpatialPhrases(tmp_path).names()) > len(benchmark.names()) == scores["sideways_decided"] + 43
+    photos = next(name for name in SpatialPhrases(tmp_path).names() if name not in benchmark.names())
+    with pytest.raises(NbHelpersError, match="no photos"):
+        SpatialPhrases(tmp_path).measure(photos)
+
+
+def test_fusion_is_compared_with_its_baseline(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        put_clip(tmp_path / "clips", name, count=8)
+    fused = FakeTracker(name="fused")
+    monkeypatch.setattr(fusion, "make_arms", lambda tracker, *_, **__: {"baseline": tracker, "geometry": fused})
+    benchmark = FusionComparison(tmp_path / "clips", FakeTracker(), "off")
+    results = run_benchmark(benchmark, tmp_path / "out")
+    scores = results["scores"]
+    assert scores["gain"] == 0 and scores["baseline_iou"] == scores["geometry_iou"] > 0.7
+    assert results["protocol"]["geometry"] == "off" and results["cost"]["geometry_seconds_a_frame"] >= 0
+    assert scores["gain_low"] <= 0 <= scores["gain_high"] and "geometry_recall" in scores
+    with pytest.raises(NbHelpersError, match="first arm"):
+        FusionComparison(tmp_path / "clips", FakeTracker(), "off", ("geometry",)).names()
+
+
+def test_cameras_are_summarized(tmp_path):
+    with pytest.raises(NbHelpersError, match="no scenes"):
+        CameraRecovery(tmp_path).names()
+    (tmp_path / "temple").mkdir()
+    benchmark = CameraRecovery(tmp_path)
+    assert benchmark.names() == ["temple"]
+    records = [{"photos": 4, "registered": 3}, {"photos": 6, "registered": 6, "rotation": 0.5, "position": 0.01}]
+    expected = {"registered": 0.9, "photos": 10, "rotation_degrees": 0.5, "position": 0.01}
+    assert benchmark.summarize(records) == expected
+
+
+def test_a_synthetic_clip_is_readable_as_davis(tmp_path):
+    photo, background = np.full((60, 80, 3), 200, np.uint8), np.full((120, 200, 3), 30, np.uint8)
+    write_synthetic_clip(tmp_path, "a", photo, square(20, 10), background, 6)
+    clips = Clips("davis2016", tmp_path)
+    areas = [sum(mask.sum() for mask in clips.masks("a", frame).values()) for frame in clips.annotated("a")]
+    assert clips.names == ["a"] and len(areas) == 6 and areas[-1] > 1.3 * areas[0]
+    assert areas[2] < areas[1] and areas[2] < areas[3]  # behind the post
+    frame = ClipFrames(clips, "a")[0]
+    assert frame.shape == (270, 480, 3) and frame[clips.masks("a", "00000")[1]].min() > 120
+
+
+def test_charts_have_what_they_are_given():
+    figure = charts.draw_scores({"a": 0.5}, "title", {"published": 0.8})
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "published"]
+    assert [round(bar.get_width(), 3) for bar in axes.patches] == [50.0, 80.0] and axes.get_title() == "title"
+    figure = charts.draw_lines({"J": [0.5, 0.6], "F": [0.4, 0.3]}, "frame", "J, F", first=1)
+    (axes,) = figure.axes
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[1, 2], [1, 2]] and axes.get_xlabel() == "frame"
+    with pytest.raises(NbHelpersError, match="no score"):
+        charts.draw_scores({})
+    with pytest.raises(NbHelpersError, match="no line"):
+        charts.draw_lines({}, "x", "y")

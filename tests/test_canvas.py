@@ -8,12 +8,13 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from widget_tools import connect, record_messages
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.plots import PALETTE, rgb
-from nbhelpers.widgets.canvas import Later, LayeredCanvas
-from nbhelpers.widgets.render import Photo, encode_overlay, encode_photo
-from nbhelpers.widgets.view import View
+from nbhelpers.widgets.background import Later
+from nbhelpers.widgets.canvas import LayeredCanvas
+from nbhelpers.widgets.drawing import Photo, Viewport, encode_overlay, encode_photo
 
 
 @pytest.fixture
@@ -26,13 +27,7 @@ def screen():
 @pytest.fixture
 def sent(screen, monkeypatch):
     """Drawing messages: the bytes of each."""
-    messages = []
-
-    def send(content, buffers=None):
-        messages.append(b"".join(bytes(buffer) for buffer in buffers or ()))
-
-    monkeypatch.setattr(screen._manager, "send", send)
-    return messages
+    return record_messages(screen, monkeypatch)
 
 
 def test_one_hold_is_one_message(screen, sent):
@@ -66,7 +61,7 @@ def test_every_message_names_its_layer_since_a_reloaded_page_knows_none(screen, 
 def test_a_page_that_connects_is_repainted():
     calls = []
     screen = LayeredCanvas(20, 10, ("only",), repaint=lambda: calls.append(1))
-    screen["only"]._handle_frontend_event(None, {"event": "client_ready"}, [])
+    connect(screen)
     assert calls == [1]
     screen.widget.close()
 
@@ -133,48 +128,48 @@ def test_threads_that_draw_at_the_same_time_send_whole_messages(screen, sent):
 
 @pytest.mark.parametrize("photo", [(700, 1000), (6000, 9000), (9000, 600), (1, 1), (3, 5000)])
 def test_coordinates_go_there_and_back(photo):
-    view = View.fit(photo, (700, 1000)).zoomed(3.7, about=(10, 600)).panned(-33, 12)
+    view = Viewport.fit(photo, (700, 1000)).zoomed(3.7, about=(10, 600)).panned(-33, 12)
     assert view.to_photo(*view.to_canvas(0.25, 0.5)) == pytest.approx((0.25, 0.5), abs=1e-6)
 
 
 def test_a_photo_of_canvas_size_has_the_same_coordinates():
-    view = View.fit((700, 1000), (700, 1000))
+    view = Viewport.fit((700, 1000), (700, 1000))
     assert view.to_photo(10, 20) == pytest.approx((10, 20)) and view.scale == 1
 
 
 def test_half_size_puts_the_first_canvas_pixel_between_two_photo_pixels():
-    assert View.fit((200, 200), (100, 100)).to_photo(0, 0) == pytest.approx((0.5, 0.5))
+    assert Viewport.fit((200, 200), (100, 100)).to_photo(0, 0) == pytest.approx((0.5, 0.5))
 
 
 def test_zoom_keeps_what_is_under_the_cursor():
-    view = View.fit((6000, 9000), (667, 1000)).zoomed(2)
+    view = Viewport.fit((6000, 9000), (667, 1000)).zoomed(2)
     closer = view.zoomed(4, about=(250, 100))
     assert closer.scale == pytest.approx(view.scale * 4)
     assert closer.to_photo(250, 100) == pytest.approx(view.to_photo(250, 100))
 
 
 def test_zoom_and_pan_stop_at_their_ends():
-    view = View.fit((600, 900), (700, 1000))
+    view = Viewport.fit((600, 900), (700, 1000))
     assert view.zoomed(0.01) == view and view.zoomed(0) == view
     assert view.zoomed(1e9).scale == view.max_scale
     corner = view.zoomed(5).panned(1e9, 1e9)
     assert corner.to_photo(-0.5, -0.5) == pytest.approx((-0.5, -0.5))
     opposite = view.zoomed(5).panned(-1e9, -1e9)
     assert opposite.to_photo(999.5, 699.5) == pytest.approx((899.5, 599.5))
-    tall = View.fit((9000, 600), (700, 1000))
+    tall = Viewport.fit((9000, 600), (700, 1000))
     assert tall.panned(300, 0) == tall, "a photo narrower than the canvas stays in the middle"
 
 
 def test_placed_tells_the_margin_and_the_window():
-    assert View.fit((700, 500), (700, 1000)).placed() == ((250, 0, 750, 700), (0, 0, 500, 700))
-    rectangle, window = View.fit((700, 1000), (700, 1000)).zoomed(2).placed()
+    assert Viewport.fit((700, 500), (700, 1000)).placed() == ((250, 0, 750, 700), (0, 0, 500, 700))
+    rectangle, window = Viewport.fit((700, 1000), (700, 1000)).zoomed(2).placed()
     assert rectangle == (0, 0, 1000, 700) and window == pytest.approx((250, 175, 750, 525))
-    rectangle, _ = View.fit((1, 100000), (700, 1000)).placed()
+    rectangle, _ = Viewport.fit((1, 100000), (700, 1000)).placed()
     assert rectangle[3] - rectangle[1] == 1, "the thinnest photo is still to be seen"
 
 
 def test_clamp_to_photo():
-    assert View.fit((600, 900), (700, 1000)).clamp_to_photo(-5, 700) == (0, 599)
+    assert Viewport.fit((600, 900), (700, 1000)).clamp_to_photo(-5, 700) == (0, 599)
 
 
 def colour_ramp(height, width):
@@ -188,7 +183,7 @@ def colour_ramp(height, width):
 @pytest.mark.parametrize("zoom", [1, 1.3, 2.9, 7, 40])
 def test_a_crop_shows_what_the_view_says(zoom):
     image = colour_ramp(1400, 2100)
-    view = View.fit(image.shape[:2], (500, 700)).zoomed(zoom, about=(600, 100))
+    view = Viewport.fit(image.shape[:2], (500, 700)).zoomed(zoom, about=(600, 100))
     (x0, y0, x1, y1), _ = view.placed()
     crop = Photo(image).crop(view)
     assert crop.shape == (y1 - y0, x1 - x0, 3)
@@ -201,13 +196,13 @@ def test_a_crop_shows_what_the_view_says(zoom):
 def test_a_reduced_crop_is_area_averaged():
     checks = np.zeros((512, 512, 3), np.uint8)
     checks[::2, ::2] = checks[1::2, 1::2] = 255
-    crop = Photo(checks).crop(View.fit((512, 512), (64, 64)))
+    crop = Photo(checks).crop(Viewport.fit((512, 512), (64, 64)))
     assert abs(crop.astype(int) - 127).max() <= 1, "single pixels must not shine through"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1)])
 def test_the_thinnest_photos_are_drawn(size):
-    view = View.fit(size, (300, 400))
+    view = Viewport.fit(size, (300, 400))
     for zoom in (1, 8):
         assert Photo(np.full((*size, 3), 9, np.uint8)).crop(view.zoomed(zoom)).min() == 9
 

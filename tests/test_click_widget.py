@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 import pytest
 from fake_segmenter import FakeSegmenter
+from widget_tools import buttons, connect, is_following, key, page_event, record_messages
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.segment import ClickSession
-from nbhelpers.widgets.click import LOOKING, ClickWidget
+from nbhelpers.widgets.click import ENCODING, ClickWidget
 from nbhelpers.widgets.controls import text_on
 
 
@@ -37,17 +38,11 @@ def widget(session):
 @pytest.fixture
 def sent(widget, monkeypatch):
     """Drawing messages: the bytes of each."""
-    messages = []
-
-    def send(content, buffers=None):
-        messages.append(b"".join(bytes(buffer) for buffer in buffers or ()))
-
-    monkeypatch.setattr(widget.stage.screen._manager, "send", send)
-    return messages
+    return record_messages(widget.stage.screen, monkeypatch)
 
 
 def status(widget):
-    return widget._status.value
+    return widget.status.value
 
 
 def drag(widget, start, *stops):
@@ -55,17 +50,6 @@ def drag(widget, start, *stops):
     for stop in stops:
         widget.pointer.move(*stop)
     widget.pointer.release(*stops[-1])
-
-
-def buttons(widget):
-    """All ordinary buttons by description, and icon buttons by tooltip."""
-    found, todo = {}, [widget]
-    while todo:
-        it = todo.pop()
-        todo += getattr(it, "children", ())
-        if hasattr(it, "click"):
-            found.setdefault(it.description or it.tooltip, it)
-    return found
 
 
 def test_a_press_is_a_click_at_that_photo_pixel(widget, session):
@@ -88,10 +72,10 @@ def test_exclude_mode(widget, session):
 
 
 def test_mode_buttons_set_the_mode_and_one_stays_down(widget):
-    widget._mode.set_state({"index": 2})  # what the page sends
-    assert widget.pointer.mode == widget._mode.value == "box" and "Drag a box" in status(widget)
-    widget._mode.set_state({"index": 2})
-    assert widget.pointer.mode == widget._mode.value == "box", "the button that is down stays down"
+    widget.modes.choice.set_state({"index": 2})  # what the page sends
+    assert widget.pointer.mode == widget.modes.choice.value == "box" and "Drag a box" in status(widget)
+    widget.modes.choice.set_state({"index": 2})
+    assert widget.pointer.mode == widget.modes.choice.value == "box", "the button that is down stays down"
 
 
 def test_a_box_is_dragged_and_clamped_to_the_photo(widget, session):
@@ -127,43 +111,44 @@ def test_leaving_the_canvas_ends_a_drag(widget, session):
     widget.pointer.mode = "box"
     widget.pointer.press(100, 100)
     widget.pointer.move(300, 300)
-    widget.pointer._at = (300, 300)
-    widget.stage.screen["marks"]._handle_frontend_event(None, {"event": "mouse_out", "x": 1010, "y": 400}, [])
+    page_event(widget.stage.screen, "mouse_out", x=1010, y=400)
     assert session.prompts().box == (100, 100, 999, 400)
     widget.pointer.move(10, 10)
     assert session.prompts().box == (100, 100, 999, 400)
 
 
 def test_pan_and_wheel(widget, session):
-    widget._view.closer(4)
-    before = widget.stage.view
+    widget.zoom.zoom_by(4)
+    before = widget.stage.viewport
     widget.pointer.mode = "pan"
     drag(widget, (500, 300), (530, 320), (560, 340))
-    assert widget.stage.view == before.panned(60, 40) and session.prompts().is_empty
+    assert widget.stage.viewport == before.panned(60, 40) and session.prompts().is_empty
     widget.pointer.move(200, 200)
-    under = widget.stage.view.to_photo(200, 200)
+    under = widget.stage.viewport.to_photo(200, 200)
     widget.pointer.wheel(0, -200)
-    assert widget.stage.view.scale > before.scale and widget.stage.view.to_photo(200, 200) == pytest.approx(under)
+    assert widget.stage.viewport.scale > before.scale and widget.stage.viewport.to_photo(200, 200) == pytest.approx(
+        under
+    )
 
 
 def test_a_click_while_zoomed_lands_where_the_mouse_is(widget, session):
-    widget._view.closer(5)
-    x, y = widget.stage.view.to_canvas(480, 340)
+    widget.zoom.zoom_by(5)
+    x, y = widget.stage.viewport.to_canvas(480, 340)
     widget.pointer.press(x, y)
     assert session.prompts().points[0] == pytest.approx((480, 340), abs=0.1)
 
 
 def test_zoom_slider_and_buttons_follow_each_other(widget):
     found = buttons(widget)
-    found["Closer"].click()
-    assert widget._view.zoom.value == pytest.approx(1.5)
-    widget._view.zoom.value = 3
-    assert widget.stage.view.scale == pytest.approx(3)
-    left = widget.stage.view.centre[0]
+    found["Zoom in"].click()
+    assert widget.zoom.zoom.value == pytest.approx(1.5)
+    widget.zoom.zoom.value = 3
+    assert widget.stage.viewport.scale == pytest.approx(3)
+    left = widget.stage.viewport.centre[0]
     found["Show more of the left"].click()
-    assert widget.stage.view.centre[0] < left
+    assert widget.stage.viewport.centre[0] < left
     found["The whole photo"].click()
-    assert widget.stage.view.scale == 1 and widget._view.zoom.value == pytest.approx(1)
+    assert widget.stage.viewport.scale == 1 and widget.zoom.zoom.value == pytest.approx(1)
 
 
 def test_undo_redo_clear_by_button(widget, session):
@@ -182,26 +167,26 @@ def test_undo_redo_clear_by_button(widget, session):
 
 def test_candidates_are_offered_with_their_iou(widget, session):
     widget.pointer.press(300, 350)
-    offered = widget._candidates._buttons.children[:4]
+    offered = widget.candidates.choices.children[:4]
     assert [it.description for it in offered] == ["Mask 1: 0.90", "Mask 2: 0.60", "Mask 3: 0.95", "Mask 4: 0.70"]
     assert [it.icon for it in offered] == ["", "", "star", ""] and offered[2].button_style == "primary"
     offered[3].click()
-    assert session.candidate() == 3 and widget._candidates._buttons.children[3].button_style == "primary"
+    assert session.candidate() == 3 and widget.candidates.choices.children[3].button_style == "primary"
     session.undo()
-    assert session.candidate() == 2 and widget._candidates._buttons.children[2].button_style == "primary"
+    assert session.candidate() == 2 and widget.candidates.choices.children[2].button_style == "primary"
 
 
 def test_objects_by_button(widget, session):
     widget.pointer.press(300, 350)
-    widget._objects._add.click()
+    widget.objects.add.click()
     widget.pointer.press(700, 350)
     assert session.active == "object 2" and set(session.masks()) == {"object 1", "object 2"}
-    widget._objects.name.value = "blue"
+    widget.objects.name.value = "blue"
     buttons(widget)["Rename"].click()
     assert session.objects == ("object 1", "blue")
     buttons(widget)["object 1"].click()
     assert session.active == "object 1"
-    widget._objects.name.value = "blue"
+    widget.objects.name.value = "blue"
     buttons(widget)["Rename"].click()
     assert session.objects == ("object 1", "blue") and "cannot be recorded" in status(widget)
     buttons(widget)["Delete"].click()
@@ -209,15 +194,15 @@ def test_objects_by_button(widget, session):
 
 
 def test_points_and_box_by_number(widget, session):
-    panel = widget._exact
-    panel._place[0].value, panel._place[1].value = 300, 350
+    panel = widget.exact
+    panel.place[0].value, panel.place[1].value = 300, 350
     found = buttons(panel)
     found["Include"].click()
-    panel._place[0].value = 310
+    panel.place[0].value = 310
     found["Move"].click()
     assert session.prompts().points == ((310, 350),)
-    assert "310, 350" in panel._points.options[0]
-    for field, value in zip(panel._box, (100, 100, 600, 600), strict=True):
+    assert "310, 350" in panel.points.options[0]
+    for field, value in zip(panel.box, (100, 100, 600, 600), strict=True):
         field.value = value
     found["Set box"].click()
     assert session.prompts().box == (100, 100, 600, 600)
@@ -244,36 +229,36 @@ def test_a_failing_segmenter_is_a_sentence_and_nothing_is_lost(widget, session, 
 
 def test_the_photo_is_looked_at_once_the_page_shows_it(widget, session, monkeypatch):
     said = []
-    monkeypatch.setattr(type(widget), "_say", lambda self, message, error=False: said.append(message))
+    monkeypatch.setattr(type(widget), "show_message", lambda self, message, error=False: said.append(message))
     assert session.segmenter.encoded == 0
     for _ in range(2):
-        widget.stage.screen["marks"]._handle_frontend_event(None, {"event": "client_ready"}, [])
-    assert session.segmenter.encoded == 1 and said == [LOOKING, ""]
+        connect(widget.stage.screen)
+    assert session.segmenter.encoded == 1 and said == [ENCODING, ""]
 
 
 def test_code_in_another_cell_updates_the_widget(widget, session, sent):
     session.click(300, 350)
-    assert len(sent) == 1 and widget._candidates._buttons.children[0].description == "Mask 1: 0.90"
+    assert len(sent) == 1 and widget.candidates.choices.children[0].description == "Mask 1: 0.90"
     session.add_object("cup")
-    assert widget._objects.name.value == "cup"
+    assert widget.objects.name.value == "cup"
 
 
 def test_a_page_that_reloads_gets_everything_again(widget, session, sent):
     session.click(300, 350)
     sent.clear()
-    widget.stage.screen["marks"]._handle_frontend_event(None, {"event": "client_ready"}, [])
+    connect(widget.stage.screen)
     assert len(sent) == 1 and sent[0].count(b"\x89PNG") == 2
 
 
 def test_opacity_repaints_the_masks_only(widget, session, sent):
     session.click(300, 350)
     sent.clear()
-    widget._view.opacity.value = 0.9
+    widget.zoom.opacity.value = 0.9
     assert widget.stage.opacity == 0.9 and len(sent) == 1 and sent[0].count(b"\x89PNG") == 1
 
 
 def test_save_writes_files_and_names_them(widget, session, tmp_path):
-    widget._save.folder.value = str(tmp_path / "out")
+    widget.files.folder.value = str(tmp_path / "out")
     buttons(widget)["Save"].click()
     assert "no mask to save" in status(widget)
     session.click(300, 350)
@@ -294,10 +279,10 @@ def test_a_large_photo_is_painted_at_the_canvas_cost(sent):
     session = ClickSession(image, FakeSegmenter())
     widget = ClickWidget(session)
     sizes = []
-    widget.stage.screen._manager.send = lambda content, buffers=None: sizes.append(sum(len(bytes(b)) for b in buffers))
+    widget.stage.screen.manager.send = lambda content, buffers=None: sizes.append(sum(len(bytes(b)) for b in buffers))
     widget.pointer.press(500, 333)
     assert session.prompts().points[0] == pytest.approx((4504, 3001), abs=8)
-    widget._view.closer(50)
+    widget.zoom.zoom_by(50)
     assert len(sizes) == 2 and sizes[0] < 20_000 and sizes[1] < 1_300_000
     widget.close()
 
@@ -306,7 +291,7 @@ def test_a_large_photo_is_painted_at_the_canvas_cost(sent):
 def test_odd_photos(size):
     session = ClickSession(np.full((*size, 3), 90, np.uint8), FakeSegmenter())
     widget = ClickWidget(session, width=400)
-    widget.pointer.press(*widget.stage.view.to_canvas((size[1] - 1) / 2, (size[0] - 1) / 2))
+    widget.pointer.press(*widget.stage.viewport.to_canvas((size[1] - 1) / 2, (size[0] - 1) / 2))
     assert session.mask().any()
     widget.close()
 
@@ -318,7 +303,7 @@ def test_width_is_checked_and_a_session_has_one_widget(widget, session):
     assert widget.comm is None and other.comm is not None
     session.click(300, 200)
     other.close()
-    assert session._listeners == []
+    assert not is_following(other, session.undo)
 
 
 def test_on_colab_it_switches_on_or_says_what_to_run(session, monkeypatch):
@@ -347,21 +332,17 @@ def test_text_on_a_colour_is_readable():
 
 
 def test_keys_on_the_canvas(widget, session):
-    def press(key, shift=False, control=False):
-        event = {"event": "key_down", "key": key, "shift_key": shift, "ctrl_key": control, "meta_key": False}
-        widget.stage.screen["marks"]._handle_frontend_event(None, event, [])
-
-    for key, mode in (("b", "box"), ("P", "pan"), ("e", "exclude"), ("i", "include")):
-        press(key)
-        assert widget.pointer.mode == mode and widget._mode.value == mode
+    for name, mode in (("b", "box"), ("P", "pan"), ("e", "exclude"), ("i", "include")):
+        key(widget, name)
+        assert widget.pointer.mode == mode and widget.modes.choice.value == mode
     widget.pointer.press(300, 350)
-    press("z", control=True)
+    key(widget, "z", control=True)
     assert session.prompts().is_empty
-    press("z", shift=True, control=True)
+    key(widget, "z", shift=True, control=True)
     assert not session.prompts().is_empty
-    press("+")
-    scale = widget.stage.view.scale
-    press("ArrowRight")
-    assert scale > 1 and widget.stage.view.centre[0] > 500
-    press("0")
-    assert widget.stage.view.scale == 1
+    key(widget, "+")
+    scale = widget.stage.viewport.scale
+    key(widget, "ArrowRight")
+    assert scale > 1 and widget.stage.viewport.centre[0] > 500
+    key(widget, "0")
+    assert widget.stage.viewport.scale == 1

@@ -157,6 +157,26 @@ def test_the_least_angle_is_lowered_only_where_no_pair_is_wide(tmp_path, monkeyp
     assert tried == [16.0, 2.0]
 
 
+def test_a_model_without_points_does_not_end_the_search(tmp_path, monkeypatch):
+    import pycolmap
+
+    tried, mapping = [], pycolmap.incremental_mapping
+
+    def collapsed_at_first(database, images, output, options):
+        models = mapping(database, images, output, options)
+        tried.append(options.mapper.init_min_tri_angle)
+        if len(tried) == 1:
+            for model in models.values():
+                for point in list(model.points3D):
+                    model.delete_point3D(point)
+        return models
+
+    monkeypatch.setattr(pycolmap, "incremental_mapping", collapsed_at_first)
+    store = FeatureStore(FakeMatcher(ring(5), cloud(150), noise=0.2, seed=1), photos(5), tmp_path)
+    run = run_mapping(store, verified_pairs(store, candidate_pairs(store), 0), 0)
+    assert tried == [16.0, 8.0] and run.placed.all() and len(run.points)
+
+
 def test_identical_photos_show_no_depth():
     poses = np.repeat(ring(2)[:1], 5, axis=0)
     scene = ColmapEstimator(twice(poses, cloud(), noise=0.05)).reconstruct(photos(5))

@@ -108,7 +108,7 @@ def test_a_rounded_product_is_noticed_and_the_permission_taken_back(processor, m
 def test_autocast_changes_nothing_outside_its_block(monkeypatch):
     seen = []
     real = torch.autocast
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(
         torch, "autocast", lambda device, dtype: seen.append((device, dtype)) or real("cpu", dtype=dtype)
     )
@@ -119,6 +119,26 @@ def test_autocast_changes_nothing_outside_its_block(monkeypatch):
     with autocast("cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "half"),
+    [
+        ("T4", (7, 5), torch.float16),
+        ("V100", (7, 0), torch.float16),
+        ("A100", (8, 0), torch.bfloat16),
+        ("L4", (8, 9), torch.bfloat16),
+        ("P100", (6, 0), None),
+    ],
+)
+def test_a_gpu_computes_in_the_half_precision_that_it_has(monkeypatch, gpu, capability, half):
+    monkeypatch.delenv(device.PRECISION, raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda name: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # what torch says of a T4
+    assert device.half_precision("cuda:0") == half
+    assert device.half_precision("cpu") is None and device.half_precision("mps") is None
+    monkeypatch.setenv(device.PRECISION, "float32")
+    assert device.half_precision("cuda") is None
 
 
 @pytest.mark.parametrize(

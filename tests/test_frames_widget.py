@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from fake_tracker import Clip, FakeTracker
 from PIL import Image
+from widget_tools import buttons, connect, is_following, key, record_messages
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.mattes import MatteSettings
 from nbhelpers.plots import rgb
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.frames import FramesWidget
-from nbhelpers.widgets.frames.keys import TABLE
-from nbhelpers.widgets.frames.picture import BACKGROUNDS
+from nbhelpers.widgets.frames.stage import BACKGROUNDS
 from nbhelpers.widgets.frames.strip import BAR, COLOURS, GAP, THUMB
-from nbhelpers.widgets.frames.widget import LOOKING
+from nbhelpers.widgets.frames.widget import ENCODING, KEYS
 
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
 
@@ -39,54 +39,32 @@ def widget(session):
 @pytest.fixture
 def sent(widget, monkeypatch):
     """Drawing messages after a page has connected: the bytes of each."""
-    messages = []
-    connect(widget)
-
-    def send(content, buffers=None):
-        messages.append(b"".join(bytes(buffer) for buffer in buffers or ()))
-
-    monkeypatch.setattr(widget.stage.screen._manager, "send", send)
-    return messages
+    connect_both(widget)
+    return record_messages(widget.stage.screen, monkeypatch)
 
 
-def connect(widget):
-    for screen, layer in ((widget.stage.screen, "marks"), (widget.strip.screen, "cursor")):
-        screen[layer]._handle_frontend_event(None, {"event": "client_ready"}, [])
+def connect_both(widget):
+    for screen in (widget.stage.screen, widget.strip.screen):
+        connect(screen)
 
 
 def status(widget):
-    return widget._status.value
+    return widget.status.value
 
 
 def click(widget, x, y):
     """On a place of the frame."""
-    place = widget.stage.view.to_canvas(x, y)
+    place = widget.stage.viewport.to_canvas(x, y)
     widget.pointer.press(*place)
     widget.pointer.release(*place)
 
 
 def drag(widget, *places):
-    start, *stops = (widget.stage.view.to_canvas(*place) for place in places)
+    start, *stops = (widget.stage.viewport.to_canvas(*place) for place in places)
     widget.pointer.press(*start)
     for stop in stops:
         widget.pointer.move(*stop)
     widget.pointer.release(*stops[-1])
-
-
-def key(widget, name, shift=False, control=False):
-    event = {"event": "key_down", "key": name, "shift_key": shift, "ctrl_key": control, "meta_key": False}
-    widget.stage.screen["marks"]._handle_frontend_event(None, event, [])
-
-
-def buttons(widget):
-    """All buttons by description, and icon buttons by tooltip."""
-    found, todo = {}, [widget]
-    while todo:
-        it = todo.pop()
-        todo += getattr(it, "children", ())
-        if hasattr(it, "click"):
-            found.setdefault(it.description or it.tooltip, it)
-    return found
 
 
 def pictures(message):
@@ -108,7 +86,7 @@ def _rgba(picture):
 
 def frame_sent(message, widget):
     """The photo layer's picture in a message."""
-    (x0, y0, x1, y1), _ = widget.stage.view.placed()
+    (x0, y0, x1, y1), _ = widget.stage.viewport.placed()
     return next(picture for picture in pictures(message) if picture.shape == (y1 - y0, x1 - x0, 3))
 
 
@@ -128,26 +106,26 @@ def test_a_click_sends_one_small_message_without_the_frame(widget, sent):
 def test_modes(widget, session):
     for name, mode in (("e", "exclude"), ("b", "box"), ("d", "brush"), ("x", "erase"), ("p", "pan"), ("i", "include")):
         key(widget, name)
-        assert widget.pointer.mode == widget._mode.value == mode
+        assert widget.pointer.mode == widget.modes.choice.value == mode
     click(widget, 14, 20)
-    widget.choose_mode("exclude")
+    widget.modes.choose("exclude")
     click(widget, 60, 47)
     assert session.prompts().labels == (1, 0)
-    widget.choose_mode("remove")
+    widget.modes.choose("remove")
     click(widget, 60, 47)
     assert session.prompts().labels == (1,)
-    widget.choose_mode("box")
+    widget.modes.choose("box")
     drag(widget, (45, 35), (74, 58))
     assert session.prompts().box == pytest.approx((45, 35, 74, 58), abs=0.1)
 
 
 def test_the_brush_paints_and_erases(widget, session):
     click(widget, 14, 20)
-    widget.choose_mode("brush")
+    widget.modes.choose("brush")
     widget.brush.slider.value = 3
     drag(widget, (30, 30), (40, 30), (50, 30))
     assert session.mask()[30, 28:53].all() and session.mask()[20, 14] and not session.mask()[36, 40]
-    widget.choose_mode("erase")
+    widget.modes.choose("erase")
     drag(widget, (40, 25), (40, 35))
     assert not session.mask()[30, 40] and session.mask()[30, 30]
     assert session.prompts().strokes[1].erase and session.prompts().strokes[1].radius == 3
@@ -156,7 +134,7 @@ def test_the_brush_paints_and_erases(widget, session):
 
 
 def test_a_stroke_is_drawn_while_it_is_painted(widget, sent):
-    widget.choose_mode("brush")
+    widget.modes.choose("brush")
     sent.clear()
     widget.pointer.press(200, 200)
     widget.pointer.move(260, 200)
@@ -167,16 +145,16 @@ def test_a_stroke_is_drawn_while_it_is_painted(widget, sent):
 
 def test_a_stroke_that_fails_leaves_nothing_behind(widget, session, monkeypatch):
     monkeypatch.setattr(session, "stroke", lambda *_: 1 / 0)
-    widget.choose_mode("brush")
+    widget.modes.choose("brush")
     drag(widget, (30, 30), (40, 30))
-    assert "ZeroDivisionError" in status(widget) and widget.stage.stroke == [] and widget.pointer._drag is None
+    assert "ZeroDivisionError" in status(widget) and widget.stage.stroke == [] and widget.pointer.drag is None
 
 
 def test_the_ring_of_the_brush_follows_the_mouse_and_leaves_with_the_mode(widget, sent):
-    widget.choose_mode("erase")
+    widget.modes.choose("erase")
     widget.pointer.move(100, 120)
     assert widget.stage.brush == (100, 120, 12, True)
-    widget.choose_mode("pan")
+    widget.modes.choose("pan")
     assert widget.stage.brush is None
 
 
@@ -215,8 +193,8 @@ def test_a_frame_change_sends_a_preview_then_the_exact_frame(widget, session, se
     session.go(5)
     assert len(sent) == 2, "one message now, one when it rests"
     assert JPEG in sent[0] and frame_sent(sent[1], widget) is not None and JPEG not in sent[1]
-    x, y = (round(place) for place in widget.stage.view.to_canvas(*session.frames.centre(5)))
-    (x0, y0, _, _), _ = widget.stage.view.placed()
+    x, y = (round(place) for place in widget.stage.viewport.to_canvas(*session.frames.centre(5)))
+    (x0, y0, _, _), _ = widget.stage.viewport.placed()
     assert tuple(frame_sent(sent[1], widget)[y - y0, x - x0]) == (210, 40, 30)
 
 
@@ -239,7 +217,7 @@ def test_the_range_holds_playing_and_following(widget, session):
     key(widget, ",")
     session.go(6)
     key(widget, ".")
-    assert widget.strip.range == (2, 6) and "Range 2 to 6" in widget.time._range.value
+    assert widget.strip.range == (2, 6) and "Range 2 to 6" in widget.time.range.value
     assert (widget.time.player.min, widget.time.player.max) == (2, 6)
     session.go(4)
     click(widget, 18, 20)
@@ -262,19 +240,19 @@ def test_following_fills_the_strip_and_tells_the_outcome(widget, session):
     assert tuple(widget.strip.bar()[0, 410]) == rgb(COLOURS["empty"])
     buttons(widget)["Forward"].click()
     assert all(session.state(frame) == "tracked" for frame in range(1, 12))
-    assert "Followed 11 frames" in status(widget) and session.frame == 11
+    assert "Tracked 11 frames" in status(widget) and session.frame == 11
     bar = widget.strip.bar()
     assert bar.shape == (BAR, 800, 3) and tuple(bar[0, 450]) != rgb(COLOURS["empty"])
     assert tuple(bar[BAR // 2, int(sum(widget.strip.span(0)) / 2)]) == rgb(COLOURS["prompted"])
     buttons(widget)["Forward"].click()
-    assert "all is up to date" in status(widget)
+    assert "up to date" in status(widget)
 
 
 def test_a_correction_makes_frames_stale_and_following_again_keeps_it(widget, session):
     click(widget, 14, 20)
     key(widget, "f")
     session.go(5)
-    widget.choose_mode("exclude")
+    widget.modes.choose("exclude")
     click(widget, 60, 47)
     assert session.state(8) == "outdated" and tuple(widget.strip.bar()[0, 560]) != tuple(widget.strip.bar()[3, 560])
     key(widget, "a")
@@ -304,23 +282,23 @@ def test_following_in_the_background_can_be_looked_away_from_and_stopped():
     stop = session.on_change(lambda: threads.add(threading.get_ident()))
 
     async def work():
-        widget.work.follow("forward")
-        assert widget.work.running and not widget.follow._stop.disabled and widget.follow._go[0].disabled
+        widget.work.track("forward")
+        assert widget.work.running and not widget.tracking.stop.disabled and widget.tracking.starts[0].disabled
         while session.frame < 3:
             await asyncio.sleep(0.01)
-        assert "Following: frame" in status(widget)
+        assert "Tracking: frame" in status(widget)
         widget.visit(0)
         reached = _done(session)
         while _done(session) < reached + 3:
             await asyncio.sleep(0.01)
         assert session.frame == 0, "who looks at something else is left there"
-        widget.work.follow("forward")  # no second one beside the first
+        widget.work.track("forward")  # no second one beside the first
         key(widget, "Escape")
         widget.work.wait(30)
 
     asyncio.run(work())
-    assert 5 < _done(session) < 60 and not widget.work.running and "Stopped; followed" in status(widget)
-    assert widget.follow._stop.disabled and not widget.follow._go[0].disabled
+    assert 5 < _done(session) < 60 and not widget.work.running and "Stopped; tracked" in status(widget)
+    assert widget.tracking.stop.disabled and not widget.tracking.starts[0].disabled
     stop()
     widget.close()
 
@@ -335,11 +313,11 @@ def test_a_correction_while_following_ends_it_and_is_kept():
     widget = FramesWidget(session)
 
     async def work():
-        widget.work.follow("forward")
+        widget.work.track("forward")
         while session.frame < 4:
             await asyncio.sleep(0.01)
         widget.visit(2)
-        widget.choose_mode("exclude")
+        widget.modes.choose("exclude")
         click(widget, 60, 47)
         widget.work.wait(30)
         await asyncio.sleep(0.05)
@@ -353,17 +331,18 @@ def test_closing_while_following_ends_it_quietly(caplog):
     session = RotoSession(Clip(60), FakeTracker(seconds=0.02))
     session.click(14, 20)
     widget = FramesWidget(session)
-    connect(widget)
+    connect_both(widget)
 
     async def work():
-        widget.work.follow("forward")
+        widget.work.track("forward")
         while session.frame < 2:
             await asyncio.sleep(0.01)
         widget.close()
         widget.work.wait(30)
 
     asyncio.run(work())
-    assert 1 < _done(session) < 55 and not caplog.records and session._listeners == []
+    assert 1 < _done(session) < 55 and not caplog.records
+    assert not is_following(widget, session.undo)
 
 
 def test_thumbnails_are_loaded_beside_other_work():
@@ -379,8 +358,8 @@ def test_thumbnails_are_loaded_beside_other_work():
     widget.session.frames.__class__ = Watched
 
     async def work():
-        widget.strip.screen["cursor"]._handle_frontend_event(None, {"event": "client_ready"}, [])
-        while len(widget.strip._thumbs) < widget.strip.slots:
+        connect(widget.strip.screen)
+        while len(widget.strip.thumbs) < widget.strip.slots:
             await asyncio.sleep(0.01)
 
     asyncio.run(work())
@@ -400,7 +379,7 @@ def test_a_tracker_that_fails_is_a_sentence_and_the_widget_goes_on(widget, sessi
 
 def test_objects(widget, session):
     click(widget, 14, 20)
-    widget.objects._add.click()
+    widget.objects.add.click()
     click(widget, 60, 47)
     assert session.active == "object 2" and set(session.masks()) == {"object 1", "object 2"}
     key(widget, "1")
@@ -426,19 +405,19 @@ def test_hidden_objects_are_not_painted(widget, session, sent):
 
 def test_matte_and_cut_out_views_are_exact(widget, session, sent):
     click(widget, 14, 20)
-    (x0, y0, _, _), _ = widget.stage.view.placed()
-    inside = tuple(round(place) for place in widget.stage.view.to_canvas(14, 20))[::-1]
-    outside = tuple(round(place) for place in widget.stage.view.to_canvas(60, 47))[::-1]
+    (x0, y0, _, _), _ = widget.stage.viewport.placed()
+    inside = tuple(round(place) for place in widget.stage.viewport.to_canvas(14, 20))[::-1]
+    outside = tuple(round(place) for place in widget.stage.viewport.to_canvas(60, 47))[::-1]
     inside, outside = ((row - y0, column - x0) for row, column in (inside, outside))
     key(widget, "m")
-    assert widget.stage.show == "matte"
+    assert widget.stage.display == "matte"
     matte = frame_sent(sent[-1], widget)
     assert tuple(matte[inside]) == (255, 255, 255) and tuple(matte[outside]) == (0, 0, 0)
     key(widget, "m")
-    widget.show_row._background.value = "green"
+    widget.display.background.value = "green"
     cut = frame_sent(sent[-1], widget)
     assert tuple(cut[inside]) == (210, 40, 30) and tuple(cut[outside]) == rgb(BACKGROUNDS["green"])
-    widget.show_row._background.value = "checkerboard"
+    widget.display.background.value = "checkerboard"
     assert len(np.unique(frame_sent(sent[-1], widget)[-40:, -40:])) == 2
 
 
@@ -447,13 +426,13 @@ def test_the_wipe_shows_the_frame_to_its_left(widget, session, sent):
     key(widget, "m")
     key(widget, "w")
     assert widget.stage.wipe == 0.5
-    shown, plain = frame_sent(sent[-1], widget), widget.stage.picture().crop(widget.stage.view)
-    column = widget.stage.wipe_column - widget.stage.view.placed()[0][0]
+    shown, plain = frame_sent(sent[-1], widget), widget.stage.photo().crop(widget.stage.viewport)
+    column = widget.stage.wipe_column - widget.stage.viewport.placed()[0][0]
     assert np.array_equal(shown[:, :column], plain[:, :column]) and not shown[:, column:].any()
-    widget.pointer.press(widget.stage.wipe_column, widget.stage._knob_row)
+    widget.pointer.press(widget.stage.wipe_column, widget.stage.knob_row)
     widget.pointer.move(90, 100)
     widget.pointer.release(80, 100)
-    assert widget.stage.wipe == pytest.approx(0.1) and widget.show_row._place.value == pytest.approx(0.1)
+    assert widget.stage.wipe == pytest.approx(0.1) and widget.display.position.value == pytest.approx(0.1)
     assert session.prompts().points == ((14, 20),), "the handle is no click"
     key(widget, "w")
     assert widget.stage.wipe is None
@@ -478,7 +457,7 @@ def test_matte_sliders_belong_to_the_active_object(widget, session):
     widget.matte.sliders["grow"].value = -1.5
     assert session.matte_settings() == MatteSettings(grow=-1.5, feather=4)
     session.add_object("box")
-    assert widget.matte.sliders["feather"].value == 0 and widget._panels.get_title(0) == "Matte of box"
+    assert widget.matte.sliders["feather"].value == 0 and widget.matte.title.value.startswith("For box;")
     session.select("object 1")
     assert widget.matte.sliders["feather"].value == 4
     session.undo(), session.undo(), session.undo()
@@ -521,11 +500,11 @@ def test_zoomed_clicks_land_where_the_mouse_is(widget, session):
     for _ in range(4):
         key(widget, "+")
     key(widget, "ArrowLeft", shift=True)
-    x, y = widget.stage.view.to_photo(400, 300)
+    x, y = widget.stage.viewport.to_photo(400, 300)
     widget.pointer.press(400, 300)
-    assert session.prompts().points[0] == pytest.approx((x, y), abs=0.06) and widget.stage.view.scale > 10
+    assert session.prompts().points[0] == pytest.approx((x, y), abs=0.06) and widget.stage.viewport.scale > 10
     key(widget, "0")
-    assert widget.stage.view.scale == widget.stage.view.min_scale
+    assert widget.stage.viewport.scale == widget.stage.viewport.min_scale
 
 
 def test_export_writes_verifies_and_reports(widget, session, tmp_path):
@@ -536,20 +515,18 @@ def test_export_writes_verifies_and_reports(widget, session, tmp_path):
     click(widget, 14, 20)
     key(widget, "f")
     found["Export"].click()
-    assert (
-        "Exported, opened again and checked." in status(widget) and "12 files, all good" in widget.export._report.value
-    )
+    assert "Exported and verified." in status(widget) and "12 files, all good" in widget.export.report.value
     assert len(list((tmp_path / "mattes").glob("*.png"))) == 12
-    widget.export.kinds["mattes"].value = False
+    widget.export.formats["mattes"].value = False
     found["Export"].click()
-    assert "No kind of export is chosen" in status(widget)
+    assert "No export format is chosen" in status(widget)
 
 
 def test_an_export_in_the_background_tells_its_progress_and_can_be_stopped(tmp_path, monkeypatch):
     session = RotoSession(Clip(24), FakeTracker())
     session.click(14, 20)
     widget = FramesWidget(session)
-    widget.work.follow("forward")
+    widget.work.track("forward")
     real = session.mattes
 
     def slow(*arguments):
@@ -569,7 +546,7 @@ def test_an_export_in_the_background_tells_its_progress_and_can_be_stopped(tmp_p
         widget.work.wait(30)
 
     asyncio.run(work())
-    assert "Stopped; the next export goes on from here." in status(widget) and session.frame == 3
+    assert "Stopped; the next export resumes here." in status(widget) and session.frame == 3
     assert 0 < len(list((tmp_path / "mattes").glob("[!.]*.png"))) < 24
     widget.close()
 
@@ -577,15 +554,15 @@ def test_an_export_in_the_background_tells_its_progress_and_can_be_stopped(tmp_p
 def test_a_page_that_reloads_gets_everything_again(widget, session, sent):
     session.click(14, 20)
     sent.clear()
-    widget.stage.screen["marks"]._handle_frontend_event(None, {"event": "client_ready"}, [])
+    connect(widget.stage.screen)
     assert len(sent) == 1 and frame_sent(sent[0], widget) is not None
     sent.clear()
-    widget.strip.screen["cursor"]._handle_frontend_event(None, {"event": "client_ready"}, [])
+    connect(widget.strip.screen)
     widths = sorted(picture.shape[1] for message in sent for picture in pictures(message) if len(picture) == THUMB)
     assert len(widths) == widget.strip.slots == 11 and sum(widths) > 700
     assert any(picture.shape[:2] == (BAR, 800) for message in sent for picture in pictures(message))
     sent.clear()
-    widget.strip.screen["cursor"]._handle_frontend_event(None, {"event": "client_ready"}, [])
+    connect(widget.strip.screen)
     assert len(sent) == 1, "what was decoded before is sent at once"
 
 
@@ -605,7 +582,7 @@ def test_the_cost_of_a_frame_change_is_the_canvas_cost_however_large_the_frame(s
         sizes.append(len(message))
         shapes.extend(picture.shape for picture in pictures(message))
 
-    widget.stage.screen._manager.send = send
+    widget.stage.screen.manager.send = send
     session.go(1)
     assert max(width for _, width, *_ in shapes) <= 1280 and sizes[0] < 200_000 and sum(sizes) < 1_500_000
     widget.close()
@@ -630,13 +607,13 @@ def test_a_frame_that_cannot_be_read_is_named_and_the_next_is_shown(widget, sess
 
 def test_the_first_click_on_a_frame_says_that_it_takes_longer(widget, session, monkeypatch):
     said = []
-    real = widget.say
-    monkeypatch.setattr(widget, "say", lambda message, **more: (said.append(message), real(message, **more)))
+    real = widget.show_message
+    monkeypatch.setattr(widget, "show_message", lambda message, **more: (said.append(message), real(message, **more)))
     click(widget, 14, 20)
-    assert said[0] == LOOKING and "Looking" not in status(widget)
+    assert said[0] == ENCODING and "Encoding" not in status(widget)
     said.clear()
     click(widget, 60, 47)
-    assert LOOKING not in said
+    assert ENCODING not in said
 
 
 def test_a_click_outside_is_a_sentence(widget, session):
@@ -650,7 +627,7 @@ def test_a_session_has_one_widget_and_a_width_is_checked(widget, session):
     other = FramesWidget(session, width=640)
     assert widget.comm is None and other.comm is not None
     other.close()
-    assert session._listeners == []
+    assert not is_following(other, lambda: session.go(3))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3000])
@@ -680,11 +657,11 @@ def test_where_frames_share_a_pixel_the_urgent_one_is_seen():
 
 
 def test_every_key_of_the_help_is_a_key(widget):
-    for names, _ in TABLE:
+    for names, _ in KEYS:
         for name in names.replace("1 to 9", "1 9").replace("Shift+arrows", "Shift+ArrowLeft").split():
             name = {"Space": " ", "Left": "ArrowLeft", "Right": "ArrowRight"}.get(name, name)
             name = f"Shift+{name[6:].lower()}" if name in ("Shift+F",) else name
-            assert (name if len(name) > 1 else name.lower()) in widget._keys, name
+            assert (name if len(name) > 1 else name.lower()) in widget.keys_of, name
 
 
 def test_names_are_shown_as_text(widget, session):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from fake_segmenter import FakeSegmenter
 from fake_tracker import Clip, FakeTracker
+from widget_tools import connect, page_event
 
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.segment import ClickSession
+from nbhelpers.widgets.canvas import LEFT, MIDDLE, RIGHT
 from nbhelpers.widgets.click import ClickWidget
 from nbhelpers.widgets.frames import FramesWidget
-from nbhelpers.widgets.mouse import LEFT, MIDDLE, RIGHT
 
 BITS = {LEFT: 1, RIGHT: 2, MIDDLE: 4}  # of MouseEvent.buttons
 
@@ -29,10 +30,9 @@ class Page:
 
     def __init__(self, screen, ipyevents=True, first="ipycanvas", zoom=1.0):
         self.screen, self.ipyevents, self.first, self.zoom, self.buttons = screen, ipyevents, first, zoom, 0
-        self.layer = screen[list(screen._layers)[-1]]
 
     def connect(self):
-        self.layer._handle_frontend_event(None, {"event": "client_ready"}, [])
+        connect(self.screen)
 
     def enter(self):
         self._send("mouseenter", None, 0, 0, LEFT, {})
@@ -58,12 +58,12 @@ class Page:
 
     def touch(self, kind, *places):
         touches = [{"x": x, "y": y} for x, y in places]
-        self.layer._handle_frontend_event(None, {"event": f"touch_{kind}", "touches": touches}, [])
+        page_event(self.screen, f"touch_{kind}", touches=touches)
 
     def _send(self, dom, event, x, y, button, keys):
         def canvas():
             if event is not None:
-                self.layer._handle_frontend_event(None, {"event": event, "x": x, "y": y}, [])
+                page_event(self.screen, event, x=x, y=y)
 
         def events():
             if self.ipyevents:
@@ -72,7 +72,7 @@ class Page:
                 where |= {"boundingRectLeft": 40, "boundingRectTop": 30}
                 where |= {"boundingRectWidth": size.width * self.zoom, "boundingRectHeight": size.height * self.zoom}
                 content = {"event": dom, "button": button, "buttons": self.buttons, "shiftKey": False, "ctrlKey": False}
-                self.screen.mouse._events._handle_mouse_msg(None, content | where | keys, [])
+                self.screen.mouse.dom_event(content | where | keys)
 
         for send in (canvas, events) if self.first == "ipycanvas" else (events, canvas):
             send()
@@ -104,7 +104,7 @@ def frames():
 
 
 def status(widget):
-    return widget._status.value
+    return widget.status.value
 
 
 @pytest.mark.parametrize("first", ["ipycanvas", "ipyevents"])
@@ -208,14 +208,14 @@ def test_a_drag_that_leaves_the_canvas_ends_there_and_nothing_sticks(widget, ses
 
 @pytest.mark.parametrize("mode", ["include", "box"])
 def test_the_middle_button_pans(widget, session, mode):
-    widget._view.closer(4)
-    widget.pointer.mode, before = mode, widget.stage.view
+    widget.zoom.zoom_by(4)
+    widget.pointer.mode, before = mode, widget.stage.viewport
     page = Page(widget.stage.screen)
     page.enter()
     page.down(500, 300, MIDDLE)
     page.move(530, 320)
     page.up(560, 340, MIDDLE)
-    assert widget.stage.view == before.panned(60, 40) and session.prompts().is_empty
+    assert widget.stage.viewport == before.panned(60, 40) and session.prompts().is_empty
 
 
 def test_a_double_click_is_one_point(widget, session):
@@ -284,7 +284,7 @@ def test_two_fingers_end_a_drag(widget, session):
 def test_the_thinnest_photos_can_be_clicked_where_they_are_drawn(size):
     session = ClickSession(np.full((*size, 3), 90, np.uint8), FakeSegmenter())
     widget = ClickWidget(session, width=400)
-    (x0, y0, x1, y1), _ = widget.stage.view.placed()
+    (x0, y0, x1, y1), _ = widget.stage.viewport.placed()
     Page(widget.stage.screen).click((x0 + x1 - 1) // 2, (y0 + y1 - 1) // 2)
     assert len(session.prompts().points) == 1, status(widget)
     widget.close()
@@ -310,8 +310,8 @@ def test_on_the_film_strip_only_the_left_button_goes_to_a_frame(frames):
 
 def test_with_a_brush_the_right_button_erases(frames):
     session = frames.session
-    place = frames.stage.view.to_canvas
-    frames.choose_mode("brush")
+    place = frames.stage.viewport.to_canvas
+    frames.modes.choose("brush")
     page = Page(frames.stage.screen)
     page.enter()
     page.down(*place(30, 30))
@@ -325,18 +325,18 @@ def test_with_a_brush_the_right_button_erases(frames):
 
 def test_a_press_on_a_frame_ends_playing(frames):
     frames.time.toggle_play()
-    Page(frames.stage.screen).click(*frames.stage.view.to_canvas(14, 20))
+    Page(frames.stage.screen).click(*frames.stage.viewport.to_canvas(14, 20))
     assert not frames.time.player.playing and frames.session.prompts().points == ((14, 20),)
 
 
 @pytest.mark.parametrize("mode", ["box", "brush", "include"])
 def test_a_drag_whose_frame_was_exchanged_changes_no_other_frame(frames, mode):
-    session, place = frames.session, frames.stage.view.to_canvas
+    session, place = frames.session, frames.stage.viewport.to_canvas
     session.click(14, 20)
     session.click(30, 30, frame=3)
     session.go(0)
     before = session.log.cursor
-    frames.choose_mode(mode)
+    frames.modes.choose(mode)
     page = Page(frames.stage.screen)
     page.enter()
     page.down(*place(14, 20))

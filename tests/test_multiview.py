@@ -518,7 +518,7 @@ def test_the_command_tells_what_was_understood(folder, monkeypatch):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert 'looking for "ball"' in done.output and "view4.png" in done.output and "consistency" in done.output
-    bad = CliRunner().invoke(app, [*arguments[:5], "--output", str(folder / "two"), "--click", "here"])
+    bad = CliRunner().invoke(app, [*arguments[:5], "--output", str(folder / "two"), "--point", "here"])
     assert isinstance(bad.exception, NbHelpersError)
 
 

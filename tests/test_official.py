@@ -17,8 +17,10 @@ from nbhelpers.weights.sources import HubFile, UrlFile
 PROTOCOLS = {
     "segmenter": protocols.Segmenter,
     "tracker": protocols.Tracker,
+    "concept_segmenter": protocols.ConceptSegmenter,
     "text_encoder": protocols.TextEncoder,
     "detector": protocols.Detector,
+    "matting": protocols.MattingModel,
     "patch_encoder": protocols.PatchEncoder,
 }
 each_row = pytest.mark.parametrize("row", tiny_networks.ROWS)

@@ -710,9 +710,9 @@ def command(*arguments, **environment):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--ref-point", "a,b"], "--ref-point cannot be read"),
+        (["--ref-point", "a,b"], "--point cannot be read"),
         ([], "exactly one prompt"),
-        (["--ref-point", "1,1", "--ref-bbox", "1,1,5,5"], "exactly one prompt"),
+        (["--point", "1,1", "--ref-bbox", "1,1,5,5"], "exactly one prompt"),
         (["--ref-bbox", "1,2,3"], "--ref-bbox cannot be read"),
     ],
 )

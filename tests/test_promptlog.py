@@ -207,3 +207,24 @@ def test_what_is_no_text_or_not_there_is_one_clear_error(tmp_path):
     for path in (tmp_path / "log.json", tmp_path / "missing.json", tmp_path):
         with pytest.raises(NbHelpersError, match="cannot be read"):
             PromptLog.open(path)
+
+
+def test_reading_the_objects_does_not_replay_the_log():
+    log = a_log()
+    log.append("point.add", object="cat", x=1, y=1, label=1)
+    assert log.entries()["cat"] is log.entries()["cat"] and len(log.objects()["cat"].points) == 3
+    log.undo()
+    assert log.entries()["cat"] is log.entries()["cat"] and len(log.objects()["cat"].points) == 2
+    before = log.events, log.cursor
+    log.append("clear", object="cat")
+    log.events, log.cursor = before
+    assert len(log.objects()["cat"].points) == 2, "a log that was restored"
+
+
+def test_an_earlier_reading_is_not_changed_by_later_steps():
+    log = a_log()
+    before, frames = log.entries(), dict(log.entries()["cat"].frames)
+    log.append("point.add", object="cat", x=1, y=1, label=1)
+    log.append("matte.set", object="cat", settings={"grow": 2})
+    log.append("object.remove", object="cat")
+    assert before["cat"].frames == frames and before["cat"].matte is None and log.entries() == {}

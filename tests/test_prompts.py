@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.prompts import Prompt, parse_point
 
 
 def test_values_become_arrays_of_known_type():
@@ -114,3 +114,21 @@ def test_a_mask_must_have_the_size_of_the_image_but_logits_need_not():
     Prompt(mask=np.ones((64, 64), np.float32)).check_inside((120, 160))
     with pytest.raises(NbHelpersError, match="another size"):
         Prompt(mask=np.ones((160, 120), bool)).check_inside((120, 160))
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "point"),
+    [
+        ("320,200", "", (None, 320.0, 200.0, 1)),
+        ("320,200,0", "VIEW", (None, 320.0, 200.0, 0)),
+        ("3:320.5,200", "FRAME", (3, 320.5, 200.0, 1)),
+    ],
+)
+def test_a_point_of_the_command_line(text, place, point):
+    assert parse_point(text, place) == point
+
+
+@pytest.mark.parametrize("text", ["", "1", "1,2,3", "a,b", "1:2,3", "x:1,2", "1,2,0,4"])
+def test_a_point_of_another_form_is_refused(text):
+    with pytest.raises(NbHelpersError, match="--point cannot be read"):
+        parse_point(text, "FRAME" if text[:1] == "x" else "")

@@ -210,7 +210,7 @@ def test_points_are_moved_and_removed():
     session.click(60, 47)
     session.move(1, 55, 45)
     assert session.prompts().points == ((14, 20), (55, 45))
-    assert (session.remove(1) == disc).all()
+    assert np.array_equal(session.remove(1).best, disc)
 
 
 @pytest.mark.parametrize("x, y", [(80, 20), (14, 60), (-2, 5), (float("nan"), 3)])
@@ -693,3 +693,15 @@ def test_a_session_that_is_opened_anew_for_each_step_ends_with_the_same_masks(ma
         step(RotoSession(clip, tracker, project=tmp_path / "anew"))
         assert contents(tmp_path / "anew") == contents(tmp_path / "at once"), number
     assert states(session) == states(RotoSession(clip, tracker, project=tmp_path / "anew"))
+
+
+def test_points_of_the_command_line_are_a_prompt_log(tmp_path):
+    from nbhelpers.rotoscoping.batch import log_of_points, replay_clip
+
+    clip = Clip()
+    log = log_of_points(clip, FakeTracker().name, [(None, 14.0, 20.0, 1), (0, 60.0, 47.0, 0)])
+    assert replay_clip(clip, log, tmp_path, tracker=FakeTracker()).tracked > 0
+    with pytest.raises(NbHelpersError, match="no such frame"):
+        log_of_points(clip, "fake", [(99, 1.0, 1.0, 1)])
+    with pytest.raises(NbHelpersError, match="outside"):
+        log_of_points(clip, "fake", [(0, 999.0, 1.0, 1)])

@@ -206,7 +206,7 @@ def test_a_saved_log_reopens_with_history_and_identical_masks(session, photo, tm
     session.next_candidate()
     session.undo()
     path = session.save(tmp_path / "drawn.prompts.json")
-    again = ClickSession.reopen(path, photo, FakeSegmenter())
+    again = ClickSession.open(path, photo, FakeSegmenter())
     assert again.objects == session.objects and again.name == "drawn" and again.can_redo
     for name, mask in session.masks().items():
         assert np.array_equal(again.mask(name), mask)
@@ -220,22 +220,22 @@ def test_a_kernel_that_dies_loses_no_saved_step(session, photo, tmp_path):
     session.click(*BOX)
     mask = session.mask()
     del session  # nothing was closed or flushed by hand
-    assert np.array_equal(ClickSession.reopen(path, photo, FakeSegmenter()).mask(), mask)
+    assert np.array_equal(ClickSession.open(path, photo, FakeSegmenter()).mask(), mask)
 
 
 def test_a_log_of_another_picture_model_or_version_is_refused(session, photo, tmp_path):
     session.click(*DISC)
     path = session.save(tmp_path / "log.json")
     with pytest.raises(NbHelpersError, match="another image"):
-        ClickSession.reopen(path, photo[::-1].copy(), FakeSegmenter())
+        ClickSession.open(path, photo[::-1].copy(), FakeSegmenter())
     other = FakeSegmenter()
     other.name = "other"
     with pytest.raises(NbHelpersError, match="another model"):
-        ClickSession.reopen(path, photo, other)
+        ClickSession.open(path, photo, other)
     data = json.loads(path.read_text())
     path.write_text(json.dumps({**data, "version": 99}))
     with pytest.raises(NbHelpersError, match="version"):
-        ClickSession.reopen(path, photo, FakeSegmenter())
+        ClickSession.open(path, photo, FakeSegmenter())
 
 
 def test_export_writes_what_it_says(session, photo, tmp_path):
@@ -261,7 +261,7 @@ def test_another_picture_of_the_same_name_replaces_nothing(photo, tmp_path, capl
     assert [path.name for path in paths][-2:] == ["plain-2.coco.json", "plain-2.prompts.json"]
     assert "plain-2" in caplog.text
     assert first.export(tmp_path) == written and second.export(tmp_path) == paths, "each may be exported again"
-    ClickSession.reopen(paths[-1], tmp_path / "in" / "plain.bmp", FakeSegmenter())
+    ClickSession.open(paths[-1], tmp_path / "in" / "plain.bmp", FakeSegmenter())
     names = [json.loads(each[-2].read_text())["images"][0]["file_name"] for each in (written, paths)]
     assert names == ["plain.png", "plain.bmp"], "other tools look for the photo by its file name"
 
@@ -300,7 +300,7 @@ def test_a_log_replays_to_identical_masks_on_real_weights(model, tmp_path):
     session.set_box((75, 70, 485, 385))
     session.click(300, 120, label=0)
     path = session.save(tmp_path / "log.json")
-    again = ClickSession.reopen(path, sample("coffee"), segmenter)
+    again = ClickSession.open(path, sample("coffee"), segmenter)
     for name, mask in session.masks().items():
         assert mask.any() and np.array_equal(again.mask(name), mask)
     assert not session.mask("saucer")[120, 300]

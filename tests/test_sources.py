@@ -376,8 +376,9 @@ content = b"weights" * 5000
 class Hub(http.server.BaseHTTPRequestHandler):
     def head(self):
         if self.path != "/owner/model/resolve/main/model.pt":
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
+            gated = self.path.startswith("/owner/gated")  # 401 without a token, 403 before the licence is accepted
+            self.send_response((403 if "Authorization" in self.headers else 401) if gated else 404)
+            self.send_header("X-Error-Code", "GatedRepo" if gated else "EntryNotFound")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return False
@@ -407,6 +408,12 @@ try:
     HubFile("owner/model", "missing.pt").bring(Path("unused"), Path("."), progress=False)
 except NbHelpersError as error:
     print("refused:", error.what)
+for token in ("", "hf_" + "x" * 34):
+    os.environ["HF_TOKEN"] = token
+    try:
+        HubFile("owner/gated", "model.pt").bring(Path("unused"), Path("."), progress=False)
+    except NbHelpersError as error:
+        print("refused:", error.what, "hf auth login" in error.do)
 server.shutdown()
 server.server_close()
 try:
@@ -428,5 +435,6 @@ def test_hub_download_by_its_documented_client(tmp_path):
     assert lines == [
         f"True {SHA}",
         "refused: the model hub failed to provide the file",
+        *["refused: the publisher requires you to accept the licence of these weights True"] * 2,
         "refused: the model hub cannot be reached",
     ], done.stderr

@@ -6,12 +6,15 @@ import zipfile
 
 import pytest
 from page_models import page_segmenter, without_networks, write_photos
+from widget_tools import connect, is_following, page_event
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.multiview.session import ViewsSession
-from nbhelpers.widgets.mouse import MIDDLE, RIGHT
-from nbhelpers.widgets.scene_app import SceneApp
-from nbhelpers.widgets.views import ViewsWidget, thumbnails
+from nbhelpers.widgets.app import SceneApp
+from nbhelpers.widgets.base import thumbnails
+from nbhelpers.widgets.canvas import MIDDLE, RIGHT
+from nbhelpers.widgets.drawing import encode_photo
+from nbhelpers.widgets.views import ViewsWidget
 
 BALL = (108, 147)  # in the photo of view 0
 
@@ -38,8 +41,9 @@ def widget(paths, segmenter):
 
 
 def press(widget, x, y):
-    left, top, scale = widget._place(widget.session.photos.size(widget.view))
-    widget._pressed(left + (x + 0.5) * scale - 0.5, top + (y + 0.5) * scale - 0.5)
+    place = widget.stage.viewport.to_canvas(x, y)
+    widget.pointer.press(*place)
+    widget.pointer.release(*place)
 
 
 def test_a_click_is_said_of_the_view_that_is_shown_in_its_own_pixels(widget):
@@ -51,17 +55,17 @@ def test_a_click_is_said_of_the_view_that_is_shown_in_its_own_pixels(widget):
 
 def test_exclude_undo_and_clear(widget):
     press(widget, *BALL)
-    widget._mode.value = "exclude"
+    widget.modes.choice.value = "exclude"
     press(widget, 160, 120)
     assert list(widget.session.prompts(0).labels) == [1, 0]
-    widget._key("Z", shift=False, control=False, meta=False)
+    widget.press_key("Z")
     assert len(widget.session.prompts(0).points) == 1
-    widget._change(widget._clear)
+    widget.history.clear.click()
     assert widget.session.prompts(0).is_empty
 
 
 def test_a_click_beside_the_photo_is_nothing(widget):
-    widget._pressed(-5, -5)
+    widget.pointer.press(-5, -5)
     assert widget.session.prompted == ()
 
 
@@ -70,20 +74,20 @@ def test_finding_tells_what_came_out_and_whom(paths, segmenter):
     session = ViewsSession(paths, segmenter=segmenter.model("segmenter"))
     widget = ViewsWidget(session, width=640, on_solve=told.append)
     widget.solve()
-    assert "no prompts" in widget._status.value.casefold() and not told
+    assert "no prompts" in widget.status.value.casefold() and not told
     press(widget, *BALL)
     widget.solve()
     assert told[-1] is session.views and not widget.solve_button.disabled
-    assert "consistency" in widget._name.value
-    widget._worst()
+    assert "consistency" in widget.caption.value
+    widget.show_worst()
     assert widget.view == session.views.worst
 
 
 def test_moving_through_the_views_stays_inside(widget):
-    widget._step(-1)
+    widget.step(-1)
     assert widget.view == 0
     for _ in range(9):
-        widget._step(1)
+        widget.step(1)
     assert widget.view == 4
     with pytest.raises(NbHelpersError, match="no such view"):
         widget.show(5)
@@ -91,43 +95,43 @@ def test_moving_through_the_views_stays_inside(widget):
 
 def test_keys_choose_the_mode_and_the_view(widget):
     for key in ("e", "ArrowRight", "ArrowRight", "ArrowLeft"):
-        widget._key(key, False, False, False)
-    assert widget._mode.value == "exclude" and widget.view == 1
+        widget.press_key(key)
+    assert widget.modes.choice.value == "exclude" and widget.view == 1
 
 
 def test_a_view_that_was_changed_since_it_was_judged_says_so(widget):
     press(widget, *BALL)
-    assert "find it in all views" in widget._status.value.casefold() and "again" not in widget._status.value
+    assert "find it in all views" in widget.status.value.casefold() and "again" not in widget.status.value
     widget.solve()
-    assert "consistency" in widget._name.value
-    widget._change(widget._clear)
-    assert "changed" in widget._name.value and "again" in widget._status.value
+    assert "consistency" in widget.caption.value
+    widget.history.clear.click()
+    assert "changed" in widget.caption.value and "again" in widget.status.value
 
 
 def test_a_photo_that_cannot_be_read_is_told_when_it_is_shown(paths, segmenter):
     widget = ViewsWidget(ViewsSession(paths, segmenter=segmenter.model("segmenter")), width=640)
     paths[1].write_bytes(b"no picture")
-    widget._step(1)
-    assert "exclamation" in widget._status.value
+    widget.step(1)
+    assert "exclamation" in widget.status.value
 
 
 def test_it_follows_a_session_that_another_cell_changes(widget):
     session = widget.session
     session.click(*BALL, view=0)
-    clicked = widget._name.value
-    assert "find it in all views" in widget._status.value.casefold() and "again" not in widget._status.value
+    clicked = widget.caption.value
+    assert "find it in all views" in widget.status.value.casefold() and "again" not in widget.status.value
     views = session.solve()
-    assert "consistency" in widget._name.value and "consistency" not in clicked
-    assert views.overall.why in html.unescape(widget._status.value)
+    assert "consistency" in widget.caption.value and "consistency" not in clicked
+    assert views.overall.why in html.unescape(widget.status.value)
     session.clear(0)
-    assert "changed" in widget._name.value and "again" in widget._status.value
+    assert "changed" in widget.caption.value and "again" in widget.status.value
     session.undo()
-    assert "consistency" in widget._name.value and "again" in widget._status.value
+    assert "consistency" in widget.caption.value and "again" in widget.status.value
 
 
 def test_each_change_of_another_cell_is_painted(widget, monkeypatch):
     painted = []
-    monkeypatch.setattr("nbhelpers.widgets.views.draw_marker", lambda *at: painted.append(at[-1]))
+    monkeypatch.setattr("nbhelpers.widgets.stage.draw_marker", lambda *at: painted.append(at[-1]))
     widget.session.click(*BALL, view=0)
     widget.session.click(160, 120, label=0, view=0)
     assert painted == [1, 1, 0]
@@ -136,32 +140,29 @@ def test_each_change_of_another_cell_is_painted(widget, monkeypatch):
 
 
 def test_what_cannot_be_shown_is_told_and_does_not_stop_the_other_cell(widget, monkeypatch):
-    monkeypatch.setattr(widget, "_about", lambda: 1 / 0)
+    monkeypatch.setattr(widget, "caption_html", lambda: 1 / 0)
     widget.session.click(*BALL, view=0)
-    assert widget.session.prompted == (0,) and "ZeroDivisionError" in widget._status.value
+    assert widget.session.prompted == (0,) and "ZeroDivisionError" in widget.status.value
 
 
 def test_a_press_or_a_reload_that_fails_is_told(widget, monkeypatch):
-    layer = widget.screen["marks"]
-    monkeypatch.setattr(widget, "_about", lambda: 1 / 0)
-    layer._handle_frontend_event(None, {"event": "client_ready"}, [])
-    assert "ZeroDivisionError" in widget._status.value
-    widget._say("fine")
+    monkeypatch.setattr(widget.stage, "paint_marks", lambda: 1 / 0)
+    connect(widget.stage.screen)
+    assert "ZeroDivisionError" in widget.status.value
+    widget.show_message("fine")
     monkeypatch.setattr(widget.session.photos, "size", lambda view: 1 / 0)
-    layer._handle_frontend_event(None, {"event": "mouse_down", "x": 100, "y": 100}, [])
-    assert "ZeroDivisionError" in widget._status.value
+    page_event(widget.stage.screen, "mouse_down", x=100, y=100)
+    assert "ZeroDivisionError" in widget.status.value
 
 
 def test_the_right_button_excludes_and_a_finger_includes(widget):
-    left, top, scale = widget._place(widget.session.photos.size(0))
-    x, y = (corner + (place + 0.5) * scale - 0.5 for corner, place in zip((left, top), BALL, strict=True))
-    touch = {"event": "touch_start", "touches": [{"x": x, "y": y}]}
-    widget.screen["marks"]._handle_frontend_event(None, touch, [])
+    x, y = widget.stage.viewport.to_canvas(*BALL)
+    page_event(widget.stage.screen, "touch_start", touches=[{"x": x, "y": y}])
     assert widget.session.prompts(0).points[0] == pytest.approx(BALL, abs=0.01)
-    widget._pressed(left + 160 * scale, top + 120 * scale, RIGHT)
-    widget._pressed(left + 10 * scale, top + 10 * scale, MIDDLE)
+    widget.pointer.press(*widget.stage.viewport.to_canvas(160, 120), RIGHT)
+    widget.pointer.press(*widget.stage.viewport.to_canvas(10, 10), MIDDLE)
     assert list(widget.session.prompts(0).labels) == [1, 0]
-    assert "Right-click or Shift-click" in (widget._say("") or widget._status.value)
+    assert "Right-click or Shift-click" in widget.status.value
 
 
 def test_a_session_has_one_widget(widget):
@@ -169,20 +170,20 @@ def test_a_session_has_one_widget(widget):
     assert widget.comm is None and other.comm is not None
     widget.session.click(*BALL, view=0)
     other.close()
-    assert widget.session._listeners == []
+    assert not is_following(other, widget.session.undo)
 
 
 def test_thumbnails_hold_their_pictures_and_escape_names(paths, widget):
-    page = thumbnails([widget.session.image(0)], ["<b>view</b>"])
+    page = thumbnails([encode_photo(widget.session.image(0), preview=True)], ["<b>view</b>"])
     assert "data:image/jpeg;base64," in page and "<b>view" not in page
 
 
 def test_the_page_goes_from_photos_to_a_zip(paths, segmenter, tmp_path):
     app = SceneApp(segmenter, tmp_path / "room")
     assert app.run_button.disabled
-    app.open_photos(paths)
+    app.open_source(paths)
     app.phrase.value = "ball on the left"
-    assert "looking for" in app.understood.value
+    assert "looking for" in app.parsed.value
     app.run()
     assert "ball" in app.status.value and app.overview.children and app.space.children
     data = app.download.children[0].value.split("base64,")[1].split('"')[0]
@@ -197,29 +198,29 @@ def test_the_page_goes_from_photos_to_a_zip(paths, segmenter, tmp_path):
 
 def test_the_page_keeps_the_view_after_a_search_and_lets_go_of_photos_that_were_replaced(segmenter, paths, tmp_path):
     app = SceneApp(segmenter, tmp_path / "room")
-    app.open_photos(paths)
+    app.open_source(paths)
     widget = app.views.children[0]
     press(widget, *BALL)
     widget.show(2)
     widget.solve()
     assert app.download.children and app.views.children == (widget,) and widget.view == 2
     session = widget.session
-    app.open_photos(paths[:3])
-    assert widget.comm is None and session._listeners == []
+    app.open_source(paths[:3])
+    assert widget.comm is None and not is_following(widget, session.undo)
     assert len(app.views.children[0].session) == 3
 
 
 def test_the_page_takes_uploads_of_any_names(segmenter, paths, tmp_path):
     app = SceneApp(segmenter, tmp_path / "room")
     files = [{"name": "../a b.png", "content": path.read_bytes()} for path in paths[:2]]
-    app._uploaded({"new": tuple(files)})
+    app.take_upload(files)
     assert len(app.paths) == 2 and all(path.is_relative_to(tmp_path / "room") for path in app.paths)
 
 
 @pytest.mark.parametrize("text", ["", "on the left", "zebra"])
 def test_what_cannot_be_done_is_told_and_the_page_stays_usable(segmenter, paths, tmp_path, text):
     app = SceneApp(segmenter, tmp_path / "room")
-    app.open_photos(paths)
+    app.open_source(paths)
     app.phrase.value = text
     app.run()
     assert "exclamation" in app.status.value and not app.run_button.disabled
@@ -228,7 +229,7 @@ def test_what_cannot_be_done_is_told_and_the_page_stays_usable(segmenter, paths,
 def test_a_folder_that_is_not_there_is_told(segmenter, tmp_path):
     app = SceneApp(segmenter, tmp_path / "room")
     app.source.value = str(tmp_path / "nothing")
-    app._open()
+    app.open_files(app.source.value)
     assert "no such picture" in app.status.value.casefold()
 
 
@@ -238,7 +239,7 @@ def test_an_interrupt_of_the_page_is_told_and_passed_on(segmenter, tmp_path, mon
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(app, "open_photos", interrupted)
+    monkeypatch.setattr(app, "open_source", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        app._open()
+        app.open_files(app.source.value)
     assert "Interrupted." in app.status.value and app.progress.layout.visibility == "hidden"

@@ -8,6 +8,7 @@ import pytest
 from fake_products import PRODUCT_AT, FakePatchEncoder, FakePointSegmenter, write_shelf
 from fake_segmenter import FakeSegmenter
 from fake_tracker import Clip, FakeTracker
+from widget_tools import connect, is_following
 
 from nbhelpers.product_matching import ProductSession, ProductSettings
 from nbhelpers.rotoscoping.session import RotoSession
@@ -26,7 +27,7 @@ def interrupted(*_, **__):
 
 
 def status(widget):
-    return widget._status.value
+    return widget.status.value
 
 
 @pytest.fixture
@@ -54,20 +55,16 @@ def gallery(tmp_path):
     widget.close()
 
 
-def connect(screen):
-    screen[list(screen._layers)[-1]]._handle_frontend_event(None, {"event": "client_ready"}, [])
-
-
 def test_a_redraw_that_fails_is_said_whoever_asked_for_it(click, frames, monkeypatch):
     for widget in (click, frames):
-        monkeypatch.setattr(widget.stage, "_paint_photo", broken)
+        monkeypatch.setattr(widget.stage, "paint_photo", broken)
         asked = (
-            lambda widget=widget: widget.stage._connected(),
-            lambda widget=widget: widget.stage._moved(preview=True),
-            lambda widget=widget: widget.view.closer(2) if widget is frames else widget._view.closer(2),
+            lambda widget=widget: connect(widget.stage.screen),
+            lambda widget=widget: widget.stage.rest(),
+            lambda widget=widget: widget.zoom.zoom_by(2),
         )
         for ask in asked:
-            widget._say("fine")
+            widget.show_message("fine")
             ask()
             assert "ZeroDivisionError: made to fail" in status(widget)
 
@@ -77,22 +74,22 @@ def test_a_film_strip_that_cannot_be_drawn_is_said(frames, monkeypatch):
     connect(frames.strip.screen)
     assert "ZeroDivisionError" in status(frames)
     monkeypatch.undo()
-    frames.say("")
+    frames.show_message("")
     monkeypatch.setattr(Clip, "__getitem__", broken)
-    frames.strip._thumbs.clear()
+    frames.strip.thumbs.clear()
     connect(frames.strip.screen)
     assert "ZeroDivisionError" in status(frames)
 
 
 def test_a_brush_that_cannot_be_drawn_is_said(frames, monkeypatch):
-    frames.choose_mode("brush")
-    monkeypatch.setattr(frames.stage, "_paint_marks", broken)
+    frames.modes.choose("brush")
+    monkeypatch.setattr(frames.stage, "paint_marks", broken)
     frames.pointer.move(20, 20)
     assert "ZeroDivisionError" in status(frames)
 
 
 def test_what_cannot_be_shown_does_not_stop_the_cell_that_changed_the_session(click, frames, monkeypatch):
-    monkeypatch.setattr(click, "_show_controls", broken)
+    monkeypatch.setattr(click.candidates, "refresh", broken)
     assert click.session.click(50, 30) is not None and "ZeroDivisionError" in status(click)
     monkeypatch.setattr(frames.strip, "refresh", broken)
     frames.session.click(14, 20)
@@ -100,7 +97,7 @@ def test_what_cannot_be_shown_does_not_stop_the_cell_that_changed_the_session(cl
 
 
 def test_a_failure_while_an_action_is_shown_is_not_covered_by_its_success(click, monkeypatch):
-    monkeypatch.setattr(click, "_show_controls", broken)
+    monkeypatch.setattr(click.candidates, "refresh", broken)
     click.pointer.press(200, 120)
     assert len(click.session.prompts().points) == 1 and "ZeroDivisionError" in status(click)
     monkeypatch.undo()
@@ -110,11 +107,15 @@ def test_a_failure_while_an_action_is_shown_is_not_covered_by_its_success(click,
 
 def test_turning_a_page_of_the_gallery_says_what_fails(gallery, monkeypatch):
     monkeypatch.setattr(gallery.cards, "show", broken)
-    for act in (lambda: gallery._turn(1), lambda: gallery.look_at(0), lambda: gallery._show_kind("all")):
-        gallery._say("fine")
+    for act in (
+        lambda: gallery.turn(1),
+        lambda: gallery.open_photo(0),
+        lambda: gallery.kind.set_trait("value", "found"),
+    ):
+        gallery.show_message("fine")
         act()
         assert "ZeroDivisionError" in status(gallery)
-    gallery._say("fine")
+    gallery.show_message("fine")
     gallery.session.set_threshold(0.5)
     assert gallery.session.threshold == 0.5 and "ZeroDivisionError" in status(gallery)
 
@@ -123,18 +124,18 @@ def test_an_interrupt_is_said_and_passed_on_and_leaves_nothing_running(click, fr
     monkeypatch.setattr(click.session.segmenter, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt):
         click.pointer.press(200, 120)
-    assert "Interrupted." in status(click) and not click._busy and click.session.prompts().is_empty
+    assert "Interrupted." in status(click) and not click.busy and click.session.prompts().is_empty
     monkeypatch.setattr(gallery.session, "search", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        gallery._find()
-    assert "Interrupted." in status(gallery) and not gallery._search.disabled
+        gallery.search()
+    assert "Interrupted." in status(gallery) and not gallery.search_button.disabled
     frames.session.click(14, 20)
     monkeypatch.setattr(frames.session.tracker, "_track", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        frames.work.follow("forward")
-    assert "Interrupted." in status(frames) and not frames.work.running and frames.follow._stop.disabled
+        frames.work.track("forward")
+    assert "Interrupted." in status(frames) and not frames.work.running and frames.tracking.stop.disabled
     monkeypatch.undo()
-    frames.work.follow("forward")
+    frames.work.track("forward")
     assert frames.session.state(11) == "tracked"
 
 
@@ -147,7 +148,7 @@ def test_a_cell_run_again_while_tracking_replaces_widget_and_session(tmp_path, c
     first.session.click(14, 20)
 
     async def work():
-        first.work.follow("forward")
+        first.work.track("forward")
         while first.session.frame < 3:
             await asyncio.sleep(0.005)
         second = cell()  # the same project, opened anew
@@ -155,10 +156,11 @@ def test_a_cell_run_again_while_tracking_replaces_widget_and_session(tmp_path, c
         return second
 
     second = asyncio.run(work())
-    assert first.comm is None and first.session._listeners == [] and not first.work.running
+    assert first.comm is None and not first.work.running
+    assert not is_following(first, lambda: first.session.go(1))
     assert not [each for each in threading.enumerate() if each.name == "nbhelpers-frames"]
     done = [frame for frame in range(60) if second.session.state(frame) == "tracked"]
     assert 2 < len(done) < 55 and second.session.prompts(frame=0).points == ((14, 20),)
-    second.work.follow("forward")
+    second.work.track("forward")
     assert second.session.state(59) == "tracked" and not caplog.records
     second.close()

@@ -10,10 +10,19 @@ The names below are loaded when they are first used.
 from nbhelpers.core.lazy import lazily
 
 _HOME_OF = {
+    "CameraRecovery": "nbhelpers.benchmarks.phrases",
+    "Clicks": "nbhelpers.benchmarks.interactive",
+    "FusionComparison": "nbhelpers.benchmarks.fusion",
     "OpenVocabulary": "nbhelpers.benchmarks.open_vocabulary",
+    "ProductPhotos": "nbhelpers.benchmarks.products",
+    "SceneViews": "nbhelpers.benchmarks.views",
+    "SpatialPhrases": "nbhelpers.benchmarks.phrases",
+    "VideoObjects": "nbhelpers.benchmarks.video",
+    "WordMasks": "nbhelpers.benchmarks.words",
     "published_numbers": "nbhelpers.benchmarks.protocols",
     "run_benchmark": "nbhelpers.benchmarks.runner",
     "vocabulary_protocol": "nbhelpers.benchmarks.protocols",
+    "write_report": "nbhelpers.benchmarks.report",
 }
 
 __all__ = list(_HOME_OF)

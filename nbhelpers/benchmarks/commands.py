@@ -56,10 +56,14 @@ def measure(
     start: Annotated[str, typer.Option(help="clips: mask, click, or mask,click")] = "mask",
     corrections: Annotated[int, typer.Option(help="clips: clicks on the worst frames")] = 0,
     clips: Annotated[str, typer.Option(help="clips: names with commas between")] = "",
+    geometry: Annotated[str | None, typer.Option(help="fusion: colmap, da3, must3r, vggt or off")] = None,
+    arms: Annotated[str, typer.Option(help="fusion: names with commas, the baseline first")] = "baseline,geometry",
     vocabularies: Annotated[str, typer.Option(help="words to masks: all, present, alone")] = "all",
     without: Annotated[str, typer.Option(help="words to masks: surroundings, detector")] = "",
     poses: Annotated[str, typer.Option(help="views: folder for estimated cameras; none does without")] = "",
-    quick: Annotated[bool, typer.Option(help="views: one reference an object, no correction")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="views: one reference an object, no correction; phrases: no photos")
+    ] = False,
 ) -> None:
     """Measure a dataset; started again, it continues. States every number of the protocol beside the score."""
     from nbhelpers.benchmarks.runner import run_benchmark, summary_text
@@ -93,6 +97,15 @@ def measure(
         from nbhelpers.benchmarks.products import ProductPhotos
 
         benchmark = ProductPhotos(dataset, data_dir, segmenter, cache=output_dir / "cache")
+    elif kind == "scenes":
+        from nbhelpers.benchmarks.phrases import CameraRecovery, SpatialPhrases
+
+        phrases = dataset == "phrases"
+        benchmark = SpatialPhrases(data_dir, quick, segmenter=segmenter) if phrases else CameraRecovery(data_dir)
+    elif kind == "fusion":
+        from nbhelpers.benchmarks.fusion import FusionComparison
+
+        benchmark = FusionComparison(data_dir, tracker, geometry, _parts(arms), cache=output_dir / "cache")
     elif kind == "clicks":
         from nbhelpers.benchmarks.interactive import Clicks
 
@@ -132,7 +145,7 @@ def compare(
 
 def _datasets() -> dict[str, tuple[str, ...]]:
     """The datasets by kind."""
-    from nbhelpers.benchmarks import products, views, words
+    from nbhelpers.benchmarks import fusion, products, views, words
     from nbhelpers.benchmarks.datasets import LAYOUTS, VIDEO_LAYOUTS, ObjectPhotos
 
     return {
@@ -141,6 +154,8 @@ def _datasets() -> dict[str, tuple[str, ...]]:
         "clicks": ObjectPhotos.KINDS,
         "clips": tuple(VIDEO_LAYOUTS),
         "views": tuple(views.TREES),
+        "scenes": ("phrases", "cameras"),
+        "fusion": fusion.DATASETS,
         "products": products.DATASETS,
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -112,7 +112,8 @@ class LabelledPhotos:
 
     Args:
         dataset: a key of `LAYOUTS`.
-        folder: where it was unpacked: the root itself or the folder above.
+        folder: where it was unpacked: the root itself or the folder above. A folder with ``image/`` and ``label/``
+            (or ``voc2012/`` with these) is read with the dataset's values and all its files.
 
     Attributes:
         names: of the validation set, in the publisher's order.
@@ -125,6 +126,9 @@ class LabelledPhotos:
         if dataset not in LAYOUTS:
             raise NbHelpersError("there is no such dataset", given=dataset, expected=", ".join(LAYOUTS))
         self.dataset, self.layout = dataset, LAYOUTS[dataset]
+        if (plain := _plain_folder(Path(folder).expanduser())) is not None:
+            self.layout = replace(self.layout, images="image", labels="label", split="", roots=("",))
+            folder = plain
         self.root = find_root(folder, self.layout.roots, (self.layout.images, self.layout.labels), self.layout)
         self._images = files_by_stem(self.root / self.layout.images, IMAGE_SUFFIXES)
         labels = files_by_stem(self.root / self.layout.labels, (".png",))
@@ -135,7 +139,7 @@ class LabelledPhotos:
                 raise _wrong_layout(self.root, self.layout, f"{self.layout.split} is missing")
             self.names = split.read_text(encoding="utf-8").split()
         else:
-            self.names = sorted(self._labels)
+            self.names = sorted(self._labels, key=lambda name: (len(name), name))
         missing = [name for name in self.names if name not in self._images or name not in self._labels]
         if not self.names or len(missing) > max(1, MISSING * len(self.names)):
             some = f"{len(missing)} of {len(self.names)} photos or labels are missing, such as {missing[:1]}"
@@ -223,6 +227,14 @@ def _shown(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()][:6]
 
 
+def _plain_folder(folder: Path) -> Path | None:
+    """The folder with ``image/`` and ``label/``, if it is one."""
+    for root in (folder, folder / "voc2012"):
+        if (root / "image").is_dir() and (root / "label").is_dir():
+            return root
+    return None
+
+
 def _wrong_layout(folder: Path, layout: PhotoLayout | VideoLayout, why: str) -> NbHelpersError:
     return NbHelpersError(
         "the dataset is not there, or not wholly unpacked",
@@ -290,7 +302,8 @@ class ObjectPhotos:
         photos = LabelledPhotos("pascal-voc", self.folder)
         self.names, self._paths = photos.names, {name: photos.path(name) for name in photos.names}
         self._objects = photos.root / "SegmentationObject"
-        self._labels = self._objects if self._objects.is_dir() else photos.root / "SegmentationClass"
+        self._classes = photos.root / "SegmentationClass"
+        self._labels = self._objects if self._objects.is_dir() else self._classes
         self.protocol = (
             "VOC's own instances"
             if self._objects.is_dir()
@@ -299,7 +312,7 @@ class ObjectPhotos:
 
     def _split_voc(self, name: str, path: Path) -> Iterator[ObjectOnPhoto]:
         values = read_values(self._labels / f"{name}.png")
-        void = values == VOID
+        void = (values == VOID) | (read_values(self._classes / f"{name}.png") == VOID)
         for value in np.unique(values[(values > 0) & ~void]).tolist():
             mask = values == value
             if self._labels == self._objects:

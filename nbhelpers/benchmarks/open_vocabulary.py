@@ -57,7 +57,7 @@ class OpenVocabulary:
         segmenter: likewise; used by the hybrid mode and by recipes.
         patch_encoder: likewise; used by the recipes ``scope`` and ``bank``.
         budgets: numbers of prompts at which the hybrid is measured beside its own setting, for the curve of quality
-            over prompts; 4096 is the blind grid of 64 x 64.
+            over prompts, which begins at the dense prediction with none; 4096 is the blind grid of 64 x 64.
         pictures: folder for pictures of the results; empty for none.
     """
 
@@ -181,7 +181,7 @@ class OpenVocabulary:
         clock = time.perf_counter()
         embedding = segmenter.encode(image)
         cost["image"] = time.perf_counter() - clock
-        out, curve = labels, []
+        out, curve = labels, [(0, 0.0, labels)]
         for budget in (None, *self.budgets):
             settings = HYBRID
             if budget is not None:

@@ -80,7 +80,8 @@ def report_rows(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[ReportR
         facts = results["protocol"] | {"photos": results["protocol"]["samples"]}
         rows = groups.setdefault(title, [])
         differs = protocol_differences(facts, rows[0].facts) if rows else []
-        rows.append(ReportRow(name, _percent(score), results["protocol"]["samples"], facts, False, tuple(differs)))
+        shown = score if results["measure"].startswith("NoC") else _percent(score)
+        rows.append(ReportRow(name, shown, results["protocol"]["samples"], facts, False, tuple(differs)))
     for title, rows in groups.items():
         dataset, _, measure = title.partition(", ")
         for number in published_numbers(dataset):
@@ -96,8 +97,7 @@ def _published(number: PublishedNumber, first: ReportRow) -> ReportRow:
 
 
 def _percent(score: float | None) -> float | None:
-    """A fraction as percent; a number of clicks as it is."""
-    return None if score is None else round(100 * score, 2) if score <= 1 else score
+    return None if score is None else round(100 * score, 2)
 
 
 def markdown_table(groups: Mapping[str, Sequence[ReportRow]]) -> str:

@@ -22,6 +22,7 @@ from nbhelpers.core.files import check_writable, write_text
 
 FORMAT = "nbhelpers benchmark 1"
 VERSIONS = ("nbhelpers", "torch", "numpy", "sam2", "open-clip-torch", "onnxruntime", "opencv-python-headless")
+NO_FRACTIONS = ("noc", "degrees")  # parts of the names of scores that are no fractions
 BLIND_GRID = 64**2  # prompts of a blind grid, with which the cost is compared
 
 
@@ -175,7 +176,7 @@ def _cost(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     out["seconds"] = round(float(np.mean([record["seconds"] for record in records])), 3)
     out["peak_memory_mb"] = max(record["peak_memory_mb"] for record in records)
-    if out.get("prompts") and "decoder" in out:
+    if out.get("prompts") and "decoder" in out and "text" in out:
         out["blind_grid"] = {
             "prompts": BLIND_GRID,
             "decoder": round(out["decoder"] / out["prompts"] * BLIND_GRID, 1),
@@ -211,7 +212,9 @@ def summary_text(results: Mapping[str, Any]) -> str:
 
 
 def _percent(key: str, value: float) -> str:
-    return f"{value:.2%}" if isinstance(value, float) and 0 <= value <= 1 else f"{value:g}"
+    """Fractions as percent; clicks and degrees as they are."""
+    is_fraction = isinstance(value, float) and 0 <= value <= 1 and not any(unit in key for unit in NO_FRACTIONS)
+    return f"{value:.2%}" if is_fraction else f"{value:g}"
 
 
 def _short(value: Any, most: int = 160) -> str:

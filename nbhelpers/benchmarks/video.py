@@ -141,6 +141,7 @@ class VideoObjects:
             run.propagate()
             tracking, tracked = tracking + time.perf_counter() - clock, tracked + len(frames)
             record[start] = run.figures()
+            record[f"{start}_by_frame"] = {str(each): run.scores(each).round(4).tolist() for each in run.first}
             if start == "click":
                 record["corrected"] = []
                 for _ in range(self.corrections):

@@ -18,6 +18,7 @@ from nbhelpers.clip_guided.selection import MaskProposal
 from nbhelpers.clip_guided.values import ClipGuidedSettings, Vocabulary
 from nbhelpers.clip_guided.verification import mean_probabilities
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
@@ -52,6 +53,7 @@ class Detected:
         known: whether the detector knows each of the ``n`` classes.
         words: the vocabulary, with the rivals that the detector found.
         notes: how names were mapped to the detector's classes.
+        masks: the mask of each box, from a detector that segments; empty for other detectors.
     """
 
     boxes: Float[np.ndarray, "k 4"]
@@ -59,6 +61,7 @@ class Detected:
     known: tuple[bool, ...]
     words: Vocabulary
     notes: tuple[str, ...]
+    masks: tuple[Bool[np.ndarray, "h w"], ...] = ()
 
 
 def choose_detector(
@@ -104,14 +107,15 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
     known = [*known, *((name,) for name in rivals)]
     table = {name: [i for i, names in enumerate(known) if name in names] for names in known for name in names}
     countable = [index for index, stuff in words.wanted.items() if not known[index] and not stuff]
-    boxes, scores = [], []
-    for box, score, name in zip(found.xyxy, found.confidence.tolist(), own, strict=True):
+    boxes, scores, masks = [], [], []
+    for number, (box, score, name) in enumerate(zip(found.xyxy, found.confidence.tolist(), own, strict=True)):
         if name not in table:
             continue
         same = _first_same(box, boxes)
         if same is None:
             same = len(boxes)
             boxes.append(box)
+            masks += [] if found.mask is None else [found.mask[number]]
             scores.append(np.zeros(len(known)))
             scores[same][countable] = UNKNOWN_SCORE
         for index in table[name]:
@@ -127,6 +131,7 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
         tuple(bool(names) for names in known),
         words,
         _notes(words, known),
+        tuple(masks[:count]),
     )
 
 
@@ -135,6 +140,8 @@ def propose(
 ) -> tuple[list[MaskProposal], Prediction | None]:
     """Segment each box and assign it the most probable class given detector and class map.
 
+    The masks of a detector that segments are taken as they are, on the grid of the segmenter.
+
     Returns:
         The proposals with a probability of at least `MIN_PROBABILITY`; duplicates are merged into one with the class of
         the most probable and the outline of the highest quality. Also one prediction, for its size and extent.
@@ -142,11 +149,14 @@ def propose(
     height, width = embedding.size
     candidates: list[tuple[float, float, MaskProposal]] = []
     prediction = None
-    for box, scores in zip(found.boxes, found.scores, strict=True):
+    for number, (box, scores) in enumerate(zip(found.boxes, found.scores, strict=True)):
         box = np.clip(box, 0, [width - 1, height - 1] * 2)
-        prediction = segmenter.predict(embedding, Prompt(box=box))
+        if prediction is None or not found.masks:
+            prediction = segmenter.predict(embedding, Prompt(box=box))
         rows, columns = (max(1, round(side)) for side in prediction.extent)
         logits = prediction.logits[prediction.choice, :rows, :columns]
+        if found.masks:
+            logits = mask_logits(found.masks[number], (rows, columns))
         if not (logits > 0).any():
             continue
         mean = mean_probabilities(class_map, logits > 0)
@@ -155,7 +165,7 @@ def propose(
         probability = float(scores[class_id] if found.known[class_id] else scores.max() * mean[class_id])
         evidence = "both" if mean[class_id] > np.delete(mean, class_id).max(initial=0.0) else "detector"
         if probability >= MIN_PROBABILITY:
-            predicted_iou = float(prediction.scores[prediction.choice])
+            predicted_iou = float(scores.max() if found.masks else prediction.scores[prediction.choice])
             proposal = MaskProposal(
                 logits.astype(np.float16), class_id, 0, predicted_iou, probability, tuple(box.tolist()), evidence
             )

@@ -1,10 +1,12 @@
-"""Correction of a guided segmentation by clicks: every instance becomes an object of a click session."""
+"""Correct the instances that words found by clicks: each becomes an object of a click session."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -15,16 +17,21 @@ from nbhelpers.clip_guided.selection import detections
 from nbhelpers.clip_guided.values import ClipGuidedResult
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.metrics import iou
+from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.export.masks import check_formats
 
 if TYPE_CHECKING:
+    from nbhelpers.models.values import Prediction
     from nbhelpers.segment import ClickSession
 
-MIN_CLICK_IOU = 0.9  # IoU below which the prompt of an instance is complemented by its mask
-CLICK_CONFIDENCE = 1.0  # of instances that the user clicked
+IOU_FAITHFUL = 0.9  # from which a click reproduces an instance well enough; below, its mask is a prompt too
+CLICK_CONFIDENCE = 1.0  # of instances that a user clicked
+FORMATS = ("masks", "cutouts", "coco", "labels", "prompts")
+"""What `ClipGuidedSession.export` writes."""
 
 
 class ClipGuidedSession:
-    """A `ClipGuidedResult` that is updated by clicks.
+    """A `ClipGuidedResult` that follows the user's clicks.
 
     Example:
         >>> clicks = nbhelpers.ClickSession(image, segmenter)
@@ -34,13 +41,13 @@ class ClipGuidedSession:
         >>> session.result.names
         ('cat 1', 'sofa', 'cat 2')
 
-    Unedited instances keep their masks. An edited instance takes the mask of the click session; one whose object was
-    deleted or cleared is removed; a new object becomes an instance of the class that its name starts with, or else of
-    the most probable class in the class map. Edited instances are painted over unedited ones.
+    Instances without clicks keep their masks. One that got a click takes the click session's mask; one whose object was
+    deleted or cleared is removed; a new object becomes an instance of the class that its name begins with, or else of
+    the class with the highest probability in it. Clicked instances lie over the others.
 
     Args:
-        result: the initial result.
-        clicks: a new session on the same photo, to which the instances are added as objects.
+        result: where to start from.
+        clicks: a new session on the same photo; it gets the instances as objects. `undo` stops there.
 
     Raises:
         NbHelpersError: a session on another photo, or one that already has prompts.
@@ -56,7 +63,37 @@ class ClipGuidedSession:
         self._seeded: dict[str, tuple[int, tuple]] = {}
         self._current: ClipGuidedResult | None = None
         self._seed()
+        clicks.seal()
         clicks.on_change(self._forget)
+
+    @classmethod
+    def open(cls, path: str | Path, result: ClipGuidedResult, clicks: ClickSession) -> ClipGuidedSession:
+        """Open a session from a prompt log written by `save`, on the same result.
+
+        Args:
+            path: of the prompt log.
+            result: the one that was corrected.
+            clicks: a new session on its photo.
+
+        Raises:
+            NbHelpersError: the log cannot be read, or belongs to another photo, model or result.
+        """
+        saved, session = PromptLog.open(path), cls(result, clicks)
+        seeds = json.loads(json.dumps(clicks.log.events))
+        same = (saved.image.get("sha256"), saved.model) == (clicks.log.image.get("sha256"), clicks.log.model)
+        if not same or saved.events[: len(seeds)] != seeds or saved.cursor < len(seeds):
+            raise NbHelpersError(
+                "the prompt log belongs to another photo, model or result",
+                given=f"{path}: {saved.image.get('name')}, {saved.model}",
+                expected=f"{clicks.name}, {clicks.log.model}",
+            )
+        clicks.log.events, clicks.log.cursor = saved.events, saved.cursor
+        session._forget()
+        return session
+
+    def save(self, path: str | Path) -> Path:
+        """Write the prompt log as JSON and return its path."""
+        return self.clicks.save(path)
 
     @property
     def result(self) -> ClipGuidedResult:
@@ -65,12 +102,63 @@ class ClipGuidedSession:
             self._current = self._corrected()
         return self._current
 
+    def click(self, x: float, y: float, label: int = 1, *, name: str | None = None) -> Prediction:
+        """Add a point, 1 to include or 0 to exclude, in pixels of the photo; see `ClickSession.click`.
+
+        Args:
+            x: pixels from the left.
+            y: pixels from the top.
+            label: 1 to include, 0 to exclude.
+            name: of an instance's object; by default the active one.
+        """
+        return self.clicks.click(x, y, label, name=name)
+
+    def set_box(self, box: Sequence[float] | None, *, name: str | None = None) -> Prediction | None:
+        """Set or, with None, remove the box ``(x0, y0, x1, y1)`` of an object."""
+        return self.clicks.set_box(box, name=name)
+
+    def set_mask(self, mask: Bool[np.ndarray, "h w"] | None, *, name: str | None = None) -> Prediction | None:
+        """Set or, with None, remove a mask prompt of photo size."""
+        return self.clicks.set_mask(mask, name=name)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to undo."""
+        return self.clicks.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step to redo."""
+        return self.clicks.can_redo
+
+    def undo(self) -> bool:
+        """Undo the last correction; False when there is none."""
+        return self.clicks.undo()
+
+    def redo(self) -> bool:
+        """Redo the last undone correction; False when there is none."""
+        return self.clicks.redo()
+
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+        """Write the corrected result as `ClipGuidedResult.save`, and the prompt log; return the paths.
+
+        Args:
+            folder: created if it is missing.
+            formats: some of `FORMATS`; the COCO file and the summary are always written.
+
+        Raises:
+            NbHelpersError: an unknown format, or the folder cannot be written.
+        """
+        check_formats(formats, FORMATS)
+        paths = self.result.save(folder, self.clicks.name, formats)
+        return [*paths, self.save(paths[-1].with_suffix(".prompts.json"))] if "prompts" in formats else paths
+
     def add(self, x: float, y: float, name: str | None = None) -> str:
         """Add an instance by a click in pixels of the photo; return the name of its object.
 
         Args:
-            x: column.
-            y: row.
+            x: pixels from the left.
+            y: pixels from the top.
             name: a class of the vocabulary, or a new one; by default the most probable class.
         """
         if name is not None:
@@ -100,9 +188,9 @@ class ClipGuidedSession:
             self.clicks.remove_object(name)
         return name
 
-    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Call ``listener()`` after every step; returns a function that removes it."""
-        return self.clicks.on_change(listener)
+    def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call ``callback()`` after every step; returns a function that stops it."""
+        return self.clicks.on_change(callback)
 
     def _seed(self) -> None:
         """Add an object with the best prompt for each instance to the click session."""
@@ -119,34 +207,33 @@ class ClipGuidedSession:
                 clicks.click(*best.point)
                 clicks.choose_candidate(best.candidate)
             mask = result.instance_map == index
-            if iou(clicks.mask(), mask) < MIN_CLICK_IOU:
+            if iou(clicks.mask(), mask) < IOU_FAITHFUL:
                 clicks.set_mask(mask)
-            self._seeded[name] = index, self._prompts(name)
+            self._seeded[name] = index, clicks.prompts(name).digest
 
-    def _prompts(self, name: str) -> tuple:
-        prompts = self.clicks.prompts(name)
-        rle = prompts.mask_rle and prompts.mask_rle["counts"]
-        return prompts.points, prompts.labels, prompts.box, prompts.candidate, rle
+    def _is_untouched(self, name: str) -> bool:
+        """Whether an object is an instance without corrections."""
+        return self._seeded.get(name, (-1, None))[1] == self.clicks.prompts(name).digest
 
     def _evidence(self, name: str) -> str:
-        """The evidence of an object: that of the instance if unedited, else a click."""
-        index, prompts = self._seeded.get(name, (-1, None))
-        return str(self.found.instances.data["evidence"][index]) if prompts == self._prompts(name) else "click"
+        """What found an object: a click, unless it is an instance without corrections."""
+        index, _ = self._seeded.get(name, (-1, None))
+        return str(self.found.instances.data["evidence"][index]) if self._is_untouched(name) else "click"
 
     def _forget(self) -> None:
         self._current = None
 
     def _corrected(self) -> ClipGuidedResult:
-        """Unedited instances first, then edited ones, in the order of the click session."""
+        """Instances without corrections first, then the clicked ones, in the order of the click session."""
         found, clicks = self.found, self.clicks
         vocabulary = list(found.vocabulary)
         numbers = np.full(found.instance_map.shape, -1, np.int16)
         ids, confidence, owners, clicked = [], [], [], []
         for name in clicks.objects:
-            index, prompts = self._seeded.get(name, (-1, None))
+            index, _ = self._seeded.get(name, (-1, None))
             if clicks.prompts(name).is_empty:
                 continue
-            if prompts == self._prompts(name):
+            if self._is_untouched(name):
                 numbers[found.instance_map == index] = len(ids)
                 ids.append(int(found.instances.class_id[index]))
                 confidence.append(float(found.instances.confidence[index]))
@@ -161,11 +248,11 @@ class ClipGuidedSession:
             ids.append(int(found.instances.class_id[index]) if index >= 0 else self._class_of(name, mask, vocabulary))
             confidence.append(CLICK_CONFIDENCE)
             owners.append(name)
-        standing = np.flatnonzero(np.bincount(numbers.ravel() + 1, minlength=len(ids) + 1)[1:])
+        remaining = np.flatnonzero(np.bincount(numbers.ravel() + 1, minlength=len(ids) + 1)[1:])
         number = np.full(len(ids) + 1, -1, np.int16)
-        number[standing] = np.arange(len(standing))
-        self._owners = [owners[i] for i in standing]
-        ids, confidence = [ids[i] for i in standing], [confidence[i] for i in standing]
+        number[remaining] = np.arange(len(remaining))
+        self._owners = [owners[i] for i in remaining]
+        ids, confidence = [ids[i] for i in remaining], [confidence[i] for i in remaining]
         instances = detections(number[numbers], ids, confidence, [vocabulary[i] for i in ids])
         evidence = [self._evidence(name) for name in self._owners]
         instances.data["evidence"] = np.array(evidence, str)
@@ -194,5 +281,5 @@ class ClipGuidedSession:
             vocabulary.append(stem)
             return len(vocabulary) - 1
         planes = self.found.class_map.probabilities[: len(self.found.vocabulary)]
-        share = cv2.resize(mask.astype(np.float32), planes.shape[:0:-1], interpolation=cv2.INTER_AREA)
-        return int((planes * share).sum((1, 2)).argmax())
+        coverage = cv2.resize(mask.astype(np.float32), planes.shape[:0:-1], interpolation=cv2.INTER_AREA)
+        return int((planes * coverage).sum((1, 2)).argmax())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -369,11 +369,13 @@ class ClipGuidedResult:
             "notes": list(self.notes),
         }
 
-    def save(self, folder: str | Path, name: str = "photo") -> list[Path]:
-        """Write masks, cut-outs and a COCO file (`nbhelpers.export.masks.save_masks`), a label map and a summary.
+    def save(
+        self, folder: str | Path, name: str = "photo", formats: Collection[str] = ("masks", "cutouts", "labels")
+    ) -> list[Path]:
+        """Write masks, cut-outs and a COCO file as `nbhelpers.export.masks.save_masks`, a label map and a summary.
 
-        ``<name>_labels.png`` holds 0 for background, else 1 + the index into the vocabulary (16 bit for more than 255
-        classes); ``<name>.json`` lists the classes.
+        ``<name>_labels.png`` holds 0 where nothing was found, else 1 + the index into the vocabulary (16 bit where
+        there are more than 255 words); ``<name>.json`` lists the words. COCO file and summary are always written.
         """
         import hashlib
         import json
@@ -383,10 +385,11 @@ class ClipGuidedResult:
         from nbhelpers.export.masks import save_masks
 
         scores = dict(zip(self.names, map(float, self.instances.confidence), strict=True))
-        paths = save_masks(folder, name, self.image, self.masks(), scores)
+        paths = save_masks(folder, name, self.image, self.masks(), scores, formats=formats)
         folder, stem = paths[-1].parent, paths[-1].name.removesuffix(".coco.json")
         kind = np.uint8 if len(self.vocabulary) < 256 else np.uint16
-        paths.append(save_image(folder / f"{stem}_labels.png", (self.labels + 1).astype(kind)))
+        if "labels" in formats:
+            paths.append(save_image(folder / f"{stem}_labels.png", (self.labels + 1).astype(kind)))
         digest = hashlib.sha256(np.ascontiguousarray(self.image)).hexdigest()
         about = {"name": name, "sha256": digest, "vocabulary": list(self.vocabulary), "target": self.target}
         about |= self.summary()

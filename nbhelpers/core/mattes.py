@@ -29,9 +29,14 @@ OUTLINE_SIGMA = 2.5  # pixels that a trembling outline is off
 MIN_IOU = 0.5  # a neighbour's mask that overlaps less shows another object
 COARSE = 8  # pixels of radius that are kept when the refinement is fitted on a smaller picture
 LEVELS = (0.08, 0.92)  # the filter's haze: opacities below and above are taken for 0 and 1
+NETWORKS = ("vitmatte",)
+CONTEXT = 64  # pixels around the rim that a network sees
+UNKNOWN = 128  # of a trimap
 FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1.0}
 
 Mask = Bool[np.ndarray, "h w"]
+Matting = Callable[[list[np.ndarray], list[np.ndarray]], list[np.ndarray]]
+"""Opacities ``(h, w) float32`` of photos ``(h, w, 3)`` and trimaps ``(h, w)``."""
 
 
 def guided_filter(
@@ -199,7 +204,8 @@ class MatteSettings:
         grow: pixels by which the mask grows, or shrinks if negative; fractions count.
         frame_edge: where the mask stops so many pixels or fewer before the frame's edge, it is carried on to it.
         refine: radius in pixels, about as far as the outline may be off, in which the matte is fitted to the
-            photo's edges by a guided filter.
+            photo's edges by a guided filter; or ``"vitmatte"``, by a network, which sees hair and blur.
+        rim: pixels on each side of the outline in which a network looks for the opacity.
         detail: how faint an edge of the photo the refinement adapts to: the square root of the filter's epsilon, in
             the photo's range 0 to 1. Small values adapt to more edges and are noisier.
         feather: pixels over which the edge fades, centred on it.
@@ -210,13 +216,20 @@ class MatteSettings:
     drop_specks: int = 0
     grow: float = 0.0
     frame_edge: int = 0
-    refine: int = 0
+    refine: int | str = 0
+    rim: int = 12
     detail: float = 0.02
     feather: float = 0.0
 
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "refine" and isinstance(value, str):
+                if value not in NETWORKS:
+                    raise NbHelpersError(
+                        "there is no such refinement", given=value, expected=f"pixels, or {', '.join(NETWORKS)}"
+                    )
+                continue
             whole = isinstance(field.default, int)
             number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or (whole and value != int(value)):
@@ -226,18 +239,26 @@ class MatteSettings:
             if value < 0 and field.name != "grow":
                 raise NbHelpersError(f"the setting {field.name} cannot be negative", given=value, expected="0 or more")
             object.__setattr__(self, field.name, int(value) if whole else float(value))
+        if self.needs_network and not self.rim:
+            raise NbHelpersError("the setting rim must be above 0", given=self.rim, expected="5 to 30 pixels")
         if not self.detail:  # flat areas of the photo would cause a division by zero
             raise NbHelpersError("the setting detail must be above 0", given=self.detail, expected="0.001 to 0.1")
 
     @property
     def needs_image(self) -> bool:
         """Whether `make_matte` has to see the photo."""
-        return self.refine > 0
+        return self.refine != 0
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether `make_matte` needs a network for matting."""
+        return isinstance(self.refine, str)
 
     @property
     def margin(self) -> int:
         """Pixels around the mask that the matte can reach or depends on."""
-        return 2 + math.ceil(max(self.grow, 0) + self.frame_edge + 2 * self.refine + 2 * self.feather)
+        reach = self.rim + CONTEXT if self.needs_network else 2 * self.refine
+        return 2 + math.ceil(max(self.grow, 0) + self.frame_edge + reach + 2 * self.feather)
 
 
 def make_matte(
@@ -246,6 +267,7 @@ def make_matte(
     image: UInt8[np.ndarray, "h2 w2 3"] | None = None,
     neighbours: Sequence[tuple[int, Shaped[np.ndarray, "_ _"]]] = (),
     dtype: type | np.dtype = np.uint8,
+    matting: Matting | None = None,
 ) -> Shaped[np.ndarray, "h w"]:
     """The soft matte of one mask.
 
@@ -259,12 +281,19 @@ def make_matte(
         image: RGB; only for ``settings.refine``.
         neighbours: ``(offset in frames, mask)`` of the frames around; only for ``settings.steady``.
         dtype: ``uint8`` (0 to 255), ``uint16`` (0 to 65535) or ``float32`` (0 to 1).
+        matting: ``alphas`` of a `nbhelpers.models.protocols.MattingModel`; for a refinement by a network.
 
     Raises:
-        NbHelpersError: a mask that is not bool, sizes that differ, or a refinement without an image.
+        NbHelpersError: a mask that is not bool, sizes that differ, or a refinement without an image or a network.
     """
     full = full_of(dtype)
     _check(mask, settings, image, neighbours)
+    if settings.needs_network and matting is None:
+        raise NbHelpersError(
+            "this refinement needs its network",
+            given=settings.refine,
+            do='pass matting=nbhelpers.load("matting").alphas',
+        )
     out = np.zeros(mask.shape, dtype)
     near = [(offset, other) for offset, other in neighbours if 0 < abs(offset) <= settings.steady]
     box = box_of(mask)
@@ -286,11 +315,24 @@ def make_matte(
         np.multiply(part, full, out=out[window])
         return out
     soft = part.astype(np.float32)
-    if settings.refine:
+    if settings.needs_network:
+        (soft,) = matting([np.ascontiguousarray(image[window])], [make_trimap(part, settings.rim)])
+    elif settings.refine:
         soft = refine_matte(soft, image[window], settings.refine, settings.detail)
     soft = feather_matte(soft, settings.feather)
     out[window] = soft if full == 1 else np.rint(soft * full)
     return out
+
+
+def make_trimap(mask: Mask, rim: int) -> UInt8[np.ndarray, "h w"]:
+    """255 inside the mask, 0 outside, 128 within ``rim`` pixels of its outline.
+
+    Example:
+        >>> make_trimap(mask, 12).dtype                                  # (480, 640) bool
+        dtype('uint8')
+    """
+    inside, outside = distance_to(~mask), distance_to(mask)
+    return np.where(mask, np.where(inside > rim, 255, UNKNOWN), np.where(outside > rim, 0, UNKNOWN)).astype(np.uint8)
 
 
 def full_of(dtype: type | np.dtype) -> np.generic:
@@ -427,6 +469,7 @@ class Mattes:
         settings: for all objects, or by object (others are left as they are).
         objects: which objects take part, if not all; their mattes become one.
         invert: the surroundings instead of the objects, e.g. to keep the scene and drop the people in it.
+        matting: for settings that need a network, see `make_matte`.
 
     Attributes:
         size: ``(H, W)`` of every matte.
@@ -444,12 +487,13 @@ class Mattes:
         settings: MatteSettings | Mapping[Any, MatteSettings] = UNCHANGED,
         objects: Collection | None = None,
         invert: bool = False,
+        matting: Matting | None = None,
     ):
         if not callable(masks) and len(masks) != len(frames):
             raise NbHelpersError(
                 "each frame needs its mask", given=f"{len(masks)} masks", expected=f"{len(frames)} frames"
             )
-        self.frames, self.settings, self.invert = frames, settings, invert
+        self.frames, self.settings, self.invert, self.matting = frames, settings, invert, matting
         self.wrap = int(getattr(frames, "wrap", 0))
         self.size = frames.size[0], frames.size[1] - 2 * self.wrap
         names, paths = getattr(frames, "names", None), getattr(frames, "paths", None)
@@ -465,7 +509,7 @@ class Mattes:
 
     def only(self, objects: Collection) -> Mattes:
         """The mattes of some of the objects, e.g. to export each on its own."""
-        return Mattes(self.frames, self._masks, self.settings, objects, self.invert)
+        return Mattes(self.frames, self._masks, self.settings, objects, self.invert, self.matting)
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """The frame itself, RGB, without the columns that ``wrap`` added."""
@@ -500,7 +544,7 @@ class Mattes:
             near = [(offset, other) for offset, other in around if other is not None]
             if settings.needs_image and image is None:
                 image = self.image(index)
-            mattes[name] = make_matte(mask, settings, image, near, dtype)
+            mattes[name] = make_matte(mask, settings, image, near, dtype, self.matting)
         return mattes
 
     def signature(self, index: int) -> str:

@@ -126,3 +126,27 @@ def _floats(value, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if not np.isfinite(array).all():
         raise NbHelpersError(f"{name} holds a value that is not finite", given=array.tolist())
     return array
+
+
+def parse_point(text: str, place: str = "") -> tuple[int | None, float, float, int]:
+    """A point of the command line: ``"320,200"`` or ``"320,200,0"``, and ``"3:320,200"`` where a place may be named.
+
+    Args:
+        text: of the option ``--point``.
+        place: what a number before a colon means, ``"FRAME"`` or ``"VIEW"``; empty where none may be given.
+
+    Returns:
+        The place (None if none is given), x and y in pixels, and the label, 1 to include or 0 to exclude.
+
+    Raises:
+        NbHelpersError: the text has another form.
+    """
+    number, colon, rest = text.rpartition(":")
+    try:
+        x, y, *label = (float(part) for part in rest.split(","))
+        if (colon and not place) or label not in ([], [0], [1]):
+            raise ValueError
+        return (int(number) if colon else None), x, y, int(label[0]) if label else 1
+    except ValueError as error:
+        forms = "x,y or x,y,0" + (f" or {place}:x,y" if place else "")
+        raise NbHelpersError("--point cannot be read", given=text, expected=forms) from error

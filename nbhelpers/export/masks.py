@@ -9,7 +9,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from nbhelpers.core.masks import box_of, encode_rle
 from nbhelpers.core.mattes import Mattes, full_of
 from nbhelpers.export.manifest import Manifest
 
-REACH = 64  # pixels around the matte over which edge colours are extended; a constant colour beyond compresses well
-SOLID = 0.9  # opacity from which a pixel shows only the object
-STRIP = 1024  # rows that are blended at a time
+MASK_FORMATS = ("masks", "cutouts")
+"""What `save_masks` writes beside the COCO file."""
+REACH = 64  # pixels around the matte with colours of the nearby edge; beyond, one colour, which makes files small
+SOLID = 0.9  # opacity from which a pixel shows the object alone
+STRIP = 1024  # rows that are mixed at a time
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # channels -> grey, RGB, RGBA
 STRIP_BYTES = 4 << 20
@@ -436,6 +438,13 @@ def write_sequence_coco(
     return manifest.write(path, [data], signature)
 
 
+def check_formats(formats: Iterable[str], known: Iterable[str]) -> None:
+    """Raise an error if one of the formats of an export is unknown."""
+    known = tuple(known)
+    if unknown := [name for name in formats if name not in known]:
+        raise NbHelpersError("unknown export format", given=", ".join(unknown), expected=", ".join(known))
+
+
 def save_masks(
     folder: str | Path,
     name: str,
@@ -443,6 +452,7 @@ def save_masks(
     masks: Mapping[str, Bool[np.ndarray, "h w"]],
     scores: Mapping[str, float] | None = None,
     file_name: str | None = None,
+    formats: Collection[str] = MASK_FORMATS,
 ) -> list[Path]:
     """Write each mask and its cut-out as PNG, and all of them as one COCO file; return the paths.
 
@@ -457,6 +467,8 @@ def save_masks(
         masks: object name -> mask.
         scores: object name -> predicted IoU.
         file_name: of the photo in the COCO file, by which other tools find it; by default ``name``.
+        formats: ``"masks"`` and ``"cutouts"``, or one of them. The COCO file is always written: it says of which photo
+            the others are.
 
     Returns:
         the files; the last is ``<name>.coco.json``.
@@ -474,7 +486,9 @@ def save_masks(
         while part.lower() in taken:
             part += "-2"
         taken.add(part.lower())
-        paths.append(save_mask(folder / f"{stem}_{part}_mask.png", mask))
-        paths.append(save_cutout(folder / f"{stem}_{part}_cutout.png", image, mask))
+        if "masks" in formats:
+            paths.append(save_mask(folder / f"{stem}_{part}_mask.png", mask))
+        if "cutouts" in formats:
+            paths.append(save_cutout(folder / f"{stem}_{part}_cutout.png", image, mask))
     about = to_coco(file_name or name, image.shape[:2], masks, scores, digest)
     return [*paths, save_coco(folder / f"{stem}.coco.json", about)]

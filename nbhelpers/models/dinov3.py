@@ -16,8 +16,8 @@ from jaxtyping import Float, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.patches import encode_patches, processed
-from nbhelpers.models.pretrained import load_network, load_processor
+from nbhelpers.models.patches import encode_patches
+from nbhelpers.models.pretrained import load_network, load_processor, processed
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +74,7 @@ class Dinov3Encoder:
         return [remove_directions(token, self._position_basis()) for token in tokens] if self.positions else tokens
 
     def _encode(self, images: list[np.ndarray], grid: tuple[int, int]) -> Float[Tensor, "b rows columns d"]:
-        pixels = processed(self.processor, images, grid, self.patch, self.device)
+        pixels = processed(self.processor, images, (grid[0] * self.patch, grid[1] * self.patch), self.device)
         hidden = self.model(pixel_values=pixels).last_hidden_state
         return hidden[:, self._before :].reshape(len(images), *grid, self.dimension)
 

@@ -65,14 +65,3 @@ def encode_patches(adapter: Any, images: Sequence[Image], encode: Encode) -> lis
         for index, token in zip(same, (token for part in parts for token in part), strict=True):
             out[index] = token
     return out
-
-
-def processed(
-    processor: Any, images: Sequence[Image], grid: tuple[int, int], patch: int, device: str
-) -> Float[Tensor, "b 3 h w"]:
-    """Pictures stretched to whole patches and normalised by the publisher's own processor of ``transformers``."""
-    size = {"height": grid[0] * patch, "width": grid[1] * patch}
-    batch = processor(
-        list(images), size=size, do_center_crop=False, input_data_format="channels_last", return_tensors="pt"
-    )
-    return batch["pixel_values"].to(device)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
@@ -18,11 +21,10 @@ from nbhelpers.models.adapters import read_weights
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
-def load_network(
-    name: str, files: Mapping[str, Path], networks: Mapping[str, str], dropped: tuple[str, ...] = ()
-) -> torch.nn.Module:
+def load_network(name: str, files: Mapping[str, Path], networks: Mapping[str, str]) -> torch.nn.Module:
     """A network with all its weights, on the CPU.
 
     Example:
@@ -32,15 +34,14 @@ def load_network(
         name: catalog name, for the errors.
         files: ``config`` and ``checkpoint``.
         networks: class of ``transformers`` for each ``model_type`` of a configuration that is accepted.
-        dropped: prefixes of the names of weights to ignore, e.g. those of a tracker for the image network.
+            A checkpoint may hold more than the network, e.g. that of a tracker for the network for photos.
 
     Raises:
         NbHelpersError: the files are damaged, of another network, or do not belong together.
     """
     config = read_config(name, files, networks)
     state = read_weights(files["checkpoint"], f"model.safetensors of {name}")
-    kept = {key: value for key, value in state.items() if not key.startswith(dropped)} if dropped else state
-    return fill_network(name, networks[config.model_type], config, kept)
+    return fill_network(name, networks[config.model_type], config, state)
 
 
 def read_config(name: str, files: Mapping[str, Path], networks: Mapping[str, str]) -> Any:
@@ -101,6 +102,51 @@ def load_processor(name: str, files: Mapping[str, Path], processor: str) -> Any:
     with _as_loading_error(name, files["processor"], "preprocessor_config.json"):
         settings = json.loads(files["processor"].read_text(encoding="utf-8"))
         return getattr(transformers, processor).from_dict(settings)
+
+
+def load_tokenizer(name: str, files: Mapping[str, Path], length: int, padding: int, vocabulary: int) -> Any:
+    """The tokenizer of ``files["tokenizer"]`` (tokenizer.json), which pads and cuts texts to ``length`` tokens.
+
+    Args:
+        name: catalog name, for the errors.
+        files: by role.
+        length: tokens of every text.
+        padding: the token that fills up.
+        vocabulary: how many tokens the network knows.
+
+    Raises:
+        NbHelpersError: the file is damaged, or has more tokens than the network.
+    """
+    needs("official", "tokenizers")
+    from tokenizers import Tokenizer
+
+    with _as_loading_error(name, files["tokenizer"], "tokenizer.json"):
+        tokenizer = Tokenizer.from_file(str(files["tokenizer"]))
+    if tokenizer.get_vocab_size() > vocabulary:
+        raise NbHelpersError(
+            "the tokenizer is of another network",
+            given=f"{files['tokenizer']}: {tokenizer.get_vocab_size()} tokens",
+            expected=f"at most {vocabulary}, for {name}",
+            do=f"nbhelpers fetch {name}",
+        )
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=padding)
+    return tokenizer
+
+
+def processed(
+    processor: Any, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], size: tuple[int, int], device: str
+) -> Float[Tensor, "b 3 h w"]:
+    """Pictures stretched to ``(h, w)`` pixels and normalised by the publisher's own processor."""
+    writable = [image if image.flags.writeable else image.copy() for image in images]  # torch shares no others
+    batch = processor(
+        writable,
+        size={"height": size[0], "width": size[1]},
+        do_center_crop=False,
+        input_data_format="channels_last",
+        return_tensors="pt",
+    )
+    return batch["pixel_values"].to(device)
 
 
 @contextlib.contextmanager

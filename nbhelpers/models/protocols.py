@@ -126,8 +126,44 @@ class Detector(Protocol):
         """Boxes of all detected objects, with ``class_id`` -1 for objects that match none of the names.
 
         ``xyxy`` in pixels of the image, ``confidence`` 0 to 1, ``data["detected"]`` the detector's class and
-        ``data["class_name"]`` the first name of the class in ``names``.
+        ``data["class_name"]`` the first name of the class in ``names``. A detector that also segments gives ``mask``.
         """
+        ...
+
+
+@runtime_checkable
+class ConceptSegmenter(Protocol):
+    """Masks of all instances of named things.
+
+    Example:
+        >>> segmenter = nbhelpers.load("concept_segmenter")
+        >>> detections = segmenter.segment(image, ["yellow bus", ["dog", "puppy"]])      # (480, 640, 3) uint8
+        >>> detections.mask.shape, detections.class_id
+        ((3, 480, 640), array([0, 1, 1]))
+    """
+
+    name: str
+    device: str
+
+    def segment(
+        self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str | Sequence[str]], min_score: float = 0.5
+    ) -> supervision.Detections:
+        """The instances of each name, best first.
+
+        ``mask (n, H, W) bool``, ``xyxy`` in pixels of the image, ``confidence`` 0 to 1, ``class_id`` the index into
+        ``names`` and ``data["class_name"]`` its first name. Masks of different names may overlap.
+        """
+        ...
+
+    def segment_similar(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        boxes: Sequence[Sequence[float]],
+        labels: Sequence[int] | None = None,
+        name: str | None = None,
+        min_score: float = 0.5,
+    ) -> supervision.Detections:
+        """The instances of what some boxes ``(x0, y0, x1, y1)`` of the same photo show; with label 0, do not show."""
         ...
 
 
@@ -140,6 +176,26 @@ class ImageTextEncoder(TextEncoder, Protocol):
 
     def similarity(self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> Float32[np.ndarray, " n"]:
         """Cosine of the photo with each name, -1 to 1."""
+        ...
+
+
+@runtime_checkable
+class MattingModel(Protocol):
+    """Opacity at the rim of an object.
+
+    Example:
+        >>> matting = nbhelpers.load("matting")
+        >>> matting.alphas([image], [trimap])[0].shape                 # (480, 640, 3), (480, 640) uint8
+        (480, 640)
+    """
+
+    name: str
+    device: str
+
+    def alphas(
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], trimaps: Sequence[UInt8[np.ndarray, "_ _"]]
+    ) -> list[Float32[np.ndarray, "_ _"]]:
+        """The opacity of each photo, 0 to 1; trimaps are 255 inside the object, 0 outside, 128 where it is unknown."""
         ...
 
 

@@ -16,14 +16,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Float32, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 from nbhelpers.core.device import autocast, in_batches
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.adapters import read_weights, with_cpu_fallback
 from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.sam_prompts import (
+    check_own_embedding,
+    chosen_candidates,
+    feature_map,
+    low_resolution_logits,
+    square_points,
+)
 from nbhelpers.models.values import Choose, Embedding, Prediction
 from nbhelpers.weights.convert import sam2_state_dict, save_state_dict
 
@@ -32,14 +38,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAM2_VERSION = "1.1.0"
-LOGIT_LIMIT = 32.0  # sam2_image_predictor.py clamps logits to this before they are used as a prompt
 BATCH = {"cpu": 1, "mps": 32, "cuda": 128}  # the 20 MB of features of one click fit into a CPU's cache
 ONLY_FOR_VIDEO = (
     "mask_downsample.", "maskmem_tpos_enc", "memory_attention.", "memory_encoder.", "no_mem_pos_enc",
     "no_obj_ptr", "no_obj_embed_spatial", "obj_ptr_proj.", "obj_ptr_tpos_proj.",
     "sam_mask_decoder.pred_obj_score_head.",
 )  # fmt: skip
-LEVELS = ("image_embed", "high_res_feats_1", "high_res_feats_0")  # of features, the coarsest first
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
@@ -90,10 +94,8 @@ class Sam2Segmenter:
         Raises:
             NbHelpersError: an embedding of another model, or an invalid level.
         """
-        self._check_model(embedding)
-        if not 0 <= level < len(LEVELS):
-            raise NbHelpersError("there is no such level of features", given=level, expected=f"0 to {len(LEVELS) - 1}")
-        return embedding.tensors[LEVELS[level]][0].permute(1, 2, 0)
+        check_own_embedding(embedding, self.name)
+        return feature_map(embedding, level)
 
     def predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
         """Four candidates; the choice equals the result of upstream's predictor for the same prompt.
@@ -180,14 +182,10 @@ class Sam2Segmenter:
         """``(1, n, 2)`` coordinates in the model's square and ``(1, n)`` labels; a box becomes two corners first."""
         import torch
 
-        corners = np.empty((0, 2), np.float32) if prompt.box is None else prompt.box.reshape(2, 2)
-        points = np.concatenate([corners, prompt.points])
+        points, labels = square_points(prompt, size, self.model.image_size)
         if not len(points):
             return None, None
-        labels = np.concatenate([[2, 3][: len(corners)], prompt.labels]).astype(np.int32)
-        square = points / np.array([size[1], size[0]], np.float32) * np.float32(self.model.image_size)
-        coordinates = torch.from_numpy(square)[None].to(self.device)
-        return coordinates, torch.from_numpy(labels)[None].to(self.device)
+        return torch.from_numpy(points)[None].to(self.device), torch.from_numpy(labels)[None].to(self.device)
 
     def _mask_input(self, prompt: Prompt) -> torch.Tensor | None:
         """``(1, 1, 256, 256)`` logits of a mask prompt."""
@@ -195,30 +193,12 @@ class Sam2Segmenter:
 
         if prompt.mask is None:
             return None
-        size = self.model.sam_prompt_encoder.mask_input_size
-        logits = prompt.mask
-        if logits.dtype == np.bool_:
-            logits = mask_logits(logits, size)
-        if logits.shape != tuple(size):
-            raise NbHelpersError(
-                "the mask logits have the wrong size", given=logits.shape, expected=f"{tuple(size)}, or a bool mask"
-            )
-        logits = np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT)
+        logits = low_resolution_logits(prompt.mask, self.model.sam_prompt_encoder.mask_input_size)
         return torch.from_numpy(logits)[None, None].to(self.device)
-
-    def _check_model(self, embedding: Embedding) -> None:
-        """Raise an error for the embedding of another model."""
-        if embedding.model != self.name:
-            raise NbHelpersError(
-                "the embedding belongs to another model",
-                given=embedding.model,
-                expected=self.name,
-                do="encode the image with this segmenter",
-            )
 
     def _decoder_features(self, embedding: Embedding) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The image embedding and the two finer maps, on the segmenter's device."""
-        self._check_model(embedding)
+        check_own_embedding(embedding, self.name)
         maps = {name: value.to(self.device) for name, value in embedding.tensors.items()}
         return maps["image_embed"], [maps["high_res_feats_0"], maps["high_res_feats_1"]]
 
@@ -468,20 +448,6 @@ class PointDecoder:
         candidates = range(1, self.decoder.num_mask_tokens)
         kernels = [self.decoder.output_hypernetworks_mlps[i](mask_tokens[:, i]) for i in candidates]
         return image, _stack(kernels), ious
-
-
-def chosen_candidates(
-    choose: Choose,
-    start: int,
-    logits: Float32[np.ndarray, "b 3 h w"],
-    scores: Float32[np.ndarray, "b 3"],
-    size: tuple[int, int],
-) -> tuple[Float32[np.ndarray, "b h w"], Float32[np.ndarray, " b"]]:
-    """Logits and scores of the candidates that ``choose`` selects, for points from number ``start``."""
-    pairs = zip(logits, scores, strict=True)
-    candidates = [Prediction(masks, ious, size, masks.shape[1:], int(ious.argmax())) for masks, ious in pairs]
-    index = [choose(start + i, prediction) for i, prediction in enumerate(candidates)]
-    return logits[np.arange(len(index)), index], scores[np.arange(len(index)), index]
 
 
 class _TokenToImage:

@@ -76,6 +76,12 @@ class Prediction:
                 expected="logits (k, h, w), scores (k,), 0 <= choice < k",
             )
 
+    @classmethod
+    def of_mask(cls, mask: Bool[np.ndarray, "H W"], score: float = 1.0) -> Prediction:
+        """The prediction whose one mask is given, at image size."""
+        logits = np.where(mask, np.float32(1), np.float32(-1))[None]
+        return cls(logits, np.array([score], np.float32), mask.shape, mask.shape)
+
     def __len__(self) -> int:
         return len(self.scores)
 

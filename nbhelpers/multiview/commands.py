@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import parse_point
 
 
 def multiview(
     images: Annotated[str, typer.Option(help="a folder of photos of one scene, a quoted glob, or a video")],
     output: Annotated[Path, typer.Option(help="folder for masks, overlays, point clouds and tables")],
     phrase: Annotated[str | None, typer.Option(help='such as "red chair behind the desk"')] = None,
-    click: Annotated[
-        list[str] | None, typer.Option(help="x,y in the reference view, or view:x,y; x,y,0 excludes; repeat")
+    point: Annotated[
+        list[str] | None, typer.Option(help="x,y in the reference view, or VIEW:x,y; x,y,0 excludes; repeat")
     ] = None,
     reference_view: Annotated[int | None, typer.Option(help="the view that defines left and right, from 0")] = None,
     cameras: Annotated[
@@ -30,9 +30,9 @@ def multiview(
     from nbhelpers.multiview.pipeline import MultiviewSegmenter, segment_scene
 
     clicks: dict[int, list[tuple[float, ...]]] = {}
-    for text in click or ():
-        view, point = _parse_click(text, reference_view or 0)
-        clicks.setdefault(view, []).append(point)
+    for text in point or ():
+        view, *click = parse_point(text, "VIEW")
+        clicks.setdefault((reference_view or 0) if view is None else view, []).append(tuple(click))
     segmenter = MultiviewSegmenter(models=models, device=device)
     with tqdm(desc="multiview", bar_format="{desc}: {n}/{total} {postfix}", leave=False) as bar:
 
@@ -54,16 +54,3 @@ def multiview(
     for note in summary["notes"]:
         typer.echo(f"note: {note}")
     typer.echo(f"{summary['object']}: consistency {summary['consistency']:.2f}; {summary['why']}; all in {output}")
-
-
-def _parse_click(text: str, default: int) -> tuple[int, tuple[float, ...]]:
-    """``"3:320,200"`` as ``(3, (320.0, 200.0))``."""
-    view, colon, rest = text.rpartition(":")
-    try:
-        numbers = tuple(float(part) for part in rest.split(","))
-        number = int(view) if colon else default
-    except ValueError:
-        numbers, number = (), default
-    if len(numbers) not in (2, 3):
-        raise NbHelpersError("--click cannot be read", given=text, expected="x,y or x,y,0 or view:x,y")
-    return number, numbers

@@ -25,23 +25,26 @@ from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import few
 from nbhelpers.core.scenes.writers import MODEL_FILES, write_colmap, write_transforms
 from nbhelpers.export.layouts import LAYOUTS, write_layout
-from nbhelpers.export.masks import save_cutout, save_mask
+from nbhelpers.export.masks import check_formats, save_cutout, save_mask
 from nbhelpers.export.pointcloud import Cloud, save_glb, save_ply
 from nbhelpers.export.verify import verify_layout
 from nbhelpers.multiview.association import lift_mask
 from nbhelpers.multiview.consistency import ViewMasks
 from nbhelpers.multiview.grounding import PhraseGrounding
-from nbhelpers.multiview.session import ViewsSession
 from nbhelpers.plots import colour_of, overlay, rgb
 from nbhelpers.plots3d import Arrow, draw_scene, save_html
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from nbhelpers.multiview.session import ViewsSession
+
 log = logging.getLogger(__name__)
 MAX_SURFACE_VIEWS = 4  # from which the object's surface is lifted
 TOOLS = ("colmap", "nerfstudio")
 CAMERAS = "nerfstudio/transforms.json"
+FORMATS = ("masks", "overlays", "alpha", *TOOLS, "scene", "prompts")
+"""What `save_result` writes."""
 COLUMNS = ("view_index", "photo", "found", "prompted", "similarity", "consistency", "score", "share", "why")
 
 
@@ -196,48 +199,57 @@ class MultiviewResult:
         return MultiviewResult(self.session, views, self.grounding, self.name, self.notes)
 
 
-def save_result(result: MultiviewResult, folder: str | Path, paths: Sequence[str | Path] | None = None) -> list[Path]:
+def save_result(
+    result: MultiviewResult,
+    folder: str | Path,
+    paths: Sequence[str | Path] | None = None,
+    formats: Sequence[str] = FORMATS,
+) -> list[Path]:
     """Write a result to files, and return their paths, ``results.json`` last.
 
     ``masks``, ``overlays`` and ``alpha`` contain an image for each view; ``colmap`` and ``nerfstudio`` masks as these
     tools expect them; ``nerfstudio/transforms.json`` and ``sparse`` the cameras; ``scene.ply`` and ``scene.glb`` the
     points, coloured by object; ``scene.html`` an interactive plot; ``prompts.json`` the prompt log; ``results.csv`` and
-    ``results.json`` the numbers.
+    ``results.json`` the numbers, which are always written.
 
     Args:
         result: see `MultiviewResult`.
         folder: created if necessary; results of the same photos are replaced. If it contains results of other
             photos, a number is appended to its name, see `nbhelpers.core.files.own_name`.
         paths: of the photos, for the names of masks in the tools' layouts and the stored orientation (see
-            `nbhelpers.core.orientation`); by default those of the session.
+            `nbhelpers.core.orientation`); by default those that the session knows.
+        formats: some of `FORMATS`; ``"scene"`` stands for ``sparse`` and the files named ``scene``.
 
     Raises:
-        NbHelpersError: the folder cannot be written.
+        NbHelpersError: an unknown format, or the folder cannot be written.
     """
+    check_formats(formats, FORMATS)
     folder, digest = Path(folder).expanduser(), _digest(result, paths)
     folder = folder.with_name(own_name(folder.parent, folder.name, digest, ["{}/results.json"]))
     photos = [Path(name) for name in result.session.photos.names] if paths is None else [Path(path) for path in paths]
     names = stems(photos)
     written = []
     for view, stem in zip(result, names, strict=True):
-        mask = view.mask
-        written.append(save_mask(folder / "masks" / f"{stem}.png", mask))
-        written.append(save_image(folder / "overlays" / f"{stem}.jpg", view.overlay))
-        image = result.session.image(view.view_index)
-        written.append(save_cutout(folder / "alpha" / f"{stem}.png", image, mask))
-    (folder / CAMERAS).unlink(missing_ok=True)  # from an earlier run: the exporter would read it
+        if "masks" in formats:
+            written.append(save_mask(folder / "masks" / f"{stem}.png", view.mask))
+        if "overlays" in formats:
+            written.append(save_image(folder / "overlays" / f"{stem}.jpg", view.overlay))
+        if "alpha" in formats:
+            image = result.session.image(view.view_index)
+            written.append(save_cutout(folder / "alpha" / f"{stem}.png", image, view.mask))
+    (folder / CAMERAS).unlink(missing_ok=True)  # an earlier one of ours: the exporter takes it for the photos' own
     turned = [
         orientation_of(path) if known == UPRIGHT and path.is_file() else known
         for path, known in zip(photos, result.session.photos.orientations, strict=True)
     ]
     known_as = _file_names(photos)
     masks: dict[str, dict[int, Path]] = {}
-    for tool in TOOLS:
+    for tool in (tool for tool in TOOLS if tool in formats):
         masks[tool] = _save_layout(tool, result, folder / tool, known_as, turned)
         written += masks[tool].values()
-    written += _save_scene(result, folder, known_as, turned, masks["nerfstudio"])
-    result.session.log.save(folder / "prompts.json")
-    written.append(folder / "prompts.json")
+    written += _save_scene(result, folder, known_as, turned, masks.get("nerfstudio"), "scene" in formats)
+    if "prompts" in formats:
+        written.append(result.session.log.save(folder / "prompts.json"))
     return [*written, *_save_tables(result, folder, digest)]
 
 
@@ -337,11 +349,16 @@ def _file_names(photos: Sequence[Path]) -> list[str]:
 
 
 def _save_scene(
-    result: MultiviewResult, folder: Path, names: Sequence[str], turned: Sequence[int], masks: Mapping[int, Path]
+    result: MultiviewResult,
+    folder: Path,
+    names: Sequence[str],
+    turned: Sequence[int],
+    masks: Mapping[int, Path] | None,
+    clouds: bool,
 ) -> list[Path]:
-    """Write point clouds, cameras and the 3D plot."""
+    """Write the cameras for nerfstudio beside its ``masks``; with ``clouds`` those for COLMAP, points and a 3D plot."""
     points, scene = labelled_cloud(result), result.scene
-    if points is None or scene is None:
+    if points is None or scene is None or (masks is None and not clouds):
         return []
     poses = scene.world_to_camera.copy()
     if (mirrored := np.isin(turned, MIRRORED) & scene.placed).any():
@@ -349,14 +366,17 @@ def _save_scene(
         who = few([name for name, bad in zip(names, mirrored, strict=True) if bad])
         log.warning("stored mirrored by EXIF, so without a camera in sparse and transforms.json: %s", who)
     scene = dataclasses.replace(scene, names=tuple(names), world_to_camera=poses, orientation=np.array(turned))
-    for name in MODEL_FILES:  # from an earlier run, possibly of the other format
-        (folder / "sparse" / name).unlink(missing_ok=True)
     cameras: list[Path] = []
-    if scene.placed.any():
-        write_colmap(scene, folder / "sparse")
+    if masks is not None and scene.placed.any():
         here = (folder / CAMERAS).parent
         there = [masks[view].relative_to(here).as_posix() for view in range(len(scene))]
         cameras.append(write_transforms(scene, folder / CAMERAS, masks=there))
+    if not clouds:
+        return cameras
+    for name in MODEL_FILES:  # an earlier run's, perhaps of the other kind
+        (folder / "sparse" / name).unlink(missing_ok=True)
+    if scene.placed.any():
+        write_colmap(scene, folder / "sparse")
         cameras += [path for path in sorted((folder / "sparse").iterdir()) if path.name in MODEL_FILES]
     page = save_html(folder / "scene.html", result.figure(title=result.name))
     made = [save_ply(folder / "scene.ply", points), save_glb(folder / "scene.glb", points, scene.up), page]

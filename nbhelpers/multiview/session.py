@@ -12,8 +12,7 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle, mask_logits, polygon_mask, upsample
-from nbhelpers.core.promptevents import ObjectPrompts
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import ObjectPrompts, PromptLog
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.label_propagation.decoding import mask_side, predict_prompt
@@ -22,6 +21,7 @@ from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.conflicts import PromptConflicts, ViewPrompt, click_hypotheses, predict_hypothesis
 from nbhelpers.multiview.consistency import ViewMasks
 from nbhelpers.multiview.propagation import MaskPropagator, propagate_masks
+from nbhelpers.multiview.results import FORMATS, MultiviewResult, save_result
 from nbhelpers.multiview.views import Photos, Progress
 
 OBJECT = "object 1"  # in the prompt log
@@ -110,6 +110,21 @@ class ViewsSession:
         """Write the prompt log as JSON and return its path."""
         return self.log.save(path)
 
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+        """Write the masks of the last `solve`; return the paths, ``results.json`` last.
+
+        Args:
+            folder: see `nbhelpers.multiview.results.save_result` for its content.
+            formats: some of `nbhelpers.multiview.results.FORMATS`; tables with all numbers are always written.
+
+        Raises:
+            NbHelpersError: there are no masks yet, an unknown format, or the folder cannot be written.
+        """
+        if self.views is None:
+            raise NbHelpersError("there are no masks to export yet", do="click the object, then solve()")
+        result = MultiviewResult(self, self.views, None, "object", self.views.notes)
+        return save_result(result, folder, formats=formats)
+
     def __len__(self) -> int:
         return len(self.photos)
 
@@ -143,15 +158,30 @@ class ViewsSession:
         base = self._mask_to_correct(view)
         return self._record(view, [event if base is None else {**event, "base": base}])
 
-    def set_box(self, box: Sequence[float], *, view: int = 0) -> Prediction:
-        """Set the box ``(x0, y0, x1, y1)`` of a view, in pixels; the prediction for all its prompts."""
-        prompt = Prompt(box=box)
-        prompt.check_inside(self.photos.size(self.photos.check(view)))
-        return self._record(view, [{"op": "box.set", "box": prompt.box.tolist()}])
+    def move(self, index: int, x: float, y: float, *, view: int = 0) -> Prediction:
+        """Move point ``index`` of a view to ``(x, y)``; the prediction for all its prompts."""
+        Prompt([(x, y)], [INCLUDE]).check_inside(self.photos.size(self.photos.check(view)))
+        return self._record(view, [{"op": "point.move", "index": int(index), "x": float(x), "y": float(y)}])
 
-    def set_mask(self, mask: Bool[np.ndarray, "h w"], *, view: int = 0) -> Prediction:
-        """Set a mask prompt of photo size; the prediction for all its prompts. A mask alone is kept unchanged."""
-        Prompt(mask=mask).check_inside(self.photos.size(self.photos.check(view)))
+    def remove(self, index: int, *, view: int = 0) -> Prediction | None:
+        """Remove point ``index`` of a view; the prediction for its other prompts, None if there are none."""
+        return self._record(self.photos.check(view), [{"op": "point.remove", "index": int(index)}])
+
+    def set_box(self, box: Sequence[float] | None, *, view: int = 0) -> Prediction | None:
+        """Set or, with None, remove the box ``(x0, y0, x1, y1)`` of a view; the prediction for all its prompts."""
+        size, sides = self.photos.size(self.photos.check(view)), None
+        if box is not None:
+            sides = Prompt(box=box).check_inside(size).box.tolist()
+        return self._record(view, [{"op": "box.set", "box": sides}])
+
+    def set_mask(self, mask: Bool[np.ndarray, "h w"] | None, *, view: int = 0) -> Prediction | None:
+        """Set or, with None, remove a mask prompt of photo size; the prediction for all prompts of the view.
+
+        A mask alone is kept unchanged.
+        """
+        size = self.photos.size(self.photos.check(view))
+        if mask is not None:
+            Prompt(mask=mask).check_inside(size)
         return self._record(view, [{"op": "mask.set", "mask": mask}])
 
     def set_prompt(self, prompt: Prompt, *, view: int = 0) -> Prediction:
@@ -202,8 +232,18 @@ class ViewsSession:
             self.log.append("clear", object=OBJECT, frame=number)
         self._changed()
 
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a prompt to undo."""
+        return any(event["op"] != "candidate.set" for event in self.log.events[1 : self.log.cursor])
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a prompt to redo."""
+        return self.log.can_redo
+
     def undo(self) -> bool:
-        """Undo the last prompt; False if there is none."""
+        """Undo the last prompt; False when there is none."""
         while self.log.cursor > 1:
             if self.log.undo()["op"] != "candidate.set":  # chosen by `solve`, not by the user
                 self._changed()
@@ -211,7 +251,7 @@ class ViewsSession:
         return False
 
     def redo(self) -> bool:
-        """Redo the last undone prompt; False if there is none."""
+        """Redo the prompt that was undone last; False when there is none."""
         if self.log.redo() is None:
             return False
         following = self.log.events[self.log.cursor : self.log.cursor + 1]
@@ -307,13 +347,17 @@ class ViewsSession:
             self.log.append("candidate.set", object=OBJECT, frame=view, index=found[0].candidate)
             self._changed()
 
-    def _record(self, view: int, events: Sequence[dict]) -> Prediction:
+    def _record(self, view: int, events: Sequence[dict]) -> Prediction | None:
         """Record events of one view if its prompts can be predicted, all or none."""
-        trial = PromptLog(self.log.image, self.log.model, self.log.events[: self.log.cursor])
-        for event in events:
-            trial.append(object=OBJECT, frame=view, **event)
-        prediction = self._predict(view, trial.objects(view)[OBJECT])
-        self.log.events, self.log.cursor = trial.events, trial.cursor
+        before = self.log.events, self.log.cursor
+        try:
+            for event in events:
+                self.log.append(object=OBJECT, frame=view, **event)
+            prompts = self.prompts(view)
+            prediction = None if prompts.is_empty else self._predict(view, prompts)
+        except BaseException:
+            self.log.events, self.log.cursor = before
+            raise
         self._changed()
         return prediction
 

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import parse_point
 
 app = typer.Typer(help="Find the product of one photo in other photos.", no_args_is_help=True)
 
@@ -39,7 +40,7 @@ def batch(
     reference: Annotated[Path, typer.Option(help="a photo that shows the product")],
     output: Annotated[Path, typer.Option(help="folder for all results; an interrupted run resumes")],
     ref_bbox: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 around the product")] = None,
-    ref_point: Annotated[str | None, typer.Option(help="x,y on the product")] = None,
+    point: Annotated[str | None, typer.Option("--point", "--ref-point", help="x,y on the product")] = None,
     ref_mask: Annotated[
         Path | None, typer.Option(help="a mask or cut-out of the photo's size: white or opaque on the product")
     ] = None,
@@ -70,13 +71,13 @@ def batch(
     for source in images:
         apart(output, source)
     paths = list(dict.fromkeys(path for source in images for path in listed(source)))
-    point = None if ref_point is None else _numbers(ref_point, "--ref-point", "x,y", 2)
+    clicked = None if point is None else parse_point(point)[1:3]
     box = None if ref_bbox is None else _numbers(ref_bbox, "--ref-bbox", "x0,y0,x1,y1", 4)
-    if sum(given is not None for given in (point, box, ref_mask)) != 1:
+    if sum(given is not None for given in (clicked, box, ref_mask)) != 1:
         raise NbHelpersError(
-            "exactly one prompt of the product is needed", expected="--ref-point, --ref-bbox or --ref-mask"
+            "exactly one prompt of the product is needed", expected="--point, --ref-bbox or --ref-mask"
         )
-    image = load_image(reference)  # before the models, so that an unreadable photo fails early
+    image = load_image(reference)  # before the models: a bad photo is an error at once
     mask = None if ref_mask is None else load_mask(ref_mask, image.shape[:2])
     chosen = load_settings(
         settings,
@@ -92,7 +93,7 @@ def batch(
             paths,
             reference,
             output,
-            point=point,
+            point=clicked,
             box=box,
             mask=mask,
             settings=chosen,

@@ -22,7 +22,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import own_name, write_text
 from nbhelpers.core.images import fit, load_image, save_image
 from nbhelpers.core.masks import box_of, decode_rle, encode_rle
-from nbhelpers.export.masks import save_coco, straight_rgba
+from nbhelpers.export.masks import check_formats, save_coco, straight_rgba
 from nbhelpers.product_matching.calibrate import Calibration
 from nbhelpers.product_matching.gallery import Reference, crop_cutout
 from nbhelpers.product_matching.match import ProposalDecision
@@ -30,7 +30,9 @@ from nbhelpers.product_matching.match import ProposalDecision
 COLUMNS = (
     "photo", "status", "match", "score", "threshold", "x0", "y0", "x1", "y1", "area", "quality", "reference", "why",
 )  # fmt: skip
-TILE, GAP, ACROSS = 240, 8, 6  # of a contact sheet: pixels per image, pixels between images, images per row
+TILE, GAP, ACROSS = 240, 8, 6  # of a contact sheet: pixels of a picture, between pictures, and pictures in a row
+FORMATS = ("sheet", "page")
+"""What `ProductReport.export` writes beside each photo's files and the tables: a contact sheet and an HTML page."""
 MAX_SHEET = 120  # photos in the contact sheet
 NEAR = 0.1  # score above the threshold up to which a match is listed as a look-alike
 TABLE_CROP, TABLE_PHOTO = 96, 640  # pixels of a crop in the look-alike table, and of the photo from which it is cropped
@@ -230,17 +232,22 @@ class ProductReport:
     threshold_from: str
     calibration: Calibration | None = None
 
-    def export(self, folder: str | Path) -> list[Path]:
-        """Write all results; files that are complete and up to date are kept.
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+        """Write all results; photos whose files are complete and have the same content are left as they are.
 
         A number is appended to names that are taken by another photo, see `nbhelpers.core.files.own_name`.
 
         Args:
-            folder: for its content see `nbhelpers.product_matching.match_product`.
+            folder: see `nbhelpers.product_matching.match_product` for its content.
+            formats: some of `FORMATS`; each photo's masks and the tables are always written.
 
         Returns:
-            The files that summarise all photos; those of each photo are in the same folder.
+            The files about all photos; each photo's own are beside them.
+
+        Raises:
+            NbHelpersError: an unknown format, or the folder cannot be written.
         """
+        check_formats(formats, FORMATS)
         folder, records, results = Path(folder).expanduser(), [], []
         for each in self.results:
             result = replace(each, name=own_name(folder, each.name, each.sha256))
@@ -249,7 +256,11 @@ class ProductReport:
             records.append(save_photo_results(result, folder) if record is None else record)
             _remove_outdated(folder, result)
         paths = save_tables(records, folder)
-        return [*paths, save_match_sheet(results, folder / "gallery.jpg"), self.save_page(folder / "index.html")]
+        if "sheet" in formats:
+            paths.append(save_match_sheet(results, folder / "gallery.jpg"))
+        if "page" in formats:
+            paths.append(self.save_page(folder / "index.html"))
+        return paths
 
     def save_page(self, path: str | Path) -> Path:
         """Write the results as one self-contained HTML page; return its path.

@@ -1,4 +1,4 @@
-"""The session of product matching: references, photos, confirmed and rejected detections.
+"""The session of product matching: references, photos, and what the user confirmed or rejected.
 
 `ProductSession` does not depend on a browser or a widget: every action of the gallery widget is one method call. A
 photo is searched once; its proposals are scored again from the cache when references, rejects or the threshold change.
@@ -6,9 +6,10 @@ photo is searched once; its proposals are scored again from the cache when refer
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,20 @@ from jaxtyping import Bool, Float32, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_text
 from nbhelpers.core.images import fit, load_image
-from nbhelpers.core.masks import decode_rle
+from nbhelpers.core.masks import decode_rle, encode_rle
+from nbhelpers.core.promptlog import ObjectPrompts
+from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
+from nbhelpers.models.values import Embedding, Prediction
 from nbhelpers.product_matching.calibrate import Calibration, calibrate, subtract_background
-from nbhelpers.product_matching.gallery import Gallery, Reference, evenly_spaced, make_reference, reference_mask
+from nbhelpers.product_matching.gallery import (
+    Gallery,
+    Reference,
+    check_reference_mask,
+    evenly_spaced,
+    make_reference,
+    reference_mask,
+)
 from nbhelpers.product_matching.match import (
     PhotoScores,
     ProposalDecision,
@@ -31,7 +42,7 @@ from nbhelpers.product_matching.match import (
     score_photos,
 )
 from nbhelpers.product_matching.propose import PhotoProposals
-from nbhelpers.product_matching.report import Detection, MatchedPhoto, ProductReport
+from nbhelpers.product_matching.report import FORMATS, Detection, MatchedPhoto, ProductReport
 from nbhelpers.product_matching.search import PhotoSearch
 from nbhelpers.product_matching.settings import ProductSettings
 
@@ -46,12 +57,14 @@ class ProductSession:
 
     Example:
         >>> session = ProductSession("shelf/")
-        >>> session.add_reference("shelf/1.jpg", point=(250, 300))
+        >>> session.click(250, 300, view=0)                  # the product in the first photo
         >>> session.search()
         >>> [result.photo.name for result in session.results if not result.absent]
         ['1.jpg', '4.jpg']
-        >>> session.confirm(3, 0)                            # photo 3, the most similar detection: now a reference
-        >>> session.reject(5, 1)                             # not the product, now a negative
+        >>> session.confirm(3, 0)                            # photo 3, the most similar detection: a reference now
+        >>> session.reject(5, 1)                             # not the product, nor is what resembles it
+        >>> session.undo()
+        True
 
     Args:
         images: files, a folder, a glob, or arrays ``(H, W, 3) uint8``, which are written to the cache.
@@ -86,9 +99,13 @@ class ProductSession:
         self.turntable = turntable
         self.references: list[Reference] = []
         self.calibration: Calibration | None = None
+        self._prompted: dict[int, tuple[Prompt, Reference]] = {}  # by photo
         self._confirmed: dict[tuple[int, int], Reference] = {}
         self._rejected: dict[tuple[int, int], Reference] = {}
         self._threshold: float | None = None
+        self._done: list[tuple] = []  # states before each step
+        self._undone: list[tuple] = []
+        self._embedding: tuple[int, Embedding] | None = None  # of the photo that was prompted last
         self._results: dict[int, MatchedPhoto] = {}
         self._scores: dict[str, PhotoScores] = {}
         self._scored_by = ""
@@ -145,6 +162,7 @@ class ProductSession:
                 session.reject(index, number)
         if threshold is not None:
             session.set_threshold(threshold)
+        session._done.clear()
         return session
 
     def save(self, path: str | Path) -> Path:
@@ -174,9 +192,17 @@ class ProductSession:
         }
         return write_text(Path(path).expanduser(), json.dumps(about, indent=1, ensure_ascii=False))
 
-    def export(self, folder: str | Path) -> list[Path]:
-        """Write the results like `nbhelpers.product_matching.match_product`; return the files that summarise them."""
-        return self.report.export(folder)
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+        """Write the results as `nbhelpers.product_matching.match_product` does; return the files about all photos.
+
+        Args:
+            folder: see `nbhelpers.product_matching.match_product` for its content.
+            formats: some of `nbhelpers.product_matching.report.FORMATS`.
+
+        Raises:
+            NbHelpersError: an unknown format, or the folder cannot be written.
+        """
+        return self.report.export(folder, formats)
 
     @property
     def photos(self) -> tuple[Path, ...]:
@@ -292,6 +318,65 @@ class ProductSession:
         """The common component of evenly spaced photos of the session, computed once; see `Gallery`."""
         return self.photo_search.mean_feature()
 
+    def click(self, x: float, y: float, label: int = INCLUDE, *, view: int = 0) -> Prediction:
+        """Add a point on the product, or with label 0 beside it, in a photo; its mask becomes a reference.
+
+        The prompts of a photo make one reference: further prompts there replace it. Matches are updated.
+
+        Args:
+            x: pixels from the left.
+            y: pixels from the top.
+            label: 1 to include, 0 to exclude.
+            view: index of the photo.
+
+        Returns:
+            The prediction for all prompts of the photo; its ``best`` is the reference's mask.
+
+        Raises:
+            NbHelpersError: no such photo, a point outside it, or see
+                `nbhelpers.product_matching.gallery.reference_mask`.
+        """
+        before = self.prompts(view)
+        points, labels = (*before.points, (float(x), float(y))), (*before.labels, int(label))
+        return self._set_prompts(view, replace(before, points=points, labels=labels))
+
+    def set_box(self, box: Sequence[float] | None, *, view: int = 0) -> Prediction | None:
+        """Set or, with None, remove the box ``(x0, y0, x1, y1)`` around the product in a photo; see `click`."""
+        sides = None if box is None else tuple(map(float, box))
+        return self._set_prompts(view, replace(self.prompts(view), box=sides))
+
+    def set_mask(self, mask: Bool[np.ndarray, "h w"] | None, *, view: int = 0) -> Prediction | None:
+        """Set or, with None, remove the mask of the product in a photo; see `click`. A mask alone is kept unchanged."""
+        rle = None if mask is None else encode_rle(mask)
+        return self._set_prompts(view, replace(self.prompts(view), mask_rle=rle))
+
+    def prompts(self, view: int) -> ObjectPrompts:
+        """The prompts of a photo; those of a session that was opened are references without prompts."""
+        if not 0 <= view < len(self.photos):
+            raise NbHelpersError("there is no such view", given=view, expected=f"0 to {len(self.photos) - 1}")
+        return self._prompted[view][0] if view in self._prompted else ObjectPrompts()
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to undo."""
+        return bool(self._done)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step to redo."""
+        return bool(self._undone)
+
+    def undo(self) -> bool:
+        """Undo the last step: a prompt, a reference, a mark or a threshold; False when there is none.
+
+        Searches are kept.
+        """
+        return self._travel(self._done, self._undone)
+
+    def redo(self) -> bool:
+        """Redo the last undone step; False when there is none."""
+        return self._travel(self._undone, self._done)
+
     def add_reference(
         self,
         image: UInt8[np.ndarray, "h w 3"] | str | Path,
@@ -317,8 +402,8 @@ class ProductSession:
         name, source = ("reference", "") if isinstance(image, np.ndarray) else (Path(image).name, str(image))
         side = self.settings.crop_side
         reference = make_reference(name, how, pixels, mask_of_product, self.encoder, side, source=source)
-        self.references.append(reference)
-        self.update_matches()
+        with self._step():
+            self.references.append(reference)
         return reference
 
     def remove_reference(self, index: int) -> None:
@@ -331,9 +416,10 @@ class ProductSession:
             raise NbHelpersError(
                 "this reference cannot be removed", given=index, expected="a session keeps at least one reference"
             )
-        removed = self.references.pop(index)
-        self._confirmed = {mark: each for mark, each in self._confirmed.items() if each is not removed}
-        self.update_matches()
+        with self._step():
+            removed = self.references.pop(index)
+            self._confirmed = {mark: each for mark, each in self._confirmed.items() if each is not removed}
+            self._prompted = {view: each for view, each in self._prompted.items() if each[1] is not removed}
 
     def search(
         self, *, client: Any = None, on_photo: Callable[[int], object] | None = None, repeat: bool = False
@@ -373,6 +459,8 @@ class ProductSession:
                 views = TurntableViews(names, self.proposals, gallery, self.settings, self.threshold, circle)
                 decisions = views.link(decisions)
             self._results = {photo: self._result(photo, scores[photo], decisions[photo]) for photo in searched}
+        elif not self.references:
+            self._results, self.calibration = {}, None
         for listener in tuple(self._listeners):
             listener()
 
@@ -383,25 +471,25 @@ class ProductSession:
             photo: its index.
             detection: index in the photo's ``detections``; 0 is the most similar.
         """
-        self._remove_mark(photo, detection)
-        mark, reference = self._reference_of(photo, detection)
-        self.references.append(reference)
-        self._confirmed[mark] = reference
-        self.update_matches()
+        with self._step():
+            self._remove_mark(photo, detection)
+            mark, reference = self._reference_of(photo, detection)
+            self.references.append(reference)
+            self._confirmed[mark] = reference
         return reference
 
     def reject(self, photo: int, detection: int = 0) -> Reference:
-        """Mark a detection as a negative: detections more similar to it than to the product are no longer matches."""
-        self._remove_mark(photo, detection)
-        mark, reference = self._reference_of(photo, detection)
-        self._rejected[mark] = replace(reference, how="rejected")
-        self.update_matches()
+        """Mark a detection as not the product: what is more similar to it than to the product is no match any more."""
+        with self._step():
+            self._remove_mark(photo, detection)
+            mark, reference = self._reference_of(photo, detection)
+            self._rejected[mark] = replace(reference, how="rejected")
         return self._rejected[mark]
 
     def unmark(self, photo: int, detection: int = 0) -> None:
-        """Undo a confirmation or a rejection."""
-        self._remove_mark(photo, detection)
-        self.update_matches()
+        """Remove the mark of a confirmed or rejected detection."""
+        with self._step():
+            self._remove_mark(photo, detection)
 
     def mark_of(self, photo: int, detection: int = 0) -> str:
         """The mark of a detection: ``"confirmed"``, ``"rejected"`` or an empty string."""
@@ -412,17 +500,88 @@ class ProductSession:
         """Set the minimum score of a match; None restores the calibrated one."""
         if threshold is not None and not -1 <= threshold <= 1:
             raise NbHelpersError("the threshold is out of range", given=threshold, expected="-1 to 1")
-        self._threshold = threshold
-        self.update_matches()
+        with self._step():
+            self._threshold = threshold
 
     def lookalikes(self, limit: int = 20) -> list[tuple[MatchedPhoto, Detection]]:
         """Detections near the threshold, see `nbhelpers.product_matching.report.ProductReport.lookalikes`."""
         return self.report.lookalikes(limit)
 
-    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Call ``listener()`` after every change; returns a function that removes it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+    def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call ``callback()`` after every change; returns a function that stops it."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback) if callback in self._listeners else None
+
+    def _set_prompts(self, view: int, prompts: ObjectPrompts) -> Prediction | None:
+        """Replace the prompts of a photo and the reference made from them; without prompts the reference is removed."""
+        path, before = self.photos[view], self._prompted.get(view, (None, None))[1]
+        prompt = prompts.prompt()
+        if prompt is None:
+            with self._step():
+                self._prompted.pop(view, None)
+                self.references = [each for each in self.references if each is not before]
+            return None
+        pixels = load_image(path)
+        prediction = self._predict(view, pixels, prompt.check_inside(pixels.shape[:2]))
+        clicked = len(prompt.points) > 0 and prompt.box is None
+        mask = check_reference_mask(prediction.best, clicked=clicked)
+        how = "click" if clicked else "box" if prompt.box is not None else "mask"
+        side = self.settings.crop_side
+        reference = make_reference(path.name, how, pixels, mask, self.encoder, side, source=str(path))
+        with self._step():
+            place = next((i for i, each in enumerate(self.references) if each is before), len(self.references))
+            self.references[place : place + 1] = [reference]
+            self._prompted[view] = prompts, reference
+        return prediction
+
+    def _predict(self, view: int, pixels: UInt8[np.ndarray, "h w 3"], prompt: Prompt) -> Prediction:
+        """The prediction for the prompts of a photo; among several candidates the one that agrees best with clicks."""
+        if not len(prompt.points) and prompt.box is None:
+            return Prediction.of_mask(prompt.mask)
+        if self._embedding is None or self._embedding[0] != view:
+            self._embedding = view, self.segmenter.encode(pixels)
+        prediction = self.segmenter.predict(self._embedding[1], prompt)
+        return replace(
+            prediction, choice=prediction.agreeing(list(map(tuple, prompt.points.tolist())), prompt.labels.tolist())
+        )
+
+    def _state(self) -> tuple:
+        """All that a step can change."""
+        return (
+            tuple(self.references),
+            dict(self._prompted),
+            dict(self._confirmed),
+            dict(self._rejected),
+            self._threshold,
+        )
+
+    def _restore(self, state: tuple) -> None:
+        """Return to a state."""
+        references, prompted, confirmed, rejected, self._threshold = state
+        self.references = list(references)
+        self._prompted, self._confirmed, self._rejected = dict(prompted), dict(confirmed), dict(rejected)
+
+    @contextlib.contextmanager
+    def _step(self) -> Iterator[None]:
+        """Make a change that can be undone, and update the matches; one that fails changes nothing."""
+        before = self._state()
+        try:
+            yield
+            self.update_matches()
+        except BaseException:
+            self._restore(before)
+            raise
+        self._done.append(before)
+        self._undone.clear()
+
+    def _travel(self, source: list[tuple], target: list[tuple]) -> bool:
+        """Return to the last state of ``source``."""
+        if not source:
+            return False
+        target.append(self._state())
+        self._restore(source.pop())
+        self.update_matches()
+        return True
 
     def _guide(self) -> Gallery:
         """The gallery that guides a search."""

@@ -13,9 +13,11 @@ import numpy as np
 
 from nbhelpers.core.batch import map_items
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import PromptLog, object_name
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.export.masks import check_formats
 from nbhelpers.models.protocols import FrameSequence, Tracker
-from nbhelpers.rotoscoping.export import check_formats
+from nbhelpers.rotoscoping.export import FORMATS
 from nbhelpers.rotoscoping.project import check_log, identify, open_clip
 from nbhelpers.rotoscoping.session import RotoSession
 
@@ -94,7 +96,7 @@ def replay_clip(
         NbHelpersError: a log of another clip or model, a project with other prompts, an unknown format; errors of
             `RotoSession` and `export`.
     """
-    check_formats(formats)
+    check_formats(formats, FORMATS)
     prompts = prompts if isinstance(prompts, PromptLog) else PromptLog.open(prompts)
     frames = open_clip(clip, **options)
     name = prompts.image.get("name")
@@ -115,6 +117,30 @@ def replay_clip(
     reports = session.export(output, formats) if formats else []
     given = str(clip) if isinstance(clip, (str, Path)) else session.name
     return Outcome(given, str(output), len(frames), tracked, doubtful, tuple(map(str, reports)))
+
+
+def log_of_points(
+    frames: FrameSequence, model: str, points: Sequence[tuple[int | None, float, float, int]]
+) -> PromptLog:
+    """The prompt log of one object with some points.
+
+    Args:
+        frames: the clip.
+        model: name of the tracker.
+        points: frame (None: the first), x, y and label of each, as `nbhelpers.core.prompts.parse_point` gives them.
+
+    Raises:
+        NbHelpersError: a point outside the clip.
+    """
+    log = PromptLog(identify(frames, None), model)
+    log.append("object.add", object=object_name(()), number=1)
+    for frame, x, y, label in points:
+        frame = frame or 0
+        if not 0 <= frame < len(frames):
+            raise NbHelpersError("there is no such frame", given=frame, expected=f"0 to {len(frames) - 1}")
+        Prompt([(x, y)], [label]).check_inside(tuple(frames.size))
+        log.append("point.add", object=object_name(()), frame=frame, x=x, y=y, label=label)
+    return log
 
 
 def replay_log(session: RotoSession, prompts: PromptLog) -> Iterator[int]:

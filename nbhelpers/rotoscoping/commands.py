@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import parse_point
+
 app = typer.Typer(help="Track objects through a clip and export their mattes.", no_args_is_help=True)
 
 Clip = Annotated[Path, typer.Argument(help="a folder of images, or a video")]
@@ -45,8 +48,11 @@ def extract_command(
 @app.command("run")
 def run_command(
     clip: Clip,
-    prompts: Annotated[Path, typer.Option(help="a prompt log: prompts.json of a project")],
     output: Annotated[Path, typer.Option(help="folder for the project and the exports")],
+    prompts: Annotated[Path | None, typer.Option(help="a prompt log: prompts.json of a project")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="or points on one object: FRAME:x,y; FRAME:x,y,0 excludes; repeat")
+    ] = None,
     export: Annotated[str, typer.Option(help="postshot, colmap, nerfstudio, mattes, rgba, coco, overlay ...")] = "",
     every: Every = 1,
     start: Start = 0,
@@ -55,21 +61,26 @@ def run_command(
     on_size: OnSize = "error",
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; default: the best available")] = None,
 ) -> None:
-    """Replay a prompt log on its clip, track the objects and export verified mattes; an interrupted run resumes."""
+    """Track the objects of a prompt log, or one object, and export verified mattes; resumed when cut off."""
     from tqdm.auto import tqdm
 
     from nbhelpers.core.promptlog import PromptLog
+    from nbhelpers.export.masks import check_formats
     from nbhelpers.models.load import load
-    from nbhelpers.rotoscoping.batch import replay_clip
-    from nbhelpers.rotoscoping.export import check_formats
+    from nbhelpers.rotoscoping.batch import log_of_points, replay_clip
+    from nbhelpers.rotoscoping.export import FORMATS
     from nbhelpers.rotoscoping.project import open_clip
 
     formats = [kind.strip() for kind in export.split(",") if kind.strip()]
-    check_formats(formats)
-    log = PromptLog.open(prompts)  # before clip and model, so that an invalid log fails early
+    check_formats(formats, FORMATS)
+    if (prompts is None) == (not point):
+        raise NbHelpersError("nothing to track", expected="either --prompts or --point FRAME:x,y")
+    log = None if prompts is None else PromptLog.open(prompts)  # before the clip and the model, like the points
+    clicks = [parse_point(text, "FRAME") for text in point or ()]
     frames = open_clip(clip, step=every, start=start, stop=stop, on_bad=on_bad, on_size=on_size)
     with tqdm(unit="frame", desc=clip.name) as bar:
-        tracker = load("tracker", log.model, device)
+        tracker = load("tracker", None if log is None else log.model, device)
+        log = log or log_of_points(frames, tracker.name, clicks)
         outcome = replay_clip(frames, log, output, formats, tracker=tracker, on_frame=lambda _: bar.update())
     for problem in frames.problems:
         typer.echo(f"note: {problem}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import file_stem, own_name, write_text
 from nbhelpers.core.mattes import Mattes
 from nbhelpers.export.layouts import LAYOUTS, write_layout
-from nbhelpers.export.masks import write_sequence_coco
+from nbhelpers.export.masks import check_formats, write_sequence_coco
 from nbhelpers.export.verify import ExportReport, verify_layout, verify_sequence_coco, verify_video
 from nbhelpers.export.video import ENCODERS, Video, write_video
 
@@ -80,12 +80,6 @@ def export_mattes(
     return reports
 
 
-def check_formats(formats: Iterable[str]) -> None:
-    """Raise an error if one of the formats is unknown."""
-    if unknown := [kind for kind in formats if kind not in FORMATS]:
-        raise NbHelpersError("unknown export format", given=", ".join(unknown), expected=", ".join(FORMATS))
-
-
 def _write(
     kind: str,
     mattes: Mattes,
@@ -112,7 +106,7 @@ def _write(
 def _folders(formats: Sequence[str] | Mapping[str, str | Path], folder: str | Path | None) -> dict[str, Path | None]:
     """The folder of each format; None: next to the originals."""
     formats = [formats] if isinstance(formats, str) else formats
-    check_formats(formats)
+    check_formats(formats, FORMATS)
     if isinstance(formats, Mapping):
         return {kind: Path(target).expanduser() for kind, target in formats.items()}
     if folder is not None:

@@ -28,8 +28,7 @@ from jaxtyping import Bool
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing, write_text
 from nbhelpers.core.masks import decode_rle
-from nbhelpers.core.promptevents import ObjectEntry, object_name
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import ObjectEntry, PromptLog, object_name
 from nbhelpers.core.video import Frames
 from nbhelpers.core.video.stills import is_array, is_picture
 from nbhelpers.export.manifest import written_here
@@ -91,7 +90,6 @@ class Project:
         self._index: dict[int, dict[int, MaskRecord]] = {}
         self._usual: dict[int, tuple[float, float]] = {}
         self._decoded: OrderedDict[tuple[int, int, str], np.ndarray] = OrderedDict()
-        self._entries: tuple[object, int, dict[str, ObjectEntry]] | None = None
         self._claim(self.clip, model)
         self._make_folders()
         path = self.folder / "prompts.json"
@@ -125,11 +123,8 @@ class Project:
 
     @property
     def entries(self) -> dict[str, ObjectEntry]:
-        """All prompts of each object, by name; recomputed after each step."""
-        events, cursor = self.log.events, self.log.cursor
-        if self._entries is None or self._entries[0] is not events or self._entries[1] != cursor:
-            self._entries = events, cursor, self.log.entries()
-        return self._entries[2]
+        """The prompts of each object, by name."""
+        return self.log.entries()
 
     def digests(self) -> dict[int, dict[int, str]]:
         """Digest of the prompts by object number and prompted frame; objects without prompts are omitted."""

@@ -15,12 +15,12 @@ from jaxtyping import Bool, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import Mattes, MatteSettings
-from nbhelpers.core.promptevents import ObjectEntry, ObjectPrompts, object_name
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.promptlog import ObjectEntry, ObjectPrompts, PromptLog, object_name
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video.frames import find_cuts
 from nbhelpers.export.verify import ExportReport
 from nbhelpers.models.protocols import FrameSequence, Tracker
+from nbhelpers.models.values import Prediction
 from nbhelpers.rotoscoping import schedule
 from nbhelpers.rotoscoping.drift import Drift
 from nbhelpers.rotoscoping.export import export_mattes
@@ -197,24 +197,20 @@ class RotoSession:
 
     def click(
         self, x: float, y: float, label: int = 1, *, name: str | None = None, frame: int | None = None
-    ) -> Bool[np.ndarray, "h w"]:
-        """Add a point (label 1 includes, 0 excludes) in pixels of the frame and return the new mask."""
+    ) -> Prediction:
+        """Add a point in pixels of the frame, 1 to include or 0 to exclude, and return the new prediction."""
         return self._prompt("point.add", name, frame, x=float(x), y=float(y), label=int(label))
 
-    def move(
-        self, index: int, x: float, y: float, *, name: str | None = None, frame: int | None = None
-    ) -> Bool[np.ndarray, "h w"]:
-        """Move point ``index`` to ``(x, y)`` and return the new mask."""
+    def move(self, index: int, x: float, y: float, *, name: str | None = None, frame: int | None = None) -> Prediction:
+        """Move point ``index`` to ``(x, y)`` and return the new prediction."""
         return self._prompt("point.move", name, frame, index=int(index), x=float(x), y=float(y))
 
-    def remove(self, index: int, *, name: str | None = None, frame: int | None = None) -> Bool[np.ndarray, "h w"]:
-        """Remove point ``index`` and return the new mask."""
+    def remove(self, index: int, *, name: str | None = None, frame: int | None = None) -> Prediction:
+        """Remove point ``index`` and return the new prediction."""
         return self._prompt("point.remove", name, frame, index=int(index))
 
-    def set_box(
-        self, box: Sequence[float] | None, *, name: str | None = None, frame: int | None = None
-    ) -> Bool[np.ndarray, "h w"]:
-        """Set the box ``(x0, y0, x1, y1)``, or remove it with None; return the new mask."""
+    def set_box(self, box: Sequence[float] | None, *, name: str | None = None, frame: int | None = None) -> Prediction:
+        """Set or, with None, remove the box ``(x0, y0, x1, y1)``, and return the new prediction."""
         return self._prompt("box.set", name, frame, box=None if box is None else [float(side) for side in box])
 
     def stroke(
@@ -225,8 +221,8 @@ class RotoSession:
         *,
         name: str | None = None,
         frame: int | None = None,
-    ) -> Bool[np.ndarray, "h w"]:
-        """Paint or erase with a round brush and return the new mask.
+    ) -> Prediction:
+        """Paint over the mask with a round brush, or erase, and return the new prediction.
 
         Args:
             points: ``(x, y)`` pixels along the path of the brush; one point paints a disc.
@@ -240,15 +236,15 @@ class RotoSession:
 
     def set_mask(
         self, mask: Bool[np.ndarray, "h w"] | None, *, name: str | None = None, frame: int | None = None
-    ) -> Bool[np.ndarray, "h w"]:
-        """Set the mask to an imported one, or remove that with None; return the new mask."""
+    ) -> Prediction:
+        """Set a mask, which is kept unchanged, or remove it with None; return the new prediction."""
         if mask is not None:
             Prompt(mask=np.asarray(mask, bool)).check_inside(self.size)
             mask = np.asarray(mask, bool)
         return self._prompt("mask.set", name, frame, mask=mask)
 
-    def clear(self, *, name: str | None = None, frame: int | None = None) -> Bool[np.ndarray, "h w"]:
-        """Remove all prompts on a frame, which restores its tracked mask."""
+    def clear(self, *, name: str | None = None, frame: int | None = None) -> Prediction:
+        """Remove all prompts on a frame, which gets its tracked mask again; return that as a prediction."""
         return self._prompt("clear", name, frame)
 
     @property
@@ -269,10 +265,10 @@ class RotoSession:
         """Redo the last undone step; False if there is none."""
         return self._travel(self.can_redo, self.log.redo)
 
-    def on_change(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Call ``listener()`` after every step; returns a function that removes it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+    def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call ``callback()`` after every step; returns a function that stops it."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
     def state(self, frame: int | None = None, name: str | None = None) -> State:
         """State of an object's mask on a frame.
@@ -415,7 +411,12 @@ class RotoSession:
         """
         names = tuple(self.objects if names is None else names)
         settings = {name: self.matte_settings(name) for name in names}
-        return Mattes(self.frames, self._project.masks, settings, names, invert)
+        matting = None
+        if any(each.needs_network for each in settings.values()):
+            from nbhelpers.models.load import load
+
+            matting = load("matting").alphas
+        return Mattes(self.frames, self._project.masks, settings, names, invert, matting)
 
     def matte(self, frame: int | None = None, name: str | None = None) -> UInt8[np.ndarray, "h w"]:
         """The soft matte of an object (the active one) on a frame (the current one), 0 to 255."""
@@ -475,14 +476,17 @@ class RotoSession:
         if not self._project.digests():
             raise NbHelpersError("there is no prompt yet", do="click the object on some frame first")
 
-    def _prompt(self, op: str, name: str | None, frame: int | None, **what: Any) -> Bool[np.ndarray, "h w"]:
-        """Do a step on one frame; the first one there is given the tracked mask that it corrects."""
+    def _prompt(self, op: str, name: str | None, frame: int | None, **what: Any) -> Prediction:
+        """Do a step on one frame; the first one there gets the tracked mask that it corrects."""
         entry, frame = self._entry(name), self._at(frame)
         if op not in ("clear", "mask.set") and self._project.state(frame, entry) in ("tracked", "outdated"):
             rle = self._project.rle(frame, entry.number, "tracked")
             what |= {"base": rle} if decode_rle(rle).any() else {}
         self._step(op, name, frame=frame, **what)
-        return self.mask(frame, name)
+        entry = self._entry(name)
+        prompted = self._project.record(frame, entry.number).prompted
+        is_prompted = self._project.state(frame, entry) == "prompted"
+        return Prediction.of_mask(self.mask(frame, name), prompted.score if is_prompted and prompted else 0.0)
 
     def _step(self, op: str, name: str | None, **what: Any) -> None:
         """Do a step on one object and make it the active one."""

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.masks import decode_rle, encode_rle
-from nbhelpers.core.promptevents import ObjectPrompts, Stroke
+from nbhelpers.core.promptlog import ObjectPrompts, Stroke
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.values import Prediction, TrackedFrame

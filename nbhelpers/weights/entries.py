@@ -11,8 +11,8 @@ from nbhelpers.core.files import checkpoints_dir, data_dir
 from nbhelpers.weights.sources import Source
 
 TASKS = (
-    "segmenter", "tracker", "text_encoder", "detector", "patch_encoder", "scene_estimator", "geometry_encoder",
-    "inpainter", "matcher",
+    "segmenter", "tracker", "text_encoder", "concept_segmenter", "detector", "patch_encoder", "scene_estimator",
+    "geometry_encoder", "inpainter", "matting", "matcher",
 )  # fmt: skip
 SETS = ("lite", "official")
 

@@ -111,7 +111,7 @@ def _dinov3(size: str, bytes: int) -> Model:
         name,
         "patch_encoder",
         "official",
-        _folder(repo, "main", name, _transformers_files(bytes)),
+        _folder(repo, "main", name, _transformers_files(bytes, PROCESSOR)),
         "DINOv3 (gated)",
         f"{bytes / 1e9:.2g} GB of weights",
         "milliseconds per photo on a GPU",
@@ -124,12 +124,7 @@ def _dinov3(size: str, bytes: int) -> Model:
 
 def _transformers_files(bytes: int, *others: tuple[str, int, str]) -> tuple[tuple[str, int, str], ...]:
     """The files of a model of ``transformers``: name, size, role."""
-    return (
-        ("model.safetensors", bytes, "checkpoint"),
-        ("config.json", 2_000, "config"),
-        ("preprocessor_config.json", 1_000, "processor"),
-        *others,
-    )
+    return ("model.safetensors", bytes, "checkpoint"), ("config.json", 2_000, "config"), *others
 
 
 def _folder(repo: str, revision: str, folder: str, files: tuple[tuple[str, int, str], ...]) -> tuple[Asset, ...]:
@@ -151,6 +146,8 @@ def _diffusers(repo: str, revision: str, folder: str, weights: dict[str, tuple[s
         parts |= {f"{where}/config.json": 900, f"{where}/{file}": bytes}
     return _folder(repo, revision, folder, tuple((file, bytes, file) for file, bytes in parts.items()))
 
+
+PROCESSOR = ("preprocessor_config.json", 1_000, "processor")
 
 # ViT-L/14 first: the one to take where several are here
 DINOV2_BYTES = {"large": 1_220_000_000, "base": 346_000_000, "small": 88_000_000, "giant": 4_550_000_000}
@@ -204,6 +201,118 @@ CLIP = (
         adapter="nbhelpers.models.openclip:build",
         options={"architecture": "ViT-L-14-quickgelu"},
         note="The larger one.",
+    ),
+)
+
+EDGETAM = _folder("yonigozlan/EdgeTAM-hf", "main", "edgetam", _transformers_files(56_000_000))
+SAM3 = _folder(
+    "facebook/sam3",
+    "main",
+    "sam3",
+    _transformers_files(3_440_000_000, ("tokenizer.json", 3_600_000, "tokenizer")),
+)
+SAM3_NOTE = "The licence is accepted on the hub first; it allows commercial use, and forbids some uses."
+TIPSV2 = _folder(
+    "google/tipsv2-b14",
+    "main",
+    "tipsv2-b14",
+    _transformers_files(784_000_000, ("tokenizer.json", 2_000_000, "tokenizer")),
+)
+
+TIPS = (
+    Model(
+        "tipsv2-b14",
+        "text_encoder",
+        "official",
+        TIPSV2,
+        "CC BY 4.0",
+        "0.8 GB of weights",
+        "milliseconds a photo on a GPU",
+        "nbhelpers.models.tipsv2:build",
+        note="Patches and texts in one space; code Apache-2.0 (arXiv 2410.16512, second version).",
+    ),
+    Model(
+        "tipsv2-b14-patches",
+        "patch_encoder",
+        "official",
+        TIPSV2,
+        "CC BY 4.0",
+        "0.8 GB of weights",
+        "milliseconds a photo on a GPU",
+        "nbhelpers.models.tipsv2:build",
+        note="The same checkpoint as the text encoder; the file is there once.",
+    ),
+)
+
+VARIANTS = (
+    Model(
+        "edgetam",
+        "segmenter",
+        "official",
+        EDGETAM,
+        "Apache-2.0",
+        "0.06 GB of weights",
+        "milliseconds a photo on a GPU",
+        "nbhelpers.models.sam_variants:build_segmenter",
+        note="SAM 2 with a small encoder and a compressed memory (arXiv 2501.07256).",
+    ),
+    Model(
+        "edgetam-video",
+        "tracker",
+        "official",
+        EDGETAM,
+        "Apache-2.0",
+        "0.06 GB of weights; the same however long the clip",
+        "faster than SAM 2.1 tiny; 16 video frames a second on a phone (publisher's README)",
+        "nbhelpers.models.sam_variants:build_tracker",
+        note="The same checkpoint as the segmenter; the file is there once.",
+    ),
+    Model(
+        "sam3-segmenter",
+        "segmenter",
+        "official",
+        SAM3,
+        "SAM (gated)",
+        "3.4 GB of weights",
+        "milliseconds a photo on a GPU",
+        "nbhelpers.models.sam_variants:build_segmenter",
+        note=f"SAM 3 with clicks, boxes and masks. {SAM3_NOTE}",
+    ),
+    Model(
+        "sam3-video",
+        "tracker",
+        "official",
+        SAM3,
+        "SAM (gated)",
+        "3.4 GB of weights; the same however long the clip",
+        "several video frames a second on a GPU",
+        "nbhelpers.models.sam_variants:build_tracker",
+        note=f"The same checkpoint as the segmenter. {SAM3_NOTE}",
+    ),
+)
+
+CONCEPTS = (
+    Model(
+        "sam3",
+        "concept_segmenter",
+        "official",
+        SAM3,
+        "SAM (gated)",
+        "3.4 GB of weights",
+        "under a second a photo on a GPU",
+        "nbhelpers.models.sam3:build",
+        note=f"Words to instances (arXiv 2511.16719). {SAM3_NOTE}",
+    ),
+    Model(
+        "sam3-detector",
+        "detector",
+        "official",
+        SAM3,
+        "SAM (gated)",
+        "3.4 GB of weights",
+        "under a second a photo on a GPU",
+        "nbhelpers.models.sam3:build",
+        note=f"The boxes of the same network. {SAM3_NOTE}",
     ),
 )
 
@@ -335,6 +444,26 @@ INPAINTERS = (
     ),
 )
 
+MATTING = tuple(
+    Model(
+        f"vitmatte-{size}",
+        "matting",
+        "official",
+        _folder(
+            f"hustvl/vitmatte-{size}-composition-1k",
+            "main",
+            f"vitmatte-{size}",
+            _transformers_files(bytes, PROCESSOR),
+        ),
+        "Apache-2.0",
+        f"{bytes / 1e9:.2g} GB of weights",
+        "under a second a frame on a GPU",
+        "nbhelpers.models.vitmatte:build",
+        note="Opacity of hair, fur and blur at the rim of a mask (arXiv 2305.15272).",
+    )
+    for size, bytes in (("small", 103_000_000), ("base", 387_000_000))
+)
+
 MATCHERS = (
     Model(
         "mast3r",
@@ -359,10 +488,14 @@ _PAIRS = [_sam2(version, size) for version in ("2.1", "2") for size in ("large",
 OFFICIAL = (
     *(segmenter for segmenter, _ in _PAIRS),
     *(tracker for _, tracker in _PAIRS),
+    *VARIANTS,
+    *CONCEPTS,
     *CLIP,
     *(_dinov2(size, bytes, registers) for registers in (False, True) for size, bytes in DINOV2_BYTES.items()),
     *(_dinov3(size, bytes) for size, bytes in DINOV3_BYTES.items()),
+    *TIPS,
     *GEOMETRY,
     *INPAINTERS,
+    *MATTING,
     *MATCHERS,
 )

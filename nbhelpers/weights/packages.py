@@ -14,6 +14,7 @@ import importlib.util
 import json
 import lzma
 import os
+import posixpath
 import re
 import shutil
 import stat
@@ -253,8 +254,8 @@ def _size_of(folder: Path) -> int:
 def extract_member(archive: Path, member: str, target: Path, *, size: int | None = None, progress: bool = True) -> Path:
     """Stream the file ``member`` of a tar or zip (wheel) to ``target``; return ``target``.
 
-    The archive is read, never unpacked, so no path from it is used. It is refused if it contains a link, a device, an
-    absolute name, or ``..``.
+    The archive is read, never unpacked, so no path from it is used. It is refused if it contains a link that leads out
+    of it, a device, an absolute name, or ``..``. Symbolic links to other members, as in source archives, are skipped.
 
     Args:
         archive: ``.tgz``, ``.tar``, ``.whl`` or ``.zip``, recognised by content.
@@ -308,9 +309,15 @@ def _members(archive: Path) -> Iterator[tuple[str, int, BufferedIOBase | None]]:
     else:
         with tarfile.open(archive, "r:*") as package:
             for info in package:
-                if not (info.isreg() or info.isdir()):
+                if not (info.isreg() or info.isdir() or _stays_inside(info)):
                     raise _hostile(archive, info.name, "a link or a device")
                 yield info.name, info.size, package.extractfile(info) if info.isreg() else None
+
+
+def _stays_inside(info: tarfile.TarInfo) -> bool:
+    """Whether a member is a symbolic link to another member of its archive."""
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(info.name), info.linkname))
+    return info.issym() and not posixpath.isabs(info.linkname) and target.split("/")[0] != ".."
 
 
 def _copy(

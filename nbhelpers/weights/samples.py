@@ -3,7 +3,7 @@
 The packages of the quokka (1 MB) and of two clips (2 MB) are small. The wheels of the other images have 9 and 14 MB and
 are built for each system; all systems use the same one, which is opened as an archive and not installed. The largest
 wheel (74 MB) contains the clip of 1280 x 720 pixels. The clip of the rotating box is only in the source archive of
-OpenCV's package (82 MB), of which nothing is built.
+OpenCV's package (82 MB), the labelled photos of PASCAL VOC only in that of labelme (14 MB); nothing of these is built.
 """
 
 from __future__ import annotations
@@ -23,6 +23,19 @@ WHEELS = {  # package: version, folder of the images, platform tag, size of the 
 }
 OPENCV = ("opencv-python", "5.0.0.93", 81_802_749)  # package, version, size of the source archive
 BOX_FOLDER = "opencv/samples/cpp/tutorial_code/calib3d/real_time_pose_estimation/Data"
+LABELME = ("labelme", "6.3.1", 13_980_775)
+VOC_FOLDER = "examples/instance_segmentation/data_dataset_voc"
+VOC = (  # number, then bytes and sha256 of the photo, its classes and its objects
+    ("2011_000003", (46_359, "4409c3cd06827e2add28a6dbde4beaceedc40540019065a88fa4306ecfbf9183"),
+     (3_155, "f6ed481dea6f91e54e752132354b8463f2ea90658d902b458f9b6e12379fa799"),
+     (2_643, "56960ae5e04e79a7cadaf3a10955d860f50d2354c04dee67e653e80cb9641794")),
+    ("2011_000006", (29_245, "0a14b0d2e4fd82d1f20c911875051b2501c1a805f77fe8c05cad84ee1d6308d7"),
+     (3_682, "b65dc24912968e4b300f955d53f1fc170caa01d3bb87485cd96bd2e526a06589"),
+     (3_542, "9e07bad00b2e92d2c281ee965387be55efcd8a8a8685db276865a0c63b8838a2")),
+    ("2011_000025", (44_736, "01f0b224bdc6b2b1d8155070d8544cc2642d8ab142b418969ec8aa95ac721bd5"),
+     (2_714, "35845faa1e2daa8079fc620fbf02ebd4e636d754277ae5319645f643351195e5"),
+     (2_863, "5c3570fe333d01f4f60254664a848a2244867feac4c1aa74f9dffa25a252594b")),
+)  # fmt: skip
 BALBIANELLO = (  # bytes and sha256 of the five views
     (102_899, "420db7f69ee7a1e2ac24dee66723fed738e8fe90e158fd1a174da3245137fd5a"),
     (93_154, "6aee777d0b0bb76a94d995c19f9322d5296a8303099e772dd620dec61696a341"),
@@ -37,6 +50,20 @@ def _sample(package: str, file: str, bytes: int, sha256: str, licence: str, cred
     source = PyPIMember(package, version, f"{folder}/{file}", platform, archive)
     name = PurePosixPath(file).name
     return Sample(name, Asset(name, (source,), bytes, sha256, "sample", kind="sample"), licence, credit, note)
+
+
+def _voc(number: str, folder: str, kind: str, suffix: str, bytes: int, sha256: str) -> Sample:
+    """A photo of PASCAL VOC with labelme's annotation in VOC's own file formats."""
+    package, version, archive = LABELME
+    member = f"{package}-{version}/{VOC_FOLDER}/{folder}/{number}.{suffix}"
+    name = f"voc_{number}{kind}.{suffix}"
+    return Sample(
+        name,
+        Asset(name, (SdistMember(package, version, member, archive),), bytes, sha256, "sample", kind="sample"),
+        "GPL-3.0 (package labelme); photo: PASCAL VOC 2011, by the terms of Flickr",
+        "Kentaro Wada, by way of labelme",
+        f"{folder} of a photo of PASCAL VOC, 500 pixels wide.",
+    )
 
 
 def _box() -> Sample:
@@ -144,6 +171,19 @@ SAMPLES = (
         "An opossum in the snow, 1280 x 720, 1,259 frames; frames 330 to 520 are one shot.",
     ),
     _box(),
+    *(
+        _voc(number, folder, kind, suffix, *file)
+        for number, *files in VOC
+        for (folder, kind, suffix), file in zip(
+            (
+                ("JPEGImages", "", "jpg"),
+                ("SegmentationClass", "_class", "png"),
+                ("SegmentationObject", "_object", "png"),
+            ),
+            files,
+            strict=True,
+        )
+    ),
     *(
         _sample(
             "gtsam",

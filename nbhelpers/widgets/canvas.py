@@ -1,21 +1,22 @@
-"""Layers of ipycanvas that survive an exception, a page reload and a stretched layout."""
+"""Layers of ipycanvas that survive an exception, a page reload and a stretched layout, and the mouse over them."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ipycanvas import Canvas, MultiCanvas
 from ipycanvas.canvas import COMMANDS
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.widgets.mouse import Mouse
+from nbhelpers.widgets.background import Later
 
 _drawing = threading.RLock()  # JupyterLab lets widgets be answered beside a running cell; all canvases share a manager
 MAX_SIDE = 1280  # pixels; larger images cost more to send than they show
+LEFT, MIDDLE, RIGHT = 0, 1, 2  # as in the DOM's MouseEvent.button
+WATCHED = ["mouseenter", "mousedown", "mousemove", "mouseup", "mouseleave", "contextmenu"]
 
 
 class LayeredCanvas:
@@ -31,7 +32,7 @@ class LayeredCanvas:
         width: canvas pixels, at most `MAX_SIDE`; also the width on the page, less where the page is narrower.
         height: canvas pixels, at most `MAX_SIDE`.
         layers: names, from back to front.
-        repaint: draws everything; called when a page has connected, for it then shows empty layers.
+        repaint: draws everything; called when a page has connected, whose layers are empty then.
 
     Raises:
         NbHelpersError: a side outside 1 to `MAX_SIDE`.
@@ -50,7 +51,7 @@ class LayeredCanvas:
         self.widget.layout.height = "auto"
         self.widget.layout.align_self = "flex-start"
         self._layers = dict(zip(layers, self.widget._canvases, strict=True))
-        self._manager = self.widget._canvas_manager
+        self.manager = self.widget._canvas_manager
         self._repaint, self.mouse = repaint, None
         self.widget.on_client_ready(self._connected)
         self._unhide = Later(self._show, 0.25)  # long enough for a busy page to draw the hidden state
@@ -58,10 +59,9 @@ class LayeredCanvas:
     def __getitem__(self, layer: str) -> Canvas:
         return self._layers[layer]
 
-    def on_mouse(self, *callbacks: Callable[..., object]) -> Mouse:
+    def on_mouse(self, *callbacks: Callable[..., object]) -> None:
         """Watch the mouse; see `Mouse` for the callbacks ``press, move, release, cancel``."""
         self.mouse = Mouse(self.widget, *callbacks)
-        return self.mouse
 
     def close(self) -> None:
         """Take the canvas off the page. Its layers stay known, for the page may still work on earlier commands."""
@@ -76,9 +76,9 @@ class LayeredCanvas:
 
         `ipycanvas.hold_canvas` goes on collecting for ever after an exception. It also remembers the layer that
         was drawn on last, which a reloaded page does not, and one command without a layer stops that page's
-        drawing for good; so each message here names its layers anew.
+        drawing for good; so each message here names its layers again.
         """
-        manager = self._manager
+        manager = self.manager
         with _drawing:
             if manager._caching:
                 yield
@@ -97,7 +97,12 @@ class LayeredCanvas:
         `Canvas.put_image_data` would encode an array itself, RGB as JPEG of quality 75 and RGBA at PNG's slowest;
         what it sends is the same command.
         """
-        self._manager.send_draw_command(self[layer], COMMANDS["putImageData"], [x, y], [encoded])
+        self.manager.send_draw_command(self[layer], COMMANDS["putImageData"], [x, y], [encoded])
+
+    @property
+    def reports_buttons(self) -> bool:
+        """Whether the page reports which mouse button was pressed; see `Mouse`."""
+        return self.mouse is not None and self.mouse.reports_buttons
 
     def blur(self) -> None:
         """Give up the focus.
@@ -116,50 +121,127 @@ class LayeredCanvas:
         self.widget.layout.visibility = "visible"
 
 
-class Later:
-    """Call a function once, a little later, however often it was asked for meanwhile.
+def _nothing(*_: float) -> None:
+    """Default of a gesture that a canvas does not use."""
 
-    Mouse moves and wheel turns arrive faster than a view can be drawn. In the main thread without a running event loop
-    (a script, a test) the call happens at once.
+
+class Mouse:
+    """Presses, moves and releases on a canvas, in canvas pixels.
+
+    ipycanvas reports where a button was pressed but not which one; ipyevents reports both and suppresses the browser's
+    context menu. Their messages arrive in no fixed order, so only one of the two is used: ipyevents as soon as the page
+    has sent one of its events, ipycanvas until then. Where ipyevents or its JavaScript is missing, every press counts
+    as one of the left button. Touches always come from ipycanvas.
+
+    Only one button counts at a time: a second one pressed during a gesture is ignored. Shift or Ctrl with the left
+    button (on a Mac, Ctrl is how a trackpad clicks right) count as the right button.
 
     Args:
-        function: what to call.
-        seconds: the pause.
-        restart: whether asking again begins the pause anew.
+        canvas: what is watched.
+        press: called with x, y and the button, `LEFT`, `MIDDLE` or `RIGHT`.
+        move: called with x and y, whether or not a button is down.
+        release: called with x and y when the pressed button is released or the mouse leaves the canvas.
+        cancel: called when a gesture ends without effect, e.g. by a second finger.
     """
 
-    def __init__(self, function: Callable[[], object], seconds: float, *, restart: bool = False):
-        self._function, self._seconds, self._restart = function, seconds, restart
-        self._handle: asyncio.TimerHandle | threading.Timer | None = None
-        self._due = 0.0
+    def __init__(
+        self,
+        canvas: MultiCanvas,
+        press: Callable[[float, float, int], object],
+        move: Callable[[float, float], object] = _nothing,
+        release: Callable[[float, float], object] = _nothing,
+        cancel: Callable[[], object] = _nothing,
+    ):
+        self._canvas, self._press, self._move, self._release, self._cancel = canvas, press, move, release, cancel
+        self._reports = False  # whether the page sends events of ipyevents
+        self._taken: tuple[float, float] | None = None  # a press that ipycanvas reported before the first of these
+        self._held = LEFT
+        self._touched: tuple[float, float] | None = None
+        canvas.on_mouse_down(self._canvas_down)
+        canvas.on_mouse_move(lambda x, y: None if self._reports else move(x, y))
+        canvas.on_mouse_up(lambda x, y: None if self._reports else release(x, y))
+        canvas.on_mouse_out(lambda x, y: None if self._reports else release(x, y))
+        canvas.on_touch_start(self._touch_start)
+        canvas.on_touch_move(self._touch_move)
+        canvas.on_touch_end(self._touch_end)
+        canvas.on_touch_cancel(lambda touches: self._touch_cancel())
+        self._events = _watch(canvas)
+        if self._events is not None:
+            self._events.on_dom_event(self.dom_event)
 
     @property
-    def waiting(self) -> bool:
-        """Whether the call is still to come; one that is long overdue was lost with its event loop."""
-        return self._handle is not None and time.monotonic() < self._due + 1
+    def reports_buttons(self) -> bool:
+        """Whether the right button is distinguished from the left: False after a press for which it was not."""
+        return self._events is not None and self._taken is None
 
-    def ask(self) -> None:
-        """Have the function called after the pause."""
-        if self.waiting and not self._restart:
-            return
-        self.cancel()
-        self._due = time.monotonic() + self._seconds
-        try:
-            self._handle = asyncio.get_running_loop().call_later(self._seconds, self._run)
-        except RuntimeError:
-            if threading.current_thread() is threading.main_thread():
-                self._function()
-                return
-            self._handle = threading.Timer(self._seconds, self._run)
-            self._handle.daemon = True
-            self._handle.start()
+    def reset(self) -> None:
+        """A page has connected: a gesture in another one will not be finished, and it may have no ipyevents."""
+        self._reports, self._taken, self._touched = False, None, None
+        self._cancel()
 
-    def cancel(self) -> None:
-        """Forget what was asked for."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            handle.cancel()
+    def close(self) -> None:
+        """Stop watching."""
+        if self._events is not None:
+            self._events.close()
 
-    def _run(self) -> None:
-        self._handle = None
-        self._function()
+    def dom_event(self, event: dict[str, Any]) -> None:
+        """Handle an event of ipyevents."""
+        before, self._taken, self._reports = self._taken, None, True
+        x, y = self._place(event)
+        match event["event"]:
+            case "mousedown":
+                if event["buttons"] & (event["buttons"] - 1) or event["button"] not in (LEFT, MIDDLE, RIGHT):
+                    return
+                self._held = event["button"]
+                if before is None or max(abs(before[0] - x), abs(before[1] - y)) > 0.01:
+                    modified = event["button"] == LEFT and (event["shiftKey"] or event["ctrlKey"])
+                    self._press(x, y, RIGHT if modified else event["button"])
+            case "mousemove":
+                self._move(x, y)
+            case "mouseup":
+                if event["button"] == self._held:
+                    self._release(x, y)
+            case "mouseleave":
+                self._release(x, y)
+
+    def _place(self, event: dict[str, Any]) -> tuple[float, float]:
+        """Canvas pixels of an event, as ipycanvas computes them; the page may show the canvas smaller or larger."""
+        x = (event["clientX"] - event["boundingRectLeft"]) / (event["boundingRectWidth"] or 1)
+        y = (event["clientY"] - event["boundingRectTop"]) / (event["boundingRectHeight"] or 1)
+        return x * self._canvas.width, y * self._canvas.height
+
+    def _canvas_down(self, x: float, y: float) -> None:
+        if not self._reports:
+            self._taken = x, y
+            self._cancel()  # a gesture whose end was not reported
+            self._press(x, y, LEFT)
+
+    def _touch_start(self, touches: list[tuple[float, float]]) -> None:
+        if len(touches) == 1:
+            self._touched = touches[0]
+            self._press(*touches[0], LEFT)
+        else:
+            self._touch_cancel()
+
+    def _touch_move(self, touches: list[tuple[float, float]]) -> None:
+        if touches and self._touched is not None:
+            self._touched = touches[0]
+            self._move(*touches[0])
+
+    def _touch_end(self, touches: list[tuple[float, float]]) -> None:
+        if not touches and self._touched is not None:
+            place, self._touched = self._touched, None
+            self._release(*place)
+
+    def _touch_cancel(self) -> None:
+        self._touched = None
+        self._cancel()
+
+
+def _watch(canvas: MultiCanvas) -> Any:
+    """An `ipyevents.Event` on the canvas, or None where the package is missing."""
+    try:
+        from ipyevents import Event
+    except ImportError:
+        return None
+    return Event(source=canvas, watched_events=WATCHED, prevent_default_action=True)

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import EXCLUDE, INCLUDE
 from nbhelpers.segment import ClickSession
-from nbhelpers.widgets.controls import Row, button, choice, colab_notice, exclude_hint, label, space, status_html
-from nbhelpers.widgets.exact import ExactPanel
-from nbhelpers.widgets.listening import Listening
-from nbhelpers.widgets.pointer import Pointer
-from nbhelpers.widgets.rows import STEP, CandidateRow, ObjectRow, SaveRow, ViewRow
-from nbhelpers.widgets.stage import Stage
+from nbhelpers.widgets.base import HistoryRow, ObjectRow, Panels, SessionWidget
+from nbhelpers.widgets.controls import Row, folder_field, label, space
+from nbhelpers.widgets.stage import ModeRow, Pointer, Stage, ZoomRow
 
-LOOKING = "Looking at the photo ..."
-MODES = (
-    ("include", "plus", "Click on the object. {exclude} Drag a marker to move it."),
-    ("exclude", "minus", "Click on what does not belong to the object. Drag a marker to move it."),
-    ("box", "vector-square", "Drag a box around the object."),
-    ("remove", "times", "Click on a marker to remove it."),
-    ("pan", "hand-paper", "Drag the photo. The mouse wheel zooms in every mode."),
-)
-HINTS = {mode: hint for mode, _, hint in MODES}
+ENCODING = "Encoding the photo ..."
+SIGNS = {INCLUDE: "+", EXCLUDE: "\N{MINUS SIGN}"}
 
 
-class ClickWidget(Listening, widgets.VBox):
-    """Shows a `ClickSession` and turns clicks and buttons into its methods; holds no state of its own.
+class ClickWidget(SessionWidget):
+    """Shows a `ClickSession` and turns clicks and buttons into its methods.
 
     Example:
         >>> session = ClickSession("cat.jpg")
@@ -37,13 +28,13 @@ class ClickWidget(Listening, widgets.VBox):
         >>> session.click(320, 200)              # in another cell: the widget follows
 
     In every mode the right mouse button (or Shift with the left one) excludes, and the middle one drags the photo.
-    While the canvas has the focus (after a click): I, E, B, R, P choose the mode, Z takes back, Y does again,
+    While the canvas has the focus (after a click): I, E, B, R, P choose the mode, Z undoes, Y redoes, C clears,
     plus, minus and 0 zoom, arrows pan, Tab leaves.
 
     A session has one widget: making another closes the first (show one widget twice to see it twice).
 
     Args:
-        session: what to show.
+        session: what is shown.
         width: width of the canvas in pixels, 320 to 1280; narrower pages shrink it.
 
     Raises:
@@ -51,121 +42,188 @@ class ClickWidget(Listening, widgets.VBox):
     """
 
     def __init__(self, session: ClickSession, width: int = 1000):
-        if not 320 <= width <= 1280:
-            raise NbHelpersError("the widget's width is out of range", given=width, expected="320 to 1280 pixels")
-        self.session = session
-        self.stage = Stage(
-            session, width, on_ready=self._ready, on_look=lambda: self._view.refresh(), guard=self.watched
-        )
-        self.pointer = Pointer(self.stage, self._guard)
-        self._busy = self._looked = False
-        self._timing = self._note = ""
-        self._mode = choice(MODES, self._set_mode)
-        self._undo = button("Undo", "Take the last step back", lambda: self._do(session.undo), icon="undo")
-        self._redo = button("Redo", "Do the step again", lambda: self._do(session.redo), icon="redo")
-        self._clear = button(
-            "Clear", "Remove all prompts of this object", lambda: self._do(session.clear), icon="eraser"
-        )
-        steps = Row(label("Mode"), self._mode, space(), self._undo, self._redo, self._clear)
-        self._objects, self._candidates = ObjectRow(session, self._guard), CandidateRow(session, self._guard)
-        self._view, self._save = ViewRow(self.stage, self._guard), SaveRow(session, self._guard, self._tell)
-        self._exact, self._status = ExactPanel(session, self._guard), widgets.HTML(layout=widgets.Layout(margin="0"))
+        super().__init__(session, width, "nbhelpers-click")
+        self._timing, self._encoded = "", False
+        self.stage = Stage(self, width)
+        self.stage.on_ready = self._encode
+        self.pointer = Pointer(self.stage)
+        self.modes = ModeRow(self, self.pointer)
+        self.history = HistoryRow(self, session.clear, "this object")
+        self.objects, self.candidates = ObjectRow(self), CandidateRow(self)
+        self.zoom, self.files, self.exact = ZoomRow(self, self.stage), SaveRow(self), ExactPanel(self)
         canvas = self.stage.screen.widget
-        rows = (steps, self._objects, canvas, self._status, self._candidates, self._view, self._save, self._exact)
-        for place, shown in enumerate(rows):
-            shown.layout.order = str(place)
-        # The canvas swallows keys. To the eye it comes third, in the order of Tab last, behind all controls.
-        layout = widgets.Layout(width=f"{width}px", max_width="100%", grid_gap="6px", overflow="visible")
-        super().__init__([*(shown for shown in rows if shown is not canvas), canvas], layout=layout)
-        self.add_class("nbhelpers-click")
-        canvas.add_class("nbhelpers-canvas")
-        canvas.on_key_down(self._key)
-        self._listen()
-        self._show_controls()
-        self._say(colab_notice())
-
-    def _close_parts(self) -> None:
-        self.stage.close()
+        self.keys_of |= {"Tab": self.stage.screen.blur, "Escape": self.stage.screen.blur}
+        steps = Row(self.modes, space(), self.history)
+        panels = Panels(**{"Points and box by number": self.exact})
+        rows = (steps, self.objects, canvas, self.status, self.candidates, self.zoom, self.files, panels)
+        self.show_rows(rows, [canvas])
 
     def refresh(self) -> None:
         """Show what the session holds now; called after each of its steps."""
         self.stage.paint(photo=False)
-        self._show_controls()
-        if not self._busy:
-            self._tell_time(None)
-            self._say("")
-
-    def _show_controls(self) -> None:
-        session = self.session
-        self._undo.disabled, self._redo.disabled = not session.can_undo, not session.can_redo
-        self._clear.disabled = session.prompts().is_empty
-        for part in (self._objects, self._candidates, self._exact):
+        self.history.refresh(self.session.prompts().is_empty)
+        for part in (self.objects, self.candidates, self.exact):
             part.refresh()
+        if not self.busy:
+            self._show_time()
+
+    def hint(self) -> str:
+        """What a press on the photo means."""
+        return self.modes.hint()
+
+    def detail(self) -> str:
+        """How long the last prediction took."""
+        return self._timing
+
+    def close_parts(self) -> None:
+        """Close the canvas."""
+        self.stage.close()
 
     @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
-        """Run an action; afterwards the status line tells its outcome, its time, or what went wrong."""
-        started, asked = time.perf_counter(), self.session.seconds
-        self._busy, self._failed, self._note = True, False, ""
-        try:
-            with self.watched():
-                yield
-        finally:
-            self._busy = False
-        if not self._failed:
-            if self.session.seconds != asked:
-                self._tell_time(time.perf_counter() - started)
-            self._say(self._note)
+    def guard(self) -> Iterator[None]:
+        """Run an action of the user and measure its time; see `SessionWidget.guard`."""
+        started, before = time.perf_counter(), self.session.seconds
+        with super().guard():
+            yield
+            if self.session.seconds != before:
+                self._show_time(time.perf_counter() - started)
 
-    def _do(self, action: Callable[[], object]) -> None:
-        with self._guard():
-            action()
-
-    def _ready(self) -> None:
-        """A page has connected and shows the photo: let the segmenter look at it while the person aims."""
-        if not self._looked:
-            self._say(LOOKING)
-            with self._guard():
+    def _encode(self) -> None:
+        """A page shows the photo: let the segmenter encode it while the user aims."""
+        if not self._encoded:
+            self.show_message(ENCODING)
+            with self.guard():
                 self.session.encode()
-                self._looked = True
+                self._encoded = True
 
-    def _tell(self, message: str) -> None:
-        """Say something that stands when the running action has ended."""
-        self._note = message
-        self._say(message)
-
-    def _say(self, message: str, *, error: bool = False) -> None:
-        hint = HINTS[self._mode.value].replace("{exclude}", exclude_hint(self.stage.screen.mouse.reports_buttons))
-        self._status.value = status_html(message or hint, self._timing, error=error)
-
-    def _tell_time(self, total: float | None) -> None:
+    def _show_time(self, total: float | None = None) -> None:
         if self.session.seconds is not None:
             segmenter = f"segmenter {1000 * self.session.seconds:.0f} ms"
             self._timing = segmenter if total is None else f"Last click {1000 * total:.0f} ms ({segmenter})"
 
-    def _set_mode(self, mode: str) -> None:
-        self.pointer.mode = mode
-        self._say("")
 
-    def _key(self, key: str, shift: bool, control: bool, meta: bool) -> None:
-        """A key pressed while the canvas has the focus."""
-        for mode in HINTS:
-            if key.lower() == mode[0] and not (control or meta):
-                self._mode.value = mode
-        match key.lower():
-            case "z" if not shift:
-                self._do(self.session.undo)
-            case "y" | "z":
-                self._do(self.session.redo)
-            case "+" | "=":
-                self._view.closer(STEP)
-            case "-":
-                self._view.closer(1 / STEP)
-            case "0":
-                self._view.closer(0)
-            case "arrowleft" | "arrowright":
-                self._view.pan(1 if key.lower() == "arrowleft" else -1, 0)
-            case "arrowup" | "arrowdown":
-                self._view.pan(0, 1 if key.lower() == "arrowup" else -1)
-            case "tab" | "escape":
-                self.stage.screen.blur()
+class CandidateRow(Row):
+    """The candidate masks of the active object as buttons with the IoU that the model predicts for each."""
+
+    def __init__(self, owner: ClickWidget):
+        self._owner, self._shown = owner, ()
+        self.choices = Row()
+        super().__init__(label("Masks"), self.choices)
+
+    def refresh(self) -> None:
+        """Show the candidates of the active object's prompts."""
+        session = self._owner.session
+        prediction, chosen = session.prediction(), session.candidate()
+        shown = None if prediction is None else (tuple(prediction.scores.tolist()), prediction.choice, chosen)
+        if shown == self._shown:
+            return
+        self._shown = shown
+        text, made = "After a click the candidate masks are here, each with its predicted IoU.", []
+        for index, score in enumerate(() if prediction is None else prediction.scores):
+            best = index == prediction.choice
+            text = "predicted IoU; the star is the model's choice"
+            tooltip = f"Predicted IoU {score:.3f}" + ("; the model's choice" if best else "")
+            made.append(
+                self._owner.button(
+                    f"Mask {index + 1}: {score:.2f}",
+                    tooltip,
+                    lambda index=index: session.choose_candidate(index),
+                    icon="star" if best else "",
+                    width="136px",
+                )
+            )
+            made[-1].button_style = "primary" if index == chosen else ""
+        self.choices.children = [*made, label(text, width="auto", margin="0 0 0 6px" if made else "0 0 0 0")]
+
+
+class SaveRow(Row):
+    """A folder, and a button that writes everything into it."""
+
+    def __init__(self, owner: ClickWidget):
+        self._owner = owner
+        self.folder = folder_field(owner.session.name)
+        save = owner.button("Save", "Write masks, cut-outs, COCO json and prompt log", self._save, icon="save")
+        super().__init__(label("Save to"), self.folder, save)
+
+    def _save(self) -> None:
+        self._owner.show_message("Saving ...")
+        paths = self._owner.session.export(self.folder.value)
+        self._owner.note(f"Saved in {paths[0].parent}: " + ", ".join(path.name for path in paths))
+
+
+class ExactPanel(widgets.VBox):
+    """The points and the box of the active object by number, for exact places and for users without a mouse."""
+
+    def __init__(self, owner: ClickWidget):
+        self._session = session = owner.session
+        height, width = session.size
+        self.points = widgets.Dropdown(layout=widgets.Layout(width="220px", margin="0"))
+        self.points.observe(self._picked, "index")
+        self.place = [_number(name, side) for name, side in (("x", width), ("y", height))]
+        self.place[0].value, self.place[1].value = width // 2, height // 2
+        sides = zip(("x0", "y0", "x1", "y1"), (width, height) * 2, strict=True)
+        self.box = [_number(name, side) for name, side in sides]
+        button = owner.button
+        rows = (
+            Row(
+                label("Point"),
+                *self.place,
+                button("Include", "Add a point on the object", lambda: self._add(INCLUDE), icon="plus"),
+                button("Exclude", "Add a point beside the object", lambda: self._add(EXCLUDE), icon="minus"),
+            ),
+            Row(
+                label("Points"),
+                self.points,
+                button("Move", "Move the chosen point to x, y", self._move, icon="arrows-alt"),
+                button("Remove", "Remove the chosen point", lambda: session.remove(self._chosen()), icon="times"),
+            ),
+            Row(
+                label("Box"),
+                *self.box,
+                button("Set box", "Set the box of the object", self._set_box, icon="check"),
+                button("No box", "Remove the box", lambda: session.set_box(None), icon="times"),
+            ),
+        )
+        super().__init__(rows, layout=widgets.Layout(grid_gap="6px"))
+
+    def refresh(self) -> None:
+        """Show the points and the box of the active object."""
+        prompts = self._session.prompts()
+        pairs = zip(prompts.points, prompts.labels, strict=True)
+        options = tuple(f"{i + 1}:  {SIGNS[sign]}  {x:g}, {y:g}" for i, ((x, y), sign) in enumerate(pairs))
+        if options != self.points.options:
+            self.points.options = options
+            self.points.index = len(options) - 1 if options else None
+        if prompts.box is not None:
+            for field, side in zip(self.box, prompts.box, strict=True):
+                field.value = side
+
+    def _picked(self, change) -> None:
+        points = self._session.prompts().points
+        if change["new"] is not None and change["new"] < len(points):
+            for field, value in zip(self.place, points[change["new"]], strict=True):
+                field.value = value
+
+    def _chosen(self) -> int:
+        if self.points.index is None:
+            raise NbHelpersError("the active object has no point yet", do="add one first")
+        return self.points.index
+
+    def _add(self, sign: int) -> None:
+        self._session.click(self.place[0].value, self.place[1].value, sign)
+
+    def _move(self) -> None:
+        self._session.move(self._chosen(), self.place[0].value, self.place[1].value)
+
+    def _set_box(self) -> None:
+        self._session.set_box([field.value for field in self.box])
+
+
+def _number(name: str, side: int) -> widgets.FloatText:
+    """A field for a coordinate."""
+    return widgets.FloatText(
+        description=name,
+        tooltip=f"pixels of the photo, 0 to {side - 1}",
+        layout=widgets.Layout(width="110px", margin="0"),
+        style={"description_width": "20px"},
+    )

@@ -1,21 +1,17 @@
-"""Buttons, sliders and rows of one look, readable in light and dark pages."""
+"""Buttons, labels, rows and status lines in one style, readable in light and dark pages."""
 
 from __future__ import annotations
 
 import html
-import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import home
 
-log = logging.getLogger(__name__)
-
-COLAB = "Run this in a cell first: from google.colab import output; output.enable_custom_widget_manager()"
 GAP = "4px"
 SMALL, WIDE = "36px", "96px"
 
@@ -31,19 +27,19 @@ def button(
     return made
 
 
-def label(text: str) -> widgets.Label:
-    """The name of a row; all of one width, so that what follows is aligned."""
-    return widgets.Label(text, layout=widgets.Layout(width="64px", margin="0", flex="0 0 auto"))
+def label(text: str, width: str = "64px", margin: str = "0") -> widgets.Label:
+    """The name of a row; all of one width, so that what follows is aligned. ``"auto"``: of a group within a row."""
+    margin = "0 4px 0 0" if width == "auto" and margin == "0" else margin
+    return widgets.Label(text, layout=widgets.Layout(width=width, margin=margin, flex="0 0 auto"))
 
 
 class Row(widgets.Box):
-    """Controls side by side, which wrap where the page is narrow."""
+    """Controls side by side, which wrap where the page is narrow unless ``wrap`` is off."""
 
-    def __init__(self, *children: widgets.Widget):
-        layout = widgets.Layout(
-            display="flex", flex_flow="row wrap", align_items="center", grid_gap=GAP, overflow="visible"
-        )
-        super().__init__(children, layout=layout)
+    def __init__(self, *children: widgets.Widget, wrap: bool = True, **layout: str):
+        flow = {"flex_flow": "row wrap" if wrap else "row nowrap", "align_items": "center"}
+        layout = {"display": "flex", **flow, "grid_gap": GAP, "overflow": "visible", **layout}
+        super().__init__(children, layout=widgets.Layout(**layout))
 
 
 def space() -> widgets.Box:
@@ -51,26 +47,30 @@ def space() -> widgets.Box:
     return widgets.Box(layout=widgets.Layout(flex="1 1 12px"))
 
 
-def choice(
-    options: Sequence[tuple[str, str, str]], chosen: Callable[[str], object], width: str = WIDE
-) -> widgets.ToggleButtons:
+def choice(options: Sequence[tuple[str, str]], width: str = WIDE) -> widgets.ToggleButtons:
     """Buttons of which exactly one is down.
 
     The page itself keeps one down and sends a single index, so that fast presses cannot leave two or none.
 
     Args:
-        options: ``(value, icon, tooltip)`` of each button; its text is the capitalised value.
-        chosen: called with the value that was chosen.
+        options: ``(value, tooltip)`` of each button; its text is the capitalised value.
         width: of each button.
     """
-    values, icons, tooltips = zip(*options, strict=True)
-    made = widgets.ToggleButtons(
-        options=[(value.capitalize(), value) for value in values], icons=icons, tooltips=tooltips
-    )
+    values, tooltips = zip(*options, strict=True)
+    made = widgets.ToggleButtons(options=[(value.capitalize(), value) for value in values], tooltips=tooltips)
     made.style.button_width = width
     made.layout.margin = "0"
-    made.observe(lambda change: chosen(change["new"]), "value")
     return made
+
+
+def folder_field(name: str) -> widgets.Text:
+    """A field for the folder of results, which begins with that of a photo or clip."""
+    return widgets.Text(
+        short_path(home() / "outputs" / name),
+        placeholder="folder",
+        tooltip="Folder for the files; created if it is missing",
+        layout=widgets.Layout(width="380px", margin="0"),
+    )
 
 
 def text_on(colour: str) -> str:
@@ -80,47 +80,31 @@ def text_on(colour: str) -> str:
     return "#000000" if sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) > 0.179 else "#FFFFFF"
 
 
-def status_html(message: str, timing: str, *, error: bool = False) -> str:
-    """A line that says what happened, and at its right end how long it took."""
+def status_html(message: str, detail: str = "", *, error: bool = False) -> str:
+    """A line with a sentence, and a detail such as a time at its right end."""
     colour = "var(--jp-error-color0, #b71c1c)" if error else "var(--jp-ui-font-color1, inherit)"
     icon = '<i class="fa fa-exclamation-triangle" aria-hidden="true"></i> ' if error else ""
     return (
         '<div role="status" style="display:flex;gap:24px;justify-content:space-between;line-height:1.5">'
         f'<span class="nbhelpers-message" style="color:{colour}">{icon}{html.escape(message)}</span>'
         '<span class="nbhelpers-timing" style="color:var(--jp-ui-font-color2, inherit);white-space:nowrap">'
-        f"{html.escape(timing)}</span></div>"
+        f"{html.escape(detail)}</span></div>"
     )
 
 
-def exclude_hint(reports_buttons: bool) -> str:
-    """How to exclude, for the status line."""
-    how = "Right-click or Shift-click" if reports_buttons else "Choose Exclude (E) and click"
-    return f"{how} on what does not belong to it."
-
-
-def error_sentence(error: NbHelpersError) -> str:
-    """What an error says, on one line."""
+def error_sentence(error: BaseException) -> str:
+    """An error on one line."""
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted. What was finished before is kept."
+    if not isinstance(error, NbHelpersError):
+        return f"This did not work. {type(error).__name__}: {error}"
     parts = [error.what, error.given is not None and f"given: {error.given}"]
     parts += [error.expected and f"expected: {error.expected}", error.do]
     return " ".join(f"{part[:1].upper()}{part[1:]}." for part in parts if part)
 
 
-def colab_notice() -> str:
-    """On Colab allow widgets that are not its own; where that fails, the sentence that tells what to run."""
-    if "google.colab" not in sys.modules:
-        return ""
-    try:
-        from google.colab import output
-
-        output.enable_custom_widget_manager()
-    except Exception:
-        log.exception("Colab's widget manager could not be switched on")
-        return COLAB
-    return ""
-
-
 def short_path(path: Path) -> str:
-    """A path as a person would write it: from the working folder, or from the home folder."""
+    """A path relative to the working folder or to the home folder, where it is below them."""
     near = os.path.relpath(path)
     if not near.startswith(f"..{os.sep}.."):
         return near

@@ -2,47 +2,70 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import cv2
 import ipywidgets as widgets
 import numpy as np
+from jaxtyping import Bool, UInt8
 
-from nbhelpers.core.images import fit
+from nbhelpers.core.promptlog import ObjectPrompts
 from nbhelpers.multiview.session import ViewsSession
-from nbhelpers.widgets.canvas import LayeredCanvas
-from nbhelpers.widgets.controls import Row, button, choice, colab_notice, exclude_hint, label, space, status_html
-from nbhelpers.widgets.listening import Listening
-from nbhelpers.widgets.mouse import LEFT, RIGHT
-from nbhelpers.widgets.render import draw_marker, encode_overlay, encode_photo
+from nbhelpers.widgets.base import HistoryRow, SessionWidget
+from nbhelpers.widgets.controls import Row, label, space
+from nbhelpers.widgets.drawing import visible
+from nbhelpers.widgets.stage import ModeRow, Pointer, Stage, ZoomRow
 
-LOWEST, TALLEST = 0.5, 0.75  # height of the canvas in widths; a taller photo is made narrower
-OPACITY = 0.5
-CHANGED = "Find it in all views again, so that they follow."
-HINT = "Click the object. {exclude} Then find it in all views, and correct the view that is told to be the least sure."
-MODES = (
-    ("include", "", "Click where the object is."),
-    ("exclude", "", "Click where the object is not."),
-)
+CHANGED = "Find it in all views again to update them."
+HINT = "Then find it in all views, and correct the least consistent view."
 
 
-class ViewsWidget(Listening, widgets.VBox):
-    """Shows a `ViewsSession` and turns clicks and buttons into its methods; holds no state of its own but the view.
+class ViewStage(Stage):
+    """Paints one photo of a `ViewsSession`, with the object's mask and the prompts of that view."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(H, W)`` of the photo."""
+        return self.session.photos.size(self.owner.view)
+
+    @property
+    def place(self) -> dict[str, int]:
+        """The view, for the session's methods."""
+        return {"view": self.owner.view}
+
+    @property
+    def subject(self) -> object:
+        """What a gesture is about: the view and its points."""
+        return self.owner.view, self.prompts().points
+
+    def prompts(self) -> ObjectPrompts:
+        """The prompts of the view."""
+        return self.session.prompts(self.owner.view)
+
+    def image(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The photo."""
+        return self.session.image(self.owner.view)
+
+    def masks(self) -> list[tuple[int, bool, Bool[np.ndarray, "vh vw"]]]:
+        """The visible part of the object's mask; see `Stage.masks`."""
+        return [(0, True, visible(self.session.mask(self.owner.view), self.viewport) > 127)]
+
+
+class ViewsWidget(SessionWidget):
+    """Shows a `ViewsSession` and turns clicks and buttons into its methods.
 
     Example:
         >>> session = ViewsSession(photos, scene)
         >>> ViewsWidget(session)                     # as the last line of a cell
 
-    The right mouse button (or Shift with the left one) excludes in either mode. While the canvas has the focus (after a
-    click): I and E choose the mode, Z takes back, the left and right arrows go to the view before and the next, Tab
-    leaves.
+    In every mode the right mouse button (or Shift with the left one) excludes, and the middle one drags the photo.
+    While the canvas has the focus (after a click): I, E, B, R, P choose the mode, Z undoes, Y redoes, C clears the
+    view, left and right go to the previous and the next view, plus, minus and 0 zoom, Tab leaves.
 
     A session has one widget: making another closes the first (show one widget twice to see it twice).
 
     Args:
-        session: what to show.
+        session: what is shown.
         view: the view to begin with.
         width: of the canvas in pixels, 320 to 1280.
         on_solve: called with the `ViewMasks` after each "Find in all views".
@@ -58,212 +81,120 @@ class ViewsWidget(Listening, widgets.VBox):
         width: int = 800,
         on_solve: Callable[[object], object] | None = None,
     ):
-        self.session, self._on_solve = session, on_solve
-        self._busy, self._told = False, session.views
-        tall, wide = session.photos.size(session.photos.check(view))
-        height = round(width * min(max(tall / wide, LOWEST), TALLEST))
-        self.screen = LayeredCanvas(width, height, ("photo", "mask", "marks"), repaint=self._connected)
-        self._canvas = self.screen.widget
-        self._mode = choice(MODES, lambda _: self._say(""))
-        last = len(session) - 1
-        self._slider = widgets.IntSlider(
-            view, 0, last, continuous_update=False, layout=widgets.Layout(width="auto", flex="1 1 0", min_width="0")
+        super().__init__(session, width, "nbhelpers-views")
+        self._on_solve, self._hint, self._basis = on_solve, "", self._state
+        layout = widgets.Layout(width="auto", flex="1 1 0", min_width="0")
+        self.slider = widgets.IntSlider(
+            session.photos.check(view), 0, len(session) - 1, continuous_update=False, layout=layout
         )
-        self._slider.observe(lambda _: self._moved(), "value")
-        self._name = widgets.HTML(layout=widgets.Layout(flex="1 1 160px", min_width="0", margin="0 0 0 4px"))
-        self._progress = widgets.IntProgress(layout=widgets.Layout(width="200px", visibility="hidden"))
-        self._status = widgets.HTML()
-        self.solve_button = button(
+        self.stage = ViewStage(self, width)
+        self.pointer = Pointer(self.stage)
+        self.modes = ModeRow(self, self.pointer)
+        self.bind(self.modes.choice, lambda _: setattr(self, "_hint", ""))
+        self.history = HistoryRow(self, lambda: session.clear(self.view), "this view")
+        self.zoom = ZoomRow(self, self.stage)
+        self.bind(self.slider, lambda _: self._show_view())
+        self.caption = widgets.HTML(layout=widgets.Layout(flex="1 1 160px", min_width="0", margin="0 0 0 4px"))
+        self.progress = widgets.IntProgress(layout=widgets.Layout(width="200px", visibility="hidden"))
+        self.solve_button = self.button(
             "Find in all views", "Find the object in all photos", self.solve, icon="search", width="160px"
         )
-        steps = Row(
-            label("Mode"),
-            self._mode,
-            space(),
-            button("Undo", "Take the last step back", lambda: self._change(session.undo), icon="undo"),
-            button("Clear", "Forget what was said in this view", lambda: self._change(self._clear), icon="eraser"),
+        worst = self.button(
+            "Least consistent", "Show the view to check first", self.show_worst, icon="exclamation", width="150px"
         )
-        before = button("", "The view before", lambda: self._step(-1), icon="chevron-left")
-        after = button("", "The next view", lambda: self._step(1), icon="chevron-right")
+        before = self.button("", "The previous view", lambda: self.step(-1), icon="chevron-left")
+        after = self.button("", "The next view", lambda: self.step(1), icon="chevron-right")
         before.layout.flex = after.layout.flex = "0 0 auto"
-        pick = Row(before, self._slider, after)
-        pick.layout.flex_flow, pick.layout.width, pick.layout.max_width = "row nowrap", "340px", "100%"
-        least = button("Least sure", "The view to look at first", self._worst, icon="exclamation", width="110px")
-        find = Row(self.solve_button, least, self._progress)
-        rows = (steps, Row(label("View"), pick, self._name), self._canvas, self._status, find)
-        for place, shown in enumerate(rows):
-            shown.layout.order = str(place)
-        # The canvas swallows keys. To the eye it comes third, in the order of Tab last, behind all controls.
-        layout = widgets.Layout(width=f"{width}px", max_width="100%", grid_gap="6px", overflow="visible")
-        super().__init__([*(shown for shown in rows if shown is not self._canvas), self._canvas], layout=layout)
-        self.add_class("nbhelpers-views")
-        self._canvas.add_class("nbhelpers-canvas")
-        self.screen.on_mouse(self._pressed)
-        self._canvas.on_key_down(self._key)
-        self._paint()
-        self._listen()
-        self._say(colab_notice())
+        pick = Row(before, self.slider, after, wrap=False, width="340px", max_width="100%")
+        canvas = self.stage.screen.widget
+        self.keys_of |= {
+            "ArrowLeft": lambda: self.step(-1),
+            "ArrowRight": lambda: self.step(1),
+            "Tab": self.stage.screen.blur,
+            "Escape": self.stage.screen.blur,
+        }
+        steps = Row(self.modes, space(), self.history)
+        pick_row, find = Row(label("View"), pick, self.caption), Row(self.solve_button, worst, self.progress)
+        self.show_rows([steps, pick_row, canvas, self.status, find, self.zoom], [canvas])
 
     @property
     def view(self) -> int:
         """The view that is shown."""
-        return self._slider.value
+        return self.slider.value
 
     def show(self, view: int) -> None:
         """Show another view."""
-        self._slider.value = self.session.photos.check(view)
+        self.slider.value = self.session.photos.check(view)
 
-    def refresh(self) -> None:
-        """Show what the session holds now; called after each of its changes, also those of another cell."""
-        if self._busy:  # what is under way tells how it went
-            self._paint()
-            return
-        with self._guard():
-            views = self.session.views
-            self._paint()
-            self._say(self._outcome() if views is not self._told else "" if views is None else CHANGED)
-            self._told = views
+    def step(self, by: int) -> None:
+        """Show a view further on, or back."""
+        self.slider.value = min(max(self.view + by, 0), len(self.session) - 1)
 
-    def _outcome(self) -> str:
-        """What the last search told."""
-        return "; ".join((self.session.views.overall.why, *self.session.views.notes))
-
-    def _close_parts(self) -> None:
-        self.screen.close()
-
-    def _connected(self) -> None:
-        with self.watched():
-            self._paint()
-
-    def _paint(self) -> None:
-        image = self.session.image(self.view)
-        left, top, scale = self._place(image.shape[:2])
-        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-        shown = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        mask = self.session.mask(self.view).astype(np.uint8)
-        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST).astype(bool)
-        laid = encode_overlay([(0, mask)], 0, OPACITY)
-        said = self.session.prompts(self.view)
-        with self.screen.hold():
-            for layer in ("photo", "mask", "marks"):
-                self.screen[layer].clear()
-            self.screen.put("photo", encode_photo(shown), left, top)
-            if laid is not None:
-                self.screen.put("mask", laid[0], left + laid[1], top + laid[2])
-            for (x, y), kind in zip(said.points, said.labels, strict=True):
-                draw_marker(self.screen["marks"], left + (x + 0.5) * scale - 0.5, top + (y + 0.5) * scale - 0.5, kind)
-        self._name.value = self._about()
-
-    def solve(self) -> None:
-        """Find the object in all views, with a bar of progress."""
-        with self._guard():
-            self.solve_button.disabled = True
-            self._progress.layout.visibility = "visible"
-            try:
-                views = self.session.solve(self._tell_progress)
-            finally:
-                self.solve_button.disabled = False
-                self._progress.layout.visibility = "hidden"
-            self._told = views
-            self._say(self._outcome())
-            if self._on_solve is not None:
-                self._on_solve(views)
-
-    def _tell_progress(self, done: int, total: int, doing: str) -> None:
-        self._progress.max, self._progress.value = total, done
-        self._say(doing)
-
-    def _about(self) -> str:
-        """Which photo is shown, its name cut short where there is no room, and how sure its mask is."""
-        view, views = self.view, self.session.views
-        name, sure = html.escape(self.session.photos.names[view]), ""
-        if views is not None and not np.array_equal(self.session.mask(view), views.mask(view)):
-            sure = ": changed"
-        elif views is not None:
-            consistency = views.consistency(view)
-            sure = f": consistency {consistency.value:.2f}{' &#9888;' if consistency.is_doubtful else ''}"
-        short = f'<span style="overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{name}</span>'
-        # A width of 0 that grows to the room there is: the name asks for none of its own.
-        style = "display:flex;width:0;min-width:100%;white-space:nowrap"
-        return f'<div class="nbhelpers-view" style="{style}" title="{name}">{short}{sure}</div>'
-
-    def _place(self, size: tuple[int, int]) -> tuple[int, int, float]:
-        """Left, top and scale at which a photo of ``(H, W)`` fills the canvas."""
-        scale = min(self._canvas.width / size[1], self._canvas.height / size[0])
-        left = round((self._canvas.width - size[1] * scale) / 2)
-        return left, round((self._canvas.height - size[0] * scale) / 2), scale
-
-    def _pressed(self, x: float, y: float, button: int = LEFT) -> None:
-        if button not in (LEFT, RIGHT):
-            return
-        with self.watched():
-            height, width = self.session.photos.size(self.view)
-            left, top, scale = self._place((height, width))
-            point = (x + 0.5 - left) / scale - 0.5, (y + 0.5 - top) / scale - 0.5
-            if -0.5 <= point[0] < width - 0.5 and -0.5 <= point[1] < height - 0.5:
-                kind = int(button == LEFT and self._mode.value == "include")
-                self._change(lambda: self.session.click(*point, label=kind, view=self.view))
-
-    def _clear(self) -> None:
-        self.session.clear(self.view)
-
-    def _worst(self) -> None:
+    def show_worst(self) -> None:
+        """Show the least consistent view."""
         worst = None if self.session.views is None else self.session.views.worst
         if worst is None:
-            self._say("Find the object in all views first.")
+            self.note("Find the object in all views first.")
         else:
             self.show(worst)
 
-    def _step(self, by: int) -> None:
-        self._slider.value = min(max(self.view + by, 0), len(self.session) - 1)
+    def refresh(self) -> None:
+        """Show what the session holds now; called after each of its changes."""
+        self.stage.paint(photo=False)
+        self.caption.value = self.caption_html()
+        self.history.refresh(self.session.prompts(self.view).is_empty)
+        (views, *prompts), (views_before, *prompts_before), self._basis = self._state, self._basis, self._state
+        if views is not views_before:
+            self._hint = "; ".join((views.overall.why, *views.notes))
+        elif views is not None and prompts != prompts_before:
+            self._hint = CHANGED
 
-    def _moved(self) -> None:
-        with self._guard():
-            self._paint()
-            self._say("" if self.session.views is None else self.session.views.consistency(self.view).why)
+    def hint(self) -> str:
+        """The outcome of the last search, how consistent the view is, or what a press on the photo means."""
+        return self._hint or f"{self.modes.hint()} {HINT}"
 
-    def _change(self, action: Callable[[], object]) -> None:
-        """Do what changes what was said; the session has it shown."""
-        with self._guard():
-            action()
-            self._say("" if self.session.views is None else CHANGED)
+    def close_parts(self) -> None:
+        """Close the canvas."""
+        self.stage.close()
 
-    def _key(self, key: str, shift: bool, control: bool, meta: bool) -> None:
-        """A key pressed while the canvas has the focus."""
-        match key.lower():
-            case "i" | "e" if not (control or meta):
-                self._mode.value = "include" if key.lower() == "i" else "exclude"
-            case "z":
-                self._change(self.session.undo)
-            case "arrowleft" | "arrowright":
-                self._step(-1 if key.lower() == "arrowleft" else 1)
-            case "tab" | "escape":
-                self.screen.blur()
+    def solve(self) -> None:
+        """Find the object in all views, with a bar of progress."""
+        with self.guard():
+            self.solve_button.disabled = True
+            self.progress.layout.visibility = "visible"
+            try:
+                views = self.session.solve(self._show_progress)
+            finally:
+                self.solve_button.disabled = False
+                self.progress.layout.visibility = "hidden"
+            if self._on_solve is not None:
+                self._on_solve(views)
 
-    @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
-        before, self._busy = self._busy, True
-        try:
-            with self.watched():
-                yield
-        finally:
-            self._busy = before
+    def caption_html(self) -> str:
+        """Which photo is shown, its name cut short where there is no room, and the consistency of its mask."""
+        view, views = self.view, self.session.views
+        name, consistency = html.escape(self.session.photos.names[view]), ""
+        if views is not None and not np.array_equal(self.session.mask(view), views.mask(view)):
+            consistency = ": changed"
+        elif views is not None:
+            value = views.consistency(view)
+            consistency = f": consistency {value.value:.2f}{' &#9888;' if value.is_doubtful else ''}"
+        short = f'<span style="overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{name}</span>'
+        # A width of 0 that grows to the available room: the name takes none of its own.
+        style = "display:flex;width:0;min-width:100%;white-space:nowrap"
+        return f'<div class="nbhelpers-view" style="{style}" title="{name}">{short}{consistency}</div>'
 
-    def _say(self, message: str, *, error: bool = False) -> None:
-        hint = HINT.replace("{exclude}", exclude_hint(self.screen.mouse.reports_buttons))
-        self._status.value = status_html(message or hint, "", error=error)
+    @property
+    def _state(self) -> tuple:
+        """What the status line depends on."""
+        return self.session.views, self.session.log.events, self.session.log.cursor
 
+    def _show_view(self) -> None:
+        views = self.session.views
+        self._hint = "" if views is None else views.consistency(self.view).why
+        self.stage.show_photo()
+        self.refresh()
 
-def thumbnails(images: list[np.ndarray], captions: list[str], side: int = 240) -> str:
-    """Pictures side by side as HTML, which wraps where the page is narrow."""
-    import base64
-
-    items = []
-    for image, caption in zip(images, captions, strict=True):
-        data = base64.b64encode(cv2.imencode(".jpg", fit(image, side)[:, :, ::-1])[1].tobytes()).decode()
-        text = html.escape(caption)
-        items.append(
-            f'<figure style="margin: 0; width: {side}px"><img alt="{text}" style="width: 100%" '
-            f'src="data:image/jpeg;base64,{data}"><figcaption>{text}</figcaption></figure>'
-        )
-    return f'<div style="display: flex; flex-wrap: wrap; gap: 8px; line-height: 1.3">{"".join(items)}</div>'
+    def _show_progress(self, done: int, total: int, step: str) -> None:
+        self.progress.max, self.progress.value = total, done
+        self.show_message(step)

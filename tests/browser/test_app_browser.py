@@ -22,7 +22,7 @@ CELL = """
 import sys
 sys.path.insert(0, {tests!r})
 from page_models import page_segmenter
-from nbhelpers.widgets.scene_app import SceneApp
+from nbhelpers.widgets.app import SceneApp
 
 SceneApp(page_segmenter({photos!r}))
 """
@@ -106,7 +106,7 @@ def test_a_click_instead_of_a_phrase(page):
     canvas = page.locator(CANVAS).first
     canvas.scroll_into_view_if_needed()
     before = page.inner_text(".nbhelpers-app-status")
-    page.click("button[title='Forget what was said in this view']")
+    page.click("button[title='Remove the prompts of this view (C)']")
     canvas.click(position={"x": 360, "y": 270})
     page.click("button:has-text('Find in all views')")
     page.wait_for_function(

@@ -34,7 +34,7 @@ def opened(lab):
 @pytest.fixture
 def notebook(opened):
     """The notebook, with an empty session, the whole photo in view, include mode."""
-    opened.run("while session.undo(): pass\nwidget._view.closer(0); widget._view.opacity.value = 0.5")
+    opened.run("while session.undo(): pass\nwidget.zoom.zoom_by(0); widget.zoom.opacity.value = 0.5")
     opened.press("Include")
     opened.wait_pixel(5, 5, near(GREY))
     opened.wait_pixel(230, 260, near(RED))
@@ -249,7 +249,7 @@ def test_keys_go_to_the_canvas_or_to_a_text_box_and_never_to_the_notebook(notebo
     folder.fill("")
     folder.press_sequentially("bird/ex+0z")
     folder.press("Tab")
-    notebook.eventually("widget._save.folder.value", "bird/ex+0z")
+    notebook.eventually("widget.files.folder.value", "bird/ex+0z")
     assert notebook.value("(widget.pointer.mode, len(session.prompts().points))") == ("exclude", 1)
     expect(cells).to_have_count(count)
 
@@ -308,7 +308,7 @@ def test_two_views_of_one_widget_show_the_same_and_both_take_clicks(lab):
 def test_while_the_photo_is_looked_at_the_widget_says_so_and_clicks_are_kept(lab, tmp_path):
     done = tmp_path / "looked"
     slow = lab("slow.ipynb", CELL.replace("FakeSegmenter()", f"FakeSegmenter(wait_for={str(done)!r})"))
-    slow.page.wait_for_selector("text=Looking at the photo")
+    slow.page.wait_for_selector("text=Encoding the photo")
     slow.wait_pixel(270, 300, near(RED))
     slow.click(270, 300)
     assert "Looking at the photo" in slow.message()

@@ -35,7 +35,7 @@ def notebook(opened):
     opened.run(
         "widget.work.stop(); widget.time.pause(); widget.time.whole()\n"
         "while session.undo(): pass\n"
-        "session.go(0); widget.choose_mode('include'); widget.view.closer(0); widget.brush.slider.value = 2"
+        "session.go(0); widget.modes.choose('include'); widget.zoom.zoom_by(0); widget.brush.slider.value = 2"
     )
     opened.eventually("widget.work.running", False)
     opened.page.locator("canvas.nbhelpers-canvas").scroll_into_view_if_needed()
@@ -93,7 +93,7 @@ def test_following_fills_the_strip_and_shows_each_frame(notebook):
     follow_all(notebook)
     wait_strip(notebook, 9, lambda rgba: rgba != before)
     notebook.wait_pixel(*at(25, 20), tinted(RED))
-    notebook.page.wait_for_selector("text=Followed 11 frames")
+    notebook.page.wait_for_selector("text=Tracked 11 frames")
     assert notebook.value("session.frame") == 11
 
 
@@ -179,7 +179,7 @@ def test_stop_ends_following_and_keeps_what_is_done(lab):
     assert notebook.value("widget.work.running"), "the kernel answers while it follows"
     notebook.press("Stop")
     notebook.eventually("widget.work.running", False)
-    notebook.page.wait_for_selector("text=Stopped; followed")
+    notebook.page.wait_for_selector("text=Stopped; tracked")
     assert 2 < notebook.value(f"{STATES}.count('tracked')") < 59 and notebook.value("session.frame") == 0
     notebook.save()
     notebook.open()

@@ -43,6 +43,7 @@ MAX_SECONDS = 120  # after which a run stops with its current model
 MIN_MODEL_SIZE = 2  # photos of a model
 MIN_ANGLE = 16.0  # degrees under which the first pair sees its points (COLMAP's default)
 MIN_ANGLES_NARROW = (8.0, 4.0, 2.0)  # for photos that were taken side by side in small steps
+MIN_FRACTION = 0.5  # of the connected photos; a run that registers fewer tries the next angle
 CLEAR_FRACTION = 0.75  # of MIN_ANGLE that a pair must show for COLMAP's default to be tried: both are estimates
 MAX_ERROR = 3.0  # pixels of a match from its epipolar line
 
@@ -106,7 +107,7 @@ def run_mapping(
     """One model of the largest connected group of photos.
 
     COLMAP starts from a pair with a triangulation angle of 16 degrees. If there is none, the limit is lowered to the
-    widest angle, and again if that gives no model.
+    widest angle, and step by step while fewer than half of the photos are registered.
 
     Args:
         store: the features of all photos.
@@ -126,19 +127,21 @@ def run_mapping(
         widest = widest_angle(store, pairs, lenses)
         lower = [angle for angle in MIN_ANGLES_NARROW if angle <= widest] or [MIN_ANGLES_NARROW[-1]]
         first = lower[0] if widest < CLEAR_FRACTION * MIN_ANGLE else MIN_ANGLE
-        models: dict = {}
-        # COLMAP itself halves the angle twice, so the second attempt uses the lowest
-        for angle in dict.fromkeys((first, MIN_ANGLES_NARROW[-1])):
+        best = _run_of(None, views, store.name, pairs, all_pairs)
+        # COLMAP itself halves the angle only where it finds no first pair at all
+        for angle in dict.fromkeys((first, *(angle for angle in lower if angle < first))):
             options = _options(seed)
             options.mapper.init_min_tri_angle = angle
             if pairs and (start := _start(pairs, barred)) is not None:
                 options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
             pycolmap.set_random_seed(seed)
             models = pycolmap.incremental_mapping(str(path), folder, folder, options)
-            if models or not pairs:
+            runs = [_run_of(model, views, store.name, pairs, all_pairs) for model in models.values()]
+            # a collapsed model registers many photos with next to no points: `_run_of` counts none of them
+            best = max([best, *runs], key=lambda run: (run.placed.sum(), len(run.points)))
+            if best.placed.sum() >= MIN_FRACTION * len(together) or not pairs:
                 break
-    best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
-    return dataclasses.replace(_run_of(best, views, store.name, pairs, all_pairs), widest=widest)
+    return dataclasses.replace(best, widest=widest)
 
 
 def widest_angle(store: FeatureStore | JoinedFeatures, pairs: Sequence[Pair], lenses: Lenses | None = None) -> float:

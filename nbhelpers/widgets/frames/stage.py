@@ -1,56 +1,54 @@
-"""The current frame of a rotoscoping session on a canvas: masks, mattes, cut-outs, neighbours' outlines, a wipe."""
+"""The current frame of a rotoscoping session on a canvas, and what the mouse does to it."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+import math
 
+import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.video.frames import wrap_columns
-from nbhelpers.plots import EXCLUDE_COLOUR, colour_of
-from nbhelpers.rotoscoping.session import RotoSession
-from nbhelpers.widgets.frames.picture import CHECKERBOARD, cut_out_over, grey, seen, wiped
-from nbhelpers.widgets.render import Photo, encode_overlay
-from nbhelpers.widgets.stage import Stage
+from nbhelpers.plots import EXCLUDE_COLOUR, colour_of, rgb
+from nbhelpers.widgets.background import Later
+from nbhelpers.widgets.canvas import LEFT, RIGHT
+from nbhelpers.widgets.drawing import Photo, visible
+from nbhelpers.widgets.stage import Pointer, Stage
 
-SHOWS = ("overlay", "matte", "cut-out")
+DISPLAYS = (
+    ("overlay", "The frame with the masks over it (M: next)"),
+    ("matte", "The mattes in grey: white is the object (M: next)"),
+    ("cut-out", "The objects without their surroundings (M: next)"),
+)
 BEFORE, AFTER = "#FF4FD8", "#7CFF4F"  # outlines of the frames before and after
 KNOB = 13  # canvas pixels: radius of the wipe's handle
+TILE = 12  # canvas pixels of a square of the checkerboard
+LIGHT, DARK = 235, 190
+CHECKERBOARD = "checkerboard"
+BACKGROUNDS = {"black": "#000000", "white": "#FFFFFF", "green": "#00B140", "magenta": "#FF00FF"}
+BRUSHES = ("brush", "erase")
+SPACING = 0.25  # of the brush's radius: nearer points of a stroke add nothing to it
 
 
 class FrameStage(Stage):
-    """Paints what a `RotoSession` holds on its current frame.
+    """Paints what a `RotoSession` holds on its current frame: masks, mattes, cut-outs, neighbours' outlines, a wipe.
 
     Args:
-        session: what to show.
+        owner: a `FramesWidget`, whose film strip is painted in the same message.
         width: canvas width in pixels; see `Stage`.
-        on_ready: called after a page has connected and everything has been painted.
-        on_look: called after the view has changed.
-        guard: see `Stage`.
-        also: paints more into the message of each redraw.
     """
 
-    def __init__(
-        self,
-        session: RotoSession,
-        width: int,
-        *,
-        on_ready: Callable[[], object] = lambda: None,
-        on_look: Callable[[], object] = lambda: None,
-        guard: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
-        also: Callable[[], object] = lambda: None,
-    ):
-        super().__init__(session, width, on_ready=on_ready, on_look=on_look, guard=guard)
-        self.show = "overlay"
-        """What is shown: one of `SHOWS`."""
+    def __init__(self, owner, width: int):
+        super().__init__(owner, width)
+        self.display = "overlay"
+        """What is shown: one of `DISPLAYS`."""
         self.background = CHECKERBOARD
+        """What is behind a cut-out: `CHECKERBOARD`, or one of `BACKGROUNDS`."""
         self.onion = 0
         """How many frames before and after are outlined."""
         self.wipe: float | None = None
-        """Where the wipe stands, 0 (left) to 1: the frame itself to its left, what is shown to its right."""
+        """Position of the wipe, 0 (left) to 1: the frame itself to its left, the display to its right."""
         self.hidden: set[str] = set()
         """Objects that are not shown."""
         self.stroke: list[tuple[float, float]] = []
@@ -59,80 +57,69 @@ class FrameStage(Stage):
         """The brush: x and y on the canvas, radius in frame pixels, whether it erases; None where it is not shown."""
         self.frame: int | None = None
         """The frame that was painted last."""
-        self._also = also
+        self.on_wipe = lambda: None
+        """Called after the wipe has been dragged."""
         self._mattes: dict[str, tuple] = {}
-        self._fault: NbHelpersError | None = None
+        self._unreadable: NbHelpersError | None = None
 
     @property
     def subject(self) -> object:
         """What a gesture is about: the object, its points and the frame."""
         return super().subject, self.session.frame
 
-    def follow(self) -> None:
-        """Show the session's current frame: at once roughly, and exactly when it rests."""
+    def show_frame(self) -> None:
+        """Show the session's current frame: coarsely at once, exactly when it rests."""
         self.paint(preview=True)
         self.rest()
 
-    def rest(self) -> None:
-        """Paint exactly what was painted roughly, when nothing has moved for a moment."""
-        self._settle.ask()
-
-    def picture(self) -> Photo:
+    def photo(self) -> Photo:
         """The current frame; where it cannot be read, a grey one."""
         if self._photo is None or self.frame != self.session.frame:
-            self.frame, self._fault = self.session.frame, None
+            self.frame, self._unreadable = self.session.frame, None
             try:
                 self._photo = Photo(self.session.image())
             except NbHelpersError as error:
-                self._fault = error
+                self._unreadable = error
                 self._photo = Photo(np.full((*self.session.size, 3), 90, np.uint8))
         return self._photo
 
-    def check(self) -> None:
+    def raise_unreadable(self) -> None:
         """Raise the error of a frame that could not be read, once."""
-        fault, self._fault = self._fault, None
-        if fault is not None:
-            raise fault
+        error, self._unreadable = self._unreadable, None
+        if error is not None:
+            raise error
 
     def paint(self, *, photo: bool = True, masks: bool = True, preview: bool = False) -> None:
-        """Paint all layers, or only those that have changed; markers always."""
-        stale = self.frame != self.session.frame
-        photo = photo or stale or (masks and self.show != "overlay")
+        """Paint all layers, or only those that have changed; markers and the film strip always."""
+        outdated = self.frame != self.session.frame
+        photo = photo or outdated or (masks and self.display != "overlay")
         with self.screen.hold():
-            super().paint(photo=photo, masks=masks or stale, preview=preview)
-            self._also()
+            super().paint(photo=photo, masks=masks or outdated, preview=preview)
+            self.owner.strip.paint()
 
     @property
     def wipe_column(self) -> int:
         """The wipe in canvas pixels; 0 where there is none."""
-        return 0 if self.wipe is None else round(self.wipe * self.view.canvas[1])
-
-    def on_knob(self, x: float, y: float) -> bool:
-        """Whether a canvas position takes hold of the wipe's handle."""
-        if self.wipe is None:
-            return False
-        return (x - self.wipe_column) ** 2 + (y - self._knob_row) ** 2 <= (KNOB + 3) ** 2
+        return 0 if self.wipe is None else round(self.wipe * self.viewport.canvas[1])
 
     @property
-    def _knob_row(self) -> int:
-        return self.view.canvas[0] - KNOB - 6
+    def knob_row(self) -> int:
+        """Where the middle of the wipe's handle is, in canvas pixels."""
+        return self.viewport.canvas[0] - KNOB - 6
 
-    def _picture_seen(self, preview: bool) -> UInt8[np.ndarray, "vh vw 3"]:
-        before = super()._picture_seen(preview)
-        if self.show == "overlay":
-            return before
-        alpha = self._alpha(before.shape[:2], preview)
-        after = grey(alpha) if self.show == "matte" else cut_out_over(before, alpha, self.background)
-        return wiped(before, after, self.wipe_column - self.view.placed()[0][0])
+    def on_knob(self, x: float, y: float) -> bool:
+        """Whether a press at a canvas position grabs the wipe's handle."""
+        return self.wipe is not None and math.hypot(x - self.wipe_column, y - self.knob_row) <= KNOB + 3
 
-    def _alpha(self, shape: tuple[int, int], preview: bool) -> UInt8[np.ndarray, "vh vw"]:
-        """The mattes of all shown objects in the view; masks while the view moves, for mattes cost more."""
-        alpha = np.zeros(shape, np.uint8)
-        for name in self.session.objects:
-            if name not in self.hidden and self.session.has_mask(name=name):
-                layer = self.session.mask(name=name) if preview else self.matte(name)
-                np.maximum(alpha, seen(layer, self.view), out=alpha)
-        return alpha
+    def visible_photo(self, preview: bool) -> UInt8[np.ndarray, "vh vw 3"]:
+        """The visible part of the frame, matte or cut-out, at canvas size."""
+        frame = super().visible_photo(preview)
+        if self.display == "overlay":
+            return frame
+        alpha = self._alpha(frame.shape[:2], preview)
+        shown = cv2.merge([alpha] * 3) if self.display == "matte" else over_background(frame, alpha, self.background)
+        column = max(0, self.wipe_column - self.viewport.placed()[0][0])
+        return np.concatenate([frame[:, :column], shown[:, column:]], axis=1)
 
     def matte(self, name: str) -> UInt8[np.ndarray, "h w"]:
         """The matte of an object on the current frame; the latest is kept."""
@@ -148,39 +135,27 @@ class FrameStage(Stage):
             self._mattes[name] = (mask, key, matte)
         return matte
 
-    def _paint_masks(self) -> None:
-        self.screen["masks"].clear()
-        if self.show != "overlay":
-            return
-        (x0, y0, _, _), _ = self.view.placed()
-        masks, active = [], None
-        for number, name in enumerate(self.session.objects):
-            if name == self.session.active:
-                active = number
-            if name not in self.hidden and self.session.has_mask(name=name):
-                masks.append((number, self._wiped_mask(self.session.mask(name=name), x0)))
-        masks.sort(key=lambda pair: pair[0] == active)  # the active object in front
-        encoded = encode_overlay(masks, active, self.opacity, self._neighbours(x0))
-        if encoded is not None:
-            png, x, y = encoded
-            self.screen.put("masks", png, x0 + x, y0 + y)
+    def masks(self) -> list[tuple[int, bool, Bool[np.ndarray, "vh vw"]]]:
+        """Number, whether it is active, and the visible part of each mask in canvas pixels; see `Stage.masks`."""
+        session = self.session
+        return [
+            (number, name == session.active, self._beside_wipe(session.mask(name=name)))
+            for number, name in enumerate(session.objects if self.display == "overlay" else ())
+            if name not in self.hidden and session.has_mask(name=name)
+        ]
 
-    def _neighbours(self, x0: int) -> list[tuple[str, Bool[np.ndarray, "vh vw"]]]:
+    def outlines(self) -> list[tuple[str, Bool[np.ndarray, "vh vw"]]]:
         """Outlines of the active object on the frames around."""
         outlines = []
-        for away in range(self.onion, 0, -1):
+        for away in range(self.onion if self.display == "overlay" else 0, 0, -1):
             for frame, colour in ((self.session.frame - away, BEFORE), (self.session.frame + away, AFTER)):
                 if 0 <= frame < len(self.session.frames) and self.session.has_mask(frame):
-                    outlines.append((colour, self._wiped_mask(self.session.mask(frame), x0)))
+                    outlines.append((colour, self._beside_wipe(self.session.mask(frame))))
         return outlines
 
-    def _wiped_mask(self, mask: Bool[np.ndarray, "h w"], x0: int) -> Bool[np.ndarray, "vh vw"]:
-        part = seen(mask, self.view) > 127
-        part[:, : max(0, self.wipe_column - x0)] = False
-        return part
-
-    def _paint_marks(self) -> None:
-        super()._paint_marks()
+    def paint_marks(self) -> None:
+        """Paint the box, the markers, the brush and the wipe."""
+        super().paint_marks()
         layer = self.screen["marks"]
         if self.brush is not None:
             self._paint_brush(*self.brush)
@@ -188,19 +163,34 @@ class FrameStage(Stage):
             for colour, width in (("rgba(0, 0, 0, 0.65)", 4), ("white", 2)):
                 layer.stroke_style = layer.fill_style = colour
                 layer.line_width = width
-                layer.stroke_line(self.wipe_column, 0, self.wipe_column, self.view.canvas[0])
-                layer.fill_circle(self.wipe_column, self._knob_row, KNOB - 2 + width / 2)
+                layer.stroke_line(self.wipe_column, 0, self.wipe_column, self.viewport.canvas[0])
+                layer.fill_circle(self.wipe_column, self.knob_row, KNOB - 2 + width / 2)
             layer.fill_style = "#333333"
             for way in (-1, 1):
-                x, y = self.wipe_column + 3 * way, self._knob_row
+                x, y = self.wipe_column + 3 * way, self.knob_row
                 layer.fill_polygon(np.array([(x, y - 5), (x, y + 5), (x + 6 * way, y)]))
 
+    def _alpha(self, shape: tuple[int, int], preview: bool) -> UInt8[np.ndarray, "vh vw"]:
+        """The mattes of all shown objects; masks while the viewport moves, for mattes cost more."""
+        alpha = np.zeros(shape, np.uint8)
+        for name in self.session.objects:
+            if name not in self.hidden and self.session.has_mask(name=name):
+                layer = self.session.mask(name=name) if preview else self.matte(name)
+                np.maximum(alpha, visible(layer, self.viewport), out=alpha)
+        return alpha
+
+    def _beside_wipe(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "vh vw"]:
+        """The visible part of a mask to the right of the wipe."""
+        part = visible(mask, self.viewport) > 127
+        part[:, : max(0, self.wipe_column - self.viewport.placed()[0][0])] = False
+        return part
+
     def _paint_brush(self, x: float, y: float, radius: float, erase: bool) -> None:
-        """The stroke so far, and the brush's ring."""
-        layer, size = self.screen["marks"], radius * self.view.scale
+        """Paint the stroke so far, and the brush's ring."""
+        layer, size = self.screen["marks"], radius * self.viewport.scale
         colour = EXCLUDE_COLOUR if erase else colour_of(self.session.objects.index(self.session.active))
         if self.stroke:
-            path = np.array([self.view.to_canvas(*point) for point in self.stroke]) + 0.5
+            path = np.array([self.viewport.to_canvas(*point) for point in self.stroke]) + 0.5
             layer.global_alpha = 0.6
             layer.stroke_style = layer.fill_style = colour
             layer.line_width, layer.line_cap, layer.line_join = 2 * size, "round", "round"
@@ -214,3 +204,121 @@ class FrameStage(Stage):
             layer.stroke_style = ring
             layer.line_width = width
             layer.stroke_circle(x + 0.5, y + 0.5, max(size, 2))
+
+
+class FramePointer(Pointer):
+    """Mouse gestures on a `FrameStage`; see `Pointer`. With a brush the right button erases."""
+
+    def __init__(self, stage: FrameStage):
+        super().__init__(stage)
+        self.radius = 12.0
+        """Of the brush, in pixels of the frame."""
+        self._marks = Later(lambda: self._paint(photo=False, masks=False), 0.03)
+        self._wipe_moves = Later(lambda: self._paint(preview=True), 0.03)
+
+    def show_brush(self) -> None:
+        """Show or hide the brush's ring, as the mode wants it."""
+        brush = None
+        mode = self.drag[0] if self.drag and self.drag[0] in BRUSHES else self.mode
+        if mode in BRUSHES:
+            height, width = self.stage.viewport.canvas
+            x, y = self.at or (width / 2, height / 2)
+            brush = (x, y, self.radius, mode == "erase")
+        if brush != self.stage.brush:
+            self.stage.brush = brush
+            self._marks.ask()
+
+    def press(self, x: float, y: float, button: int = LEFT) -> None:
+        """A click, or the beginning of a drag or stroke."""
+        mode = self.meaning(button)
+        if mode != "pan":
+            self.stage.owner.stay()
+        self._subject = self.stage.subject
+        if button == LEFT and self.stage.on_knob(x, y):
+            self.drag, self.at = ("wipe", x, y), (x, y)
+        elif mode in BRUSHES:
+            self.drag, self.at = (mode, x, y), (x, y)
+            self.stage.stroke = [self.photo_point(x, y)]
+            self.show_brush()
+            self._marks.ask()
+        else:
+            if mode in ("include", "exclude"):
+                self.stage.owner.announce_encoding()
+            super().press(x, y, button)
+
+    def move(self, x: float, y: float) -> None:
+        """The mouse has moved; without a drag only the brush's ring follows it."""
+        mode = self.drag[0] if self.drag else None
+        if mode in BRUSHES and self.dropped():
+            return
+        if mode == "wipe":
+            self.at = (x, y)
+            self.stage.wipe = min(max(x / self.stage.viewport.canvas[1], 0.0), 1.0)
+            self._wipe_moves.ask()
+        elif mode in BRUSHES:
+            self.at = (x, y)
+            place, last = self.photo_point(x, y), self.stage.stroke[-1]
+            if (place[0] - last[0]) ** 2 + (place[1] - last[1]) ** 2 >= (SPACING * self.radius) ** 2:
+                self.stage.stroke.append(place)
+            self.show_brush()
+        else:
+            super().move(x, y)
+            if mode is None and self.mode in BRUSHES:
+                self.show_brush()
+
+    def release(self, x: float, y: float) -> None:
+        """The end of a drag or stroke, by the button or by leaving the canvas."""
+        mode, owner = self.drag[0] if self.drag else None, self.stage.owner
+        if mode in BRUSHES and self.dropped():
+            return
+        if mode == "wipe":
+            self.move(x, y)
+            self.end()
+            with owner.guard():
+                self.stage.paint()
+                self.stage.on_wipe()
+        elif mode in BRUSHES:
+            self.move(x, y)
+            stroke = self.stage.stroke
+            self.end()
+            self.show_brush()
+            with owner.guard():
+                try:
+                    self.stage.session.stroke(stroke, self.radius, mode == "erase")
+                finally:
+                    self._marks.ask()  # a stroke that is refused is removed
+        else:
+            if mode == "box":
+                owner.announce_encoding()
+            super().release(x, y)
+
+    def close(self) -> None:
+        """Stop painting."""
+        self._marks.cancel()
+        self._wipe_moves.cancel()
+
+    def meaning(self, button: int) -> str:
+        """The mode of a press."""
+        return "erase" if button == RIGHT and self.mode in BRUSHES else super().meaning(button)
+
+    def end(self) -> None:
+        """Forget the drag."""
+        super().end()
+        self.stage.stroke = []
+
+    def _paint(self, **what: bool) -> None:
+        with self.stage.owner.guard():
+            self.stage.paint(**what)
+
+
+def over_background(
+    frame: UInt8[np.ndarray, "vh vw 3"], alpha: UInt8[np.ndarray, "vh vw"], background: str
+) -> UInt8[np.ndarray, "vh vw 3"]:
+    """The frame where ``alpha`` is 255, the background where it is 0."""
+    if background == CHECKERBOARD:
+        rows, columns = (np.arange(side) // TILE % 2 for side in alpha.shape)
+        behind = cv2.merge([np.where(rows[:, None] ^ columns[None], DARK, LIGHT).astype(np.uint8)] * 3)
+    else:
+        behind = np.full((*alpha.shape, 3), rgb(BACKGROUNDS[background]), np.uint8)
+    weight: Float32[np.ndarray, "vh vw"] = alpha.astype(np.float32) / 255
+    return cv2.blendLinear(np.ascontiguousarray(frame), behind, weight, 1 - weight)

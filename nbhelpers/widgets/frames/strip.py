@@ -1,9 +1,8 @@
-"""The film strip: thumbnails of the clip, and beneath them what is known of the active object on each frame."""
+"""The film strip: thumbnails of the clip, and below them the state of the active object on each frame."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import cv2
@@ -12,11 +11,9 @@ from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.plots import rgb
-from nbhelpers.rotoscoping.session import RotoSession
-from nbhelpers.widgets.canvas import Later, LayeredCanvas
-from nbhelpers.widgets.frames.runner import Runner
-from nbhelpers.widgets.mouse import LEFT
-from nbhelpers.widgets.render import encode_photo
+from nbhelpers.widgets.background import Later, Runner
+from nbhelpers.widgets.canvas import LEFT, LayeredCanvas
+from nbhelpers.widgets.drawing import encode_photo
 
 THUMB, GAP, BAR = 54, 3, 16  # canvas pixels: height of the pictures, of what is between, and of the bar
 NARROWEST = 30  # canvas pixels of a thumbnail
@@ -30,12 +27,12 @@ COLOURS = {
 }
 LEGEND = (
     ("prompted", "prompted"),
-    ("sure", "followed"),
+    ("sure", "tracked"),
     ("doubtful", "doubtful"),
-    ("wrong", "likely wrong"),
+    ("wrong", "probably wrong"),
     ("outdated", "outdated"),
     ("gone", "gone"),
-    ("empty", "nothing yet"),
+    ("empty", "no mask"),
 )
 URGENT = ("empty", "gone", "tracked", "outdated", "prompted")  # the last is shown where frames share a pixel
 
@@ -44,32 +41,24 @@ class FilmStrip:
     """A narrow canvas over the whole clip; a press or drag on it goes to a frame.
 
     Args:
-        session: what it shows.
+        owner: a `FramesWidget`.
         width: canvas pixels.
-        go: called with the frame that was pressed.
-        guard: see `nbhelpers.widgets.rows.Guard`.
-        watched: makes a context that reports what goes wrong when the page, not a person, has asked for a redraw.
     """
 
-    def __init__(
-        self,
-        session: RotoSession,
-        width: int,
-        go: Callable[[int], object],
-        guard: Callable[[], contextlib.AbstractContextManager],
-        watched: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
-    ):
-        self.session, self._go, self._guard, self._watched = session, go, guard, watched
+    def __init__(self, owner, width: int):
+        self.owner, self.session = owner, owner.session
+        session = self.session
         self.screen = LayeredCanvas(width, THUMB + GAP + BAR, ("thumbs", "bar", "cursor"), self._connected)
+        self.screen.widget.add_class("nbhelpers-strip")
         self.width, count = width, len(session.frames)
         height, across = session.size
         self.slots = min(count, max(1, width // max(NARROWEST, round(THUMB * across / height))))
         self.range = (0, count - 1)
-        """First and last frame, both included, of what is played and followed."""
-        self._thumbs: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
+        """First and last frame, both included, of what is played and tracked."""
+        self.thumbs: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
         self._states, self._doubts = ["empty"] * count, np.zeros(count)
         self._painted: tuple | None = None
-        self._known: tuple | None = None
+        self._basis: tuple | None = None
         self._pressed, self._wanted = False, 0
         self._scrub = Later(self._arrive, 0.03)
         self._loader, self._open = Runner(), True
@@ -101,23 +90,23 @@ class FilmStrip:
         self._pressed = False
 
     def refresh(self) -> None:
-        """Ask the session about all frames, if anything but the current frame has changed since."""
+        """Read the state of all frames again, if anything but the current frame has changed."""
         session = self.session
         known = (session.log.events, session.log.cursor, session.active)
-        if self._known is None or self._known[0] is not known[0] or self._known[1:] != known[1:]:
-            self.ask_again()
+        if self._basis is None or self._basis[0] is not known[0] or self._basis[1:] != known[1:]:
+            self.update()
 
-    def ask_again(self) -> None:
-        """Ask the session about all frames."""
+    def update(self) -> None:
+        """Read the state of all frames again."""
         session = self.session
-        self._known = (session.log.events, session.log.cursor, session.active)
+        self._basis = (session.log.events, session.log.cursor, session.active)
         for frame in range(len(session.frames)):
-            self._ask(frame)
+            self._read(frame)
         self._painted = None
 
     def touch(self, frame: int) -> None:
         """A frame has a new mask: show it with the next `paint`."""
-        self._ask(frame)
+        self._read(frame)
         self._painted = None
 
     def paint(self) -> None:
@@ -157,7 +146,7 @@ class FilmStrip:
         return image
 
     def colour(self, frame: int) -> tuple[int, int, int]:
-        """What tells the state of the active object on a frame."""
+        """The colour of the state of the active object on a frame."""
         state, doubt = self._states[frame], self._doubts[frame]
         if state not in ("tracked", "outdated"):
             return rgb(COLOURS[state])
@@ -170,54 +159,54 @@ class FilmStrip:
         self._scrub.cancel()
         self.screen.close()
 
-    def _ask(self, frame: int) -> None:
+    def _read(self, frame: int) -> None:
         drift = self.session.drift(frame)
         self._states[frame], self._doubts[frame] = self.session.state(frame), 0.0 if drift is None else drift.score
 
     def _connected(self) -> None:
-        """A page shows empty layers: paint what is there, and begin or go on to load thumbnails."""
+        """A page has connected, whose layers are empty: paint what there is, and load the missing thumbnails."""
         self._painted = None
-        with self._watched(), self.screen.hold():
+        with self.owner.reporting(), self.screen.hold():
             self.screen["thumbs"].clear()
-            for slot in self._thumbs:
+            for slot in self.thumbs:
                 self._paint_thumb(slot)
             self.paint()
-        if len(self._thumbs) < self.slots and not self._loader.running:
+        if len(self.thumbs) < self.slots and not self._loader.running:
             self._loader.start(self._missing_thumbs(), self._show_thumb, self._end_loading)
 
     def _arrive(self) -> None:
-        with self._guard():
-            self._go(self._wanted)
+        with self.owner.guard():
+            self.owner.visit(self._wanted)
 
     def _missing_thumbs(self) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-        """Slots and their thumbnails, decoded one by one in a thread; other work has its turn in between."""
+        """Slots and their thumbnails, decoded one by one in a thread."""
         count = len(self.session.frames)
         for slot in range(self.slots):
-            if slot in self._thumbs or not self._open:
+            if slot in self.thumbs or not self._open:
                 continue
             x0, x1 = self._slot(slot)
             try:
                 image = self.session.frames[min(int((slot + 0.5) * count / self.slots), count - 1)]
-            except NbHelpersError:  # the canvas says so when the person comes there
+            except NbHelpersError:  # the canvas reports it when the frame is shown
                 image = np.full((*self.session.size, 3), 60, np.uint8)
             yield slot, _fitted(image, x1 - x0 - 1)
 
     def _show_thumb(self, loaded: tuple[int, UInt8[np.ndarray, "h w 3"]]) -> None:
-        slot, self._thumbs[loaded[0]] = loaded[0], loaded[1]
+        slot, self.thumbs[loaded[0]] = loaded[0], loaded[1]
         if self._open:
             with self.screen.hold():
                 self._paint_thumb(slot)
 
     def _end_loading(self, error: BaseException | None) -> None:
         if error is not None and self._open:
-            with self._watched():
+            with self.owner.reporting():
                 raise error
 
     def _slot(self, slot: int) -> tuple[int, int]:
         return round(slot * self.width / self.slots), round((slot + 1) * self.width / self.slots)
 
     def _paint_thumb(self, slot: int) -> None:
-        self.screen.put("thumbs", encode_photo(self._thumbs[slot], preview=True), self._slot(slot)[0], 0)
+        self.screen.put("thumbs", encode_photo(self.thumbs[slot], preview=True), self._slot(slot)[0], 0)
 
     def _paint_cursor(self) -> None:
         layer = self.screen["cursor"]

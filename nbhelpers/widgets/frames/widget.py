@@ -1,48 +1,69 @@
-"""The frames widget: a clip to click on, follow through, correct, look at and export; every key is a button too."""
+"""The frames widget: a clip to click on, track, correct, look at and export; every key is a button too."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import ipywidgets as widgets
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.rotoscoping.session import RotoSession
-from nbhelpers.widgets.controls import Row, button, choice, colab_notice, exclude_hint, label, space, status_html
-from nbhelpers.widgets.frames.keys import help_html, keys
-from nbhelpers.widgets.frames.pointer import FramePointer
-from nbhelpers.widgets.frames.rows import BrushSlider, ExportPanel, FrameObjectRow, MattePanel, ShowRow
-from nbhelpers.widgets.frames.stage import FrameStage
-from nbhelpers.widgets.frames.strip import FilmStrip, legend_html
-from nbhelpers.widgets.frames.time import FollowRow, TimeRow
-from nbhelpers.widgets.frames.work import Work
-from nbhelpers.widgets.listening import Listening
-from nbhelpers.widgets.rows import ViewRow
-
-LOOKING = "Looking at the frame ..."
-MODES = (
-    ("include", "", "Click on the object. {exclude} Drag a marker to move it."),
-    ("exclude", "", "Click on what does not belong to the object. Drag a marker to move it."),
-    ("box", "", "Drag a box around the object."),
-    ("brush", "", "Paint what is missing from the mask."),
-    ("erase", "", "Wipe away what does not belong to the mask."),
-    ("remove", "", "Click on a marker to remove it."),
-    ("pan", "", "Drag the frame. The mouse wheel zooms in every mode."),
+from nbhelpers.widgets.background import Runner
+from nbhelpers.widgets.base import HistoryRow, Panels, SessionWidget
+from nbhelpers.widgets.controls import Row, space
+from nbhelpers.widgets.frames.rows import (
+    BrushSlider,
+    DisplayRow,
+    ExportPanel,
+    FrameObjectRow,
+    MattePanel,
+    TimeRow,
+    TrackRow,
 )
-HINTS = {mode: hint for mode, _, hint in MODES}
+from nbhelpers.widgets.frames.stage import FramePointer, FrameStage
+from nbhelpers.widgets.frames.strip import FilmStrip, legend_html
+from nbhelpers.widgets.stage import MODES, ModeRow, ZoomRow
+
+ENCODING = "Encoding the frame ..."
+FRAME_MODES = (
+    *MODES[:3],
+    ("brush", "Paint what is missing from the mask."),
+    ("erase", "Erase what does not belong to the mask."),
+    MODES[3],
+    ("pan", "Drag the frame. The mouse wheel zooms in every mode."),
+)
 STATES = {
     "prompted": "prompted",
-    "tracked": "followed",
-    "outdated": "outdated: follow it again",
+    "tracked": "tracked",
+    "outdated": "outdated: track it again",
     "gone": "the object is gone",
-    "empty": "nothing yet",
+    "empty": "no mask",
 }
+KEYS = (
+    ("I E B D X R P", "include, exclude, box, brush (draw), erase, remove, pan"),
+    ("Space", "play or pause"),
+    ("Left Right", "previous or next frame"),
+    ("Home End", "first or last frame of the range"),
+    (", .", "the range begins or ends here"),
+    ("F Shift+F A", "track forward, back, all"),
+    ("N", "next doubtful frame"),
+    ("Escape", "stop tracking; else leave the canvas"),
+    ("Z Y C", "undo, redo, clear"),
+    ("1 to 9", "choose an object"),
+    ("V", "show or hide the object"),
+    ("M O W", "overlay, matte or cut-out; onion skin; wipe"),
+    ("[ ]", "smaller or larger brush"),
+    ("+ - 0", "zoom in, zoom out, the whole frame"),
+    ("Shift+arrows", "move the view"),
+    ("Tab", "leave the canvas"),
+)
 
 
-class FramesWidget(Listening, widgets.VBox):
-    """Shows a `RotoSession` and turns mouse, keys and buttons into its methods; holds no prompt or mask of its own.
+class FramesWidget(SessionWidget):
+    """Shows a `RotoSession` and turns mouse, keys and buttons into its methods.
 
     Example:
         >>> session = RotoSession("walk.mp4", project="outputs/rotoscoping/walk")
@@ -51,13 +72,13 @@ class FramesWidget(Listening, widgets.VBox):
 
     In every mode the right mouse button (or Shift with the left one) excludes, or erases with a brush, and the middle
     one drags the frame. While the canvas has the focus (after a click) keys do what the buttons do; the panel *Keys*
-    lists them. Following and exporting run beside the kernel's other work: frames can be looked at meanwhile, and
+    lists them. Tracking and exporting run beside the kernel's other work: frames can be looked at meanwhile, and
     *Stop* keeps what is done.
 
     A session has one widget: making another closes the first (show one widget twice to see it twice).
 
     Args:
-        session: what to show.
+        session: what is shown.
         width: width of the canvas in pixels, 320 to 1280; narrower pages shrink it.
 
     Raises:
@@ -65,198 +86,276 @@ class FramesWidget(Listening, widgets.VBox):
     """
 
     def __init__(self, session: RotoSession, width: int = 1000):
-        if not 320 <= width <= 1280:
-            raise NbHelpersError("the widget's width is out of range", given=width, expected="320 to 1280 pixels")
-        self.session, self._lock = session, threading.RLock()  # a cell, the page and following may all ask for a redraw
-        self._note, self._busy, self._failed = "", False, False
-        self._looked: set[int] = set()
-        self.strip = FilmStrip(session, width, self.visit, self.guard, self.watched)
-        self.stage = FrameStage(
-            session,
-            width,
-            on_look=lambda: self.view.refresh(),
-            guard=self.watched,
-            also=lambda: self.strip.paint(),
-        )
-        self.pointer = FramePointer(self.stage, self.guard, lambda: self.show_row.refresh(), self._look, self._stay)
-        self.work = Work(self)
-        self._mode = choice(MODES, self._set_mode, width="74px")
-        do = self.act
-        self._undo = button("Undo", "Take the last step back (Z)", lambda: do(session.undo), icon="undo", width="84px")
-        self._redo = button("Redo", "Do the step again (Y)", lambda: do(session.redo), icon="redo", width="84px")
-        self._clear = button(
-            "Clear", "Remove the prompts of this object on this frame (C)", lambda: do(session.clear),
-            icon="broom", width="84px",
-        )  # fmt: skip
-        self.brush = BrushSlider(session.size, self._set_radius)
-        self._set_radius(float(self.brush.slider.value))
-        self.time = TimeRow(session, self.strip, self.visit, self.guard)
-        self.follow = FollowRow(
-            {
-                "back": lambda: self.work.follow("back"),
-                "forward": lambda: self.work.follow("forward"),
-                "all": lambda: self.work.follow("all"),
-                "stop": self.work.stop,
-                "doubtful": self.next_doubtful,
-            },
-            self.brush,
-        )
-        self.objects, self.view = FrameObjectRow(session, self.guard, self.stage), ViewRow(self.stage, self.guard)
-        self.show_row = ShowRow(self.stage, self.guard)
-        self.matte = MattePanel(session, self.guard, self.tell)
-        self.export = ExportPanel(session, self.work.export)
-        self._panels = widgets.Accordion(
-            [self.matte, self.export, widgets.HTML(help_html())],
-            titles=["Matte", "Export", "Keys"],
-            selected_index=None,
-        )
-        self._status = widgets.HTML(layout=widgets.Layout(margin="0"))
+        super().__init__(session, width, "nbhelpers-frames")
+        self._lock = threading.RLock()  # a cell, the page and tracking may all ask for a redraw
+        self._encoded: set[int] = set()
+        self.strip, self.stage = FilmStrip(self, width), FrameStage(self, width)
+        self.pointer, self.work = FramePointer(self.stage), Work(self)
+        keys = {"brush": "d", "erase": "x"}
+        self.modes = ModeRow(self, self.pointer, FRAME_MODES, keys, width="74px")
+        self.modes.choice.observe(lambda _: self.pointer.show_brush(), "value")
+        self.history = HistoryRow(self, session.clear, "this object on this frame")
+        self.brush = BrushSlider(self)
+        self.time, self.tracking = TimeRow(self), TrackRow(self, self.brush)
+        self.objects, self.zoom, self.display = FrameObjectRow(self), ZoomRow(self, self.stage), DisplayRow(self)
+        self.matte, self.export = MattePanel(self), ExportPanel(self)
+        panels = Panels(Matte=self.matte, Export=self.export, Keys=widgets.HTML(_keys_html()))
+        self._add_keys()
         canvas, strip = self.stage.screen.widget, self.strip.screen.widget
-        modes, edits = Row(label("Mode"), self._mode), Row(self._undo, self._redo, self._clear)
-        modes.layout.flex_flow, modes.layout.align_items = "row nowrap", "flex-start"
-        steps = Row(modes, space(), edits)
-        rows = (steps, self.objects, canvas, strip, widgets.HTML(legend_html(), layout=widgets.Layout(margin="0")),
-                self.time, self._status, self.follow, self.show_row, self.view, self._panels)  # fmt: skip
-        for place, shown in enumerate(rows):
-            shown.layout.order = str(place)
-        # A canvas swallows keys. To the eye they come third, in the order of Tab last, behind all controls.
-        layout = widgets.Layout(width=f"{width}px", max_width="100%", grid_gap="6px", overflow="visible")
-        super().__init__([*(shown for shown in rows if shown not in (canvas, strip)), strip, canvas], layout=layout)
-        self.add_class("nbhelpers-frames")
-        canvas.add_class("nbhelpers-canvas")
-        strip.add_class("nbhelpers-strip")
-        self._keys = keys(self)
-        canvas.on_key_down(self._key)
-        strip.on_key_down(self._key)
-        self._listen()
-        self._show_controls()
-        self.say(colab_notice())
-
-    def _close_parts(self) -> None:
-        self.work.close()
-        self.time.close()
-        self.pointer.close()
-        self.strip.close()
-        self.stage.close()
-
-    @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
-        """Run an action; afterwards the status line tells its outcome, or what went wrong."""
-        self._busy, self._failed, self._note = True, False, ""
-        try:
-            with self.watched():
-                yield
-                self.stage.check()
-        finally:
-            self._busy = False
-        if not self._failed:
-            self.say(self._note)
-
-    def act(self, action: Callable[[], object]) -> None:
-        """Run an action as `guard` does."""
-        with self.guard():
-            action()
-
-    def choose_mode(self, mode: str) -> None:
-        """Let a press on the canvas mean this: one of `MODES`."""
-        self._mode.value = mode
-
-    def _stay(self) -> None:
-        """Playing ends, and following no longer takes the person along."""
-        self.time.pause()
-        self.work.leave()
-
-    def visit(self, frame: int) -> None:
-        """Go to a frame because the person wants to see it, and stay there."""
-        self._stay()
-        if frame != self.session.frame:
-            self.session.go(frame)
-
-    def next_doubtful(self) -> None:
-        """Go to the next frame that should be looked at."""
-        with self.guard():
-            frame = self.session.next_doubtful()
-            if frame is None:
-                self.tell("No frame of this object is doubtful.")
-            else:
-                self.visit(frame)
-                self.tell(f"Frame {frame}: {self.session.drift().why}.")
+        legend = widgets.HTML(legend_html(), layout=widgets.Layout(margin="0"))
+        rows = (Row(self.modes, space(), self.history), self.objects, canvas, strip, legend, self.time, self.status,
+                self.tracking, self.display, self.zoom, panels)  # fmt: skip
+        self.show_rows(rows, [strip, canvas])
 
     def refresh(self) -> None:
         """Show what the session holds now; called after each of its steps, from whatever thread."""
         with self._lock:
             self.strip.refresh()
             if self.stage.frame != self.session.frame:
-                self.stage.follow()
+                self.stage.show_frame()
             else:
                 self.stage.paint(photo=False)
-            self._show_controls()
-            if not self._busy:
-                self.say("")
+            self.history.refresh(self.session.prompts().is_empty)
+            for part in (self.objects, self.time, self.matte):
+                part.refresh()
 
-    def followed(self, frame: int, along: bool) -> None:
-        """A frame has new masks: show it, if the person goes along."""
-        with self._lock:
-            self.strip.touch(frame)
-            if along and frame != self.session.frame:
-                self.session.go(frame)
-            elif frame == self.session.frame:
-                self.stage.paint(photo=False)
-            else:
-                self.strip.paint()
-            self.say("")
+    def hint(self) -> str:
+        """The progress of what is under way, else what a press on the frame means."""
+        return self.work.progress or self.modes.hint()
 
-    def show_running(self, running: bool) -> None:
-        """Let those buttons be pressed that make sense while something runs, or does not."""
-        self.follow.show_running(running)
-        self.export.show_running(running)
-
-    def tell(self, message: str) -> None:
-        """Say something that stands when the running action has ended."""
-        self._note = message
-        self.say(message)
-
-    def say(self, message: str, *, error: bool = False) -> None:
-        """Put a sentence into the status line; without one, what the mode is for."""
-        hint = HINTS[self._mode.value].replace("{exclude}", exclude_hint(self.stage.screen.mouse.reports_buttons))
-        told = message or self.work.told or hint
-        self._status.value = status_html(told, self._about_frame(), error=error)
-
-    def _say(self, message: str, *, error: bool = False) -> None:
-        self.say(message, error=error)
-
-    def _look(self) -> None:
-        """The first click on a frame takes longer: say so."""
-        if self.session.frame not in self._looked:
-            self._looked.add(self.session.frame)
-            self.say(LOOKING)
-
-    def _about_frame(self) -> str:
+    def detail(self) -> str:
+        """The state of the active object on the current frame."""
         session = self.session
         state, drift = session.state(), session.drift()
         text = f"Frame {session.frame}: {session.active}: {STATES[state]}"
         return f"{text}, drift {drift.score:.2f}" if state in ("tracked", "outdated") else text
 
-    def _show_controls(self) -> None:
-        session = self.session
-        self._undo.disabled, self._redo.disabled = not session.can_undo, not session.can_redo
-        self._clear.disabled = session.prompts().is_empty
-        for part in (self.objects, self.time, self.matte):
-            part.refresh()
-        self._panels.set_title(0, f"Matte of {session.active}")
+    def close_parts(self) -> None:
+        """End what is under way and close the canvases."""
+        for part in (self.work, self.time, self.pointer, self.strip, self.stage):
+            part.close()
 
-    def _set_mode(self, mode: str) -> None:
-        self.pointer.mode = mode
-        self.pointer.show_brush()
-        self.say("")
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Run an action of the user; a frame that could not be read is reported too. See `SessionWidget.guard`."""
+        with super().guard():
+            yield
+            self.stage.raise_unreadable()
 
-    def _set_radius(self, radius: float) -> None:
-        self.pointer.radius = radius
-        self.pointer.show_brush()
+    def stay(self) -> None:
+        """Stop playing, and no longer show the frames that are being tracked."""
+        self.time.pause()
+        self.work.leave()
 
-    def _key(self, key: str, shift: bool, control: bool, meta: bool) -> None:
-        """A key pressed while a canvas has the focus."""
-        name = key if len(key) > 1 else key.lower()
-        action = self._keys.get(f"Shift+{name}" if shift and f"Shift+{name}" in self._keys else name)
-        if action is not None and (name in "zy" or not (control or meta)):
-            action()
+    def visit(self, frame: int) -> None:
+        """Go to a frame because the user wants to see it, and stay there."""
+        self.stay()
+        if frame != self.session.frame:
+            self.session.go(frame)
+
+    def next_doubtful(self) -> None:
+        """Go to the next doubtful frame."""
+        with self.guard():
+            frame = self.session.next_doubtful()
+            if frame is None:
+                self.note("No frame of this object is doubtful.")
+            else:
+                self.visit(frame)
+                self.note(f"Frame {frame}: {self.session.drift().why}.")
+
+    def show_tracked(self, frame: int, follow: bool) -> None:
+        """A frame has new masks: show it if the user has not gone elsewhere."""
+        with self._lock:
+            self.strip.touch(frame)
+            if follow and frame != self.session.frame:
+                self.session.go(frame)
+            elif frame == self.session.frame:
+                self.stage.paint(photo=False)
+            else:
+                self.strip.paint()
+            self.show_message("")
+
+    def show_running(self, running: bool) -> None:
+        """Enable the buttons that can be used while something runs, or does not."""
+        self.tracking.show_running(running)
+        self.export.show_running(running)
+
+    def announce_encoding(self) -> None:
+        """The first prompt on a frame takes longer: say so."""
+        if self.session.frame not in self._encoded:
+            self._encoded.add(self.session.frame)
+            self.show_message(ENCODING)
+
+    def _add_keys(self) -> None:
+        """Keys that the rows have not added themselves."""
+        session, row, display, work = self.session, self.time, self.display, self.work
+        for side in ("Left", "Right", "Up", "Down"):
+            self.keys_of[f"Shift+Arrow{side}"] = self.keys_of[f"Arrow{side}"]
+        self.keys_of |= {
+            " ": row.toggle_play,
+            "ArrowLeft": lambda: row.step(-1),
+            "ArrowRight": lambda: row.step(1),
+            "Home": lambda: row.jump(0),
+            "End": lambda: row.jump(1),
+            ",": lambda: row.cut(0),
+            ".": lambda: row.cut(1),
+            "f": lambda: work.track("forward"),
+            "Shift+f": lambda: work.track("back"),
+            "a": lambda: work.track("all"),
+            "n": self.next_doubtful,
+            "Escape": lambda: work.stop() or self.stage.screen.blur(),
+            "Tab": self.stage.screen.blur,
+            "v": lambda: self.objects.toggle(session.active),
+            "m": display.next_display,
+            "o": display.next_onion,
+            "w": display.toggle_wipe,
+            "[": lambda: self.brush.scale(1 / 1.2),
+            "]": lambda: self.brush.scale(1.2),
+        } | {str(number): lambda number=number: self._choose_object(number) for number in range(1, 10)}
+
+    def _choose_object(self, number: int) -> None:
+        names = self.session.objects
+        if number <= len(names):
+            self.act(lambda: self.session.select(names[number - 1]))
+
+
+class StoppedError(Exception):
+    """Ends an export from within."""
+
+
+class Work:
+    """What runs in the background: tracking or an export, one at a time; it can be stopped.
+
+    Args:
+        widget: shows the progress.
+
+    Attributes:
+        progress: a sentence on what is under way; empty when nothing is.
+    """
+
+    def __init__(self, widget: FramesWidget):
+        self._widget, self._runner, self.progress = widget, Runner(), ""
+        self._follow = self._stopped = self._closed = False
+        self._started, self._count = 0.0, 0
+
+    @property
+    def running(self) -> bool:
+        """Whether something is under way."""
+        return bool(self.progress)
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until nothing is under way, at most some seconds."""
+        self._runner.wait(seconds)
+
+    def track(self, direction: str) -> None:
+        """Track all objects ``"forward"`` or ``"back"`` from the current frame, or to ``"all"`` frames of the range."""
+        session, (first, last) = self._widget.session, self._widget.strip.range
+
+        def begin() -> Iterator[int]:
+            if direction == "forward":
+                return session.propagate(session.frame, max(last, session.frame))
+            if direction == "back":
+                return session.propagate(session.frame, min(first, session.frame), backwards=True)
+            if (first, last) == (0, len(session.frames) - 1):
+                return session.propagate_all()
+            parts = session.propagate(first, last), session.propagate(last, first, backwards=True)
+            return (frame for part in parts if not self._stopped for frame in part)
+
+        self._start("Tracking ...", begin, self._show_tracked, self._tracking_outcome)
+
+    def export(self, formats: list[str], folder: str, replace: bool) -> None:
+        """Write the formats into the folder, and show what the verification found."""
+        session = self._widget.session
+
+        def write() -> Iterator:
+            yield session.export(folder, formats, replace=replace, progress=self._show_exported)
+
+        def begin() -> Iterator:
+            if not formats:
+                raise NbHelpersError("no export format is chosen", do="choose one format or more")
+            self._widget.export.show([])
+            return write()
+
+        self._start("Exporting ...", begin, self._show_reports, self._export_outcome)
+
+    def stop(self) -> bool:
+        """End what is under way after the frame in progress; False when there is nothing."""
+        if not self.running:
+            return False
+        self._stopped = True
+        self._widget.session.cancel()
+        return True
+
+    def leave(self) -> None:
+        """The user looks at something else: tracked frames are no longer shown as they come."""
+        self._follow = False
+
+    def close(self) -> None:
+        """End what is under way, and report nothing more."""
+        self.stop()
+        self._closed = True
+
+    def _start(self, progress: str, begin: Callable[[], Iterator], each: Callable, outcome: Callable[[], str]) -> None:
+        widget = self._widget
+        if self.running:
+            return
+        with widget.guard():
+            widget.time.pause()
+            self._stopped, self._follow, self._count, self._started = False, True, 0, time.perf_counter()
+            steps = begin()
+            self.progress = progress
+            widget.show_running(True)
+            self._runner.start(steps, each, lambda error: self._finish(error, outcome))
+
+    def _finish(self, error: BaseException | None, outcome: Callable[[], str]) -> None:
+        self.progress = ""
+        if self._closed:
+            return
+        self._widget.show_running(False)
+        self._widget.strip.update()
+        self._widget.refresh()
+        if error is not None and not isinstance(error, StoppedError):
+            self._widget.fail(error)
+        else:
+            self._widget.note(outcome())
+
+    def _show_tracked(self, frame: int) -> None:
+        if self._closed:
+            return
+        self._count += 1
+        self.progress = f"Tracking: frame {frame}, {self._seconds:.2f} s per frame ..."
+        self._widget.show_tracked(frame, self._follow)
+
+    def _tracking_outcome(self) -> str:
+        if not self._count:
+            return "Stopped." if self._stopped else "Nothing to track: the masks in this direction are up to date."
+        frames = f"{self._count} frame{'s' * (self._count > 1)}, {self._seconds:.2f} s each"
+        return f"Stopped; tracked {frames}." if self._stopped else f"Tracked {frames}."
+
+    @property
+    def _seconds(self) -> float:
+        return (time.perf_counter() - self._started) / max(self._count, 1)
+
+    def _show_exported(self, done: int, count: int) -> None:
+        """Called while files are written."""
+        if self._stopped:
+            raise StoppedError
+        self.progress = f"Exporting: frame {done} of {count} ..."
+        self._widget.show_message("")
+
+    def _show_reports(self, reports: list) -> None:
+        self._widget.export.show([line for report in reports for line in str(report).splitlines()])
+
+    def _export_outcome(self) -> str:
+        return "Stopped; the next export resumes here." if self._stopped else "Exported and verified."
+
+
+def _keys_html() -> str:
+    """The table of keys."""
+    key = "font-family:var(--jp-code-font-family, monospace);white-space:nowrap"
+    rows = "".join(f'<span style="{key}">{names}</span><span>{what}</span>' for names, what in KEYS)
+    return (
+        '<div style="line-height:1.5">After a click on the frame or on the film strip these keys work:</div>'
+        '<div style="display:grid;grid-template-columns:repeat(auto-fill, 130px minmax(260px, 1fr));gap:2px 12px;'
+        f'line-height:1.5">{rows}</div>'
+    )

@@ -1,0 +1,353 @@
+"""What all widgets share: one widget a session, a status line, guarded actions, keys, and the rows of objects."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import logging
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import ipywidgets as widgets
+
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.plots import colour_of
+from nbhelpers.widgets import controls
+from nbhelpers.widgets.controls import Row, label, space, text_on
+
+log = logging.getLogger(__name__)
+
+COLAB = "Run this in a cell first: from google.colab import output; output.enable_custom_widget_manager()"
+MIN_WIDTH, MAX_WIDTH = 320, 1280  # pixels of a canvas
+
+
+@runtime_checkable
+class Session(Protocol):
+    """What widgets need of a session; all sessions of nbhelpers have it."""
+
+    can_undo: bool
+    can_redo: bool
+
+    def undo(self) -> bool:
+        """Undo the last step; False when there is none."""
+        ...
+
+    def redo(self) -> bool:
+        """Redo the last undone step; False when there is none."""
+        ...
+
+    def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call ``callback()`` after each change; returns a function that stops it."""
+        ...
+
+
+_shown: weakref.WeakKeyDictionary[Session, SessionWidget] = weakref.WeakKeyDictionary()
+
+
+class SessionWidget(widgets.VBox):
+    """A view of a session: rows of controls, canvases and a status line. It holds no prompt and no mask of its own.
+
+    Example:
+        >>> class Counter(SessionWidget):
+        ...     def __init__(self, session):
+        ...         super().__init__(session, 400, "counter")
+        ...         self.number = widgets.Label()
+        ...         self.show_rows([self.number, self.button("Undo", "Undo the last step", session.undo)])
+        ...
+        ...     def refresh(self):                      # called after each change of the session
+        ...         self.number.value = str(self.session.count)
+
+    A session has one widget: `show_rows` closes the one that showed it before.
+
+    Args:
+        session: what is shown.
+        width: of the widget in pixels; narrower pages shrink it.
+        css_class: on the page.
+
+    Attributes:
+        session: as given.
+        status: the status line.
+        keys_of: actions by key, as a browser names it (``"z"``, ``"Shift+ArrowLeft"``), for a canvas with the focus.
+
+    Raises:
+        NbHelpersError: a width out of range.
+    """
+
+    _stop_listening: Callable[[], None] | None = None  # also of a widget that was never finished
+
+    def __init__(self, session: Session, width: int, css_class: str):
+        if not MIN_WIDTH <= width <= MAX_WIDTH:
+            raise NbHelpersError(
+                "the widget's width is out of range", given=width, expected=f"{MIN_WIDTH} to {MAX_WIDTH} pixels"
+            )
+        self.session, self.keys_of = session, {}
+        self._depth, self._failed, self._outcome = 0, False, ""
+        self._silent: set[widgets.Widget] = set()
+        self.status = widgets.HTML(layout=widgets.Layout(margin="0"))
+        layout = widgets.Layout(width=f"{width}px", max_width="100%", grid_gap="6px", overflow="visible")
+        super().__init__([], layout=layout)
+        self.add_class(css_class)
+
+    def refresh(self) -> None:
+        """Show what the session holds now; called after each of its changes."""
+        raise NotImplementedError
+
+    def hint(self) -> str:
+        """The sentence of the status line when there is nothing else to report."""
+        return ""
+
+    def detail(self) -> str:
+        """What the right end of the status line shows."""
+        return ""
+
+    def close_parts(self) -> None:
+        """Close what else the widget holds; called once, before it leaves the page."""
+
+    def show_rows(self, rows: Sequence[widgets.Widget], canvases: Sequence[widgets.Widget] = ()) -> None:
+        """Put the rows on the page and follow the session; the last step of making a widget.
+
+        Args:
+            rows: from top to bottom, the canvases among them.
+            canvases: those that take keys. A canvas swallows keys, so in the order of Tab they come last.
+        """
+        for place, row in enumerate(rows):
+            row.layout.order = str(place)
+        self.children = [*(row for row in rows if row not in canvases), *canvases]
+        for canvas in canvases:
+            canvas.on_key_down(self.press_key)
+        # A session of the same project folder counts as the same: a cell that is run again makes a new one, while
+        # the old one might still be tracking into the folder.
+        project = getattr(self.session, "project", None)
+        for session, widget in list(_shown.items()):
+            if session is self.session or (project is not None and getattr(session, "project", None) == project):
+                widget.close()
+        _shown[self.session] = self
+        self._stop_listening = self.session.on_change(self._session_changed)
+        self._session_changed()
+        self.show_message(_colab_notice())
+
+    def close(self) -> None:
+        """Take the widget off its session and off the page; the session keeps everything."""
+        if self._stop_listening is not None:
+            self._stop_listening()
+            self._stop_listening = None
+            if _shown.get(self.session) is self:
+                del _shown[self.session]
+            self.close_parts()
+        super().close()
+
+    def show_message(self, message: str, *, error: bool = False) -> None:
+        """Put a sentence into the status line; without one, `hint`."""
+        self.status.value = controls.status_html(message or self.hint(), self.detail(), error=error)
+
+    def note(self, message: str) -> None:
+        """Put a sentence into the status line that stays when the action in progress has ended."""
+        self._outcome = message
+        self.show_message(message)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an action is in progress."""
+        return self._depth > 0
+
+    def fail(self, error: BaseException) -> None:
+        """Put an error into the status line; ipywidgets itself would only log it."""
+        self._failed = True
+        if not isinstance(error, (NbHelpersError, KeyboardInterrupt)):
+            log.error("an action of %s failed", type(self).__name__, exc_info=error)
+        self.show_message(controls.error_sentence(error), error=True)
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Put errors inside into the status line and go on; an interrupt is reported and passed on."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            self.fail(error)
+            raise
+        except Exception as error:
+            self.fail(error)
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Run an action of the user; afterwards the status line shows its outcome, or its error."""
+        if not self._depth:
+            self._failed, self._outcome = False, ""
+        self._depth += 1
+        try:
+            with self.reporting():
+                yield
+        finally:
+            self._depth -= 1
+        if not self._failed and not self._depth:
+            self.show_message(self._outcome)
+
+    def act(self, action: Callable[[], object]) -> None:
+        """Run an action under `guard`."""
+        with self.guard():
+            action()
+
+    def button(
+        self, text: str, tooltip: str, action: Callable[[], object], *, icon: str = "", width: str | None = None
+    ) -> widgets.Button:
+        """A button whose action runs under `guard`."""
+        return controls.button(text, tooltip, lambda: self.act(action), icon=icon, width=width)
+
+    def bind(self, control: Any, action: Callable[[Any], object], trait: str = "value") -> Any:
+        """Run ``action(value)`` under `guard` when the user changes a control; returns the control."""
+
+        def changed(change: Mapping[str, Any]) -> None:
+            if control not in self._silent:
+                self.act(lambda: action(change["new"]))
+
+        control.observe(changed, trait)
+        return control
+
+    def show_value(self, control: widgets.Widget, **traits: Any) -> None:
+        """Set traits of a control without running its action."""
+        self._silent.add(control)
+        try:
+            for name, value in traits.items():
+                setattr(control, name, value)
+        finally:
+            self._silent.discard(control)
+
+    def press_key(self, key: str, shift: bool = False, control: bool = False, meta: bool = False) -> None:
+        """Do what a key means while a canvas has the focus."""
+        name = key if len(key) > 1 else key.lower()
+        action = self.keys_of.get(f"Shift+{name}" if shift and f"Shift+{name}" in self.keys_of else name)
+        if action is not None and (name in "zy" or not (control or meta)):
+            action()
+
+    def _session_changed(self) -> None:
+        """Show a change of the session; what cannot be shown is reported, and does not stop whoever changed it."""
+        with self.reporting():
+            self.refresh()
+            if not self.busy:
+                self.show_message("")
+
+
+class HistoryRow(Row):
+    """Undo, redo and clear.
+
+    Args:
+        owner: whose session is changed.
+        clear: removes prompts; by default there is no such button.
+        scope: what is cleared, for the tooltip.
+    """
+
+    def __init__(self, owner: SessionWidget, clear: Callable[[], object] | None = None, scope: str = ""):
+        self._session = owner.session
+        self.undo = owner.button("Undo", "Undo the last step (Z)", owner.session.undo, icon="undo", width="84px")
+        self.redo = owner.button("Redo", "Redo the step (Y)", owner.session.redo, icon="redo", width="84px")
+        buttons = [self.undo, self.redo]
+        if clear is not None:
+            self.clear = owner.button("Clear", f"Remove the prompts of {scope} (C)", clear, icon="eraser", width="84px")
+            owner.keys_of["c"] = lambda: owner.act(clear)
+            buttons.append(self.clear)
+        undo, redo = (lambda: owner.act(owner.session.undo)), (lambda: owner.act(owner.session.redo))
+        owner.keys_of |= {"z": undo, "y": redo, "Shift+z": redo}
+        super().__init__(*buttons)
+
+    def refresh(self, is_empty: bool = True) -> None:
+        """Enable the buttons that can do something."""
+        self.undo.disabled, self.redo.disabled = not self._session.can_undo, not self._session.can_redo
+        if hasattr(self, "clear"):
+            self.clear.disabled = is_empty
+
+
+class ObjectRow(Row):
+    """The objects as buttons in their colours; add, rename, delete."""
+
+    def __init__(self, owner: SessionWidget):
+        self.owner, self._session, self._shown = owner, owner.session, None
+        self._chips = Row()
+        self.add = owner.button("Add", "Add an object", owner.session.add_object, icon="plus", width="72px")
+        self.name = widgets.Text(
+            placeholder="name", tooltip="Name of the active object", layout=widgets.Layout(width="150px", margin="0")
+        )
+        rename = owner.button("Rename", "Give the active object this name", self._rename, icon="pencil-alt")
+        self._delete = owner.button("Delete", "Delete the active object with its prompts", self._remove, icon="trash")
+        super().__init__(label("Objects"), self._chips, space(), Row(self.name, rename, self._delete))
+
+    def refresh(self) -> None:
+        """Show the session's objects."""
+        session = self._session
+        if self._shown != (shown := self.shown()):
+            self._shown = shown
+            self.name.value = session.active
+            self._delete.disabled = len(session.objects) == 1
+            self._chips.children = [*map(self.chip, range(len(session.objects)), session.objects), self.add]
+
+    def shown(self) -> tuple:
+        """All that the buttons depend on."""
+        return self._session.objects, self._session.active
+
+    def chip(self, number: int, name: str) -> widgets.Widget:
+        """An object's button; the active one carries a pen."""
+        active = name == self._session.active
+        tooltip = "Clicks go to this object" if active else "Let clicks go to this object"
+        chip = self.owner.button(
+            name, tooltip, lambda: self._session.select(name), icon="pen" if active else "", width="auto"
+        )
+        chip.style.button_color = colour_of(number)
+        chip.style.text_color = text_on(colour_of(number))
+        chip.style.font_weight = "bold" if active else "normal"
+        return chip
+
+    def _rename(self) -> None:
+        if self.name.value.strip() != self._session.active:
+            self._session.rename_object(self._session.active, self.name.value.strip())
+
+    def _remove(self) -> None:
+        self._session.remove_object(self._session.active)
+
+
+class Panels(widgets.VBox):
+    """Buttons that each show or hide a panel below them; Colab does not render `ipywidgets.Accordion`."""
+
+    def __init__(self, **panels: widgets.Widget):
+        self.toggles = {
+            title: widgets.ToggleButton(
+                description=title, icon="caret-right", layout=widgets.Layout(width="auto", margin="0")
+            )
+            for title in panels
+        }
+        for title, panel in panels.items():
+            panel.layout.display = "none"
+            self.toggles[title].observe(lambda change, title=title: self._show(panels[title], change), "value")
+        super().__init__([Row(*self.toggles.values()), *panels.values()], layout=widgets.Layout(grid_gap="6px"))
+
+    def _show(self, panel: widgets.Widget, change: Mapping[str, Any]) -> None:
+        panel.layout.display = None if change["new"] else "none"
+        change["owner"].icon = "caret-down" if change["new"] else "caret-right"
+
+
+def thumbnails(images: Sequence[bytes], captions: Sequence[str], side: int = 240) -> str:
+    """JPEG files side by side as HTML, which wraps where the page is narrow."""
+    import base64
+
+    items = []
+    for image, caption in zip(images, captions, strict=True):
+        text = html.escape(caption)
+        items.append(
+            f'<figure style="margin: 0; width: {side}px"><img alt="{text}" style="width: 100%" '
+            f'src="data:image/jpeg;base64,{base64.b64encode(image).decode()}"><figcaption>{text}</figcaption></figure>'
+        )
+    return f'<div style="display: flex; flex-wrap: wrap; gap: 8px; line-height: 1.3">{"".join(items)}</div>'
+
+
+def _colab_notice() -> str:
+    """On Colab allow custom widgets; where that fails, the sentence that says what to run."""
+    if "google.colab" not in sys.modules:
+        return ""
+    try:
+        from google.colab import output
+
+        output.enable_custom_widget_manager()
+    except Exception:
+        log.exception("Colab's widget manager could not be switched on")
+        return COLAB
+    return ""
