@@ -137,7 +137,7 @@ def test_a_comparison_leaves_masks_videos_curves_and_figures(folder, tmp_path):
     comparison = compare_arms(
         made, frames, Prompt(mask=truth.masks[0]), truth, progress=lambda name, done: seen.append((name, done))
     )
-    assert seen[-1] == ("zeroed", 14) and comparison.summary()["arms"]["geometry"]["gain"]["iou"] > 0.2
+    assert seen[-1] == ("zeroed", 14) and comparison.summary()["arms"]["geometry"]["gain"]["iou"] > 0.1
     write_comparison(comparison, frames, tmp_path)
     summary = json.loads((tmp_path / "comparison.json").read_text())
     assert summary["returns"] and summary["arms"]["geometry"]["returned"] > 0.5

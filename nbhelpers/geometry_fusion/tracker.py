@@ -173,6 +173,8 @@ class GeometryTracker:
             return None, None, f"geometry cannot be had: {error.what} ({error.given})"
         if self.change is not None:
             geometry = self.change(geometry)
+        if not geometry.valid.any():
+            return None, None, "no cell has geometry"
         if self.max_motion >= 1:
             return geometry, None, "; ".join(geometry.notes)
         motion = measure_motion(frames, geometry)
