@@ -14,6 +14,9 @@ NOTEBOOK := 00_start_here
 EVAL := "voc-words --vocabularies all,present,alone" "pascal-voc20 --use-sam" "voc-objects" \
 	"davis2016 --start mask,click --corrections 3" kitchen temple phrases cameras dreambooth turned-box synthetic-products
 
+# Container images often set this; every process, kernel and worker would then compile torch and other packages again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install fetch demo lab app test bench eval picture site address lint types format clean
 
@@ -65,12 +68,12 @@ site: fetch  ## build the site in outputs/site; executes the notebooks that chan
 address: install  ## copy the repository's address from pyproject.toml to badges and notebooks
 	@$(BIN)/python tools/address.py
 
-lint: install  ## check style and spelling
+lint: install types  ## check style, spelling and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell
 
-types: install  ## check types with pyright; not yet free of errors
+types: install  ## check types with pyright, in the rooms that pyproject.toml lists
 	@$(BIN)/pyright
 
 format: install  ## fix style and strip outputs from the notebooks

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from nbhelpers.benchmarks.commands import app as benchmarks
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import parse_point
 from nbhelpers.geometry_fusion.commands import app as geometry_fusion
 from nbhelpers.multiview.commands import multiview
+from nbhelpers.options import Device, Models, numbers, several_values
 from nbhelpers.product_matching.commands import app as product_matching
 from nbhelpers.rotoscoping.commands import app as rotoscoping
 
@@ -30,27 +30,6 @@ app.add_typer(rotoscoping, name="rotoscoping")
 app.add_typer(product_matching, name="product-matching")
 app.add_typer(geometry_fusion, name="geometry-fusion")
 app.command()(multiview)
-
-
-class _SeveralWords(TyperCommand):
-    """Lets ``--vocabulary a b c`` take several words after one flag."""
-
-    takes_several = ("--vocabulary", "--exclude")
-
-    def parse_args(self, ctx, args: list[str]) -> list[str]:
-        """Repeat the flag before each word, as typer wants it."""
-        out, flag = [], None
-        for arg in args:
-            if arg.startswith("-"):
-                flag = arg if arg in self.takes_several else None
-            elif flag is not None and out[-1] != flag:
-                out.append(flag)
-            out.append(arg)
-        return super().parse_args(ctx, out)
-
-
-Models = Annotated[str | None, typer.Option(help="auto, lite or official (default: NBHELPERS_MODELS, else auto)")]
-Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")]
 
 
 @app.command()
@@ -74,7 +53,7 @@ def doctor(
             raise NbHelpersError(
                 "memory is counted for VGGT alone", given=measure, expected="vggt-1b, vggt-1b-commercial"
             )
-        estimator = load("scene_estimator", measure, "cuda")
+        estimator: Any = load("scene_estimator", measure, "cuda")  # a VggtEstimator, by its name
         typer.echo(vggt.memory_text(vggt.memory_table(estimator)))
         return
     typer.echo(f"{examine()}\n{vggt.memory_text()}")
@@ -120,7 +99,7 @@ def segment(
         session = ClickSession(pixels, load("segmenter", log.model, device), name=log.image.get("name"), log=log)
     else:
         clicks = [parse_point(text)[1:] for text in point or ()]
-        corners = None if box is None else _numbers(box, "--box", "x0,y0,x1,y1", (4,))
+        corners = None if box is None else numbers(box, "--box", "x0,y0,x1,y1", (4,))
         if not clicks and corners is None:
             raise NbHelpersError("nothing to segment", expected="--point x,y or --box x0,y0,x1,y1")
         pixels = load_image(image)  # before the model: an unreadable photo fails early
@@ -137,13 +116,14 @@ def segment(
         typer.echo(str(path))
     for each in session.masks():
         chosen = session.candidate(each)
-        scores = ", ".join(f"{score:.2f}" for score in session.prediction(each).scores)
+        prediction = session.prediction(each)
+        scores = ", ".join(f"{score:.2f}" for score in (() if prediction is None else prediction.scores))
         share = 100 * float(session.mask(each).mean())
         typer.echo(f"{each}: candidate {chosen} of predicted IoU {scores}; {share:.1f} % of the photo")
     typer.echo(f"made by {session.segmenter.name} on {session.segmenter.device}")
 
 
-@app.command("clip-guided", cls=_SeveralWords)
+@app.command("clip-guided", cls=several_values("--vocabulary", "--exclude"))
 def clip_guided(
     image: Annotated[str, typer.Option(help="a photo, a folder of photos, or a quoted glob")],
     vocabulary: Annotated[list[str], typer.Option(help="words for what may be in the photo: several after one flag")],
@@ -228,22 +208,13 @@ def editing(
     check_writable(output.expanduser().parent)
     inpainter = load("inpainter", None, device, models)
     edited = job.edit(photo, inside, edit, use_inpainting=True, prompt=prompt, inpainter=inpainter, seed=seed)
-    about = {"photo": image.name, "sha256": sha256(image), "mask": hashlib.sha256(inside).hexdigest()}
+    digest = sha256(image)
+    about = {"photo": image.name, "sha256": digest, "mask": hashlib.sha256(inside).hexdigest()}
     about |= {"edit": edit, "prompt": prompt, "seed": seed, "model": inpainter.name}
     output = output.expanduser()
-    output = output.with_stem(own_name(output.parent, output.stem, about["sha256"], files=["{}" + output.suffix]))
+    output = output.with_stem(own_name(output.parent, output.stem, digest, files=["{}" + output.suffix]))
     write_text(output.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False))  # says whose picture it is
     typer.echo(f"{save_image(output, edited)}, made by {inpainter.name}")
-
-
-def _numbers(text: str, option: str, form: str, lengths: tuple[int, ...]) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in lengths:
-        raise NbHelpersError(f"{option} cannot be read", given=text, expected=form)
-    return numbers
 
 
 def main() -> None:

@@ -52,14 +52,14 @@ def contrasting_colours(image: UInt8[np.ndarray, "h w 3"], masks: Any) -> tuple[
         masks: as for `overlay`.
     """
     lab = cv2.cvtColor(fit(image, THUMBNAIL).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    palette = cv2.cvtColor(np.float32([[rgb(colour) for colour in PALETTE]]) / 255, cv2.COLOR_RGB2LAB)[0]
+    palette = cv2.cvtColor(np.array([[rgb(colour) for colour in PALETTE]], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
     chosen: list[int] = []
     for mask in _listed(masks).values():
         small = cv2.resize(mask.astype(np.uint8), lab.shape[1::-1], interpolation=cv2.INTER_AREA) > 0
         used = chosen[len(chosen) // len(PALETTE) * len(PALETTE) :]
         free = [k for k in range(len(PALETTE)) if k not in used]
         avoided = [*palette[used], *([np.median(lab[small], axis=0)] if small.any() else [])]
-        distance = [min((np.linalg.norm(palette[k] - colour) for colour in avoided), default=0) for k in free]
+        distance = [min((float(np.linalg.norm(palette[k] - each)) for each in avoided), default=0.0) for k in free]
         chosen.append(free[int(np.argmax(distance))])
     return tuple(PALETTE[k] for k in chosen)
 

@@ -24,9 +24,9 @@ from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 
 FORMATS = ("masks", "cutouts", "coco", "prompts")
-"""What `ClickSession.export` writes."""
+"""Formats of `ClickSession.export`."""
 CACHE_SIZE = 64  # predictions
-SMALL_AREA = 8  # cells of 256 x 256 logits; what SAM 2 fills in videos (fill_hole_area, sam2/build_sam.py)
+SMALL_AREA = 8  # cells of 256 x 256 logits, as SAM 2 fills in videos (fill_hole_area, sam2/build_sam.py)
 
 
 class ClickSession:
@@ -46,11 +46,11 @@ class ClickSession:
     is encoded at the first prompt, or earlier by `encode`.
 
     Args:
-        image: the path of a picture, ``(H, W, 3) uint8`` RGB, or whatever else `load_image` reads.
-        segmenter: predicts the masks; by default the one that `nbhelpers.load` picks.
-        name: of the photo in the log and in file names; by default the stem of its path.
-        log: a log to continue, see `open`.
-        max_hole_area: largest hole of a mask that is filled, in cells of the segmenter's logits; see
+        image: the path of an image file, ``(H, W, 3) uint8`` RGB, or anything else that `load_image` reads.
+        segmenter: predicts the masks; by default from `nbhelpers.load`.
+        name: of the photo in the log and in file names; by default the stem of the path.
+        log: a prompt log to continue, see `open`.
+        max_hole_area: maximum area of holes that are filled, in cells of the segmenter's logits; see
             `Prediction.cleaned`. 0 keeps masks as predicted.
         max_sprinkle_area: maximum area of separate components that are removed, likewise.
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_WEIGHTS = "sam2-hiera-tiny-lite"
 NO_WEIGHTS = "the weights cannot be had"
 BROWSER = "tests/browser/"  # one JupyterLab and one Chromium serve the whole folder
+SITE = "test_site.py"  # its site is also used by the browser tests and is built once
 # Files that take longest, longest first. They start first, and the short ones fill the cores at the end.
 LONGEST = (
     "04_multiview.ipynb",
@@ -27,6 +28,7 @@ LONGEST = (
     "05_product_matching.ipynb",
     "07_benchmarks.ipynb",
     BROWSER,
+    SITE,
     "00_start_here.ipynb",
     "02_editing.ipynb",
     "test_sam2_video.py",
@@ -37,6 +39,7 @@ LONGEST = (
     "test_frames_widget.py",
 )
 _missing: dict[str, str] = {}
+_embeddings: dict[tuple, object] = {}
 
 
 def pytest_sessionstart(session):
@@ -47,6 +50,8 @@ def pytest_sessionstart(session):
 
 
 def _rank(nodeid: str) -> int:
+    if "notebooks/" in nodeid and not any(name in nodeid for name in LONGEST):
+        return -1  # a new notebook
     return next((rank for rank, name in enumerate(LONGEST) if name in nodeid), len(LONGEST))
 
 
@@ -58,12 +63,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With ``--dist loadfile``: files in the order above, each on one worker, all browser tests on one."""
+    """With ``--dist loadfile``: files in the order above, each on one worker, all browser and site tests on one."""
     from xdist.scheduler import LoadFileScheduling
 
     class Longest(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return BROWSER if BROWSER in nodeid else super()._split_scope(nodeid)
+            return BROWSER if BROWSER in nodeid or SITE in nodeid else super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False  # it would start the files with the fewest tests last: the notebooks
     return Longest(config, log) if config.getvalue("dist") == "loadfile" else None
@@ -122,6 +127,22 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("NBHELPERS_HOME", str(tmp_path))
     monkeypatch.delenv("NBHELPERS_CHECKPOINTS", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def encode_once(monkeypatch):
+    """SAM 2 encodes each photo once per process; for tests of prompts on real weights. An encoding takes seconds."""
+    from nbhelpers.models.sam2 import Sam2Segmenter
+
+    encode = Sam2Segmenter.encode
+
+    def once(self, image):
+        key = self.name, self.device, image.shape, image.tobytes()
+        if key not in _embeddings:
+            _embeddings[key] = encode(self, image)
+        return _embeddings[key]
+
+    monkeypatch.setattr(Sam2Segmenter, "encode", once)
 
 
 @pytest.fixture(scope="session")

@@ -272,6 +272,28 @@ def test_fifty_megapixels(tiny):
     assert tiny.dense(image, ["cat", "dog"]).probabilities.shape == (2, 17, 24)
 
 
+def test_the_embeddings_of_the_classes_are_stored_and_a_damaged_file_is_rewritten(tiny, tmp_path):
+    store, groups = tmp_path / "classes.npz", [("cat",), ("grass", "lawn")]
+
+    def carried(sentences):
+        return ConseTextEncoder(tiny.classifier, sentences, tiny.settings, store=store).carry(groups)
+
+    def names_only(texts):
+        assert len(texts) < CLASSES, "the classes are stored"
+        return Sentences()(texts)
+
+    np.testing.assert_array_equal(carried(Sentences()), tiny.carry(groups))
+    np.testing.assert_array_equal(carried(names_only), tiny.carry(groups))
+    for damaged in (b"", store.read_bytes()[:1000]):
+        store.write_bytes(damaged)
+        np.testing.assert_array_equal(carried(Sentences()), tiny.carry(groups))
+    np.testing.assert_array_equal(carried(names_only), tiny.carry(groups))
+    with np.load(store) as other:
+        changed = {"texts": other["texts"][::-1], "embeddings": other["embeddings"]}
+    np.savez(store, **changed)
+    np.testing.assert_array_equal(carried(Sentences()), tiny.carry(groups))
+
+
 @pytest.fixture(scope="module")
 def encoder():
     return load("text_encoder", "conse-lite", "cpu")

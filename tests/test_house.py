@@ -24,6 +24,7 @@ FLOORS = {
     "export": 3,
     "plots": 3,
     "plots3d": 3,
+    "options": 3,
     "multiview": 4.5,
     "benchmarks": 4.7,  # measures the jobs
     "widgets": 5,
@@ -143,6 +144,11 @@ def bare_exceptions(source):
     return lines
 
 
+def is_overload(node):
+    """Whether a function only declares types for the one that follows it."""
+    return any(ast.unparse(decorator) == "overload" for decorator in getattr(node, "decorator_list", ()))
+
+
 def undocumented(source):
     """Public functions, classes and methods, and the module, that have no docstring."""
     tree = ast.parse(source)
@@ -151,7 +157,7 @@ def undocumented(source):
     def look(body, prefix):
         for node in body:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name[0] != "_":
-                if not ast.get_docstring(node):
+                if not is_overload(node) and not ast.get_docstring(node):
                     missing.append(prefix + node.name)
                 if isinstance(node, ast.ClassDef):
                     look(node.body, f"{node.name}.")
@@ -239,7 +245,7 @@ def top_names(kind):
     where = {}
     for path in MODULES:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, kind) and not node.name.startswith("_"):
+            if isinstance(node, kind) and not node.name.startswith("_") and not is_overload(node):
                 where.setdefault(node.name, []).append(dotted(path))
     return where
 

@@ -45,7 +45,7 @@ def test_every_task_of_the_catalog_has_a_choice(present):
     ("arguments", "words"),
     [
         (("segmentor",), "unknown task"),
-        (("segmenter", "sam3"), "no model of this name"),
+        (("segmenter", "sam9"), "no model of this name"),
         (("segmenter", "dinov2-small"), "another task"),
         (("segmenter", None, "quantum"), "device"),
     ],

@@ -307,6 +307,7 @@ def test_a_log_replays_to_identical_masks_on_real_weights(model, tmp_path):
 
 
 @pytest.mark.weights
+@pytest.mark.usefixtures("encode_once")
 def test_an_excluded_point_is_excluded_where_a_candidate_allows_it():
     session = ClickSession(sample("quokka"), load("segmenter", "sam2-hiera-tiny-lite", "cpu"))
     session.click(349, 346)
@@ -320,6 +321,7 @@ def run(*arguments):
 
 
 @pytest.mark.weights
+@pytest.mark.usefixtures("encode_once")
 def test_the_command_does_what_the_session_does(tmp_path):
     photo = sample("quokka")
     result = run("--image", photo, "--point", "349,346", "--name", "quokka", "--models", "lite", "--output", tmp_path)

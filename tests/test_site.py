@@ -1,6 +1,7 @@
 """The site: executed notebooks as pages with small, described figures; no broken link."""
 
 import base64
+import functools
 import io
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import site_pages as site  # noqa: E402
 
 
+@functools.cache
 def figure(alt=None, size=(2400, 1200)):
     file = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (size[1] // 40, size[0] // 40, 3), np.uint8)
@@ -39,12 +41,18 @@ def executed(name):
     return nbformat.v4.new_notebook(cells=cells, metadata=about)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """The site of two made notebooks."""
+    return build(tmp_path_factory.getbasetemp())
+
+
+@functools.cache
+def build(folder):
+    """Build the site once per process; the browser tests, which run on the same worker, use it too."""
     patch = pytest.MonkeyPatch()
     patch.setattr(site, "executed_copy", lambda path: executed(path.stem))
-    output = tmp_path_factory.mktemp("site") / "out"
+    output = folder / "site" / "out"
     patch.setattr(sys, "argv", ["site", "--output", str(output), "notebooks/00_one.ipynb", "notebooks/01_two.ipynb"])
     status = site.main()
     patch.undo()

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -218,7 +218,7 @@ def _checked(items: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
         yield key, item
 
 
-def _counted(results: Iterator[ItemResult], total: int | None, progress, score) -> Iterator[ItemResult]:
+def _counted(results: Generator[ItemResult, None, None], total: int | None, progress, score) -> Iterator[ItemResult]:
     """The results, with a report of the progress after each."""
     started, done, kept, failed, scores, summed = time.monotonic(), 0, 0, 0, 0, 0.0
     with contextlib.closing(results):
@@ -268,13 +268,13 @@ class _Task:
         return ItemResult(key, error=error)
 
 
-def _in_process(task: _Task, work: Iterable[tuple[str, Any]]) -> Iterator[ItemResult]:
+def _in_process(task: _Task, work: Iterable[tuple[str, Any]]) -> Generator[ItemResult, None, None]:
     """Results one after the other."""
     for key, item in work:
         yield task.kept(key, item) or task.compute(key, item)
 
 
-def _on_workers(task: _Task, work: Iterator[tuple[str, Any]], client: Any) -> Iterator[ItemResult]:
+def _on_workers(task: _Task, work: Iterator[tuple[str, Any]], client: Any) -> Generator[ItemResult, None, None]:
     """Results of a Dask client's workers, as they are done; those of an earlier run come without a worker."""
     needs("scale", "distributed")
     from distributed import KilledWorker, as_completed
@@ -335,8 +335,12 @@ def _on_one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def apart(output: str | Path, source: str | Path | Sequence[str | Path]) -> None:
+def apart(output: str | Path, source: Any) -> None:
     """Refuse to write results into the folder whose photos are the input: the next run would take them too.
+
+    Args:
+        output: the folder for results.
+        source: of the photos: a folder is compared, anything else is not.
 
     Raises:
         NbHelpersError: ``source`` is the folder ``output``.

@@ -13,7 +13,7 @@ import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -95,12 +95,14 @@ def image_size(source: Any) -> tuple[int, int]:
     """
     with opened(source) as (picture, _, name):
         if isinstance(picture, np.ndarray):
-            return _checked(picture, name).shape[:2]
-        return picture.size if is_quarter(orientation(picture)) else picture.size[::-1]
+            height, width = _checked(picture, name).shape[:2]
+            return height, width
+        width, height = picture.size
+        return (width, height) if is_quarter(orientation(picture)) else (height, width)
 
 
 @contextlib.contextmanager
-def opened(source: Any) -> Iterator[tuple[Image.Image | np.ndarray, io.BufferedIOBase | None, str]]:
+def opened(source: Any) -> Iterator[tuple[Image.Image | np.ndarray, io.BufferedIOBase | IO[bytes] | None, str]]:
     """Anything that may be a picture, as a PIL image or an array; one clear error for all that goes wrong.
 
     Args:
@@ -205,7 +207,7 @@ def _array_of(source: Any) -> np.ndarray | None:
     return np.moveaxis(array, 0, 2) if array.ndim == 3 else array
 
 
-def _file(source: Any) -> io.BufferedIOBase:
+def _file(source: Any) -> io.BufferedIOBase | IO[bytes]:
     """A path, bytes or a binary file as a file that can be closed.
 
     Raises:
@@ -239,16 +241,18 @@ def _file(source: Any) -> io.BufferedIOBase:
         raise NbHelpersError("this is not a picture", given=type(source).__name__, expected=WANTED) from error
 
 
-def _deep(picture: Image.Image, file: io.BufferedIOBase | None, max_value: float | None, name: str) -> Image.Image:
+def _deep(
+    picture: Image.Image, file: io.BufferedIOBase | IO[bytes] | None, max_value: float | None, name: str
+) -> Image.Image:
     """Colours of 16 bits as 8, of which Pillow would take the high byte and say nothing; anything else as it is."""
     is_deep = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
-    if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
-        log.warning("%s: the file holds %d pictures, the first is taken", name, picture.n_frames)
+    if picture.format == "TIFF" and (pages := getattr(picture, "n_frames", 1)) > 1:
+        log.warning("%s: the file holds %d pictures, the first is taken", name, pages)
     picture.load()
     if file is None or not is_deep or picture.mode not in ("RGB", "RGBA", "LA"):
         return _scaled(picture, max_value)
-    colours = picture.getextrema()[: 1 if picture.mode == "LA" else 3]
-    if max_value is None and max(high for _, high in colours) > DARK >> 8:
+    extrema = np.reshape(picture.getextrema(), (-1, 2))[: 1 if picture.mode == "LA" else 3]
+    if max_value is None and extrema.max() > DARK >> 8:
         return picture
     file.seek(0)
     values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
@@ -258,7 +262,7 @@ def _deep(picture: Image.Image, file: io.BufferedIOBase | None, max_value: float
     values = np.atleast_3d(values)
     rgb = _eight_bit(np.ascontiguousarray(values[:, :, channels]), max_value, name)
     if picture.mode != "RGB" and values.shape[2] == 4:
-        rgb = np.dstack([rgb, (values[:, :, 3] >> 8).astype(np.uint8)])
+        rgb = np.dstack([rgb, (values[:, :, 3].astype(np.uint16) >> 8).astype(np.uint8)])
     return _image(rgb, picture)
 
 
@@ -311,7 +315,7 @@ def save_image(path: str | Path, image: UInt8[np.ndarray, "h w c"] | UInt8[np.nd
 
     with replacing(path) as temporary:
         try:
-            options = {"quality": 95} if temporary.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+            options: dict[str, Any] = {"quality": 95} if temporary.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
             Image.fromarray(image).save(temporary, **options)
         except ValueError as error:
             raise NbHelpersError(
@@ -515,6 +519,7 @@ def _header(path: Path) -> tuple[int, tuple[int, int]]:
     from PIL import Image
 
     with opened(path) as (picture, _, _):
+        assert not isinstance(picture, np.ndarray)  # a file is none
         width, height = picture.size
         try:
             if picture.format == "PNG" and not _metadata_behind_pixels(path):
@@ -524,7 +529,8 @@ def _header(path: Path) -> tuple[int, tuple[int, int]]:
         except UNREADABLE:  # odd EXIF
             found = UPRIGHT
         if picture.format == "TIFF":  # whose size PIL gives after turning
-            width, height = picture.tag_v2[256], picture.tag_v2[257]
+            tags = picture.tag_v2  # pyright: ignore[reportAttributeAccessIssue] - a TiffImageFile has them
+            width, height = tags[256], tags[257]
     return found if found in AXES else UPRIGHT, (height, width)
 
 

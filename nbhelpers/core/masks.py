@@ -174,7 +174,7 @@ def encode_rle(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
     from pycocotools import mask as coco
 
     rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}  # pyright: ignore[reportAttributeAccessIssue] - bytes, whatever the stubs say
 
 
 def decode_rle(rle: Any, size: tuple[int, int] | None = None) -> Bool[np.ndarray, "h w"]:
@@ -248,6 +248,18 @@ def box_of(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int] | None:
     if not len(rows):
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def tight_box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
+    """`box_of` a mask that covers something.
+
+    Raises:
+        NbHelpersError: the mask is empty.
+    """
+    box = box_of(mask)
+    if box is None:
+        raise NbHelpersError("an empty mask has no box", given=f"a mask of {mask.shape[1]} x {mask.shape[0]} pixels")
+    return box
 
 
 def polygon_mask(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
@@ -352,12 +364,12 @@ def components(region: Bool[np.ndarray, "h w"], min_area: float = 1) -> Int[np.n
         min_area: parts of fewer cells are left out.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
-    areas = stats[1:count, cv2.CC_STAT_AREA]
+    areas = np.asarray(stats)[1:count, cv2.CC_STAT_AREA]
     order = np.argsort(-areas, kind="stable")
     order = order[areas[order] >= min_area]
     number = np.zeros(count, np.int32)
     number[order + 1] = np.arange(1, len(order) + 1)
-    return number[labels]
+    return number[labels.astype(np.intp)]
 
 
 def fill_holes(region: Bool[np.ndarray, "h w"], area: float) -> Bool[np.ndarray, "h w"]:

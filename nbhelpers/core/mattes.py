@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of, components, distance_to, fill_holes
+from nbhelpers.core.masks import box_of, components, distance_to, fill_holes, tight_box
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.video.frames import fold_wrap
 
@@ -70,9 +70,9 @@ def guided_filter(
         slopes, rest = _fit(guide, source, radius, epsilon)
     else:
         size = source.shape[::-1]
-        small = tuple(-(-length // step) for length in size)
-        coarse = (cv2.resize(array, small, interpolation=cv2.INTER_AREA) for array in (guide, source))
-        slopes, rest = _fit(*coarse, max(1, round(radius / step)), epsilon)
+        small = -(-size[0] // step), -(-size[1] // step)
+        coarse_guide, coarse = (cv2.resize(array, small, interpolation=cv2.INTER_AREA) for array in (guide, source))
+        slopes, rest = _fit(coarse_guide, coarse, max(1, round(radius / step)), epsilon)
         slopes = [cv2.resize(slope, size, interpolation=cv2.INTER_LINEAR) for slope in slopes]
         rest = cv2.resize(rest, size, interpolation=cv2.INTER_LINEAR)
     for channel, slope in enumerate(slopes):
@@ -118,7 +118,8 @@ def _solve(m: dict[tuple[int, int], np.ndarray], right: list[np.ndarray]) -> lis
         (2, 2): m[0, 0] * m[1, 1] - m[0, 1] ** 2,
     }
     determinant = sum(m[0, j] * cofactor[0, j] for j in range(3))
-    return [sum(cofactor[min(i, j), max(i, j)] * right[j] for j in range(3)) / determinant for i in range(3)]
+    products = [[cofactor[min(i, j), max(i, j)] * right[j] for j in range(3)] for i in range(3)]
+    return [(first + second + third) / determinant for first, second, third in products]
 
 
 def smooth_outline(
@@ -183,7 +184,7 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
 
 def _centre(mask: np.ndarray) -> tuple[float, float]:
     """Centre of gravity ``(x, y)`` of a mask."""
-    x0, y0, x1, y1 = box_of(mask)
+    x0, y0, x1, y1 = tight_box(mask)
     moments = cv2.moments(np.ascontiguousarray(mask[y0:y1, x0:x1]).view(np.uint8), binaryImage=True)
     return x0 + moments["m10"] / moments["m00"], y0 + moments["m01"] / moments["m00"]
 
@@ -315,9 +316,9 @@ def make_matte(
         np.multiply(part, full, out=out[window])
         return out
     soft = part.astype(np.float32)
-    if settings.needs_network:
+    if settings.needs_network and image is not None and matting is not None:
         (soft,) = matting([np.ascontiguousarray(image[window])], [make_trimap(part, settings.rim)])
-    elif settings.refine:
+    elif settings.refine and image is not None:
         soft = refine_matte(soft, image[window], settings.refine, settings.detail)
     soft = feather_matte(soft, settings.feather)
     out[window] = soft if full == 1 else np.rint(soft * full)
@@ -335,7 +336,7 @@ def make_trimap(mask: Mask, rim: int) -> UInt8[np.ndarray, "h w"]:
     return np.where(mask, np.where(inside > rim, 255, UNKNOWN), np.where(outside > rim, 0, UNKNOWN)).astype(np.uint8)
 
 
-def full_of(dtype: type | np.dtype) -> np.generic:
+def full_of(dtype: type | np.dtype) -> Any:
     """The value of full opacity in a matte of that type, as a scalar of it: 255, 65535 or 1.0.
 
     Raises:
@@ -445,7 +446,7 @@ def _check(mask: np.ndarray, settings: MatteSettings, image: np.ndarray | None, 
             raise NbHelpersError("neighbouring masks differ in size", given=other.shape, expected=str(mask.shape))
     if settings.needs_image and image is None:
         raise NbHelpersError("the edge-aware refinement needs the photo", do="pass image=, or set refine=0")
-    if settings.needs_image and image.shape[:2] != mask.shape:
+    if settings.needs_image and image is not None and image.shape[:2] != mask.shape:
         raise NbHelpersError(
             "the mask has another size than the image", given=mask.shape, expected=str(image.shape[:2])
         )

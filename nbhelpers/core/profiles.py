@@ -6,7 +6,7 @@ import functools
 import io
 import logging
 import struct
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -33,7 +33,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, I
 log = logging.getLogger(__name__)
 
 
-def to_srgb(picture: Image.Image, file: io.BufferedIOBase | None, name: str) -> Image.Image:
+def to_srgb(picture: Image.Image, file: io.BufferedIOBase | IO[bytes] | None, name: str) -> Image.Image:
     """A decoded picture in sRGB; the picture itself where it is sRGB already or says nothing about its colours.
 
     An ICC profile that is damaged or made for another kind of picture is ignored with a warning.
@@ -83,7 +83,7 @@ def _transform(icc: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform |
     from PIL import Image, ImageCms
 
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-    space = profile.profile.xcolor_space.strip()
+    space = profile.profile.xcolor_space.strip()  # pyright: ignore[reportAttributeAccessIssue] - stubs say a file
     if mode not in MODES.get(space, ()):
         return space, None
     out = mode if mode in ("RGB", "RGBA") else "RGB"
@@ -100,7 +100,7 @@ def _transform(icc: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform |
     return space, transform
 
 
-def _profile_of(picture: Image.Image, file: io.BufferedIOBase | None, name: str) -> bytes | None:
+def _profile_of(picture: Image.Image, file: io.BufferedIOBase | IO[bytes] | None, name: str) -> bytes | None:
     """An ICC profile for the picture's colours; None where they are sRGB or unknown."""
     info = picture.info
     icc = info.get("icc_profile") or None
@@ -136,7 +136,7 @@ def _is_adobe_rgb(picture: Image.Image) -> bool:
         return False
 
 
-def _cicp(file: io.BufferedIOBase) -> tuple[int, int] | None:
+def _cicp(file: io.BufferedIOBase | IO[bytes]) -> tuple[int, int] | None:
     """Primaries and transfer of a PNG's cICP chunk, which stands before its pixels; None where there is none."""
     before = file.tell()
     try:

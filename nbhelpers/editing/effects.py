@@ -71,7 +71,7 @@ def colour(image: Image, mask: Mask, rgb: Sequence[int], opacity: float = 1.0, k
     new = np.full((np.count_nonzero(mask), 3), np.asarray(rgb, np.float32))
     if keep_light and len(new):
         lab = cv2.cvtColor(image[mask][:, None], cv2.COLOR_RGB2LAB)
-        lab[:, :, 1:] = cv2.cvtColor(np.uint8([[rgb]]), cv2.COLOR_RGB2LAB)[:, :, 1:]
+        lab[:, :, 1:] = cv2.cvtColor(np.array([[rgb]], np.uint8), cv2.COLOR_RGB2LAB)[:, :, 1:]
         new = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)[:, 0].astype(np.float32)
     out[mask] = np.rint(opacity * new + (1 - opacity) * image[mask]).astype(np.uint8)
     return out

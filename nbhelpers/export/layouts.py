@@ -153,6 +153,7 @@ def postshot(mattes: Mattes, output: str | Path | None = None, bits: int | None 
         raise NbHelpersError("invalid bit depth", given=bits, expected="8, 16 or None: as the originals")
     folder = _folder(mattes, output)
     stems = _stems(mattes)
+    within: dict[str, Picture]
     within = {"masks_remove_background": "keep white", "masks_remove_occluders": "keep black"} if masks else {}
     targets = []
     for index, stem in enumerate(stems):
@@ -257,7 +258,7 @@ LAYOUTS: dict[str, Callable[..., Layout]] = {
 }
 
 
-def _sequence(kind: str, mattes: Mattes, output: str | Path, bits: int | None, picture: str) -> Layout:
+def _sequence(kind: str, mattes: Mattes, output: str | Path, bits: int | None, picture: Picture) -> Layout:
     """A PNG per frame, named like its image."""
     if bits not in (None, 8, 16):
         raise NbHelpersError("invalid bit depth", given=bits, expected="8, 16 or None: as the originals")
@@ -286,7 +287,7 @@ def _folder(mattes: Mattes, output: str | Path | None) -> Path:
 
 def _folder_of(mattes: Mattes, index: int, output: str | Path | None, folder: Path) -> Path:
     """The folder of one frame's RGBA: as given, or that of its original."""
-    return folder if output is not None else mattes.paths[index].absolute().parent
+    return folder if output is not None or not mattes.paths else mattes.paths[index].absolute().parent
 
 
 def _stems(mattes: Mattes) -> list[str]:
@@ -485,6 +486,8 @@ def target_pixels(
         image: the frame, 8 or 16 bit, for RGBA.
     """
     if target.is_rgba:
+        if image is None:
+            raise NbHelpersError("RGBA needs the frame as well as its matte", given=target.path)
         if image.dtype != matte.dtype:
             image = (image >> 8).astype(np.uint8) if matte.dtype == np.uint8 else image.astype(np.uint16) * 257
         return straight_rgba(image, matte) if target.picture == "straight" else premultiplied_rgba(image, matte)
@@ -585,7 +588,7 @@ def depth_of(paths: Sequence[Path] | None, index: int) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as picture:
-                return 16 if max(picture.tag_v2.get(258, (8,))) == 16 else 8
+                return 16 if max(getattr(picture, "tag_v2", {}).get(258, (8,))) == 16 else 8
     except (OSError, SyntaxError, ValueError, struct.error):
         return 8  # decoding the frame raises the error
 
@@ -604,7 +607,7 @@ def read_original(mattes: Mattes, index: int, bits: int) -> Shaped[np.ndarray, "
     frame = mattes.image(index)
     if bits == 8:
         return frame
-    if depth_of(mattes.paths, index) == 16:
+    if mattes.paths and depth_of(mattes.paths, index) == 16:
         path = mattes.paths[index]
         deep = _upright(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED))
         if deep is not None and deep.shape == frame.shape:

@@ -170,7 +170,8 @@ def _coarse(image: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarra
         image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
         known = np.pad(known, ((0, bottom), (0, right)))
     small = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    count = sum(known[i::2, j::2].view(np.uint8) for i in (0, 1) for j in (0, 1))
+    quarters = [known[i::2, j::2].view(np.uint8) for i in (0, 1) for j in (0, 1)]
+    count = quarters[0] + quarters[1] + quarters[2] + quarters[3]
     # the plain mean is wrong only where some of the four pixels are known, which is rare
     rows, columns = np.nonzero((count > 0) & (count < 4))
     total = np.zeros((len(rows), 3), np.uint32)
@@ -328,7 +329,7 @@ def to_coco(
 
     annotations, categories = [], []
     for number, (name, mask) in enumerate(masks.items(), start=1):
-        rle = encode_rle(mask) if isinstance(mask, np.ndarray) else dict(mask)
+        rle: Any = encode_rle(mask) if isinstance(mask, np.ndarray) else dict(mask)
         if tuple(rle["size"]) != tuple(size):
             raise NbHelpersError(
                 "a mask and the photo differ in size", given=f"{name}: {rle['size']}", expected=str(tuple(size))

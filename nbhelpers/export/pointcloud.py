@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
@@ -107,7 +108,8 @@ def save_glb(path: str | Path, cloud: Cloud, up: Shaped[np.ndarray, " 3"] | None
             colors = np.concatenate([shown[own], np.full((int(own.sum()), 1), 255, np.uint8)], 1)
             scene.add_geometry(trimesh.PointCloud(turned[own], colors), node_name=name, geom_name=name)
     with replacing(_suffix(path, ".glb")) as temporary:
-        temporary.write_bytes(scene.export(file_type="glb"))
+        data: Any = scene.export(file_type="glb")
+        temporary.write_bytes(data)
     return Path(path)
 
 

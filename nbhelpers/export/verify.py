@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,10 @@ class ExportReport:
             NbHelpersError: there is a mismatch; the first file is named.
         """
         if self.mismatches:
+            first, *others = self.mismatches
             raise NbHelpersError(
-                f"the {self.kind} export failed verification: {self.mismatches[0].what}",
-                given=f"{self.mismatches[0].path}, and {len(self.mismatches) - 1} more mismatches"
-                if len(self.mismatches) > 1
-                else self.mismatches[0].path,
+                f"the {self.kind} export failed verification: {first.what}",
+                given=f"{first.path}, and {len(others)} more mismatches" if others else first.path,
                 do="run the export again with replace=True; a file that has been changed, or belongs to no frame, "
                 "must be moved away first",
             )
@@ -250,6 +250,7 @@ def verify_video(video: Video, mattes: Mattes) -> ExportReport:
     """Decode a video and check codec, size, number of frames, frame rate, alpha and the content of every frame."""
     needs("video", "av")
     import av
+    import av.error
 
     what = "it is missing" if not video.path.is_file() else None
     if what is None:
@@ -281,11 +282,12 @@ def _report(kind: str, path: Path, what: str | None) -> ExportReport:
 def _video_mismatch(video: Video, mattes: Mattes) -> str | None:
     """The problem with a video, or None."""
     import av
+    import av.error
 
     with av.open(f"file:{video.path}") as container:
         if not container.streams.video:
             return "it has no video stream"
-        stream = container.streams.video[0]
+        stream: Any = container.streams.video[0]
         codec = CODECS[ENCODERS[video.style][1]]
         if stream.codec_context.name != codec:
             return f"its codec is {stream.codec_context.name}, not {codec}"
@@ -293,18 +295,20 @@ def _video_mismatch(video: Video, mattes: Mattes) -> str | None:
             return "it has no alpha channel"
         if (stream.sample_aspect_ratio or 1) != (aspect := getattr(mattes.frames, "aspect", 1)):
             return f"its pixel aspect ratio is {stream.sample_aspect_ratio}, not {aspect}"
-        stamps, tick = video.stamps(mattes) or (None, None)
-        if stamps is None and abs(stream.average_rate / video.rate(mattes) - 1) > 1e-3:
+        shown = video.stamps(mattes)
+        if shown is None and abs((stream.average_rate or 0) / video.rate(mattes) - 1) > 1e-3:
             return f"its frame rate is {stream.average_rate}, not {video.rate(mattes)}"
-        decoded = container.decode(stream)
+        decoded: Any = container.decode(stream)
+        start = Fraction(0)
         for index, right in enumerate(video_frames(video, mattes)):
             frame = next(decoded, None)
             if frame is None:
                 return f"it ends after {index} of {len(mattes)} frames"
             if (frame.height, frame.width) != right.shape[:2]:
                 return f"it is {frame.width} x {frame.height} pixels, not {right.shape[1]} x {right.shape[0]}"
-            start = frame.pts * frame.time_base if index == 0 else start
-            if stamps is not None and frame.pts * frame.time_base - start != int(stamps[index]) * tick:
+            time = frame.pts * frame.time_base
+            start = time if index == 0 else start
+            if shown is not None and time - start != int(shown[0][index]) * shown[1]:
                 return f"frame {index} has another time than in the clip"
             if what := _frame_mismatch(frame, right, video):
                 return f"frame {index}: {what}"

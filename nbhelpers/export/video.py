@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -173,7 +173,7 @@ def side_by_side_frame(
         matte = cv2.resize(matte, small.shape[1::-1], interpolation=cv2.INTER_AREA)
     rows, columns = np.ogrid[: small.shape[0], : small.shape[1]]
     squares = ((rows // CHECK + columns // CHECK) % 2 == 0)[:, :, None]
-    board = np.where(squares, np.uint8(CHECKS[0]), np.uint8(CHECKS[1]))
+    board = np.where(squares, np.array(CHECKS[0], np.uint8), np.array(CHECKS[1], np.uint8))
     paste(board, small, matte.astype(np.float32) / np.float32(255))
     return np.hstack([small, board])
 
@@ -182,6 +182,7 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
     """Encode all frames to ``path``."""
     needs("video", "av")
     import av
+    import av.error
 
     _, encoder, pixel_format, options = ENCODERS[video.style]
     stamps, tick = video.stamps(mattes) or (None, None)
@@ -190,7 +191,7 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
     try:
         # the index is stored first, so that browsers can play the file while loading
         with av.open(f"file:{path}", "w", format=path.suffix[1:], options={"movflags": "+faststart"}) as container:
-            stream = None
+            stream: Any = None
             for done, picture in enumerate(video_frames(video, mattes), start=1):
                 if stream is None:
                     stream = container.add_stream(encoder, rate=video.rate(mattes), options=dict(options))

@@ -8,11 +8,9 @@ from typing import Annotated
 import typer
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.options import Device, Models
 
 app = typer.Typer(help="Track with and without 3D geometry, side by side.", no_args_is_help=True)
-
-Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is when left out")]
-Models = Annotated[str | None, typer.Option(help="auto, lite or official (default: NBHELPERS_MODELS, else auto)")]
 
 
 @app.command("synthetic")

@@ -8,18 +8,22 @@ knows far more.
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import replacing
 from nbhelpers.core.lazy import missing
 from nbhelpers.core.vocabulary import is_stuff
 from nbhelpers.models.dense import as_classes
@@ -28,7 +32,8 @@ from nbhelpers.models.values import ClassMap
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
+
+log = logging.getLogger(__name__)
 
 PEAK = 0.99  # quantile over the photo that is taken as the best score, against outliers
 
@@ -119,6 +124,7 @@ class ConseTextEncoder:
         settings: see `ConseSettings`.
         name: catalog name.
         device: where it computes; always the CPU.
+        store: ``.npz`` file for the embeddings of the ImageNet classes, shared by processes, or None to store nothing.
     """
 
     def __init__(
@@ -128,8 +134,9 @@ class ConseTextEncoder:
         settings: ConseSettings | None = None,
         name: str = "conse-lite",
         device: str = "cpu",
+        store: Path | None = None,
     ):
-        self.classifier, self.sentences = classifier, sentences
+        self.classifier, self.sentences, self.store = classifier, sentences, store
         self.settings = settings or ConseSettings()
         self.name, self.device = name, device
         self._vectors: dict[str, np.ndarray] = {}
@@ -207,8 +214,19 @@ class ConseTextEncoder:
 
     @cached_property
     def _meanings(self) -> Float32[np.ndarray, "c d"]:
-        """Embeddings of the ImageNet classes, from lemma and definition; computed once, in seconds."""
-        return self.sentences([f"{lemma}: {text}" for lemma, text in zip(*class_texts(), strict=True)])
+        """Embeddings of the ImageNet classes, from lemma and definition; computed in seconds unless stored."""
+        texts = [f"{lemma}: {text}" for lemma, text in zip(*class_texts(), strict=True)]
+        stored = None if self.store is None else _read_embeddings(self.store, texts)
+        if stored is not None:
+            return stored
+        embeddings = self.sentences(texts)
+        if self.store is not None:
+            try:
+                with replacing(self.store) as temporary:
+                    np.savez(temporary, texts=np.array(texts), embeddings=embeddings)
+            except NbHelpersError as error:
+                log.warning("the embeddings of the ImageNet classes could not be stored: %s", error.given)
+        return embeddings
 
     def _similarity(self, names: Sequence[str]) -> Float32[np.ndarray, "n c"]:
         """Cosine of each name, or of its related classes, with each ImageNet class, smoothed over similar classes."""
@@ -246,8 +264,8 @@ class ConseTextEncoder:
     def _classes(self, image: UInt8[np.ndarray, "H W 3"], side: int, mirrored: bool) -> Float32[np.ndarray, "c h w"]:
         """ImageNet probabilities in each cell of the photo, scaled to a longer side of ``side``."""
         scale = side / max(image.shape[:2]) / STRIDE
-        size = tuple(max(1, round(length * scale)) * STRIDE for length in image.shape[:2])
-        logits = self.classifier.logits(image, size, mirrored)
+        height, width = (max(1, round(length * scale)) * STRIDE for length in image.shape[:2])
+        logits = self.classifier.logits(image, (height, width), mirrored)
         logits -= logits.max(0)
         np.exp(logits, out=logits)
         logits /= logits.sum(0)
@@ -261,7 +279,18 @@ def build(name: str, files: dict[str, Path], device: str) -> ConseTextEncoder:
         NbHelpersError: a file that cannot be read, or contains another network.
     """
     sentences = SentenceEncoder.from_files(files["text"], files["config"], files["tokenizer"])
-    return ConseTextEncoder(DenseClassifier.from_file(files["classifier"]), sentences, name=name)
+    digest = hashlib.sha256(files["text"].read_bytes()).hexdigest()[:16]
+    store = files["text"].with_name(f"imagenet-{digest}.npz")
+    return ConseTextEncoder(DenseClassifier.from_file(files["classifier"]), sentences, name=name, store=store)
+
+
+def _read_embeddings(path: Path, texts: Sequence[str]) -> Float32[np.ndarray, "c d"] | None:
+    """Stored embeddings of exactly these texts, or None."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return stored["embeddings"] if list(stored["texts"]) == list(texts) else None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
 
 
 def raise_stuff(scores: Float32[np.ndarray, "n h w"], stuff: Bool[np.ndarray, " n"], rest: float) -> None:
@@ -318,7 +347,7 @@ class DenseClassifier:
 
     def __init__(
         self,
-        session: onnxruntime.InferenceSession,
+        session: Any,
         weight: Float32[np.ndarray, "d c"],
         bias: Float32[np.ndarray, " c"],
     ):

@@ -104,7 +104,7 @@ def build(name: str, files: Mapping[str, Path], device: str) -> DepthAnythingGeo
         NbHelpersError: the package is not installed, or cannot read the folder.
     """
     try:
-        from depth_anything_3.api import DepthAnything3
+        from depth_anything_3.api import DepthAnything3  # pyright: ignore[reportMissingImports] - not in our pins
     except ImportError as error:
         raise NbHelpersError(
             "the package depth-anything-3 is not installed, or lacks what it needs", given=str(error), do=INSTALL

@@ -240,11 +240,10 @@ def stitch_windows(
     """
     import torch
 
-    total = coverage = None
+    total = coverage = torch.empty(0)
     for (top, left, bottom, right), values in zip(spans, maps, strict=True):
-        if total is None:
-            total = values.new_zeros((len(values), *size))
-            coverage = values.new_zeros(size)
+        if not total.numel():
+            total, coverage = values.new_zeros((len(values), *size)), values.new_zeros(size)
         enlarged = torch.nn.functional.interpolate(values[None], (bottom - top, right - left), mode="bilinear")[0]
         total[:, top:bottom, left:right] += enlarged
         coverage[top:bottom, left:right] += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -19,7 +19,7 @@ from nbhelpers.core.images import fit_square, unfit_square
 from nbhelpers.core.lazy import needs
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    pass
 
 INDEX = "model_index.json"
 PIPELINES = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
@@ -50,7 +50,7 @@ class DiffusionInpainter:
         side: working size in pixels, from the network's configuration: 512, or 1024 for SDXL.
     """
 
-    def __init__(self, pipeline: DiffusionPipeline, name: str = "stable-diffusion-inpainting", device: str = "cpu"):
+    def __init__(self, pipeline: Any, name: str = "stable-diffusion-inpainting", device: str = "cpu"):
         self.pipeline, self.name, self.device = pipeline, name, device
         self.side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
 
@@ -171,7 +171,9 @@ def from_folder(folder: str | Path, device: str | None = None, name: str | None 
 
     plain = list((folder / "unet").glob("diffusion_pytorch_model*.safetensors"))
     is_half = bool(plain) and all(f".{HALF}." in path.name for path in plain)
-    checker = {} if (folder / "safety_checker").is_dir() else {"safety_checker": None, "feature_extractor": None}
+    checker: dict[str, Any] = (
+        {} if (folder / "safety_checker").is_dir() else {"safety_checker": None, "feature_extractor": None}
+    )
     if kind == PIPELINES[0] and checker:
         checker["requires_safety_checker"] = False
     try:

@@ -20,7 +20,6 @@ from nbhelpers.models.pretrained import fill_network, load_network
 from nbhelpers.weights.convert import vit_state_dict
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the publisher's preprocessing
@@ -44,7 +43,7 @@ class Dinov2Encoder:
         device: where it computes.
     """
 
-    def __init__(self, model: torch.nn.Module, name: str, device: str):
+    def __init__(self, model: Any, name: str, device: str):
         self.model = model.to(device).eval().requires_grad_(False)
         self.name, self.device = name, device
         self.patch: int = model.config.patch_size
@@ -104,5 +103,6 @@ def build_lite(name: str, files: dict[str, Path], device: str, *, blocks: int = 
         for key, value in vit_state_dict(files["checkpoint"]).items()
         if not key.startswith(unused)
     }
-    config = Dinov2Config(**LITE, num_hidden_layers=blocks)
+    options: dict[str, Any] = {**LITE, "num_hidden_layers": blocks}
+    config = Dinov2Config(**options)
     return Dinov2Encoder(fill_network(name, NETWORKS["dinov2"], config, state), name, device)

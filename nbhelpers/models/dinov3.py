@@ -20,7 +20,6 @@ from nbhelpers.models.patches import encode_patches
 from nbhelpers.models.pretrained import load_network, load_processor, processed
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 NETWORKS = {"dinov3_vit": "DINOv3ViTModel", "dinov3_convnext": "DINOv3ConvNextModel"}
@@ -47,7 +46,7 @@ class Dinov3Encoder:
         NbHelpersError: more directions than half the length of a token.
     """
 
-    def __init__(self, model: torch.nn.Module, processor: Any, name: str, device: str, positions: int = 0):
+    def __init__(self, model: Any, processor: Any, name: str, device: str, positions: int = 0):
         self.model = model.to(device).eval().requires_grad_(False)
         self.processor, self.name, self.device = processor, name, device
         config = model.config

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -90,7 +91,8 @@ class EstimatedGeometry:
             NbHelpersError: fewer than half of the frames can be registered.
         """
         if scene is None:
-            scene = self.estimator.reconstruct(frames, [f"{number:05d}" for number in range(len(frames))])
+            images: Any = frames  # a sequence as far as an estimator reads it
+            scene = self.estimator.reconstruct(images, [f"{number:05d}" for number in range(len(frames))])
         return cells_of_scene(scene, len(frames), self.grid)
 
 
@@ -233,7 +235,7 @@ def _carried_depth(scene: Scene, view: int, grid: int) -> tuple[np.ndarray, np.n
         return depth, certainty
     size = scene.sizes[view]
     spots = (pixels + 0.5) * (grid / size[1], grid / size[0])
-    centers = (np.stack(np.mgrid[:grid, :grid][::-1], -1) + 0.5).reshape(-1, 2)
+    centers = (np.moveaxis(np.mgrid[:grid, :grid][::-1], 0, -1) + 0.5).reshape(-1, 2)
     distance = np.linalg.norm(centers[:, None] - spots, axis=2)
     order = np.argsort(distance, axis=1)[:, :NEAREST]
     near = np.take_along_axis(distance, order, 1)

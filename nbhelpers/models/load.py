@@ -6,11 +6,21 @@ import os
 import threading
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from nbhelpers.core.device import choose_device, multiply_by_onednn
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.protocols import (
+    Detector,
+    FeatureSegmenter,
+    Inpainter,
+    Matcher,
+    PatchEncoder,
+    SceneEstimator,
+    Segmenter,
+    TextEncoder,
+    Tracker,
+)
 from nbhelpers.weights import cache, catalog
 from nbhelpers.weights.entries import SETS, TASKS, Model
 
@@ -18,6 +28,40 @@ _loaded: dict[tuple[str, str], Any] = {}
 _lock = threading.RLock()
 
 
+@overload
+def load(
+    task: Literal["segmenter"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+) -> FeatureSegmenter: ...
+@overload
+def load(
+    task: Literal["tracker"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+) -> Tracker: ...
+@overload
+def load(
+    task: Literal["text_encoder"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+) -> TextEncoder: ...
+@overload
+def load(
+    task: Literal["detector"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+) -> Detector: ...
+@overload
+def load(
+    task: Literal["patch_encoder"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+) -> PatchEncoder: ...
+@overload
+def load(
+    task: Literal["scene_estimator"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+) -> SceneEstimator: ...
+@overload
+def load(
+    task: Literal["inpainter"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+) -> Inpainter: ...
+@overload
+def load(
+    task: Literal["matcher"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+) -> Matcher: ...
+@overload
+def load(task: str, name: str | None = ..., device: str | None = ..., models: str | None = ...) -> Any: ...
 def load(task: str, name: str | None = None, device: str | None = None, models: str | None = None) -> Any:
     """The model for a task, built at the first call and cached.
 
@@ -117,7 +161,7 @@ def load_checkpoint(path: str | Path, config: str | None = None, device: str | N
             given=path.name,
             expected="--model-cfg with one of " + ", ".join(configs),
         )
-    chosen = model.options["config"] if config is None else configs.get(Path(config).name)
+    chosen = configs.get(Path(config).name) if config is not None else model.options["config"] if model else None
     if chosen is None:
         raise NbHelpersError("unknown configuration", given=config, expected=", ".join(configs))
     from nbhelpers.models.sam2 import build

@@ -69,7 +69,7 @@ class LightGlueMatcher:
     ):
         import torch
 
-        self.model = torch.nn.ModuleDict({"extractor": extractor, "glue": glue}).eval().to(device)
+        self.model: Any = torch.nn.ModuleDict({"extractor": extractor, "glue": glue}).eval().to(device)
         self.kind, self.name, self.device = kind, name, device
         self.keypoints, self.longest = keypoints, longest
 
@@ -176,8 +176,9 @@ def _tensor(image: np.ndarray, device: str):
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(device).float() / 255
 
 
-def _arrays(*tensors) -> tuple[np.ndarray, ...]:
-    return tuple(tensor.float().cpu().numpy() for tensor in tensors)
+def _arrays(points, descriptors, scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    points, descriptors, scores = (each.float().cpu().numpy() for each in (points, descriptors, scores))
+    return points, descriptors, scores
 
 
 def _none(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -197,7 +198,7 @@ def light_glue(kind: str, state: Mapping[str, Any]) -> Any:
     from kornia.feature import LightGlue
 
     options = {name: value for name, value in LightGlue.features[kind].items() if name != "weights"}
-    glue = LightGlue(None, **options)
+    glue: Any = LightGlue(None, **options)  # pyright: ignore[reportArgumentType] - None: weights come below
     renamed = {
         re.sub(r"^(self_attn|cross_attn)\.(\d+)\.", r"transformers.\2.\1.", name.removeprefix("matcher.")): value
         for name, value in state.items()

@@ -6,7 +6,7 @@ Sargsyan et al., ICCV 2023, "MI-GAN: A Simple Baseline for Image Inpainting on M
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -15,7 +15,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit_square, unfit_square
 
 if TYPE_CHECKING:
-    import onnxruntime
+    pass
 
 SIDE = 512
 HOLE, KEEP = 0, 255
@@ -38,7 +38,7 @@ class MiganInpainter:
 
     side = SIDE
 
-    def __init__(self, session: onnxruntime.InferenceSession, name: str = "migan", device: str = "cpu"):
+    def __init__(self, session: Any, name: str = "migan", device: str = "cpu"):
         self.session, self.name, self.device = session, name, device
 
     def fill(

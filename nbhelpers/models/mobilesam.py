@@ -6,7 +6,7 @@ Zhang et al. 2023, arXiv 2306.14289 (a distilled encoder, the decoder of Segment
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
@@ -17,7 +17,7 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.values import Choose, Embedding, Prediction
 
 if TYPE_CHECKING:
-    import onnxruntime
+    pass
 
 SIDE = 1024
 LOW_RES = SIDE // LOW_RES_FACTOR
@@ -45,8 +45,8 @@ class MobileSamSegmenter:
 
     def __init__(
         self,
-        encoder: onnxruntime.InferenceSession,
-        decoder: onnxruntime.InferenceSession,
+        encoder: Any,
+        decoder: Any,
         name: str = "mobilesam",
         device: str = "cpu",
     ):

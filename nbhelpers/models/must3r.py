@@ -127,7 +127,7 @@ class Must3rGeometry:
         turn, center = rigid_motion(local, points, confidence)
         height, width = confidence.shape
         spots = _carried(cell_centers_of(size, self.grid), to_picture)
-        inside = ((spots >= -0.5) & (spots < (width - 0.5, height - 0.5))).all(-1)
+        inside = np.asarray(((spots >= -0.5) & (spots < (width - 0.5, height - 0.5))).all(-1))
         columns, rows = np.clip(np.rint(spots).astype(int), 0, (width - 1, height - 1)).transpose(2, 0, 1)
         directions = local[rows, columns] @ turn.T
         directions /= np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), 1e-12)
@@ -135,7 +135,7 @@ class Must3rGeometry:
         inside &= np.isfinite(found).all(-1) & np.isfinite(directions).all(-1)
         maps = []
         spots = _carried(cell_centers_of(size, LAYER_GRID), to_picture)
-        within = ((spots >= -0.5) & (spots < (width - 0.5, height - 0.5))).all(-1)
+        within = np.asarray(((spots >= -0.5) & (spots < (width - 0.5, height - 0.5))).all(-1))
         tokens = ((spots + 0.5) / PATCH - 0.5).astype(np.float32)
         for each in features:
             square = each.reshape(height // PATCH, width // PATCH, -1)
@@ -239,8 +239,8 @@ def build(name: str, files: Mapping[str, Path], device: str) -> Must3rGeometry:
     """
     check_accepted(name, "MUSt3R Non-Commercial", "https://github.com/naver/must3r/blob/main/LICENSE")
     try:
-        from must3r.model import MUSt3R
-        from must3r.model.encoder import Dust3rEncoder
+        from must3r.model import MUSt3R  # pyright: ignore[reportMissingImports] - not on any index
+        from must3r.model.encoder import Dust3rEncoder  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise NbHelpersError(
             "MUSt3R's own package is not installed; it comes from its repository", given=str(error), do=INSTALL
@@ -261,7 +261,8 @@ def build(name: str, files: Mapping[str, Path], device: str) -> Must3rGeometry:
             ) from error
         networks.append(network)
     side = plain_call(kept["args"].encoder)[1].get("img_size", (512, 512))[0]
-    return Must3rGeometry(*networks, name, device, side)
+    encoder, decoder = networks
+    return Must3rGeometry(encoder, decoder, name, device, side)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class OpenClipTextEncoder:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         name: str,
         device: str,
         settings: DenseSettings | None = None,
@@ -259,14 +259,16 @@ class OpenClipTextEncoder:
         """Cosines of patches with each text, enlarged to pixels and averaged over the windows."""
         import torch
 
-        spans = sliding_windows(pixels.shape[-2:], settings.crop, settings.stride)
+        height, width = pixels.shape[-2:]
+        spans = sliding_windows((height, width), settings.crop, settings.stride)
 
         def encode(start, stop):
             crops = [pixels[:, top:bottom, left:right] for top, left, bottom, right in spans[start:stop]]
             weights = None
             if scope is not None:
-                grid = self._grid(crops[0].shape[-2:])
-                weights = scope.weights(spans[start:stop], tuple(pixels.shape[-2:]), grid).to(self.device)
+                rows, columns = crops[0].shape[-2:]
+                grid = self._grid((rows, columns))
+                weights = scope.weights(spans[start:stop], (height, width), grid).to(self.device)
             with autocast(self.device):
                 features = patch_features(self.model.visual, torch.stack(crops), settings, weights)
             units = torch.nn.functional.normalize(features.float(), dim=-1)
@@ -274,7 +276,7 @@ class OpenClipTextEncoder:
 
         batch = WINDOWS[self.device.partition(":")[0]]
         return stitch_windows(
-            spans, chain.from_iterable(in_batches(encode, len(spans), batch, "windows")), pixels.shape[-2:]
+            spans, chain.from_iterable(in_batches(encode, len(spans), batch, "windows")), (height, width)
         )
 
 
@@ -375,7 +377,8 @@ def input_size(size: tuple[int, int], settings: DenseSettings, patch: tuple[int,
         patch: ``(height, width)`` in pixels.
     """
     scale = min(settings.long_side / max(size), settings.short_side / min(size))
-    return tuple(max(int(side * scale + 0.5), minimum) for side, minimum in zip(size, patch, strict=True))
+    height, width = (max(int(side * scale + 0.5), minimum) for side, minimum in zip(size, patch, strict=True))
+    return height, width
 
 
 def _resize(maps: Float[Tensor, "n h w"], size: tuple[int, int]) -> Float[Tensor, "n H W"]:
@@ -398,7 +401,7 @@ def _check_memory(names: int, size: tuple[int, int], settings: DenseSettings) ->
 
 
 def patch_features(
-    visual: torch.nn.Module,
+    visual: Any,
     pixels: Float[Tensor, "b 3 H W"],
     settings: DenseSettings,
     weights: Float[Tensor, "b t t"] | None = None,
@@ -493,7 +496,7 @@ def neighbourhood_bias(grid: tuple[int, int], std: float) -> Float[Tensor, "t t"
     return torch.nn.functional.pad(torch.exp(-squares / (2 * std**2)), (1, 0, 1, 0))
 
 
-def position_embeddings(visual: torch.nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t c"]:
+def position_embeddings(visual: Any, grid: tuple[int, int]) -> Float[Tensor, "t c"]:
     """Position embeddings of the class token and of ``grid`` patches: as trained, or interpolated (bicubic).
 
     The scale is that of a grid larger by 0.1, as in the reference implementations of SCLIP and NACLIP, which have it
@@ -510,7 +513,7 @@ def position_embeddings(visual: torch.nn.Module, grid: tuple[int, int]) -> Float
     return torch.cat([trained[:1], square[0].flatten(1).T])
 
 
-def encode_text(model: torch.nn.Module, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n d"]:
+def encode_text(model: Any, tokens: Int[Tensor, "n context"]) -> Float[Tensor, "n d"]:
     """Equivalent to ``model.encode_text``, five times as fast for short sentences.
 
     No token attends to later ones, so all tokens after the end of the longest sentence are dropped.
@@ -533,7 +536,7 @@ def prompt_sentences(name: str, templates: tuple[str, ...] | None = None) -> lis
     return [template(name) for template in OPENAI_IMAGENET_TEMPLATES]
 
 
-def build_clip(architecture: str) -> torch.nn.Module:
+def build_clip(architecture: str) -> Any:
     """The untrained network of an ``open_clip`` architecture, on the CPU.
 
     ``open_clip.create_model`` does the same, but may download weights.
@@ -546,7 +549,7 @@ def build_clip(architecture: str) -> torch.nn.Module:
 
     config = open_clip.get_model_config(architecture)
     if config is None or not _is_plain(config):
-        plain = [name for name in open_clip.list_models() if _is_plain(open_clip.get_model_config(name))]
+        plain = [name for name in open_clip.list_models() if _is_plain(open_clip.get_model_config(name) or {})]
         raise NbHelpersError(
             "open_clip has no such model" if config is None else "this model is not a plain vision transformer",
             given=architecture,
@@ -561,7 +564,7 @@ def _is_plain(config: dict) -> bool:
     return known and isinstance(vision["layers"], int)
 
 
-def load_clip_weights(model: torch.nn.Module, path: Path) -> None:
+def load_clip_weights(model: Any, path: Path) -> None:
     """Load a state dict as OpenCLIP saves it, also from inside a training checkpoint.
 
     Raises:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def load_network(name: str, files: Mapping[str, Path], networks: Mapping[str, str]) -> torch.nn.Module:
+def load_network(name: str, files: Mapping[str, Path], networks: Mapping[str, str]) -> Any:
     """A network with all its weights, on the CPU.
 
     Example:
@@ -61,7 +61,7 @@ def read_config(name: str, files: Mapping[str, Path], networks: Mapping[str, str
     return config
 
 
-def fill_network(name: str, network: str, config: Any, state: dict[str, torch.Tensor]) -> torch.nn.Module:
+def fill_network(name: str, network: str, config: Any, state: dict[str, torch.Tensor]) -> Any:
     """The network of a class of ``transformers`` with these weights.
 
     ``transformers`` knows the older names of parameters and renames them.

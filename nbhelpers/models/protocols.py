@@ -399,10 +399,20 @@ class Matcher(Protocol):
         >>> first.points[pairs[:, 0]], second.points[pairs[:, 1]]      # the same points of the scene
     """
 
-    name: str
-    device: str
-    quick: bool
-    """Whether a pair takes well under a second on a CPU, so that all pairs of dozens of photos can be matched."""
+    @property
+    def name(self) -> str:
+        """Its catalog name."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        ...
+
+    @property
+    def quick(self) -> bool:
+        """Whether a pair takes well under a second on a CPU, so that all pairs of dozens of photos can be matched."""
+        ...
 
     def features(self, image: UInt8[np.ndarray, "h w 3"]) -> LocalFeatures:
         """Keypoints of an image; few or none if it has little texture."""

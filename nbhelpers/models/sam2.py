@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
@@ -65,7 +65,7 @@ class Sam2Segmenter:
         device: where it computes.
     """
 
-    def __init__(self, model: torch.nn.Module, name: str, device: str):
+    def __init__(self, model: Any, name: str, device: str):
         import torch
 
         self.model = model.to(device).eval()
@@ -144,6 +144,7 @@ class Sam2Segmenter:
         def run():
             decoder = PointDecoder(self.model, *self._decoder_features(embedding))
             coordinates, _ = self._points(prompt, embedding.size)
+            assert coordinates is not None  # a prompt of points has some
 
             def decode(start, stop):
                 predict = decoder if choose is None else decoder.candidates
@@ -225,7 +226,7 @@ class UpstreamSegmenter:
         """The predictor's features of an image."""
         with autocast(self.device):
             self._predictor.set_image(image.copy())
-        features = self._predictor._features
+        features: Any = self._predictor._features
         tensors = {str(level): each for level, each in enumerate(features["high_res_feats"])}
         return Embedding(image.shape[:2], self.name, {"image_embed": features["image_embed"], **tensors})
 
@@ -328,7 +329,7 @@ def builders() -> ModuleType:
         ) from error
 
 
-def build_image_network(config: str, *overrides: str) -> torch.nn.Module:
+def build_image_network(config: str, *overrides: str) -> Any:
     """The untrained network of a ``sam2`` configuration, on the CPU.
 
     Args:
@@ -338,7 +339,7 @@ def build_image_network(config: str, *overrides: str) -> torch.nn.Module:
     return builders().build_sam2(config, None, device="cpu", hydra_overrides_extra=list(overrides))
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> list[str]:
+def load_weights(model: Any, path: Path) -> list[str]:
     """Load a checkpoint into ``model``; weights that are needed only for video may be missing.
 
     Returns:
@@ -352,7 +353,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> list[str]:
     return _fill(model, state, path)
 
 
-def _fill(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> list[str]:
+def _fill(model: Any, state: dict[str, torch.Tensor], path: Path) -> list[str]:
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # shapes differ
@@ -404,7 +405,7 @@ class PointDecoder:
         high_res_feats: ``[(1, c / 8, 4 h, 4 w), (1, c / 4, 2 h, 2 w)]``.
     """
 
-    def __init__(self, model: torch.nn.Module, image_embed: Tensor, high_res_feats: list[Tensor]):
+    def __init__(self, model: Any, image_embed: Tensor, high_res_feats: list[Tensor]):
         self.prompt_encoder, self.decoder = model.sam_prompt_encoder, model.sam_mask_decoder
         self.height, self.width = image_embed.shape[-2:]
         transformer = self.decoder.transformer
@@ -438,7 +439,7 @@ class PointDecoder:
         output = [self.decoder.obj_score_token.weight, *output] if first else output
         tokens = _cat([*(weight.expand(len(coordinates), *weight.shape) for weight in output), sparse])
 
-        queries, image = tokens, None
+        queries, image = tokens, tokens.new_empty(0)  # the first block shares its image tokens
         for block in self.blocks:
             queries, image = block(queries, tokens, image)
         queries = self.norm_final(queries + self.final(queries + tokens, image))
@@ -456,7 +457,7 @@ class _TokenToImage:
     ``shared`` ``(n, c)``: image tokens that are the same for all clicks; by default they are passed to each call.
     """
 
-    def __init__(self, attention: torch.nn.Module, position: Float[Tensor, "n c"], shared: Tensor | None = None):
+    def __init__(self, attention: Any, position: Float[Tensor, "n c"], shared: Tensor | None = None):
         self.attention, self.heads = attention, attention.num_heads
         width = attention.internal_dim // self.heads
         self.scale = width**-0.5
@@ -470,7 +471,7 @@ class _TokenToImage:
             keys = _heads(shared @ attention.k_proj.weight.T, self.heads).mT + self.position
             self.shared = keys, _heads(shared @ attention.v_proj.weight.T, self.heads).contiguous()
 
-    def __call__(self, queries: Float[Tensor, "b t c"], image: Tensor | None) -> Float[Tensor, "b t c"]:
+    def __call__(self, queries: Float[Tensor, "b t c"], image: Tensor) -> Float[Tensor, "b t c"]:
         b, t, _ = queries.shape
         q = _heads(self.attention.q_proj(queries) * self.scale, self.heads)
         if self.shared is not None:
@@ -487,7 +488,7 @@ class _TokenToImage:
 class _ImageToToken:
     """Cross attention of the whole image to a few tokens, added to the image; ``shared`` as above."""
 
-    def __init__(self, attention: torch.nn.Module, position: Float[Tensor, "n c"], shared: Tensor | None = None):
+    def __init__(self, attention: Any, position: Float[Tensor, "n c"], shared: Tensor | None = None):
         self.attention, self.heads = attention, attention.num_heads
         width = attention.internal_dim // self.heads
         self.scale = width**-0.5
@@ -500,7 +501,7 @@ class _ImageToToken:
             self.shared = queries, shared + attention.out_proj.bias
 
     def __call__(
-        self, image: Tensor | None, keys: Float[Tensor, "b t c"], values: Float[Tensor, "b t c"]
+        self, image: Tensor, keys: Float[Tensor, "b t c"], values: Float[Tensor, "b t c"]
     ) -> Float[Tensor, "b n c"]:
         b, t, _ = keys.shape
         k = _heads(self.attention.k_proj(keys) * self.scale, self.heads)
@@ -518,12 +519,12 @@ class _ImageToToken:
 class _Block:
     """One ``TwoWayAttentionBlock``."""
 
-    def __init__(self, layer: torch.nn.Module, position: Float[Tensor, "n c"], shared: Tensor | None):
+    def __init__(self, layer: Any, position: Float[Tensor, "n c"], shared: Tensor | None):
         self.layer = layer
         self.to_image = _TokenToImage(layer.cross_attn_token_to_image, position, shared)
         self.to_token = _ImageToToken(layer.cross_attn_image_to_token, position, shared)
 
-    def __call__(self, queries: Tensor, tokens: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, queries: Tensor, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         layer = self.layer
         if layer.skip_first_layer_pe:
             queries = layer.self_attn(q=queries, k=queries, v=queries)
@@ -546,7 +547,7 @@ class _Doubling:
     @classmethod
     def of(
         cls,
-        convolution: torch.nn.Module,
+        convolution: Any,
         finer: Float[Tensor, "1 d h2 w2"],
         order: tuple[tuple[int, ...], tuple[int, ...]],
     ) -> _Doubling:
@@ -563,7 +564,7 @@ class _Doubling:
 class _Upscale:
     """``output_upscaling`` with its skip connections, then the product with the ``c`` kernels of each click."""
 
-    def __init__(self, layers: torch.nn.Sequential, finest: Tensor, finer: Tensor):
+    def __init__(self, layers: Any, finest: Tensor, finer: Tensor):
         first, self.norm, self.act1, second, self.act2 = layers
         h, w = finer.shape[-2] // 2, finer.shape[-1] // 2
         self.first = _Doubling.of(first, finer, ((h, 2), (w, 2)))

@@ -265,8 +265,8 @@ def build(name: str, files: Mapping[str, Path], device: str) -> VggtEstimator:
         NbHelpersError: the package is not installed, or the file is damaged or belongs to another network.
     """
     try:
-        from vggt.models.vggt import VGGT
-        from vggt.utils.pose_enc import pose_encoding_to_extri_intri
+        from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports] - not on any index
+        from vggt.utils.pose_enc import pose_encoding_to_extri_intri  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise NbHelpersError(
             "VGGT is not installed; the package comes from its repository",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,7 +21,6 @@ from nbhelpers.core.vocabulary import root
 from nbhelpers.models.dense import as_classes
 
 if TYPE_CHECKING:
-    import onnxruntime
     import supervision
 
 SIDE = 416  # pixels of the square input
@@ -144,7 +143,7 @@ class YoloxDetector:
 
     def __init__(
         self,
-        session: onnxruntime.InferenceSession,
+        session: Any,
         sentences: Callable[[Sequence[str]], Float32[np.ndarray, "n d"]] | None = None,
         name: str = "yolox-nano-lite",
         device: str = "cpu",
@@ -186,7 +185,7 @@ class YoloxDetector:
         known = self.classes(names)
         index = {own: number for number in reversed(range(len(known))) for own in known[number]}
         boxes, scores, labels = self._boxes(image, min_score)
-        found = supervision.Detections(xyxy=boxes, confidence=scores, class_id=labels).with_nms(NMS_IOU)
+        found: Any = supervision.Detections(xyxy=boxes, confidence=scores, class_id=labels).with_nms(NMS_IOU)
         queried = np.array([CLASSES[label] in index for label in found.class_id], bool)
         for row in np.flatnonzero(queried & (found.confidence < MAX_VERIFIED_SCORE)):
             found.confidence[row] = self._verified(
@@ -217,7 +216,7 @@ class YoloxDetector:
             same = _ious(box - [x0, y0, x0, y0], boxes) >= IOU_SAME_CROP_BOX
             again.append(scores[same & (labels == label)].max(initial=MIN_CROP_SCORE))
             others.append(scores[same & (labels != label)].max(initial=MIN_CROP_SCORE))
-        features = np.clip([score, np.mean(again), np.max(others)], MIN_CROP_SCORE, 1 - MIN_CROP_SCORE)
+        features = np.clip(np.array([score, np.mean(again), np.max(others)]), MIN_CROP_SCORE, 1 - MIN_CROP_SCORE)
         value = CALIBRATION[0] + np.dot(CALIBRATION[1:], np.log(features / (1 - features)))
         return float(1 / (1 + np.exp(-value)))
 
@@ -264,7 +263,7 @@ class YoloxDetector:
 
     @cached_property
     def _class_vectors(self) -> Float32[np.ndarray, "n d"]:
-        return self.sentences(CLASSES)
+        return np.zeros((len(CLASSES), 0), np.float32) if self.sentences is None else self.sentences(CLASSES)
 
 
 def _ious(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:

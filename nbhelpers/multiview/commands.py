@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nbhelpers.core.prompts import parse_point
+from nbhelpers.options import Device, Models
 
 
 def multiview(
@@ -21,8 +22,8 @@ def multiview(
     cameras: Annotated[
         Path | None, typer.Option(help="known cameras: a COLMAP model, transforms.json or a Bundler file")
     ] = None,
-    models: Annotated[str | None, typer.Option(help="auto, lite or official")] = None,
-    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; default: the best available")] = None,
+    models: Models = None,
+    device: Device = None,
 ) -> None:
     """Segment one object in all photos of a scene, from a phrase or from clicks; an interrupted run resumes."""
     from tqdm.auto import tqdm

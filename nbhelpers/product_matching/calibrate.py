@@ -13,7 +13,7 @@ similarity to it, so their common component does not discriminate and is subtrac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
@@ -77,8 +77,7 @@ def calibrate(photos: Iterable[PhotoScores], gallery: Gallery, settings: Product
         background += [each.score for each in background_proposals(photo)]
     expected = expected_scores(gallery, settings)
     rejected = similarity_scores(gallery.negatives, gallery, settings).tolist() if gallery.negatives else []
-    known = tuple(map(tuple, (expected, background, best, rejected)))
-    return _threshold(*known, settings)
+    return _threshold(tuple(expected), tuple(background), tuple(best), tuple(rejected), settings)
 
 
 def expected_scores(gallery: Gallery, settings: ProductSettings) -> list[float]:
@@ -94,10 +93,10 @@ def expected_scores(gallery: Gallery, settings: ProductSettings) -> list[float]:
 
 
 def _threshold(
-    expected: Sequence[float],
-    background: Sequence[float],
-    best: Sequence[float],
-    rejected: Sequence[float],
+    expected: tuple[float, ...],
+    background: tuple[float, ...],
+    best: tuple[float, ...],
+    rejected: tuple[float, ...],
     settings: ProductSettings,
 ) -> Calibration:
     """The threshold between background and expected scores, above the rejected ones."""
@@ -122,7 +121,9 @@ def _threshold(
 
 def background_proposals(scores: PhotoScores) -> list[ScoredProposal]:
     """The proposals of a photo except the most similar one, which may be the product."""
-    first, *rest = scores.proposals or (None,)
+    if not scores.proposals:
+        return []
+    first, *rest = scores.proposals
     return [each for each in rest if box_iou(each.proposal.box, first.proposal.box) == 0]
 
 

@@ -6,27 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import parse_point
+from nbhelpers.options import Device, Models, numbers, several_values
 
 app = typer.Typer(help="Find the product of one photo in other photos.", no_args_is_help=True)
-
-
-class _SeveralFiles(TyperCommand):
-    """Accepts several files after one flag, ``--images a.jpg b.jpg``, as a shell expands ``*.jpg``."""
-
-    def parse_args(self, ctx, args: list[str]) -> list[str]:
-        """Repeat the flag before each file, as typer expects."""
-        out, taking = [], False
-        for arg in args:
-            if arg.startswith("--"):
-                taking = arg == "--images"
-            elif taking and out[-1] != "--images":
-                out.append("--images")
-            out.append(arg)
-        return super().parse_args(ctx, out)
 
 
 @app.callback()
@@ -34,7 +19,7 @@ def product_matching() -> None:
     """Find the product of one photo in other photos."""
 
 
-@app.command(cls=_SeveralFiles)
+@app.command(cls=several_values("--images"))
 def batch(
     images: Annotated[list[str], typer.Option(help="photos, folders or quoted globs: several after one flag")],
     reference: Annotated[Path, typer.Option(help="a photo that shows the product")],
@@ -54,8 +39,8 @@ def batch(
     turntable: Annotated[bool, typer.Option(help="the photos are views in order")] = False,
     circle: Annotated[bool, typer.Option(help="the last view is next to the first")] = False,
     workers: Annotated[int, typer.Option(help="processes, each with its own models")] = 1,
-    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; default: the best available")] = None,
-    models: Annotated[str | None, typer.Option(help="auto, lite or official")] = None,
+    device: Device = None,
+    models: Models = None,
 ) -> None:
     """Find a product in photos; writes masks, cut-outs, COCO JSON, CSV and an HTML page."""
     from tqdm.auto import tqdm
@@ -72,12 +57,12 @@ def batch(
         apart(output, source)
     paths = list(dict.fromkeys(path for source in images for path in listed(source)))
     clicked = None if point is None else parse_point(point)[1:3]
-    box = None if ref_bbox is None else _numbers(ref_bbox, "--ref-bbox", "x0,y0,x1,y1", 4)
+    box = None if ref_bbox is None else numbers(ref_bbox, "--ref-bbox", "x0,y0,x1,y1", (4,))
     if sum(given is not None for given in (clicked, box, ref_mask)) != 1:
         raise NbHelpersError(
             "exactly one prompt of the product is needed", expected="--point, --ref-bbox or --ref-mask"
         )
-    image = load_image(reference)  # before the models: a bad photo is an error at once
+    image = load_image(reference)  # before the models, so that an unreadable photo fails early
     mask = None if ref_mask is None else load_mask(ref_mask, image.shape[:2])
     chosen = load_settings(
         settings,
@@ -112,14 +97,3 @@ def batch(
     typer.echo(f"in {found} of {len(results)} photos; see {output / 'index.html'}")
     typer.echo(f"models: {segmenter.name}, {encoder.name} on {segmenter.device}")
     raise_if_failed(results)
-
-
-def _numbers(text: str, option: str, form: str, count: int) -> tuple[float, ...]:
-    """The numbers of an option."""
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != count:
-        raise NbHelpersError(f"{option} cannot be read", given=text, expected=form)
-    return numbers

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of
+from nbhelpers.core.masks import box_of, tight_box
 from nbhelpers.models.protocols import PatchEncoder
 
 MAX_SIDE = 2048  # pixels; larger photos are searched on a reduced copy, since the networks resolve no more
@@ -120,7 +120,7 @@ def coarse_descriptors(
     In a whole photo an object is small and has a background, so its tokens differ from those of a large crop on a plain
     background. The search in a photo therefore compares with these descriptors.
     """
-    x0, y0, x1, y1 = box_of(mask)
+    x0, y0, x1, y1 = tight_box(mask)
     longest = max(x1 - x0, y1 - y0)
     around = np.s_[max(0, y0 - longest) : y1 + longest, max(0, x0 - longest) : x1 + longest]
     image, mask = image[around], mask[around].astype(np.float32)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
-from nbhelpers.core.masks import box_of, encode_rle, seam_box, seam_crop
+from nbhelpers.core.masks import encode_rle, seam_box, seam_crop, tight_box
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.export.masks import straight_rgba
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
@@ -136,9 +136,11 @@ def common_components(groups: Iterable[Float32[np.ndarray, "_ d"]]) -> Float32[n
 
     Each group has the same weight, whatever its number of tokens. Only sums are kept in memory.
     """
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares = 0, np.zeros(0), np.zeros(0)
     for tokens in groups:
         wide = tokens.astype(np.float64)
+        if not count:
+            total, squares = np.zeros(wide.shape[1]), np.zeros((wide.shape[1],) * 2)
         count, total, squares = count + 1, total + wide.mean(0), squares + wide.T @ wide / len(wide)
     mean = total / count
     _, directions = np.linalg.eigh(squares - count * np.outer(mean, mean))  # in ascending order
@@ -269,7 +271,7 @@ def crop_cutout(
     image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], panorama: bool = False
 ) -> UInt8[np.ndarray, "ch cw 4"]:
     """The masked pixels with straight alpha, cropped to the box of the mask, also across the seam of a panorama."""
-    box = seam_box(mask) if panorama else box_of(mask)
+    box = (seam_box(mask) if panorama else None) or tight_box(mask)
     return straight_rgba(
         np.ascontiguousarray(seam_crop(image, box)), np.ascontiguousarray(seam_crop(mask, box)).astype(np.uint8) * 255
     )

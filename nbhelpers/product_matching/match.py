@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -261,7 +261,7 @@ def compare_patches(
         few = (counts[close] + 1) // 2
         heads = np.cumsum(few) - few
         straight = _both_directions(table[some], weights[some], heads, reference)
-        halves = [features[n].patches[::2] for n in np.flatnonzero(close)]
+        halves = [features[n].patches[::2] for n in np.flatnonzero(close).tolist()]
         mirrored = patch_cosines(halves, reference.mirror, gallery)
         flipped = _both_directions(mirrored, weights[some], heads, reference.mirror)
         lead = straight - flipped
@@ -287,7 +287,7 @@ def _symmetry(reference: InstanceFeatures, gallery: Gallery) -> float:
 
     A nearly symmetric object, slightly rotated, is as similar to its mirror image as to itself.
     """
-    if not reference.views:
+    if not reference.views or reference.mirror is None:
         return 0.0
     patches = [view.patches for view in reference.views]
     weights = np.concatenate([view.weights for view in reference.views])
@@ -372,8 +372,8 @@ def _duplicate_of(proposal: Proposal, kept: Sequence[ProposalDecision], iou: flo
 
     if not kept:
         return None
-    masks = [dict(other.proposal.rle) for other in kept]
-    mine = [dict(proposal.rle)]
+    masks: Any = [dict(other.proposal.rle) for other in kept]
+    mine: Any = [dict(proposal.rle)]
     overlap = coco.iou(mine, masks, [0] * len(masks))[0]
     inside = coco.iou(mine, masks, [1] * len(masks))[0]  # fraction of the proposal in each match
     around = inside * proposal.area / np.array([other.proposal.area for other in kept])
@@ -416,9 +416,10 @@ class TurntableViews:
             if match := next((each for each in decisions[photo] if each.kept), None):
                 best[photo] = match.score, self.proposals(photo).items[match.number], ""
         neighbours = self._neighbours()
+        order = list(self.names)
         for sweep in range(2 * SWEEPS):
             changed = False
-            for photo in self.names if sweep % 2 == 0 else reversed(self.names):
+            for photo in order if sweep % 2 == 0 else order[::-1]:
                 for other in neighbours[photo]:
                     changed |= other in best and self._extend(best, photo, other)
             if not changed and sweep % 2:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
-from nbhelpers.core.masks import box_of, components, decode_rle, encode_rle, fill_holes, seam_box
+from nbhelpers.core.masks import box_of, components, decode_rle, encode_rle, fill_holes, seam_box, tight_box
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.features import MAX_SIDE
 from nbhelpers.product_matching.gallery import Gallery
@@ -213,7 +213,7 @@ class Tile:
     def _reach(self, mask: np.ndarray) -> tuple[int, int, int, int]:
         """Rows and columns of the image, end exclusive, that a mask can touch; columns may cross the seam."""
         height, width = self.size
-        x0, y0, x1, y1 = box_of(mask)
+        x0, y0, x1, y1 = tight_box(mask)
         across, down = np.arange(x0 - 1, x1 + 1, STEP), np.arange(y0 - 1, y1 + 1, STEP)
         across, down = np.append(across, x1), np.append(down, y1)
         sides = [(across, y0 - 1), (across, y1), (x0 - 1, down), (x1, down)]
@@ -266,14 +266,14 @@ def tiles(
     first, found = max(3, math.ceil(180 / fov) + 1), []
     for count in range(first, first + 5):  # more rows may need fewer tiles in total
         pitches = np.linspace(90, -90, count)
-        around = [_around(pitch, 90 / (count - 1), fov, overlap) for pitch in pitches]
-        if all(around):
+        tried = [_around(pitch, 90 / (count - 1), fov, overlap) for pitch in pitches]
+        if len(around := [turns for turns in tried if turns]) == count:
             found.append((sum(around), around, pitches))
     if not found:
         raise NbHelpersError("no number of tiles covers the sphere so", given=f"fov {fov}, overlap {overlap} degrees")
     _, around, pitches = min(found, key=lambda layout: layout[0])
     return tuple(
-        Tile(360 / turns * number, float(pitch), side, tuple(size), fov)
+        Tile(360 / turns * number, float(pitch), side, (size[0], size[1]), fov)
         for pitch, turns in zip(pitches, around, strict=True)
         for number in range(turns)
     )

@@ -12,14 +12,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.images import fit
-from nbhelpers.core.masks import box_of, components, decode_rle, distinct, encode_rle, intersections
+from nbhelpers.core.masks import box_of, components, decode_rle, distinct, encode_rle, intersections, tight_box
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.models.sam2_grid import automatic_masks
@@ -132,7 +132,7 @@ class GuidedMask:
     def box(self) -> tuple[float, float, float, float]:
         """Its box in pixels of the photo, as a prompt."""
         step_x, step_y = self._step
-        x0, y0, x1, y1 = box_of(self.coarse)
+        x0, y0, x1, y1 = tight_box(self.coarse)
         return x0 * step_x - 0.5, y0 * step_y - 0.5, x1 * step_x - 0.5, y1 * step_y - 0.5
 
     @property
@@ -144,7 +144,7 @@ class GuidedMask:
     def small_crop(self, image: UInt8[np.ndarray, "H W 3"], side: int) -> tuple[np.ndarray, np.ndarray]:
         """A square crop and its alpha, like `square_crop`, without decoding the mask at the photo's size."""
         height, width = self.prediction.size
-        (x0, y0, x1, y1), (step_x, step_y) = box_of(self.coarse), self._step
+        (x0, y0, x1, y1), (step_x, step_y) = tight_box(self.coarse), self._step
         left, top, wide = square_around((x0 * step_x, y0 * step_y, x1 * step_x, y1 * step_y))
         alpha = self.prediction.view(self.index, (left, top, left + wide, top + wide), (side, side)).astype(np.float32)
         across, down = (start + (np.arange(side) + 0.5) * wide / side for start in (left, top))
@@ -167,6 +167,9 @@ class GridProposal:
     def small_crop(self, image: UInt8[np.ndarray, "H W 3"], side: int) -> tuple[np.ndarray, np.ndarray]:
         """A square crop and its alpha."""
         return square_crop(image, self.mask, side)
+
+
+AnyMask = TypeVar("AnyMask", bound=GuidedMask | GridProposal)
 
 
 def propose_candidates(
@@ -265,11 +268,11 @@ def suppress_duplicates(masks: Sequence[GuidedMask]) -> list[GuidedMask]:
 
 def most_similar(
     image: UInt8[np.ndarray, "h w 3"],
-    masks: Sequence[GuidedMask | GridProposal],
+    masks: Sequence[AnyMask],
     encoder: PatchEncoder,
     gallery: Gallery,
     settings: ProductSettings,
-) -> list[GuidedMask | GridProposal]:
+) -> list[AnyMask]:
     """The ``max_candidates`` masks most similar to the gallery, described at half the resolution."""
     if len(masks) <= settings.max_candidates:
         return list(masks)
@@ -376,7 +379,7 @@ def region_boxes(
             labels = components(values >= level * values.max())
             for label in range(1, min(labels.max(initial=0), MAX_REGIONS) + 1):
                 region = labels == label
-                x0, y0, x1, y1 = box_of(region)
+                x0, y0, x1, y1 = tight_box(region)
                 box = x0 * step[0], y0 * step[1], min(x1 * step[0], size[1] - 1), min(y1 * step[1], size[0] - 1)
                 boxes.append((float(values[region].max()), box))
     kept: list[tuple[float, ...]] = []

@@ -21,7 +21,7 @@ from jaxtyping import Bool, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import own_name, write_text
 from nbhelpers.core.images import fit, load_image, save_image
-from nbhelpers.core.masks import box_of, decode_rle, encode_rle
+from nbhelpers.core.masks import box_of, decode_rle, encode_rle, tight_box
 from nbhelpers.export.masks import check_formats, save_coco, straight_rgba
 from nbhelpers.product_matching.calibrate import Calibration
 from nbhelpers.product_matching.gallery import Reference, crop_cutout
@@ -30,9 +30,9 @@ from nbhelpers.product_matching.match import ProposalDecision
 COLUMNS = (
     "photo", "status", "match", "score", "threshold", "x0", "y0", "x1", "y1", "area", "quality", "reference", "why",
 )  # fmt: skip
-TILE, GAP, ACROSS = 240, 8, 6  # of a contact sheet: pixels of a picture, between pictures, and pictures in a row
+TILE, GAP, ACROSS = 240, 8, 6  # of a contact sheet: pixels per image, pixels between images, images per row
 FORMATS = ("sheet", "page")
-"""What `ProductReport.export` writes beside each photo's files and the tables: a contact sheet and an HTML page."""
+"""Formats of `ProductReport.export` besides the files of each photo and the tables: contact sheet and HTML page."""
 MAX_SHEET = 120  # photos in the contact sheet
 NEAR = 0.1  # score above the threshold up to which a match is listed as a look-alike
 TABLE_CROP, TABLE_PHOTO = 96, 640  # pixels of a crop in the look-alike table, and of the photo from which it is cropped
@@ -463,9 +463,8 @@ def save_photo_results(
         image: the photo, if already loaded.
     """
     matches = []
-    if result.matches and image is None:
-        image = load_image(result.photo)
     for index, match in enumerate(result.matches):
+        image = load_image(result.photo) if image is None else image
         mask = result.mask(index)
         stem = f"{result.name}_{index + 1}"
         save_image(folder / f"{stem}_mask.png", mask_picture(mask))
@@ -493,7 +492,7 @@ def save_photo_results(
 
 def _match_record(match: Detection, mask: np.ndarray, stem: str, panorama: bool) -> dict[str, Any]:
     """The JSON of a match, with its mask at the photo's size and its files."""
-    box = match.box if panorama and match.box[2] > mask.shape[1] else box_of(mask)
+    box = match.box if panorama and match.box[2] > mask.shape[1] else tight_box(mask)
     names = {kind: f"{stem}_{kind}.png" for kind in ("mask", "cutout", "crop")}
     area, rle = int(mask.sum()), encode_rle(mask)
     return {**_detection_record(match), "box": list(box), "area": area, "rle": rle, "files": names}
@@ -541,7 +540,7 @@ def save_tables(records: Sequence[Mapping[str, Any]], folder: Path, product: str
     """Write ``annotations.coco.json``, ``matches.csv`` and ``summary.json`` of all photos; return the paths."""
     paths = [save_coco(folder / "annotations.coco.json", coco_dictionary(records, product))]
     table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer: csv.DictWriter[str] = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for record in records:
         common = {"photo": record["path"], "status": record["status"], "threshold": record["threshold"]}
@@ -605,7 +604,7 @@ def _histogram(scores: Mapping[str, np.ndarray], threshold: float, expected: Seq
     every = np.concatenate([*scores.values(), [threshold], expected])
     low, high = min(0.0, float(every.min())), max(1.0, float(every.max()))
     counts = {name: np.histogram(values, BINS, (low, high))[0] for name, values in scores.items()}
-    tallest = max(1, int(sum(counts.values()).max()))
+    tallest = max(1, int(np.sum([*counts.values()], axis=0).max()))
     across, up = (WIDTH - LEFT - 8) / BINS, (HEIGHT - BOTTOM - TOP) / tallest
     shapes = []
     for index in range(BINS):

@@ -56,7 +56,7 @@ def save_proposals(proposals: PhotoProposals, path: str | Path) -> Path:
         ],
     }
     features = [item.features for item in proposals.items]
-    arrays: dict[str, np.ndarray] = {"about": np.array(json.dumps(about))}
+    arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
     if features:
         arrays["counts"] = np.array([len(each.weights) for each in features])
         arrays["average"] = np.stack([each.average for each in features])
@@ -219,12 +219,12 @@ class SearchTask:
         """
         from nbhelpers.models.load import load
 
-        segmenter, encoder = (
-            load(task, model, self.device) if isinstance(model, str) else model
-            for task, model in zip(("segmenter", "patch_encoder"), self.models, strict=True)
-        )
+        segmenter, encoder = self.models
+        segmenter = load("segmenter", segmenter, self.device) if isinstance(segmenter, str) else segmenter
+        encoder = load("patch_encoder", encoder, self.device) if isinstance(encoder, str) else encoder
         image = load_image(item.path)
-        return image.shape[:2], search_photo(image, segmenter, encoder, self.gallery, self.settings, self.panorama)
+        height, width = image.shape[:2]
+        return (height, width), search_photo(image, segmenter, encoder, self.gallery, self.settings, self.panorama)
 
 
 class ProposalStore(ResultStore):

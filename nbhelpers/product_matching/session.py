@@ -1,4 +1,4 @@
-"""The session of product matching: references, photos, and what the user confirmed or rejected.
+"""The session of product matching: references, photos, confirmed and rejected detections.
 
 `ProductSession` does not depend on a browser or a widget: every action of the gallery widget is one method call. A
 photo is searched once; its proposals are scored again from the cache when references, rejects or the threshold change.

@@ -9,6 +9,7 @@ import typer
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import parse_point
+from nbhelpers.options import Device
 
 app = typer.Typer(help="Track objects through a clip and export their mattes.", no_args_is_help=True)
 
@@ -59,9 +60,9 @@ def run_command(
     stop: Stop = None,
     on_bad: OnBad = "error",
     on_size: OnSize = "error",
-    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; default: the best available")] = None,
+    device: Device = None,
 ) -> None:
-    """Track the objects of a prompt log, or one object, and export verified mattes; resumed when cut off."""
+    """Track the objects of a prompt log, or one object, and export verified mattes; an interrupted run resumes."""
     from tqdm.auto import tqdm
 
     from nbhelpers.core.promptlog import PromptLog

@@ -114,8 +114,9 @@ def files(model: Model | str, *, fetch_missing: bool = True, progress: bool = Tr
     if model.set == "lite" and fetch_missing:
         found = fetch(model.name, progress=progress)
         return {asset.role: found[asset.file] for asset in model.assets}
-    paths = {asset.role: path_of(asset, progress=progress) for asset in model.assets}
-    missing = [asset for asset in model.assets if paths[asset.role] is None]
+    found = {asset.role: path_of(asset, progress=progress) for asset in model.assets}
+    paths = {role: path for role, path in found.items() if path is not None}
+    missing = [asset for asset in model.assets if asset.role not in paths]
     if missing:
         raise NbHelpersError(
             f"the weights of {model.name} have not been downloaded",
@@ -155,8 +156,9 @@ def _units(assets: Iterable[Asset]) -> list[list[Asset]]:
 
 
 def _ensure(assets: list[Asset], progress: bool, verify: bool) -> dict[str, Path]:
-    here = {asset.file: path_of(asset, verify=verify, progress=progress) for asset in assets}
-    missing = [asset for asset in assets if here[asset.file] is None]
+    found = {asset.file: path_of(asset, verify=verify, progress=progress) for asset in assets}
+    here = {file: path for file, path in found.items() if path is not None}
+    missing = [asset for asset in assets if asset.file not in here]
     if not missing:
         return here
     if offline():

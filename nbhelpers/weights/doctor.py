@@ -36,9 +36,10 @@ class Report:
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(file=io.StringIO(), width=WIDTH, no_color=True, legacy_windows=False, force_jupyter=False)
+        text = io.StringIO()
+        console = Console(file=text, width=WIDTH, no_color=True, legacy_windows=False, force_jupyter=False)
         console.print(self)
-        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
     def __rich__(self):
         from rich.console import Group
@@ -48,7 +49,8 @@ class Report:
     def _repr_html_(self) -> str:
         from rich.console import Console
 
-        console = Console(file=io.StringIO(), width=WIDTH, record=True, force_jupyter=False)
+        text = io.StringIO()
+        console = Console(file=text, width=WIDTH, record=True, force_jupyter=False)
         console.print(self)
         style = "white-space:pre;overflow-x:auto;line-height:1.3;font-family:Menlo,Consolas,DejaVu Sans Mono,monospace"
         return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')

@@ -11,47 +11,22 @@ from nbhelpers.weights.sources import HubFile, UrlFile
 
 SAM2_ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything_2"
 
-# size: (yaml letter, video frames per second on an A100 by the publisher's README, {version: (bytes, sha256)})
-SAM2 = {
-    "tiny": (
-        "t",
-        91,
-        {
-            "2": (155_906_050, "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125"),
-            "2.1": (156_008_466, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
-        },
-    ),
-    "small": (
-        "s",
-        85,
-        {
-            "2": (184_309_650, "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3"),
-            "2.1": (184_416_285, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),
-        },
-    ),
-    "base-plus": (
-        "b+",
-        64,
-        {
-            "2": (323_493_298, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"),
-            "2.1": (323_606_802, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),
-        },
-    ),
-    "large": (
-        "l",
-        39,
-        {
-            "2": (897_952_466, "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b"),
-            "2.1": (898_083_611, "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318"),
-        },
-    ),
-}
+# best first: `load` takes the first that is downloaded. Version, size, yaml letter, video frames per second on an A100
+# (publisher's README), bytes, sha256
+SAM2 = (
+    ("2.1", "large", "l", 39, 898_083_611, "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318"),
+    ("2.1", "base-plus", "b+", 64, 323_606_802, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),
+    ("2.1", "small", "s", 85, 184_416_285, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),
+    ("2.1", "tiny", "t", 91, 156_008_466, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
+    ("2", "large", "l", 39, 897_952_466, "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b"),
+    ("2", "base-plus", "b+", 64, 323_493_298, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"),
+    ("2", "small", "s", 85, 184_309_650, "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3"),
+    ("2", "tiny", "t", 91, 155_906_050, "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125"),
+)
 
 
-def _sam2(version: str, size: str) -> tuple[Model, Model]:
+def _sam2(version: str, size: str, letter: str, speed: int, length: int, sha256: str) -> tuple[Model, Model]:
     """The segmenter and the video tracker of one checkpoint."""
-    letter, speed, releases = SAM2[size]
-    length, sha256 = releases[version]
     name = f"sam{version}-hiera-{size}"
     file = f"sam{version}_hiera_{size.replace('-', '_')}.pt"
     day = {"2": "072824", "2.1": "092824"}[version]
@@ -482,8 +457,7 @@ MATCHERS = (
     ),
 )
 
-# the best first: of those that are here, `load` takes the first
-_PAIRS = [_sam2(version, size) for version in ("2.1", "2") for size in ("large", "base-plus", "small", "tiny")]
+_PAIRS = [_sam2(*row) for row in SAM2]
 
 OFFICIAL = (
     *(segmenter for segmenter, _ in _PAIRS),

@@ -27,6 +27,7 @@ import zlib
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import CHUNK
@@ -289,7 +290,7 @@ def extract_member(archive: Path, member: str, target: Path, *, size: int | None
     return target
 
 
-def _members(archive: Path) -> Iterator[tuple[str, int, BufferedIOBase | None]]:
+def _members(archive: Path) -> Iterator[tuple[str, int, BufferedIOBase | IO[bytes] | None]]:
     """Name, declared size and content of each member; content is None for folders."""
     with archive.open("rb") as file:
         is_zip = file.read(2) == b"PK"
@@ -320,9 +321,7 @@ def _stays_inside(info: tarfile.TarInfo) -> bool:
     return info.issym() and not posixpath.isabs(info.linkname) and target.split("/")[0] != ".."
 
 
-def _copy(
-    archive: Path, member: str, stream: BufferedIOBase, target: Path, length: int, size: int | None, progress: bool
-) -> None:
+def _copy(archive: Path, member: str, stream: Any, target: Path, length: int, size: int | None, progress: bool) -> None:
     limit = length if size is None else size
     done = 0
     label = f"unpacking {PurePosixPath(member).name}"

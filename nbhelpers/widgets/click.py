@@ -108,7 +108,7 @@ class CandidateRow(Row):
     def __init__(self, owner: ClickWidget):
         self._owner, self._shown = owner, ()
         self.choices = Row()
-        super().__init__(label("Masks"), self.choices)
+        super().__init__(label("Masks"), self.choices, wrap=False, align_items="flex-start")
 
     def refresh(self) -> None:
         """Show the candidates of the active object's prompts."""

@@ -60,11 +60,8 @@ def read_scene(path: str | Path, photos: str | Path | Sequence[str | Path]) -> S
         raise NbHelpersError("a photo cannot be read", given=bad[0], do="copy it again, or leave it out")
     sizes = np.array([pictures.sizes[number] for number in range(len(pictures))], int).reshape(-1, 2)
     turned = [orientation_of(photo) for photo in pictures.paths]
-    return match(known, pictures.names, sizes, _paths(pictures), str(path), turned)
-
-
-def _paths(pictures: PictureFolder) -> list[str]:
-    return [Path(each).resolve().as_posix() for each in pictures.paths]
+    paths = [each.resolve().as_posix() for each in pictures.paths]
+    return match(known, pictures.names, sizes, paths, str(path), turned)
 
 
 def match(
@@ -95,12 +92,12 @@ def match(
             expected=f"{len(known.K)}",
             do="put Bundler's list.txt beside the file, or give just the photos that it was made from",
         )
-    numbers = list(range(len(names))) if known.names is None else by_name(known.names, paths)
+    numbers: list[int | None] = [*range(len(names))] if known.names is None else by_name(known.names, paths)
     if all(number is None for number in numbers):
         raise NbHelpersError(
             "the file knows none of the photos",
             given=f"photos {few(names)}",
-            expected=f"such as {few(known.names)}",
+            expected=f"such as {few(known.names or ())}",
         )
     views, own = len(names), np.full(len(known.K), -1)
     K = np.full((views, 3, 3), np.nan)  # noqa: N806 - the field's own name

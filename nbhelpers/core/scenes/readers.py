@@ -292,7 +292,7 @@ def _transforms_lens(frame: dict) -> tuple[np.ndarray, np.ndarray]:
     return matrix(float(fx), float(fx if fy is None else fy), cx, cy), np.array(distortion)
 
 
-def nothing_seen() -> tuple[np.ndarray, ...]:
+def nothing_seen() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """No points, no colours, no observations."""
     none = np.zeros(0, int)
     return np.zeros((0, 3)), np.zeros((0, 3), np.uint8), none, none, np.zeros((0, 2))

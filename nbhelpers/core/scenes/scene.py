@@ -100,7 +100,7 @@ class Scene:
     @cached_property
     def placed(self) -> Bool[np.ndarray, " v"]:
         """Which views have a known camera."""
-        known = np.isfinite(self.world_to_camera).all((1, 2)) & np.isfinite(self.K).all((1, 2))
+        known = np.asarray(np.isfinite(self.world_to_camera).all((1, 2)) & np.isfinite(self.K).all((1, 2)))
         known.flags.writeable = False
         return known
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -25,6 +25,7 @@ from nbhelpers.core.video.stills import check_unchanged, file_state
 
 if TYPE_CHECKING:
     import av
+    import av.error
 
 NEAR = 8  # frames ahead that are decoded rather than sought: a seek empties the decoder's threads
 PROBED = 5  # frames decoded at opening, to see whether time stamps can be trusted
@@ -61,6 +62,8 @@ class VideoFile:
             what = "the video file is empty" if self.path.is_file() else "there is no such file or folder"
             raise NbHelpersError(what, given=path)
         self._state = file_state(self.path)
+        self._container: Any = None
+        self._stream: Any = None
         self._open()
         self.damaged: dict[int, str] = {}
         self._list_packets()
@@ -72,7 +75,7 @@ class VideoFile:
         check_format(first, self.path)
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate = exact_rate(rate) if rate else None
-        self._tick = 1 / (self.rate or Fraction(1)) if self._counted else self._stream.time_base
+        self._tick: Fraction = 1 / (self.rate or Fraction(1)) if self._counted else self._stream.time_base
         self._varies = not self._counted and _is_irregular(np.diff(self._shown))
         self._matrix = display_matrix(first)
         shape = self._stream.sample_aspect_ratio or Fraction(1)
@@ -130,6 +133,8 @@ class VideoFile:
             start = self._position if way is None else self._seek(first, way)
             found = False
             for number, frame in self._decoded():
+                if number is None:  # a frame that the list of packets does not know
+                    continue
                 if number >= first and number <= last:
                     found = True
                     yield number, to_rgb(frame, self._matrix)
@@ -177,6 +182,7 @@ class VideoFile:
         """Open the container and its best video stream."""
         needs("video", "av")
         import av
+        import av.error
 
         try:
             self._container = av.open(f"file:{self.path}")  # else "take:1.mp4" were a protocol
@@ -266,10 +272,11 @@ class VideoFile:
         key = self._key_before(number, back)
         if self._container is None:
             self._open()
+        container: Any = self._container
         if self._counted or key == self._keys[0]:
             self._restart()
             return 0
-        self._container.seek(self._key_stamps[key], stream=self._stream, backward=True)
+        container.seek(self._key_stamps[key], stream=self._stream, backward=True)
         self._frames, self._position = None, -1
         return key
 
@@ -413,7 +420,7 @@ def display_matrix(frame: av.VideoFrame) -> Float[np.ndarray, "2 2"] | None:
     """
     from av.sidedata.sidedata import Type
 
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    data = frame.side_data.get(Type.DISPLAYMATRIX)  # pyright: ignore - the stubs say a Mapping by name
     if data is None:
         return None
     a, b, _, c, d, _, *_ = np.frombuffer(bytes(data), np.int32)

@@ -192,7 +192,7 @@ class Frames(Sequence):
         return len(self._numbers)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[index] for index in range(len(self)))
+        return (np.asarray(self[index]) for index in range(len(self)))
 
     def __repr__(self) -> str:
         path = self.path if isinstance(self.path, (str, Path)) else self._source.path
@@ -254,7 +254,7 @@ class Frames(Sequence):
 
     def _take_sizes(self) -> None:
         """Find the size of most frames; leave out, or name, the others."""
-        sizes = {n: tuple(self._source.sizes[n]) for n in self._numbers if n not in self._bad}
+        sizes = {n: tuple(self._source.sizes[n] or ()) for n in self._numbers if n not in self._bad}
         self._inner = Counter(sizes.values()).most_common(1)[0][0]
         odd = [n for n, size in sizes.items() if size != self._inner]
         if not odd:
@@ -482,7 +482,7 @@ def extract_frames(
     _claim_folder(folder, files, about)
     for index, file in enumerate(files):
         if not file.exists():
-            save_image(file, frames[index])
+            save_image(file, np.asarray(frames[index]))
         if progress is not None:
             progress(index)
     return files

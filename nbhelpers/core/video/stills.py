@@ -114,6 +114,8 @@ class PictureFolder(Stills):
         NbHelpersError: there is no such folder, no picture in it, or the same frames in several formats.
     """
 
+    paths: list[Path]
+
     def __init__(self, path: str | Path | Sequence[str | Path], pattern: str = "*"):
         super().__init__()
         if isinstance(path, (str, Path)):
@@ -299,6 +301,7 @@ def _header(path: Path) -> tuple[tuple[int, int] | None, str | None, int]:
     """``(H, W)`` after EXIF rotation, without decoding, or None and what is wrong; and how many pictures it holds."""
     try:
         with opened(path) as (picture, _, _):
+            assert not isinstance(picture, np.ndarray)  # a file is none
             width, height = picture.size
             # of a PNG, EXIF after the pixels would mean decoding them; `load_image` finds the size then
             found = picture.format != "PNG" or "exif" in picture.info
@@ -319,6 +322,9 @@ class Animation(Stills):
     Raises:
         NbHelpersError: the file cannot be read.
     """
+
+    path: Path
+    _file: Any
 
     def __init__(self, path: str | Path):
         super().__init__()
@@ -342,7 +348,7 @@ class Animation(Stills):
                 self.damaged[number] = "its data are damaged"
                 durations.append(durations[-1] if durations else 0)
                 continue
-            self.sizes.append(self._file.size[::-1])
+            self.sizes.append((self._file.height, self._file.width))
             durations.append(round(self._file.info.get("duration", 0)))
         if all(durations):
             self.rate = Fraction(1000 * count, sum(durations))

@@ -13,6 +13,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -295,10 +296,15 @@ def build(name: str, files: dict[str, Path], device: str, install: str = "") -> 
         NbHelpersError: pycolmap is not installed.
     """
     needs("multiview", "pycolmap")
+    learned: list[Callable[[], Matcher]] = [partial(_matcher, which, device) for which in LEARNED]
+    return ColmapEstimator([Sift(), *learned], name, device)
+
+
+def _matcher(name: str, device: str) -> Matcher:
+    """A learned matcher, loaded when it is needed."""
     from nbhelpers.models.load import load
 
-    learned = [lambda which=which: load("matcher", which, device) for which in LEARNED]
-    return ColmapEstimator([Sift(), *learned], name, device)
+    return load("matcher", name, device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,13 +88,13 @@ class Run:
 
     def lenses(self, sizes: Sequence[tuple[int, int]]) -> Lenses:
         """Focal length and ``k1`` by size of photo; all photos of a size are assumed to be from one camera."""
-        views = np.flatnonzero(self.placed)
+        views = np.flatnonzero(self.placed).tolist()
         return {sizes[view]: (float(self.intrinsics[view, 0, 0]), float(self.distortion[view, 0])) for view in views}
 
     @property
     def placed(self) -> Bool[np.ndarray, " v"]:
         """Which photos it registered."""
-        return np.isfinite(self.poses).all((1, 2))
+        return np.asarray(np.isfinite(self.poses).all((1, 2)))
 
 
 def run_mapping(
@@ -207,7 +207,7 @@ def _write_database(
     import pycolmap
 
     database = pycolmap.Database.open(str(path))
-    rigs: dict[object, tuple[int, object]] = {}
+    rigs: dict[tuple[int, int], tuple[int, int]] = {}
     for number, camera in enumerate(cameras_for(store.sizes, lenses)):
         key = store.sizes[number]
         if key not in rigs:
@@ -366,7 +366,7 @@ def _camera(scene: Scene, view: int):
     curve = np.zeros(4)
     if scene.distortion is not None:
         curve[: min(4, scene.distortion.shape[1])] = scene.distortion[view, :4]
-    camera.params = np.array([K[0, 0], K[1, 1], K[0, 2] + HALF, K[1, 2] + HALF, *curve])
+    camera.params = [float(value) for value in (K[0, 0], K[1, 1], K[0, 2] + HALF, K[1, 2] + HALF, *curve)]
     camera.has_prior_focal_length = True
     return camera
 

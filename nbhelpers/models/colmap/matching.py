@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,8 +54,8 @@ class FeatureStore:
             features = matcher.features(load_image(np.asarray(images[number])))
             self.sizes.append(features.size)
             self.counts.append(len(features))
-            arrays = {"points": features.points, "descriptors": features.descriptors, "scores": features.scores}
-            np.savez(folder / f"{number}.npz", **arrays)
+            path = folder / f"{number}.npz"
+            np.savez(path, points=features.points, descriptors=features.descriptors, scores=features.scores)
 
     @property
     def name(self) -> str:
@@ -94,7 +95,7 @@ class Pair:
     first: int
     second: int
     matches: Int[np.ndarray, "m 2"]
-    geometry: object
+    geometry: Any
     offered: int
     shift: float
 
@@ -286,7 +287,7 @@ def cameras_for(sizes: Sequence[tuple[int, int]], lenses: Lenses | None = None) 
             camera.camera_id = len(made) + 1
             if lenses and size in lenses:
                 focal, curve = lenses[size]
-                camera.params = np.array([focal, *camera.params[1:3], curve])
+                camera.params = [focal, *camera.params[1:3], curve]
                 camera.has_prior_focal_length = True
             made[size] = camera
     return [made[size] for size in sizes]

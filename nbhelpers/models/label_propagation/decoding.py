@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import box_of, components, deepest_points, upsample
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE, Prompt
-from nbhelpers.models.protocols import FeatureSegmenter, Segmenter
+from nbhelpers.models.protocols import FeatureSegmenter
 from nbhelpers.models.values import Embedding, Prediction, is_mask_prompt
 
 LOGIT_RANGE = 20.0  # a certain cell is 10 inside and -10 outside, like mask prompts in sam2
@@ -84,7 +84,10 @@ def prompt_variants(probability: Float[np.ndarray, "s s"], size: tuple[int, int]
 
 
 def variant_weights(
-    segmenter: Segmenter, embedding: Embedding, probability: Float[np.ndarray, "s s"], truth: Float[np.ndarray, "s s"]
+    segmenter: FeatureSegmenter,
+    embedding: Embedding,
+    probability: Float[np.ndarray, "s s"],
+    truth: Float[np.ndarray, "s s"],
 ) -> dict[str, float]:
     """IoU of each variant's mask, decoded from ``probability``, with ``truth``, on a frame whose mask is known."""
     masks = _decode_variants(segmenter, embedding, probability)
@@ -92,7 +95,10 @@ def variant_weights(
 
 
 def decode_map(
-    segmenter: Segmenter, embedding: Embedding, probability: Float[np.ndarray, "s s"], weights: Mapping[str, float]
+    segmenter: FeatureSegmenter,
+    embedding: Embedding,
+    probability: Float[np.ndarray, "s s"],
+    weights: Mapping[str, float],
 ) -> DecodedMap:
     """The logits of all variants, averaged with the weight (IoU with the map)^4 x (``weights``)^6.
 
@@ -130,13 +136,15 @@ def soft_iou(a: Float[np.ndarray, "s s"], b: Float[np.ndarray, "s s"]) -> float:
     return float(np.minimum(a, b).sum()) / larger if larger else 1.0
 
 
-def _decode_variants(segmenter: Segmenter, embedding: Embedding, probability: np.ndarray) -> dict[str, np.ndarray]:
+def _decode_variants(
+    segmenter: FeatureSegmenter, embedding: Embedding, probability: np.ndarray
+) -> dict[str, np.ndarray]:
     prompts = prompt_variants(probability, embedding.size)
     return {name: segmenter.predict(embedding, prompt).logits[0] for name, prompt in prompts.items()}
 
 
 def predict_prompt(
-    segmenter: Segmenter,
+    segmenter: FeatureSegmenter,
     embedding: Embedding,
     prompt: Prompt,
     tracked: Float32[np.ndarray, "s s"] | None,
@@ -176,7 +184,7 @@ def predict_prompt(
             start = _with_companion(segmenter, embedding, start, moving)
         if len(prompt.points) == 1:
             return start
-        tracked = start.logits[0]
+        return correct_mask(segmenter, embedding, prompt, start.logits[0])
     return correct_mask(segmenter, embedding, prompt, tracked)
 
 
@@ -186,7 +194,9 @@ def mask_prediction(prompt: Prompt, size: tuple[int, int]) -> Prediction:
     return Prediction(logits[None], np.ones(1, np.float32), size, logits.shape)
 
 
-def _with_companion(segmenter: Segmenter, embedding: Embedding, start: Prediction, moving: MovingRegion) -> Prediction:
+def _with_companion(
+    segmenter: FeatureSegmenter, embedding: Embedding, start: Prediction, moving: MovingRegion
+) -> Prediction:
     """A mask with the adjacent part that moves with it, if the segmenter predicts such a part."""
     mask = start.best
     region = moving(mask)
@@ -203,7 +213,7 @@ def _with_companion(segmenter: Segmenter, embedding: Embedding, start: Predictio
 
 
 def correct_mask(
-    segmenter: Segmenter, embedding: Embedding, prompt: Prompt, tracked: Float32[np.ndarray, "s s"]
+    segmenter: FeatureSegmenter, embedding: Embedding, prompt: Prompt, tracked: Float32[np.ndarray, "s s"]
 ) -> Prediction:
     """Change a mask as little as its clicks require.
 
@@ -231,7 +241,7 @@ def correct_mask(
 
 
 def _subtract(
-    segmenter: Segmenter, embedding: Embedding, prompt: Prompt, logits: np.ndarray
+    segmenter: FeatureSegmenter, embedding: Embedding, prompt: Prompt, logits: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mask without the regions of the excluding clicks, and its score."""
     predictions = [segmenter.predict(embedding, Prompt(prompt.points, prompt.labels, mask=logits))]
@@ -259,7 +269,7 @@ def _subtract(
 def _best_candidate(candidates: Prediction, prompt: Prompt | None) -> Prediction:
     """A prediction with one candidate: the model's choice, or the one that agrees best with the points."""
     points = [] if prompt is None else [(float(x), float(y)) for x, y in prompt.points]
-    index = candidates.agreeing(points, prompt.labels.tolist()) if points else candidates.choice
+    index = candidates.choice if prompt is None or not points else candidates.agreeing(points, prompt.labels.tolist())
     score = np.clip(candidates.scores[index : index + 1], 0, 1)
     return Prediction(candidates.logits[index][None], score, candidates.size, candidates.extent)
 
@@ -273,7 +283,7 @@ def _cell(logits: np.ndarray, point: np.ndarray, size: tuple[int, int]) -> tuple
 def _covers(logits: np.ndarray, point: np.ndarray, size: tuple[int, int]) -> bool:
     """Whether the mask of ``logits`` at frame size covers a point."""
     x, y = np.clip(np.rint(point).astype(int), 0, np.array(size[::-1]) - 1)
-    return bool(upsample(logits, logits.shape, size)[y, x] > 0)
+    return bool(upsample(logits, (logits.shape[0], logits.shape[1]), size)[y, x] > 0)
 
 
 def moving_region(
@@ -295,7 +305,8 @@ def moving_region(
     scale = min(1.0, FLOW_SIDE / max(height, width))
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     part = cv2.resize(mask.astype(np.uint8), small, interpolation=cv2.INTER_NEAREST).astype(bool)
-    motion = _relative_motion(*(cv2.resize(i, small, interpolation=cv2.INTER_AREA) for i in (frame, other)), part)
+    near, far = (cv2.resize(each, small, interpolation=cv2.INTER_AREA) for each in (frame, other))
+    motion = _relative_motion(near, far, part)
     if motion is None or not part.any():
         return mask
     own = np.median(motion[part], axis=0)
@@ -325,8 +336,8 @@ def _relative_motion(
     height, width = part.shape
     if min(height, width) < 4 * FLOW_SPACING:
         return None
-    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (frame, other)]
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    near, far = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (frame, other))
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(near, far, None)  # pyright: ignore - the stubs want a flow to begin with
     rows, columns = np.mgrid[0:height:FLOW_SPACING, 0:width:FLOW_SPACING]
     around = cv2.dilate(part.astype(np.uint8), np.ones((2 * FLOW_MARGIN + 1,) * 2)).astype(bool)
     outside = ~around[rows, columns]

@@ -41,6 +41,7 @@ from nbhelpers.models.label_propagation.votes import (
     feature_means,
     resize_map,
     vote,
+    with_features,
 )
 from nbhelpers.models.protocols import FeatureFusion, FrameSequence, Segmenter
 from nbhelpers.models.values import Embedding, Prediction, TrackedFrame, arrays_by_object, is_mask_prompt
@@ -77,7 +78,7 @@ class LabelPropagation:
     kept = None  # the masks of all tracked frames are kept, even after further prompts
 
     def __init__(self, segmenter: Segmenter, name: str = "label-propagation"):
-        self.segmenter, self.name = segmenter, name
+        self.segmenter, self.name = with_features(segmenter), name
 
     @property
     def device(self) -> str:
@@ -157,8 +158,9 @@ class LabelPropagation:
             embedding = state.embedding(frame)
             probability = self._probability(anchor.mask(state.frames.size), embedding)
             blurred = resize_map(resize_map(probability, len(probability) // 2), len(probability))
-            anchor = replace(anchor, weights=variant_weights(self.segmenter, embedding, blurred, probability))
-            track.anchors[frame] = anchor
+            weights = variant_weights(self.segmenter, embedding, blurred, probability)
+            track.anchors[frame] = replace(anchor, weights=weights)
+            return weights
         return anchor.weights
 
     def memory(self, state: PropagationState, frame: int) -> dict[str, np.ndarray]:
@@ -192,7 +194,7 @@ class LabelPropagation:
                     track.put(frame, step, logits, float(own[f"{name}/score"]))
             if state.fusion is not None and (joined := track.joined(frame)) is not None:
                 state.fusion.remember(frame, object_id, sigmoid(joined[0]))
-            if object_id in (prompts or {}):
+            if prompts is not None and object_id in prompts:
                 if not state.means:
                     state.means = _saved_means(own, self.device)
                 prompt = prompts[object_id]
@@ -259,7 +261,7 @@ class LabelPropagation:
                 logits = np.full((side, side), -CERTAIN_LOGIT, np.float32)
             else:
                 track.put(frame, step, logits, score)
-                logits, score = track.joined(frame)
+                logits, score = track.joined(frame) or (logits, score)
                 if state.fusion is not None:
                     state.fusion.remember(frame, object_id, sigmoid(logits))
             predictions[object_id] = Prediction(
@@ -276,7 +278,9 @@ class LabelPropagation:
         memory = [track.anchors[index].memory for index in anchors]
         for index in track.before(frame, step, MAX_RECENT):
             if index not in track.recent:
-                probability = sigmoid(track.joined(index)[0])
+                if (joined := track.joined(index)) is None:
+                    continue
+                probability = sigmoid(joined[0])
                 maps = self._maps(state, index)
                 track.recent[index] = encode_memory(index, maps, state.means, probability)
             memory.append(track.recent[index])
@@ -415,9 +419,9 @@ class Track:
             return None
         weights = np.array([self._weight(frame, step) for step in sides])
         weights = weights / weights.sum() if weights.any() else np.full(len(sides), 1 / len(sides))
-        logits = sum(self.tracked[step][frame] * np.float32(w) for step, w in zip(sides, weights, strict=True))
+        logits = np.sum([self.tracked[step][frame] * np.float32(w) for step, w in zip(sides, weights, strict=True)], 0)
         score = sum(self.scores[step][frame] * float(w) for step, w in zip(sides, weights, strict=True))
-        return logits, score
+        return logits, float(score)
 
     def _weight(self, frame: int, step: int) -> float:
         """Weight of a pass in direction ``step``; 0 if its initial prompt was removed."""

@@ -77,8 +77,8 @@ class Votes:
     similarity: float
 
 
-def feature_maps(segmenter: Segmenter, embedding: Embedding) -> tuple[torch.Tensor, ...]:
-    """The three feature maps of an image, coarsest first, each ``(h, w, d)``.
+def with_features(segmenter: Segmenter) -> FeatureSegmenter:
+    """The segmenter, if it gives its features.
 
     Raises:
         NbHelpersError: the segmenter has no features.
@@ -90,7 +90,17 @@ def feature_maps(segmenter: Segmenter, embedding: Embedding) -> tuple[torch.Tens
             expected="a segmenter with `features`",
             do="use a SAM 2 segmenter",
         )
-    return tuple(segmenter.features(embedding, level) for level in range(LEVELS))
+    return segmenter
+
+
+def feature_maps(segmenter: Segmenter, embedding: Embedding) -> tuple[torch.Tensor, ...]:
+    """The three feature maps of an image, coarsest first, each ``(h, w, d)``.
+
+    Raises:
+        NbHelpersError: the segmenter does not give its features.
+    """
+    features = with_features(segmenter).features
+    return tuple(features(embedding, level) for level in range(LEVELS))
 
 
 def feature_means(maps: FeatureMaps) -> list[torch.Tensor]:

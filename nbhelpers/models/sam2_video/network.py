@@ -101,7 +101,8 @@ class VideoPredictor(SAM2VideoPredictor):
         tracked = inference["output_dict_per_obj"][inference["obj_id_to_idx"][object_id]]["non_cond_frame_outputs"]
         tracked.pop(frame, None)
         if prompt.mask is not None:
-            low = tuple(self.sam_prompt_encoder.mask_input_size)
+            height, width = self.sam_prompt_encoder.mask_input_size
+            low = height, width
             given = mask_logits(prompt.mask, low) if prompt.mask.dtype == np.bool_ else prompt.mask
             corrected = torch.from_numpy(upsample(given, given.shape, low))[None, None]
         if corrected is not None:

@@ -427,7 +427,7 @@ def _restore_arrays(
         else:
             tracked[frame] = direction
         if "obj_ptr" in own:
-            output = {name: unpacked(own[name], device) for name in MEMORY_NAMES}
+            output: dict[str, Any] = {name: unpacked(own[name], device) for name in MEMORY_NAMES}
             output["maskmem_pos_enc"] = model.position_encoding(state.inference, output["maskmem_features"])
             kind = "cond_frame_outputs" if object_id in prompts else "non_cond_frame_outputs"
             state.outputs(object_id)[kind][frame] = output

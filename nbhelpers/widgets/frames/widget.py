@@ -92,7 +92,7 @@ class FramesWidget(SessionWidget):
         self.strip, self.stage = FilmStrip(self, width), FrameStage(self, width)
         self.pointer, self.work = FramePointer(self.stage), Work(self)
         keys = {"brush": "d", "erase": "x"}
-        self.modes = ModeRow(self, self.pointer, FRAME_MODES, keys, width="74px")
+        self.modes = ModeRow(self, self.pointer, FRAME_MODES, keys, width="72px")
         self.modes.choice.observe(lambda _: self.pointer.show_brush(), "value")
         self.history = HistoryRow(self, session.clear, "this object on this frame")
         self.brush = BrushSlider(self)
