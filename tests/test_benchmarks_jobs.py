@@ -62,7 +62,7 @@ def test_words_are_counted_as_a_person_counts(tmp_path):
     )
     results = run_benchmark(benchmark, tmp_path / "out")
     scores = results["scores"]
-    assert scores["mean_iou"] > 0.9 and scores["things"] == 1 and scores["present_mean_iou"] > 0.9
+    assert scores["mean_iou"] > 0.9 and scores["words"] == 1 and scores["present_mean_iou"] > 0.9
     assert scores["absent_words"] == 3 and scores["alone_absent_words"] == 3 and scores["present_absent_words"] == 0
     assert scores["absent_found"] == 0 and results["cost"]["prompts"] > 0
 
@@ -75,7 +75,7 @@ def test_words_on_voc_have_a_miou_too(tmp_path):
     results = run_benchmark(
         WordMasks("voc-words", root, ("all",), Named(), FloodSegmenter(), without=("detector",)), tmp_path / "out"
     )
-    assert set(results["items"][labels.stem]["things"]["all"]) == {"bus", "sofa"}
+    assert set(results["items"][labels.stem]["present"]["all"]) == {"bus", "sofa"}
     assert results["scores"]["absent_words"] == 18 and results["scores"]["voc21_present_miou"] > 0.6
 
 
@@ -146,9 +146,9 @@ def test_a_wrong_folder_of_views_shows_the_layout(dataset, tmp_path):
 def test_views_of_a_benchmark_are_summarized():
     told = [[0.95, 0.9], [0.5, 0.2], [0.9, 0.8]]
     records = [
-        {"mean": 0.9, "worst": 0.5, "accuracy": 0.99, "told": told},
-        {"mean": 0.8, "worst": 0.7, "accuracy": 0.97, "told": [], "corrected": 0.95},
-        {"mean": 0.1, "worst": 0.0, "accuracy": 0.9, "told": [], "others": 0.85, "noticed": True},
+        {"mean": 0.9, "worst": 0.5, "accuracy": 0.99, "consistencies": told},
+        {"mean": 0.8, "worst": 0.7, "accuracy": 0.97, "consistencies": [], "corrected": 0.95},
+        {"mean": 0.1, "worst": 0.0, "accuracy": 0.9, "consistencies": [], "others": 0.85, "noticed": True},
     ]
     scores = SceneViews("kitchen", "x").summarize(records)
     assert scores["miou"] == 0.85 and scores["worst_view"] == 0.5 and scores["consistency_auc"] == 1.0

@@ -24,7 +24,7 @@ def measure(
     data_dir: Annotated[Path, typer.Option(help="folder of the dataset as its publisher unpacks it")] = Path(
         "data/benchmarks"
     ),
-    num_samples: Annotated[int | None, typer.Option(help="the first so many; all when left out")] = None,
+    num_samples: Annotated[int | None, typer.Option(help="the first so many; default: all")] = None,
     output_dir: Annotated[Path, typer.Option(help="results; a folder for each run")] = Path("benchmarks/results"),
     save_vis: Annotated[bool, typer.Option(help="pictures of the results in visualizations/")] = False,
     workers: Annotated[int, typer.Option(help="processes of Dask")] = 1,

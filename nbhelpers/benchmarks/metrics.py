@@ -146,7 +146,7 @@ def click_scores(ious: Sequence[Sequence[float]], most: int = MAX_CLICKS) -> dic
     ``most`` clicks counts as ``most``, and as a failure (Sofiiuk et al. 2021, arXiv 2102.06583).
 
     Args:
-        ious: for each object the IoU after the 1st, 2nd, ... click; after the last one it stays as it is.
+        ious: for each object the IoU after the 1st, 2nd, ... click; after the last one it stays the same.
         most: number of clicks at which an object is given up.
     """
     out: dict[str, float] = {}

@@ -44,7 +44,7 @@ class SpatialPhrases:
     On scenes of boxes with known places, the objects are given and only parsing and relations are measured; on photos
     (``kitchen/``, ``balbianello/`` with its Bundler file) everything is. An object on photos is right when its mask in
     the reference view, or its points seen from there, hold the point that was marked by hand. Where the honest answer
-    is that it cannot be told, that is right. A decided and right answer counts as ``right``, and the best candidate
+    is that it is undecidable, that is right. A decided and right answer counts as ``right``, and the best candidate
     alone as ``best_guess``.
 
     Attributes:
@@ -160,7 +160,7 @@ def box_scene(name: str) -> tuple[ViewerFrame, dict[str, Float[np.ndarray, "_ 3"
         np.empty((0, 3), np.uint8), none, none, np.empty((0, 2)),
     )  # fmt: skip
     rng, clouds = np.random.default_rng(0), {}
-    for thing, (x, y, z, width, height, depth) in about["things"].items():
+    for label, (x, y, z, width, height, depth) in about["things"].items():
         points = rng.uniform(-0.5, 0.5, (300, 3))
         axis = rng.integers(0, 3, 300)
         points[np.arange(300), axis] = np.sign(points[np.arange(300), axis]) * 0.5
@@ -168,7 +168,7 @@ def box_scene(name: str) -> tuple[ViewerFrame, dict[str, Float[np.ndarray, "_ 3"
         out[np.arange(300), axis] = np.sign(points[np.arange(300), axis])
         points = points * (width, height, depth) + (x, y, z)
         shown = ((scene.centers[:, None] - points[None]) * out[None]).sum(2).max(0) > 0
-        clouds[thing] = points[shown] + rng.normal(0, 0.01, (int(shown.sum()), 3))
+        clouds[label] = points[shown] + rng.normal(0, 0.01, (int(shown.sum()), 3))
     return ViewerFrame(scene, 0), clouds
 
 
@@ -180,10 +180,10 @@ def candidates(
         ReferenceCandidate(number, name, frame.extent(points)) for number, (name, points) in enumerate(clouds.items())
     ]
     out = {}
-    for thing in phrase.subphrases():
-        noun = thing.noun.casefold()
+    for part in phrase.subphrases():
+        noun = part.noun.casefold()
         own = [each for each in every if each.name.rstrip(" 0123456789") in (noun, noun.removesuffix("s"))]
-        out[thing.noun] = every if thing.is_generic else own
+        out[part.noun] = every if part.is_generic else own
     return out
 
 
@@ -206,13 +206,13 @@ def _photo_scene(folder: str, name: str, segmenter: Any) -> tuple[Photos, Scene]
 
 def _holds(found: PhraseGrounding, scene: Scene, view: int, point: Sequence[float]) -> bool:
     """Whether the chosen object is at a marked point of a view."""
-    thing = found.target
-    if thing is None:
+    target = found.target
+    if target is None:
         return False
-    mask = thing.mask(view)
+    mask = target.mask(view)
     if mask is not None:
         return bool(mask[round(point[1]), round(point[0])])
-    pixels, depth = scene.project(view, thing.xyz)
+    pixels, depth = scene.project(view, target.xyz)
     return bool((np.linalg.norm(pixels[depth > 0] - point, axis=1) < NEAR).any())
 
 

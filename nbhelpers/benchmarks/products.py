@@ -156,13 +156,13 @@ class ProductPhotos:
         """Right, wrong and missed matches of one product and kind at its calibrated threshold."""
         kind, _, product = name.partition("/")
         models, settings = self._models(), ProductSettings()
-        things, photos = _synthetic_set(tuple(self._backgrounds()), self.photos, models[0])
+        cut_outs, photos = _synthetic_set(tuple(self._backgrounds()), self.photos, models[0])
         mean = mean_feature([photo.image for photo in evenly_spaced(photos, 8)], models[1])
-        thing = next(each for each in things if each.name == product)
-        gallery = Gallery((describe_reference(thing.photo, thing.mask, models[1]),), mean=mean)
+        cut_out = next(each for each in cut_outs if each.name == product)
+        gallery = Gallery((describe_reference(cut_out.photo, cut_out.mask, models[1]),), mean=mean)
         mine = [photo for photo in photos if photo.product == product and f"-{kind}-" in photo.name]
         if not mine:
-            raise NbHelpersError("there are too few photos", given=self.photos, expected=f"{2 * len(things)} or more")
+            raise NbHelpersError("there are too few photos", given=self.photos, expected=f"{2 * len(cut_outs)} or more")
         found = [self._candidates(photo.name, photo.image, models, gallery, settings) for photo in mine]
         judging = subtract_background(evenly_spaced(found, BACKGROUND_PHOTOS), gallery, settings)
         scores = score_photos(found, judging, settings)
@@ -211,11 +211,11 @@ def _synthetic_set(scenes: tuple[Path, ...], count: int, segmenter) -> tuple[lis
     """The cut-outs and their photos, in an order in which each beginning holds every product and kind."""
     files = [Path(sample(name)) for name in ("china", "astronaut")]
     files += [Path(sample(f"BalbianelloMedium-{number}.jpg")) for number in (1, 3, 5)]
-    things, known = sample_cut_outs(segmenter), backgrounds([*files, *scenes])
-    each = -(-count // (2 * len(things)))
-    photos = [photo for alike in (False, True) for photo in synthetic_photos(things, known, each, alike)]
+    cut_outs, known = sample_cut_outs(segmenter), backgrounds([*files, *scenes])
+    each = -(-count // (2 * len(cut_outs)))
+    photos = [photo for decoys in (False, True) for photo in synthetic_photos(cut_outs, known, each, decoys)]
     photos.sort(key=lambda photo: (int(photo.name.rpartition("-")[2]), photo.name))
-    return things, photos[:count]
+    return cut_outs, photos[:count]
 
 
 def match_counts(photos: Sequence[SyntheticPhoto], judged: Sequence[tuple]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def run_benchmark(
     Args:
         benchmark: what to measure.
         output: the folder.
-        num_samples: the first so many items; all when left out.
+        num_samples: the first so many items; default: all.
         client: of Dask distributed, see `nbhelpers.core.batch.map_items`; the results are the same.
         progress: called after each item, with the running score.
 

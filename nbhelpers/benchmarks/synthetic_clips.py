@@ -39,14 +39,14 @@ def write_synthetic_clip(
     """
     folder = Path(folder)
     x0, y0, x1, y1 = box_of(mask)
-    thing, alpha = photo[y0:y1, x0:x1], mask[y0:y1, x0:x1].astype(np.float32)
+    cut_out, alpha = photo[y0:y1, x0:x1], mask[y0:y1, x0:x1].astype(np.float32)
     scene = cv2.resize(background, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     post = slice(round(BAR[0] * WIDTH), round(BAR[1] * WIDTH))
     for frame in range(frames):
         part = frame / max(1, frames - 1)
         scale = 0.6 * HEIGHT * (1 + GROWTH * part) / (y1 - y0)
         size = round((x1 - x0) * scale), round((y1 - y0) * scale)
-        small = cv2.resize(thing, size, interpolation=cv2.INTER_AREA)
+        small = cv2.resize(cut_out, size, interpolation=cv2.INTER_AREA)
         soft = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
         left = round(0.03 * WIDTH + part * (0.94 * WIDTH - size[0]))
         top = round(0.85 * HEIGHT - size[1])

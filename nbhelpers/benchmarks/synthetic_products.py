@@ -2,7 +2,7 @@
 
 Everything follows from a seed. Each photo is 800 pixels long; a cut-out at scale 1 is 240 pixels long in it. Cut-outs
 are turned by up to 40 degrees, scaled by 0.3 to 1.5, lit from 0.6 to 1.4 times with a warm or cold cast, blurred by up
-to 1.5 pixels, and in a third of the photos up to a third of them is hidden by another thing. A look-alike is the same
+to 1.5 pixels, and in a third of the photos up to a third of them is hidden by another object. A look-alike is the same
 cut-out recoloured (turned hue, or tinted where there is none) or mirrored, placed like the product.
 """
 
@@ -24,19 +24,19 @@ from nbhelpers.weights import sample
 
 LONGEST, BASE = 800, 240
 TURN, SCALES, LIGHT, BLUR, HIDDEN = 40, (0.3, 1.5), (0.6, 1.4), 1.5, 0.35
-# boxes around things on the sample photos: all that the segmenter is told to cut them out
+# boxes around the objects on the sample photos: all the segmenter's only prompts
 BOXES = {"coffee": (98, 8, 482, 382), "chelsea": (96, 0, 400, 290), "flower": (220, 65, 395, 300)}
 FRAMES = {"box.mp4": (0, (292, 12, 600, 243))}
 
 
 @dataclass(frozen=True, eq=False)
 class CutOut:
-    """A thing with its photo, which serves as the reference.
+    """An object with its photo, which serves as the reference.
 
     Attributes:
         name: what it is called.
         photo: ``(h, w, 3)``.
-        mask: ``(h, w)`` where the thing is.
+        mask: ``(h, w)`` where the object is.
         source: stem of the photo's file, which is no background for it.
     """
 
@@ -47,7 +47,7 @@ class CutOut:
 
     @property
     def rgba(self) -> np.ndarray:
-        """The thing alone with a soft edge, as ``(h, w, 4) float32`` from 0 to 1."""
+        """The object alone with a soft edge, as ``(h, w, 4) float32`` from 0 to 1."""
         x0, y0, x1, y1 = box_of(self.mask)
         alpha = cv2.GaussianBlur(cv2.erode(self.mask.astype(np.float32), np.ones((3, 3))), (0, 0), 0.8)
         colour = self.photo.astype(np.float32) / 255
@@ -59,7 +59,7 @@ class SyntheticPhoto:
     """A photo and what is in it.
 
     Attributes:
-        name: tells the product, the kind and the number.
+        name: product, kind and number.
         product: name of the cut-out that is looked for.
         image: ``(h, w, 3)``.
         truth: the visible mask of the product, or None where it is absent.
@@ -104,52 +104,52 @@ def synthetic_photos(
 ) -> Iterator[SyntheticPhoto]:
     """``count`` photos of each cut-out, of which it is in three fifths.
 
-    Without look-alikes the other photos hold other things. With them, a third of the photos holds the product and a
+    Without look-alikes the other photos hold other objects. With them, a third of the photos holds the product and a
     look-alike, a third the product alone, a third a look-alike alone.
     """
-    for index, thing in enumerate(cut_outs):
-        others = [other for other in cut_outs if other is not thing]
+    for index, cut_out in enumerate(cut_outs):
+        others = [other for other in cut_outs if other is not cut_out]
         for number in range(count):
             rng = np.random.default_rng((seed, index, number, look_alikes))
-            stems = sorted(set(scenes) - {thing.source})
+            stems = sorted(set(scenes) - {cut_out.source})
             scene = scenes[stems[rng.integers(len(stems))]].copy()
             present = number % 3 != 2 if look_alikes else number % 5 < 3
-            alike = look_alikes and number % 3 != 1
+            decoy = look_alikes and number % 3 != 1
             yield _photo(
-                thing,
+                cut_out,
                 others,
                 scene,
                 present,
-                alike,
+                decoy,
                 rng,
-                f"{thing.name}-{'alike' if look_alikes else 'plain'}-{number:03d}",
+                f"{cut_out.name}-{'alike' if look_alikes else 'plain'}-{number:03d}",
             )
 
 
-def _photo(thing, others, scene, present, alike, rng, name) -> SyntheticPhoto:
+def _photo(cut_out, others, scene, present, decoy, rng, name) -> SyntheticPhoto:
     taken = np.zeros(scene.shape[:2], bool)
     truth, fakes = None, []
-    if rng.random() < 0.5 or not (present or alike):
+    if rng.random() < 0.5 or not (present or decoy):
         scene, mask = _paste(scene, others[rng.integers(len(others))].rgba, rng, taken)
         taken |= mask
-    if alike:
+    if decoy:
         kind = ("recoloured", "mirrored")[rng.integers(2)]
-        rgba = recoloured(thing.rgba, rng) if kind == "recoloured" else np.ascontiguousarray(thing.rgba[:, ::-1])
+        rgba = recoloured(cut_out.rgba, rng) if kind == "recoloured" else np.ascontiguousarray(cut_out.rgba[:, ::-1])
         scene, mask = _paste(scene, rgba, rng, taken)
         taken |= mask
         fakes.append((kind, mask))
     if present:
-        scene, truth = _paste(scene, thing.rgba, rng, taken)
+        scene, truth = _paste(scene, cut_out.rgba, rng, taken)
         fakes = [(kind, mask & ~truth) for kind, mask in fakes]
         if rng.random() < 1 / 3:
             scene, over = _hide(scene, truth, others[rng.integers(len(others))].rgba, rng)
             truth = truth & ~over
     scene = np.clip(scene + rng.normal(0, 2, scene.shape), 0, 255).astype(np.uint8)
-    return SyntheticPhoto(name, thing.name, scene, truth, tuple(fakes))
+    return SyntheticPhoto(name, cut_out.name, scene, truth, tuple(fakes))
 
 
 def _paste(scene, rgba, rng, taken):
-    """The scene with a thing in it where little is taken, and where the thing is."""
+    """The scene with an object in it where little is taken, and where the object is."""
     scale = np.exp(rng.uniform(*np.log(SCALES)))
     turned = _turn(rgba, rng.uniform(-TURN, TURN), BASE * scale / max(rgba.shape[:2]))
     turned = _lit(turned, rng)
@@ -197,7 +197,7 @@ def _lit(rgba, rng):
 
 
 def _hide(scene, truth, rgba, rng):
-    """Another thing over the edge of the product, so that at most HIDDEN of it goes."""
+    """Another object over the edge of the product, so that at most HIDDEN of it goes."""
     x0, y0, x1, y1 = box_of(truth)
     side = max(x1 - x0, y1 - y0)
     cover = _lit(_turn(rgba, rng.uniform(-TURN, TURN), 0.7 * side / max(rgba.shape[:2])), rng)
@@ -214,7 +214,7 @@ def _hide(scene, truth, rgba, rng):
 
 
 def recoloured(rgba: Float[np.ndarray, "h w 4"], rng: np.random.Generator) -> Float[np.ndarray, "h w 4"]:
-    """The same thing in another colour: its hue turned by 60 to 300 degrees, and tinted where it is nearly grey."""
+    """The same object in another colour: its hue turned by 60 to 300 degrees, and tinted where it is nearly grey."""
     lab = cv2.cvtColor(np.ascontiguousarray(rgba[..., :3]), cv2.COLOR_RGB2LAB)
     angle = np.radians(rng.uniform(60, 300))
     a, b = lab[..., 1].copy(), lab[..., 2].copy()

@@ -32,7 +32,7 @@ def opened_clips(dataset: str, folder: str) -> Clips:
 
 
 class ClipFrames:
-    """The frames of one clip, decoded when asked for; a `nbhelpers.models.protocols.FrameSequence`."""
+    """The frames of one clip, decoded on access; a `nbhelpers.models.protocols.FrameSequence`."""
 
     def __init__(self, clips: Clips, clip: str):
         self.name, self.files = clip, clips.frames(clip)
@@ -48,7 +48,7 @@ class ClipFrames:
 
 
 class Truth:
-    """The annotated frames of a clip, by their index; read when asked for."""
+    """The annotated frames of a clip, by their index; read on access."""
 
     def __init__(self, clips: Clips, frames: ClipFrames):
         stems = {path.stem: index for index, path in enumerate(frames.files)}
@@ -92,7 +92,7 @@ class VideoObjects:
         starts: ``mask``: the true mask of the first frame of an object; ``click``: one click at its deepest point.
         corrections: clicks after those of ``click``: each on the frame of the lowest J&F, at the deepest point of the
             largest error; the clip is then tracked from there, both ways.
-        clips: names; all when left out.
+        clips: names; default: all.
     """
 
     dataset: str
@@ -203,7 +203,7 @@ class Tracking:
         self.tracker.add(self.state, frame, number, Prompt(points, labels))
 
     def propagate(self, frame: int | None = None) -> None:
-        """Track from a frame to both ends; from the first prompt when left out."""
+        """Track from a frame to both ends; by default from the first prompt."""
         start = min(self.first.values(), default=0) if frame is None else frame
         for stop in (len(self.frames) - 1, 0):
             for tracked in self.tracker.propagate(self.state, start, stop):
@@ -221,16 +221,16 @@ class Tracking:
         return [frame for frame in self.truth.frames if frame >= self.first[number]]
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """J&F of each object with its parts, and how well the tracker's confidence tells bad frames."""
+        """J&F of each object with its parts, and how well the tracker's confidence correlates with J&F."""
         out = {}
         for number in self.first:
             frames, values = self._counted(number)[1:-1], self.scores(number)[1:-1]
             if not len(values):
                 continue
             j, f = (summarize(values[:, column]) for column in (0, 1))
-            told = np.array([self.confidence[number].get(frame, 0.0) for frame in frames])
+            confidence = np.array([self.confidence[number].get(frame, 0.0) for frame in frames])
             both = values.mean(1)
-            correlation = np.corrcoef(both, told)[0, 1] if both.std() and told.std() else 0.0
+            correlation = np.corrcoef(both, confidence)[0, 1] if both.std() and confidence.std() else 0.0
             figures = {"jf": (j.mean + f.mean) / 2, "j": j.mean, "f": f.mean, "j_recall": j.recall, "j_decay": j.decay}
             figures |= {"f_recall": f.recall, "f_decay": f.decay, "confidence_correlation": float(correlation)}
             out[str(number)] = rounded(figures)

@@ -1,4 +1,4 @@
-"""One object in all views of a scene: IoU, a correcting click, wrong prompts, phrases, and what consistency tells."""
+"""One object in all views of a scene: IoU, a correcting click, wrong prompts, phrases, consistency."""
 
 from __future__ import annotations
 
@@ -289,12 +289,12 @@ class SceneViews:
 
     def measure(self, name: str) -> dict[str, Any]:
         """IoU of all views of one item."""
-        scene, thing, view, how = name.split("/")
+        scene, label, view, how = name.split("/")
         labelled, photos, placed = _opened(self.dataset, str(self.folder), scene, self.segmenter, self.poses)
-        truth = labelled.objects[thing]
+        truth = labelled.objects[label]
         clock = time.perf_counter()
         if how == "phrase":
-            record = self._phrase(truth, labelled.photos, placed, PHRASES[thing])
+            record = self._phrase(truth, labelled.photos, placed, PHRASES[label])
         else:
             record = self._prompted(truth, photos, placed, view, how)
         record["cost"] = {"prompts": record.pop("prompts", 1), "solve": round(time.perf_counter() - clock, 2)}
@@ -318,7 +318,9 @@ class SceneViews:
         views = session.solve()
         record = _scored(truth, views, reference)
         unprompted = [each for each in truth.masks if not views[each].prompted or each in wrong]
-        record["told"] = [[record["ious"][str(each)], round(views.consistency(each).value, 4)] for each in unprompted]
+        record["consistencies"] = [
+            [record["ious"][str(each)], round(views.consistency(each).value, 4)] for each in unprompted
+        ]
         record["prompts"] = max(1, len(prompt.points)) + len(wrong)
         if wrong:
             others = [iou for each, iou in record["ious"].items() if int(each) not in wrong]
@@ -340,7 +342,7 @@ class SceneViews:
         """Means over the items by prompts and by phrase, and whether a low consistency finds bad views."""
         right = [record for record in records if "others" not in record]
         wrong = [record for record in records if "others" in record]
-        pairs = [pair for record in records for pair in record.get("told", ())]
+        pairs = [pair for record in records for pair in record.get("consistencies", ())]
         bad, good = ([value for iou, value in pairs if (iou < BAD) == kind] for kind in (True, False))
         out: dict[str, Any] = {
             "miou": float(np.mean([record["mean"] for record in right])) if right else float("nan"),

@@ -1,4 +1,4 @@
-"""Words to masks, counted as a person counts: is all of each thing found, and nothing where it is not?"""
+"""Words to masks as a user counts: IoU of each object present, and words that are wrongly given an area."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def _opened_coco(folder: str) -> tuple[dict[str, tuple[dict, list]], dict[int, s
 class WordMasks:
     """What `nbhelpers.clip_guided.segment` finds for words; a `nbhelpers.benchmarks.runner.Benchmark`.
 
-    For each thing that is there, the IoU of everything that is found for its word with its true pixels, void left
-    out; the mean is over all things of all photos. And how many of the words that are not there get more than 0.5 % of
-    the photo. On VOC also mIoU over its 21 classes, background among them, from the vocabulary ``all``.
+    For each object class present, the IoU of everything that is found for its word with its true pixels, void left
+    out; the mean is over all of these in all photos. Also how many absent words get more than 0.5 % of the
+    photo. On VOC also mIoU over its 21 classes, background among them, from the vocabulary ``all``.
 
     Attributes:
         dataset: ``voc-words`` (PASCAL VOC) or ``coco-words`` (``coco.json`` and ``images/``).
@@ -90,7 +90,7 @@ class WordMasks:
     detector: Any = None
     without: tuple[str, ...] = ()
     kind = "words to masks"
-    measure_name = "mean IoU of things"
+    measure_name = "mean IoU of present words"
 
     def __post_init__(self):
         unknown = set(self.vocabularies) - set(VOCABULARIES) | set(self.without) - set(SWITCHES)
@@ -124,7 +124,7 @@ class WordMasks:
             "vocabularies": list(self.vocabularies),
             "without": list(self.without),
             "absent_from": MIN_AREA,
-            "metric": "IoU of all that is found for a word, void left out; mean over things",
+            "metric": "IoU of all that is found for a word, void left out; mean over the words present",
         }
 
     def read(self, name: str) -> NamedTruth:
@@ -143,7 +143,7 @@ class WordMasks:
         return NamedTruth(images / name, truth, np.ones(size, bool))
 
     def measure(self, name: str) -> dict[str, Any]:
-        """IoU of the things, and the words that were wrongly given an area, of each vocabulary."""
+        """IoU of the words present, and the words that were wrongly given an area, of each vocabulary."""
         photo = self.read(name)
         image = load_image(photo.path)
         segmenter, encoder = resolve("segmenter", self.segmenter), resolve("text_encoder", self.text_encoder)
@@ -155,14 +155,14 @@ class WordMasks:
         clock = time.perf_counter()
         embedding = segmenter.encode(image)
         cost = {"prompts": 0, "text": 0.0, "image": time.perf_counter() - clock, "decoder": 0.0, "segment": 0.0}
-        record: dict[str, Any] = {"things": {}, "absent": {}}
+        record: dict[str, Any] = {"present": {}, "absent": {}}
         number = self.names().index(name) + 1
         for kind, lists in vocabularies(photo.truth, self._words, number).items():
             if kind not in self.vocabularies:
                 continue
-            things, absent = {}, {}
-            for asked in lists:
-                result = segment(image, asked, embedding=embedding, **models)
+            ious, absent = {}, {}
+            for vocabulary in lists:
+                result = segment(image, vocabulary, embedding=embedding, **models)
                 for word in result.vocabulary:
                     found = result.mask(word) & photo.counted
                     if word not in photo.truth:
@@ -170,7 +170,7 @@ class WordMasks:
                         continue
                     true = photo.truth[word] & photo.counted
                     iou = np.count_nonzero(found & true) / max(1, np.count_nonzero(found | true))
-                    things[word] = round(float(iou), 4)
+                    ious[word] = round(float(iou), 4)
                 if kind == self.vocabularies[0]:
                     cost["prompts"] += result.budget.prompts
                     cost["text"] += result.budget.text
@@ -179,21 +179,21 @@ class WordMasks:
                 if kind == "all" and photo.labels is not None:
                     found = result.labels.astype(np.int64) + 1
                     record["areas"] = sparse(class_areas(photo.labels, found, VOC_CLASSES))
-            record["things"][kind], record["absent"][kind] = things, absent
+            record["present"][kind], record["absent"][kind] = ious, absent
         return record | {"cost": {key: round(value, 4) for key, value in cost.items()}}
 
     def summarize(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Over all things of all photos, for each vocabulary."""
+        """Over all of these in all photos, for each vocabulary."""
         out: dict[str, Any] = {}
         for kind in self.vocabularies:
             prefix = "" if kind == self.vocabularies[0] else f"{kind}_"
-            ious = [iou for record in records for iou in record["things"].get(kind, {}).values()]
+            ious = [iou for record in records for iou in record["present"].get(kind, {}).values()]
             absent = [area for record in records for area in record["absent"].get(kind, {}).values()]
             out |= {
                 f"{prefix}mean_iou": float(np.mean(ious)) if ious else None,
                 f"{prefix}median_iou": float(np.median(ious)) if ious else None,
                 f"{prefix}over_half": float(np.mean(np.array(ious) > 0.5)) if ious else None,
-                f"{prefix}things": len(ious),
+                f"{prefix}words": len(ious),
                 f"{prefix}absent_found": sum(area > MIN_AREA for area in absent),
                 f"{prefix}absent_words": len(absent),
             }
