@@ -1,6 +1,7 @@
 """Geometry beside a tracker: made scenes, both trackers, the memory of places, and what happens without geometry."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,8 +140,6 @@ def test_geometry_is_where_things_are(clip, geometry):
 
 
 def test_sparse_points_are_carried_to_the_cells_around_them(clip):
-    from dataclasses import replace
-
     scene = clip.scene
     rows, columns = np.mgrid[4:96:12, 4:128:12].reshape(2, -1)
     points, views, tracks, pixels = [], [], [], []
@@ -166,8 +165,6 @@ def test_sparse_points_are_carried_to_the_cells_around_them(clip):
 
 
 def test_what_is_not_known_is_not_valid(clip):
-    from dataclasses import replace
-
     scene = clip.scene
     depth = [each.copy() for each in scene.depth]
     depth[2][:48] = np.nan
@@ -315,6 +312,13 @@ def test_a_static_clip_is_told_from_a_moving_one():
     still = measure_motion(clip, geometry)
     false = measure_motion(clip, falsify(geometry, "shuffled"))
     assert still.compared > 2000 and still.fraction < MAX_MOTION < 0.5 < false.fraction
+    frames = clip.frames.copy()
+    for number, frame in enumerate(frames):  # something walks through the picture
+        frame[120:270, 20 + 12 * number : 170 + 12 * number] = np.kron(textures(9)[0], np.ones((2, 2, 1), np.uint8))[
+            :150, :150
+        ]
+    moving = measure_motion(replace(clip, frames=frames), geometry)
+    assert moving.fraction > MAX_MOTION
 
 
 def test_the_whole_clip_is_tracked_without_geometry_where_things_move_or_geometry_cannot_be_had(clip, caplog):

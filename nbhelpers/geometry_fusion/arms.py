@@ -27,7 +27,7 @@ SOURCES = {
 }
 ARMS = {
     "baseline": "the tracker as it is",
-    "geometry": "the merger, and the memory of places",
+    "geometry": "the merger, or the kernel where there is none, and the memory of places",
     "merger": "the merger alone",
     "kernel": "places compared by a kernel, without learning; label propagation only",
     "places": "the memory of places alone; label propagation only",
@@ -105,8 +105,8 @@ def make_arms(
     Example:
         >>> make_arms(tracker, geometry_source("colmap"), ["baseline", "geometry", "shuffled"], merger=load_merger())
 
-    A tracker that cannot be opened with a merger's features (without a merger of its backbone) has ``reprompt`` for its
-    arm ``geometry``. Negative controls never fall back: it is to be seen what false geometry does.
+    Without a merger of its backbone, label propagation has the kernel for its arm ``geometry``, and SAM 2's video
+    network ``reprompt``. Negative controls never fall back: it is to be seen what false geometry does.
 
     Args:
         tracker: the baseline.
@@ -125,6 +125,7 @@ def make_arms(
 
     merger = default_merger(tracker) if merger is None else merger
     votes = hasattr(tracker, "segmenter")
+    merged = PlaceKernel() if merger is None and votes else merger
     common = {"scene": scene, "cache": cache}
     if max_motion is not None:
         common["max_motion"] = max_motion
@@ -151,9 +152,9 @@ def make_arms(
         elif name == "reprompt" or (merger is None and not votes):
             arms[name] = GeometryTracker(tracker, encoder, None, places=False, reprompt=True, **common)
         elif name == "geometry":
-            arms[name] = GeometryTracker(tracker, encoder, merger, places=votes, reprompt=not votes, **common)
+            arms[name] = GeometryTracker(tracker, encoder, merged, places=votes, reprompt=not votes, **common)
         else:
             change = lambda geometry, name=name: falsify(geometry, name, other)  # noqa: E731
             control = {**common, "max_motion": 1.0, "change": change}
-            arms[name] = GeometryTracker(tracker, encoder, merger, places=votes, **control)
+            arms[name] = GeometryTracker(tracker, encoder, merged, places=votes, **control)
     return arms

@@ -87,7 +87,9 @@ def compare_command(
         typer.Option(help="colmap, given, da3, must3r, vggt or off (default: NBHELPERS_GEOMETRY, else colmap)"),
     ] = None,
     scene: Annotated[Path | None, typer.Option(help="folder with cameras and depth, for --geometry given")] = None,
-    merger: Annotated[Path | None, typer.Option(help="a trained merger; that in the package when left out")] = None,
+    merger: Annotated[
+        Path | None, typer.Option(help="a trained merger; else places are compared without learning")
+    ] = None,
     arms: Annotated[str, typer.Option(help="with commas: baseline, geometry, merger, kernel, places, reprompt")] = "",
     controls: Annotated[bool, typer.Option(help="negative controls as well: shuffled and zeroed geometry")] = False,
     pred_a: Annotated[Path | None, typer.Option(help="masks of an earlier run instead of the baseline")] = None,

@@ -24,6 +24,9 @@ FLOW_SIDE = 512  # pixels of the longer side at which motion is measured
 ROUND_TRIP = 1.0  # pixels by which flow there and back may miss
 MIN_TEXTURE = 4.0  # grey levels a pixel: smallest eigenvalue of the structure tensor, its root
 MIN_SHIFT = 0.35  # cells by which something must be off its place to have moved
+PATCH = 5  # pixels around a cell's middle that are compared
+ALIKE, SURE = 0.6, 0.9  # correlation from which patches may show the same, and from which flow is believed
+MAX_INEXACT = 0.5  # cells by which cameras and depth may be off themselves
 MIN_CELLS = 50  # of a pair of frames, that can be compared
 DENSE = 0.8  # confidence from which a cell's point is exact enough to predict where it will be seen
 UNKNOWN_DEPTH = 65535  # of 7-Scenes
@@ -47,9 +50,10 @@ class Motion:
 def measure_motion(frames: FrameSequence, geometry: Geometry) -> Motion:
     """Compare optical flow between neighbouring frames with what a static scene allows.
 
-    A cell is compared where it has texture and where flow there and back agree. It has moved when flow brings it more
-    than 0.35 cells off: off where its point is seen from the other camera if the point is known well, else off the
-    plane through both cameras and the cell (the epipolar constraint; Hartley and Zisserman 2004, section 9.2).
+    A cell is compared where it has texture, where flow there and back agree and where it leads to what looks alike.
+    It has moved when flow brings it more than 0.35 cells off: off where its point is seen from the other camera if
+    the point is known well, else off the plane through both cameras and the cell (the epipolar constraint; Hartley
+    and Zisserman 2004, section 9.2).
 
     Args:
         frames: the clip.
@@ -74,7 +78,10 @@ def measure_motion(frames: FrameSequence, geometry: Geometry) -> Motion:
 def static_errors(
     image: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"], geometry: Geometry, first: int, second: int
 ) -> Float[np.ndarray, " n"]:
-    """How far flow brings each comparable cell of one frame off what a static scene allows, in cells."""
+    """How far flow brings each comparable cell of one frame off what a static scene allows, in cells.
+
+    Twice the median, but no more than one cell, is subtracted: by so much are cameras and depth of real scenes off.
+    """
     grey = [cv2.cvtColor(fit(each, FLOW_SIDE), cv2.COLOR_RGB2GRAY) for each in (image, other)]
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     there, back = flow.calc(*grey, None), flow.calc(*grey[::-1], None)
@@ -84,11 +91,12 @@ def static_errors(
     start = np.stack([columns * width / grid, rows * height / grid], -1).astype(np.float32) - 0.5
     end = start + _sample(there, start)
     missed = np.linalg.norm(end + _sample(back, end) - start, axis=-1)
-    texture = np.sqrt(cv2.cornerMinEigenVal(grey[0], 9, 3)) * 255
+    texture = np.sqrt(np.maximum(cv2.cornerMinEigenVal(grey[0], 9, 3), 0)) * 255
     inside = ((end >= 0) & (end <= (width - 1, height - 1))).all(-1)
     known = inside & (missed < ROUND_TRIP) & (_sample(texture, start) > MIN_TEXTURE)
     rays = geometry.rays[second]
-    if not rays.any() or not geometry.rays[first].any():
+    known[known] = _patch_likeness(grey, start[known], end[known]) >= SURE
+    if not known.any() or not rays.any() or not geometry.rays[first].any():
         return np.empty(0)
     cells = (end + 0.5) / (width, height) * grid - 0.5
     seen = _sample(rays, cells.astype(np.float32))[known]
@@ -102,7 +110,39 @@ def static_errors(
     expected /= np.maximum(np.linalg.norm(expected, axis=-1, keepdims=True), 1e-9)
     off_point = np.linalg.norm(seen - expected, axis=-1) / cell
     exact = geometry.valid[first][known] & (geometry.confidence[first][known] >= DENSE)
-    return np.where(exact, off_point, off_plane)
+    # flow errs where the view changes much: what looks alike at the place that a static scene predicts has not moved
+    predicted = (_cell_of_ray(rays, expected) + 0.5) / grid * (width, height) - 0.5
+    stays = _patch_likeness(grey, start[known], predicted) >= ALIKE
+    off = np.where(exact, off_point, off_plane)
+    inexact = 2 * min(float(np.median(off)), MAX_INEXACT)  # of real cameras and depth, which all cells share
+    return np.where(exact & stays, 0.0, np.maximum(off - inexact, 0))
+
+
+def _cell_of_ray(rays: Float[np.ndarray, "g g 3"], wanted: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 2"]:
+    """Column and row of the cell that looks along each direction: the nearest cell's, and one linear step from it."""
+    grid = rays.shape[0]
+    nearest = (wanted.astype(np.float32) @ rays.reshape(-1, 3).T).argmax(1)
+    row, column = np.clip(nearest // grid, 1, grid - 2), np.clip(nearest % grid, 1, grid - 2)
+    across = (rays[row, column + 1] - rays[row, column - 1]) / 2
+    down = (rays[row + 1, column] - rays[row - 1, column]) / 2
+    rest = wanted - rays[row, column]
+    steps = [(rest * each).sum(1) / np.maximum((each**2).sum(1), 1e-12) for each in (across, down)]
+    return np.stack([column + steps[0], row + steps[1]], 1)
+
+
+def _patch_likeness(
+    grey: Sequence[UInt8[np.ndarray, "h w"]], first: Float[np.ndarray, "n 2"], second: Float[np.ndarray, "n 2"]
+) -> Float[np.ndarray, " n"]:
+    """Normalised cross-correlation of the patches around places of two pictures, -1 to 1; -1 outside of the second."""
+    if not len(first):
+        return np.empty(0)
+    offsets = np.stack(np.mgrid[-PATCH : PATCH + 1, -PATCH : PATCH + 1][::-1], -1).reshape(-1, 2)
+    patches = [_sample(each, places[:, None] + offsets) for each, places in zip(grey, (first, second), strict=True)]
+    centred = [patch - patch.mean(1, keepdims=True) for patch in patches]
+    length = [np.maximum(np.linalg.norm(patch, axis=1), 1e-6) for patch in centred]
+    height, width = grey[1].shape
+    inside = ((second >= 0) & (second <= (width - 1, height - 1))).all(1)
+    return np.where(inside, (centred[0] * centred[1]).sum(1) / (length[0] * length[1]), -1)
 
 
 def _sample(values: np.ndarray, places: np.ndarray) -> np.ndarray:

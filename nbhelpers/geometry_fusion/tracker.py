@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-MAX_MOTION = 0.04  # of the cells, above which a clip is not static
+MAX_MOTION = 0.05  # of the cells, above which a clip is not static
 MIN_RETURN = 0.004  # of the frame's cells that show places of the object, for it to count as returned
 MISSED = 0.1  # of these cells that a tracked mask covers, below which it has lost the object
 RETURN_POINTS, RETURN_SPACING = 3, 0.1
@@ -173,6 +173,8 @@ class GeometryTracker:
             return None, None, f"geometry cannot be had: {error.what} ({error.given})"
         if self.change is not None:
             geometry = self.change(geometry)
+        if not geometry.valid.any():
+            return None, None, "no cell has geometry"
         if self.max_motion >= 1:
             return geometry, None, "; ".join(geometry.notes)
         motion = measure_motion(frames, geometry)

@@ -519,7 +519,7 @@ def load_merger(path: str | Path | None = None, backbone: str | None = None) -> 
     """A trained merger from its file or a training checkpoint, in evaluation mode.
 
     Args:
-        path: the file; the merger in the package, for the lite segmenter, when left out.
+        path: the file; `PACKAGED` when left out.
         backbone: name of the network that it must have been trained for.
 
     Raises:
@@ -550,4 +550,4 @@ def load_merger(path: str | Path | None = None, backbone: str | None = None) -> 
 
 
 PACKAGED = Path(__file__).with_name("merger-sam2-hiera-tiny-lite.safetensors")
-"""The merger in the package; made by ``nbhelpers geometry-fusion train`` with its defaults."""
+"""Where a merger for the lite segmenter lies in the package, if one was put there."""
