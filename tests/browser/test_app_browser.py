@@ -106,7 +106,6 @@ def test_a_click_instead_of_a_phrase(page):
     canvas = page.locator(CANVAS).first
     canvas.scroll_into_view_if_needed()
     before = page.inner_text(".nbhelpers-app-status")
-    page.click("button[title='Remove the prompts of this view (C)']")
     canvas.click(position={"x": 360, "y": 270})
     page.click("button:has-text('Find in all views')")
     page.wait_for_function(

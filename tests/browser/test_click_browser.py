@@ -311,7 +311,7 @@ def test_while_the_photo_is_looked_at_the_widget_says_so_and_clicks_are_kept(lab
     slow.page.wait_for_selector("text=Encoding the photo")
     slow.wait_pixel(270, 300, near(RED))
     slow.click(270, 300)
-    assert "Looking at the photo" in slow.message()
+    assert "Encoding the photo" in slow.message()
     done.touch()
     slow.wait_pixel(230, 260, tinted(RED))
     slow.page.wait_for_selector("text=Click on the object")

@@ -59,7 +59,7 @@ def test_yes_and_no_reach_the_session_and_come_back(notebook):
 
 def test_the_lens_opens_a_photo_with_reasons(notebook):
     card(notebook, 0).locator("button[title^='All detections']").click()
-    notebook.page.wait_for_selector(".nbhelpers-detail >> text=is needed >> nth=0")
+    notebook.page.wait_for_selector(".nbhelpers-detail >> text=threshold >> nth=0")
     assert notebook.value("widget.detail_panel.photo") == 0
     expect(notebook.page.locator(".nbhelpers-detail img").first).to_have_js_property("naturalWidth", 320)
 
