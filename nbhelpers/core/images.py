@@ -13,7 +13,7 @@ import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
@@ -139,7 +139,7 @@ def opened(source: Any) -> Iterator[tuple[Image.Image | np.ndarray, io.BufferedI
                 raise NbHelpersError("the picture file is empty", given=name, do="copy it again from its source")
             if head[4:8] == b"ftyp":
                 _register_heif()
-            with Image.open(file) as picture:
+            with Image.open(cast(IO[bytes], file)) as picture:
                 yield picture, file, name
     except Image.DecompressionBombError as error:
         raise NbHelpersError(

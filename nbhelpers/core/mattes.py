@@ -258,7 +258,7 @@ class MatteSettings:
     @property
     def margin(self) -> int:
         """Pixels around the mask that the matte can reach or depends on."""
-        reach = self.rim + CONTEXT if self.needs_network else 2 * self.refine
+        reach = self.rim + CONTEXT if isinstance(self.refine, str) else 2 * self.refine
         return 2 + math.ceil(max(self.grow, 0) + self.frame_edge + reach + 2 * self.feather)
 
 
@@ -318,7 +318,7 @@ def make_matte(
     soft = part.astype(np.float32)
     if settings.needs_network and image is not None and matting is not None:
         (soft,) = matting([np.ascontiguousarray(image[window])], [make_trimap(part, settings.rim)])
-    elif settings.refine and image is not None:
+    elif not isinstance(settings.refine, str) and settings.refine and image is not None:
         soft = refine_matte(soft, image[window], settings.refine, settings.detail)
     soft = feather_matte(soft, settings.feather)
     out[window] = soft if full == 1 else np.rint(soft * full)

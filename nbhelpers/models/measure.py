@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -294,7 +294,7 @@ def _dinov2(model, device):
 
 
 def _vggt(model, device):
-    from vggt.utils.pose_enc import pose_encoding_to_extri_intri
+    from vggt.utils.pose_enc import pose_encoding_to_extri_intri  # pyright: ignore[reportMissingImports]: in no registry
 
     from nbhelpers.models.vggt import VggtEstimator
 
@@ -311,14 +311,15 @@ def _upstream_video(model, device):
     from nbhelpers.models.sam2_video.network import LazyImages, VideoPredictor
 
     model = model.to(device).eval()
-    done = [0]
+    done, clip = [0], cast(Any, _Clip())
     with torch.inference_mode(), autocast(device):
-        inference = model.new_inference(LazyImages(_Clip(), model.image_size))
+        inference = model.new_inference(LazyImages(clip, model.image_size))
         model.add_new_points_or_box(inference, 0, 1, box=np.array([0.3, 0.2, 0.6, 0.6]), normalize_coords=False)
 
     def run():
         with torch.inference_mode(), autocast(device):
-            steps = super(VideoPredictor, model).propagate_in_video(inference, done[0], FRAMES - 1)
+            upstream: Any = super(VideoPredictor, model)
+            steps = upstream.propagate_in_video(inference, done[0], FRAMES - 1)
             for _ in steps:
                 pass
         done[0] += FRAMES
@@ -365,7 +366,12 @@ def real_networks() -> dict[str, Callable[[], torch.nn.Module]]:
     from nbhelpers.models.sam2_video import build_video_network
 
     config = "configs/sam2.1/sam2.1_hiera_l.yaml"
-    dinov2 = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 518}
+    dinov2: dict[str, Any] = {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 518,
+    }
     found: dict[str, Callable[[], Any]] = {
         "SAM 2.1 large": lambda: build_image_network(config),
         "SAM 2.1 large video": lambda: build_video_network(config),
@@ -388,6 +394,6 @@ def edgetam_video_config() -> Any:
 
 def vggt_network() -> torch.nn.Module:
     """VGGT with random weights."""
-    from vggt.models.vggt import VGGT
+    from vggt.models.vggt import VGGT  # pyright: ignore[reportMissingImports]: in no registry
 
     return VGGT(enable_point=False, enable_track=False)

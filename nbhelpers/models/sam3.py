@@ -23,7 +23,6 @@ from nbhelpers.models.pretrained import load_network, load_tokenizer, processed
 
 if TYPE_CHECKING:
     import supervision
-    import torch
 
 NETWORKS = {"sam3_video": "Sam3Model", "sam3": "Sam3Model"}
 TOKENS = 32  # of a name, as Sam3Processor of transformers has it
@@ -49,7 +48,7 @@ class Sam3ConceptSegmenter:
         device: where it computes.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, name: str, device: str):
+    def __init__(self, model: Any, tokenizer: Any, name: str, device: str):
         from transformers import Sam3ImageProcessor
 
         self.model = model.to(device).eval().requires_grad_(False)
@@ -182,7 +181,7 @@ def _detections(
     numbers = np.concatenate([np.zeros(0, int), *(np.full(len(part["scores"]), index) for index, part in parts)])
     scores = np.concatenate([np.zeros(0, np.float32), *(part["scores"] for _, part in parts)])
     masks = np.concatenate([np.zeros((0, *size), bool), *(part["masks"] for _, part in parts)])
-    detections = supervision.Detections(boxes, mask=masks, confidence=scores, class_id=numbers)
+    detections: Any = supervision.Detections(boxes, mask=masks, confidence=scores, class_id=numbers)
     if any(len(group) > 1 for group in found) and len(detections):
         detections = detections.with_nms(SAME_IOU)
     detections = detections[np.argsort(-detections.confidence, kind="stable")]

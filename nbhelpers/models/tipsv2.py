@@ -26,7 +26,6 @@ from nbhelpers.models.pretrained import load_network, load_tokenizer, processed
 from nbhelpers.models.values import ClassMap
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 NETWORKS = {"tipsv2": "Tipsv2Model"}
@@ -52,9 +51,7 @@ class Tipsv2Encoder:
         settings: defaults of `dense`; windows and attention do not count.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, tokenizer: Any, name: str, device: str, settings: DenseSettings = SETTINGS
-    ):
+    def __init__(self, model: Any, tokenizer: Any, name: str, device: str, settings: DenseSettings = SETTINGS):
         from transformers import Tipsv2ImageProcessor
 
         self.model = model.to(device).eval().requires_grad_(False)
@@ -107,7 +104,8 @@ class Tipsv2Encoder:
             if settings.at_image_size:
                 logits = torch.nn.functional.interpolate(logits[None], image.shape[:2], mode="bilinear")[0]
             if settings.pamr_steps:
-                pixels = processed(self.processor, [image], logits.shape[-2:], self.device)[0]
+                height, width = logits.shape[-2:]
+                pixels = processed(self.processor, [image], (height, width), self.device)[0]
                 logits = pamr(pixels, logits, settings.pamr_steps, settings.pamr_dilations)
             return class_probabilities(logits, [len(group) for group in classes], settings).cpu().numpy()
 

@@ -29,7 +29,6 @@ from nbhelpers.models.sam_prompts import (
 from nbhelpers.models.values import Choose, Embedding, Prediction
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 NETWORKS = {
@@ -63,7 +62,7 @@ class VariantSegmenter:
         device: where it computes.
     """
 
-    def __init__(self, model: torch.nn.Module, processor: Any, name: str, device: str):
+    def __init__(self, model: Any, processor: Any, name: str, device: str):
         self.model = model.to(device).eval().requires_grad_(False)
         self.processor, self.name, self.device = processor, name, device
         self.side = model.prompt_encoder.input_image_size
@@ -161,7 +160,7 @@ class VariantSegmenter:
         return with_cpu_fallback(self, in_its_precision)
 
 
-def load_variant(name: str, files: Mapping[str, Path], networks: Mapping[str, str]) -> tuple[torch.nn.Module, Any]:
+def load_variant(name: str, files: Mapping[str, Path], networks: Mapping[str, str]) -> tuple[Any, Any]:
     """The network of a checkpoint, for photos or for clips, and the image processor of its family.
 
     Raises:

@@ -35,7 +35,6 @@ from nbhelpers.models.sam_variants.segmenter import load_variant
 from nbhelpers.models.values import Prediction, TrackedFrame, is_mask_prompt
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 NETWORKS = {
@@ -116,7 +115,7 @@ class VariantTracker:
         device: where it computes.
     """
 
-    def __init__(self, model: torch.nn.Module, processor: Any, name: str, device: str):
+    def __init__(self, model: Any, processor: Any, name: str, device: str):
         self.model = model.to(device).eval().requires_grad_(False)
         self.processor, self.name, self.device = processor, name, device
         self.side: int = model.image_size
