@@ -18,7 +18,7 @@ from nbhelpers.weights.cache import locate, offline
 from nbhelpers.weights.catalog import Model
 
 WIDTH = 100
-HERE, IN_HUB, PARTLY, WRONG, MISSING, NOTHING = "here", "hub cache", "partly", "wrong size", "-", "no weights"
+HERE, IN_HUB, PARTLY, WRONG, MISSING, NOTHING = "here", "hub cache", "partly", "wrong size", "-", "none"
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Report:
         from rich.text import Text
 
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-        table.add_column("model, and the command that fetches it", no_wrap=True)
+        table.add_column("model, and the command that downloads it", no_wrap=True)
         table.add_column("set", no_wrap=True)
         table.add_column("size", justify="right", no_wrap=True)
-        table.add_column("is it here", no_wrap=True)
+        table.add_column("here", no_wrap=True)
         table.add_column("licence", overflow="fold")
         task = None
         for model, state in self.models:
@@ -84,8 +84,10 @@ class Report:
                     table.add_row()
                 table.add_row(Text(model.task.replace("_", " "), style="bold"))
                 task = model.task
-            before = model.command.removesuffix(model.name) if model.assets else f"{model.command}  # "
-            command = Text.assemble("  " if model.adapter else "* ", (before, "bright_black"), (model.name, "cyan"))
+            before = model.command.removesuffix(model.name) if model.assets else ""
+            after = "" if model.assets else f"  ({model.command.removeprefix('pip install ')})"
+            parts = (before, "bright_black"), (model.name, "cyan"), (after, "bright_black")
+            command = Text.assemble("  " if model.adapter else "* ", *parts)
             colour = {HERE: "green", IN_HUB: "green", WRONG: "red", PARTLY: "yellow"}.get(state, "bright_black")
             table.add_row(command, model.set, _size(model.bytes), Text(state, style=colour), Text(model.licence))
         return table
