@@ -109,7 +109,9 @@ def test_masks_are_those_of_the_librarys_own_session(family, clip, prompt, rever
         if prompt.mask is not None and frame == start:
             assert (ours[frame, 5][0] > 0).sum() == prompt.mask.sum()  # as given
             continue
-        np.testing.assert_allclose(ours[frame, 5][0], theirs[frame].reshape(ours[frame, 5][0].shape), atol=2e-3, rtol=1e-3)
+        np.testing.assert_allclose(
+            ours[frame, 5][0], theirs[frame].reshape(ours[frame, 5][0].shape), atol=2e-3, rtol=1e-3
+        )
 
 
 def test_a_correction_changes_the_right_frames_and_stays(family, clip):
