@@ -74,7 +74,7 @@ lint: install types  ## check style, spelling and types
 	@$(BIN)/codespell
 
 types: install  ## check types with pyright, in the rooms that pyproject.toml lists
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: install  ## fix style and strip outputs from the notebooks
 	@$(BIN)/ruff check --fix .

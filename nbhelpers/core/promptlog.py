@@ -293,7 +293,8 @@ def _applied(state: dict[str, ObjectEntry], event: Mapping[str, Any], number: in
     """`_apply` with the errors of Python."""
     op = event["op"]
     if op == "propagate":  # changes masks, not prompts
-        _whole(event["start"]), _whole(event["stop"])
+        _whole(event["start"])
+        _whole(event["stop"])
         return state
     name = event["object"]
     if op == "object.add":
