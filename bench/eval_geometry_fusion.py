@@ -53,10 +53,10 @@ class Results:
         self.rows[part, clip, arm] = row
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        told = " ".join(
+        shown = " ".join(
             f"{key} {values[key]:.3f}" for key in ("iou", "returned", "motion") if values.get(key) is not None
         )
-        print(f"{part} {clip} {arm}: {told} {values.get('note', '')}", flush=True)
+        print(f"{part} {clip} {arm}: {shown} {values.get('note', '')}", flush=True)
 
     def of(self, part: str, arm: str) -> dict[str, dict]:
         """The lines of an arm, by clip."""
@@ -71,8 +71,8 @@ def measure(results: Results, part: str, clip: str, arms, frames, prompt, truth,
         found = track(name, tracker, frames, prompt, frame)
         values = {key: None if np.isnan(value) else round(value, 4) for key, value in figures(truth, found).items()}
         ious = [round(value, 4) for value in frame_ious(truth, found).values()]
-        told = {"seconds": round(found.seconds, 3), "note": found.note, "motion": found.motion, "ious": ious}
-        results.add(part, clip, name, **values, **told)
+        about = {"seconds": round(found.seconds, 3), "note": found.note, "motion": found.motion, "ious": ious}
+        results.add(part, clip, name, **values, **about)
 
 
 def twins(results: Results, tracker, arms: list[str], seeds, folder: Path, estimated: bool) -> None:
