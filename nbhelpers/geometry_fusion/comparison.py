@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,16 @@ class TrueMasks:
     Attributes:
         masks: by frame; frames without one are not measured.
         notes: what a person should know, e.g. how many frames have none.
+        void: by frame, pixels that are not counted; all count on frames without one.
     """
 
     masks: Mapping[int, Bool[np.ndarray, "h w"]] = field(repr=False)
     notes: tuple[str, ...] = ()
+    void: Mapping[int, Bool[np.ndarray, "h w"]] = field(default_factory=dict, repr=False)
+
+    def counted(self, frame: int, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+        """A mask of a frame without the pixels that are not counted."""
+        return mask & ~self.void[frame] if frame in self.void else mask
 
     @property
     def returns(self) -> list[int]:
@@ -75,6 +81,7 @@ class ArmResult:
         memory: GB at the peak: of the GPU where it computes on one, else of the process so far.
         note: of the tracker's state, e.g. why it fell back.
         motion: fraction of cells that move, where it was measured.
+        fell_back: whether a tracker with geometry tracked the clip without.
     """
 
     name: str
@@ -85,6 +92,7 @@ class ArmResult:
     memory: float
     note: str = ""
     motion: float | None = None
+    fell_back: bool = False
 
     def mask(self, frame: int) -> Bool[np.ndarray, "h w"]:
         """The mask of a frame."""
@@ -136,6 +144,7 @@ def track(
         _peak_memory(tracker.device),
         getattr(state, "note", ""),
         None if motion is None else motion.fraction,
+        getattr(state, "geometry", True) is None,
     )
 
 
@@ -150,7 +159,10 @@ def _peak_memory(device: str) -> float:
 
 def frame_ious(truth: TrueMasks, arm: ArmResult) -> dict[int, float]:
     """IoU of each frame that has a true mask."""
-    return {frame: iou(mask, arm.mask(frame)) for frame, mask in sorted(truth.masks.items())}
+    return {
+        frame: iou(truth.counted(frame, mask), truth.counted(frame, arm.mask(frame)))
+        for frame, mask in sorted(truth.masks.items())
+    }
 
 
 def figures(truth: TrueMasks, arm: ArmResult, contours: bool = True) -> dict[str, float]:
@@ -172,7 +184,9 @@ def figures(truth: TrueMasks, arm: ArmResult, contours: bool = True) -> dict[str
     }
     if contours:
         values["j_and_f"] = [
-            (value + contour_accuracy(truth.masks[frame], arm.mask(frame))) / 2 for frame, value in ious.items()
+            (value + contour_accuracy(*(truth.counted(frame, mask) for mask in (truth.masks[frame], arm.mask(frame)))))
+            / 2
+            for frame, value in ious.items()
         ]
     return {name: float(np.mean(each)) if each else float("nan") for name, each in values.items()}
 
@@ -228,6 +242,7 @@ class Comparison:
                 "peak_memory_gb": round(arm.memory, 3),
                 "note": arm.note,
                 "moving_cells": arm.motion,
+                "fell_back": arm.fell_back,
             }
         if self.truth is None:
             found["notes"].append("no true masks were given, so nothing is measured but the cost")
@@ -377,7 +392,7 @@ def compare_arms(
         raise NbHelpersError("the clip has no such frame", given=frame, expected=f"0 to {len(frames) - 1}")
     if truth is not None and frame in truth.masks and not truth.masks[frame].any():
         note = f"by its true mask the object is absent on frame {frame}, where it is prompted"
-        truth = TrueMasks(truth.masks, (*truth.notes, note))
+        truth = replace(truth, notes=(*truth.notes, note))
     runs = []
     for name, tracker in pairs:
         step = None if progress is None else (lambda done, name=name: progress(name, done))
