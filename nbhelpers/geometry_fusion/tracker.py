@@ -149,8 +149,21 @@ class GeometryTracker:
         return self.tracker.device
 
     def open(self, frames: FrameSequence) -> GeometryState:
-        """A new state for a clip, with its geometry or with the reason why it is not used."""
+        """A new state for a clip, with its geometry or with the reason why it is not used.
+
+        Raises:
+            NbHelpersError: the merger needs feature layers that the geometry does not have.
+        """
         geometry, motion, note = self._geometry(frames)
+        wanted = getattr(self.merger, "config", {}).get("layers", [])
+        given = [] if geometry is None else [layer.shape[-1] for layer in geometry.layers]
+        if geometry is not None and wanted and wanted != given:
+            raise NbHelpersError(
+                "the merger was trained with feature layers that this geometry does not have",
+                given=f"{self.encoder.name}: {given or 'none'}",
+                expected=f"layers of {wanted} channels",
+                do="take the geometry that it was trained with: nbhelpers geometry-fusion inspect tells the source",
+            )
         if geometry is None:
             log.warning("tracked without geometry: %s", note)
             return GeometryState(frames, self.tracker.open(frames), None, motion, note)

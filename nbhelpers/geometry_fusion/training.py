@@ -126,6 +126,7 @@ class TrainingSample:
         memory: how many of them are memory.
         prior: ``(f, 6, h, w)``, turned, moved and disturbed at random.
         valid: ``(f, h, w)``, some cells withheld.
+        layers: ``(f, c, h, w)`` each, features of the geometry network; none for sources without them.
     """
 
     clip: TrainingClip
@@ -134,6 +135,12 @@ class TrainingSample:
     memory: int
     prior: Tensor = field(repr=False)
     valid: Tensor = field(repr=False)
+    layers: Sequence[Tensor] = field(default=(), repr=False)
+
+    def merged(self, merger: FeatureMerger, features: Tensor, part: slice = slice(None)) -> Tensor:
+        """The features ``(f, c, h, w)`` of some of the frames, merged with their geometry."""
+        prior, valid, *layers = (each[part].to(features.device) for each in (self.prior, self.valid, *self.layers))
+        return merger(features, prior, valid, layers)
 
 
 @runtime_checkable
@@ -162,8 +169,7 @@ class VoteModel:
         """Votes of the memory frames on the others."""
         features = sample.clip.features[sample.frames].to(self.device).float()
         labels = sample.clip.labels[sample.object, sample.frames].to(self.device).float().flatten(1)
-        merged = merger(features, sample.prior.to(self.device), sample.valid.to(self.device))
-        tokens = merged.flatten(2).mT
+        tokens = sample.merged(merger, features).flatten(2).mT
         tokens = functional.normalize(tokens - tokens[:1].mean(1, keepdim=True), dim=2)
         keys, values = [], []
         for number in range(sample.memory):
@@ -244,7 +250,7 @@ def _disturbed(
     clip: TrainingClip, chosen: int, frames: list[int], config: TrainingConfig, rng: np.random.Generator
 ) -> TrainingSample:
     """The sample with its world turned, moved and scaled, its points shaken and some of them withheld."""
-    prior, valid, _ = prior_tensors(clip.geometry, frames)
+    prior, valid, layers = prior_tensors(clip.geometry, frames)
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32)
     turn = turn if np.linalg.det(turn) > 0 else -turn
     matrix = torch.from_numpy(turn)
@@ -258,7 +264,7 @@ def _disturbed(
         kept = rng.random(valid.shape) >= rng.uniform(0, config.dropout)
         valid = valid & torch.from_numpy(kept)
     prior = torch.cat([points, rays], 1) * valid[:, None]
-    return TrainingSample(clip, chosen, frames, config.memory, prior, valid)
+    return TrainingSample(clip, chosen, frames, config.memory, prior, valid, layers)
 
 
 def overlap(geometry: Geometry, frame: int, stride: int = 4) -> Float[np.ndarray, " t"]:
@@ -304,11 +310,15 @@ def train(
         test_textures: photos of the clips that will be tested on: none may be trained on.
 
     Raises:
-        NbHelpersError: no clips, clips with a photo of the test, or a folder of another run.
+        NbHelpersError: no clips, clips with a photo of the test, clips with feature layers of different networks, or a
+            folder of another run.
     """
     config = config or TrainingConfig()
     if not clips:
         raise NbHelpersError("there is nothing to train on", expected="one clip or more")
+    layers = {tuple(layer.shape[-1] for layer in clip.geometry.layers) for clip in clips}
+    if len(layers) > 1:
+        raise NbHelpersError("the clips' geometry has different feature layers", given=sorted(layers))
     if shared := {name for clip in clips for name in clip.textures} & set(test_textures):
         raise NbHelpersError("training and test scenes share photos", given=", ".join(sorted(shared)))
     if len(clips) == 1:
@@ -319,7 +329,8 @@ def train(
     about["sources"] = sorted({clip.geometry.source for clip in clips})
     _check_config(folder / "config.json", about)
     torch.manual_seed(config.seed)
-    merger = FeatureMerger(clips[0].features.shape[1], config.hidden, frequencies=config.frequencies, seed=config.seed)
+    channels, (widths,) = clips[0].features.shape[1], layers
+    merger = FeatureMerger(channels, config.hidden, widths, config.frequencies, seed=config.seed)
     optimiser = _optimiser(merger, config)
     start = _resume(folder, merger, optimiser)
     stats = _read_stats(folder / "train_stats.json", start)

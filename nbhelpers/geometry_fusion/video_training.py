@@ -52,8 +52,8 @@ class VideoModel:
         device = self.model.device
         merged = []
         for place, number in enumerate(sample.frames):
-            prior, valid = sample.prior[place : place + 1].to(device), sample.valid[place : place + 1].to(device)
-            merged.append(kept[number].with_coarse(merger(kept[number].coarse, prior, valid)))
+            changed = sample.merged(merger, kept[number].coarse, slice(place, place + 1))
+            merged.append(kept[number].with_coarse(changed))
         labels = sample.clip.labels[sample.object, sample.frames].to(device)
         found = []
         tracked = track_frames(self.model, merged, labels[0] > 0.5)
