@@ -18,6 +18,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.geometry_fusion import render_clip, training
 from nbhelpers.geometry_fusion.losses import WEIGHTS, FrameOutput, frame_losses
 from nbhelpers.geometry_fusion.merger import FeatureMerger
+from nbhelpers.geometry_fusion.tracker import GeometryTracker
 from nbhelpers.geometry_fusion.training import (
     TrainingClip,
     TrainingConfig,
@@ -29,7 +30,6 @@ from nbhelpers.geometry_fusion.training import (
     save_merger,
     train,
 )
-from nbhelpers.geometry_fusion.tracker import GeometryTracker
 from nbhelpers.geometry_fusion.training_sets import synthetic_training_clip, training_set
 from nbhelpers.geometry_fusion.video_training import VideoModel
 from nbhelpers.models.geometry import SceneGeometry
