@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from nbhelpers.core.batch import BatchProgress, map_items
+from nbhelpers.core.batch import BatchProgress, available_cores, map_items
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import check_writable, write_text
 
@@ -258,8 +257,7 @@ def peak_memory_mb() -> float:
 
 def machine() -> str:
     """Processor, cores, and the GPU where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    text = f"{platform.system()} {platform.machine()}, {cores} cores"
+    text = f"{platform.system()} {platform.machine()}, {available_cores()} cores"
     torch = sys.modules.get("torch")
     return f"{text}, {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_available() else text
 
