@@ -16,22 +16,22 @@ from test_sam2_video import small
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.geometry_fusion import render_clip, training
-from nbhelpers.geometry_fusion.losses import WEIGHTS, FrameOutput, frame_losses
-from nbhelpers.geometry_fusion.merger import FeatureMerger
+from nbhelpers.geometry_fusion.merger import FeatureMerger, inspect_checkpoint, load_merger, save_merger
 from nbhelpers.geometry_fusion.tracker import GeometryTracker
 from nbhelpers.geometry_fusion.training import (
+    WEIGHTS,
+    FrameOutput,
     TrainingClip,
     TrainingConfig,
+    VideoModel,
     VoteModel,
     clip_labels,
     draw_sample,
-    inspect_checkpoint,
-    load_merger,
-    save_merger,
+    frame_losses,
+    synthetic_training_clip,
     train,
+    training_set,
 )
-from nbhelpers.geometry_fusion.training_sets import synthetic_training_clip, training_set
-from nbhelpers.geometry_fusion.video_training import VideoModel
 from nbhelpers.models.geometry import SceneGeometry
 from nbhelpers.models.label_propagation import LabelPropagation
 
@@ -238,10 +238,9 @@ def test_sam2_trains_through_its_frozen_memory(tmp_path, shapes):
     clip = render_clip(2, textures(2), frames=4, size=SIZE, away=False)
     model = VideoModel(tracker.model, "small")
     before = {name: value.clone() for name, value in tracker.model.state_dict().items()}
-    features = model.encode(clip)
+    features = model.encode(clip.name, clip)
     geometry = with_layers(SceneGeometry().encode(clip, clip.scene), shapes)
     ready = TrainingClip(clip.name, features, geometry, clip_labels([clip.masks], 32))
-    model.remember(ready, clip)
     sample = draw_sample([ready], replace(FAST, memory=1, queries=2, dropout=0, noise=0), 0)
     torch.manual_seed(0)
     merger = FeatureMerger(256, 8, [shape[2] for shape in shapes], frequencies=8)

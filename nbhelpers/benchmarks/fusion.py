@@ -24,8 +24,15 @@ from nbhelpers.core.masks import polygon_mask
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.video import Frames
-from nbhelpers.geometry_fusion.arms import geometry_source, make_arms, scene_of
-from nbhelpers.geometry_fusion.comparison import MEASURES, TrueMasks, compare_arms, paired_interval
+from nbhelpers.geometry_fusion.comparison import (
+    MEASURES,
+    TrueMasks,
+    compare_arms,
+    geometry_source,
+    make_arms,
+    paired_interval,
+    scene_of,
+)
 from nbhelpers.geometry_fusion.geometry import read_rgbd, views_of
 from nbhelpers.geometry_fusion.synthetic import TEST_PHOTOS, SyntheticClip, load_textures, render_clip
 from nbhelpers.geometry_fusion.tracker import MAX_MOTION
@@ -64,7 +71,7 @@ class FusionComparison:
         folder: where they are; the synthetic clips need none.
         tracker: catalog name, or a model: the baseline.
         geometry: ``colmap``, ``given``, ``da3``, ``must3r``, ``vggt`` or ``off``; empty: that of `DATASETS`.
-        arms: of `nbhelpers.geometry_fusion.arms.ARMS`, the baseline first.
+        arms: of `nbhelpers.geometry_fusion.comparison.ARMS`, the baseline first.
         first: number of frames of each clip of DAVIS; 0: all.
         step: of the red kitchen's frames; those with an outline are taken as well.
         scenes: for ``given`` on clips of DAVIS: a folder with cameras and depth for each clip, by the clip's name.
