@@ -14,19 +14,23 @@ from test_label_propagation import ColourSegmenter
 from typer.testing import CliRunner
 
 from nbhelpers import NbHelpersError, cli
-from nbhelpers.benchmarks import charts, commands, fusion
+from nbhelpers.benchmarks import commands, fusion, report
 from nbhelpers.benchmarks.datasets import Clips, read_values
 from nbhelpers.benchmarks.fusion import FusionComparison
 from nbhelpers.benchmarks.open_vocabulary import OpenVocabulary
-from nbhelpers.benchmarks.phrases import CameraRecovery, SpatialPhrases
-from nbhelpers.benchmarks.products import ProductPhotos, match_counts
+from nbhelpers.benchmarks.products import CutOut, ProductPhotos, SyntheticPhoto, match_counts, synthetic_photos
 from nbhelpers.benchmarks.protocols import vocabulary_protocol
 from nbhelpers.benchmarks.report import protocol_differences, write_report
 from nbhelpers.benchmarks.runner import run_benchmark
-from nbhelpers.benchmarks.synthetic_clips import write_synthetic_clip
-from nbhelpers.benchmarks.synthetic_products import CutOut, SyntheticPhoto, synthetic_photos
-from nbhelpers.benchmarks.video import ClipFrames, VideoObjects
-from nbhelpers.benchmarks.views import SceneViews, ViewTruth, kitchen_truth, read_scene_masks
+from nbhelpers.benchmarks.video import ClipFrames, VideoObjects, write_synthetic_clip
+from nbhelpers.benchmarks.views import (
+    CameraRecovery,
+    SceneViews,
+    SpatialPhrases,
+    ViewTruth,
+    kitchen_truth,
+    read_scene_masks,
+)
 from nbhelpers.benchmarks.words import VOC_NAMES, WordMasks, vocabularies
 from nbhelpers.core.masks import encode_rle
 from nbhelpers.geometry_fusion.comparison import ArmResult, TrueMasks, figures, frame_ious
@@ -387,14 +391,14 @@ def test_a_synthetic_clip_is_readable_as_davis(tmp_path):
 
 
 def test_charts_have_what_they_are_given():
-    figure = charts.draw_scores({"a": 0.5}, "title", {"published": 0.8})
+    figure = report.draw_scores({"a": 0.5}, "title", {"published": 0.8})
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "published"]
     assert [round(bar.get_width(), 3) for bar in axes.patches] == [50.0, 80.0] and axes.get_title() == "title"
-    figure = charts.draw_lines({"J": [0.5, 0.6], "F": [0.4, 0.3]}, "frame", "J, F", first=1)
+    figure = report.draw_lines({"J": [0.5, 0.6], "F": [0.4, 0.3]}, "frame", "J, F", first=1)
     (axes,) = figure.axes
     assert [line.get_xdata().tolist() for line in axes.lines] == [[1, 2], [1, 2]] and axes.get_xlabel() == "frame"
     with pytest.raises(NbHelpersError, match="no score"):
-        charts.draw_scores({})
+        report.draw_scores({})
     with pytest.raises(NbHelpersError, match="no line"):
-        charts.draw_lines({}, "x", "y")
+        report.draw_lines({}, "x", "y")

@@ -106,7 +106,7 @@ def measure(
 
         benchmark = ProductPhotos(dataset, data_dir, segmenter, cache=kept)
     elif kind == "scenes":
-        from nbhelpers.benchmarks.phrases import CameraRecovery, SpatialPhrases
+        from nbhelpers.benchmarks.views import CameraRecovery, SpatialPhrases
 
         phrases = dataset == "phrases"
         benchmark = SpatialPhrases(data_dir, quick, segmenter=segmenter) if phrases else CameraRecovery(data_dir)

@@ -218,7 +218,7 @@ class FusionComparison:
 def encode_once(tracker: Tracker, frames: FrameSequence, folder: Path) -> Tracker:
     """A tracker by label propagation whose embeddings of the clip are computed, so that all arms share them.
 
-    Any other tracker is returned as it is.
+    Any other tracker is returned unchanged.
     """
     if not isinstance(tracker, LabelPropagation):
         return tracker
