@@ -248,7 +248,7 @@ def _outline(mask: np.ndarray, ratio: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_marker(layer: Any, x: float, y: float, label: int) -> None:
-    """A disc at ``(x, y)`` of a layer, which draws as an `ipycanvas.Canvas` does: blue with a plus includes, vermilion with a minus excludes."""
+    """A disc on a layer: blue with a plus includes, vermilion with a minus excludes."""
     x, y = x + 0.5, y + 0.5  # the browser measures from the corner of a pixel
     layer.fill_style = "white"
     layer.fill_circle(x, y, MARKER_RADIUS + 1.5)
