@@ -317,7 +317,7 @@ def state(notebook):
         (more(47, new_markdown_cell("words")), "61 cells"),
         (source(4, "a = 1\n" * 26), "a cell of 26 lines"),
         (more(10, new_code_cell("a = 1\n" * 20)), "lines of code"),
-        (more(6, new_code_cell("photo")), "markdown"),
+        (more(7, new_code_cell("photo")), "markdown"),
         (word("predict, then run", "read"), "0 exercises"),
         (without(8), "1 exercises"),
         (source(5, "# Another title"), "headings of level 1"),
