@@ -166,6 +166,14 @@ def test_cut_out_and_wipe(notebook):
     notebook.wait_pixel(*at(10, 16), tinted(RED))
 
 
+def test_every_word_is_readable_in_the_dark_theme(notebook):
+    notebook.choose_theme("Dark")
+    try:
+        assert notebook.unreadable() == []
+    finally:
+        notebook.choose_theme("Light")
+
+
 def test_stop_ends_following_and_keeps_what_is_done(lab):
     notebook = lab("frames_slow.ipynb", cell(60, 0.6))
     notebook.page.wait_for_selector("text=Click on the object")

@@ -58,3 +58,11 @@ def test_keys_and_buttons_go_through_the_views(notebook):
     notebook.page.locator(CANVAS).focus()
     notebook.page.keyboard.press("ArrowLeft")
     notebook.eventually("widget.view", 1)
+
+
+def test_every_word_is_readable_in_the_dark_theme(notebook):
+    notebook.choose_theme("Dark")
+    try:
+        assert notebook.unreadable() == []
+    finally:
+        notebook.choose_theme("Light")
