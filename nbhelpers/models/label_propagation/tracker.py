@@ -9,7 +9,6 @@ others, and the mask of every tracked frame takes a few kilobytes.
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
@@ -32,6 +31,16 @@ from nbhelpers.models.label_propagation.decoding import (
     sigmoid,
     soft_iou,
     variant_weights,
+)
+from nbhelpers.models.label_propagation.identity import MAX_PAST, MAX_RIVALS, Place, expect, place, touches
+from nbhelpers.models.label_propagation.packed import LOGIT_STEPS, PackedMasks
+from nbhelpers.models.label_propagation.rivals import (
+    Rival,
+    Thing,
+    decode_rival,
+    search_regions,
+    separate,
+    strays,
 )
 from nbhelpers.models.label_propagation.votes import (
     FeatureMaps,
@@ -55,7 +64,6 @@ MIN_SIMILARITY = 2 / 3  # below which the mask shows another object: the object 
 MIN_AREA = 0.02  # of the area on the nearest prompted frame, below which the object is gone
 CACHE_SIZE = 8  # embeddings, 17 MB each
 SCORE_POWER = 4
-LOGIT_STEPS = 8  # of a packed mask per unit of logits
 DIRECTIONS = {1: "forwards", -1: "backwards"}  # names in saved memory
 LEVEL_NAMES = ("image_embed", "high_res_feats_1", "high_res_feats_0")  # likewise, the coarsest first
 
@@ -73,12 +81,14 @@ class LabelPropagation:
     Args:
         segmenter: a SAM 2 segmenter, or another with three levels of features.
         name: catalog name.
+        rivals: track what looks like an object beside it, to tell one from the other; see
+            `nbhelpers.models.label_propagation.identity`. Without, and with a fusion, looks alone decide.
     """
 
     kept = None  # the masks of all tracked frames are kept, even after further prompts
 
-    def __init__(self, segmenter: Segmenter, name: str = "label-propagation"):
-        self.segmenter, self.name = with_features(segmenter), name
+    def __init__(self, segmenter: Segmenter, name: str = "label-propagation", rivals: bool = True):
+        self.segmenter, self.name, self.rivals = with_features(segmenter), name, rivals
 
     @property
     def device(self) -> str:
@@ -147,6 +157,7 @@ class LabelPropagation:
             None if is_mask_prompt(prompt) else prediction,
             float(prediction.scores[0]),
             encode_memory(frame, maps, state.means, probability),
+            inside=probability > 0.5,
             area=float(probability.sum()),
             weights=weights,
         )
@@ -275,31 +286,120 @@ class LabelPropagation:
         """Logits and confidence of an object on a frame without a prompt of it; no logits if it is gone."""
         track = state.tracks[object_id]
         anchors = track.nearest(frame, MAX_ANCHORS)
+        if self.rivals and state.fusion is None:
+            for index in anchors:
+                self._search(state, object_id, index)
         memory = [track.anchors[index].memory for index in anchors]
+        source = track.source(frame, step)
         for index in track.before(frame, step, MAX_RECENT):
             if index not in track.recent:
                 if (joined := track.joined(index)) is None:
                     continue
                 probability = sigmoid(joined[0])
+                if source is not None:
+                    probability = self._with_rivals(state, track.anchors[source], index, probability)
                 maps = self._maps(state, index)
                 track.recent[index] = encode_memory(index, maps, state.means, probability)
             memory.append(track.recent[index])
         track.keep_recent(frame, MAX_RECENT + 1)
         embedding = state.embedding(frame)
+        maps = self._maps(state, frame)
         if state.fusion is None:
-            votes = vote(frame, self._maps(state, frame), state.means, memory)
+            votes = vote(frame, maps, state.means, memory)
         else:
-            penalty = state.fusion.distance_penalty
-            votes = vote(frame, self._maps(state, frame), state.means, memory, penalty)
+            votes = vote(frame, maps, state.means, memory, state.fusion.distance_penalty)
             votes = state.fusion.place(frame, object_id, votes)
+        probability = votes.probability
+        rivals: list[np.ndarray] = []
+        if self.rivals and state.fusion is None and source is not None:
+            probability, rivals = self._among_rivals(state, object_id, frame, step, probability, memory)
         if votes.similarity < MIN_SIMILARITY:
             return None, 1 - max(votes.similarity, 0.0)
         weights = self._weights(state, track, anchors[0])
-        decoded = decode_map(self.segmenter, embedding, votes.probability, weights)
-        inside = (decoded.logits > 0).astype(np.float32)
+        decoded = decode_map(self.segmenter, embedding, probability, weights)
+        logits = decoded.logits
+        for rival in rivals:  # a cell belongs to one thing
+            logits = np.where((rival > 0) & (probability < 0.5), np.minimum(logits, -rival), logits)
+        inside = (logits > 0).astype(np.float32)
         if inside.sum() < MIN_AREA * track.anchors[anchors[0]].area:
             return None, 1 - decoded.agreement
-        return decoded.logits, soft_iou(inside, votes.probability)
+        alone = not touches(inside > 0, [rival > 0 for rival in rivals], len(inside) / maps[0].shape[0])
+        track.places[step][frame] = place(inside > 0, alone)
+        return logits, soft_iou(inside, probability)
+
+    def _search(self, state: PropagationState, object_id: int, frame: int) -> None:
+        """Find the rivals of an object on a prompted frame, once; its memory then votes for all of them."""
+        track = state.tracks[object_id]
+        anchor = track.anchors[frame]
+        if anchor.rivals is not None:
+            return
+        maps, embedding = self._maps(state, frame), state.embedding(frame)
+        mask = anchor.inside.astype(np.float32)
+        others = {number: other.inside(frame) for number, other in state.tracks.items() if number != object_id}
+        rivals, alike = [], set()
+        for region in search_regions(maps, state.means, mask, np.zeros_like(mask)):
+            own = {n: np.count_nonzero((region > 0.5) & each) for n, each in others.items() if each is not None}
+            marked = [n for n, count in own.items() if 2 * count > np.count_nonzero(region > 0.5)]
+            alike |= set(marked)
+            if marked or (logits := decode_rival(self.segmenter, embedding, region)) is None:
+                continue
+            logits = np.where(anchor.inside, -CERTAIN_LOGIT, logits)
+            rivals.append(Rival())
+            rivals[-1].put(frame, logits, not touches(logits > 0, [anchor.inside], len(mask) / maps[0].shape[0]))
+        anchor = track.anchors[frame] = replace(anchor, rivals=rivals, alike=frozenset(alike))
+        if rivals or alike:
+            probability = self._probability(anchor.mask(state.frames.size), embedding)
+            probability = self._with_rivals(state, anchor, frame, probability)
+            track.anchors[frame] = replace(anchor, memory=encode_memory(frame, maps, state.means, probability))
+
+    def _with_rivals(
+        self, state: PropagationState, anchor: Anchor, frame: int, probability: Float[np.ndarray, "s s"]
+    ) -> Float[np.ndarray, "s s"]:
+        """A map of an object with its rivals on that frame, as they vote for what looks like it."""
+        masks = [rival.inside(frame) for rival in anchor.rivals or ()]
+        masks += [state.tracks[number].inside(frame) for number in anchor.alike if number in state.tracks]
+        for mask in masks:
+            if mask is not None:
+                probability = np.maximum(probability, mask)
+        return probability.astype(np.float32)
+
+    def _among_rivals(
+        self,
+        state: PropagationState,
+        object_id: int,
+        frame: int,
+        step: int,
+        votes: Float[np.ndarray, "s s"],
+        memory: list[MemoryFrame],
+    ) -> tuple[Float[np.ndarray, "s s"], list[Float32[np.ndarray, "s s"]]]:
+        """The part of the votes that is the object's, and the logits of its rivals, which are tracked to the frame."""
+        track = state.tracks[object_id]
+        source = track.source(frame, step)
+        anchor = track.anchors[source]
+        frames = [keys.frame for keys in memory]
+        own = track.thing(frame, step, source, frames)
+        if own is None:
+            return votes, []
+        maps, embedding = self._maps(state, frame), state.embedding(frame)
+        rivals = [(rival, rival.thing(frame, step, source, frames)) for rival in anchor.rivals or ()]
+        known = [(rival, thing) for rival, thing in rivals if thing is not None]
+        marked = [state.tracks[n].thing(frame, step, None, frames) for n in sorted(anchor.alike) if n in state.tracks]
+        things = [own, *(thing for _, thing in known), *(thing for thing in marked if thing is not None)]
+        shares = separate(maps, state.means, votes, things, memory) if len(things) > 1 else np.ones((1, *votes.shape))
+        probability, out = votes * shares[0].astype(np.float32), []
+        for (rival, _), share in zip(known, shares[1:], strict=False):
+            logits = decode_rival(self.segmenter, embedding, votes * share)
+            if logits is not None:
+                rival.put(frame, logits, True)
+                out.append(rival.masks[frame])
+        for piece in strays(probability > 0.5, own):
+            probability = np.where(piece, 0, probability).astype(np.float32)
+            logits = decode_rival(self.segmenter, embedding, piece.astype(np.float32))
+            if logits is not None and anchor.rivals is not None and len(anchor.rivals) < MAX_RIVALS:
+                anchor.rivals.append(Rival())
+                anchor.rivals[-1].put(frame, logits, True)
+                out.append(logits)
+        return probability, out
 
     def _maps(self, state: PropagationState, frame: int) -> FeatureMaps:
         """The feature maps of a frame, the coarsest one with the state's fusion."""
@@ -337,42 +437,26 @@ class Anchor:
         prediction: the mask of the prompt; None if the prompt is that mask, which may be large.
         score: its confidence.
         memory: its cells, which vote on other frames.
+        inside: the mask on the decoder's grid.
         area: of the mask, in cells of the decoder's grid.
         weights: of the prompt variants, see `variant_weights`; None until they are needed.
+        rivals: things that look like the object, tracked from here; None until they are searched for.
+        alike: ids of other objects that look like it.
     """
 
     prompt: Prompt
     prediction: Prediction | None
     score: float
     memory: MemoryFrame
+    inside: Bool[np.ndarray, "s s"]
     area: float
     weights: dict[str, float] | None
+    rivals: list[Rival] | None = None
+    alike: frozenset[int] = frozenset()
 
     def mask(self, size: tuple[int, int]) -> Prediction:
         """The mask of the prompt on a frame of ``size``."""
         return self.prediction or mask_prediction(self.prompt, size)
-
-
-class PackedMasks:
-    """Low-resolution logits by frame, quantised to eighths between -15 and 15 and compressed: about 10 kB each."""
-
-    def __init__(self):
-        self._packed: dict[int, tuple[tuple[int, int], bytes]] = {}
-
-    def __setitem__(self, frame: int, logits: Float32[np.ndarray, "s s"]) -> None:
-        steps = np.clip(np.rint(logits * LOGIT_STEPS), -15 * LOGIT_STEPS, 15 * LOGIT_STEPS).astype(np.int8)
-        self._packed[frame] = (logits.shape, zlib.compress(steps.tobytes(), 1))
-
-    def __getitem__(self, frame: int) -> Float32[np.ndarray, "s s"]:
-        shape, packed = self._packed[frame]
-        return np.frombuffer(zlib.decompress(packed), np.int8).reshape(shape).astype(np.float32) / LOGIT_STEPS
-
-    def __contains__(self, frame: int) -> bool:
-        return frame in self._packed
-
-    def drop(self, frame: int) -> None:
-        """Drop a frame's logits, if there are any."""
-        self._packed.pop(frame, None)
 
 
 @dataclass(eq=False)
@@ -387,12 +471,14 @@ class Track:
         tracked: the masks of tracked frames by direction (1, -1), without frames where the object was gone.
         scores: the confidence of each of them.
         recent: memory of the last few of them.
+        places: where the object is on each of them, by direction.
     """
 
     anchors: dict[int, Anchor] = field(default_factory=dict)
     tracked: dict[int, PackedMasks] = field(default_factory=lambda: {1: PackedMasks(), -1: PackedMasks()})
     scores: dict[int, dict[int, float]] = field(default_factory=lambda: {1: {}, -1: {}})
     recent: dict[int, MemoryFrame] = field(default_factory=dict)
+    places: dict[int, dict[int, Place]] = field(default_factory=lambda: {1: {}, -1: {}})
 
     def put(self, frame: int, step: int, logits: Float32[np.ndarray, "s s"], score: float) -> None:
         """Store the mask of a pass in direction ``step`` on a frame."""
@@ -405,6 +491,7 @@ class Track:
         for step in (1, -1):
             self.tracked[step].drop(frame)
             self.scores[step].pop(frame, None)
+            self.places[step].pop(frame, None)
         self.recent.pop(frame, None)
 
     def joined(self, frame: int) -> tuple[Float32[np.ndarray, "s s"], float] | None:
@@ -425,10 +512,9 @@ class Track:
 
     def _weight(self, frame: int, step: int) -> float:
         """Weight of a pass in direction ``step``; 0 if its initial prompt was removed."""
-        passed = [index for index in self.anchors if (frame - index) * step > 0]
-        if not passed:
+        source = self.source(frame, step)
+        if source is None:
             return 0.0
-        source = min(passed, key=lambda index: abs(index - frame))
         confidence = max(self.scores[step][frame] * self.anchors[source].score, 1e-3)
         return confidence**SCORE_POWER / abs(frame - source)
 
@@ -441,14 +527,40 @@ class Track:
 
         Masks beyond a prompted frame are older than its correction.
         """
-        frames = []
+        frames, alone = [], []
         while (
-            len(frames) < count
+            len(alone) < count
+            and len(frames) < MAX_PAST
             and (frame := frame - step) not in self.anchors
             and any(frame in masks for masks in self.tracked.values())
         ):
             frames.append(frame)
-        return frames
+            if all(places[frame].alone for places in self.places.values() if frame in places):
+                alone.append(frame)
+        # the prompted frame remembers the object if it is near; after a long touch the last frames are better than none
+        return alone if alone or len(frames) < MAX_PAST else frames[:count]
+
+    def source(self, frame: int, step: int) -> int | None:
+        """The prompted frame that a pass in direction ``step`` comes from."""
+        passed = [index for index in self.anchors if (frame - index) * step > 0]
+        return min(passed, key=lambda index: abs(index - frame)) if passed else None
+
+    def inside(self, frame: int) -> Bool[np.ndarray, "s s"] | None:
+        """The mask on a frame, on the decoder's grid; None if there is none."""
+        if frame in self.anchors:
+            return self.anchors[frame].inside
+        joined = self.joined(frame)
+        return None if joined is None else joined[0] > 0
+
+    def thing(self, frame: int, step: int, source: int | None, memory: Iterable[int]) -> Thing | None:
+        """What `separate` needs to know of the object; None if it is on no frame before."""
+        marked = {index: here for index, anchor in self.anchors.items() if (here := place(anchor.inside)) is not None}
+        places = self.places[-step] | self.places[step] | marked
+        expected = expect(places, frame, step, self.source(frame, step) if source is None else source)
+        if expected is None:
+            return None
+        masks = {index: mask for index in {*memory, expected.seen} if (mask := self.inside(index)) is not None}
+        return Thing(expected, masks, places)
 
     def keep_recent(self, frame: int, count: int) -> None:
         """Drop the memory of all but the frames nearest to ``frame``."""
