@@ -25,9 +25,7 @@ MAX_PAST = 24  # frames from which a position is predicted
 MEASURED, MEASURED_TOUCHING = 0.05, 0.4  # standard deviation of a measured position, of the object's size
 ACCELERATION = 0.04  # standard deviation of the change of velocity from frame to frame, of the object's size
 LOOKS_TEMPERATURE = 0.1  # cosine similarity that counts as much as a factor e in the probability of a position
-CELL_SPREAD = (
-    1.5  # coarse cells between a cell and where it is expected, besides the error of the filter
-)
+CELL_SPREAD = 1.5  # coarse cells between a cell and where it is expected, besides the error of the filter
 GATE = 4.0  # standard deviations from which a position is not that of a thing
 NEAREST = 3  # most similar cells that are averaged
 TOUCHING = 1.5  # coarse cells between two masks that touch
@@ -46,6 +44,16 @@ class Place:
     center: tuple[float, float]
     area: float
     alone: bool = True
+
+    def array(self) -> Float64[np.ndarray, " 4"]:
+        """As numbers, to be saved."""
+        return np.array([*self.center, self.area, self.alone], np.float64)
+
+    @classmethod
+    def of_array(cls, values: Float64[np.ndarray, " 4"]) -> Place:
+        """The inverse of `array`."""
+        x, y, area, alone = values.tolist()
+        return cls((x, y), area, bool(alone))
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ def _predict(past: Sequence[tuple[int, Place]], time: int, size: float) -> tuple
         for _ in range(moment - clock):
             model.predict()
         model.measurementNoiseCov = np.eye(2) * ((MEASURED if here.alone else MEASURED_TOUCHING) * size) ** 2
-        model.correct(np.array(here.center)[:, None])
+        model.correct(np.array(here.center, np.float64)[:, None])
         clock = moment
     for _ in range(time - clock):
         model.predict()

@@ -203,6 +203,8 @@ class LabelPropagation:
                 if f"{name}/mask" in own:
                     logits = own[f"{name}/mask"].astype(np.float32) / LOGIT_STEPS
                     track.put(frame, step, logits, float(own[f"{name}/score"]))
+                    if f"{name}/place" in own:
+                        track.places[step][frame] = Place.of_array(own[f"{name}/place"])
             if state.fusion is not None and (joined := track.joined(frame)) is not None:
                 state.fusion.remember(frame, object_id, sigmoid(joined[0]))
             if prompts is not None and object_id in prompts:
@@ -215,6 +217,13 @@ class LabelPropagation:
                 if state.fusion is not None:
                     probability = self._probability(prediction, state.embedding(frame))
                     state.fusion.remember(frame, object_id, probability, prompted=True)
+                if "alike" in own:
+                    alike = frozenset(own["alike"].tolist())
+                    track.anchors[frame] = replace(track.anchors[frame], rivals=[], alike=alike)
+            track.recall_rivals(frame, own)
+        for track in state.tracks.values():  # the masks of other objects are there now
+            if frame in track.anchors and (track.anchors[frame].rivals or track.anchors[frame].alike):
+                self._remember_rivals(state, track, frame)
 
     def remove(self, state: PropagationState, object_id: int, frame: int | None = None) -> None:
         """Remove the prompt of an object on one frame, or the object with all its prompts.
@@ -346,11 +355,17 @@ class LabelPropagation:
             logits = np.where(anchor.inside, -CERTAIN_LOGIT, logits)
             rivals.append(Rival())
             rivals[-1].put(frame, logits, not touches(logits > 0, [anchor.inside], len(mask) / maps[0].shape[0]))
-        anchor = track.anchors[frame] = replace(anchor, rivals=rivals, alike=frozenset(alike))
+        track.anchors[frame] = replace(anchor, rivals=rivals, alike=frozenset(alike))
         if rivals or alike:
-            probability = self._probability(anchor.mask(state.frames.size), embedding)
-            probability = self._with_rivals(state, anchor, frame, probability)
-            track.anchors[frame] = replace(anchor, memory=encode_memory(frame, maps, state.means, probability))
+            self._remember_rivals(state, track, frame)
+
+    def _remember_rivals(self, state: PropagationState, track: Track, frame: int) -> None:
+        """Let a prompted frame vote for the object and its rivals alike."""
+        anchor = track.anchors[frame]
+        probability = self._probability(anchor.mask(state.frames.size), state.embedding(frame))
+        probability = self._with_rivals(state, anchor, frame, probability)
+        memory = encode_memory(frame, self._maps(state, frame), state.means, probability)
+        track.anchors[frame] = replace(anchor, memory=memory)
 
     def _with_rivals(
         self, state: PropagationState, anchor: Anchor, frame: int, probability: Float[np.ndarray, "s s"]
@@ -486,6 +501,18 @@ class Track:
         self.scores[step][frame] = score
         self.recent.pop(frame, None)
 
+    def recall_rivals(self, frame: int, own: Mapping[str, np.ndarray]) -> None:
+        """Restore the rivals of a frame from saved memory."""
+        for name, mask in _under("rival/", own).items():
+            source, number, what = name.split("/")
+            anchor = self.anchors.get(int(source))
+            if what != "mask" or anchor is None or anchor.rivals is None:
+                continue
+            anchor.rivals.extend(Rival() for _ in range(int(number) + 1 - len(anchor.rivals)))
+            rival = anchor.rivals[int(number)]
+            rival.masks[frame] = mask.astype(np.float32) / LOGIT_STEPS
+            rival.places[frame] = Place.of_array(own[f"rival/{source}/{number}/place"])
+
     def drop(self, frame: int) -> None:
         """Drop the masks of a frame: the object is gone there."""
         for step in (1, -1):
@@ -613,11 +640,20 @@ def _frame_arrays(state: PropagationState, frame: int) -> dict[str, np.ndarray]:
                 # a stored mask is already quantised, so nothing is lost
                 own[f"{name}/mask"] = np.rint(track.tracked[step][frame] * LOGIT_STEPS).astype(np.int8)
                 own[f"{name}/score"] = np.array(track.scores[step][frame])
+                if frame in track.places[step]:
+                    own[f"{name}/place"] = track.places[step][frame].array()
+        for source, each in track.anchors.items():
+            for number, rival in enumerate(each.rivals or ()):
+                if frame in rival.masks:
+                    own[f"rival/{source}/{number}/mask"] = np.rint(rival.masks[frame] * LOGIT_STEPS).astype(np.int8)
+                    own[f"rival/{source}/{number}/place"] = rival.places[frame].array()
         if (anchor := track.anchors.get(frame)) is not None:
             own["score"] = np.array(anchor.score)
             own |= {f"trust/{name}": np.array(value) for name, value in (anchor.weights or {}).items()}
             means = zip(LEVEL_NAMES, state.means, strict=True)
             own |= {f"means/{name}": tensor.cpu().numpy() for name, tensor in means}
+            if anchor.rivals is not None:
+                own["alike"] = np.array(sorted(anchor.alike), np.int64)
             if anchor.prediction is not None:
                 own |= {"answer": anchor.prediction.logits, "extent": np.array(anchor.prediction.extent)}
         arrays |= {f"{object_id}/{name}": value for name, value in own.items()}
