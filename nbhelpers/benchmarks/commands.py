@@ -56,6 +56,10 @@ def measure(
     start: Annotated[str, typer.Option(help="clips: mask, click, or mask,click")] = "mask",
     corrections: Annotated[int, typer.Option(help="clips: clicks on the worst frames")] = 0,
     clips: Annotated[str, typer.Option(help="clips: names with commas between")] = "",
+    frames: Annotated[int | None, typer.Option(help="shell-game, davis2016-doubt: length of a clip")] = None,
+    rivals: Annotated[
+        bool | None, typer.Option(help="shell-game, davis2016-doubt: track what looks like the object (lite tracker)")
+    ] = None,
     geometry: Annotated[str | None, typer.Option(help="fusion: colmap, da3, must3r, vggt or off")] = None,
     arms: Annotated[str, typer.Option(help="fusion: names with commas, the baseline first")] = "baseline,geometry",
     vocabularies: Annotated[str, typer.Option(help="words to masks: all, present, alone")] = "all",
@@ -111,6 +115,11 @@ def measure(
 
         how = {"jitter": jitter, "candidate": candidate, "feedback": feedback, "upstream": upstream}
         benchmark = Clicks(dataset, data_dir, segmenter, **how, pictures=pictures)
+    elif kind == "identity":
+        from nbhelpers.benchmarks.identity import OneObject
+
+        how = {"start": start, "frames": frames, "rivals": rivals, "cache": output_dir.parent / "embeddings"}
+        benchmark = OneObject(dataset, data_dir, tracker, _parts(clips), **how)
     elif kind == "clips":
         from nbhelpers.benchmarks.video import VideoObjects
 
@@ -145,7 +154,7 @@ def compare(
 
 def _datasets() -> dict[str, tuple[str, ...]]:
     """The datasets by kind."""
-    from nbhelpers.benchmarks import fusion, products, views, words
+    from nbhelpers.benchmarks import fusion, identity, products, views, words
     from nbhelpers.benchmarks.datasets import LAYOUTS, VIDEO_LAYOUTS, ObjectPhotos
 
     return {
@@ -156,6 +165,7 @@ def _datasets() -> dict[str, tuple[str, ...]]:
         "views": tuple(views.TREES),
         "scenes": ("phrases", "cameras"),
         "fusion": fusion.DATASETS,
+        "identity": identity.DATASETS,
         "products": products.DATASETS,
     }
 

@@ -184,6 +184,29 @@ def ownership(
     return (shares / shares.sum(0))[:-1].astype(np.float32)
 
 
+def exchange_probability(own: Expectation, here: Place, other: Expectation, there: Place) -> float:
+    """The probability that two things that look the same have been mistaken for each other, 0 to 0.5.
+
+    Compares how well the two places match the expectations as they are, and exchanged.
+
+    Args:
+        own: where the object is expected.
+        here: where it was found.
+        other: where its rival is expected.
+        there: where that was found.
+    """
+    error = CELL_SPREAD * 4  # of a measured centre, in cells of the decoder's grid
+    swapped = _misfit(own, there, error) + _misfit(other, here, error)
+    margin = (swapped - _misfit(own, here, error) - _misfit(other, there, error)) / 2
+    return float(1 / (1 + np.exp(np.clip(margin, 0, 30))))
+
+
+def _misfit(expected: Expectation, found: Place, error: float) -> float:
+    """Squared distance of a place from where a thing is expected, in standard deviations."""
+    away = (np.array(found.center) - np.array(expected.center)) ** 2
+    return float(away.sum() / (expected.spread**2 + error**2))
+
+
 def touches(mask: Bool[np.ndarray, "s s"], others: Sequence[Bool[np.ndarray, "s s"]], cell: float) -> bool:
     """Whether a mask is within `TOUCHING` coarse cells of another one.
 

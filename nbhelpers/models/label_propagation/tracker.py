@@ -32,7 +32,15 @@ from nbhelpers.models.label_propagation.decoding import (
     soft_iou,
     variant_weights,
 )
-from nbhelpers.models.label_propagation.identity import MAX_PAST, MAX_RIVALS, Place, expect, place, touches
+from nbhelpers.models.label_propagation.identity import (
+    MAX_PAST,
+    MAX_RIVALS,
+    Place,
+    exchange_probability,
+    expect,
+    place,
+    touches,
+)
 from nbhelpers.models.label_propagation.packed import LOGIT_STEPS, PackedMasks
 from nbhelpers.models.label_propagation.rivals import (
     Rival,
@@ -266,14 +274,18 @@ class LabelPropagation:
 
     def _track(self, state: PropagationState, frame: int, step: int) -> TrackedFrame:
         """All objects on one frame."""
-        predictions, gone, prompted = {}, set(), set()
+        predictions, gone, prompted, others = {}, set(), set(), {}
         for object_id, track in list(state.tracks.items()):
             if frame in track.anchors:
                 predictions[object_id] = track.anchors[frame].mask(state.frames.size)
                 prompted.add(object_id)
                 continue
             embedding = state.embedding(frame)
-            logits, score = self._track_object(state, object_id, frame, step)
+            logits, score, other = self._track_object(state, object_id, frame, step)
+            if other is not None:
+                others[object_id] = Prediction(
+                    other[0][None], np.array([other[1]], np.float32), embedding.size, other[0].shape
+                )
             if logits is None:
                 gone.add(object_id)
                 track.drop(frame)
@@ -287,12 +299,15 @@ class LabelPropagation:
             predictions[object_id] = Prediction(
                 logits[None], np.array([score], np.float32), embedding.size, logits.shape
             )
-        return TrackedFrame(frame, predictions, frozenset(gone), frozenset(prompted))
+        return TrackedFrame(frame, predictions, frozenset(gone), frozenset(prompted), others)
 
     def _track_object(
         self, state: PropagationState, object_id: int, frame: int, step: int
-    ) -> tuple[np.ndarray | None, float]:
-        """Logits and confidence of an object on a frame without a prompt of it; no logits if it is gone."""
+    ) -> tuple[np.ndarray | None, float, tuple[np.ndarray, float] | None]:
+        """Logits and confidence of an object on a frame without a prompt of it; no logits if it is gone.
+
+        Also the logits of the rival with which it may have been exchanged, with the probability of that.
+        """
         track = state.tracks[object_id]
         anchors = track.nearest(frame, MAX_ANCHORS)
         if self.rivals and state.fusion is None:
@@ -319,22 +334,31 @@ class LabelPropagation:
             votes = vote(frame, maps, state.means, memory, state.fusion.distance_penalty)
             votes = state.fusion.place(frame, object_id, votes)
         probability = votes.probability
-        rivals: list[np.ndarray] = []
+        rivals: list[tuple[Thing | None, np.ndarray]] = []
+        own = None
         if self.rivals and state.fusion is None and source is not None:
-            probability, rivals = self._among_rivals(state, object_id, frame, step, probability, memory)
+            own = track.thing(frame, step, source, [keys.frame for keys in memory])
+            if own is not None:
+                probability, rivals = self._among_rivals(state, object_id, own, frame, step, probability, memory)
         if votes.similarity < MIN_SIMILARITY:
-            return None, 1 - max(votes.similarity, 0.0)
+            return None, 1 - max(votes.similarity, 0.0), None
         weights = self._weights(state, track, anchors[0])
         decoded = decode_map(self.segmenter, embedding, probability, weights)
         logits = decoded.logits
-        for rival in rivals:  # a cell belongs to one thing
+        for _, rival in rivals:  # a cell belongs to one thing
             logits = np.where((rival > 0) & (probability < 0.5), np.minimum(logits, -rival), logits)
         inside = (logits > 0).astype(np.float32)
         if inside.sum() < MIN_AREA * track.anchors[anchors[0]].area:
-            return None, 1 - decoded.agreement
-        alone = not touches(inside > 0, [rival > 0 for rival in rivals], len(inside) / maps[0].shape[0])
-        track.places[step][frame] = place(inside > 0, alone)
-        return logits, soft_iou(inside, probability)
+            return None, 1 - decoded.agreement, None
+        alone = not touches(inside > 0, [rival > 0 for _, rival in rivals], len(inside) / maps[0].shape[0])
+        track.places[step][frame] = here = place(inside > 0, alone)
+        others = [
+            (exchange_probability(own.expected, here, thing.expected, there), number)
+            for number, (thing, rival) in enumerate(rivals)
+            if thing is not None and (there := place(rival > 0)) is not None
+        ]
+        most, number = max(others, default=(0.0, 0))
+        return logits, soft_iou(inside, probability), (rivals[number][1], most) if others else None
 
     def _search(self, state: PropagationState, object_id: int, frame: int) -> None:
         """Find the rivals of an object on a prompted frame, once; its memory then votes for all of them."""
@@ -382,19 +406,17 @@ class LabelPropagation:
         self,
         state: PropagationState,
         object_id: int,
+        own: Thing,
         frame: int,
         step: int,
         votes: Float[np.ndarray, "s s"],
         memory: list[MemoryFrame],
-    ) -> tuple[Float[np.ndarray, "s s"], list[Float32[np.ndarray, "s s"]]]:
-        """The part of the votes that is the object's, and the logits of its rivals, which are tracked to the frame."""
+    ) -> tuple[Float[np.ndarray, "s s"], list[tuple[Thing | None, Float32[np.ndarray, "s s"]]]]:
+        """The part of the votes that is the object's; its rivals with their logits, tracked to the frame."""
         track = state.tracks[object_id]
         source = track.source(frame, step)
         anchor = track.anchors[source]
         frames = [keys.frame for keys in memory]
-        own = track.thing(frame, step, source, frames)
-        if own is None:
-            return votes, []
         maps, embedding = self._maps(state, frame), state.embedding(frame)
         rivals = [(rival, rival.thing(frame, step, source, frames)) for rival in anchor.rivals or ()]
         known = [(rival, thing) for rival, thing in rivals if thing is not None]
@@ -402,18 +424,18 @@ class LabelPropagation:
         things = [own, *(thing for _, thing in known), *(thing for thing in marked if thing is not None)]
         shares = separate(maps, state.means, votes, things, memory) if len(things) > 1 else np.ones((1, *votes.shape))
         probability, out = votes * shares[0].astype(np.float32), []
-        for (rival, _), share in zip(known, shares[1:], strict=False):
+        for (rival, thing), share in zip(known, shares[1:], strict=False):
             logits = decode_rival(self.segmenter, embedding, votes * share)
             if logits is not None:
                 rival.put(frame, logits, True)
-                out.append(rival.masks[frame])
+                out.append((thing, rival.masks[frame]))
         for piece in strays(probability > 0.5, own):
             probability = np.where(piece, 0, probability).astype(np.float32)
             logits = decode_rival(self.segmenter, embedding, piece.astype(np.float32))
             if logits is not None and anchor.rivals is not None and len(anchor.rivals) < MAX_RIVALS:
                 anchor.rivals.append(Rival())
                 anchor.rivals[-1].put(frame, logits, True)
-                out.append(logits)
+                out.append((None, logits))
         return probability, out
 
     def _maps(self, state: PropagationState, frame: int) -> FeatureMaps:
