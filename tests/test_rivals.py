@@ -6,8 +6,9 @@ from test_label_propagation import SIZE, Clip, ColourSegmenter, followed
 
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.expectation import Place, expect
 from nbhelpers.models.label_propagation import LabelPropagation
-from nbhelpers.models.label_propagation.identity import Cells, Place, expect, look_alikes, ownership, touches
+from nbhelpers.models.label_propagation.identity import Cells, exchange_probability, look_alikes, ownership, touches
 from nbhelpers.models.label_propagation.rivals import Thing, strays
 
 LENGTH = 18
@@ -88,6 +89,16 @@ def test_equal_cells_belong_to_the_thing_that_is_expected_there():
         features[[0]], np.array([[6, 2]], np.float32), [first, Cells(features[[1]], second.positions[:1], 1.5)]
     )
     assert between[0, 0] > 0.9  # looks decide where places do not
+
+
+def test_an_exchange_is_probable_where_two_things_are_expected_at_one_place():
+    here, there = Place((20, 20), 100), Place((24, 24), 100)
+    steady = [expect({f: Place((20, y), 100) for f in range(5)}, 5, 1, 0) for y in (20, 60)]
+    close = [expect({f: Place((20, y), 100) for f in range(5)}, 5, 1, 0) for y in (22, 22.5)]
+    far = exchange_probability(steady[0], here, steady[1], Place((20, 60), 100))
+    near = exchange_probability(close[0], here, close[1], there)
+    assert far < 0.01
+    assert 0.3 < near <= 0.5
 
 
 def test_touching_masks():

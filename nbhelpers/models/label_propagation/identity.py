@@ -2,75 +2,29 @@
 
 The votes of `votes` compare looks, and two equal things look equal. Where other things on a frame look like the object
 (its rivals), each of them is tracked too, and each cell goes to the thing whose cells look like it and are expected
-near it. A thing is expected where a Kalman filter with constant velocity predicts it, as Yang et al. 2024 (SAMURAI,
-arXiv 2411.11922, section 4.1) choose among SAM 2's masks. That rivals are remembered and vote against the object is
+near it (`nbhelpers.models.expectation`). That rivals are remembered and vote against the object is
 the idea of Videnovic et al. 2024 (DAM4SAM, arXiv 2411.17576, section 3.2). Without rivals nothing changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32
 
 from nbhelpers.core.masks import components, dilate, distance_to
+from nbhelpers.models.expectation import Expectation, Place
 
 MIN_LOOKS = 2 / 3  # cosine similarity to a cell of the object from which a cell looks like it; see `Votes.similarity`
 RIVAL_AREAS = 0.3, 3.0  # smallest and largest area of a rival, of the object's
 MAX_RIVALS = 6  # the largest ones
-MAX_PAST = 24  # frames from which a position is predicted
-MEASURED, MEASURED_TOUCHING = 0.05, 0.4  # standard deviation of a measured position, of the object's size
-ACCELERATION = 0.04  # standard deviation of the change of velocity from frame to frame, of the object's size
 LOOKS_TEMPERATURE = 0.1  # cosine similarity that counts as much as a factor e in the probability of a position
 CELL_SPREAD = 1.5  # coarse cells between a cell and where it is expected, besides the error of the filter
 GATE = 4.0  # standard deviations from which a position is not that of a thing
 NEAREST = 3  # most similar cells that are averaged
 TOUCHING = 1.5  # coarse cells between two masks that touch
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a thing is on a frame, in cells of the decoder's grid.
-
-    Attributes:
-        center: ``(x, y)``, mean of its cells.
-        area: number of its cells.
-        alone: whether no rival touches it; otherwise mask and position are not to be trusted.
-    """
-
-    center: tuple[float, float]
-    area: float
-    alone: bool = True
-
-    def array(self) -> Float64[np.ndarray, " 4"]:
-        """As numbers, to be saved."""
-        return np.array([*self.center, self.area, self.alone], np.float64)
-
-    @classmethod
-    def of_array(cls, values: Float64[np.ndarray, " 4"]) -> Place:
-        """The inverse of `array`."""
-        x, y, area, alone = values.tolist()
-        return cls((x, y), area, bool(alone))
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """Where a thing is expected on a frame.
-
-    Attributes:
-        center: ``(x, y)`` in cells of the decoder's grid.
-        spread: standard deviation of it.
-        area: in cells, that of the last frame on which it was alone.
-        seen: that frame.
-    """
-
-    center: tuple[float, float]
-    spread: float
-    area: float
-    seen: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,57 +40,6 @@ class Cells:
     features: Float32[np.ndarray, "n c"]
     positions: Float32[np.ndarray, "n 2"]
     spread: float
-
-
-def place(mask: Bool[np.ndarray, "s s"], alone: bool = True) -> Place | None:
-    """The place of a mask; None if it is empty."""
-    rows, columns = np.nonzero(mask)
-    return Place((float(columns.mean()), float(rows.mean())), float(len(rows)), alone) if len(rows) else None
-
-
-def expect(places: Mapping[int, Place], frame: int, step: int, start: int | None) -> Expectation | None:
-    """Where a thing is expected, from the frames before.
-
-    Args:
-        places: of the thing by frame.
-        frame: for which it is predicted.
-        step: 1 if time runs forwards, -1 if backwards.
-        start: the frame to begin with, such as a prompted one: what lies before it is older than its correction.
-
-    Returns:
-        None if the thing is on no frame before.
-    """
-    first = frame - step * MAX_PAST if start is None else max(frame - step * MAX_PAST, start, key=lambda f: f * step)
-    past = [index for index in range(first, frame, step) if index in places]
-    if not past:
-        return None
-    known = [index for index in past if places[index].alone] or past
-    area = places[known[-1]].area
-    size = area**0.5
-    x, spread = _predict([(index * step, places[index]) for index in past], frame * step, size)
-    return Expectation((float(x[0]), float(x[1])), spread, area, known[-1])
-
-
-def _predict(past: Sequence[tuple[int, Place]], time: int, size: float) -> tuple[Float64[np.ndarray, " 2"], float]:
-    """Position at a time by a Kalman filter over position and velocity, and its standard deviation."""
-    model = cv2.KalmanFilter(4, 2, 0, cv2.CV_64F)
-    model.transitionMatrix = np.eye(4) + np.eye(4, k=2)
-    model.measurementMatrix = np.eye(2, 4)
-    change = (ACCELERATION * size) ** 2  # white noise acceleration over one frame
-    model.processNoiseCov = change * np.kron(np.array([[0.25, 0.5], [0.5, 1.0]]), np.eye(2))
-    clock, first = past[0]
-    model.statePost = np.array([*first.center, 0.0, 0.0])[:, None]
-    model.errorCovPost = np.diag([(MEASURED * size) ** 2] * 2 + [(2 * ACCELERATION * size) ** 2] * 2)
-    for moment, here in past[1:]:
-        for _ in range(moment - clock):
-            model.predict()
-        model.measurementNoiseCov = np.eye(2) * ((MEASURED if here.alone else MEASURED_TOUCHING) * size) ** 2
-        model.correct(np.array(here.center, np.float64)[:, None])
-        clock = moment
-    for _ in range(time - clock):
-        model.predict()
-    covariance = model.errorCovPre
-    return model.statePre[:2, 0], float(np.sqrt((covariance[0, 0] + covariance[1, 1]) / 2))
 
 
 def look_alikes(

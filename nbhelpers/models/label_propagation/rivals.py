@@ -10,19 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from nbhelpers.core.masks import components, distance_to
+from nbhelpers.models.expectation import Expectation, Place, expect, place
 from nbhelpers.models.label_propagation.decoding import map_logits, prompt_variants, soft_iou
-from nbhelpers.models.label_propagation.identity import (
-    CELL_SPREAD,
-    GATE,
-    RIVAL_AREAS,
-    Cells,
-    Expectation,
-    Place,
-    expect,
-    look_alikes,
-    ownership,
-    place,
-)
+from nbhelpers.models.label_propagation.identity import CELL_SPREAD, GATE, RIVAL_AREAS, Cells, look_alikes, ownership
 from nbhelpers.models.label_propagation.packed import PackedMasks
 from nbhelpers.models.label_propagation.votes import (
     COARSE_WEIGHTS,
@@ -187,9 +177,7 @@ def strays(inside: Bool[np.ndarray, "s s"], thing: Thing) -> list[Bool[np.ndarra
     expected = thing.expected
     if expected.seen not in thing.masks:
         return []
-    dx, dy = np.array(expected.center) - np.array(thing.places[expected.seen].center)
-    shape = thing.masks[expected.seen].astype(np.uint8)
-    moved = cv2.warpAffine(shape, np.array([[1, 0, dx], [0, 1, dy]], np.float32), inside.shape[::-1]) > 0
+    moved = expected.moved(thing.masks[expected.seen], thing.places[expected.seen])
     labels = components(inside, RIVAL_AREAS[0] * expected.area)
     pieces = [labels == number for number in range(1, int(labels.max(initial=0)) + 1)]
     away = distance_to(moved)

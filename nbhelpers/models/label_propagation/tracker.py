@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Float32
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.expectation import MAX_PAST, Place, expect, place
 from nbhelpers.models.label_propagation.decoding import (
     CERTAIN_LOGIT,
     decode_map,
@@ -32,15 +33,7 @@ from nbhelpers.models.label_propagation.decoding import (
     soft_iou,
     variant_weights,
 )
-from nbhelpers.models.label_propagation.identity import (
-    MAX_PAST,
-    MAX_RIVALS,
-    Place,
-    exchange_probability,
-    expect,
-    place,
-    touches,
-)
+from nbhelpers.models.label_propagation.identity import MAX_RIVALS, exchange_probability, touches
 from nbhelpers.models.label_propagation.packed import LOGIT_STEPS, PackedMasks
 from nbhelpers.models.label_propagation.rivals import (
     Rival,
