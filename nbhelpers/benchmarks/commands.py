@@ -57,8 +57,9 @@ def measure(
     corrections: Annotated[int, typer.Option(help="clips: clicks on the worst frames")] = 0,
     clips: Annotated[str, typer.Option(help="clips: names with commas between")] = "",
     frames: Annotated[int | None, typer.Option(help="shell-game, davis2016-doubt: length of a clip")] = None,
-    rivals: Annotated[
-        bool | None, typer.Option(help="shell-game, davis2016-doubt: track what looks like the object (lite tracker)")
+    distractors: Annotated[
+        bool | None,
+        typer.Option(help="shell-game, davis2016-doubt: track what similarity like the object (lite tracker)"),
     ] = None,
     geometry: Annotated[str | None, typer.Option(help="fusion: colmap, da3, must3r, vggt or off")] = None,
     arms: Annotated[str, typer.Option(help="fusion: names with commas, the baseline first")] = "baseline,geometry",
@@ -118,7 +119,7 @@ def measure(
     elif kind == "identity":
         from nbhelpers.benchmarks.identity import OneObject
 
-        how = {"start": start, "frames": frames, "rivals": rivals, "cache": output_dir.parent / "embeddings"}
+        how = {"start": start, "frames": frames, "distractors": distractors, "cache": output_dir.parent / "embeddings"}
         benchmark = OneObject(dataset, data_dir, tracker, _parts(clips), **how)
     elif kind == "clips":
         from nbhelpers.benchmarks.video import VideoObjects

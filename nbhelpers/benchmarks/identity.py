@@ -1,4 +1,4 @@
-"""Staying with one object: is the right one of several equal things followed, and is doubt reported where not?"""
+"""Staying with one object: is the right one of several equal instances followed, and is doubt reported where not?"""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCENES = (
     "coffee.png",
     "voc_2011_000025.jpg",
 )
-TAKEN = 0.5  # of the visible part of another thing, from which it is taken for the object
+TAKEN = 0.5  # of the visible part of another instance, from which it is taken for the object
 FOUND = 0.5  # IoU from which the object is followed
 NEAR = 5  # frames between a switch and the doubtful frame that names it
 GOOD = 0.7  # IoU from which a doubtful frame is a false alarm
@@ -52,7 +52,7 @@ class OneObject:
         clips: names; default: all. Of shell games the name is the seed.
         start: ``mask`` or ``click``.
         frames: length of the shell games; of DAVIS the first so many.
-        rivals: track what looks like the object, see `nbhelpers.models.label_propagation.LabelPropagation`.
+        distractors: track what resembles the object, see `nbhelpers.models.label_propagation.LabelPropagation`.
         cache: folder where embeddings are kept between runs; empty for none.
     """
 
@@ -62,7 +62,7 @@ class OneObject:
     clips: tuple[str, ...] = ()
     start: str = "mask"
     frames: int | None = None
-    rivals: bool | None = None
+    distractors: bool | None = None
     cache: str | Path = ""
     kind = "identity"
 
@@ -89,7 +89,7 @@ class OneObject:
             "dataset": self.dataset,
             "tracker": model_name("tracker", self.tracker),
             "prompt": f"{self.start} on the first frame",
-            "rivals": self.rivals,
+            "distractors": self.distractors,
             "embeddings": "half precision" if self.cache else "as computed",
             "doubtful_iou": GOOD,
         }
@@ -98,7 +98,7 @@ class OneObject:
         return facts | {"frames": self.frames or "all"}
 
     def measure(self, name: str) -> dict[str, Any]:
-        """IoU by frame, frames on which another thing is taken, and doubtful frames of a clip."""
+        """IoU by frame, frames on which another instance is taken, and doubtful frames of a clip."""
         clip = _game(int(name), self._length) if self.dataset == "shell-game" else DavisClip(self, name)
         tracker = self._tracker()
         session = RotoSession(clip, tracker)
@@ -115,7 +115,7 @@ class OneObject:
         for frame in range(1, len(clip)):
             mask = session.mask(frame)
             ious.append(round(iou(mask, clip.mask(frame)), 4))
-            others = [clip.mask(frame, thing) for thing in range(2, clip.things + 1)]
+            others = [clip.mask(frame, instance) for instance in range(2, clip.instances + 1)]
             if any(np.count_nonzero(mask & other) > TAKEN * np.count_nonzero(other) for other in others if other.any()):
                 wrong.append(frame)
         record = {"frames": len(clip), "iou": ious, "wrong": wrong, "doubtful": session.doubtful_frames()}
@@ -124,13 +124,13 @@ class OneObject:
     def _tracker(self) -> Any:
         """The tracker with the settings of this run."""
         tracker = resolve("tracker", self.tracker)
-        if self.rivals is None and not self.cache:
+        if self.distractors is None and not self.cache:
             return tracker
         segmenter = CachedSegmenter(tracker.segmenter, self.cache) if self.cache else tracker.segmenter
-        return type(tracker)(segmenter, tracker.name, rivals=self.rivals is not False)
+        return type(tracker)(segmenter, tracker.name, distractors=self.distractors is not False)
 
     def summarize(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Mean IoU, clips that end on the right thing, switches that were named, and false alarms."""
+        """Mean IoU, clips that end on the right instance, switches that were named, and false alarms."""
         ious = [float(np.mean(record["iou"])) for record in records]
         right = [record["iou"][-1] >= FOUND and record["frames"] - 1 not in record["wrong"] for record in records]
         found = [(frame, record) for record in records for frame in switches(record["wrong"])]
@@ -149,7 +149,7 @@ class OneObject:
 
 
 def switches(wrong: Sequence[int]) -> list[int]:
-    """The first frame of each run of frames on which another thing is taken.
+    """The first frame of each run of frames on which another instance is taken.
 
     Runs apart by fewer than `NEAR` frames are one.
     """
@@ -159,7 +159,7 @@ def switches(wrong: Sequence[int]) -> list[int]:
 class DavisClip:
     """The first frames of a clip of DAVIS with its truth, as `OneObject` needs it."""
 
-    things = 1
+    instances = 1
 
     def __init__(self, benchmark: OneObject, name: str):
         clips = opened_clips("davis2016", str(benchmark.folder))
@@ -174,9 +174,9 @@ class DavisClip:
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         return self._frames[index]
 
-    def mask(self, frame: int, thing: int = 1) -> Bool[np.ndarray, "h w"]:
+    def mask(self, frame: int, instance: int = 1) -> Bool[np.ndarray, "h w"]:
         """The object on a frame."""
-        return self._truth.mask(frame, thing, self.size)
+        return self._truth.mask(frame, instance, self.size)
 
 
 @lru_cache(maxsize=1)

@@ -1,9 +1,9 @@
-"""Shell games: synthetic clips in which several equal cut-outs of real things change places, with their true masks.
+"""Shell games: synthetic clips in which several equal cut-outs of real instances change places, with their true masks.
 
-Everything follows from a seed. Three to five things stand in a row on a real photo of 854 x 480. Two of them change
+Everything follows from a seed. Three to five instances stand in a row on a real photo of 854 x 480. Two of them change
 places at a time, on arcs of 5 to 40 pixels a frame; one passes before the other, which is hidden by at most 70 %. In
 every third clip the others only look like the first one (mirrored or recoloured), and in every third one the first
-thing leaves the picture in the middle of the clip and returns. Thing 1 is the one to follow.
+instance leaves the picture in the middle of the clip and returns. Instance 1 is the one to follow.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from nbhelpers.benchmarks.synthetic_products import CutOut, recoloured
 
 SIZE = (480, 854)
 SPEEDS = 5.0, 40.0  # pixels a frame, at the fastest point of an arc
-MAX_HIDDEN = 0.7  # of a thing, by the others
-LONGEST = 110, 150  # of a thing, in pixels
+MAX_HIDDEN = 0.7  # of a instance, by the others
+LONGEST = 110, 150  # of a instance, in pixels
 PAUSE, AWAY = 4, (4, 9)  # frames between two changes, and out of the picture
 KINDS = ("equal", "alike", "leaving")
 NOISE = 2.0  # standard deviation, in grey levels
@@ -33,14 +33,14 @@ class ShellGame:
     Attributes:
         name: kind and seed.
         images: ``(t, H, W, 3)``, the frames.
-        labels: ``(t, H, W)``, the visible thing of each pixel, from 1; 0 is the background.
-        things: how many there are.
+        labels: ``(t, H, W)``, the visible instance of each pixel, from 1; 0 is the background.
+        instances: how many there are.
     """
 
     name: str
     images: UInt8[np.ndarray, "t h w 3"]
     labels: UInt8[np.ndarray, "t h w"]
-    things: int
+    instances: int
     size = SIZE
 
     def __len__(self) -> int:
@@ -49,18 +49,18 @@ class ShellGame:
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         return self.images[index]
 
-    def mask(self, frame: int, thing: int = 1) -> Bool[np.ndarray, "h w"]:
-        """What is visible of a thing on a frame."""
-        return self.labels[frame] == thing
+    def mask(self, frame: int, instance: int = 1) -> Bool[np.ndarray, "h w"]:
+        """What is visible of a instance on a frame."""
+        return self.labels[frame] == instance
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Where the things are.
+    """Where the instances are.
 
     Attributes:
-        centers: ``(things, t, 2)``, x and y in pixels.
-        depth: ``(things, t)``, things of a higher value are in front.
+        centers: ``(instances, t, 2)``, x and y in pixels.
+        depth: ``(instances, t)``, instances of a higher value are in front.
     """
 
     centers: Float[np.ndarray, "n t 2"]
@@ -72,7 +72,7 @@ def shell_game(seed: int, cut_outs: Sequence[CutOut], scenes: Mapping[str, np.nd
 
     Args:
         seed: seeds 1 to 100 are for development, those of the benchmark follow.
-        cut_outs: what the things are made of.
+        cut_outs: what the instances are made of.
         scenes: photos by name, see `nbhelpers.benchmarks.synthetic_products.backgrounds`; not that of the cut-out.
         frames: length of the clip.
     """
@@ -81,40 +81,44 @@ def shell_game(seed: int, cut_outs: Sequence[CutOut], scenes: Mapping[str, np.nd
     cut_out = cut_outs[rng.integers(len(cut_outs))]
     stems = sorted(set(scenes) - {cut_out.source})
     scene = _cover(scenes[stems[rng.integers(len(stems))]])
-    things = int(rng.integers(3, 6))
+    instances = int(rng.integers(3, 6))
     first = _scaled(cut_out.rgba, rng.uniform(*LONGEST))
-    pictures = [first] * things if kind != "alike" else [first, *(_look_alike(first, rng) for _ in range(things - 1))]
+    pictures = (
+        [first] * instances if kind != "alike" else [first, *(_similar(first, rng) for _ in range(instances - 1))]
+    )
     arcs = int(rng.integers(2**31))
     for lift in np.arange(0.3, 2.0, 0.1):
-        plan = plan_moves(np.random.default_rng(arcs), things, frames, first.shape[0], float(lift), kind == "leaving")
+        plan = plan_moves(
+            np.random.default_rng(arcs), instances, frames, first.shape[0], float(lift), kind == "leaving"
+        )
         labels, whole = _label(pictures, plan)
         if _most_hidden(labels, whole) <= MAX_HIDDEN:
             break
     images = np.stack([_render(scene, pictures, plan, frame, rng) for frame in range(frames)])
-    return ShellGame(f"{kind}-{seed}", images, labels, things)
+    return ShellGame(f"{kind}-{seed}", images, labels, instances)
 
 
 def plan_moves(
-    rng: np.random.Generator, things: int, frames: int, height: float, lift: float, leaves: bool = False
+    rng: np.random.Generator, instances: int, frames: int, height: float, lift: float, leaves: bool = False
 ) -> Plan:
     """The changes of places of a clip.
 
     Args:
         rng: random numbers.
-        things: how many.
+        instances: how many.
         frames: length of the clip.
-        height: of a thing in pixels.
-        lift: how far two things pass above each other, as a fraction of ``height``.
-        leaves: thing 1 leaves the picture in the middle of the clip and comes back on that side.
+        height: of a instance in pixels.
+        lift: how far two instances pass above each other, as a fraction of ``height``.
+        leaves: instance 1 leaves the picture in the middle of the clip and comes back on that side.
     """
     rows, columns = SIZE
-    slots = np.linspace(0.14, 0.86, things) * columns
+    slots = np.linspace(0.14, 0.86, instances) * columns
     base = 0.55 * rows
-    places = rng.permutation(things)
-    centers = np.zeros((things, frames, 2))
-    depth = np.zeros((things, frames))
-    now = np.stack([slots[places], np.full(things, base)], 1)
-    frame, turn, order = 0, 0, rng.permutation(things).astype(float)
+    places = rng.permutation(instances)
+    centers = np.zeros((instances, frames, 2))
+    depth = np.zeros((instances, frames))
+    now = np.stack([slots[places], np.full(instances, base)], 1)
+    frame, turn, order = 0, 0, rng.permutation(instances).astype(float)
     gone = not leaves
     while frame < frames:
         if not gone and frame >= frames // 3:
@@ -126,22 +130,22 @@ def plan_moves(
             path = [*steps, *([steps[-1]] * int(away)), *steps[::-1]]
             moves = {0: np.array(path)}
         else:
-            # thing 1 takes part in every other change
-            pair = [0, int(rng.integers(1, things))] if turn % 2 == 0 else rng.choice(things, 2, False).tolist()
+            # instance 1 takes part in every other change
+            pair = [0, int(rng.integers(1, instances))] if turn % 2 == 0 else rng.choice(instances, 2, False).tolist()
             far = float(np.linalg.norm(now[pair[0]] - now[pair[1]]))
             speed, up = rng.uniform(*SPEEDS), rng.choice([-1, 1]) * lift * height / 2
             speed = min(max(speed, np.pi * far / frames), SPEEDS[1])  # a change takes half of the clip at most
             one = _arc(now[pair[0]], now[pair[1]], speed, up)
             moves = {pair[0]: one, pair[1]: _arc(now[pair[1]], now[pair[0]], speed, -up)}
-            order = rng.permutation(things).astype(float)
+            order = rng.permutation(instances).astype(float)
         length = len(next(iter(moves.values()))) + int(rng.integers(PAUSE + 1))
         for step in range(min(length, frames - frame)):
-            for thing in range(things):
-                path = moves.get(thing)
-                centers[thing, frame + step] = now[thing] if path is None else path[min(step, len(path) - 1)]
+            for instance in range(instances):
+                path = moves.get(instance)
+                centers[instance, frame + step] = now[instance] if path is None else path[min(step, len(path) - 1)]
             depth[:, frame + step] = order
-        for thing, path in moves.items():
-            now[thing] = path[-1]
+        for instance, path in moves.items():
+            now[instance] = path[-1]
         frame, turn = frame + length, turn + 1
     return Plan(centers, depth)
 
@@ -174,7 +178,7 @@ def _scaled(rgba: np.ndarray, longest: float) -> np.ndarray:
     return np.clip(small, 0, 1)
 
 
-def _look_alike(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _similar(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return recoloured(rgba, rng) if rng.random() < 0.5 else np.ascontiguousarray(rgba[:, ::-1])
 
 
@@ -187,27 +191,27 @@ def _placed(rgba: np.ndarray, center: np.ndarray) -> np.ndarray:
 
 
 def _label(pictures: Sequence[np.ndarray], plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-    """The labels of all frames ``(t, H, W)``, and the area of each whole thing within the frame ``(things, t)``."""
-    things, frames = plan.depth.shape
-    labels, whole = np.zeros((frames, *SIZE), np.uint8), np.zeros((things, frames), int)
+    """The labels of all frames ``(t, H, W)``, and the area of each whole instance ``(instances, t)``."""
+    instances, frames = plan.depth.shape
+    labels, whole = np.zeros((frames, *SIZE), np.uint8), np.zeros((instances, frames), int)
     for frame in range(frames):
-        for thing in plan.depth[:, frame].argsort():
-            mask = _placed(pictures[thing][..., [3, 3, 3, 3]], plan.centers[thing, frame])[..., 3] > 0.5
-            labels[frame][mask] = thing + 1
-            whole[thing, frame] = np.count_nonzero(mask)
+        for instance in plan.depth[:, frame].argsort():
+            mask = _placed(pictures[instance][..., [3, 3, 3, 3]], plan.centers[instance, frame])[..., 3] > 0.5
+            labels[frame][mask] = instance + 1
+            whole[instance, frame] = np.count_nonzero(mask)
     return labels, whole
 
 
 def _most_hidden(labels: np.ndarray, whole: np.ndarray) -> float:
-    """The largest fraction of a thing that others hide."""
-    things = len(whole)
-    seen = np.stack([np.bincount(frame.ravel(), minlength=things + 1)[1 : things + 1] for frame in labels], 1)
+    """The largest fraction of a instance that others hide."""
+    instances = len(whole)
+    seen = np.stack([np.bincount(frame.ravel(), minlength=instances + 1)[1 : instances + 1] for frame in labels], 1)
     return float((1 - seen / np.maximum(whole, 1))[whole > 0].max(initial=0.0))
 
 
 def _render(scene: np.ndarray, pictures: Sequence[np.ndarray], plan: Plan, frame: int, rng) -> np.ndarray:
     picture = scene.astype(np.float32)
-    for thing in plan.depth[:, frame].argsort():
-        placed = _placed(pictures[thing], plan.centers[thing, frame])
+    for instance in plan.depth[:, frame].argsort():
+        placed = _placed(pictures[instance], plan.centers[instance, frame])
         picture = picture * (1 - placed[..., 3:]) + 255 * placed[..., :3]
     return np.clip(picture + rng.normal(0, NOISE, picture.shape), 0, 255).round().astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Where a tracked thing is expected on the next frame: a Kalman filter with constant velocity.
+"""Where a tracked instance is expected on the next frame: a Kalman filter with constant velocity.
 
 Yang et al. 2024 (SAMURAI, arXiv 2411.11922, section 4.1) choose among SAM 2's masks by such a filter; here it also
-tells things that look the same from one another (`nbhelpers.models.label_propagation.identity`).
+keeps instances that look the same apart (`nbhelpers.models.label_propagation.identity`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ACCELERATION = 0.04  # standard deviation of the change of velocity from frame t
 
 @dataclass(frozen=True)
 class Place:
-    """Where a thing is on a frame, in cells of the decoder's grid.
+    """Where a instance is on a frame, in cells of the decoder's grid.
 
     Attributes:
         center: ``(x, y)``, mean of its cells.
         area: number of its cells.
-        alone: whether no rival touches it; otherwise mask and position are not to be trusted.
+        alone: whether no distractor touches it; otherwise mask and position are not to be trusted.
     """
 
     center: tuple[float, float]
@@ -45,7 +45,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Expectation:
-    """Where a thing is expected on a frame.
+    """Where a instance is expected on a frame.
 
     Attributes:
         center: ``(x, y)`` in cells of the decoder's grid.
@@ -60,29 +60,29 @@ class Expectation:
     seen: int
 
     def moved(self, mask: Bool[np.ndarray, "s s"], there: Place) -> Bool[np.ndarray, "s s"]:
-        """A mask of the thing, moved from its place there to where the thing is expected."""
+        """A mask of the instance, moved from its place there to where the instance is expected."""
         dx, dy = np.array(self.center) - np.array(there.center)
         shift = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
         return cv2.warpAffine(mask.astype(np.uint8), shift, mask.shape[::-1]).astype(bool)
 
 
-def place(mask: Bool[np.ndarray, "s s"], alone: bool = True) -> Place | None:
+def place_of(mask: Bool[np.ndarray, "s s"], alone: bool = True) -> Place | None:
     """The place of a mask; None if it is empty."""
     rows, columns = np.nonzero(mask)
     return Place((float(columns.mean()), float(rows.mean())), float(len(rows)), alone) if len(rows) else None
 
 
 def expect(places: Mapping[int, Place], frame: int, step: int, start: int | None) -> Expectation | None:
-    """Where a thing is expected, from the frames before.
+    """Where a instance is expected, from the frames before.
 
     Args:
-        places: of the thing by frame.
+        places: of the instance by frame.
         frame: for which it is predicted.
         step: 1 if time runs forwards, -1 if backwards.
         start: the frame to begin with, such as a prompted one: what lies before it is older than its correction.
 
     Returns:
-        None if the thing is on no frame before.
+        None if the instance is on no frame before.
     """
     first = frame - step * MAX_PAST if start is None else max(frame - step * MAX_PAST, start, key=lambda f: f * step)
     past = [index for index in range(first, frame, step) if index in places]

@@ -1,9 +1,9 @@
 """Staying with one object among others that look the same.
 
-The votes of `votes` compare looks, and two equal things look equal. Where other things on a frame look like the object
-(its rivals), each of them is tracked too, and each cell goes to the thing whose cells look like it and are expected
-near it (`nbhelpers.models.expectation`). That rivals are remembered and vote against the object is
-the idea of Videnovic et al. 2024 (DAM4SAM, arXiv 2411.17576, section 3.2). Without rivals nothing changes.
+The votes of `votes` compare features, and two equal instances have equal features. Other instances that resemble the
+object (its distractors) are tracked too, and each cell is assigned to the instance whose cells resemble it and are
+expected near it (`nbhelpers.models.expectation`). Distractors that are remembered and vote against the object are the
+idea of Videnovic et al. 2024 (DAM4SAM, arXiv 2411.17576, section 3.2). Without distractors nothing changes.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from jaxtyping import Bool, Float, Float32
 from nbhelpers.core.masks import components, dilate, distance_to
 from nbhelpers.models.expectation import Expectation, Place
 
-MIN_LOOKS = 2 / 3  # cosine similarity to a cell of the object from which a cell looks like it; see `Votes.similarity`
-RIVAL_AREAS = 0.3, 3.0  # smallest and largest area of a rival, of the object's
-MAX_RIVALS = 6  # the largest ones
-LOOKS_TEMPERATURE = 0.1  # cosine similarity that counts as much as a factor e in the probability of a position
+MIN_CELL_SIMILARITY = (
+    2 / 3
+)  # cosine similarity to a cell of the object from which a cell similarity like it; see `Votes.similarity`
+DISTRACTOR_AREAS = 0.3, 3.0  # smallest and largest area of a distractor, of the object's
+MAX_DISTRACTORS = 6  # the largest ones
+SIMILARITY_TEMPERATURE = 0.1  # cosine similarity that counts as much as a factor e in the probability of a position
 CELL_SPREAD = 1.5  # coarse cells between a cell and where it is expected, besides the error of the filter
-GATE = 4.0  # standard deviations from which a position is not that of a thing
+GATE = 4.0  # standard deviations from which a position is not that of a instance
 NEAREST = 3  # most similar cells that are averaged
 TOUCHING = 1.5  # coarse cells between two masks that touch
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Cells of one thing on memory frames, moved along with it to where they are expected.
+    """Cells of one instance on memory frames, moved along with it to where they are expected.
 
     Attributes:
         features: ``(n, c)``, unit length.
@@ -42,60 +44,61 @@ class Cells:
     spread: float
 
 
-def look_alikes(
-    looks: Float[np.ndarray, "g g"], mask: Float[np.ndarray, "g g"], area: float
+def similar_regions(
+    similarity: Float[np.ndarray, "g g"], mask: Float[np.ndarray, "g g"], area: float
 ) -> list[Bool[np.ndarray, "g g"]]:
-    """Regions of a frame that look like an object: `RIVAL_AREAS` of its area, the largest ones first.
+    """Regions of a frame that look like an object: `DISTRACTOR_AREAS` of its area, the largest ones first.
 
     Args:
-        looks: similarity of each coarse cell to the most similar cell of the object.
-        mask: fraction of each cell that the object or a known rival covers.
+        similarity: similarity of each coarse cell to the most similar cell of the object.
+        mask: fraction of each cell that the object or a known distractor covers.
         area: of the object, in coarse cells.
     """
     # the cells of the contour show both the object and what is behind it
     free = dilate(mask > 0.1, 1)
-    labels = components((looks > MIN_LOOKS) & ~free, RIVAL_AREAS[0] * area)
+    labels = components((similarity > MIN_CELL_SIMILARITY) & ~free, DISTRACTOR_AREAS[0] * area)
     found = [labels == number for number in range(1, int(labels.max(initial=0)) + 1)]
-    return [each for each in found if np.count_nonzero(each) <= RIVAL_AREAS[1] * area][:MAX_RIVALS]
+    return [each for each in found if np.count_nonzero(each) <= DISTRACTOR_AREAS[1] * area][:MAX_DISTRACTORS]
 
 
 def ownership(
-    queries: Float32[np.ndarray, "n c"], positions: Float32[np.ndarray, "n 2"], things: Sequence[Cells]
+    queries: Float32[np.ndarray, "n c"], positions: Float32[np.ndarray, "n 2"], instances: Sequence[Cells]
 ) -> Float32[np.ndarray, "k n"]:
-    """Probability that each cell belongs to each of several things; the rest, up to 1, is that it belongs to none.
+    """Probability that each cell belongs to each of several instances; the rest, up to 1, is that it belongs to none.
 
-    A thing explains a cell by its own cells that look like it and are expected near it: exp(similarity / temperature)
-    times the normal density of the distance. None of them explains a cell that is `GATE` standard deviations away.
+    An instance explains a cell by its own cells that resemble it and are expected near it: exp(similarity /
+    temperature) times the normal density of the distance. None of them explains a cell that is `GATE` standard
+    deviations away.
 
     Args:
         queries: unit features of the cells.
         positions: column and row, in coarse cells.
-        things: the object and its rivals.
+        instances: the object and its distractors.
     """
-    scores = np.full((len(things) + 1, len(queries)), -np.inf)
-    for number, thing in enumerate(things):
-        if not len(thing.features):
+    scores = np.full((len(instances) + 1, len(queries)), -np.inf)
+    for number, instance in enumerate(instances):
+        if not len(instance.features):
             continue
-        away = ((positions[:, None] - thing.positions[None]) ** 2).sum(2) / thing.spread**2
-        each = queries @ thing.features.T / LOOKS_TEMPERATURE - away / 2
+        away = ((positions[:, None] - instance.positions[None]) ** 2).sum(2) / instance.spread**2
+        each = queries @ instance.features.T / SIMILARITY_TEMPERATURE - away / 2
         count = min(NEAREST, each.shape[1])
         best = np.partition(each, each.shape[1] - count, axis=1)[:, -count:].mean(1)
-        scores[number] = best - 2 * np.log(thing.spread)
-    scores[-1] = MIN_LOOKS / LOOKS_TEMPERATURE - GATE**2 / 2 - 2 * np.log(CELL_SPREAD)
+        scores[number] = best - 2 * np.log(instance.spread)
+    scores[-1] = MIN_CELL_SIMILARITY / SIMILARITY_TEMPERATURE - GATE**2 / 2 - 2 * np.log(CELL_SPREAD)
     scores -= scores.max(0)
     shares = np.exp(scores)
     return (shares / shares.sum(0))[:-1].astype(np.float32)
 
 
 def exchange_probability(own: Expectation, here: Place, other: Expectation, there: Place) -> float:
-    """The probability that two things that look the same have been mistaken for each other, 0 to 0.5.
+    """The probability that two instances that look the same have been mistaken for each other, 0 to 0.5.
 
     Compares how well the two places match the expectations as they are, and exchanged.
 
     Args:
         own: where the object is expected.
         here: where it was found.
-        other: where its rival is expected.
+        other: where its distractor is expected.
         there: where that was found.
     """
     error = CELL_SPREAD * 4  # of a measured centre, in cells of the decoder's grid
@@ -105,7 +108,7 @@ def exchange_probability(own: Expectation, here: Place, other: Expectation, ther
 
 
 def _misfit(expected: Expectation, found: Place, error: float) -> float:
-    """Squared distance of a place from where a thing is expected, in standard deviations."""
+    """Squared distance of a place from where a instance is expected, in standard deviations."""
     away = (np.array(found.center) - np.array(expected.center)) ** 2
     return float(away.sum() / (expected.spread**2 + error**2))
 
@@ -114,8 +117,8 @@ def touches(mask: Bool[np.ndarray, "s s"], others: Sequence[Bool[np.ndarray, "s 
     """Whether a mask is within `TOUCHING` coarse cells of another one.
 
     Args:
-        mask: of a thing.
-        others: masks of other things.
+        mask: of a instance.
+        others: masks of other instances.
         cell: cells of the masks' grid in a coarse cell.
     """
     if not mask.any() or not len(others):

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Float32
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.expectation import MAX_PAST, Place, expect, place
+from nbhelpers.models.expectation import MAX_PAST, Place, expect, place_of
 from nbhelpers.models.label_propagation.decoding import (
     CERTAIN_LOGIT,
     decode_map,
@@ -33,16 +33,16 @@ from nbhelpers.models.label_propagation.decoding import (
     soft_iou,
     variant_weights,
 )
-from nbhelpers.models.label_propagation.identity import MAX_RIVALS, exchange_probability, touches
-from nbhelpers.models.label_propagation.packed import LOGIT_STEPS, PackedMasks
-from nbhelpers.models.label_propagation.rivals import (
-    Rival,
-    Thing,
-    decode_rival,
+from nbhelpers.models.label_propagation.distractors import (
+    Distractor,
+    Instance,
+    decode_distractor,
     search_regions,
     separate,
     strays,
 )
+from nbhelpers.models.label_propagation.identity import MAX_DISTRACTORS, exchange_probability, touches
+from nbhelpers.models.label_propagation.packed import LOGIT_STEPS, PackedMasks
 from nbhelpers.models.label_propagation.votes import (
     FeatureMaps,
     MemoryFrame,
@@ -82,14 +82,14 @@ class LabelPropagation:
     Args:
         segmenter: a SAM 2 segmenter, or another with three levels of features.
         name: catalog name.
-        rivals: track what looks like an object beside it, to tell one from the other; see
-            `nbhelpers.models.label_propagation.identity`. Without, and with a fusion, looks alone decide.
+        distractors: track what similarity like an object beside it, to tell one from the other; see
+            `nbhelpers.models.label_propagation.identity`. Without, and with a fusion, similarity alone decide.
     """
 
     kept = None  # the masks of all tracked frames are kept, even after further prompts
 
-    def __init__(self, segmenter: Segmenter, name: str = "label-propagation", rivals: bool = True):
-        self.segmenter, self.name, self.rivals = with_features(segmenter), name, rivals
+    def __init__(self, segmenter: Segmenter, name: str = "label-propagation", distractors: bool = True):
+        self.segmenter, self.name, self.distractors = with_features(segmenter), name, distractors
 
     @property
     def device(self) -> str:
@@ -218,13 +218,13 @@ class LabelPropagation:
                 if state.fusion is not None:
                     probability = self._probability(prediction, state.embedding(frame))
                     state.fusion.remember(frame, object_id, probability, prompted=True)
-                if "alike" in own:
-                    alike = frozenset(own["alike"].tolist())
-                    track.anchors[frame] = replace(track.anchors[frame], rivals=[], alike=alike)
-            track.recall_rivals(frame, own)
+                if "similar" in own:
+                    marked_similar = frozenset(own["similar"].tolist())
+                    track.anchors[frame] = replace(track.anchors[frame], distractors=[], marked_similar=marked_similar)
+            track.recall_distractors(frame, own)
         for track in state.tracks.values():  # the masks of other objects are there now
-            if frame in track.anchors and (track.anchors[frame].rivals or track.anchors[frame].alike):
-                self._remember_rivals(state, track, frame)
+            if frame in track.anchors and (track.anchors[frame].distractors or track.anchors[frame].marked_similar):
+                self._remember_distractors(state, track, frame)
 
     def remove(self, state: PropagationState, object_id: int, frame: int | None = None) -> None:
         """Remove the prompt of an object on one frame, or the object with all its prompts.
@@ -299,11 +299,11 @@ class LabelPropagation:
     ) -> tuple[np.ndarray | None, float, tuple[np.ndarray, float] | None]:
         """Logits and confidence of an object on a frame without a prompt of it; no logits if it is gone.
 
-        Also the logits of the rival with which it may have been exchanged, with the probability of that.
+        Also the logits of the distractor with which it may have been exchanged, with the probability of that.
         """
         track = state.tracks[object_id]
         anchors = track.nearest(frame, MAX_ANCHORS)
-        if self.rivals and state.fusion is None:
+        if self.distractors and state.fusion is None:
             for index in anchors:
                 self._search(state, object_id, index)
         memory = [track.anchors[index].memory for index in anchors]
@@ -314,7 +314,7 @@ class LabelPropagation:
                     continue
                 probability = sigmoid(joined[0])
                 if source is not None:
-                    probability = self._with_rivals(state, track.anchors[source], index, probability)
+                    probability = self._with_distractors(state, track.anchors[source], index, probability)
                 maps = self._maps(state, index)
                 track.recent[index] = encode_memory(index, maps, state.means, probability)
             memory.append(track.recent[index])
@@ -327,107 +327,123 @@ class LabelPropagation:
             votes = vote(frame, maps, state.means, memory, state.fusion.distance_penalty)
             votes = state.fusion.place(frame, object_id, votes)
         probability = votes.probability
-        rivals: list[tuple[Thing | None, np.ndarray]] = []
+        distractors: list[tuple[Instance | None, np.ndarray]] = []
         own = None
-        if self.rivals and state.fusion is None and source is not None:
-            own = track.thing(frame, step, source, [keys.frame for keys in memory])
+        if self.distractors and state.fusion is None and source is not None:
+            own = track.instance(frame, step, source, [keys.frame for keys in memory])
             if own is not None:
-                probability, rivals = self._among_rivals(state, object_id, own, frame, step, probability, memory)
+                probability, distractors = self._among_distractors(
+                    state, object_id, own, frame, step, probability, memory
+                )
         if votes.similarity < MIN_SIMILARITY:
             return None, 1 - max(votes.similarity, 0.0), None
         weights = self._weights(state, track, anchors[0])
         decoded = decode_map(self.segmenter, embedding, probability, weights)
         logits = decoded.logits
-        for _, rival in rivals:  # a cell belongs to one thing
-            logits = np.where((rival > 0) & (probability < 0.5), np.minimum(logits, -rival), logits)
+        for _, distractor in distractors:  # a cell belongs to one instance
+            logits = np.where((distractor > 0) & (probability < 0.5), np.minimum(logits, -distractor), logits)
         inside = (logits > 0).astype(np.float32)
         if inside.sum() < MIN_AREA * track.anchors[anchors[0]].area:
             return None, 1 - decoded.agreement, None
-        alone = not touches(inside > 0, [rival > 0 for _, rival in rivals], len(inside) / maps[0].shape[0])
-        track.places[step][frame] = here = place(inside > 0, alone)
+        alone = not touches(
+            inside > 0, [distractor > 0 for _, distractor in distractors], len(inside) / maps[0].shape[0]
+        )
+        track.places[step][frame] = here = place_of(inside > 0, alone)
         others = [
-            (exchange_probability(own.expected, here, thing.expected, there), number)
-            for number, (thing, rival) in enumerate(rivals)
-            if thing is not None and (there := place(rival > 0)) is not None
+            (exchange_probability(own.expected, here, instance.expected, there), number)
+            for number, (instance, distractor) in enumerate(distractors)
+            if instance is not None and (there := place_of(distractor > 0)) is not None
         ]
         most, number = max(others, default=(0.0, 0))
-        return logits, soft_iou(inside, probability), (rivals[number][1], most) if others else None
+        return logits, soft_iou(inside, probability), (distractors[number][1], most) if others else None
 
     def _search(self, state: PropagationState, object_id: int, frame: int) -> None:
-        """Find the rivals of an object on a prompted frame, once; its memory then votes for all of them."""
+        """Find the distractors of an object on a prompted frame, once; its memory then votes for all of them."""
         track = state.tracks[object_id]
         anchor = track.anchors[frame]
-        if anchor.rivals is not None:
+        if anchor.distractors is not None:
             return
         maps, embedding = self._maps(state, frame), state.embedding(frame)
         mask = anchor.inside.astype(np.float32)
         others = {number: other.inside(frame) for number, other in state.tracks.items() if number != object_id}
-        rivals, alike = [], set()
+        distractors, marked_similar = [], set()
         for region in search_regions(maps, state.means, mask, np.zeros_like(mask)):
             own = {n: np.count_nonzero((region > 0.5) & each) for n, each in others.items() if each is not None}
             marked = [n for n, count in own.items() if 2 * count > np.count_nonzero(region > 0.5)]
-            alike |= set(marked)
-            if marked or (logits := decode_rival(self.segmenter, embedding, region)) is None:
+            marked_similar |= set(marked)
+            if marked or (logits := decode_distractor(self.segmenter, embedding, region)) is None:
                 continue
             logits = np.where(anchor.inside, -CERTAIN_LOGIT, logits)
-            rivals.append(Rival())
-            rivals[-1].put(frame, logits, not touches(logits > 0, [anchor.inside], len(mask) / maps[0].shape[0]))
-        track.anchors[frame] = replace(anchor, rivals=rivals, alike=frozenset(alike))
-        if rivals or alike:
-            self._remember_rivals(state, track, frame)
+            distractors.append(Distractor())
+            distractors[-1].put(frame, logits, not touches(logits > 0, [anchor.inside], len(mask) / maps[0].shape[0]))
+        track.anchors[frame] = replace(anchor, distractors=distractors, marked_similar=frozenset(marked_similar))
+        if distractors or marked_similar:
+            self._remember_distractors(state, track, frame)
 
-    def _remember_rivals(self, state: PropagationState, track: Track, frame: int) -> None:
-        """Let a prompted frame vote for the object and its rivals alike."""
+    def _remember_distractors(self, state: PropagationState, track: Track, frame: int) -> None:
+        """Let a prompted frame vote for the object and its distractors together."""
         anchor = track.anchors[frame]
         probability = self._probability(anchor.mask(state.frames.size), state.embedding(frame))
-        probability = self._with_rivals(state, anchor, frame, probability)
+        probability = self._with_distractors(state, anchor, frame, probability)
         memory = encode_memory(frame, self._maps(state, frame), state.means, probability)
         track.anchors[frame] = replace(anchor, memory=memory)
 
-    def _with_rivals(
+    def _with_distractors(
         self, state: PropagationState, anchor: Anchor, frame: int, probability: Float[np.ndarray, "s s"]
     ) -> Float[np.ndarray, "s s"]:
-        """A map of an object with its rivals on that frame, as they vote for what looks like it."""
-        masks = [rival.inside(frame) for rival in anchor.rivals or ()]
-        masks += [state.tracks[number].inside(frame) for number in anchor.alike if number in state.tracks]
+        """A map of an object with its distractors on that frame, as they vote for what similarity like it."""
+        masks = [distractor.inside(frame) for distractor in anchor.distractors or ()]
+        masks += [state.tracks[number].inside(frame) for number in anchor.marked_similar if number in state.tracks]
         for mask in masks:
             if mask is not None:
                 probability = np.maximum(probability, mask)
         return probability.astype(np.float32)
 
-    def _among_rivals(
+    def _among_distractors(
         self,
         state: PropagationState,
         object_id: int,
-        own: Thing,
+        own: Instance,
         frame: int,
         step: int,
         votes: Float[np.ndarray, "s s"],
         memory: list[MemoryFrame],
-    ) -> tuple[Float[np.ndarray, "s s"], list[tuple[Thing | None, Float32[np.ndarray, "s s"]]]]:
-        """The part of the votes that is the object's; its rivals with their logits, tracked to the frame."""
+    ) -> tuple[Float[np.ndarray, "s s"], list[tuple[Instance | None, Float32[np.ndarray, "s s"]]]]:
+        """The part of the votes that is the object's; its distractors with their logits, tracked to the frame."""
         track = state.tracks[object_id]
         source = track.source(frame, step)
         anchor = track.anchors[source]
         frames = [keys.frame for keys in memory]
         maps, embedding = self._maps(state, frame), state.embedding(frame)
-        rivals = [(rival, rival.thing(frame, step, source, frames)) for rival in anchor.rivals or ()]
-        known = [(rival, thing) for rival, thing in rivals if thing is not None]
-        marked = [state.tracks[n].thing(frame, step, None, frames) for n in sorted(anchor.alike) if n in state.tracks]
-        things = [own, *(thing for _, thing in known), *(thing for thing in marked if thing is not None)]
-        shares = separate(maps, state.means, votes, things, memory) if len(things) > 1 else np.ones((1, *votes.shape))
+        distractors = [
+            (distractor, distractor.instance(frame, step, source, frames)) for distractor in anchor.distractors or ()
+        ]
+        known = [(distractor, instance) for distractor, instance in distractors if instance is not None]
+        marked = [
+            state.tracks[n].instance(frame, step, None, frames)
+            for n in sorted(anchor.marked_similar)
+            if n in state.tracks
+        ]
+        instances = [
+            own,
+            *(instance for _, instance in known),
+            *(instance for instance in marked if instance is not None),
+        ]
+        shares = (
+            separate(maps, state.means, votes, instances, memory) if len(instances) > 1 else np.ones((1, *votes.shape))
+        )
         probability, out = votes * shares[0].astype(np.float32), []
-        for (rival, thing), share in zip(known, shares[1:], strict=False):
-            logits = decode_rival(self.segmenter, embedding, votes * share)
+        for (distractor, instance), share in zip(known, shares[1:], strict=False):
+            logits = decode_distractor(self.segmenter, embedding, votes * share)
             if logits is not None:
-                rival.put(frame, logits, True)
-                out.append((thing, rival.masks[frame]))
+                distractor.put(frame, logits, True)
+                out.append((instance, distractor.masks[frame]))
         for piece in strays(probability > 0.5, own):
             probability = np.where(piece, 0, probability).astype(np.float32)
-            logits = decode_rival(self.segmenter, embedding, piece.astype(np.float32))
-            if logits is not None and anchor.rivals is not None and len(anchor.rivals) < MAX_RIVALS:
-                anchor.rivals.append(Rival())
-                anchor.rivals[-1].put(frame, logits, True)
+            logits = decode_distractor(self.segmenter, embedding, piece.astype(np.float32))
+            if logits is not None and anchor.distractors is not None and len(anchor.distractors) < MAX_DISTRACTORS:
+                anchor.distractors.append(Distractor())
+                anchor.distractors[-1].put(frame, logits, True)
                 out.append((None, logits))
         return probability, out
 
@@ -470,8 +486,8 @@ class Anchor:
         inside: the mask on the decoder's grid.
         area: of the mask, in cells of the decoder's grid.
         weights: of the prompt variants, see `variant_weights`; None until they are needed.
-        rivals: things that look like the object, tracked from here; None until they are searched for.
-        alike: ids of other objects that look like it.
+        distractors: instances that look like the object, tracked from here; None until they are searched for.
+        marked_similar: ids of other objects that look like it.
     """
 
     prompt: Prompt
@@ -481,8 +497,8 @@ class Anchor:
     inside: Bool[np.ndarray, "s s"]
     area: float
     weights: dict[str, float] | None
-    rivals: list[Rival] | None = None
-    alike: frozenset[int] = frozenset()
+    distractors: list[Distractor] | None = None
+    marked_similar: frozenset[int] = frozenset()
 
     def mask(self, size: tuple[int, int]) -> Prediction:
         """The mask of the prompt on a frame of ``size``."""
@@ -516,17 +532,17 @@ class Track:
         self.scores[step][frame] = score
         self.recent.pop(frame, None)
 
-    def recall_rivals(self, frame: int, own: Mapping[str, np.ndarray]) -> None:
-        """Restore the rivals of a frame from saved memory."""
-        for name, mask in _under("rival/", own).items():
+    def recall_distractors(self, frame: int, own: Mapping[str, np.ndarray]) -> None:
+        """Restore the distractors of a frame from saved memory."""
+        for name, mask in _under("distractor/", own).items():
             source, number, what = name.split("/")
             anchor = self.anchors.get(int(source))
-            if what != "mask" or anchor is None or anchor.rivals is None:
+            if what != "mask" or anchor is None or anchor.distractors is None:
                 continue
-            anchor.rivals.extend(Rival() for _ in range(int(number) + 1 - len(anchor.rivals)))
-            rival = anchor.rivals[int(number)]
-            rival.masks[frame] = mask.astype(np.float32) / LOGIT_STEPS
-            rival.places[frame] = Place.of_array(own[f"rival/{source}/{number}/place"])
+            anchor.distractors.extend(Distractor() for _ in range(int(number) + 1 - len(anchor.distractors)))
+            distractor = anchor.distractors[int(number)]
+            distractor.masks[frame] = mask.astype(np.float32) / LOGIT_STEPS
+            distractor.places[frame] = Place.of_array(own[f"distractor/{source}/{number}/place"])
 
     def drop(self, frame: int) -> None:
         """Drop the masks of a frame: the object is gone there."""
@@ -594,15 +610,17 @@ class Track:
         joined = self.joined(frame)
         return None if joined is None else joined[0] > 0
 
-    def thing(self, frame: int, step: int, source: int | None, memory: Iterable[int]) -> Thing | None:
+    def instance(self, frame: int, step: int, source: int | None, memory: Iterable[int]) -> Instance | None:
         """What `separate` needs to know of the object; None if it is on no frame before."""
-        marked = {index: here for index, anchor in self.anchors.items() if (here := place(anchor.inside)) is not None}
+        marked = {
+            index: here for index, anchor in self.anchors.items() if (here := place_of(anchor.inside)) is not None
+        }
         places = self.places[-step] | self.places[step] | marked
         expected = expect(places, frame, step, self.source(frame, step) if source is None else source)
         if expected is None:
             return None
         masks = {index: mask for index in {*memory, expected.seen} if (mask := self.inside(index)) is not None}
-        return Thing(expected, masks, places)
+        return Instance(expected, masks, places)
 
     def keep_recent(self, frame: int, count: int) -> None:
         """Drop the memory of all but the frames nearest to ``frame``."""
@@ -658,17 +676,19 @@ def _frame_arrays(state: PropagationState, frame: int) -> dict[str, np.ndarray]:
                 if frame in track.places[step]:
                     own[f"{name}/place"] = track.places[step][frame].array()
         for source, each in track.anchors.items():
-            for number, rival in enumerate(each.rivals or ()):
-                if frame in rival.masks:
-                    own[f"rival/{source}/{number}/mask"] = np.rint(rival.masks[frame] * LOGIT_STEPS).astype(np.int8)
-                    own[f"rival/{source}/{number}/place"] = rival.places[frame].array()
+            for number, distractor in enumerate(each.distractors or ()):
+                if frame in distractor.masks:
+                    own[f"distractor/{source}/{number}/mask"] = np.rint(distractor.masks[frame] * LOGIT_STEPS).astype(
+                        np.int8
+                    )
+                    own[f"distractor/{source}/{number}/place"] = distractor.places[frame].array()
         if (anchor := track.anchors.get(frame)) is not None:
             own["score"] = np.array(anchor.score)
             own |= {f"trust/{name}": np.array(value) for name, value in (anchor.weights or {}).items()}
             means = zip(LEVEL_NAMES, state.means, strict=True)
             own |= {f"means/{name}": tensor.cpu().numpy() for name, tensor in means}
-            if anchor.rivals is not None:
-                own["alike"] = np.array(sorted(anchor.alike), np.int64)
+            if anchor.distractors is not None:
+                own["similar"] = np.array(sorted(anchor.marked_similar), np.int64)
             if anchor.prediction is not None:
                 own |= {"answer": anchor.prediction.logits, "extent": np.array(anchor.prediction.extent)}
         arrays |= {f"{object_id}/{name}": value for name, value in own.items()}

@@ -23,7 +23,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.models.adapters import with_cpu_fallback
-from nbhelpers.models.expectation import MAX_PAST, expect, place
+from nbhelpers.models.expectation import MAX_PAST, expect, place_of
 from nbhelpers.models.protocols import FeatureFusion, FrameSequence
 from nbhelpers.models.sam2 import builders, load_weights
 from nbhelpers.models.values import Prediction, TrackedFrame, arrays_by_object, is_mask_prompt
@@ -250,7 +250,7 @@ class Sam2Tracker:
             for index, output in outputs[kind].items()
             if 0 < (frame - index) * step <= MAX_PAST and float(output["object_score_logits"]) > 0
         }
-        places = {index: here for index, mask in masks.items() if (here := place(mask)) is not None}
+        places = {index: here for index, mask in masks.items() if (here := place_of(mask)) is not None}
         expected = expect(places, frame, step, None)
         if expected is None:
             return None

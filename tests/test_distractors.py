@@ -1,4 +1,4 @@
-"""Staying with one of several equal things: expectation, ownership, and tracking on drawn clips."""
+"""Staying with one of several equal instances: expectation, ownership, and tracking on drawn clips."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.expectation import Place, expect
 from nbhelpers.models.label_propagation import LabelPropagation
-from nbhelpers.models.label_propagation.identity import Cells, exchange_probability, look_alikes, ownership, touches
-from nbhelpers.models.label_propagation.rivals import Thing, strays
+from nbhelpers.models.label_propagation.distractors import Instance, strays
+from nbhelpers.models.label_propagation.identity import Cells, exchange_probability, ownership, similar_regions, touches
 
 LENGTH = 18
 
@@ -64,12 +64,12 @@ def test_a_position_measured_while_touching_counts_for_little():
     assert expect(pulled, 10, 1, 0).seen == 7
 
 
-def test_look_alikes_have_about_the_size_of_the_object():
-    looks, mask = np.zeros((32, 32), np.float32), np.zeros((32, 32), np.float32)
+def test_similar_regions_have_about_the_size_of_the_object():
+    similarity, mask = np.zeros((32, 32), np.float32), np.zeros((32, 32), np.float32)
     for rows, columns in ((slice(4, 10), slice(4, 10)), (slice(4, 10), slice(20, 26)), (slice(20, 22), slice(4, 6))):
-        looks[rows, columns] = 0.9
+        similarity[rows, columns] = 0.9
     mask[4:10, 4:10] = 1
-    found = look_alikes(looks, mask, 36)
+    found = similar_regions(similarity, mask, 36)
     assert len(found) == 1
     assert found[0][4:10, 20:26].all()
     assert found[0].sum() == 36
@@ -88,7 +88,7 @@ def test_equal_cells_belong_to_the_thing_that_is_expected_there():
     between = ownership(
         features[[0]], np.array([[6, 2]], np.float32), [first, Cells(features[[1]], second.positions[:1], 1.5)]
     )
-    assert between[0, 0] > 0.9  # looks decide where places do not
+    assert between[0, 0] > 0.9  # features decide where places do not
 
 
 def test_an_exchange_is_probable_where_two_things_are_expected_at_one_place():
@@ -113,15 +113,15 @@ def test_a_far_piece_is_no_part_of_the_object_and_a_near_one_is():
     shape = np.zeros((64, 64), bool)
     shape[20:30, 10:20] = True
     places = {frame: Place((14.5, 24.5), 100) for frame in range(4)}
-    thing = Thing(expect(places, 4, 1, 0), {3: shape}, places)
+    instance = Instance(expect(places, 4, 1, 0), {3: shape}, places)
     inside = shape.copy()
     inside[20:30, 21:27] = True
     inside[20:30, 50:60] = True
     inside[27, 20:22] = False
-    [piece] = strays(inside, thing)
+    [piece] = strays(inside, instance)
     assert piece[20:30, 50:60].all()
     assert piece.sum() == 100
-    assert not strays(np.roll(shape, 40, 1), thing)  # the only piece is the object, wherever it is
+    assert not strays(np.roll(shape, 40, 1), instance)  # the only piece is the object, wherever it is
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -131,24 +131,24 @@ def test_the_right_one_of_two_equal_things_that_pass_each_other(tracker, number,
     stop = LENGTH - 1 - start
     found = {}
     for each in (True, False):
-        tracker.rivals = each
+        tracker.distractors = each
         state = tracker.open(clip)
         tracker.add(state, start, 1, Prompt(mask=clip.twin(number, start)))
         found[each] = followed(tracker, state, start, stop)
     right, wrong = [iou(found[True][stop].predictions[1].best, clip.twin(n, stop)) for n in (number, 1 - number)]
     assert right > 0.7
     assert wrong < 0.1
-    assert iou(found[False][stop].predictions[1].best, clip.twin(number, stop)) < 0.6  # looks alone take both
+    assert iou(found[False][stop].predictions[1].best, clip.twin(number, stop)) < 0.6  # features alone take both
 
 
-def test_marked_objects_are_each_others_rivals(tracker):
+def test_marked_objects_are_each_others_distractors(tracker):
     clip = Twins()
     state = tracker.open(clip)
     for number in (0, 1):
         tracker.add(state, 0, number + 1, Prompt(mask=clip.twin(number, 0)))
     found = followed(tracker, state, 0, LENGTH - 1)
-    assert state.tracks[1].anchors[0].alike == {2}
-    assert not state.tracks[1].anchors[0].rivals
+    assert state.tracks[1].anchors[0].marked_similar == {2}
+    assert not state.tracks[1].anchors[0].distractors
     for number in (0, 1):
         assert iou(found[LENGTH - 1].predictions[number + 1].best, clip.twin(number, LENGTH - 1)) > 0.7
 
@@ -162,10 +162,10 @@ def test_a_thing_that_is_away_is_gone_and_not_taken_for_its_twin(tracker):
     assert iou(found[6].predictions[1].best, clip.twin(0, 6)) > 0.7
 
 
-def test_without_a_rival_nothing_changes(tracker):
+def test_without_a_distractor_nothing_changes(tracker):
     clip, masks = Clip(), []
-    for rivals in (True, False):
-        tracker.rivals = rivals
+    for distractors in (True, False):
+        tracker.distractors = distractors
         state = tracker.open(clip)
         tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
         masks.append([each.predictions[1].logits for each in tracker.propagate(state, 0, 11)])
