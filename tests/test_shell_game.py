@@ -7,9 +7,9 @@ from test_label_propagation import ColourSegmenter
 
 from nbhelpers.benchmarks import identity
 from nbhelpers.benchmarks.identity import OneObject, switches
+from nbhelpers.benchmarks.products import CutOut
 from nbhelpers.benchmarks.runner import run_benchmark
 from nbhelpers.benchmarks.shell_game import MAX_HIDDEN, SIZE, SPEEDS, plan_moves, shell_game
-from nbhelpers.benchmarks.synthetic_products import CutOut
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.label_propagation import LabelPropagation
 from nbhelpers.models.values import Prediction, TrackedFrame

@@ -14,8 +14,8 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.benchmarks.metrics import rounded
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
+from nbhelpers.benchmarks.products import backgrounds, sample_cut_outs
 from nbhelpers.benchmarks.shell_game import KINDS, ShellGame, shell_game
-from nbhelpers.benchmarks.synthetic_products import backgrounds, sample_cut_outs
 from nbhelpers.benchmarks.video import ClipFrames, Truth, opened_clips
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import deepest_points

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from nbhelpers.benchmarks.synthetic_products import CutOut, recoloured
+from nbhelpers.benchmarks.products import CutOut, recoloured
 
 SIZE = (480, 854)
 SPEEDS = 5.0, 40.0  # pixels a frame, at the fastest point of an arc
@@ -73,7 +73,7 @@ def shell_game(seed: int, cut_outs: Sequence[CutOut], scenes: Mapping[str, np.nd
     Args:
         seed: seeds 1 to 100 are for development, those of the benchmark follow.
         cut_outs: what the instances are made of.
-        scenes: photos by name, see `nbhelpers.benchmarks.synthetic_products.backgrounds`; not that of the cut-out.
+        scenes: photos by name, see `nbhelpers.benchmarks.products.backgrounds`; not that of the cut-out.
         frames: length of the clip.
     """
     kind = KINDS[seed % len(KINDS)]
