@@ -240,6 +240,15 @@ def test_what_moves_along_is_taken_with_a_click(tracker):
     assert mask.mean() < 0.25
 
 
+def test_all_that_a_click_may_mean(tracker):
+    clip = Clip()
+    state = tracker.open(clip)
+    candidates = tracker.candidates(state, 0, (24, 30))
+    assert len(candidates) == 4
+    assert iou(candidates.best, tracker.add(state, 0, 1, Prompt([(24, 30)])).best) == 1
+    assert iou(candidates.best, clip.disc(0)) > 0.75
+
+
 def test_an_object_of_one_cell_is_followed(tracker):
     class Ball(Clip):
         def disc(self, index):

@@ -24,6 +24,7 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.expectation import MAX_PAST, Place, expect, place_of
 from nbhelpers.models.label_propagation.decoding import (
     CERTAIN_LOGIT,
+    MovingRegion,
     decode_map,
     mask_prediction,
     mask_side,
@@ -123,12 +124,9 @@ class LabelPropagation:
         feature_maps(self.segmenter, embedding)
         track = state.tracks.get(object_id, Track())
 
-        def moving(mask):
-            neighbour = frame + 1 if frame + 1 < len(state.frames) else frame - 1
-            return moving_region(state.frames[frame], state.frames[neighbour], mask) if neighbour >= 0 else mask
-
         tracked = track.joined(frame)
-        prediction = predict_prompt(self.segmenter, embedding, prompt, None if tracked is None else tracked[0], moving)
+        logits = None if tracked is None else tracked[0]
+        prediction = predict_prompt(self.segmenter, embedding, prompt, logits, state.moving(frame))
         track.anchors[frame] = self._anchor(state, frame, prompt, prediction)
         track.recent.pop(frame, None)
         state.tracks[object_id] = track
@@ -136,6 +134,30 @@ class LabelPropagation:
             state.fusion.forget(object_id)
             state.fusion.remember(frame, object_id, self._probability(prediction, embedding), prompted=True)
         return prediction
+
+    def candidates(self, state: PropagationState, frame: int, point: tuple[float, float]) -> Prediction:
+        """What a single click may mean: the segmenter's candidates, and what moves along with its choice.
+
+        Args:
+            state: of `open`.
+            frame: index into the clip.
+            point: ``(x, y)`` of an including click.
+
+        Returns:
+            All masks; the choice is that of `add`.
+        """
+        state.check(frame)
+        prompt = Prompt([point])
+        prompt.check_inside(state.frames.size)
+        embedding = state.embedding(frame)
+        every = self.segmenter.predict(embedding, prompt)
+        chosen = predict_prompt(self.segmenter, embedding, prompt, None, state.moving(frame))
+        if np.array_equal(chosen.logits[0], every.logits[every.choice]):
+            return every
+        logits, scores = (
+            np.concatenate(pair) for pair in ((chosen.logits, every.logits), (chosen.scores, every.scores))
+        )
+        return replace(every, logits=logits, scores=scores, choice=0)
 
     def _anchor(
         self,
@@ -652,6 +674,15 @@ class PropagationState:
         """Raise an error unless the clip has this frame."""
         if not 0 <= frame < len(self.frames):
             raise NbHelpersError("there is no such frame", given=frame, expected=f"0 to {len(self.frames) - 1}")
+
+    def moving(self, frame: int) -> MovingRegion:
+        """What moves along with a mask of a frame, as its neighbour shows; see `moving_region`."""
+
+        def region(mask):
+            neighbour = frame + 1 if frame + 1 < len(self.frames) else frame - 1
+            return moving_region(self.frames[frame], self.frames[neighbour], mask) if neighbour >= 0 else mask
+
+        return region
 
     def embedding(self, frame: int) -> Embedding:
         """Features of a frame, with a cache of the last few."""
