@@ -26,6 +26,7 @@ from nbhelpers.models.label_propagation.decoding import (
     CERTAIN_LOGIT,
     MovingRegion,
     decode_map,
+    map_logits,
     mask_prediction,
     mask_side,
     moving_region,
@@ -83,8 +84,8 @@ class LabelPropagation:
     Args:
         segmenter: a SAM 2 segmenter, or another with three levels of features.
         name: catalog name.
-        distractors: track what similarity like an object beside it, to tell one from the other; see
-            `nbhelpers.models.label_propagation.identity`. Without, and with a fusion, similarity alone decide.
+        distractors: track what resembles an object beside it, to keep them apart; see
+            `nbhelpers.models.label_propagation.identity`. Without, and with a fusion, features alone decide.
     """
 
     kept = None  # the masks of all tracked frames are kept, even after further prompts
@@ -413,7 +414,7 @@ class LabelPropagation:
     def _with_distractors(
         self, state: PropagationState, anchor: Anchor, frame: int, probability: Float[np.ndarray, "s s"]
     ) -> Float[np.ndarray, "s s"]:
-        """A map of an object with its distractors on that frame, as they vote for what similarity like it."""
+        """A map of an object with its distractors on that frame, which vote for all that resembles it."""
         masks = [distractor.inside(frame) for distractor in anchor.distractors or ()]
         masks += [state.tracks[number].inside(frame) for number in anchor.marked_similar if number in state.tracks]
         for mask in masks:
@@ -455,6 +456,9 @@ class LabelPropagation:
             separate(maps, state.means, votes, instances, memory) if len(instances) > 1 else np.ones((1, *votes.shape))
         )
         probability, out = votes * shares[0].astype(np.float32), []
+        # other prompted objects have their own masks; here only where they touch counts
+        for instance, share in zip(instances[1 + len(known) :], shares[1 + len(known) :], strict=True):
+            out.append((instance, map_logits(votes * share)))
         for (distractor, instance), share in zip(known, shares[1:], strict=False):
             logits = decode_distractor(self.segmenter, embedding, votes * share)
             if logits is not None:
