@@ -79,6 +79,7 @@ def tracked(folder: Path, count: int) -> dict:
 
 
 def main() -> None:
+    """Parse the command line and print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--davis", type=Path)
     parser.add_argument("--frames", type=int, default=20)

@@ -15,7 +15,6 @@ from nbhelpers.core.device import (
     MemoryWarning,
     PrecisionWarning,
     autocast,
-    choose_precision,
     half_precision,
     is_out_of_memory,
     release_memory,
@@ -105,10 +104,17 @@ def with_precision(adapter: Any, precision: str) -> Any:
     return other
 
 
-def signature(adapter: Any) -> str:
+def precision_name(adapter: Any) -> str:
+    """``"float32"``, ``"bfloat16"`` or ``"float16"``: the precision in which an adapter computes."""
+    half = half_precision(getattr(adapter, "device", "cpu"), getattr(adapter, "precision", None))
+    return "float32" if half is None else str(half).removeprefix("torch.")
+
+
+def model_signature(adapter: Any) -> str:
     """An adapter's name for signatures of caches, with its precision on a CPU unless that is float32."""
-    precision = choose_precision(adapter.device, getattr(adapter, "precision", None))
-    return f"{adapter.name} ({precision})" if adapter.device == "cpu" and precision == "bfloat16" else adapter.name
+    precision = precision_name(adapter)
+    on_cpu = getattr(adapter, "device", "cpu") == "cpu"
+    return f"{adapter.name} ({precision})" if on_cpu and precision != "float32" else adapter.name
 
 
 def read_weights(path: Path, expected: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
 from nbhelpers.core.lazy import needs
 from nbhelpers.models.adapters import read_weights, with_cpu_fallback
+from nbhelpers.models.protocols import Matcher
 from nbhelpers.models.values import LocalFeatures, check_same_model
 
 LONGEST = 1024  # longer side in pixels for the learned extractors: near their training size
@@ -125,9 +126,9 @@ class MutualNearest:
 
     quick = True
 
-    def __init__(self, matcher: LightGlueMatcher, min_cosine: float = 0.82):
+    def __init__(self, matcher: Matcher, min_cosine: float = 0.82):
         self.matcher, self.min_cosine = matcher, min_cosine
-        self.name, self.device = matcher.kind, matcher.device
+        self.name, self.device = matcher.name.partition("-")[0], matcher.device
 
     def features(self, image: UInt8[np.ndarray, "h w 3"]) -> LocalFeatures:
         """Keypoints of an image, as the other matcher finds them."""

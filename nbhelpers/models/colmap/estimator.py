@@ -43,7 +43,7 @@ from nbhelpers.models.colmap.matching import (
     pairs_of_runs,
     verified_pairs,
 )
-from nbhelpers.models.matchers import LightGlueMatcher, MutualNearest, Sift
+from nbhelpers.models.matchers import MutualNearest, Sift
 from nbhelpers.models.protocols import Matcher
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class ColmapEstimator:
         try:
             matcher = self.check if isinstance(self.check, Matcher) or self.check is None else self.check()
         except NbHelpersError:
-            return None  # the next run tells
+            return None  # the next run notes it
         if matcher is None or shows_no_depth(run.all_pairs):
             return None
         again = FeatureStore(matcher, images, folder / "check")
@@ -324,7 +324,7 @@ def build(name: str, files: dict[str, Path], device: str, install: str = "") -> 
     return ColmapEstimator([Sift(), *learned], name, device, check=lambda: MutualNearest(_matcher(LEARNED[0], device)))
 
 
-def _matcher(name: str, device: str) -> LightGlueMatcher:
+def _matcher(name: str, device: str) -> Matcher:
     """A learned matcher, loaded when it is needed."""
     from nbhelpers.models.load import load
 
