@@ -56,7 +56,7 @@ def test_xfeat_as_mutual_nearest_neighbours(crops):
     back, _ = matcher.match(second, first)
     assert {tuple(pair) for pair in pairs} == {tuple(pair[::-1]) for pair in back}
     assert scores.min() > 0.82
-    with pytest.raises(NbHelpersError, match="of another"):
+    with pytest.raises(NbHelpersError, match="another extractor"):
         matcher.match(first, Sift().features(crops[1]))
 
 
