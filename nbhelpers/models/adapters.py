@@ -1,8 +1,9 @@
-"""Shared code of the adapters of torch networks: reading a checkpoint, precision, and the fallback to the CPU."""
+"""Shared code of the adapters: reading weights, ONNX sessions, precision, and the fallback to the CPU."""
 
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -115,6 +116,29 @@ def model_signature(adapter: Any) -> str:
     precision = precision_name(adapter)
     on_cpu = getattr(adapter, "device", "cpu") == "cpu"
     return f"{adapter.name} ({precision})" if on_cpu and precision != "float32" else adapter.name
+
+
+def onnx_session(model: str | Path | bytes, device: str = "cpu") -> tuple[Any, str]:
+    """A session of ONNX Runtime, and the device that it computes on: ``"cuda"`` where it can, else ``"cpu"``.
+
+    It uses as many threads as ``OMP_NUM_THREADS`` says, which ONNX Runtime itself does not read, so that workers beside
+    each other can share the cores; all cores where that is not set.
+
+    Args:
+        model: a file, or a serialized graph.
+        device: the wanted one.
+    """
+    import onnxruntime
+
+    cuda = device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of initializers that its own optimizer no longer needs
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and int(threads):
+        options.intra_op_num_threads = int(threads)
+    providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
+    given = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(given, options, providers=providers), "cuda" if cuda else "cpu"
 
 
 def read_weights(path: Path, expected: str) -> dict[str, Any]:
