@@ -158,8 +158,8 @@ def multiply_by_onednn() -> bool:
     PyTorch asks MKL, which leaves an AMD processor's wide vectors unused: on a Zen 5 it takes more than twice as long.
     (NumPy fares little better there: OpenBLAS 0.3.31 takes a Zen 5 for a Haswell.) The one switch that leads to oneDNN
     is the permission to round to bfloat16, which oneDNN makes use of only where a processor has AMX, as no AMD has.
-    Should that change, the product that is tried here tells, and the permission is taken back: results stay float32.
-    The switch holds for the process. It is left alone where somebody has set it, and where CUDA would obey it too.
+    Should that change, the test product below shows it and the permission is taken back: results stay float32.
+    The switch is global. It is not changed if it was set before, or if CUDA is available and would obey it too.
     """
     import torch
 
