@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from nbhelpers.core.device import choose_precision
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import Mattes, MatteSettings
@@ -19,6 +20,7 @@ from nbhelpers.core.promptlog import ObjectEntry, ObjectPrompts, PromptLog, obje
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video.frames import find_cuts
 from nbhelpers.export.verify import ExportReport
+from nbhelpers.models.adapters import precision_name
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.values import Prediction
 from nbhelpers.rotoscoping import schedule
@@ -80,8 +82,11 @@ class RotoSession:
 
             about = read_about(project)
             tracker = load("tracker", None if about is None else about["model"])
+            saved = "" if about is None else about["precision"]
+            if tracker.device == "cpu" and saved == "float32" and choose_precision("cpu") == "auto":
+                tracker = load("tracker", tracker.name, precision=saved)  # as it began
         self.tracker, self.name = tracker, clip["name"]
-        self._project = Project(project, clip, tracker.name)
+        self._project = Project(project, clip, tracker.name, precision_name(tracker))
         self._sync = TrackerSync(tracker, self.frames, self._project)
         self.project = self._project.folder
         self._lock = threading.RLock()

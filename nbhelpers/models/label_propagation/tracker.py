@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from nbhelpers.core.device import choose_precision, has_bfloat16
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
@@ -97,6 +98,11 @@ class LabelPropagation:
     def device(self) -> str:
         """Where the segmenter computes."""
         return self.segmenter.device
+
+    @property
+    def precision(self) -> str | None:
+        """Of the segmenter's image encoder."""
+        return getattr(self.segmenter, "precision", None)
 
     def open(self, frames: FrameSequence, fusion: FeatureFusion | None = None) -> PropagationState:
         """A new state for a clip; no frame is decoded yet.
@@ -487,7 +493,9 @@ class LabelPropagation:
 
 
 def build(name: str, files: dict[str, Path], device: str, *, segmenter: str) -> LabelPropagation:
-    """Build the tracker on a segmenter of the catalog, which is shared.
+    """Build the tracker on a segmenter of the catalog, whose network is shared.
+
+    On a CPU that multiplies bfloat16 the image encoder does so, unless ``NBHELPERS_PRECISION`` says otherwise.
 
     Args:
         name: catalog name.
@@ -497,7 +505,8 @@ def build(name: str, files: dict[str, Path], device: str, *, segmenter: str) -> 
     """
     from nbhelpers.models.load import load
 
-    return LabelPropagation(load("segmenter", segmenter, device), name)
+    half = device == "cpu" and choose_precision(device) == "auto" and has_bfloat16(device)
+    return LabelPropagation(load("segmenter", segmenter, device, precision="bfloat16" if half else None), name)
 
 
 @dataclass(frozen=True, eq=False)
