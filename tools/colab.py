@@ -2,9 +2,9 @@
 
     python tools/colab.py [--folder .colab]
 
-First every notebook's set-up cell is resolved against the versions that Colab brings (`tests/data/colab.txt`): it fails
-where one of them would have to change. Then the widgets' side of that image is installed: Python 3.13, ipywidgets 7.7.1,
-ipykernel 6.17 and JupyterLab 3.6, whose widget manager has the age of Colab's. Torch is left out, which no widget needs.
+First every notebook's set-up cell is resolved against the versions that Colab brings (`tests/data/colab.txt`): it
+fails where one of them would have to change. Then the widgets' side of that image is installed: Python 3.13, ipywidgets
+7.7.1, ipykernel 6.17 and JupyterLab 3.6, whose widget manager has the age of Colab's.
 """
 
 import argparse
@@ -21,7 +21,10 @@ PYTHON = "3.13"
 # jupyter-ydoc, for editing together, has no wheel for this Python; JupyterLab 3.6 starts without it.
 WITHOUT = ("jupyter-ydoc", "jupyter-server-ydoc")
 LAB = ("jupyterlab==3.6.*", "jupyterlab-widgets==1.1.*", "setuptools<81")
-NETWORKS = ("torch",)  # what the set-up cell needs beyond widgets
+WIDGETS = (
+    "anywidget", "filelock", "huggingface-hub", "ipycanvas", "ipyevents", "jaxtyping", "matplotlib",
+    "opencv-python-headless", "pycocotools", "rich", "tqdm", "typer",
+)  # fmt: skip
 TESTS = [f"tests/browser/test_{name}_browser.py" for name in ("click", "frames", "gallery", "views")]
 EXTRAS = re.compile(r"nbhelpers\[([\w,]+)\]")
 
@@ -55,11 +58,11 @@ def extras_of(path: Path) -> str:
 
 
 def install(uv: str, folder: Path) -> int:
-    """Make the environment: the widgets' side of Colab, and this checkout without its networks."""
+    """Make the environment: the widgets' side of Colab, and this checkout without what only networks need."""
     overrides = folder / "overrides.txt"
     overrides.write_text("".join(f'{name}; python_version < "3"\n' for name in WITHOUT))
     lines = BROUGHT.read_text(encoding="utf-8").splitlines()
-    brought = [line for line in lines if line and not line.startswith(("#", *NETWORKS))]
+    brought = [line for line in lines if line and not line.startswith("#")]
     chosen = [line for line in (folder / "resolved-widgets.txt").read_text().splitlines() if wanted(line)]
     environment, python = folder / "env", str(folder / "env" / "bin" / "python")
     if not environment.exists() and subprocess.call([uv, "venv", "--python", PYTHON, str(environment)]):
@@ -67,13 +70,13 @@ def install(uv: str, folder: Path) -> int:
         if status := subprocess.call([uv, "venv", "--python", sys.executable, str(environment)]):
             return status
     command = [uv, "pip", "install", "--python", python, "--override", str(overrides), *brought, *LAB, *chosen]
-    return subprocess.call(command) or subprocess.call([uv, "pip", "install", "--python", python, "--no-deps", "-e", str(ROOT)])
+    own = [uv, "pip", "install", "--python", python, "--no-deps", "-e", str(ROOT)]
+    return subprocess.call(command) or subprocess.call(own)
 
 
 def wanted(line: str) -> bool:
     """Whether a resolved package is one that widgets and their sessions import."""
-    names = ("anywidget", "filelock", "ipycanvas", "ipyevents", "jaxtyping", "matplotlib", "pycocotools", "rich", "tqdm")
-    return line.split("==")[0] in (*names, "opencv-python-headless", "typer", "huggingface-hub")
+    return line.split("==")[0] in WIDGETS
 
 
 def test(folder: Path) -> int:

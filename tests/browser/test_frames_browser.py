@@ -149,7 +149,7 @@ def test_playing_moves_the_picture_until_it_is_paused(notebook):
     notebook.eventually("session.frame > 2", True)
     notebook.page.wait_for_selector("button:has-text('Pause')")
     notebook.press("Pause")
-    notebook.eventually("widget.time.player.playing", False)
+    notebook.eventually("widget.time.playing", False)
 
 
 def test_cut_out_and_wipe(notebook):
