@@ -26,6 +26,7 @@ from nbhelpers.geometry_fusion.training import (
     VideoModel,
     VoteModel,
     clip_labels,
+    coarse_features,
     draw_sample,
     frame_losses,
     synthetic_training_clip,
@@ -47,7 +48,7 @@ def clips():
             return torch.nn.functional.pad(super().features(embedding, level + 1), (0, 29))
 
     made = (render_clip(seed, textures(seed), frames=8, size=SIZE, away=False) for seed in (2, 6))
-    return [synthetic_training_clip(clip, Wide()) for clip in made]
+    return [synthetic_training_clip(clip, coarse_features(clip, Wide())) for clip in made]
 
 
 def upstream_losses():
@@ -304,3 +305,22 @@ def test_a_folder_with_ground_truth_is_trained_on(tmp_path, monkeypatch):
     assert model.backbone == "colours" and "quokka.jpg" in tested
     with pytest.raises(NbHelpersError, match="cannot be read"):
         training_set({"clips": [{"frames": "x"}]}, tmp_path / "run")
+
+
+def test_a_configuration_may_name_a_video_network(tmp_path, monkeypatch):
+    """The whole path of the command for SAM 2's video network, on a small one of its architecture."""
+    from nbhelpers.geometry_fusion import write_clip
+    from nbhelpers.models import load as loading
+
+    folder = write_clip(render_clip(2, textures(2), frames=4, size=SIZE, away=False), tmp_path / "clip")
+    made = {"tracker": small("2.1"), "geometry_encoder": SceneGeometry()}
+    monkeypatch.setattr(loading, "load", lambda task, *a, **k: made[task])
+    entry = {"frames": str(folder / "frames"), "masks": str(folder / "gt_masks"), "scene": str(folder)}
+    config = {"tracker": "sam2.1-hiera-tiny", "clips": [entry]}
+    clips, model, _ = training_set(config, tmp_path / "run")
+    assert isinstance(model, VideoModel) and clips[0].features.shape[:2] == (4, 256)
+    merger = train(clips, model, tmp_path / "run", replace(FAST, steps=2, memory=1))
+    assert not merger.is_untrained and inspect_checkpoint(tmp_path / "run" / "merger.safetensors").backbone
+    made["tracker"] = LabelPropagation(ColourSegmenter())
+    with pytest.raises(NbHelpersError, match="cannot be trained through"):
+        training_set(config, tmp_path / "other")
