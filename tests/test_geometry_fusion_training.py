@@ -15,6 +15,7 @@ from test_label_propagation import ColourSegmenter
 from test_sam2_video import small
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import Prompt
 from nbhelpers.geometry_fusion import render_clip, training
 from nbhelpers.geometry_fusion.merger import FeatureMerger, inspect_checkpoint, load_merger, save_merger
 from nbhelpers.geometry_fusion.tracker import GeometryTracker
@@ -271,10 +272,16 @@ def test_feature_layers_are_trained_with_kept_and_asked_for(clips, tmp_path):
 
     clip = render_clip(2, textures(2), frames=3, size=SIZE, away=False)
     tracker = LabelPropagation(ColourSegmenter())
-    state = GeometryTracker(tracker, Layered(), merger, scene=clip.scene, max_motion=1).open(clip)
-    assert len(state.geometry.layers) == 4
-    with pytest.raises(NbHelpersError, match="feature layers"):
-        GeometryTracker(tracker, SceneGeometry(), merger, scene=clip.scene, max_motion=1).open(clip)
+    prompt = Prompt(mask=clip.masks[0])
+    for encoder in (Layered(), SceneGeometry()):
+        fused = GeometryTracker(tracker, encoder, merger, scene=clip.scene, max_motion=1)
+        state = fused.open(clip)
+        if isinstance(encoder, Layered):
+            fused._decide(state)
+            assert len(state.geometry.layers) == 4
+        else:
+            with pytest.raises(NbHelpersError, match="feature layers"):
+                fused.add(state, 0, 1, prompt)
 
 
 def test_a_configuration_is_read_or_refused(tmp_path, monkeypatch):
