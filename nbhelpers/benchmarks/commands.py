@@ -56,15 +56,16 @@ def measure(
     start: Annotated[str, typer.Option(help="clips: mask, click, or mask,click")] = "mask",
     corrections: Annotated[int, typer.Option(help="clips: clicks on the worst frames")] = 0,
     clips: Annotated[str, typer.Option(help="clips: names with commas between")] = "",
+    distractors: Annotated[
+        bool | None, typer.Option(help="shell-game, davis2016-doubt: track what resembles the object (lite tracker)")
+    ] = None,
     geometry: Annotated[
         str, typer.Option(help="fusion: given, colmap, da3, must3r, vggt or off (default: the dataset's)")
     ] = "",
     arms: Annotated[str, typer.Option(help="fusion: names with commas, the baseline first")] = "baseline,geometry",
-    first: Annotated[int, typer.Option(help="fusion: frames of each clip of DAVIS; 0: all")] = 0,
+    first: Annotated[int, typer.Option(help="fusion, shell-game, davis2016-doubt: frames of a clip; 0: all")] = 0,
     step: Annotated[int, typer.Option(help="fusion: every Nth frame of the red kitchen")] = 1,
-    cache: Annotated[
-        Path | None, typer.Option(help="fusion, products: kept between runs (default: in the output folder)")
-    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="fusion, products, shell-game: kept between runs")] = None,
     vocabularies: Annotated[str, typer.Option(help="words to masks: all, present, alone")] = "all",
     without: Annotated[str, typer.Option(help="words to masks: surroundings, detector")] = "",
     poses: Annotated[str, typer.Option(help="views: folder for estimated cameras; none does without")] = "",
@@ -120,6 +121,11 @@ def measure(
 
         how = {"jitter": jitter, "candidate": candidate, "feedback": feedback, "upstream": upstream}
         benchmark = Clicks(dataset, data_dir, segmenter, **how, pictures=pictures)
+    elif kind == "identity":
+        from nbhelpers.benchmarks.identity import OneObject
+
+        how = {"start": start, "frames": first or None, "distractors": distractors, "cache": cache or ""}
+        benchmark = OneObject(dataset, data_dir, tracker, _parts(clips), **how)
     elif kind == "clips":
         from nbhelpers.benchmarks.video import VideoObjects
 
@@ -154,7 +160,7 @@ def compare(
 
 def _datasets() -> dict[str, tuple[str, ...]]:
     """The datasets by kind."""
-    from nbhelpers.benchmarks import fusion, products, views, words
+    from nbhelpers.benchmarks import fusion, identity, products, views, words
     from nbhelpers.benchmarks.datasets import LAYOUTS, VIDEO_LAYOUTS, ObjectPhotos
 
     return {
@@ -165,6 +171,7 @@ def _datasets() -> dict[str, tuple[str, ...]]:
         "views": tuple(views.TREES),
         "scenes": ("phrases", "cameras"),
         "fusion": tuple(fusion.DATASETS),
+        "identity": identity.DATASETS,
         "products": products.DATASETS,
     }
 
