@@ -83,7 +83,8 @@ class LabelPropagation:
         segmenter: a SAM 2 segmenter, or another with three levels of features.
         name: catalog name.
         distractors: track what similarity like an object beside it, to tell one from the other; see
-            `nbhelpers.models.label_propagation.identity`. Without, and with a fusion, similarity alone decide.
+            `nbhelpers.models.label_propagation.identity`. Without, and with a fusion that tells them apart by where
+            they stand, similarity alone decide.
     """
 
     kept = None  # the masks of all tracked frames are kept, even after further prompts
@@ -303,7 +304,7 @@ class LabelPropagation:
         """
         track = state.tracks[object_id]
         anchors = track.nearest(frame, MAX_ANCHORS)
-        if self.distractors and state.fusion is None:
+        if self._tracks_distractors(state):
             for index in anchors:
                 self._search(state, object_id, index)
         memory = [track.anchors[index].memory for index in anchors]
@@ -329,7 +330,7 @@ class LabelPropagation:
         probability = votes.probability
         distractors: list[tuple[Instance | None, np.ndarray]] = []
         own = None
-        if self.distractors and state.fusion is None and source is not None:
+        if self._tracks_distractors(state) and source is not None:
             own = track.instance(frame, step, source, [keys.frame for keys in memory])
             if own is not None:
                 probability, distractors = self._among_distractors(
@@ -356,6 +357,10 @@ class LabelPropagation:
         ]
         most, number = max(others, default=(0.0, 0))
         return logits, soft_iou(inside, probability), (distractors[number][1], most) if others else None
+
+    def _tracks_distractors(self, state: PropagationState) -> bool:
+        """Not with a fusion that tells equal things apart by where they stand."""
+        return self.distractors and (state.fusion is None or not state.fusion.tells_apart)
 
     def _search(self, state: PropagationState, object_id: int, frame: int) -> None:
         """Find the distractors of an object on a prompted frame, once; its memory then votes for all of them."""
