@@ -158,7 +158,7 @@ class Fusion:
         self.geometry, self.merger, self.memory = geometry, merger, memory
         untrained = merger is None or getattr(merger, "is_untrained", False)
         self.distance_penalty = DISTANCE_PENALTY if untrained else 0.0
-        self.tells_apart = not untrained or memory is not None
+        self.separates_instances = not untrained or memory is not None
         self._last: tuple[int, int, Any] | None = None
 
     def merge(self, frame: int, features: Float[torch.Tensor, "h w d"]) -> Float[torch.Tensor, "h w e"]:

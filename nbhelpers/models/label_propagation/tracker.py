@@ -83,8 +83,8 @@ class LabelPropagation:
         segmenter: a SAM 2 segmenter, or another with three levels of features.
         name: catalog name.
         distractors: track what similarity like an object beside it, to tell one from the other; see
-            `nbhelpers.models.label_propagation.identity`. Without, and with a fusion that tells them apart by where
-            they stand, similarity alone decide.
+            `nbhelpers.models.label_propagation.identity`. Without, and beside a fusion that separates
+            instances by their places, similarity alone decides.
     """
 
     kept = None  # the masks of all tracked frames are kept, even after further prompts
@@ -359,8 +359,8 @@ class LabelPropagation:
         return logits, soft_iou(inside, probability), (distractors[number][1], most) if others else None
 
     def _tracks_distractors(self, state: PropagationState) -> bool:
-        """Not with a fusion that tells equal things apart by where they stand."""
-        return self.distractors and (state.fusion is None or not state.fusion.tells_apart)
+        """Whether distractors are tracked: not beside a fusion that separates instances by their places."""
+        return self.distractors and (state.fusion is None or not state.fusion.separates_instances)
 
     def _search(self, state: PropagationState, object_id: int, frame: int) -> None:
         """Find the distractors of an object on a prompted frame, once; its memory then votes for all of them."""
