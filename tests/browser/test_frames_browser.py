@@ -145,10 +145,11 @@ def test_the_brush_paints_and_undo_and_redo_are_seen(notebook):
 
 
 def test_playing_moves_the_picture_until_it_is_paused(notebook):
-    notebook.press("Play")
+    own = "button:has-text('Play'):visible, .widget-play:visible button"  # the second with ipywidgets 7
+    notebook.page.locator(own).first.click()
     notebook.eventually("session.frame > 2", True)
-    notebook.page.wait_for_selector("button:has-text('Pause')")
-    notebook.press("Pause")
+    notebook.eventually("widget.time._play.description", "Pause")
+    notebook.page.locator("button:has-text('Pause'):visible, .widget-play:visible button:nth-of-type(2)").first.click()
     notebook.eventually("widget.time.playing", False)
 
 

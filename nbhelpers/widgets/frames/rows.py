@@ -66,10 +66,12 @@ class TimeRow(Row):
         last = len(frames) - 1
         interval = round(1000 / (getattr(frames, "fps", None) or FPS))
         self.player = widgets.Play(min=0, max=max(last, 1), interval=interval, show_repeat=False, **{REPEAT: True})
-        self.player.layout.display = "none"  # the button beside it is as large as the others, and has a key
         owner.bind(self.player, lambda frame: self._session.go(frame) if self.playing else None)
         self.player.observe(self._show_playing, PLAYING)
         self._play = button("Play", "Play the range (space bar)", self.toggle_play, icon="play", width="84px")
+        # Our button is as large as the others, and has a key; with ipywidgets 7 only the page itself can start to play.
+        hidden = self.player if PLAYING == "playing" else self._play
+        hidden.layout.display = "none"
         self.slider = widgets.IntSlider(min=0, max=max(last, 1), disabled=not last)
         self.slider.tooltip = "Frame; type a number for an exact one"
         self.slider.layout = widgets.Layout(width="auto", min_width="180px", flex="1 1 180px", margin="0 4px")
