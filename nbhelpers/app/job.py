@@ -214,11 +214,12 @@ class Job:
 
         self.start("Opening the files", work)
 
-    def take(self, files: Sequence[Path], **state: Any) -> None:
+    def take(self, files: Sequence[Path], first: Callable[[], object] = lambda: None, **state: Any) -> None:
         """Open other files in a room of their own; if that fails, all stays as it was. Called in the background.
 
         Args:
             files: to open.
+            first: done before the page shows them.
             **state: of the work on them.
         """
         before, number = (self.room, self.state), int(self.room.name.rpartition("-")[2])
@@ -227,6 +228,7 @@ class Job:
         try:
             self.room.mkdir(parents=True)
             self.open_files(files)
+            first()
         except BaseException:
             shutil.rmtree(self.room, ignore_errors=True)
             self.room, self.state = before

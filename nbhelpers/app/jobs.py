@@ -59,7 +59,7 @@ class PhotoJob(Job):
         "Download the cut-outs.",
     )
     accept, upload = PHOTO_TYPES, "Photos"
-    example = ("coffee.png", (300.0, 200.0), "cup")
+    example = ("quokka.jpg", (349.0, 346.0), "quokka")
 
     def __init__(self, folder: Path, workers: Workers, models: str | None = None):
         self.session: ClickSession | None = None
@@ -73,13 +73,15 @@ class PhotoJob(Job):
         self._say_next(len(files))
 
     def start_example(self) -> None:
-        """A photo of a cup, and a click on it."""
+        """A photo of an animal, and a click on it."""
         name, point, what = self.example
-        self.take([sample(name)])
-        self.report(0, 1, "Looking at the photo")
-        self.session.rename_object(self.session.active, what)
-        self.session.click(*point)
-        self.say(f"The {what} was found from one click. Click on to correct it, or download the cut-out.")
+
+        def first() -> None:
+            self.session.rename_object(self.session.active, what)
+            self.session.click(*point)
+
+        self.take([sample(name)], first)
+        self.say(f"The {what} was cut out with one click. Click on to correct it, or download the cut-out.")
 
     def show(self, index: int) -> None:
         """Show another of the opened photos; called in the background."""
@@ -180,10 +182,13 @@ class ClipJob(Job):
     def start_example(self) -> None:
         """A cyclist, clicked once and followed through eleven frames."""
         name, part, point, what = self.example
-        self.take([sample(name)], part=part)
-        self.session.rename_object(self.session.active, what)
-        self.report(0, 1, "Looking at the first frame")
-        self.session.click(*point, frame=0)
+
+        def first() -> None:
+            self.session.rename_object(self.session.active, what)
+            self.report(0, 1, "Looking at the first frame")
+            self.session.click(*point, frame=0)
+
+        self.take([sample(name)], first, part=part)
         self._follow("forward")
 
     def follow(self, direction: str = "all") -> None:
@@ -326,9 +331,12 @@ class ProductJob(Job):
             save_image(folder / f"box_{number}.png", frames[int(index)])
             for number, index in enumerate(np.linspace(0, len(frames) - 1, count).round())
         ]
-        self.take([*files, *(sample(name) for name in others)])
-        self.report(0, 1, "Looking at the product")
-        self.session.click(*point, view=0)
+
+        def first() -> None:
+            self.report(0, 1, "Looking at the product")
+            self.session.click(*point, view=0)
+
+        self.take([*files, *(sample(name) for name in others)], first)
         self._find()
 
     def find(self) -> None:

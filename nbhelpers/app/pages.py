@@ -47,17 +47,24 @@ SAYS = {
 }
 
 
-def on_page() -> Callable[[Callable], Callable]:
+def on_page() -> Callable[[Callable], Callable[..., None]]:
     """A decorator for functions that other threads call: they run for the page that is being made, while it is open."""
     context = kernel_context.get_current_context()
 
     def bind(function: Callable) -> Callable:
         @functools.wraps(function)
-        def call(*args: Any) -> Any:
-            if context.closed_event.is_set():
-                return None
-            with context:
-                return function(*args)
+        def call(*args: Any) -> None:
+            def run() -> None:
+                if not context.closed_event.is_set():
+                    with context:
+                        function(*args)
+
+            if kernel_context.has_current_context() and kernel_context.get_current_context() is context:
+                function(*args)
+            elif context.event_loop.is_running():  # that of the page's own thread: drawing takes its turn there
+                context.event_loop.call_soon_threadsafe(run)
+            else:
+                run()
 
         return call
 
@@ -237,7 +244,7 @@ def Button(  # noqa: N802
         color="primary" if primary else None,
         outlined=not primary,
         attributes={"title": tip},
-        classes=[f"nbhelpers-{name or text.lower().replace(' ', '-')}"],
+        classes=["text-none", f"nbhelpers-{name or text.lower().replace(' ', '-')}"],
     )
 
 
@@ -317,9 +324,17 @@ def Folder(job: Job):  # noqa: N802
         except NbHelpersError as error:
             job.fail(error)
 
-    solara.InputText("or a folder on this computer", value=path, on_value=set_path, continuous_update=True,
-                     style="min-width: 240px; max-width: 320px")  # fmt: skip
-    Button("Open", "Open the folder, or the file", opened, "mdi-folder-open", job.working or not path.strip())
+    with solara.Row(gap="12px", style="align-items: center"):
+        solara.InputText(
+            "or a folder on this computer",
+            value=path,
+            on_value=set_path,
+            continuous_update=True,
+            dense=True,
+            hide_details=True,
+            style="width: 260px",
+        )
+        Button("Open", "Open the folder, or the file", opened, "mdi-folder-open", job.working or not path.strip())
 
 
 @solara.component
@@ -334,7 +349,7 @@ def Work(job: Job):  # noqa: N802
         text += f"; {_duration(progress.left)} left"
     with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center", classes=["nbhelpers-work"]):
         v.ProgressLinear(
-            model_value=100 * (progress.fraction or 0),
+            value=100 * (progress.fraction or 0),
             indeterminate=progress.fraction is None,
             color="primary", height=10, rounded=True, style_="width: 280px; max-width: 100%",
         )  # fmt: skip
@@ -349,7 +364,7 @@ def Told(job: Job):  # noqa: N802
     notice = job.notice
     kind = "error" if notice.error else "info"
     v.Alert(
-        type=kind, variant="tonal", density="compact", children=[notice.text],
+        type=kind, text=True, dense=True, children=[v.Html(tag="span", class_="text--primary", children=[notice.text])],
         class_="nbhelpers-notice", attributes={"role": "alert" if notice.error else "status"},
     )  # fmt: skip
     if notice.details:
@@ -380,7 +395,7 @@ def Stage(job: Job):  # noqa: N802
     if isinstance(job, PhotoJob) and len(job.files) > 1:
         names = [f"{number}: {path.name}" for number, path in enumerate(job.files, 1)]
         solara.Select("Photo", names, names[job.index], on_value=lambda name: job.show(names.index(name)))
-    solara.display(widget)
+    v.Html(tag="div", children=[widget])
     if isinstance(job, SceneJob) and job.result is not None:
         Overview(job)
     Save(job)
@@ -391,10 +406,17 @@ def Phrase(job: SceneJob):  # noqa: N802
     """What to look for, in words."""
     phrase, set_phrase = solara.use_state(job.phrase)
     with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center"):
-        solara.InputText("Look for, e.g. red chair behind the desk", value=phrase, on_value=set_phrase,
-                         continuous_update=True, style="min-width: 280px; max-width: 420px")  # fmt: skip
-        Button("Find", "Find what the words mean in all photos", lambda: job.find(phrase), "mdi-magnify", job.working,
-               primary=True)  # fmt: skip
+        solara.InputText(
+            "Look for, e.g. red chair behind the desk",
+            value=phrase,
+            on_value=set_phrase,
+            continuous_update=True,
+            dense=True,
+            hide_details=True,
+            style="width: 380px; max-width: 100%",
+        )
+        tip = "Find what the words mean in all photos"
+        Button("Find", tip, lambda: job.find(phrase), "mdi-magnify", job.working, primary=True)
         if phrase.strip():
             try:
                 meant = parse_phrase(phrase.strip()).understood
@@ -418,8 +440,7 @@ def Overview(job: SceneJob):  # noqa: N802
             made[1].add_class("nbhelpers-space")
         return made
 
-    for widget in solara.use_memo(pictures, [id(result)]):
-        solara.display(widget)
+    v.Html(tag="div", children=solara.use_memo(pictures, [id(result)]))
 
 
 @solara.component
@@ -429,7 +450,8 @@ def Save(job: Job):  # noqa: N802
     download = job.download
     with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center"):
         if isinstance(job, ClipJob):
-            Formats(job)
+            with solara.Row(gap="16px", style="flex-wrap: wrap; align-items: center"):
+                Formats(job)
         Button(
             "Prepare download", "Write the files and pack them into one zip", job.pack, "mdi-package-down", job.working
         )
@@ -437,8 +459,7 @@ def Save(job: Job):  # noqa: N802
             size = download.path.stat().st_size / 1e6 if download.path.is_file() else 0
             tip = f"{download.content}, {size:.1f} MB"
             v.Btn(
-                children=[f"Download ({size:.1f} MB)"], color="primary", prepend_icon="mdi-download",
-                href=f"{_root()}/download/{job.page}/{download.path.name}", class_="nbhelpers-download",
+                children=[v.Icon(left=True, children=["mdi-download"]), f"Download ({size:.1f} MB)"], color="primary", href=f"{_root()}/download/{job.page}/{download.path.name}", class_="text-none nbhelpers-download",
                 attributes={"title": tip, "download": download.path.name},
             )  # fmt: skip
 
@@ -455,8 +476,15 @@ def Formats(job: ClipJob):  # noqa: N802
         job.outdate()
 
     for name, (text, tip) in MATTES.items():
-        with v.Html(tag="span", attributes={"title": tip}):
-            solara.Checkbox(label=text, value=name in chosen, on_value=lambda on, name=name: choose(name, on))
+        v.Checkbox(
+            label=text,
+            v_model=name in chosen,
+            on_v_model=lambda on, name=name: choose(name, on),
+            hide_details=True,
+            dense=True,
+            class_="mt-0 pt-0",
+            attributes={"title": tip},
+        )
 
 
 @solara.component
@@ -469,9 +497,9 @@ def Start():  # noqa: N802
         with v.Row():
             for page, job in JOBS.items():
                 with v.Col(cols=12, sm=6, lg=3):  # noqa: SIM117
-                    with v.Card(href=f"{_root()}/{page}", class_=f"nbhelpers-card-{page} h-100",
+                    with v.Card(href=f"{_root()}/{page}", class_=f"nbhelpers-card-{page} fill-height",
                                 attributes={"title": SAYS[page]}):  # fmt: skip
-                        v.Img(src=_picture(page), height=190, cover=True, alt=SAYS[page])
+                        v.Img(src=_picture(page), height=190, alt=SAYS[page])
                         v.CardTitle(children=[job.title])
                         v.CardText(children=[SAYS[page]])
         solara.Text("Your files stay on the computer that serves this page. They are removed when your visit ends.")
@@ -541,14 +569,12 @@ def Layout(children: list = []):  # noqa: B006, N802
         with v.Html(tag="nav", class_="nbhelpers-nav d-flex flex-wrap align-center px-2 ga-1"):
             for path, text in (("", "Start"), *((page, job.page) for page, job in JOBS.items())):
                 v.Btn(
-                    children=[text.capitalize()], href=f"{_root()}/{path}", size="small",
-                    variant="tonal" if here.strip("/") == path else "text",
+                    children=[text.capitalize()], href=f"{_root()}/{path}", small=True, text=here.strip("/") != path, depressed=True, class_="text-none",
                     attributes={"title": "All pages" if not path else JOBS[path].title},
                 )  # fmt: skip
             v.Spacer()
             solara.lab.ThemeToggle()
-        for child in children:
-            solara.display(child)
+        v.Html(tag="main", children=children)
     return main
 
 
