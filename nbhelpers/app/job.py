@@ -210,6 +210,8 @@ class Job:
             clips = [path for path in files if is_clip(path)]
             if clips and len(files) > 1:
                 raise NbHelpersError("photos and a clip at once, or several clips", do="open photos, or one clip")
+            if clips and "video/*" not in self.accept:
+                raise NbHelpersError("this page is for photos", do="open the clip on the page Clip")
             self.take(files)
 
         self.start("Opening the files", work)

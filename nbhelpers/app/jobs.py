@@ -288,7 +288,7 @@ class ProductJob(Job):
     page, title = "products", "Find a product in photos"
     steps = (
         "Choose photos, or look at the example.",
-        "Click the product in one photo and press Find; say Yes or No below the photos that it found.",
+        "Press Add, click the product in a photo, press Use mask, then Search. Say Yes or No below what was found.",
         "Download the table and the cut-outs.",
     )
     accept, upload = PHOTO_TYPES, "Photos"
@@ -321,7 +321,7 @@ class ProductJob(Job):
             self._say_outcome()
         else:
             photos = f"{len(files)} photo{'s' * (len(files) > 1)}"
-            self.say(f"{photos}. Press Add and click the product in one of them, then press Find.")
+            self.say(f"{photos}. Press Add and click the product in one of them, then press Search.")
 
     def start_example(self) -> None:
         """A printed box among other things."""
@@ -352,7 +352,7 @@ class ProductJob(Job):
     def write_results(self, folder: Path) -> str:
         """Write table, COCO file, masks and cut-outs."""
         if self.session is None or not self.session.results:
-            raise NbHelpersError("there is nothing to download yet", do="click the product, then press Find")
+            raise NbHelpersError("there is nothing to download yet", do="press Add and click the product, then press Search")
         self.session.export(folder)
         return "a table (CSV), a COCO file, a page to look at, and a cut-out of each product"
 

@@ -101,6 +101,11 @@ class OnPage(SessionWidget):
         super().__init__(session, **options)
         self.layout.width = "100%"
 
+    def fail(self, error: BaseException) -> None:
+        """Put an error into the status line, unless the page is closed."""
+        if self.comm is not None:
+            super().fail(error)
+
     def _session_changed(self) -> None:
         self._bind(super()._session_changed)()
 
@@ -178,6 +183,9 @@ class PageGallery(OnPage, GalleryWidget):
 
     def __init__(self, job: ProductJob):
         super().__init__(job, job.session, across=3)
+        last = self.threshold  # below the photos: few need it
+        self.children = [*(row for row in self.children if row is not last), last]
+        last.layout.order = str(len(self.children))
         self.references.clicking.observe(self._clean, "children")
 
     def search(self) -> None:
@@ -404,6 +412,7 @@ def Stage(job: Job):  # noqa: N802
 @solara.component
 def Phrase(job: SceneJob):  # noqa: N802
     """What to look for, in words."""
+    use_changes(job)
     phrase, set_phrase = solara.use_state(job.phrase)
     with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center"):
         solara.InputText(

@@ -52,10 +52,10 @@ def check_upload(path: Path, name: str) -> None:
             return
         height, width = image_size(path)
     except NbHelpersError as error:
-        raise NbHelpersError(f"{name} cannot be read: {error.what}", expected=WANTED) from error
+        raise NbHelpersError(f"the file {name} cannot be read: {error.what}", expected=WANTED) from error
     if height * width > MAX_PIXELS:
         raise NbHelpersError(
-            f"{name} is too large",
+            f"the photo {name} is too large",
             given=f"{width} x {height} pixels",
             expected=f"at most {MAX_PIXELS // 10**6} million",
         )
@@ -111,7 +111,7 @@ class Visit:
         given = Path(name.replace("\\", "/")).name
         stem, suffix = file_stem(Path(given).stem), Path(given).suffix.lower()
         if suffix not in KINDS:
-            raise NbHelpersError(f"{given[:80]} is no photo and no clip", expected=WANTED)
+            raise NbHelpersError(f"the file {given[:80]} is no photo and no clip", expected=WANTED)
         folder = self.folder / "uploads"
         upload = Upload(self.folder, given[:80])
         upload.check(length or 0)
@@ -178,7 +178,7 @@ class Upload:
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._bytes + more > MAX_UPLOAD or self._count >= MAX_FILES:
             raise NbHelpersError(
-                f"{self.name} is more than a visitor may store here",
+                f"the file {self.name} is more than a visitor may store here",
                 expected=f"at most {MAX_UPLOAD >> 30} GB and {MAX_FILES} files",
                 do="press Start over, which removes what you uploaded before",
             )
