@@ -36,15 +36,20 @@ def write_clip(path):
     return path
 
 
-def make_jobs(folder, seconds=0.0, patch=setattr):
-    """What makes the job of each page; the examples lie in ``folder``."""
-    samples = folder / "samples"
-    models = {"segmenter": FakePointSegmenter(), "encoder": FakePatchEncoder(), "tracker": FakeTracker(seconds)}
-    loaded = {"segmenter": models["segmenter"], "patch_encoder": models["encoder"], "tracker": models["tracker"]}
-    shelf = write_shelf(samples)
+def write_samples(samples):
+    """Drawn photos and a clip."""
+    write_shelf(samples)
     write_clip(samples / "clip.mp4")
     save_image(samples / "photo.png", Clip(1)[0].repeat(4, 0).repeat(4, 1))
-    scene = write_photos(samples / "scene")
+    write_photos(samples / "scene")
+    return samples
+
+
+def make_jobs(samples, seconds=0.0, patch=setattr):
+    """What makes the job of each page; the examples lie in ``samples``."""
+    models = {"segmenter": FakePointSegmenter(), "encoder": FakePatchEncoder(), "tracker": FakeTracker(seconds)}
+    loaded = {"segmenter": models["segmenter"], "patch_encoder": models["encoder"], "tracker": models["tracker"]}
+    shelf, scene = (sorted(samples.glob(names)) for names in ("photo ?.png", "scene/*.png"))
     patch(Job, "load", lambda self, task: loaded[task])
     patch(jobs, "sample", lambda name: samples / name)
     patch(PhotoJob, "example", ("photo.png", (60.0, 82.0), "disc"))
@@ -76,7 +81,7 @@ def main(folder, port, seconds=0.0, shared="no"):
 
     folder = Path(folder)
     serving = Serving(port=int(port), folder=folder / "app", shared=shared == "shared", keep=True)
-    with starting(serving, make_jobs(folder, float(seconds))) as application:
+    with starting(serving, make_jobs(write_samples(folder / "samples"), float(seconds))) as application:
         uvicorn.run(application, host=serving.host, port=serving.port, log_level="warning")
 
 

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from app_models import make_jobs, write_clip
+from app_models import make_jobs, write_clip, write_samples
 from fake_tracker import Clip
 from page_models import without_networks
 
@@ -27,18 +27,23 @@ def workers():
     made.close()
 
 
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return write_samples(tmp_path_factory.mktemp("app") / "samples")
+
+
 @pytest.fixture
-def make(tmp_path, workers, monkeypatch):
+def make(tmp_path, workers, monkeypatch, samples):
     """A job of a page; the same folder goes on."""
     monkeypatch.setattr("page_models.without_networks", lambda: without_networks(monkeypatch.setattr))
-    made = make_jobs(tmp_path, patch=monkeypatch.setattr)
+    made = make_jobs(samples, patch=monkeypatch.setattr)
     opened = []
 
     def job(page, folder=None):
         opened.append(made[page](folder or tmp_path / "work" / page, workers))
         return finished(opened[-1])
 
-    job.samples = tmp_path / "samples"
+    job.samples = samples
     yield job
     for each in opened:
         each.close()
@@ -72,7 +77,12 @@ def test_the_example_gives_a_result_and_a_zip_and_goes_on_in_another_process(mak
     job.pack()
     finished(job)
     names = zipfile.ZipFile(job.download.path).namelist()
-    wanted = {"photo": "_cutout.png", "clip": "00000.png", "products": "annotations.json", "multiview": "results.csv"}
+    wanted = {
+        "photo": "_cutout.png",
+        "clip": "00000.png",
+        "products": "annotations.coco.json",
+        "multiview": "results.csv",
+    }
     assert any(name.endswith(wanted[page]) for name in names), names
     job.close()
     again = make(page)
@@ -269,7 +279,9 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path, monkeyp
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
+    bomb = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
+    )
     with pytest.raises(NbHelpersError):
         receive(visits.visit("ann"), "bomb.png", bomb)
     save_image(tmp_path / "a.png", Clip(1)[0])
@@ -377,5 +389,3 @@ def test_a_job_is_the_same_for_all_pages_of_a_visitor(visits):
     jobs = [visit.job("photo", lambda folder: made.append(folder) or object()) for _ in range(2)]
     assert jobs[0] is jobs[1] and made == [visit.folder / "photo"]
     visit.jobs.clear()
-
-

@@ -203,7 +203,6 @@ class ClipJob(Job):
 
     def stop(self) -> None:
         """End the work after the frame in progress."""
-        self.state["follow"] = False
         super().stop()
         if self.session is not None and self.working:
             self.session.cancel()
@@ -247,9 +246,11 @@ class ClipJob(Job):
                 sum(session.state(frame) in ("empty", "outdated") for frame in range(last + 1)),
             )
         self.restart_clock()
-        done = self._track(steps, count)
-        self.state["follow"] = False
-        self.save_state()
+        try:
+            done = self._track(steps, count)
+        finally:  # a process that is killed does not come here
+            self.state["follow"] = False
+            self.save_state()
         self._say_outcome(done)
 
     def _track(self, steps: Iterator[int], count: int) -> int:
@@ -261,6 +262,8 @@ class ClipJob(Job):
                 self.report(done, max(count, 2), f"Following the object: frame {self.frame}")
         finally:
             steps.close()
+        if self._stopping:  # the session ended the steps
+            raise StoppedError
         return done
 
     def _say_outcome(self, done: int) -> None:
@@ -352,7 +355,9 @@ class ProductJob(Job):
     def write_results(self, folder: Path) -> str:
         """Write table, COCO file, masks and cut-outs."""
         if self.session is None or not self.session.results:
-            raise NbHelpersError("there is nothing to download yet", do="press Add and click the product, then press Search")
+            raise NbHelpersError(
+                "there is nothing to download yet", do="press Add and click the product, then press Search"
+            )
         self.session.export(folder)
         return "a table (CSV), a COCO file, a page to look at, and a cut-out of each product"
 

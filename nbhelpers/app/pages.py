@@ -34,7 +34,8 @@ from nbhelpers.widgets.frames import FramesWidget
 from nbhelpers.widgets.gallery import GalleryWidget
 from nbhelpers.widgets.views import ViewsWidget
 
-needs("app", "solara", "reacton", "traitlets", "ipywidgets", "ipycanvas")
+needs("app", "solara", "reacton", "traitlets", "ipyvue", "ipyvuetify")
+needs("widgets", "ipywidgets", "ipycanvas")
 
 log = logging.getLogger(__name__)
 WIDTH = 860  # pixels of the picture

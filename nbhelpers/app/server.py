@@ -134,6 +134,7 @@ def _settle(serving: Serving, folder: Path) -> None:
     """Set what Solara reads from the environment when it is imported."""
     if "solara.server.settings" in sys.modules and os.environ.get("SOLARA_APP") != "nbhelpers.app.pages":
         raise NbHelpersError("Solara is at work in this process already", do="start nbhelpers app in one of its own")
+    needs("app", "solara_assets")
     extensions = folder / "jupyter"
     _offer_ipyevents(extensions)
     os.environ |= {
@@ -263,7 +264,7 @@ class Guard:
             if urlsplit(f"//{host}").hostname not in LOOPBACK:
                 return "These pages are served to this computer alone."
         forwarded = headers.get(b"x-forwarded-host", b"").decode("latin-1")
-        if origin and urlsplit(origin).netloc not in (host, forwarded):
+        if origin and urlsplit(origin).netloc not in {host, forwarded} - {""}:
             return "The request comes from another site."
         return None
 
