@@ -355,9 +355,7 @@ class ProductJob(Job):
     def write_results(self, folder: Path) -> str:
         """Write table, COCO file, masks and cut-outs."""
         if self.session is None or not self.session.results:
-            raise NbHelpersError(
-                "there is nothing to download yet", do="press Add and click the product, then press Search"
-            )
+            raise NbHelpersError("there is nothing to download yet", do="add the product, then press Search")
         self.session.export(folder)
         return "a table (CSV), a COCO file, a page to look at, and a cut-out of each product"
 

@@ -467,9 +467,11 @@ def Save(job: Job):  # noqa: N802
         )
         if download is not None:
             size = download.path.stat().st_size / 1e6 if download.path.is_file() else 0
-            tip = f"{download.content}, {size:.1f} MB"
+            href, tip = f"{_root()}/download/{job.page}/{download.path.name}", f"{download.content}, {size:.1f} MB"
             v.Btn(
-                children=[v.Icon(left=True, children=["mdi-download"]), f"Download ({size:.1f} MB)"], color="primary", href=f"{_root()}/download/{job.page}/{download.path.name}", class_="text-none nbhelpers-download",
+                children=[v.Icon(left=True, children=["mdi-download"]), f"Download ({size:.1f} MB)"], color="primary",
+                href=href,
+                class_="text-none nbhelpers-download",
                 attributes={"title": tip, "download": download.path.name},
             )  # fmt: skip
 
@@ -579,7 +581,8 @@ def Layout(children: list = []):  # noqa: B006, N802
         with v.Html(tag="nav", class_="nbhelpers-nav d-flex flex-wrap align-center px-2 ga-1"):
             for path, text in (("", "Start"), *((page, job.page) for page, job in JOBS.items())):
                 v.Btn(
-                    children=[text.capitalize()], href=f"{_root()}/{path}", small=True, text=here.strip("/") != path, depressed=True, class_="text-none",
+                    children=[text.capitalize()], href=f"{_root()}/{path}", small=True,
+                    text=here.strip("/") != path, depressed=True, class_="text-none",
                     attributes={"title": "All pages" if not path else JOBS[path].title},
                 )  # fmt: skip
             v.Spacer()
