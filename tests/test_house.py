@@ -275,7 +275,7 @@ OLD_PHRASES = re.compile(
 )
 """Phrases that a technical writer would not use, in docstrings, comments, messages and the notebooks' text."""
 
-UNCLEAN = {"core", "weights", "cli", "geometry_fusion"}
+UNCLEAN = {"geometry_fusion"}
 """Rooms that still have old words; remove a room from this set when it is clean."""
 UNCLEAN_NOTEBOOKS = {"06_geometry_fusion"}
 FILE_KEYS = {("rotoscoping", "told")}

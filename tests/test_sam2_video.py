@@ -12,6 +12,7 @@ from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video import Frames
+from nbhelpers.models import adapters
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.sam2_video import tracker as sam2_video
 from nbhelpers.weights import catalog
@@ -146,6 +147,45 @@ def test_lazy_frames_give_bit_for_bit_what_upstream_gives(version, reverse, phot
     theirs.propagate_in_video_preflight(inference)
     inference["output_dict_per_obj"][1 + 0]["non_cond_frame_outputs"].clear()  # what was tracked without the correction
     compare()
+
+
+def test_the_mask_that_is_expected_is_chosen(tracker, clip):
+    model = tracker.model
+    masks = -torch.ones(1, 3, 64, 64)
+    for number in range(3):
+        masks[0, number, 20 * number : 20 * number + 20, :20] = 1
+    ious, rest = torch.tensor([[0.9, 0.5, 0.4]]), torch.zeros(1)
+    outputs = masks, ious, rest, rest
+    assert model._prefer_expected(model.sam_mask_decoder, (), outputs) is None  # nothing is expected: upstream's choice
+    try:
+        model.expected = masks[0, 1] > 0
+        for weight, choice in ((0.0, 0), (0.2, 0), (0.5, 1), (1.0, 1)):
+            model.expectation = weight
+            weighted = model._prefer_expected(model.sam_mask_decoder, (), outputs)[1]
+            assert int(weighted.argmax()) == choice
+            assert model._chosen_iou == pytest.approx(float(ious[0, choice]))
+    finally:
+        model.expected = model._chosen_iou = None
+
+
+def test_expectation_is_off_by_default_and_follows_the_mask_before(tracker, clip):
+    assert tracker.expectation == 0
+    runs = {}
+    for weight in (0.0, 1.0):
+        tracker.expectation = weight
+        state = tracker.open(clip)
+        tracker.add(state, 3, 1, CLICK)
+        tracked = [*tracker.propagate(state, 3, 9), *tracker.propagate(state, 3, 0)]
+        runs[weight] = {t.frame: t.predictions[1] for t in tracked}
+        if weight:
+            expected = tracker._expected(state, 1, 6, 1)
+    tracker.expectation = 0.0
+    assert expected.shape == runs[1.0][5].logits.shape[1:]
+    change = [np.mean((runs[w][5].logits > 0) != (runs[w][4].logits > 0)) for w in (1.0, 0.0)]
+    assert change[0] <= change[1]
+    assert all(0 <= each.scores[0] <= 1 for each in runs[1.0].values())
+    with pytest.raises(NbHelpersError, match="expectation"):
+        sam2_video.Sam2Tracker(tracker.model, "small", "cpu", expectation=2)
 
 
 def test_a_correction_changes_the_right_frames_and_stays(tracker, clip):
@@ -356,7 +396,8 @@ def test_full_memory_goes_on_on_the_cpu(tracker, clip, monkeypatch):
         tracker.add(each, 0, 1, CLICK)
     wanted = logits_of(tracker.propagate(on_cpu, 0, 3))
     monkeypatch.setattr(tracker, "device", "cuda")
-    monkeypatch.setattr(sam2_video, "autocast", lambda device: torch.no_grad())
+    monkeypatch.setattr(adapters, "autocast", lambda *_: torch.no_grad())
+    monkeypatch.setattr(adapters, "half_precision", lambda *_: None)
     state.inference["device"] = torch.device("meta")  # stands for the device that was full
     step = type(tracker.model).step
 
