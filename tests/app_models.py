@@ -14,7 +14,7 @@ from page_models import page_segmenter, write_photos
 
 from nbhelpers.app import jobs
 from nbhelpers.app.job import Job
-from nbhelpers.app.jobs import ClipJob, PhotoJob, ProductJob, SceneJob
+from nbhelpers.app.jobs import ClipTask, PhotoTask, ProductTask, SceneTask
 from nbhelpers.core.images import save_image
 
 FRAMES = 12
@@ -51,9 +51,9 @@ def make_jobs(samples, seconds=0.0, patch=setattr):
     loaded = {"segmenter": models["segmenter"], "patch_encoder": models["encoder"], "tracker": models["tracker"]}
     shelf, scene = (sorted(samples.glob(names)) for names in ("photo ?.png", "scene/*.png"))
     patch(Job, "load", lambda self, task: loaded[task])
-    patch(jobs, "sample", lambda name: samples / name)
-    patch(PhotoJob, "example", ("photo.png", (60.0, 82.0), "disc"))
-    patch(ClipJob, "example", ("clip.mp4", {}, (60.0, 82.0), "disc"))
+    patch(jobs, "sample_file", lambda name: samples / name)
+    patch(PhotoTask, "example", ("photo.png", (60.0, 82.0), "disc"))
+    patch(ClipTask, "example", ("clip.mp4", {}, (60.0, 82.0), "disc"))
 
     def products(self):
         self.take(shelf, lambda: self.session.click(*PRODUCT_AT, view=0))
@@ -63,13 +63,13 @@ def make_jobs(samples, seconds=0.0, patch=setattr):
         self.take(scene, phrase="ball on the left")
         self._find("ball on the left")
 
-    patch(ProductJob, "start_example", products)
-    patch(SceneJob, "start_example", villa)
+    patch(ProductTask, "start_example", products)
+    patch(SceneTask, "start_example", villa)
     return {
-        "photo": PhotoJob,
-        "clip": ClipJob,
-        "products": ProductJob,
-        "multiview": lambda folder, workers: SceneJob(folder, workers, segmenter=page_segmenter()),
+        "photo": PhotoTask,
+        "clip": ClipTask,
+        "products": ProductTask,
+        "multiview": lambda folder, workers: SceneTask(folder, workers, segmenter=page_segmenter()),
     }
 
 

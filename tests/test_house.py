@@ -208,7 +208,7 @@ UPWARD = [
     ("import nbhelpers.segment", "nbhelpers.models.sam2"),
     ("from nbhelpers.plots import show", "nbhelpers.export.masks"),
     ("from nbhelpers.clip_guided import find", "nbhelpers.segment"),
-    ("from nbhelpers.widgets import click", "nbhelpers.cli"),
+    ("from nbhelpers.app import pages", "nbhelpers.widgets.base"),
     ("from nbhelpers import weights", "nbhelpers.core.files"),
     ("from . import weights", "nbhelpers"),
     ("def f():\n    from ..models.load import load", "nbhelpers.core.files"),

@@ -24,7 +24,7 @@ FORMAT = "nbhelpers page 1"
 STORED = (".png", ".jpg", ".mov", ".mp4", ".webm", ".glb")  # compressed already
 
 
-class StoppedError(Exception):
+class StopWorkError(Exception):
     """Ends work from within, after the step in progress."""
 
 
@@ -282,10 +282,10 @@ class Job:
         """Show how far the work is; ends it if the visitor has pressed Stop.
 
         Raises:
-            StoppedError: the visitor has pressed Stop.
+            StopWorkError: the visitor has pressed Stop.
         """
         if self._stopping:
-            raise StoppedError
+            raise StopWorkError
         fraction = min(done / total, 1.0) if total > 1 else None
         passed = time.monotonic() - self._began
         left = passed * (1 - fraction) / fraction if fraction and done >= 1 and passed > 2 else None
@@ -367,7 +367,7 @@ class Job:
         self.changed()
         with self._ending():
             if self._stopping:
-                raise StoppedError
+                raise StopWorkError
             work()
 
     @contextlib.contextmanager
@@ -375,7 +375,7 @@ class Job:
         """Show how work ended."""
         try:
             yield
-        except StoppedError:
+        except StopWorkError:
             self.progress = None
             self.say("Stopped. What was finished is kept.")
         except Exception as error:

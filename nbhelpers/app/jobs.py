@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nbhelpers.app.job import Job, Notice, StoppedError, Workers
+from nbhelpers.app.job import Job, Notice, StopWorkError, Workers
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import IMAGE_SUFFIXES
 from nbhelpers.core.images import save_image
@@ -37,14 +37,14 @@ MATTES = {  # name of an export: its text, and what it is
 }
 
 
-def sample(name: str) -> Path:
+def sample_file(name: str) -> Path:
     """A sample file."""
     from nbhelpers.weights.cache import sample as fetched
 
     return fetched(name, progress=False)
 
 
-class PhotoJob(Job):
+class PhotoTask(Job):
     """Click objects in photos, download cut-outs.
 
     Attributes:
@@ -80,7 +80,7 @@ class PhotoJob(Job):
             self.session.rename_object(self.session.active, what)
             self.session.click(*point)
 
-        self.take([sample(name)], first)
+        self.take([sample_file(name)], first)
         self.say(f"The {what} was cut out with one click. Click on to correct it, or download the cut-out.")
 
     def show(self, index: int) -> None:
@@ -138,7 +138,7 @@ class PhotoJob(Job):
         self.say(f"Click the object that you want to cut out.{many}")
 
 
-class ClipJob(Job):
+class ClipTask(Job):
     """Click an object in a clip, follow it, correct it, download mattes.
 
     Attributes:
@@ -188,7 +188,7 @@ class ClipJob(Job):
             self.report(0, 1, "Looking at the first frame")
             self.session.click(*point, frame=0)
 
-        self.take([sample(name)], first, part=part)
+        self.take([sample_file(name)], first, part=part)
         self._follow("forward")
 
     def follow(self, direction: str = "all") -> None:
@@ -263,7 +263,7 @@ class ClipJob(Job):
         finally:
             steps.close()
         if self._stopping:  # the session ended the steps
-            raise StoppedError
+            raise StopWorkError
         return done
 
     def _say_outcome(self, done: int) -> None:
@@ -281,7 +281,7 @@ class ClipJob(Job):
         self.say(text, why)
 
 
-class ProductJob(Job):
+class ProductTask(Job):
     """Click a product once, find it in all photos, confirm or reject, download a table and cut-outs.
 
     Attributes:
@@ -329,7 +329,7 @@ class ProductJob(Job):
     def start_example(self) -> None:
         """A printed box among other things."""
         clip, count, others, point = self.example
-        frames, folder = Frames(sample(clip)), self.folder / "example"
+        frames, folder = Frames(sample_file(clip)), self.folder / "example"
         files = [
             save_image(folder / f"box_{number}.png", frames[int(index)])
             for number, index in enumerate(np.linspace(0, len(frames) - 1, count).round())
@@ -339,7 +339,7 @@ class ProductJob(Job):
             self.report(0, 1, "Looking at the product")
             self.session.click(*point, view=0)
 
-        self.take([*files, *(sample(name) for name in others)], first)
+        self.take([*files, *(sample_file(name) for name in others)], first)
         self._find()
 
     def find(self) -> None:
@@ -379,7 +379,7 @@ class ProductJob(Job):
         self.restart_clock()
         try:
             session.search(on_photo=on_photo)
-        except StoppedError:
+        except StopWorkError:
             session.update_matches()
             raise
         self._say_outcome()
@@ -395,7 +395,7 @@ class ProductJob(Job):
         self.say(text, details)
 
 
-class SceneJob(Job):
+class SceneTask(Job):
     """The same object in photos from several sides, from a phrase or a click.
 
     Attributes:
@@ -426,7 +426,7 @@ class SceneJob(Job):
     def open_files(self, files: Sequence[Path]) -> None:
         """Open photos, or take them from a video; clicks of before are restored."""
         paths, prompts = photo_files(files[0] if len(files) == 1 else files, self.room / "frames"), self._prompts
-        scene = read_scene(sample(self.state["cameras"]), paths) if "cameras" in self.state else None
+        scene = read_scene(sample_file(self.state["cameras"]), paths) if "cameras" in self.state else None
         photos = Photos(paths, self.segmenter.model("segmenter"))
         session = ViewsSession(photos, scene, log=PromptLog.open(prompts) if prompts.is_file() else None)
         self.paths, self.result = paths, None
@@ -445,7 +445,7 @@ class SceneJob(Job):
     def start_example(self) -> None:
         """A villa from five sides, and a tower."""
         name, count, cameras, phrase = self.example
-        self.take([sample(name.format(number)) for number in range(1, count + 1)], phrase=phrase, cameras=cameras)
+        self.take([sample_file(name.format(number)) for number in range(1, count + 1)], phrase=phrase, cameras=cameras)
         self._find(phrase)
 
     def find(self, phrase: str) -> None:
@@ -500,7 +500,7 @@ class SceneJob(Job):
             result = MultiviewResult(session, views, None, "object", views.notes)
         self.result, self.phrase, self.state["phrase"] = result, phrase, phrase
         self.save_state()
-        self.notice = _told(result)
+        self.notice = _notice_of(result)
         self.changed()
 
     def _show(self, session: ViewsSession) -> None:
@@ -514,7 +514,7 @@ class SceneJob(Job):
         self.session = session
 
 
-def _told(result: MultiviewResult) -> Notice:
+def _notice_of(result: MultiviewResult) -> Notice:
     """The result of a scene in plain words."""
     found = [view for view in result if view.found]
     text = f"The {result.name} was found in {len(found)} of {len(result)} photos."
@@ -535,5 +535,5 @@ def _told(result: MultiviewResult) -> Notice:
     return Notice(text, (*details, *(f"Note: {note}" for note in result.notes)))
 
 
-JOBS = {job.page: job for job in (PhotoJob, ClipJob, ProductJob, SceneJob)}
+JOBS = {job.page: job for job in (PhotoTask, ClipTask, ProductTask, SceneTask)}
 """The jobs by the name of their page."""

@@ -20,7 +20,7 @@ from solara.server import kernel_context
 from traitlets import Undefined
 
 from nbhelpers.app.job import Job, Workers
-from nbhelpers.app.jobs import JOBS, MATTES, ClipJob, PhotoJob, ProductJob, SceneJob
+from nbhelpers.app.jobs import JOBS, MATTES, ClipTask, PhotoTask, ProductTask, SceneTask
 from nbhelpers.app.visits import Visit, Visits
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit, photos
@@ -123,7 +123,7 @@ class OnPage(SessionWidget):
 class PageClick(OnPage, ClickWidget):
     """The click widget on a page."""
 
-    def __init__(self, job: PhotoJob):
+    def __init__(self, job: PhotoTask):
         super().__init__(job, job.session, width=WIDTH)
         self.children = [row for row in self.children if row is not self.files]
         close_all(self.files)
@@ -133,7 +133,7 @@ class PageClick(OnPage, ClickWidget):
 class PageFrames(OnPage, FramesWidget):
     """The frames widget on a page; the job follows the objects, so that a reload does not end it."""
 
-    def __init__(self, job: ClipJob):
+    def __init__(self, job: ClipTask):
         super().__init__(job, job.session, width=WIDTH)
         panels = next(row for row in self.children if isinstance(row, Panels))
         toggle = panels.toggles.pop("Export")
@@ -182,7 +182,7 @@ class PageFrames(OnPage, FramesWidget):
 class PageGallery(OnPage, GalleryWidget):
     """The gallery on a page; the job searches, with a bar and a stop button."""
 
-    def __init__(self, job: ProductJob):
+    def __init__(self, job: ProductTask):
         super().__init__(job, job.session, across=3)
         last = self.threshold  # below the photos: few need it
         self.children = [*(row for row in self.children if row is not last), last]
@@ -204,7 +204,7 @@ class PageGallery(OnPage, GalleryWidget):
 class PageViews(OnPage, ViewsWidget):
     """The views widget on a page; the job solves, with a bar and a stop button."""
 
-    def __init__(self, job: SceneJob):
+    def __init__(self, job: SceneTask):
         super().__init__(job, job.session, width=WIDTH)
         self.place_beside(self.stage.screen.widget, self.status)
 
@@ -220,7 +220,7 @@ def close_all(*parts: widgets.Widget) -> None:
         part.close()
 
 
-WIDGETS = {PhotoJob: PageClick, ClipJob: PageFrames, ProductJob: PageGallery, SceneJob: PageViews}
+WIDGETS = {PhotoTask: PageClick, ClipTask: PageFrames, ProductTask: PageGallery, SceneTask: PageViews}
 
 
 @solara.component_vue("upload.vue")
@@ -303,7 +303,7 @@ def JobPage(visit: Visit, job: Job, local: bool):  # noqa: N802
                 Button("Start over", tip, lambda: _start_over(visit, job),
                        "mdi-delete", job.working)  # fmt: skip
         Work(job)
-        Told(job)
+        NoticeBar(job)
         if job.is_open and job.session is not None:
             Stage(job)
 
@@ -367,7 +367,7 @@ def Work(job: Job):  # noqa: N802
 
 
 @solara.component
-def Told(job: Job):  # noqa: N802
+def NoticeBar(job: Job):  # noqa: N802
     """What the page says, with details folded."""
     use_changes(job)
     notice = job.notice
@@ -399,19 +399,19 @@ def Stage(job: Job):  # noqa: N802
         return end
 
     solara.use_effect(close, [widget])
-    if isinstance(job, SceneJob):
+    if isinstance(job, SceneTask):
         Phrase(job)
-    if isinstance(job, PhotoJob) and len(job.files) > 1:
+    if isinstance(job, PhotoTask) and len(job.files) > 1:
         names = [f"{number}: {path.name}" for number, path in enumerate(job.files, 1)]
         solara.Select("Photo", names, names[job.index], on_value=lambda name: job.show(names.index(name)))
     v.Html(tag="div", children=[widget])
-    if isinstance(job, SceneJob) and job.result is not None:
+    if isinstance(job, SceneTask) and job.result is not None:
         Overview(job)
     Save(job)
 
 
 @solara.component
-def Phrase(job: SceneJob):  # noqa: N802
+def Phrase(job: SceneTask):  # noqa: N802
     """What to look for, in words."""
     use_changes(job)
     phrase, set_phrase = solara.use_state(job.phrase)
@@ -436,7 +436,7 @@ def Phrase(job: SceneJob):  # noqa: N802
 
 
 @solara.component
-def Overview(job: SceneJob):  # noqa: N802
+def Overview(job: SceneTask):  # noqa: N802
     """The object in all photos, side by side, and in space."""
     result = job.result
 
@@ -459,7 +459,7 @@ def Save(job: Job):  # noqa: N802
     use_changes(job)
     download = job.download
     with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center"):
-        if isinstance(job, ClipJob):
+        if isinstance(job, ClipTask):
             with solara.Row(gap="16px", style="flex-wrap: wrap; align-items: center"):
                 Formats(job)
         Button(
@@ -477,7 +477,7 @@ def Save(job: Job):  # noqa: N802
 
 
 @solara.component
-def Formats(job: ClipJob):  # noqa: N802
+def Formats(job: ClipTask):  # noqa: N802
     """Which files a clip is written as."""
     chosen, set_chosen = solara.use_state(list(job.formats))
 

@@ -230,7 +230,7 @@ def _application(serving: Serving, visits: Visits) -> Any:
 
 
 class Guard:
-    """Refuses requests that other pages of a browser, or a proxy that nobody told of, would make; sets `POLICY`.
+    """Refuses requests that other pages of a browser, or an unexpected proxy, would make; sets `POLICY`.
 
     Args:
         app: the ASGI application behind it.
