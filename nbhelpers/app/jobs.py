@@ -295,7 +295,7 @@ class ProductTask(Job):
         "Download the table and the cut-outs.",
     )
     accept, upload = PHOTO_TYPES, "Photos"
-    example = ("box.mp4", 3, ("coffee.png", "chelsea.png"), (450.0, 85.0))
+    example = ("box.mp4", 3, ("coffee.png",), (450.0, 85.0))
 
     def __init__(self, folder: Path, workers: Workers, models: str | None = None):
         self.session: ProductSession | None = None
