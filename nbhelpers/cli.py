@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nbhelpers.app.commands import app as pages
 from nbhelpers.benchmarks.commands import app as benchmarks
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import parse_point
@@ -30,6 +31,7 @@ app.add_typer(rotoscoping, name="rotoscoping")
 app.add_typer(product_matching, name="product-matching")
 app.add_typer(geometry_fusion, name="geometry-fusion")
 app.command()(multiview)
+app.command("app")(pages)
 
 
 @app.command()

@@ -86,7 +86,8 @@ class LabelPropagation:
         segmenter: a SAM 2 segmenter, or another with three levels of features.
         name: catalog name.
         distractors: track what resembles an object beside it, to keep them apart; see
-            `nbhelpers.models.label_propagation.identity`. Without, and with a fusion, features alone decide.
+            `nbhelpers.models.label_propagation.identity`. Without, and beside a fusion that separates instances by
+            their places, features alone decide.
     """
 
     kept = None  # the masks of all tracked frames are kept, even after further prompts
@@ -332,7 +333,7 @@ class LabelPropagation:
         """
         track = state.tracks[object_id]
         anchors = track.nearest(frame, MAX_ANCHORS)
-        if self.distractors and state.fusion is None:
+        if self._tracks_distractors(state):
             for index in anchors:
                 self._search(state, object_id, index)
         memory = [track.anchors[index].memory for index in anchors]
@@ -358,7 +359,7 @@ class LabelPropagation:
         probability = votes.probability
         distractors: list[tuple[Instance | None, np.ndarray]] = []
         own = None
-        if self.distractors and state.fusion is None and source is not None:
+        if self._tracks_distractors(state) and source is not None:
             own = track.instance(frame, step, source, [keys.frame for keys in memory])
             if own is not None:
                 probability, distractors, center = self._among_distractors(
@@ -386,6 +387,10 @@ class LabelPropagation:
         ]
         most, number = max(others, default=(0.0, 0))
         return logits, soft_iou(inside, probability), (distractors[number][1], most) if others else None
+
+    def _tracks_distractors(self, state: PropagationState) -> bool:
+        """Whether distractors are tracked: not beside a fusion that separates instances by their places."""
+        return self.distractors and (state.fusion is None or not state.fusion.separates_instances)
 
     def _search(self, state: PropagationState, object_id: int, frame: int) -> None:
         """Find the distractors of an object on a prompted frame, once; its memory then votes for all of them."""
