@@ -266,9 +266,8 @@ class GeometryTracker:
         state = GeometryState(frames, self.tracker.open(frames))
         if self.max_motion < 1:
             motion = flow_motion(frames)
-            if motion.compared:
-                state.motion = motion
-            if motion.fraction > self.max_motion:
+            state.motion = motion if motion.compared else Motion(1.0, 0)
+            if state.motion.fraction > self.max_motion:
                 self._without(state, _told(motion, "the cells are", self.max_motion))
         return state
 
@@ -312,8 +311,8 @@ class GeometryTracker:
             return None, "no cell has geometry"
         if self.max_motion < 1:
             points = point_motion(frames, geometry)
-            found = [each for each in (state.motion, points) if each is not None and each.compared]
-            state.motion = max(found, key=lambda each: each.fraction, default=Motion(1.0, 0))
+            if state.motion is None or points.fraction > state.motion.fraction:
+                state.motion = points
             if state.motion.fraction > self.max_motion:
                 return None, _told(state.motion, "the cells are", self.max_motion)
         return geometry, "; ".join(geometry.notes)
