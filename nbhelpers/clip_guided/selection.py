@@ -16,6 +16,7 @@ from nbhelpers.clip_guided.placement import ClassGrid, PromptPlacement, add_unco
 from nbhelpers.clip_guided.values import ClipGuidedSettings, Conflict
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.masks import box_of, components, distinct, intersections, is_group, ranked_pairs, view_logits
+from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import ClassMap, Embedding, Prediction
 
@@ -38,7 +39,7 @@ class MaskProposal:
     Attributes:
         logits: on the segmenter's grid; 16 bits suffice for the sign and the slope at the boundary.
         class_id: index into the class map's names.
-        candidate: 1, 2 or 3 for a point; 0 for a box.
+        candidate: 1, 2 or 3 for a point; 0 for a box, of the detector or around the point's region.
         predicted_iou: of the segmenter.
         agreement: for a point, the mean relative probability of the class over the mask; for a box, its calibrated
             probability; 0 to 1.
@@ -70,6 +71,7 @@ class Prompted:
         grid: the class map on the grid of the masks.
         shape: a prediction of this photo, for its size and extent.
         seconds: spent on selection and placement, not on the decoder.
+        region_boxes: number of regions of which the box was prompted as well.
     """
 
     placement: PromptPlacement
@@ -77,6 +79,7 @@ class Prompted:
     grid: ClassGrid
     shape: Prediction
     seconds: float
+    region_boxes: int = 0
 
     @property
     def cell(self) -> float:
@@ -121,6 +124,7 @@ def prompt(
     if shape is not None:
         selector.start(shape)
     points: list[MaskProposal] = []
+    region_boxes = 0
     for number in range(settings.rounds if settings.placement == "deepest" else 1):
         if number:
             started = time.perf_counter()
@@ -141,11 +145,42 @@ def prompt(
             )
             height, width = selector.grid.size
             for index, score in enumerate(prediction.scores.tolist()):
-                class_id, candidate, agreement = selector.selected[start + index]
+                class_id, candidate, agreement, _ = selector.selected[start + index]
                 logits = prediction.logits[index, :height, :width].astype(np.float16)
                 points.append(MaskProposal(logits, class_id, candidate, score, agreement))
             shape = replace(prediction, logits=prediction.logits[:1], scores=prediction.scores[:1], choice=0)
-    return Prompted(selector.placement, (*points, *boxes), selector.grid, shape, selector.seconds)
+        if not number and settings.placement == "deepest":
+            region_boxes = _prompt_region_boxes(segmenter, embedding, selector, wanted, points)
+    return Prompted(selector.placement, (*points, *boxes), selector.grid, shape, selector.seconds, region_boxes)
+
+
+def _prompt_region_boxes(
+    segmenter: Segmenter,
+    embedding: Embedding,
+    selector: CandidateSelector,
+    wanted: dict[int, bool],
+    points: list[MaskProposal],
+) -> int:
+    """Prompt with the box of each countable region of several points; its mask replaces that of the first if better.
+
+    A point selects a surface of uniform colour, the box a whole object of many parts. Returns the number of boxes.
+    """
+    ids, first, count = np.unique(selector.placement.region_ids, return_index=True, return_counts=True)
+    regions = [
+        (region, number)
+        for region, number in zip(ids[count > 1].tolist(), first[count > 1].tolist(), strict=True)
+        if not wanted[points[number].class_id]
+    ]
+    for region, number in regions:
+        box = np.clip(selector.region_box(region), 0, [side - 1 for side in embedding.size[::-1]] * 2)
+        prediction = segmenter.predict(embedding, Prompt(box=box))
+        if selector.replaces(number, prediction):
+            height, width = selector.grid.size
+            class_id, candidate, agreement, _ = selector.selected[number]
+            logits = prediction.logits[prediction.choice, :height, :width].astype(np.float16)
+            score = float(prediction.scores[prediction.choice])
+            points[number] = MaskProposal(logits, class_id, candidate, score, agreement)
+    return len(regions)
 
 
 class CandidateSelector:
@@ -160,8 +195,8 @@ class CandidateSelector:
     def __init__(self, class_map: ClassMap, placement: PromptPlacement):
         self.placement = placement
         """Points may be added; the regions do not change."""
-        self.selected: dict[int, tuple[int, int, float]] = {}
-        """Point -> class, candidate and agreement."""
+        self.selected: dict[int, tuple[int, int, float, float]] = {}
+        """Point -> class, candidate (0: the box of its region), agreement and quality."""
         self.seconds = 0.0
         self._class_map = class_map
         self._grid: ClassGrid | None = None
@@ -183,6 +218,36 @@ class CandidateSelector:
         """Index of the candidate for point ``number``."""
         started = time.perf_counter()
         self.start(candidates)
+        qualities, agreements = self._qualities(number, candidates)
+        best = int(qualities.argmax())
+        class_id = int(self.placement.class_ids[number])
+        self.selected[number] = class_id, best + 1, agreements[best], float(qualities[best])
+        self.seconds += time.perf_counter() - started
+        return best
+
+    def replaces(self, number: int, prediction: Prediction) -> bool:
+        """Whether the choice of a prediction for the box of a point's region is better than the point's own mask."""
+        one = replace(
+            prediction,
+            logits=prediction.logits[prediction.choice][None],
+            scores=prediction.scores[[prediction.choice]],
+            choice=0,
+        )
+        (quality,), (agreement,) = self._qualities(number, one)
+        class_id, _, _, best = self.selected[number]
+        if quality <= best:
+            return False
+        self.selected[number] = class_id, 0, agreement, float(quality)
+        return True
+
+    def region_box(self, region: int) -> tuple[float, float, float, float]:
+        """The bounding box of a region in pixels of the photo."""
+        box = np.array(box_of(self.placement.numbers == region), float)
+        height, width = self.placement.numbers.shape
+        return tuple((box * np.tile([self.placement.size[1] / width, self.placement.size[0] / height], 2)).tolist())
+
+    def _qualities(self, number: int, candidates: Prediction) -> tuple[np.ndarray, list[float]]:
+        """Quality and agreement of each candidate."""
         height, width = self._grid.size
         masks = candidates.logits[:, :height, :width] > 0
         class_id, region = int(self.placement.class_ids[number]), int(self.placement.region_ids[number])
@@ -190,11 +255,7 @@ class CandidateSelector:
         agreements = [mean_inside(relative, mask) for mask in masks]
         covers = [np.count_nonzero(mask & inside) / max(1, self._areas[region]) for mask in masks]
         connected = [self._connected(number, mask, candidates.size) for mask in masks]
-        quality = candidates.scores * np.array(agreements) * np.power(covers, WHOLE) * np.sqrt(connected)
-        best = int(quality.argmax())
-        self.selected[number] = class_id, best + 1, agreements[best]
-        self.seconds += time.perf_counter() - started
-        return best
+        return candidates.scores * np.array(agreements) * np.power(covers, WHOLE) * np.sqrt(connected), agreements
 
     def _connected(self, number: int, mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> float:
         """Fraction of a mask that is connected to its point; 0 where the point is outside."""

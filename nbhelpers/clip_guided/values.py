@@ -163,7 +163,7 @@ class PlacedPrompt:
         point: ``(x, y)`` pixels of the photo; for a box, the maximum of the distance transform of its mask.
         class_id: index into the class map's names.
         region: index of the region that contains it; -1 for a box.
-        candidate: the selected candidate mask: 1, 2 or 3; 0 for a box.
+        candidate: the selected candidate mask: 1, 2 or 3; 0 for a box, of the detector or around the region.
         score: predicted IoU.
         agreement: mean relative probability of the class over the mask, 0 to 1; for a box, its probability.
         instance: index of the instance it belongs to; -1 for none.
@@ -237,7 +237,7 @@ class Budget:
     """Number of prompts and run time of a result.
 
     Attributes:
-        prompts: number of points and boxes.
+        prompts: number of points and boxes; those around regions are included.
         regions: number of confident regions.
         text: seconds of the text encoder.
         detector: seconds of the detector.
