@@ -71,11 +71,11 @@ def segment(
         ((480, 640), ('cat 1', 'sofa', 'cat 2', 'lamp'))
 
     The detector's boxes and the text encoder's class map are fused into one class map. The segmenter predicts a mask
-    for each box. Confident regions outside the boxes' masks are prompted with points on the same embedding, and for
-    each point the candidate mask that agrees best with the class map is selected; for a region of several points the
-    mask of its box is a candidate as well. Duplicates within a class are merged,
-    and overlapping pixels are assigned to the more confident instance. Uncovered confident areas are prompted again.
-    Finally, each instance that only the text encoder found is verified by its crop, which may change its class.
+    for each box. Each confident region outside the boxes' masks is prompted with a point and with its bounding box on
+    the same embedding, and of their masks the one that agrees best with the class map is selected. Duplicates within a
+    class are merged, and overlapping pixels are assigned to the more confident instance. Uncovered confident areas are
+    prompted again. Finally, each instance that only the text encoder found is verified by its crop, which may change
+    its class.
 
     Args:
         image: RGB, or the path of an image file.

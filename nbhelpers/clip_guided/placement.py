@@ -16,7 +16,6 @@ from nbhelpers.models.values import ClassMap
 WORKING_SIDE = 384  # cells of the longer side of the grid in which points are placed
 MAX_COVERED = 0.2  # fraction of a cell covered by boxes' masks, from which it gets no point
 MIN_DEPTH = 2.0  # cells; uncovered rims along the boundary of a mask are thinner
-FIRST_ROUND_FRACTION = 0.5  # of the points, if more rounds follow
 SPACING_FACTOR = 1.25  # by which the spacing grows until there are few enough points
 
 
@@ -110,7 +109,7 @@ def place(
     covered: Bool[np.ndarray, "ch cw"] | None = None,
     found: frozenset[int] = frozenset(),
 ) -> PromptPlacement:
-    """Place points in the confident regions of a class map.
+    """Place points in the confident regions of a class map: one each if more rounds follow.
 
     Args:
         class_map: of the photo.
@@ -146,10 +145,7 @@ def place(
                 )
     spacing = max(2.0, settings.spacing * max(size))
     points = _points(parts, spacing, settings)
-    most = settings.max_prompts * (
-        FIRST_ROUND_FRACTION if settings.rounds > 1 and settings.placement == "deepest" else 1
-    )
-    while sum(map(len, points)) > most and spacing < max(size):
+    while sum(map(len, points)) > settings.max_prompts and spacing < max(size):
         spacing *= SPACING_FACTOR
         points = _points(parts, spacing, settings)
     regions = [
@@ -247,7 +243,8 @@ def _points(parts: list[tuple[int, np.ndarray]], spacing: float, settings: ClipG
             return [centroid_point(part) for _, part in parts]
         case "regular":
             return [regular_points(part, spacing) for _, part in parts]
-    return [_cropped_points(part, spacing, settings.max_prompts) for _, part in parts]
+    most = settings.max_prompts if settings.rounds == 1 else 1  # later rounds add points in what is not covered then
+    return [_cropped_points(part, spacing, most) for _, part in parts]
 
 
 def _cropped_points(part: Bool[np.ndarray, "h w"], spacing: float, most: int) -> Int[np.ndarray, "k 2"]:

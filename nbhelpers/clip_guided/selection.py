@@ -161,16 +161,13 @@ def _prompt_region_boxes(
     wanted: dict[int, bool],
     points: list[MaskProposal],
 ) -> int:
-    """Prompt with the box of each countable region of several points; its mask replaces that of the first if better.
+    """Prompt with the box of each countable region; its mask replaces that of the region's first point if better.
 
     A point selects a surface of uniform colour, the box a whole object of many parts. Returns the number of boxes.
     """
-    ids, first, count = np.unique(selector.placement.region_ids, return_index=True, return_counts=True)
-    regions = [
-        (region, number)
-        for region, number in zip(ids[count > 1].tolist(), first[count > 1].tolist(), strict=True)
-        if not wanted[points[number].class_id]
-    ]
+    ids, first = np.unique(selector.placement.region_ids, return_index=True)
+    pairs = zip(ids.tolist(), first.tolist(), strict=True)
+    regions = [(region, number) for region, number in pairs if not wanted[points[number].class_id]]
     for region, number in regions:
         box = np.clip(selector.region_box(region), 0, [side - 1 for side in embedding.size[::-1]] * 2)
         prediction = segmenter.predict(embedding, Prompt(box=box))

@@ -34,7 +34,7 @@ class ClipGuidedSettings:
         exclude: classes that compete but are not segmented.
         stuff: classes without instances, each merged into one region; None for `nbhelpers.core.vocabulary.STUFF`.
         lower: whether to lower the confidence if nothing is found; a note reports it.
-        max_prompts: maximum number of points; the spacing is increased until it holds.
+        max_prompts: maximum number of points, boxes not counted; the spacing is increased until it holds.
         spacing: minimum distance of two points in one region, as a fraction of the photo's longer side.
         placement: ``deepest``: the maximum of the distance transform of each region; for comparison ``centroid``,
             ``regular`` (a lattice inside each region), and ``grid`` (64 x 64 over the whole photo).
