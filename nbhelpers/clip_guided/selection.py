@@ -28,6 +28,7 @@ MIN_AGREEMENT = 0.5  # with the class map
 PART_INSIDE = 0.8  # fraction of a mask inside a larger one of its class, from which it is a part of it
 WHOLE = 0.25  # exponent of the coverage by which a whole is preferred to its part
 BOX_OVERLAP = 0.3  # intersection with a box's mask of its class, over the smaller, from which a point's mask is dropped
+MAX_REGION_BOX = 0.8  # of the photo, from which the box of a region selects anything
 MIN_KEPT = 0.25  # fraction of its mask that an instance must keep in conflicts
 MAX_DENSE_BYTES = 1 << 28  # instances with larger masks in total are stored as compact masks
 
@@ -161,23 +162,28 @@ def _prompt_region_boxes(
     wanted: dict[int, bool],
     points: list[MaskProposal],
 ) -> int:
-    """Prompt with the box of each countable region; its mask replaces that of the region's first point if better.
+    """Prompt with the box of each countable region; a better mask that contains that of the first point replaces it.
 
     A point selects a surface of uniform colour, the box a whole object of many parts. Returns the number of boxes.
     """
-    ids, first = np.unique(selector.placement.region_ids, return_index=True)
-    pairs = zip(ids.tolist(), first.tolist(), strict=True)
-    regions = [(region, number) for region, number in pairs if not wanted[points[number].class_id]]
-    for region, number in regions:
-        box = np.clip(selector.region_box(region), 0, [side - 1 for side in embedding.size[::-1]] * 2)
-        prediction = segmenter.predict(embedding, Prompt(box=box))
-        if selector.replaces(number, prediction):
-            height, width = selector.grid.size
+    count, (height, width) = 0, selector.grid.size
+    regions, first = np.unique(selector.placement.region_ids, return_index=True)
+    for region, number in zip(regions.tolist(), first.tolist(), strict=True):
+        box = selector.region_box(region)
+        if wanted[points[number].class_id] or np.prod(box[2:] - box[:2]) >= MAX_REGION_BOX * np.prod(embedding.size):
+            continue
+        found = segmenter.predict(embedding, Prompt(box=box))
+        found = replace(found, logits=found.logits[[found.choice]], scores=found.scores[[found.choice]], choice=0)
+        count += 1
+        logits, own = found.logits[0, :height, :width], points[number].logits > 0
+        if np.count_nonzero(own & (logits > 0)) >= PART_INSIDE * np.count_nonzero(own) and selector.improves(
+            number, found
+        ):
             class_id, candidate, agreement, _ = selector.selected[number]
-            logits = prediction.logits[prediction.choice, :height, :width].astype(np.float16)
-            score = float(prediction.scores[prediction.choice])
-            points[number] = MaskProposal(logits, class_id, candidate, score, agreement)
-    return len(regions)
+            points[number] = MaskProposal(
+                logits.astype(np.float16), class_id, candidate, float(found.scores[0]), agreement
+            )
+    return count
 
 
 class CandidateSelector:
@@ -222,26 +228,19 @@ class CandidateSelector:
         self.seconds += time.perf_counter() - started
         return best
 
-    def replaces(self, number: int, prediction: Prediction) -> bool:
-        """Whether the choice of a prediction for the box of a point's region is better than the point's own mask."""
-        one = replace(
-            prediction,
-            logits=prediction.logits[prediction.choice][None],
-            scores=prediction.scores[[prediction.choice]],
-            choice=0,
-        )
-        (quality,), (agreement,) = self._qualities(number, one)
+    def improves(self, number: int, found: Prediction) -> bool:
+        """Whether a prediction for the box of a point's region is better than the point's own mask; it is selected."""
+        (quality,), (agreement,) = self._qualities(number, found)
         class_id, _, _, best = self.selected[number]
-        if quality <= best:
-            return False
-        self.selected[number] = class_id, 0, agreement, float(quality)
-        return True
+        if quality > best:
+            self.selected[number] = class_id, 0, agreement, float(quality)
+        return bool(quality > best)
 
-    def region_box(self, region: int) -> tuple[float, float, float, float]:
-        """The bounding box of a region in pixels of the photo."""
+    def region_box(self, region: int) -> Float[np.ndarray, 4]:
+        """The bounding box of a region in pixels of the photo, inside it."""
         box = np.array(box_of(self.placement.numbers == region), float)
-        height, width = self.placement.numbers.shape
-        return tuple((box * np.tile([self.placement.size[1] / width, self.placement.size[0] / height], 2)).tolist())
+        scale = np.array(self.placement.size[::-1]) / self.placement.numbers.shape[::-1]
+        return np.clip(box * np.tile(scale, 2), 0, np.tile(np.array(self.placement.size[::-1]) - 1, 2))
 
     def _qualities(self, number: int, candidates: Prediction) -> tuple[np.ndarray, list[float]]:
         """Quality and agreement of each candidate."""
