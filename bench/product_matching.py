@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 
 from nbhelpers import ProductSession, load, sample
-from nbhelpers.benchmarks.synthetic_products import backgrounds, sample_cut_outs, synthetic_photos
+from nbhelpers.benchmarks.products import backgrounds, sample_cut_outs, synthetic_photos
 from nbhelpers.core.files import sha256
 from nbhelpers.core.metrics import iou
 from nbhelpers.product_matching.features import describe_reference, unit

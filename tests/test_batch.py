@@ -2,12 +2,23 @@
 
 import itertools
 import json
+import os
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from nbhelpers.core.batch import JsonStore, ResultStore, apart, local_client, map_items, progress_bar, sign
+from nbhelpers.core.batch import (
+    THREAD_VARIABLES,
+    JsonStore,
+    ResultStore,
+    apart,
+    available_cores,
+    local_client,
+    map_items,
+    progress_bar,
+    sign,
+)
 from nbhelpers.core.errors import NbHelpersError
 
 SIGNATURE = {"format": "test 1", "model": "square"}
@@ -201,3 +212,11 @@ def test_results_among_the_photos_are_refused(tmp_path):
     with pytest.raises(NbHelpersError, match="among the photos") as told:
         apart(tmp_path / "out" / "..", str(tmp_path))
     assert "results" in told.value.do
+
+
+def test_workers_share_the_cores():
+    pytest.importorskip("distributed")
+    with local_client(2) as client:
+        found = client.run(lambda: {name: os.environ.get(name) for name in THREAD_VARIABLES})
+    wanted = str(max(1, available_cores() // 2))
+    assert len(found) == 2 and all(set(each.values()) == {wanted} for each in found.values())

@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -338,3 +338,55 @@ def test_results_of_something_else_are_refused(tmp_path):
     (tmp_path / "results.json").write_text('{"format": "another"}')
     with pytest.raises(NbHelpersError, match="another program"):
         read_results(tmp_path)
+
+
+@dataclass(frozen=True)
+class Large:
+    """Items that take 32 MB each while they are measured."""
+
+    count: int
+    kind = dataset = measure_name = "large"
+
+    def names(self):
+        return [f"item {number}" for number in range(self.count)]
+
+    def facts(self):
+        return {"count": self.count}
+
+    def measure(self, name):
+        photo = np.empty(1 << 25, np.uint8)
+        return {"areas": {str(number): [number, 1, len(photo)] for number in range(5)}, "cost": {"prompts": 1}}
+
+    def summarize(self, records):
+        return {"mean": float(np.mean([record["areas"]["1"][0] for record in records]))}
+
+
+def test_memory_does_not_grow_with_the_items(tmp_path):
+    """From 10 to 1,000 items the peak grows by less than a tenth, and the running score is not computed each time."""
+    import tracemalloc
+
+    peaks = {}
+    for count in (10, 1000):
+        seen: list = []
+        tracemalloc.start()
+        results = run_benchmark(Large(count), tmp_path / str(count), progress=seen.append)
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(results["items"]) == len(seen) == count and seen[0].score is not None
+    assert peaks[10] > 1 << 25
+    assert peaks[1000] < 1.1 * peaks[10]
+
+
+def test_the_running_score_of_many_items_is_computed_seldom(tmp_path):
+    calls = []
+
+    class Counting(Large):
+        def measure(self, name):
+            return {"areas": {"1": [1, 1, 1]}, "cost": {}}
+
+        def summarize(self, records):
+            calls.append(len(records))
+            return super().summarize(records)
+
+    run_benchmark(Counting(400), tmp_path, progress=lambda state: None)
+    assert calls[:49] == list(range(1, 50)) and len(calls) < 200 and calls[-1] == 400

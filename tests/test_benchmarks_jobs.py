@@ -9,23 +9,33 @@ import pytest
 from fake_benchmarks import CLASSES, SIZE, drawn_voc, put_clip, put_labels, put_photo
 from fake_tracker import FakeTracker
 from fake_words import COLOURS, FakeTextEncoder, FloodSegmenter, scene
+from test_geometry_fusion import textures
+from test_label_propagation import ColourSegmenter
 from typer.testing import CliRunner
 
 from nbhelpers import NbHelpersError, cli
-from nbhelpers.benchmarks import charts, commands, fusion
+from nbhelpers.benchmarks import commands, fusion, report
 from nbhelpers.benchmarks.datasets import Clips, read_values
 from nbhelpers.benchmarks.fusion import FusionComparison
 from nbhelpers.benchmarks.open_vocabulary import OpenVocabulary
-from nbhelpers.benchmarks.phrases import CameraRecovery, SpatialPhrases
-from nbhelpers.benchmarks.products import ProductPhotos, match_counts
+from nbhelpers.benchmarks.products import CutOut, ProductPhotos, SyntheticPhoto, match_counts, synthetic_photos
 from nbhelpers.benchmarks.protocols import vocabulary_protocol
 from nbhelpers.benchmarks.report import protocol_differences, write_report
 from nbhelpers.benchmarks.runner import run_benchmark
-from nbhelpers.benchmarks.synthetic_clips import write_synthetic_clip
-from nbhelpers.benchmarks.synthetic_products import CutOut, SyntheticPhoto, synthetic_photos
-from nbhelpers.benchmarks.video import ClipFrames, VideoObjects
-from nbhelpers.benchmarks.views import SceneViews, ViewTruth, kitchen_truth, read_scene_masks
+from nbhelpers.benchmarks.video import ClipFrames, VideoObjects, write_synthetic_clip
+from nbhelpers.benchmarks.views import (
+    CameraRecovery,
+    SceneViews,
+    SpatialPhrases,
+    ViewTruth,
+    kitchen_truth,
+    read_scene_masks,
+)
 from nbhelpers.benchmarks.words import VOC_NAMES, WordMasks, vocabularies
+from nbhelpers.core.masks import encode_rle
+from nbhelpers.geometry_fusion.comparison import ArmResult, TrueMasks, figures, frame_ious
+from nbhelpers.geometry_fusion.synthetic import render_clip
+from nbhelpers.models.label_propagation import LabelPropagation
 
 
 def coco_folder(root):
@@ -299,14 +309,63 @@ def test_fusion_is_compared_with_its_baseline(tmp_path, monkeypatch):
         put_clip(tmp_path / "clips", name, count=8)
     fused = FakeTracker(name="fused")
     monkeypatch.setattr(fusion, "make_arms", lambda tracker, *_, **__: {"baseline": tracker, "geometry": fused})
-    benchmark = FusionComparison(tmp_path / "clips", FakeTracker(), "off")
+    benchmark = FusionComparison("davis-fusion", tmp_path / "clips", FakeTracker(), "off", first=6)
     results = run_benchmark(benchmark, tmp_path / "out")
     scores = results["scores"]
     assert scores["gain"] == 0 and scores["baseline_iou"] == scores["geometry_iou"] > 0.7
     assert results["protocol"]["geometry"] == "off" and results["cost"]["geometry_seconds_a_frame"] >= 0
     assert scores["gain_low"] <= 0 <= scores["gain_high"] and "geometry_recall" in scores
+    assert next(iter(scores)) == "gain" and scores["geometry_fell_back"] == 0
+    assert len(results["items"]["a"]["arms"]["baseline"]["frame_ious"]) == 6
     with pytest.raises(NbHelpersError, match="first arm"):
-        FusionComparison(tmp_path / "clips", FakeTracker(), "off", ("geometry",)).names()
+        FusionComparison("davis-fusion", tmp_path / "clips", FakeTracker(), "off", ("geometry",))
+    with pytest.raises(NbHelpersError, match="twins-fusion"):
+        FusionComparison("cat-fusion")
+
+
+def test_twins_are_told_apart_by_where_they_stand(tmp_path, monkeypatch):
+    """Geometry and tracker are real, on colours instead of weights; false geometry gains nothing."""
+    monkeypatch.setattr(fusion, "load_textures", lambda names: textures(5))
+    monkeypatch.setattr(fusion, "SEEDS", (7, 5))
+    monkeypatch.setattr(fusion, "_synthetic", lambda seed: render_clip(seed, textures(5), frames=14, size=(96, 128)))
+    arms = ("baseline", "kernel", "zeroed", "other")
+    benchmark = FusionComparison("twins-fusion", "", LabelPropagation(ColourSegmenter()), arms=arms, cache=tmp_path)
+    assert benchmark.names() == ["synthetic-7", "synthetic-5"]
+    record = benchmark.measure("synthetic-5")
+    scores = benchmark.summarize([record])
+    assert scores["gain"] > 0.3 and scores["gain_low"] > 0 and scores["kernel_fell_back"] == 0
+    assert scores["zeroed_gain"] == 0 and scores["zeroed_fell_back"] == 1
+    assert scores["other_gain"] < 0.1 and scores["other_fell_back"] == 0
+    assert len(list((tmp_path / "embeddings" / "colours").iterdir())) == 14, "the arms share the embeddings"
+    with pytest.raises(NbHelpersError, match="synthetic clips"):
+        replace(benchmark, dataset="redkitchen-fusion")._other("white mug")
+
+
+def test_the_red_kitchens_outlines_are_put_on_its_frames(tmp_path, monkeypatch):
+    assert len(FusionComparison("redkitchen-fusion").names()) == 4
+    box = [[10, 10], [30, 10], [30, 20], [10, 20]]
+    monkeypatch.setattr(fusion, "_outlines", lambda: {"mug": {"1": [], "3": [box], "4": [box, box]}})
+    np.savetxt(tmp_path / "camera-intrinsics.txt", [[50, 0, 32], [0, 50, 24], [0, 0, 1]])
+    with pytest.raises(NbHelpersError, match="tells no cameras"):
+        FusionComparison("redkitchen-fusion", tmp_path).clip("mug")
+    for number in range(6):
+        put_photo(tmp_path / f"frame-{number:06d}.color.jpg", np.full((48, 64, 3), 40 * number, np.uint8))
+        cv2.imwrite(str(tmp_path / f"frame-{number:06d}.depth.png"), np.full((48, 64), 1000 + number, np.uint16))
+        np.savetxt(tmp_path / f"frame-{number:06d}.pose.txt", np.eye(4))
+    clip = FusionComparison("redkitchen-fusion", tmp_path, step=5).clip("mug")
+    assert len(clip.frames) == 5 and clip.frame == 2  # frames 0, 1, 3, 4, 5
+    assert sorted(clip.truth.masks) == [1, 3] and not clip.truth.masks[1].any() and clip.truth.masks[3][15, 20]
+    assert clip.scene.depth[2][0, 0] == pytest.approx(1.003) and clip.prompt.mask.sum() == clip.truth.masks[3].sum()
+
+
+def test_pixels_that_are_void_do_not_count(tmp_path):
+    put_photo(tmp_path / "kitchen" / "00.png", np.zeros((520, 779, 3), np.uint8))
+    clip = FusionComparison("kitchen-fusion", tmp_path).clip("bulldozer")
+    mask, void = clip.truth.masks[0], clip.truth.void[0]
+    assert void.any() and clip.prompt.mask is not None
+    noisy = ArmResult("a", "model", [encode_rle(mask ^ void)], [1.0], 0.1, 0.1)
+    assert frame_ious(clip.truth, noisy) == {0: 1.0}
+    assert frame_ious(TrueMasks({0: mask}), noisy)[0] < 1 and figures(clip.truth, noisy)["j_and_f"] == 1
 
 
 def test_cameras_are_summarized(tmp_path):
@@ -332,14 +391,14 @@ def test_a_synthetic_clip_is_readable_as_davis(tmp_path):
 
 
 def test_charts_have_what_they_are_given():
-    figure = charts.draw_scores({"a": 0.5}, "title", {"published": 0.8})
+    figure = report.draw_scores({"a": 0.5}, "title", {"published": 0.8})
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "published"]
     assert [round(bar.get_width(), 3) for bar in axes.patches] == [50.0, 80.0] and axes.get_title() == "title"
-    figure = charts.draw_lines({"J": [0.5, 0.6], "F": [0.4, 0.3]}, "frame", "J, F", first=1)
+    figure = report.draw_lines({"J": [0.5, 0.6], "F": [0.4, 0.3]}, "frame", "J, F", first=1)
     (axes,) = figure.axes
     assert [line.get_xdata().tolist() for line in axes.lines] == [[1, 2], [1, 2]] and axes.get_xlabel() == "frame"
     with pytest.raises(NbHelpersError, match="no score"):
-        charts.draw_scores({})
+        report.draw_scores({})
     with pytest.raises(NbHelpersError, match="no line"):
-        charts.draw_lines({}, "x", "y")
+        report.draw_lines({}, "x", "y")

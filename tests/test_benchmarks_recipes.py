@@ -10,9 +10,16 @@ from fake_encoder import FakeEncoder
 from fake_words import FakeTextEncoder, FloodSegmenter, scene
 
 from nbhelpers import NbHelpersError
-from nbhelpers.benchmarks.open_vocabulary import OpenVocabulary, build_region_bank
+from nbhelpers.benchmarks.open_vocabulary import (
+    OpenVocabulary,
+    RegionBank,
+    build_region_bank,
+    majority_labels,
+    photo_regions,
+    region_means,
+    support_logits,
+)
 from nbhelpers.benchmarks.protocols import GAINS, Recipe, vocabulary_protocol
-from nbhelpers.benchmarks.regions import RegionBank, majority_labels, photo_regions, region_means, support_logits
 from nbhelpers.benchmarks.runner import run_benchmark
 from nbhelpers.models import openclip
 from nbhelpers.models.dense import DenseSettings, region_attention

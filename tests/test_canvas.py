@@ -2,19 +2,22 @@
 
 import asyncio
 import io
+import sys
 import threading
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from widget_tools import connect, record_messages
+from widget_tools import connect, page_event, record_messages
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.plots import PALETTE, rgb
 from nbhelpers.widgets.background import Later
-from nbhelpers.widgets.canvas import LayeredCanvas
+from nbhelpers.widgets.canvas import LEFT, LayeredCanvas
 from nbhelpers.widgets.drawing import Photo, Viewport, encode_overlay, encode_photo
+from nbhelpers.widgets.page import _page_class, watch_page
+from nbhelpers.widgets.still import StillScreen
 
 
 @pytest.fixture
@@ -70,6 +73,49 @@ def test_the_canvas_has_a_width_of_its_own_and_a_limit(screen):
     assert screen.widget.layout.width == "200px" and screen.widget.layout.height == "auto"
     with pytest.raises(NbHelpersError, match="canvas size"):
         LayeredCanvas(1281, 100, ("only",), repaint=lambda: None)
+
+
+def test_it_follows_the_pixels_of_the_screen_and_files_are_not_enlarged(sent):
+    painted = []
+    screen = LayeredCanvas(200, 100, ("back", "front"), repaint=lambda: painted.append(1))
+    for ratio, size in ((1.25, (250, 125)), (2, (400, 200)), (3, (400, 200)), (0.5, (200, 100))):
+        screen.fit_ratio(ratio)
+        assert (screen.widget.width, screen.widget.height) == size and screen.size == (200, 100)
+    assert len(painted) == 3 and screen.widget.layout.width == "200px"
+    screen.close()
+
+
+def test_a_finer_canvas_is_drawn_on_in_page_pixels(screen, sent):
+    with screen.hold():
+        screen.put("back", b"file", 0, 0)
+    screen.fit_ratio(2)
+    with screen.hold():
+        screen.put("back", b"file", 0, 0)
+    assert b"[2,0,0,2,0,0]" not in sent[0].replace(b" ", b"")
+    scaled = b"[2,0,0,2,0,0]"
+    assert sent[1].replace(b" ", b"").count(scaled) == 3, "each layer, and once more after the file"
+
+
+def test_events_of_a_finer_canvas_are_in_page_pixels(screen):
+    presses = []
+    screen.on_mouse(lambda *press: presses.append(press))
+    screen.fit_ratio(2)
+    page_event(screen, "mouse_down", x=100.0, y=50.0)
+    page_event(screen, "touch_start", touches=[{"x": 10.0, "y": 20.0}])
+    assert presses == [(50, 25, LEFT), (5, 10, LEFT)]
+
+
+def test_a_page_tells_its_ratio_and_without_anywidget_there_is_none(monkeypatch):
+    pytest.importorskip("anywidget")
+    told = []
+    page = watch_page(told.append)
+    page.set_state({"ratio": 2.0})
+    assert told == [2.0]
+    page.close()
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    _page_class.cache_clear()
+    assert watch_page(told.append) is None
+    _page_class.cache_clear()
 
 
 def test_later_calls_once_however_often_it_is_asked():
@@ -240,3 +286,43 @@ def test_an_empty_overlay_sends_nothing_and_full_masks_no_edge():
     assert encode_overlay([], None, 0.5) is None
     png, _, _ = encode_overlay([(0, np.ones((9, 9), bool))], 0, 0.5)
     assert np.array(Image.open(io.BytesIO(png)).convert("RGBA"))[:, :, 3].max() == 128
+
+
+def test_outlines_are_as_wide_on_every_screen():
+    widths = []
+    for ratio in (1, 2):
+        png, _, _ = encode_overlay(
+            [(0, disc((ratio * 200, ratio * 200), 100 * ratio, 100 * ratio, 50 * ratio))], 0, 0, ratio=ratio
+        )
+        row = np.array(Image.open(io.BytesIO(png)).convert("RGBA"))[50 * ratio, :, 3]
+        widths.append(np.flatnonzero(row == 0)[0])
+    assert widths == [3, 6]
+
+
+def test_a_finer_view_shows_the_same_part():
+    view = Viewport.fit((600, 900), (400, 600)).zoomed(3, about=(20, 30))
+    (_, window), (corners, finer) = view.placed(), view.finer(2).placed()
+    assert corners == (0, 0, 1200, 800) and finer == pytest.approx(window)
+    assert Photo(colour_ramp(600, 900)).crop(view.finer(2)).shape == (800, 1200, 3)
+
+
+def test_a_still_picture_has_what_is_drawn_on_the_layers():
+    still = StillScreen((60, 40), ("photo", "marks"))
+    photo = np.full((80, 120, 3), (10, 200, 30), np.uint8)
+    still.put("photo", encode_photo(photo), 0, 0)
+    marks = still["marks"]
+    marks.fill_style = "rgba(0, 0, 0, 0.5)"
+    marks.fill_circle(30, 20, 8)
+    marks.stroke_style, marks.line_width = "white", 2
+    marks.stroke_line(0, 5, 60, 5)
+    marks.stroke_rect(2, 30, 20, 6)
+    marks.fill_style = "#FF0000"
+    marks.fill_polygon([(50, 30), (60, 30), (60, 40), (50, 40)])
+    picture = still.picture()
+    assert picture.shape == (40, 60, 3)
+    assert picture[20, 50] == pytest.approx((10, 200, 30), abs=1)
+    assert picture[20, 30] == pytest.approx((5, 100, 15), abs=2)
+    assert picture[5, 40].min() > 200 and picture[36, 10].min() > 200
+    assert picture[35, 56] == pytest.approx((255, 0, 0), abs=2)
+    marks.clear()
+    assert still.picture()[35, 56] == pytest.approx((10, 200, 30), abs=1)

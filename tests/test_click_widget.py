@@ -1,5 +1,7 @@
 """The click widget's behaviour, without a browser: mouse events in, session and messages out."""
 
+import base64
+import io
 import sys
 import types
 
@@ -7,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from fake_segmenter import FakeSegmenter
+from PIL import Image
 from widget_tools import buttons, connect, is_following, key, page_event, record_messages
 
 from nbhelpers.core.errors import NbHelpersError
@@ -314,7 +317,7 @@ def test_on_colab_it_switches_on_or_says_what_to_run(session, monkeypatch):
     for module in (google, colab, output):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     widget = ClickWidget(session)
-    assert calls == [1] and "Run this" not in status(widget)
+    assert calls and "Run this" not in status(widget)
     output.enable_custom_widget_manager = lambda: 1 / 0
     widget = ClickWidget(session)
     assert "output.enable_custom_widget_manager()" in status(widget)
@@ -325,6 +328,27 @@ def test_names_are_shown_as_text(widget, session):
     session.add_object("<b>bold</b>")
     widget.pointer.press(-99, 0)
     assert "<b>bold" not in status(widget)
+
+
+def test_its_output_holds_a_still_picture_for_pages_without_a_kernel(widget, session):
+    session.click(300, 350)
+    before = widget.stage.screen
+    data, about = widget._repr_mimebundle_()
+    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
+    picture = np.array(Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))))
+    assert picture.shape[1] == about["image/jpeg"]["width"] == before.size[0]
+    x, y = (round(place) for place in widget.stage.viewport.to_canvas(250, 300))
+    red, tint = session.image[300, 250].astype(float), (230, 159, 0)
+    assert picture[y, x] == pytest.approx((red + tint) / 2, abs=6)
+    assert session.active in about["image/jpeg"]["alt"] and widget.stage.screen is before
+
+
+def test_on_a_finer_screen_the_photo_is_sent_finer(widget, monkeypatch):
+    files = []
+    monkeypatch.setattr(widget.stage.screen, "put", lambda layer, file, *_, **__: files.append((layer, file)))
+    widget._fit([widget.stage.screen], 2.0)
+    sizes = {layer: Image.open(io.BytesIO(file)).size for layer, file in files}
+    assert sizes["photo"] == tuple(2 * side for side in widget.stage.screen.size)
 
 
 def test_text_on_a_colour_is_readable():

@@ -274,6 +274,21 @@ def test_next_doubtful(session, monkeypatch):
     widget.close()
 
 
+def test_the_other_candidate_is_taken_with_one_key(widget, session, monkeypatch):
+    key(widget, "t")
+    assert "no other candidate" in status(widget)
+    click(widget, 14, 20)
+    key(widget, "f")
+    session.go(5)
+    other = np.roll(session.mask(5), 9, 0)
+    monkeypatch.setattr(session, "other_candidate", lambda frame=None, name=None: other)
+    monkeypatch.setattr(session, "next_doubtful", lambda: 5)
+    key(widget, "n")
+    assert "T takes the other one" in status(widget)
+    buttons(widget)["Take other"].click()
+    assert session.state(5) == "prompted" and np.array_equal(session.mask(5), other)
+
+
 def test_following_in_the_background_can_be_looked_away_from_and_stopped():
     session = RotoSession(Clip(60), FakeTracker(seconds=0.02))
     session.click(14, 20)

@@ -12,12 +12,11 @@ from test_sam2_video import small
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.geometry_fusion import arms, falsify, measure_motion, render_clip, write_clip
+from nbhelpers.geometry_fusion import comparison, falsify, measure_motion, render_clip, write_clip
 from nbhelpers.geometry_fusion.geometry import kept_geometry, read_rgbd
 from nbhelpers.geometry_fusion.merger import FeatureMerger, FourierEncoding, PlaceKernel
 from nbhelpers.geometry_fusion.synthetic import TEST_PHOTOS, TRAINING_PHOTOS, look_at
-from nbhelpers.geometry_fusion.tracker import MAX_MOTION, Fusion, GeometryTracker, prior_tensors
-from nbhelpers.geometry_fusion.world import WorldMemory
+from nbhelpers.geometry_fusion.tracker import MAX_MOTION, Fusion, GeometryTracker, WorldMemory, prior_tensors
 from nbhelpers.models.geometry import SceneGeometry, cells_of_scene
 from nbhelpers.models.label_propagation import LabelPropagation
 from nbhelpers.models.protocols import FeatureFusion, FrameSequence, GeometryEncoder, Tracker
@@ -365,17 +364,17 @@ def test_false_geometry_is_false(geometry):
 def test_arms_are_made_by_name(clip, monkeypatch):
     tracker = LabelPropagation(ColourSegmenter())
     encoder = SceneGeometry(grid=GRID)
-    made = arms.make_arms(
+    made = comparison.make_arms(
         tracker, encoder, ["baseline", "geometry", "kernel", "reprompt", "shuffled"], scene=clip.scene
     )
     assert made["baseline"] is tracker and made["geometry"].places and made["kernel"].merger is not None
     assert made["shuffled"].max_motion == 1 and made["reprompt"].reprompt
-    assert list(arms.make_arms(tracker, None, ["baseline", "geometry"])) == ["baseline"]
+    assert list(comparison.make_arms(tracker, None, ["baseline", "geometry"])) == ["baseline"]
     for wrong, match in (("nothing", "no such arm"), ("merger", "no merger")):
         with pytest.raises(NbHelpersError, match=match):
-            arms.make_arms(tracker, encoder, [wrong])
+            comparison.make_arms(tracker, encoder, [wrong])
     monkeypatch.setenv("NBHELPERS_GEOMETRY", "off")
-    assert arms.geometry_source() is None and arms.geometry_source("given").name == "given-geometry"
+    assert comparison.geometry_source() is None and comparison.geometry_source("given").name == "given-geometry"
 
 
 def test_one_frame_is_a_clip_too():

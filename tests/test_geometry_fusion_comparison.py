@@ -15,13 +15,13 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import encode_rle, load_mask
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.geometry_fusion import render_clip, write_clip, write_comparison
-from nbhelpers.geometry_fusion.arms import make_arms
 from nbhelpers.geometry_fusion.comparison import (
     ArmResult,
     Comparison,
     TrueMasks,
     compare_arms,
     figures,
+    make_arms,
     paired_interval,
     read_predictions,
     read_truth,
@@ -129,7 +129,7 @@ def test_a_comparison_leaves_masks_videos_curves_and_figures(folder, tmp_path):
     pytest.importorskip("av")
     frames = Frames(folder / "frames")
     truth = read_truth(folder / "gt_masks", frames)
-    from nbhelpers.geometry_fusion.arms import scene_of
+    from nbhelpers.geometry_fusion.comparison import scene_of
 
     tracker = LabelPropagation(ColourSegmenter())
     made = make_arms(tracker, SceneGeometry(), ["baseline", "geometry", "zeroed"], scene=scene_of(folder), max_motion=1)
@@ -211,8 +211,7 @@ def test_an_object_that_is_absent_where_it_is_prompted_is_told(folder):
 
 def test_commands_make_clips_and_inspect_checkpoints(tmp_path, monkeypatch):
     from nbhelpers.geometry_fusion import synthetic
-    from nbhelpers.geometry_fusion.merger import FeatureMerger
-    from nbhelpers.geometry_fusion.training import save_merger
+    from nbhelpers.geometry_fusion.merger import FeatureMerger, save_merger
 
     picture = np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)
     monkeypatch.setattr(synthetic, "load_textures", lambda names: dict.fromkeys(names, picture))
@@ -227,7 +226,7 @@ def test_commands_make_clips_and_inspect_checkpoints(tmp_path, monkeypatch):
 def test_a_session_works_with_geometry(folder, tmp_path):
     """As with any tracker: prompts, propagation, a project that is opened again."""
     from nbhelpers import RotoSession
-    from nbhelpers.geometry_fusion.arms import scene_of
+    from nbhelpers.geometry_fusion.comparison import scene_of
 
     frames = Frames(folder / "frames")
     truth = read_truth(folder / "gt_masks", frames)

@@ -16,22 +16,24 @@ from test_sam2_video import small
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.geometry_fusion import render_clip, training
-from nbhelpers.geometry_fusion.losses import WEIGHTS, FrameOutput, frame_losses
-from nbhelpers.geometry_fusion.merger import FeatureMerger
+from nbhelpers.geometry_fusion.merger import FeatureMerger, inspect_checkpoint, load_merger, save_merger
+from nbhelpers.geometry_fusion.tracker import GeometryTracker
 from nbhelpers.geometry_fusion.training import (
+    WEIGHTS,
+    FrameOutput,
     TrainingClip,
     TrainingConfig,
+    VideoModel,
     VoteModel,
     clip_labels,
     draw_sample,
-    inspect_checkpoint,
-    load_merger,
-    save_merger,
+    frame_losses,
+    synthetic_training_clip,
     train,
+    training_set,
 )
-from nbhelpers.geometry_fusion.training_sets import synthetic_training_clip, training_set
-from nbhelpers.geometry_fusion.video_training import VideoModel
 from nbhelpers.models.geometry import SceneGeometry
+from nbhelpers.models.label_propagation import LabelPropagation
 
 FAST = TrainingConfig(steps=6, hidden=8, frequencies=8, memory=2, queries=1, save_every=2, learning_rate=1e-2)
 
@@ -215,28 +217,63 @@ def test_a_checkpoint_tells_what_is_in_it(clips, tmp_path):
             inspect_checkpoint(tmp_path / name)
 
 
-def test_sam2_trains_through_its_frozen_memory(tmp_path):
+LAYERS = {
+    "no layers": [],
+    "must3r": [(6, 8, 1024), *[(6, 8, 768)] * 3],
+    "da3-base": [(7, 9, 768)] * 4,
+}  # rows, columns and channels of the official networks' feature layers
+
+
+def with_layers(geometry, shapes, seed=0):
+    """The geometry with random feature layers."""
+    rng = np.random.default_rng(seed)
+    layers = tuple(rng.normal(size=(len(geometry), *shape)).astype(np.float32) for shape in shapes)
+    return replace(geometry, layers=layers)
+
+
+@pytest.mark.parametrize("shapes", LAYERS.values(), ids=LAYERS)
+def test_sam2_trains_through_its_frozen_memory(tmp_path, shapes):
     """One step on a small network of the real architecture lowers the loss; the network keeps its weights."""
     tracker = small("2.1")
     clip = render_clip(2, textures(2), frames=4, size=SIZE, away=False)
     model = VideoModel(tracker.model, "small")
     before = {name: value.clone() for name, value in tracker.model.state_dict().items()}
-    features = model.encode(clip)
-    geometry = SceneGeometry().encode(clip, clip.scene)
+    features = model.encode(clip.name, clip)
+    geometry = with_layers(SceneGeometry().encode(clip, clip.scene), shapes)
     ready = TrainingClip(clip.name, features, geometry, clip_labels([clip.masks], 32))
-    model.remember(ready, clip)
     sample = draw_sample([ready], replace(FAST, memory=1, queries=2, dropout=0, noise=0), 0)
     torch.manual_seed(0)
-    merger = FeatureMerger(256, 8, frequencies=8)
+    merger = FeatureMerger(256, 8, [shape[2] for shape in shapes], frequencies=8)
     optimiser = torch.optim.AdamW(merger.parameters(), lr=1e-3)
     config = replace(FAST, learning_rate=1e-3, steps=40)
     losses = [training.training_step(model, merger, optimiser, sample, config, 1)["total"] for _ in range(4)]
     assert losses[-1] < losses[0]
+    assert not shapes or all(layer.weight.grad.any() for layer in merger.inputs), "every layer is used"
     assert all(parameter.grad is None for parameter in tracker.model.parameters())
     assert all(torch.equal(before[name], value) for name, value in tracker.model.state_dict().items())
     save_merger(tmp_path / "merger.safetensors", merger, {"backbone": "small", "step": 4})
     assert inspect_checkpoint(tmp_path / "merger.safetensors").has_geometry
     assert load_merger(tmp_path / "merger.safetensors", "small").config["channels"] == 256
+
+
+def test_feature_layers_are_trained_with_kept_and_asked_for(clips, tmp_path):
+    layered = [replace(clip, geometry=with_layers(clip.geometry, LAYERS["must3r"], 1)) for clip in clips]
+    merger = train(layered, VoteModel("colours"), tmp_path, replace(FAST, steps=2))
+    assert merger.config["layers"] == [1024, 768, 768, 768]
+    assert load_merger(tmp_path / "merger.safetensors").config == merger.config
+    with pytest.raises(NbHelpersError, match="different feature layers"):
+        train([layered[0], clips[1]], VoteModel("colours"), tmp_path / "mixed", FAST)
+
+    class Layered(SceneGeometry):
+        def encode(self, frames, scene=None):
+            return with_layers(super().encode(frames, scene), LAYERS["must3r"], 1)
+
+    clip = render_clip(2, textures(2), frames=3, size=SIZE, away=False)
+    tracker = LabelPropagation(ColourSegmenter())
+    state = GeometryTracker(tracker, Layered(), merger, scene=clip.scene, max_motion=1).open(clip)
+    assert len(state.geometry.layers) == 4
+    with pytest.raises(NbHelpersError, match="feature layers"):
+        GeometryTracker(tracker, SceneGeometry(), merger, scene=clip.scene, max_motion=1).open(clip)
 
 
 def test_a_configuration_is_read_or_refused(tmp_path, monkeypatch):

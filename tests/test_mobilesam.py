@@ -98,3 +98,19 @@ def test_real_weights_segment_the_quokka():
     assert len(single) == 4 and iou(single.best, truth) > 0.9
     assert iou(segmenter.predict(embedding, Prompt(box=(148, 50, 550, 642))).best, truth) > 0.9
     assert iou(segmenter.predict(embedding, Prompt(mask=truth)).best, truth) > 0.9
+
+
+def test_sessions_use_as_many_threads_as_they_are_given(monkeypatch):
+    """ONNX Runtime does not read the variable itself; workers beside each other would take all cores each."""
+    from onnx import TensorProto, helper
+
+    from nbhelpers.models.adapters import onnx_session
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "negative", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    for told, threads in (("1", 1), ("3", 3), ("", 0), ("many", 0)):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        session, device = onnx_session(model, "cuda")
+        assert session.get_session_options().intra_op_num_threads == threads and device == "cpu"
+    assert session.run(None, {"x": np.array([1, -2], np.float32)})[0].tolist() == [-1, 2]

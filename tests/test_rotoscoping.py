@@ -4,6 +4,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.mattes import MatteSettings
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.models.values import Prediction
 from nbhelpers.rotoscoping import ClipJob, RotoSession, replay_clip, replay_clips
 from nbhelpers.rotoscoping.batch import replay_log
 
@@ -278,6 +280,33 @@ def test_drift_tells_a_mask_that_jumps():
     good = drift_score(0.95, *flow_agreement(session.mask(6), here, session.mask(5), there))
     assert lost.is_doubtful and lost.area_jump > 2 and not good.is_doubtful and good.flow_overlap > 0.9
     assert record.tracked.overlap == pytest.approx(good.flow_overlap)
+
+
+class Unsure(FakeTracker):
+    """On frame 5 the box may be the object too."""
+
+    def propagate(self, state, start, stop):
+        for tracked in super().propagate(state, start, stop):
+            other = Prediction.of_mask(np.roll(tracked.predictions[1].best, 12, 0), 0.3)
+            yield replace(tracked, others={1: other}) if tracked.frame == 5 else tracked
+
+
+def test_another_candidate_makes_a_frame_doubtful_and_can_be_taken(tmp_path):
+    session = RotoSession(Clip(), Unsure(), project=tmp_path / "p")
+    session.click(14, 20)
+    assert list(session.propagate()) == list(range(1, 12))
+    assert session.next_doubtful(0) == 5 and "looks the same may be the object (30%)" in session.drift(5).why
+    other = session.other_candidate(5)
+    assert np.array_equal(other, np.roll(session.mask(5), 12, 0))
+    assert session.other_candidate(4) is None
+    with pytest.raises(NbHelpersError, match="no other candidate"):
+        session.take_other(4)
+    again = RotoSession(Clip(), Unsure(), project=tmp_path / "p")  # a reopened project knows it
+    assert again.next_doubtful(0) == 5
+    assert np.array_equal(again.take_other(5).best, other)
+    assert again.state(5) == "prompted" and np.array_equal(again.mask(5), other)
+    assert again.state(6) == "outdated" and not again.drift(5).is_doubtful
+    assert again.other_candidate(5) is None
 
 
 def test_the_next_doubtful_frame_is_found_round_the_end():

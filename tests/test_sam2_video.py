@@ -148,6 +148,45 @@ def test_lazy_frames_give_bit_for_bit_what_upstream_gives(version, reverse, phot
     compare()
 
 
+def test_the_mask_that_is_expected_is_chosen(tracker, clip):
+    model = tracker.model
+    masks = -torch.ones(1, 3, 64, 64)
+    for number in range(3):
+        masks[0, number, 20 * number : 20 * number + 20, :20] = 1
+    ious, rest = torch.tensor([[0.9, 0.5, 0.4]]), torch.zeros(1)
+    outputs = masks, ious, rest, rest
+    assert model._prefer_expected(model.sam_mask_decoder, (), outputs) is None  # nothing is expected: upstream's choice
+    try:
+        model.expected = masks[0, 1] > 0
+        for weight, choice in ((0.0, 0), (0.2, 0), (0.5, 1), (1.0, 1)):
+            model.expectation = weight
+            weighted = model._prefer_expected(model.sam_mask_decoder, (), outputs)[1]
+            assert int(weighted.argmax()) == choice
+            assert model._chosen_iou == pytest.approx(float(ious[0, choice]))
+    finally:
+        model.expected = model._chosen_iou = None
+
+
+def test_expectation_is_off_by_default_and_follows_the_mask_before(tracker, clip):
+    assert tracker.expectation == 0
+    runs = {}
+    for weight in (0.0, 1.0):
+        tracker.expectation = weight
+        state = tracker.open(clip)
+        tracker.add(state, 3, 1, CLICK)
+        tracked = [*tracker.propagate(state, 3, 9), *tracker.propagate(state, 3, 0)]
+        runs[weight] = {t.frame: t.predictions[1] for t in tracked}
+        if weight:
+            expected = tracker._expected(state, 1, 6, 1)
+    tracker.expectation = 0.0
+    assert expected.shape == runs[1.0][5].logits.shape[1:]
+    change = [np.mean((runs[w][5].logits > 0) != (runs[w][4].logits > 0)) for w in (1.0, 0.0)]
+    assert change[0] <= change[1]
+    assert all(0 <= each.scores[0] <= 1 for each in runs[1.0].values())
+    with pytest.raises(NbHelpersError, match="expectation"):
+        sam2_video.Sam2Tracker(tracker.model, "small", "cpu", expectation=2)
+
+
 def test_a_correction_changes_the_right_frames_and_stays(tracker, clip):
     state = tracker.open(clip)
     tracker.add(state, 0, 1, CLICK)

@@ -55,6 +55,45 @@ def test_frames_without_the_object(truth, found, value):
     assert j_and_f(truth, found) == value
 
 
+def boundary_measure_by_hand(truth, found):
+    """F with every distance between two contour pixels, instead of a dilation."""
+    radius = np.ceil(0.008 * np.hypot(*truth.shape))
+    lines = []
+    for mask in (truth, found):
+        rows, columns = mask.shape
+        lines.append(
+            [
+                (row, column)
+                for row in range(rows)
+                for column in range(columns)
+                if len(
+                    {mask[y, x] for y in (row, min(row + 1, rows - 1)) for x in (column, min(column + 1, columns - 1))}
+                )
+                > 1
+            ]
+        )
+    true, asked = (np.array(line, float).reshape(-1, 2) for line in lines)
+    if not len(true) or not len(asked):
+        return float(len(true) == len(asked))
+    distance = np.hypot(*(true[:, None] - asked).transpose(2, 0, 1))
+    recall, precision = ((distance.min(axis) <= radius).mean() for axis in (1, 0))
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ragged_masks_are_measured_as_the_definitions_say(seed):
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    size = (48, 130)  # a radius of 2 pixels
+    smooth = cv2.GaussianBlur(rng.normal(size=(*size, 2)), (0, 0), rng.uniform(1, 5))
+    truth = smooth[..., 0] > smooth[..., 0].std() * rng.uniform(0, 2)
+    found = smooth @ (1, rng.uniform(0, 1)) > smooth[..., 0].std()
+    assert contour_accuracy(truth, found) == pytest.approx(boundary_measure_by_hand(truth, found))
+    both, either = (truth & found).sum(), (truth | found).sum()
+    assert region_similarity(truth, found) == pytest.approx(both / either)
+
+
 def test_j_and_f_is_their_mean():
     truth, found = block((0, 100), (0, 50)), block((0, 100), (0, 53))
     assert j_and_f(truth, found) == pytest.approx((50 / 53 + 0) / 2)

@@ -10,13 +10,13 @@ The names below are loaded when they are first used.
 from nbhelpers.core.lazy import lazily
 
 _HOME_OF = {
-    "CameraRecovery": "nbhelpers.benchmarks.phrases",
+    "CameraRecovery": "nbhelpers.benchmarks.views",
     "Clicks": "nbhelpers.benchmarks.interactive",
     "FusionComparison": "nbhelpers.benchmarks.fusion",
     "OpenVocabulary": "nbhelpers.benchmarks.open_vocabulary",
     "ProductPhotos": "nbhelpers.benchmarks.products",
     "SceneViews": "nbhelpers.benchmarks.views",
-    "SpatialPhrases": "nbhelpers.benchmarks.phrases",
+    "SpatialPhrases": "nbhelpers.benchmarks.views",
     "VideoObjects": "nbhelpers.benchmarks.video",
     "WordMasks": "nbhelpers.benchmarks.words",
     "published_numbers": "nbhelpers.benchmarks.protocols",

@@ -56,8 +56,16 @@ def measure(
     start: Annotated[str, typer.Option(help="clips: mask, click, or mask,click")] = "mask",
     corrections: Annotated[int, typer.Option(help="clips: clicks on the worst frames")] = 0,
     clips: Annotated[str, typer.Option(help="clips: names with commas between")] = "",
-    geometry: Annotated[str | None, typer.Option(help="fusion: colmap, da3, must3r, vggt or off")] = None,
+    distractors: Annotated[
+        bool | None, typer.Option(help="shell-game, davis2016-doubt: track what resembles the object (lite tracker)")
+    ] = None,
+    geometry: Annotated[
+        str, typer.Option(help="fusion: given, colmap, da3, must3r, vggt or off (default: the dataset's)")
+    ] = "",
     arms: Annotated[str, typer.Option(help="fusion: names with commas, the baseline first")] = "baseline,geometry",
+    first: Annotated[int, typer.Option(help="fusion, shell-game, davis2016-doubt: frames of a clip; 0: all")] = 0,
+    step: Annotated[int, typer.Option(help="fusion: every Nth frame of the red kitchen")] = 1,
+    cache: Annotated[Path | None, typer.Option(help="fusion, products, shell-game: kept between runs")] = None,
     vocabularies: Annotated[str, typer.Option(help="words to masks: all, present, alone")] = "all",
     without: Annotated[str, typer.Option(help="words to masks: surroundings, detector")] = "",
     poses: Annotated[str, typer.Option(help="views: folder for estimated cameras; none does without")] = "",
@@ -70,6 +78,7 @@ def measure(
     from nbhelpers.core.batch import local_client, progress_bar
 
     pictures = str(output_dir / "visualizations") if save_vis else ""
+    kept = cache or output_dir / "cache"
     kinds = _datasets()
     kind = next((kind for kind, names in kinds.items() if dataset in names), None)
     if kind == "words":
@@ -96,21 +105,27 @@ def measure(
     elif kind == "products":
         from nbhelpers.benchmarks.products import ProductPhotos
 
-        benchmark = ProductPhotos(dataset, data_dir, segmenter, cache=output_dir / "cache")
+        benchmark = ProductPhotos(dataset, data_dir, segmenter, cache=kept)
     elif kind == "scenes":
-        from nbhelpers.benchmarks.phrases import CameraRecovery, SpatialPhrases
+        from nbhelpers.benchmarks.views import CameraRecovery, SpatialPhrases
 
         phrases = dataset == "phrases"
         benchmark = SpatialPhrases(data_dir, quick, segmenter=segmenter) if phrases else CameraRecovery(data_dir)
     elif kind == "fusion":
         from nbhelpers.benchmarks.fusion import FusionComparison
 
-        benchmark = FusionComparison(data_dir, tracker, geometry, _parts(arms), cache=output_dir / "cache")
+        chosen = {"first": first, "step": step, "cache": kept}
+        benchmark = FusionComparison(dataset, data_dir, tracker, geometry, _parts(arms), **chosen)
     elif kind == "clicks":
         from nbhelpers.benchmarks.interactive import Clicks
 
         how = {"jitter": jitter, "candidate": candidate, "feedback": feedback, "upstream": upstream}
         benchmark = Clicks(dataset, data_dir, segmenter, **how, pictures=pictures)
+    elif kind == "identity":
+        from nbhelpers.benchmarks.identity import OneObject
+
+        how = {"start": start, "frames": first or None, "distractors": distractors, "cache": cache or ""}
+        benchmark = OneObject(dataset, data_dir, tracker, _parts(clips), **how)
     elif kind == "clips":
         from nbhelpers.benchmarks.video import VideoObjects
 
@@ -145,7 +160,7 @@ def compare(
 
 def _datasets() -> dict[str, tuple[str, ...]]:
     """The datasets by kind."""
-    from nbhelpers.benchmarks import fusion, products, views, words
+    from nbhelpers.benchmarks import fusion, identity, products, views, words
     from nbhelpers.benchmarks.datasets import LAYOUTS, VIDEO_LAYOUTS, ObjectPhotos
 
     return {
@@ -155,7 +170,8 @@ def _datasets() -> dict[str, tuple[str, ...]]:
         "clips": tuple(VIDEO_LAYOUTS),
         "views": tuple(views.TREES),
         "scenes": ("phrases", "cameras"),
-        "fusion": fusion.DATASETS,
+        "fusion": tuple(fusion.DATASETS),
+        "identity": identity.DATASETS,
         "products": products.DATASETS,
     }
 

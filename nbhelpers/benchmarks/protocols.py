@@ -53,7 +53,8 @@ class Recipe:
     Attributes:
         scope: patches of the last block attend only to patches of their own region (SAM 2's masks).
         majority: each region takes the label that most of its pixels have.
-        bank: file of a `nbhelpers.benchmarks.regions.RegionBank` whose nearest regions are averaged into each region.
+        bank: file of a `nbhelpers.benchmarks.open_vocabulary.RegionBank`, whose nearest regions are averaged into
+            each region.
         support: number of neighbours that a region gets from the bank.
         own: weight of the photo's own logits beside those of the bank.
         points: side of the grid of points by which SAM 2 makes the regions.

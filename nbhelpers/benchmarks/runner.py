@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import time
@@ -16,13 +15,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from nbhelpers.core.batch import BatchProgress, map_items
+from nbhelpers.core.batch import BatchProgress, available_cores, map_items
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import check_writable, write_text
 
 FORMAT = "nbhelpers benchmark 1"
 VERSIONS = ("nbhelpers", "torch", "numpy", "sam2", "open-clip-torch", "onnxruntime", "opencv-python-headless")
 NO_FRACTIONS = ("noc", "degrees")  # parts of the names of scores that are no fractions
+SCORE_EVERY = (
+    50  # the running score is computed after 1, 2, ... items, of n items after n / 50: else it takes n * n steps
+)
 BLIND_GRID = 64**2  # prompts of a blind grid, with which the cost is compared
 
 
@@ -100,11 +102,16 @@ def run_benchmark(
     signature = {"format": FORMAT, "kind": benchmark.kind, **benchmark.facts(), "items": [len(everything), digest]}
     started, records, failed, kept = time.perf_counter(), {}, {}, 0
     running: list[Mapping[str, Any]] = []
+    shown: dict[str, Any] = {"score": None, "next": 1}
 
     def show(state: BatchProgress) -> None:
-        """With the score over all items so far, which is not the mean of theirs."""
-        if progress is not None:
-            progress(replace(state, score=main_score(benchmark.summarize(running)) if running else None))
+        """With the score over all items so far, which is not the mean of theirs; of many, not after each."""
+        if progress is None:
+            return
+        if len(running) >= shown["next"]:
+            shown["score"] = main_score(benchmark.summarize(running))
+            shown["next"] = len(running) + 1 + len(running) // SCORE_EVERY
+        progress(replace(state, score=shown["score"]))
 
     measure = _Measure(benchmark)
     for result in map_items(
@@ -250,8 +257,7 @@ def peak_memory_mb() -> float:
 
 def machine() -> str:
     """Processor, cores, and the GPU where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    text = f"{platform.system()} {platform.machine()}, {cores} cores"
+    text = f"{platform.system()} {platform.machine()}, {available_cores()} cores"
     torch = sys.modules.get("torch")
     return f"{text}, {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_available() else text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from nbhelpers.core.files import file_stem, write_text
 from nbhelpers.core.lazy import needs
 
 log = logging.getLogger(__name__)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -313,6 +315,8 @@ def _same(task: _Task) -> _Task:
 def local_client(workers: int) -> Iterator[Any]:
     """A Dask client of worker processes on this machine, for ``client=``; None for one worker.
 
+    The workers share the cores: each computes with as many threads as there are cores a worker, at least one.
+
     Example:
         >>> with local_client(4) as client:
         ...     results = list(map_items(function, items, client=client))
@@ -326,9 +330,16 @@ def local_client(workers: int) -> Iterator[Any]:
     needs("scale", "distributed")
     from distributed import Client, LocalCluster
 
-    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    threads = str(max(1, available_cores() // workers))
+    shared = dict.fromkeys(THREAD_VARIABLES, threads)
+    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None, "env": shared}
     with LocalCluster(**options) as cluster, Client(cluster) as client:
         yield client
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _on_one_line(error: Exception) -> str:

@@ -43,8 +43,7 @@ def train_command(
     """Train a merger on clips with true masks; on synthetic ones when no clips are named."""
     from tqdm.auto import tqdm
 
-    from nbhelpers.geometry_fusion.training import TrainingConfig, train
-    from nbhelpers.geometry_fusion.training_sets import training_set
+    from nbhelpers.geometry_fusion.training import TrainingConfig, train, training_set
 
     settings, rest = (TrainingConfig(), {}) if config is None else TrainingConfig.open(config)
     clips, model, tested = training_set(rest, output, models, device)
@@ -61,7 +60,7 @@ def train_command(
 @app.command("inspect")
 def inspect_command(checkpoint: Annotated[Path, typer.Argument(help="a merger's file or a checkpoint")]) -> None:
     """Tell what is in a checkpoint: of which backbone it is, whether it holds geometry, how long it was trained."""
-    from nbhelpers.geometry_fusion.training import inspect_checkpoint
+    from nbhelpers.geometry_fusion.merger import inspect_checkpoint
 
     info = inspect_checkpoint(checkpoint)
     typer.echo(f"{info.path.name}: {info.parameters:,} parameters")
@@ -104,8 +103,16 @@ def compare_command(
 
     from nbhelpers.core.prompts import Prompt
     from nbhelpers.core.video import Frames
-    from nbhelpers.geometry_fusion.arms import backbone_of, geometry_source, make_arms, scene_of
-    from nbhelpers.geometry_fusion.comparison import Comparison, compare_arms, read_predictions, read_truth
+    from nbhelpers.geometry_fusion.comparison import (
+        Comparison,
+        backbone_of,
+        compare_arms,
+        geometry_source,
+        make_arms,
+        read_predictions,
+        read_truth,
+        scene_of,
+    )
     from nbhelpers.geometry_fusion.report import write_comparison
 
     clip = Frames(frames, step=every)
@@ -124,7 +131,7 @@ def compare_command(
         base = load("tracker", tracker, device, models)
         trained = None
         if merger is not None:
-            from nbhelpers.geometry_fusion.training import load_merger
+            from nbhelpers.geometry_fusion.merger import load_merger
 
             trained = load_merger(merger, backbone_of(base))
         names = [name.strip() for name in arms.split(",") if name.strip()] or ["baseline", "geometry"]

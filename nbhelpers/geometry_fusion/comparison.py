@@ -1,15 +1,16 @@
-"""Two or more trackers on the same clip and prompt, side by side: masks, measures, intervals, cost."""
+"""Two or more trackers on the same clip and prompt, side by side: the arms, masks, measures, intervals, cost."""
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -18,7 +19,15 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle, encode_rle, load_mask
 from nbhelpers.core.metrics import contour_accuracy, iou
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.protocols import FrameSequence, Tracker
+from nbhelpers.core.scenes import Scene
+from nbhelpers.geometry_fusion.geometry import CONTROLS, falsify, read_rgbd
+from nbhelpers.geometry_fusion.tracker import GeometryTracker
+from nbhelpers.models.protocols import FrameSequence, GeometryEncoder, Tracker
+from nbhelpers.models.values import Geometry
+
+if TYPE_CHECKING:
+    from torch import nn
+
 
 OBJECT = 1
 SUCCESS = 0.5
@@ -43,10 +52,16 @@ class TrueMasks:
     Attributes:
         masks: by frame; frames without one are not measured.
         notes: what a person should know, e.g. how many frames have none.
+        void: by frame, pixels that are not counted; all count on frames without one.
     """
 
     masks: Mapping[int, Bool[np.ndarray, "h w"]] = field(repr=False)
     notes: tuple[str, ...] = ()
+    void: Mapping[int, Bool[np.ndarray, "h w"]] = field(default_factory=dict, repr=False)
+
+    def counted(self, frame: int, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+        """A mask of a frame without the pixels that are not counted."""
+        return mask & ~self.void[frame] if frame in self.void else mask
 
     @property
     def returns(self) -> list[int]:
@@ -75,6 +90,7 @@ class ArmResult:
         memory: GB at the peak: of the GPU where it computes on one, else of the process so far.
         note: of the tracker's state, e.g. why it fell back.
         motion: fraction of cells that move, where it was measured.
+        fell_back: whether a tracker with geometry tracked the clip without.
     """
 
     name: str
@@ -85,6 +101,7 @@ class ArmResult:
     memory: float
     note: str = ""
     motion: float | None = None
+    fell_back: bool = False
 
     def mask(self, frame: int) -> Bool[np.ndarray, "h w"]:
         """The mask of a frame."""
@@ -136,6 +153,7 @@ def track(
         _peak_memory(tracker.device),
         getattr(state, "note", ""),
         None if motion is None else motion.fraction,
+        getattr(state, "geometry", True) is None,
     )
 
 
@@ -150,7 +168,10 @@ def _peak_memory(device: str) -> float:
 
 def frame_ious(truth: TrueMasks, arm: ArmResult) -> dict[int, float]:
     """IoU of each frame that has a true mask."""
-    return {frame: iou(mask, arm.mask(frame)) for frame, mask in sorted(truth.masks.items())}
+    return {
+        frame: iou(truth.counted(frame, mask), truth.counted(frame, arm.mask(frame)))
+        for frame, mask in sorted(truth.masks.items())
+    }
 
 
 def figures(truth: TrueMasks, arm: ArmResult, contours: bool = True) -> dict[str, float]:
@@ -172,7 +193,9 @@ def figures(truth: TrueMasks, arm: ArmResult, contours: bool = True) -> dict[str
     }
     if contours:
         values["j_and_f"] = [
-            (value + contour_accuracy(truth.masks[frame], arm.mask(frame))) / 2 for frame, value in ious.items()
+            (value + contour_accuracy(*(truth.counted(frame, mask) for mask in (truth.masks[frame], arm.mask(frame)))))
+            / 2
+            for frame, value in ious.items()
         ]
     return {name: float(np.mean(each)) if each else float("nan") for name, each in values.items()}
 
@@ -228,6 +251,7 @@ class Comparison:
                 "peak_memory_gb": round(arm.memory, 3),
                 "note": arm.note,
                 "moving_cells": arm.motion,
+                "fell_back": arm.fell_back,
             }
         if self.truth is None:
             found["notes"].append("no true masks were given, so nothing is measured but the cost")
@@ -377,7 +401,7 @@ def compare_arms(
         raise NbHelpersError("the clip has no such frame", given=frame, expected=f"0 to {len(frames) - 1}")
     if truth is not None and frame in truth.masks and not truth.masks[frame].any():
         note = f"by its true mask the object is absent on frame {frame}, where it is prompted"
-        truth = TrueMasks(truth.masks, (*truth.notes, note))
+        truth = replace(truth, notes=(*truth.notes, note))
     runs = []
     for name, tracker in pairs:
         step = None if progress is None else (lambda done, name=name: progress(name, done))
@@ -396,3 +420,146 @@ def differences(comparison: Comparison, arm: int = 1) -> Float64[np.ndarray, " n
     base = frame_ious(comparison.truth, comparison.arms[0])
     own = frame_ious(comparison.truth, comparison.arms[arm])
     return np.array([own[frame] - base[frame] for frame in base])
+
+
+VARIABLE = "NBHELPERS_GEOMETRY"
+SOURCES = {
+    "colmap": "colmap-geometry",
+    "given": "given-geometry",
+    "vggt": "vggt-1b-geometry",
+    "da3": "da3-base",
+    "must3r": "must3r-512",
+}
+ARMS = {
+    "baseline": "the tracker as it is",
+    "geometry": "the merger, or the kernel where there is none, and the memory of places",
+    "merger": "the merger alone",
+    "kernel": "places compared by a kernel, without learning; label propagation only",
+    "places": "the memory of places alone; label propagation only",
+    "reprompt": "the prompted mask lifted to space, and its places given as a prompt when the object returns",
+    **{name: f"as geometry, with {name} geometry: a negative control" for name in CONTROLS},
+}
+"""Arms by name; each but the first is wrapped around the baseline's tracker."""
+OFF = ("", "0", "off", "none")
+
+
+def geometry_source(name: str | None = None, device: str | None = None) -> GeometryEncoder | None:
+    """The geometry encoder of a name; None where geometry is switched off.
+
+    Args:
+        name: one of `SOURCES`, a name of the catalog, or ``"off"``. Left out: the variable ``NBHELPERS_GEOMETRY``, else
+            ``"colmap"``.
+        device: where it computes.
+
+    Raises:
+        NbHelpersError: no such source; one that is not here; one whose licence is not accepted.
+    """
+    from nbhelpers.models.load import load
+
+    wanted = os.environ.get(VARIABLE, "colmap") if name is None else name
+    if wanted.lower() in OFF:
+        return None
+    return load("geometry_encoder", SOURCES.get(wanted, wanted), device)
+
+
+def backbone_of(tracker: Tracker) -> str:
+    """Name of the network whose features a tracker compares: a merger is trained for one."""
+    return tracker.segmenter.name if hasattr(tracker, "segmenter") else tracker.name
+
+
+def default_merger(tracker: Tracker) -> nn.Module | None:
+    """The merger in the package where it is of the tracker's backbone; else None."""
+    from nbhelpers.geometry_fusion.merger import PACKAGED, inspect_checkpoint, load_merger
+
+    if PACKAGED.is_file() and inspect_checkpoint(PACKAGED).backbone == backbone_of(tracker):
+        return load_merger()
+    return None
+
+
+def scene_of(path: str | Path | None) -> Scene | Callable[[FrameSequence], Scene] | None:
+    """What a folder tells of cameras and depth, for the frames that are asked about; None without a folder."""
+    if path is None:
+        return None
+
+    def matching(frames: FrameSequence) -> Scene:
+        names = getattr(frames, "names", None)
+        pictures, scene = read_rgbd(path, None if names is None else [Path(str(name)).name for name in names])
+        if len(pictures) != len(frames):
+            raise NbHelpersError(
+                "the folder does not tell cameras and depth of all frames",
+                given=f"{path}: {len(pictures)} of {len(frames)}",
+            )
+        return scene
+
+    return matching
+
+
+def make_arms(
+    tracker: Tracker,
+    encoder: GeometryEncoder | None,
+    names: Iterable[str] = ("baseline", "geometry"),
+    *,
+    merger: nn.Module | None = None,
+    scene: Scene | Callable[[FrameSequence], Scene | None] | None = None,
+    other: Geometry | None = None,
+    max_motion: float | None = None,
+    cache: str | Path | None = None,
+) -> dict[str, Tracker]:
+    """Trackers by name, for `nbhelpers.geometry_fusion.comparison.compare_arms`.
+
+    Example:
+        >>> make_arms(tracker, geometry_source("colmap"), ["baseline", "geometry", "shuffled"], merger=load_merger())
+
+    Without a merger of its backbone, label propagation has the kernel for its arm ``geometry``, and SAM 2's video
+    network ``reprompt``. Negative controls never fall back: it is to be seen what false geometry does.
+
+    Args:
+        tracker: the baseline.
+        encoder: of the geometry; None leaves the baseline alone.
+        names: of `ARMS`.
+        merger: trained; that of the package where it fits when left out.
+        scene: for the encoder of given scenes.
+        other: geometry of another clip, for the control ``other``.
+        max_motion: see `GeometryTracker`.
+        cache: folder where geometry is kept.
+
+    Raises:
+        NbHelpersError: no such arm; an arm that the tracker or a missing merger cannot do.
+    """
+    from nbhelpers.geometry_fusion.merger import PlaceKernel
+
+    merger = default_merger(tracker) if merger is None else merger
+    votes = hasattr(tracker, "segmenter")
+    merged = PlaceKernel() if merger is None and votes else merger
+    common = {"scene": scene, "cache": cache}
+    if max_motion is not None:
+        common["max_motion"] = max_motion
+    arms: dict[str, Tracker] = {}
+    for name in names:
+        if name not in ARMS:
+            raise NbHelpersError("there is no such arm", given=name, expected=", ".join(ARMS))
+        if name == "baseline":
+            arms[name] = tracker
+        if name == "baseline" or encoder is None:
+            continue
+        if name in ("kernel", "places") and not votes:
+            raise NbHelpersError("this arm needs label propagation", given=f"{name} with {tracker.name}")
+        if name == "merger" and merger is None:
+            raise NbHelpersError(
+                "there is no merger of this backbone", given=backbone_of(tracker), do="nbhelpers geometry-fusion train"
+            )
+        if name == "kernel":
+            arms[name] = GeometryTracker(tracker, encoder, PlaceKernel(), places=False, **common)
+        elif name == "places":
+            arms[name] = GeometryTracker(tracker, encoder, None, places=True, **common)
+        elif name == "merger":
+            arms[name] = GeometryTracker(tracker, encoder, merger, places=False, **common)
+        elif name == "reprompt" or (merger is None and not votes):
+            arms[name] = GeometryTracker(tracker, encoder, None, places=False, reprompt=True, **common)
+        elif name == "geometry":
+            arms[name] = GeometryTracker(tracker, encoder, merged, places=votes, reprompt=not votes, **common)
+        else:
+            change = lambda geometry, name=name: falsify(geometry, name, other)  # noqa: E731
+            control = {**common, "max_motion": 1.0, "change": change}
+            arms[name] = GeometryTracker(tracker, encoder, merged, places=votes, **control)
+    return arms

@@ -1,4 +1,4 @@
-"""The network that merges geometry into SAM 2's features, and the same without learning.
+"""The network that merges geometry into SAM 2's features, its files, and the same without learning.
 
 `FeatureMerger` follows 3AM (arXiv 2601.08831, section 3): a Fourier encoding of points and rays, self-attention on the
 shallowest layer of a geometry network and cross-attention to the deeper ones, and convolutions that join the result
@@ -8,17 +8,26 @@ untrained merger changes nothing; and cells without geometry are not changed at 
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import replacing
+
 KERNEL_SIGMA = 0.15  # z-scored units: the distance at which two places are no longer the same
 RAY_SIGMA = 1.0
 KERNEL_WEIGHT = 0.75  # of places in the similarity of two cells, the rest is looks
+PACKAGED = Path(__file__).with_name("merger-sam2-hiera-tiny-lite.safetensors")
+"""Where a merger for the lite segmenter lies in the package, if one was put there."""
 
 
 class FourierEncoding(nn.Module):
@@ -206,3 +215,104 @@ class PlaceKernel(nn.Module):
         share = self.weight * valid[:, None]
         places = self.places(prior[:, :3].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return torch.cat([(1 - share).sqrt() * looks, share.sqrt() * places], 1)
+
+
+def save_merger(path: str | Path, merger: FeatureMerger, about: Mapping[str, Any]) -> Path:
+    """Write a merger with what it was made from (``backbone``, ``sources``, ...); return the path."""
+    from safetensors.torch import save_file
+
+    metadata = {"about": json.dumps({**about, "merger": merger.config})}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in merger.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+    return Path(path)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What is in a checkpoint file.
+
+    Attributes:
+        path: the file.
+        backbone: name of the network whose features it changes; empty where the file does not say.
+        has_geometry: whether a merger is in it that changes anything.
+        parameters: of the merger, or of all weights where there is none.
+        step: of its training.
+        about: all that the file says of itself.
+    """
+
+    path: Path
+    backbone: str
+    has_geometry: bool
+    parameters: int
+    step: int
+    about: Mapping[str, Any]
+
+
+def inspect_checkpoint(path: str | Path) -> CheckpointInfo:
+    """What is in a merger's file, a training checkpoint, or any other file of weights.
+
+    Raises:
+        NbHelpersError: no such file, or none of weights.
+    """
+    from nbhelpers.models.adapters import read_weights
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise NbHelpersError("there is no such checkpoint", given=path)
+    tensors = read_weights(path, "a merger's file, or a checkpoint of its training")
+    tensors = tensors.get("model", tensors)
+    own = under("merger.", tensors) or tensors
+    about = _about(path)
+    has = "last.weight" in own and bool(own["last.weight"].any() or own["last.bias"].any())
+    count = sum(int(value.numel()) for value in own.values() if isinstance(value, Tensor))
+    return CheckpointInfo(path, about.get("backbone", ""), has, count, int(about.get("step", 0)), about)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of itself; empty for others."""
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(str(path), "pt") as file:
+        return json.loads((file.metadata() or {}).get("about", "{}"))
+
+
+def load_merger(path: str | Path | None = None, backbone: str | None = None) -> FeatureMerger:
+    """A trained merger from its file or a training checkpoint, in evaluation mode.
+
+    Args:
+        path: the file; `PACKAGED` when left out.
+        backbone: name of the network that it must have been trained for.
+
+    Raises:
+        NbHelpersError: no such file; one without a merger, or of another backbone.
+    """
+    path = PACKAGED if path is None else Path(path).expanduser()
+    info = inspect_checkpoint(path)
+    if "merger" not in info.about:
+        raise NbHelpersError(
+            "the checkpoint holds no geometry",
+            given=path,
+            expected="merger.safetensors, or a checkpoint of its training",
+            do="nbhelpers geometry-fusion inspect tells what is in it; nbhelpers geometry-fusion train makes one",
+        )
+    if backbone is not None and info.backbone != backbone:
+        raise NbHelpersError(
+            "the merger is of another backbone",
+            given=f"{path.name}: {info.backbone}",
+            expected=backbone,
+            do="train one for this backbone: nbhelpers geometry-fusion train",
+        )
+    from nbhelpers.models.adapters import read_weights
+
+    tensors = read_weights(path, "a merger's file")
+    merger = FeatureMerger(**info.about["merger"])
+    merger.load_state_dict(under("merger.", tensors) or tensors)
+    return merger.eval().requires_grad_(False)
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without the prefix."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

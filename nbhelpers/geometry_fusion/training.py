@@ -1,4 +1,9 @@
-"""Training of a merger beside frozen networks, from features that are computed once; resumed where it stopped."""
+"""Training of a merger beside frozen networks, from features that are computed once; resumed where it stopped.
+
+The losses are those that SAM 2 was trained with: focal, dice, IoU and occlusion. Ravi et al. 2024, arXiv 2408.00714,
+appendix D; the numbers are those of ``training/loss_fns.py`` in sam2 1.1.0 (``MultiStepMultiMasksAndIous`` with L1 for
+the IoU, object scores without focal weighting), which needs packages that are not needed for anything else here.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -21,12 +26,86 @@ from torch.nn import functional
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import check_writable, replacing, write_text
-from nbhelpers.geometry_fusion.losses import FrameOutput, frame_losses
-from nbhelpers.geometry_fusion.merger import FeatureMerger
+from nbhelpers.geometry_fusion.comparison import geometry_source, read_truth, scene_of
+from nbhelpers.geometry_fusion.geometry import kept_geometry
+from nbhelpers.geometry_fusion.merger import FeatureMerger, save_merger, under
+from nbhelpers.geometry_fusion.synthetic import (
+    TEST_PHOTOS,
+    TRAINING_PHOTOS,
+    SyntheticClip,
+    load_textures,
+    render_clip,
+)
 from nbhelpers.geometry_fusion.tracker import prior_tensors
+from nbhelpers.models.cached import CachedSegmenter
+from nbhelpers.models.geometry import SceneGeometry
 from nbhelpers.models.label_propagation.tracker import MIN_SIMILARITY
 from nbhelpers.models.label_propagation.votes import NEIGHBOURS, TEMPERATURE
+from nbhelpers.models.protocols import FeatureSegmenter, FrameSequence
 from nbhelpers.models.values import Geometry
+
+if TYPE_CHECKING:
+    from nbhelpers.models.sam2_video.network import VideoPredictor
+    from nbhelpers.models.sam2_video.unroll import FrameFeatures
+
+
+WEIGHTS = {"focal": 20.0, "dice": 1.0, "iou": 1.0, "occlusion": 1.0}
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class FrameOutput:
+    """What a model says of ``n`` objects on one frame.
+
+    Attributes:
+        masks: ``(n, m, h, w)`` logits of ``m`` candidates.
+        ious: ``(n, m)``, the IoU that is predicted for each.
+        presence: ``(n, 1)``, logit of the object being in sight.
+    """
+
+    masks: Float[Tensor, "n m h w"]
+    ious: Float[Tensor, "n m"]
+    presence: Float[Tensor, "n 1"]
+
+
+def frame_losses(output: FrameOutput, target: Bool[Tensor, "n h w"]) -> dict[str, Tensor]:
+    """The four losses of a frame, each divided by the number of objects, and their weighted sum ``total``.
+
+    Focal, dice and IoU losses count for the candidate with the smallest sum of the first two, and where the object is
+    in sight.
+
+    Args:
+        output: of the model.
+        target: true masks.
+    """
+    count = max(len(target), 1)
+    truth = target[:, None].float().expand_as(output.masks)
+    present = target.flatten(1).any(1, keepdim=True).float()
+    focal = focal_loss(output.masks, truth).flatten(2).mean(2) / count
+    probability = output.masks.sigmoid().flatten(2)
+    shared = 2 * (probability * truth.flatten(2)).sum(2)
+    dice = (1 - (shared + 1) / (probability.sum(2) + truth.flatten(2).sum(2) + 1)) / count
+    inside = output.masks > 0
+    both, either = ((inside & (truth > 0)).flatten(2).sum(2), (inside | (truth > 0)).flatten(2).sum(2))
+    iou = (output.ious - both / either.clamp(min=1)).abs() / count
+    best = (WEIGHTS["focal"] * focal + WEIGHTS["dice"] * dice).argmin(1, keepdim=True)
+    losses = {
+        name: (values.gather(1, best) * present).sum()
+        for name, values in (("focal", focal), ("dice", dice), ("iou", iou))
+    }
+    losses["occlusion"] = functional.binary_cross_entropy_with_logits(output.presence, present)
+    losses["total"] = sum(WEIGHTS[name] * value for name, value in losses.items())
+    return losses
+
+
+def focal_loss(logits: Float[Tensor, "*shape"], truth: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Focal loss of each pixel (Lin et al. 2017, arXiv 1708.02002)."""
+    probability = logits.sigmoid()
+    entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    right = probability * truth + (1 - probability) * (1 - truth)
+    balance = FOCAL_ALPHA * truth + (1 - FOCAL_ALPHA) * (1 - truth)
+    return balance * entropy * (1 - right) ** FOCAL_GAMMA
+
 
 log = logging.getLogger(__name__)
 MIN_OVERLAP = 0.25  # of a frame's points that the others see, for a sample by field of view (arXiv 2601.08831)
@@ -126,6 +205,7 @@ class TrainingSample:
         memory: how many of them are memory.
         prior: ``(f, 6, h, w)``, turned, moved and disturbed at random.
         valid: ``(f, h, w)``, some cells withheld.
+        layers: ``(f, c, h, w)`` each, features of the geometry network; none for sources without them.
     """
 
     clip: TrainingClip
@@ -134,6 +214,12 @@ class TrainingSample:
     memory: int
     prior: Tensor = field(repr=False)
     valid: Tensor = field(repr=False)
+    layers: Sequence[Tensor] = field(default=(), repr=False)
+
+    def merged(self, merger: FeatureMerger, features: Tensor, part: slice = slice(None)) -> Tensor:
+        """The features ``(f, c, h, w)`` of some of the frames, merged with their geometry."""
+        prior, valid, *layers = (each[part].to(features.device) for each in (self.prior, self.valid, *self.layers))
+        return merger(features, prior, valid, layers)
 
 
 @runtime_checkable
@@ -162,8 +248,7 @@ class VoteModel:
         """Votes of the memory frames on the others."""
         features = sample.clip.features[sample.frames].to(self.device).float()
         labels = sample.clip.labels[sample.object, sample.frames].to(self.device).float().flatten(1)
-        merged = merger(features, sample.prior.to(self.device), sample.valid.to(self.device))
-        tokens = merged.flatten(2).mT
+        tokens = sample.merged(merger, features).flatten(2).mT
         tokens = functional.normalize(tokens - tokens[:1].mean(1, keepdim=True), dim=2)
         keys, values = [], []
         for number in range(sample.memory):
@@ -244,7 +329,7 @@ def _disturbed(
     clip: TrainingClip, chosen: int, frames: list[int], config: TrainingConfig, rng: np.random.Generator
 ) -> TrainingSample:
     """The sample with its world turned, moved and scaled, its points shaken and some of them withheld."""
-    prior, valid, _ = prior_tensors(clip.geometry, frames)
+    prior, valid, layers = prior_tensors(clip.geometry, frames)
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32)
     turn = turn if np.linalg.det(turn) > 0 else -turn
     matrix = torch.from_numpy(turn)
@@ -258,7 +343,7 @@ def _disturbed(
         kept = rng.random(valid.shape) >= rng.uniform(0, config.dropout)
         valid = valid & torch.from_numpy(kept)
     prior = torch.cat([points, rays], 1) * valid[:, None]
-    return TrainingSample(clip, chosen, frames, config.memory, prior, valid)
+    return TrainingSample(clip, chosen, frames, config.memory, prior, valid, layers)
 
 
 def overlap(geometry: Geometry, frame: int, stride: int = 4) -> Float[np.ndarray, " t"]:
@@ -304,11 +389,15 @@ def train(
         test_textures: photos of the clips that will be tested on: none may be trained on.
 
     Raises:
-        NbHelpersError: no clips, clips with a photo of the test, or a folder of another run.
+        NbHelpersError: no clips, clips with a photo of the test, clips with feature layers of different networks, or a
+            folder of another run.
     """
     config = config or TrainingConfig()
     if not clips:
         raise NbHelpersError("there is nothing to train on", expected="one clip or more")
+    layers = {tuple(layer.shape[-1] for layer in clip.geometry.layers) for clip in clips}
+    if len(layers) > 1:
+        raise NbHelpersError("the clips' geometry has different feature layers", given=sorted(layers))
     if shared := {name for clip in clips for name in clip.textures} & set(test_textures):
         raise NbHelpersError("training and test scenes share photos", given=", ".join(sorted(shared)))
     if len(clips) == 1:
@@ -319,7 +408,8 @@ def train(
     about["sources"] = sorted({clip.geometry.source for clip in clips})
     _check_config(folder / "config.json", about)
     torch.manual_seed(config.seed)
-    merger = FeatureMerger(clips[0].features.shape[1], config.hidden, frequencies=config.frequencies, seed=config.seed)
+    channels, (widths,) = clips[0].features.shape[1], layers
+    merger = FeatureMerger(channels, config.hidden, widths, config.frequencies, seed=config.seed)
     optimiser = _optimiser(merger, config)
     start = _resume(folder, merger, optimiser)
     stats = _read_stats(folder / "train_stats.json", start)
@@ -440,114 +530,142 @@ def _resume(folder: Path, merger: FeatureMerger, optimiser: torch.optim.Optimize
     if not found:
         return 0
     tensors = load_file(found[-1])
-    merger.load_state_dict(_under("merger.", tensors))
+    merger.load_state_dict(under("merger.", tensors))
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under("optimiser.", tensors).items():
+    for name, value in under("optimiser.", tensors).items():
         number, _, key = name.partition(".")
         state.setdefault(int(number), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     return int(found[-1].stem.rpartition("-")[2])
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+class VideoModel:
+    """SAM 2's video network as a `nbhelpers.geometry_fusion.training.TrackingModel`.
 
-
-def save_merger(path: str | Path, merger: FeatureMerger, about: Mapping[str, Any]) -> Path:
-    """Write a merger with what it was made from (``backbone``, ``sources``, ...); return the path."""
-    from safetensors.torch import save_file
-
-    metadata = {"about": json.dumps({**about, "merger": merger.config})}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in merger.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
-    return Path(path)
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What is in a checkpoint file.
-
-    Attributes:
-        path: the file.
-        backbone: name of the network whose features it changes; empty where the file does not say.
-        has_geometry: whether a merger is in it that changes anything.
-        parameters: of the merger, or of all weights where there is none.
-        step: of its training.
-        about: all that the file says of itself.
-    """
-
-    path: Path
-    backbone: str
-    has_geometry: bool
-    parameters: int
-    step: int
-    about: Mapping[str, Any]
-
-
-def inspect_checkpoint(path: str | Path) -> CheckpointInfo:
-    """What is in a merger's file, a training checkpoint, or any other file of weights.
-
-    Raises:
-        NbHelpersError: no such file, or none of weights.
-    """
-    from nbhelpers.models.adapters import read_weights
-
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise NbHelpersError("there is no such checkpoint", given=path)
-    tensors = read_weights(path, "a merger's file, or a checkpoint of its training")
-    tensors = tensors.get("model", tensors)
-    own = _under("merger.", tensors) or tensors
-    about = _about(path)
-    has = "last.weight" in own and bool(own["last.weight"].any() or own["last.bias"].any())
-    count = sum(int(value.numel()) for value in own.values() if isinstance(value, Tensor))
-    return CheckpointInfo(path, about.get("backbone", ""), has, count, int(about.get("step", 0)), about)
-
-
-def _about(path: Path) -> dict[str, Any]:
-    """What a safetensors file says of itself; empty for others."""
-    if path.suffix != ".safetensors":
-        return {}
-    from safetensors import safe_open
-
-    with safe_open(str(path), "pt") as file:
-        return json.loads((file.metadata() or {}).get("about", "{}"))
-
-
-def load_merger(path: str | Path | None = None, backbone: str | None = None) -> FeatureMerger:
-    """A trained merger from its file or a training checkpoint, in evaluation mode.
+    The first frame of a sample gives the object's mask; the others are tracked in their order, each with the memory of
+    those before. A clip's features are computed once, by `encode`.
 
     Args:
-        path: the file; `PACKAGED` when left out.
-        backbone: name of the network that it must have been trained for.
+        model: of a `nbhelpers.models.sam2_video.Sam2Tracker`; its weights are frozen.
+        backbone: catalog name of the tracker.
+    """
+
+    def __init__(self, model: VideoPredictor, backbone: str):
+        self.model, self.backbone = model.eval().requires_grad_(False), backbone
+        self._features: dict[str, list[FrameFeatures]] = {}
+
+    def encode(self, name: str, frames: FrameSequence) -> Float[Tensor, "t c h w"]:
+        """The coarsest features of a clip's frames, for a `TrainingClip` of this name; those of all levels are kept."""
+        from nbhelpers.models.sam2_video.network import LazyImages
+        from nbhelpers.models.sam2_video.unroll import encode_frame
+
+        images = LazyImages(frames, self.model.image_size)
+        self._features[name] = [encode_frame(self.model, images[number]) for number in range(len(frames))]
+        return torch.cat([each.coarse for each in self._features[name]]).to("cpu", torch.float16)
+
+    def outputs(self, sample: TrainingSample, merger: FeatureMerger) -> list[tuple[FrameOutput, Bool[Tensor, "n h w"]]]:
+        """Candidates, predicted IoUs and presence on all frames but the first, with the truth."""
+        from nbhelpers.models.sam2_video.unroll import track_frames
+
+        kept = self._features[sample.clip.name]
+        device = self.model.device
+        merged = []
+        for place, number in enumerate(sample.frames):
+            changed = sample.merged(merger, kept[number].coarse, slice(place, place + 1))
+            merged.append(kept[number].with_coarse(changed))
+        labels = sample.clip.labels[sample.object, sample.frames].to(device)
+        found = []
+        tracked = track_frames(self.model, merged, labels[0] > 0.5)
+        for (masks, ious, presence), label in zip(tracked, labels[1:], strict=True):
+            truth = functional.interpolate(label[None, None], masks.shape[-2:], mode="bilinear", align_corners=False)
+            found.append((FrameOutput(masks, ious, presence), truth[0] > 0.5))
+        return found
+
+
+SEEDS = (1, 2, 3, 4)  # of the synthetic clips that are trained on when none are named; tests take others
+
+
+def training_set(
+    config: Mapping[str, Any], folder: str | Path, models: str | None = None, device: str | None = None
+) -> tuple[list[TrainingClip], TrackingModel, tuple[str, ...]]:
+    """Clips, frozen networks and the photos that must not be trained on, from a configuration.
+
+    In TOML, both parts may be left out::
+
+        [synthetic]
+        seeds = [1, 2, 3, 4]                # of clips with the photos for training
+
+        [[clips]]
+        frames = "videos/frames"            # a folder of pictures, or a video
+        masks = "videos/gt_masks"           # true masks, numbered as the frames
+        every = 6                           # 1 when left out
+        geometry = "given"                  # or colmap, da3, ...
+        scene = "videos"                    # folder with cameras and depth, for "given"
+
+    Args:
+        config: what `TrainingConfig.open` returns beside the training's own settings.
+        folder: of the run; features and geometry are kept in ``cache`` below it.
+        models: ``"lite"``, ``"official"`` or ``"auto"``.
+        device: where the networks compute.
 
     Raises:
-        NbHelpersError: no such file; one without a merger, or of another backbone.
+        NbHelpersError: names that are not known; clips that cannot be read.
     """
-    path = PACKAGED if path is None else Path(path).expanduser()
-    info = inspect_checkpoint(path)
-    if "merger" not in info.about:
+    if unknown := set(config) - {"synthetic", "clips"}:
         raise NbHelpersError(
-            "the checkpoint holds no geometry",
-            given=path,
-            expected="merger.safetensors, or a checkpoint of its training",
-            do="nbhelpers geometry-fusion inspect tells what is in it; nbhelpers geometry-fusion train makes one",
+            "the configuration has names that are not known",
+            given=", ".join(sorted(unknown)),
+            expected="training, synthetic, clips",
         )
-    if backbone is not None and info.backbone != backbone:
+    from nbhelpers.models.load import load
+
+    cache = Path(folder).expanduser() / "cache"
+    segmenter = CachedSegmenter(load("segmenter", None, device, models), cache)
+    clips = []
+    named = config.get("clips", [])
+    seeds = config.get("synthetic", {}).get("seeds", () if named else SEEDS)
+    if seeds:
+        textures = load_textures(TRAINING_PHOTOS)
+        clips += [synthetic_training_clip(render_clip(int(seed), textures), segmenter) for seed in seeds]
+    clips += [_real_clip(entry, segmenter, cache, device) for entry in named]
+    return clips, VoteModel(segmenter.name, segmenter.device), TEST_PHOTOS
+
+
+def synthetic_training_clip(clip: SyntheticClip, segmenter: FeatureSegmenter) -> TrainingClip:
+    """A synthetic clip with its features, its exact geometry, and both twins as objects."""
+    geometry = SceneGeometry().encode(clip, clip.scene)
+    objects = [clip.masks, clip.twin] if clip.twin.any() else [clip.masks]
+    features = coarse_features(clip, segmenter)
+    return TrainingClip(clip.name, features, geometry, clip_labels(objects, features.shape[-1]), clip.photos)
+
+
+def coarse_features(frames: FrameSequence, segmenter: FeatureSegmenter) -> torch.Tensor:
+    """SAM 2's coarsest features of all frames, ``(t, c, h, w)`` in half precision."""
+    maps = []
+    for number in range(len(frames)):
+        features = segmenter.features(segmenter.encode(frames[number]))
+        maps.append(features.permute(2, 0, 1).to("cpu", torch.float16))
+    return torch.stack(maps)
+
+
+def _real_clip(entry: Mapping[str, Any], segmenter: FeatureSegmenter, cache: Path, device: str | None) -> TrainingClip:
+    """A clip of the configuration."""
+    from nbhelpers.core.video import Frames
+
+    known = {"frames", "masks", "every", "geometry", "scene", "label"}
+    if set(entry) - known or not {"frames", "masks"} <= set(entry):
         raise NbHelpersError(
-            "the merger is of another backbone",
-            given=f"{path.name}: {info.backbone}",
-            expected=backbone,
-            do="train one for this backbone: nbhelpers geometry-fusion train",
+            "a clip of the configuration cannot be read", given=", ".join(entry), expected=", ".join(sorted(known))
         )
-    from nbhelpers.models.adapters import read_weights
-
-    tensors = read_weights(path, "a merger's file")
-    merger = FeatureMerger(**info.about["merger"])
-    merger.load_state_dict(_under("merger.", tensors) or tensors)
-    return merger.eval().requires_grad_(False)
-
-
-PACKAGED = Path(__file__).with_name("merger-sam2-hiera-tiny-lite.safetensors")
-"""Where a merger for the lite segmenter lies in the package, if one was put there."""
+    every = int(entry.get("every", 1))
+    frames = Frames(Path(entry["frames"]).expanduser(), step=every)
+    truth = read_truth(entry["masks"], frames, every, entry.get("label"))
+    encoder = geometry_source(entry.get("geometry", "given" if "scene" in entry else "colmap"), device)
+    if encoder is None:
+        raise NbHelpersError("a merger cannot be trained without geometry", given=entry["geometry"])
+    scene = scene_of(entry.get("scene"))
+    geometry = kept_geometry(encoder, frames, cache, None if scene is None else scene(frames))
+    features = coarse_features(frames, segmenter)
+    empty = np.zeros(frames.size, bool)
+    masks = np.stack([truth.masks.get(number, empty) for number in range(len(frames))])
+    return TrainingClip(str(entry["frames"]), features, geometry, clip_labels([masks], features.shape[-1]))

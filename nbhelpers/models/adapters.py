@@ -1,7 +1,8 @@
-"""Shared code of the adapters of torch networks: reading a checkpoint, and the out-of-memory fallback to the CPU."""
+"""Shared code of the adapters: reading weights, ONNX sessions, and the out-of-memory fallback to the CPU."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,29 @@ def with_cpu_fallback(adapter: Any, run: Callable[[], Result]) -> Result:
     adapter.model.to("cpu")
     release_memory()
     return with_cpu_fallback(adapter, run)
+
+
+def onnx_session(model: str | Path | bytes, device: str = "cpu") -> tuple[Any, str]:
+    """A session of ONNX Runtime, and the device that it computes on: ``"cuda"`` where it can, else ``"cpu"``.
+
+    It uses as many threads as ``OMP_NUM_THREADS`` says, which ONNX Runtime itself does not read, so that workers beside
+    each other can share the cores; all cores where that is not set.
+
+    Args:
+        model: a file, or a serialized graph.
+        device: the wanted one.
+    """
+    import onnxruntime
+
+    cuda = device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of initializers that its own optimizer no longer needs
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and int(threads):
+        options.intra_op_num_threads = int(threads)
+    providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
+    given = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(given, options, providers=providers), "cuda" if cuda else "cpu"
 
 
 def read_weights(path: Path, expected: str) -> dict[str, Any]:

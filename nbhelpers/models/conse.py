@@ -26,6 +26,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
 from nbhelpers.core.lazy import missing
 from nbhelpers.core.vocabulary import is_stuff
+from nbhelpers.models.adapters import onnx_session
 from nbhelpers.models.dense import as_classes
 from nbhelpers.models.minilm import SentenceEncoder
 from nbhelpers.models.values import ClassMap
@@ -390,14 +391,13 @@ class DenseClassifier:
             NbHelpersError: a file that ONNX Runtime cannot read, or another graph.
         """
         import onnx
-        import onnxruntime
 
         try:
             model = onnx.load(str(path))
             weight, bias = cut_classifier(model.graph)
             if dense:
                 halve_stride(model.graph)
-            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+            session, _ = onnx_session(model.SerializeToString())
         except Exception as error:  # onnxruntime's and protobuf's exceptions have no public base
             raise NbHelpersError(
                 "the classifier cannot be loaded",

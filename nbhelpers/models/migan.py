@@ -13,6 +13,7 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit_square, unfit_square
+from nbhelpers.models.adapters import onnx_session
 
 if TYPE_CHECKING:
     pass
@@ -89,18 +90,12 @@ def build(name: str, files: dict[str, Path], device: str) -> MiganInpainter:
     Raises:
         NbHelpersError: a file that ONNX Runtime cannot read.
     """
-    import onnxruntime
-
-    cuda = device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of initializers that its own optimizer no longer needs
     try:
-        session = onnxruntime.InferenceSession(str(files["checkpoint"]), options, providers=providers)
+        session, device = onnx_session(files["checkpoint"], device)
     except Exception as error:  # onnxruntime's exceptions have no public base
         raise NbHelpersError(
             "the model file cannot be loaded",
             given=f"{files['checkpoint'].name}: {str(error).splitlines()[0]}",
             do=f"nbhelpers fetch {name}",
         ) from error
-    return MiganInpainter(session, name, "cuda" if cuda else "cpu")
+    return MiganInpainter(session, name, device)

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Shaped, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import LOW_RES_FACTOR, mask_logits
 from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.adapters import onnx_session
 from nbhelpers.models.values import Choose, Embedding, Prediction
 
 if TYPE_CHECKING:
@@ -114,24 +115,21 @@ def build(name: str, files: dict[str, Path], device: str) -> MobileSamSegmenter:
         NbHelpersError: a file that ONNX Runtime cannot read, or another graph.
     """
     import onnx
-    import onnxruntime
 
-    cuda = device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
     try:
-        encoder = onnxruntime.InferenceSession(str(files["encoder"]), providers=providers)
+        encoder, device = onnx_session(files["encoder"], device)
         model = onnx.load(str(files["decoder"]))
         del model.graph.output[:]  # drops the nodes that resize masks to the size of the photo
         for tensor in (ALL_MASKS, ALL_IOUS):
             model.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
-        decoder = onnxruntime.InferenceSession(model.SerializeToString(), providers=providers)
+        decoder, _ = onnx_session(model.SerializeToString(), device)
     except Exception as error:  # onnxruntime's and protobuf's exceptions have no public base
         raise NbHelpersError(
             "the model files cannot be loaded",
             given=f"{files['encoder'].name}, {files['decoder'].name}: {str(error).splitlines()[0]}",
             do=f"nbhelpers fetch {name}",
         ) from error
-    return MobileSamSegmenter(encoder, decoder, name, "cuda" if cuda else "cpu")
+    return MobileSamSegmenter(encoder, decoder, name, device)
 
 
 def _scaled(size: tuple[int, int]) -> tuple[int, int]:

@@ -238,12 +238,15 @@ class TrackedFrame:
         predictions: by object id, a `Prediction` of one mask; its score is the tracker's confidence, 0 to 1.
         gone: ids of the objects predicted to be occluded or out of frame; their masks are empty.
         prompted: ids of the objects with prompts on this frame.
+        others: by object id, another candidate for the object, such as a thing that looks the same; its score is the
+            probability that this one is meant. Only for objects that have one, and from trackers that know.
     """
 
     frame: int
     predictions: Mapping[int, Prediction]
     gone: frozenset[int] = frozenset()
     prompted: frozenset[int] = frozenset()
+    others: Mapping[int, Prediction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from jaxtyping import Float32, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.vocabulary import root
+from nbhelpers.models.adapters import onnx_session
 from nbhelpers.models.dense import as_classes
 
 if TYPE_CHECKING:
@@ -330,16 +331,10 @@ def build(name: str, files: dict[str, Path], device: str) -> YoloxDetector:
     Raises:
         NbHelpersError: a file that cannot be read, or contains another network.
     """
-    import onnxruntime
-
     from nbhelpers.models.minilm import SentenceEncoder
 
-    cuda = device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    providers = (["CUDAExecutionProvider"] if cuda else []) + ["CPUExecutionProvider"]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(files["checkpoint"]), options, providers=providers)
+        session, device = onnx_session(files["checkpoint"], device)
         shape = session.get_outputs()[0].shape
     except Exception as error:  # onnxruntime's exceptions have no public base
         raise NbHelpersError(
@@ -350,7 +345,7 @@ def build(name: str, files: dict[str, Path], device: str) -> YoloxDetector:
     if list(shape[1:]) != [sum((SIDE // stride) ** 2 for stride in STRIDES), 5 + len(CLASSES)]:
         raise NbHelpersError("the detector is another network", given=f"output {shape}", expected="(1, 3549, 85)")
     sentences = SentenceEncoder.from_files(files["text"], files["config"], files["tokenizer"])
-    return YoloxDetector(session, sentences, name, "cuda" if cuda else "cpu")
+    return YoloxDetector(session, sentences, name, device)
 
 
 def _table() -> dict[str, tuple[str, ...]]:

@@ -18,6 +18,7 @@ VANISHED_SCORE = 0.75  # drift score of a frame on which the object vanishes
 USUAL_SCORE, USUAL_OVERLAP = 0.9, 0.9  # assumed before there are statistics of an object
 SCORE_DROP, OVERLAP_DROP = 0.1, 0.2  # fraction below the object's usual value that is doubtful
 MAX_BAD_SCORE, MAX_BAD_OVERLAP = 0.5, 0.4  # values that are always doubtful
+MIN_EXCHANGED = 0.1  # probability of an exchange with another thing that is doubtful
 DOUBTFUL_JUMP, USUAL_JUMP = 1.75, 1.25  # factor of the area that is doubtful, and one that is not
 
 
@@ -51,8 +52,9 @@ def drift_score(
     jump: float | None = None,
     gone: bool = False,
     usual: tuple[float, float] = (USUAL_SCORE, USUAL_OVERLAP),
+    exchanged: float | None = None,
 ) -> Drift:
-    """The drift of a mask: the worst of tracker confidence, overlap and area jump.
+    """The drift of a mask: the worst of tracker confidence, overlap, area jump and probability of an exchange.
 
     A thin and fast object overlaps little with its neighbour even if the mask is correct, and trackers differ in their
     confidence. Both are therefore compared with the usual values of the object.
@@ -63,6 +65,7 @@ def drift_score(
         jump: see `flow_agreement`.
         gone: the tracker predicts that the object is not visible.
         usual: medians of ``model`` and ``overlap`` over the object's frames.
+        exchanged: probability that another thing that looks the same is the object, at most 0.5.
     """
     if gone:
         vanished = overlap is not None  # the neighbour's mask did not leave the frame, but there is none here
@@ -77,6 +80,9 @@ def drift_score(
         grown = "grew" if jump > 1 else "shrank"
         excess = (factor - USUAL_JUMP) / (DOUBTFUL_JUMP - USUAL_JUMP)
         doubts[f"its area {grown} {factor:.1f}-fold from one frame to the next"] = MIN_DOUBTFUL * excess
+    if exchanged is not None:
+        why = f"another thing that looks the same may be the object ({exchanged:.0%})"
+        doubts[why] = MIN_DOUBTFUL * exchanged / MIN_EXCHANGED
     why, score = max(doubts.items(), key=lambda item: item[1])
     score = min(max(score, 0.0), 1.0)
     return Drift(round(score, 3), model, overlap, jump, why if score >= MIN_DOUBTFUL / 2 else "no sign of drift")

@@ -176,7 +176,8 @@ class Project:
         if state == "prompted":
             return Drift(0.0, record.prompted.score, None, None, "predicted from prompts on this frame")
         tracked = record.tracked
-        return drift_score(tracked.score, tracked.overlap, tracked.jump, tracked.gone, self._usual_values(entry.number))
+        usual = self._usual_values(entry.number)
+        return drift_score(tracked.score, tracked.overlap, tracked.jump, tracked.gone, usual, tracked.exchanged)
 
     def record(self, frame: int, number: int) -> MaskRecord:
         """The record of an object on a frame, without the masks."""

@@ -23,6 +23,8 @@ class TrackedMask:
         digest: of the prompts on the source frame.
         overlap: IoU with the neighbour's mask warped to this frame by optical flow; None if unreliable.
         jump: area divided by that of the warped mask.
+        exchanged: probability that the other candidate is the object; None if there is no other.
+        other: the mask of the other candidate as COCO RLE, where it is probable enough to be offered.
     """
 
     rle: Mapping[str, Any] = field(repr=False)
@@ -33,6 +35,8 @@ class TrackedMask:
     digest: str
     overlap: float | None = None
     jump: float | None = None
+    exchanged: float | None = None
+    other: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class MaskRecord:
     def without_masks(self) -> MaskRecord:
         """A copy without the masks, small enough to keep for every frame of a clip."""
         return MaskRecord(
-            None if self.tracked is None else replace(self.tracked, rle={}),
+            None if self.tracked is None else replace(self.tracked, rle={}, other=self.tracked.other and {}),
             None if self.prompted is None else replace(self.prompted, rle={}),
         )
 

@@ -295,6 +295,32 @@ class RotoSession:
         """The drift of an object's mask on a frame; None without a mask."""
         return self._project.drift(self._at(frame), self._entry(name))
 
+    def other_candidate(self, frame: int | None = None, name: str | None = None) -> Bool[np.ndarray, "h w"] | None:
+        """The mask of another thing that may be the object, on a tracked frame; None if there is none.
+
+        See `Drift` for how probable it is; `take_other` takes it.
+        """
+        frame, entry = self._at(frame), self._entry(name)
+        if self._project.state(frame, entry) not in ("tracked", "outdated"):
+            return None
+        other = self._project.full(frame, entry.number).tracked.other
+        return None if other is None else decode_rle(other)
+
+    def take_other(self, frame: int | None = None, name: str | None = None) -> Prediction:
+        """Take the other candidate: its mask becomes the object's on this frame, like a correction.
+
+        Raises:
+            NbHelpersError: there is no other candidate on this frame.
+        """
+        other = self.other_candidate(frame, name)
+        if other is None:
+            raise NbHelpersError(
+                "there is no other candidate on this frame",
+                given=f"frame {self._at(frame)}",
+                do="click the object instead",
+            )
+        return self.set_mask(other, name=name, frame=frame)
+
     def next_doubtful(self, after: int | None = None, name: str | None = None) -> int | None:
         """The next doubtful frame after ``after`` (the current one), cyclically; None if there is none."""
         after, count = self._at(after), len(self.frames)

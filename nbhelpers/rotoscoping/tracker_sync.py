@@ -20,7 +20,7 @@ from nbhelpers.core.promptlog import ObjectPrompts, Stroke
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.values import Prediction, TrackedFrame
-from nbhelpers.rotoscoping.drift import flow_agreement, to_small_grey
+from nbhelpers.rotoscoping.drift import MIN_EXCHANGED, flow_agreement, to_small_grey
 from nbhelpers.rotoscoping.project import Project
 from nbhelpers.rotoscoping.schedule import Digests, PromptedMask, TrackedMask, is_current, source_frame
 
@@ -277,6 +277,10 @@ class TrackerSync:
             source = source_frame(digests[number], frame, step)
             score = round(float(prediction.scores[prediction.choice]), 6)
             found = TrackedMask(encode_rle(mask), score, gone, step, source, digests[number][source], overlap, jump)
+            if (other := tracked.others.get(number)) is not None:
+                exchanged = round(float(other.scores[0]), 4)
+                rle = encode_rle(other.best) if exchanged >= MIN_EXCHANGED / 2 else None
+                found = replace(found, exchanged=exchanged, other=rle)
             records[number] = replace(self._project.full(frame, number), tracked=found)
         if records:
             self._project.put(frame, records)

@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import ipywidgets as widgets
+import numpy as np
+from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.plots import colour_of
 from nbhelpers.widgets import controls
+from nbhelpers.widgets.canvas import LayeredCanvas
 from nbhelpers.widgets.controls import Row, label, space, text_on
+from nbhelpers.widgets.page import watch_page
+from nbhelpers.widgets.still import still_output
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +94,7 @@ class SessionWidget(widgets.VBox):
         layout = widgets.Layout(width=f"{width}px", max_width="100%", grid_gap="6px", overflow="visible")
         super().__init__([], layout=layout)
         self.add_class(css_class)
+        self.add_class("nbhelpers-widget")
 
     def refresh(self) -> None:
         """Show what the session holds now; called after each of its changes."""
@@ -102,21 +108,25 @@ class SessionWidget(widgets.VBox):
         """What the right end of the status line shows."""
         return ""
 
+    def still(self) -> tuple[UInt8[np.ndarray, "h w 3"], str] | None:
+        """What the widget shows as a picture, and in words; None where that would say nothing."""
+        return None
+
     def close_parts(self) -> None:
         """Close what else the widget holds; called once, before it leaves the page."""
 
-    def show_rows(self, rows: Sequence[widgets.Widget], canvases: Sequence[widgets.Widget] = ()) -> None:
+    def show_rows(self, rows: Sequence[widgets.Widget | LayeredCanvas]) -> None:
         """Put the rows on the page and follow the session; the last step of making a widget.
 
         Args:
-            rows: from top to bottom, the canvases among them.
-            canvases: those that take keys. A canvas swallows keys, so in the order of Tab they come last.
+            rows: from top to bottom; canvases take keys.
         """
-        for place, row in enumerate(rows):
-            row.layout.order = str(place)
-        self.children = [*(row for row in rows if row not in canvases), *canvases]
-        for canvas in canvases:
-            canvas.on_key_down(self.press_key)
+        screens = [row for row in rows if isinstance(row, LayeredCanvas)]
+        for screen in screens:
+            screen.widget.on_key_down(self.press_key)
+        page = watch_page(lambda ratio: self._fit(screens, ratio))
+        shown = [row.widget if isinstance(row, LayeredCanvas) else row for row in rows]
+        self.children = shown if page is None else [*shown, page]
         # A session of the same project folder counts as the same: a cell that is run again makes a new one, while
         # the old one might still be tracking into the folder.
         project = getattr(self.session, "project", None)
@@ -127,6 +137,19 @@ class SessionWidget(widgets.VBox):
         self._stop_listening = self.session.on_change(self._session_changed)
         self._session_changed()
         self.show_message(_colab_notice())
+
+    _ipython_display_ = None  # of ipywidgets 7, which would keep `_repr_mimebundle_` from being called
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The widget, and its still picture for pages without a kernel."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        data, about = {"text/plain": type(self).__name__, "application/vnd.jupyter.widget-view+json": view}, {}
+        with self.reporting():
+            still = self.still()
+            if still is not None:
+                picture, about = still_output(*still)
+                data |= picture
+        return data, about
 
     def close(self) -> None:
         """Take the widget off its session and off the page; the session keeps everything."""
@@ -221,6 +244,12 @@ class SessionWidget(widgets.VBox):
         if action is not None and (name in "zy" or not (control or meta)):
             action()
 
+    def _fit(self, screens: Sequence[LayeredCanvas], ratio: float) -> None:
+        """Draw with the pixels that the page's screen has."""
+        with self.reporting():
+            for screen in screens:
+                screen.fit_ratio(ratio)
+
     def _session_changed(self) -> None:
         """Show a change of the session; what cannot be shown is reported, and does not stop whoever changed it."""
         with self.reporting():
@@ -293,7 +322,8 @@ class ObjectRow(Row):
             name, tooltip, lambda: self._session.select(name), icon="pen" if active else "", width="auto"
         )
         chip.style.button_color = colour_of(number)
-        chip.style.text_color = text_on(colour_of(number))
+        chip.style.text_color = text = text_on(colour_of(number))
+        chip.add_class(f"nbhelpers-{'black' if text == '#000000' else 'white'}-text")  # ipywidgets 7 has no text_color
         chip.style.font_weight = "bold" if active else "normal"
         return chip
 

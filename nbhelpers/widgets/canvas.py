@@ -14,7 +14,8 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.widgets.background import Later
 
 _drawing = threading.RLock()  # JupyterLab lets widgets be answered beside a running cell; all canvases share a manager
-MAX_SIDE = 1280  # pixels; larger images cost more to send than they show
+MAX_SIDE = 1280  # page pixels; larger images cost more to send than they show
+MAX_RATIO = 2.0  # canvas pixels for one page pixel
 LEFT, MIDDLE, RIGHT = 0, 1, 2  # as in the DOM's MouseEvent.button
 WATCHED = ["mouseenter", "mousedown", "mousemove", "mouseup", "mouseleave", "contextmenu"]
 
@@ -28,11 +29,17 @@ class LayeredCanvas:
         ...     screen["marks"].clear()
         ...     screen["marks"].fill_circle(320, 200, 7)
 
+    Lines and shapes are drawn in page pixels, files (`put`) in canvas pixels.
+
     Args:
-        width: canvas pixels, at most `MAX_SIDE`; also the width on the page, less where the page is narrower.
-        height: canvas pixels, at most `MAX_SIDE`.
+        width: page pixels, at most `MAX_SIDE`; a narrower page shows the canvas smaller.
+        height: page pixels, at most `MAX_SIDE`.
         layers: names, from back to front.
         repaint: draws everything; called when a page has connected, whose layers are empty then.
+
+    Attributes:
+        size: ``(width, height)`` in page pixels.
+        ratio: canvas pixels for one page pixel; see `fit_ratio`.
 
     Raises:
         NbHelpersError: a side outside 1 to `MAX_SIDE`.
@@ -44,6 +51,7 @@ class LayeredCanvas:
                 "the canvas size is out of range", given=f"{width} x {height}", expected=f"sides of 1 to {MAX_SIDE}"
             )
         self.widget = MultiCanvas(len(layers), width=width, height=height)
+        self.size, self.ratio = (width, height), 1.0
         # Without a width of its own the canvas would be stretched to the box around it; "auto" keeps the
         # proportions where max_width shrinks it.
         self.widget.layout.width = f"{width}px"
@@ -59,9 +67,23 @@ class LayeredCanvas:
     def __getitem__(self, layer: str) -> Canvas:
         return self._layers[layer]
 
+    def fit_ratio(self, ratio: float) -> None:
+        """Give the canvas as many pixels as the screen shows of it, and repaint it.
+
+        Args:
+            ratio: screen pixels for one page pixel (`window.devicePixelRatio`); 1 to `MAX_RATIO` is followed.
+        """
+        ratio = min(max(ratio, 1.0), MAX_RATIO)
+        if ratio == self.ratio:
+            return
+        with _drawing:
+            self.ratio = ratio
+            self.widget.width, self.widget.height = (round(side * ratio) for side in self.size)
+        self._repaint()
+
     def on_mouse(self, *callbacks: Callable[..., object]) -> None:
         """Watch the mouse; see `Mouse` for the callbacks ``press, move, release, cancel``."""
-        self.mouse = Mouse(self.widget, *callbacks)
+        self.mouse = Mouse(self, *callbacks)
 
     def close(self) -> None:
         """Take the canvas off the page. Its layers stay known, for the page may still work on earlier commands."""
@@ -85,19 +107,37 @@ class LayeredCanvas:
                 return
             manager._caching, manager._current_canvas = True, None
             try:
+                for layer in self._layers.values():
+                    self._scale(layer)
                 yield
                 manager.flush()
             finally:
                 manager._caching, manager._current_canvas = False, None
                 manager._commands_cache, manager._buffers_cache = [], []
 
-    def put(self, layer: str, encoded: bytes, x: int, y: int) -> None:
-        """Draw a PNG or JPEG file at ``(x, y)``.
+    def put(self, layer: str, encoded: bytes, x: int, y: int, *, enlarge: bool = False) -> None:
+        """Draw a PNG or JPEG file at ``(x, y)``, in canvas pixels.
 
         `Canvas.put_image_data` would encode an array itself, RGB as JPEG of quality 75 and RGBA at PNG's slowest;
         what it sends is the same command.
+
+        Args:
+            layer: its name.
+            encoded: the file.
+            x: of its left edge.
+            y: of its upper edge.
+            enlarge: whether position and file are in page pixels, and the page enlarges them.
         """
+        if not enlarge and self.ratio != 1:
+            self[layer].reset_transform()
         self.manager.send_draw_command(self[layer], COMMANDS["putImageData"], [x, y], [encoded])
+        if not enlarge:
+            self._scale(self[layer])
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Their names, from back to front."""
+        return tuple(self._layers)
 
     @property
     def reports_buttons(self) -> bool:
@@ -111,6 +151,11 @@ class LayeredCanvas:
         """
         self.widget.layout.visibility = "hidden"
         self._unhide.ask()
+
+    def _scale(self, layer: Canvas) -> None:
+        """Let a layer be drawn on in page pixels; a page that has connected, or a new size, has forgotten it."""
+        if self.ratio != 1:
+            layer.set_transform(self.ratio, 0, 0, self.ratio, 0, 0)
 
     def _connected(self) -> None:
         if self.mouse is not None:
@@ -126,7 +171,7 @@ def _nothing(*_: float) -> None:
 
 
 class Mouse:
-    """Presses, moves and releases on a canvas, in canvas pixels.
+    """Presses, moves and releases on a canvas, in page pixels.
 
     ipycanvas reports where a button was pressed but not which one; ipyevents reports both and suppresses the browser's
     context menu. Their messages arrive in no fixed order, so only one of the two is used: ipyevents as soon as the page
@@ -137,7 +182,7 @@ class Mouse:
     button (on a Mac, Ctrl is how a trackpad clicks right) count as the right button.
 
     Args:
-        canvas: what is watched.
+        screen: what is watched.
         press: called with x, y and the button, `LEFT`, `MIDDLE` or `RIGHT`.
         move: called with x and y, whether or not a button is down.
         release: called with x and y when the pressed button is released or the mouse leaves the canvas.
@@ -146,21 +191,22 @@ class Mouse:
 
     def __init__(
         self,
-        canvas: MultiCanvas,
+        screen: LayeredCanvas,
         press: Callable[[float, float, int], object],
         move: Callable[[float, float], object] = _nothing,
         release: Callable[[float, float], object] = _nothing,
         cancel: Callable[[], object] = _nothing,
     ):
-        self._canvas, self._press, self._move, self._release, self._cancel = canvas, press, move, release, cancel
+        self._screen, self._press, self._move, self._release, self._cancel = screen, press, move, release, cancel
         self._reports = False  # whether the page sends events of ipyevents
         self._taken: tuple[float, float] | None = None  # a press that ipycanvas reported before the first of these
         self._held = LEFT
         self._touched: tuple[float, float] | None = None
+        canvas = screen.widget
         canvas.on_mouse_down(self._canvas_down)
-        canvas.on_mouse_move(lambda x, y: None if self._reports else move(x, y))
-        canvas.on_mouse_up(lambda x, y: None if self._reports else release(x, y))
-        canvas.on_mouse_out(lambda x, y: None if self._reports else release(x, y))
+        canvas.on_mouse_move(lambda x, y: None if self._reports else move(*self._on_page(x, y)))
+        canvas.on_mouse_up(lambda x, y: None if self._reports else release(*self._on_page(x, y)))
+        canvas.on_mouse_out(lambda x, y: None if self._reports else release(*self._on_page(x, y)))
         canvas.on_touch_start(self._touch_start)
         canvas.on_touch_move(self._touch_move)
         canvas.on_touch_end(self._touch_end)
@@ -205,28 +251,33 @@ class Mouse:
                 self._release(x, y)
 
     def _place(self, event: dict[str, Any]) -> tuple[float, float]:
-        """Canvas pixels of an event, as ipycanvas computes them; the page may show the canvas smaller or larger."""
+        """Page pixels of an event, as if the page showed the canvas neither smaller nor larger."""
         x = (event["clientX"] - event["boundingRectLeft"]) / (event["boundingRectWidth"] or 1)
         y = (event["clientY"] - event["boundingRectTop"]) / (event["boundingRectHeight"] or 1)
-        return x * self._canvas.width, y * self._canvas.height
+        width, height = self._screen.size
+        return x * width, y * height
+
+    def _on_page(self, x: float, y: float) -> tuple[float, float]:
+        """Page pixels of a place in canvas pixels, which ipycanvas reports."""
+        return x / self._screen.ratio, y / self._screen.ratio
 
     def _canvas_down(self, x: float, y: float) -> None:
         if not self._reports:
-            self._taken = x, y
+            x, y = self._taken = self._on_page(x, y)
             self._cancel()  # a gesture whose end was not reported
             self._press(x, y, LEFT)
 
     def _touch_start(self, touches: list[tuple[float, float]]) -> None:
         if len(touches) == 1:
-            self._touched = touches[0]
-            self._press(*touches[0], LEFT)
+            self._touched = self._on_page(*touches[0])
+            self._press(*self._touched, LEFT)
         else:
             self._touch_cancel()
 
     def _touch_move(self, touches: list[tuple[float, float]]) -> None:
         if touches and self._touched is not None:
-            self._touched = touches[0]
-            self._move(*touches[0])
+            self._touched = self._on_page(*touches[0])
+            self._move(*self._touched)
 
     def _touch_end(self, touches: list[tuple[float, float]]) -> None:
         if not touches and self._touched is not None:

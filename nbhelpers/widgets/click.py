@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 
 import ipywidgets as widgets
+import numpy as np
+from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE
@@ -14,6 +16,7 @@ from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.base import HistoryRow, ObjectRow, Panels, SessionWidget
 from nbhelpers.widgets.controls import Row, folder_field, label, space
 from nbhelpers.widgets.stage import ModeRow, Pointer, Stage, ZoomRow
+from nbhelpers.widgets.still import still_of
 
 ENCODING = "Encoding the photo ..."
 SIGNS = {INCLUDE: "+", EXCLUDE: "\N{MINUS SIGN}"}
@@ -51,12 +54,11 @@ class ClickWidget(SessionWidget):
         self.history = HistoryRow(self, session.clear, "this object")
         self.objects, self.candidates = ObjectRow(self), CandidateRow(self)
         self.zoom, self.files, self.exact = ZoomRow(self, self.stage), SaveRow(self), ExactPanel(self)
-        canvas = self.stage.screen.widget
         self.keys_of |= {"Tab": self.stage.screen.blur, "Escape": self.stage.screen.blur}
         steps = Row(self.modes, space(), self.history)
         panels = Panels(**{"Points and box by number": self.exact})
-        rows = (steps, self.objects, canvas, self.status, self.candidates, self.zoom, self.files, panels)
-        self.show_rows(rows, [canvas])
+        picture = self.stage.screen
+        self.show_rows([steps, self.objects, picture, self.status, self.candidates, self.zoom, self.files, panels])
 
     def refresh(self) -> None:
         """Show what the session holds now; called after each of its steps."""
@@ -74,6 +76,12 @@ class ClickWidget(SessionWidget):
     def detail(self) -> str:
         """How long the last prediction took."""
         return self._timing
+
+    def still(self) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+        """The photo with its masks and markers."""
+        objects = [name for name in self.session.objects if self.session.prediction(name) is not None]
+        masks = f"the masks of {', '.join(objects)}" if objects else "no mask yet"
+        return still_of(self.stage), f"The click widget: {self.session.name} with {masks}"
 
     def close_parts(self) -> None:
         """Close the canvas."""

@@ -9,10 +9,10 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
-from ipycanvas import Canvas
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.plots import EXCLUDE_COLOUR, INCLUDE_COLOUR, PALETTE, rgb
@@ -36,7 +36,7 @@ class Viewport:
 
     Attributes:
         photo: ``(H, W)`` of the photo.
-        canvas: ``(h, w)`` of the canvas.
+        canvas: ``(h, w)`` of the canvas, in page pixels or, see `finer`, in those of the screen.
         scale: canvas pixels for one photo pixel.
         centre: ``(x, y)`` in the middle of the canvas, in photo pixels measured from the photo's corner.
     """
@@ -92,6 +92,11 @@ class Viewport:
         """Content moved right and down by ``dx`` and ``dy`` canvas pixels, as far as the photo reaches."""
         centre = (self.centre[0] - dx / self.scale, self.centre[1] - dy / self.scale)
         return replace(self, centre=centre)._clamped()
+
+    def finer(self, ratio: float) -> Viewport:
+        """The same view with ``ratio`` times as many canvas pixels a side."""
+        height, width = (round(side * ratio) for side in self.canvas)
+        return replace(self, canvas=(height, width), scale=self.scale * ratio)
 
     def placed(self) -> tuple[tuple[int, int, int, int], tuple[float, float, float, float]]:
         """Where the photo lies on the canvas, and which part of it that is.
@@ -176,11 +181,11 @@ def visible(
     return Photo(layer).crop(viewport)
 
 
-def encode_photo(image: UInt8[np.ndarray, "h w 3"], *, preview: bool = False) -> bytes:
+def encode_photo(image: UInt8[np.ndarray, "h w 3"], *, preview: bool = False, quality: int = 80) -> bytes:
     """PNG (exact), or JPEG (a quarter of the bytes or less) for the moment in which a view is being moved."""
     bgr = image[:, :, ::-1]
     if preview:
-        return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+        return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
     return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
@@ -189,6 +194,7 @@ def encode_overlay(
     active: int | None,
     opacity: float,
     outlines: Sequence[tuple[str, Bool[np.ndarray, "h w"]]] = (),
+    ratio: float = 1.0,
 ) -> tuple[bytes, int, int] | None:
     """Masks of a view as a small PNG with few colours: 1 to 10 kB instead of megabytes.
 
@@ -197,6 +203,7 @@ def encode_overlay(
         active: number of the object that gets an outline, or None.
         opacity: of the fill, 0 to 1.
         outlines: ``#RRGGBB`` and mask of what is only outlined, in front of everything.
+        ratio: canvas pixels for one page pixel, which makes the outlines as wide on every screen.
 
     Returns:
         PNG file, and the x and y at which it belongs; None when nothing is to be seen.
@@ -213,11 +220,11 @@ def encode_overlay(
         index[mask] = 1 + number % colours
     for number, mask in masks:
         if number == active:
-            inside, outside = _outline(mask)
+            inside, outside = _outline(mask, ratio)
             index[outside] = 1 + 2 * colours
             index[inside] = 1 + colours + number % colours
     for entry, (_, mask) in enumerate(outlines, start=2 + 2 * colours):
-        index[_outline(mask)[0]] = entry
+        index[_outline(mask, ratio)[0]] = entry
     drawn = index > 0
     rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
     part = np.ascontiguousarray(index[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
@@ -232,16 +239,16 @@ def encode_overlay(
     return file.getvalue(), int(columns[0]), int(rows[0])
 
 
-def _outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two pixels inside the mask's edge, and one outside; what the canvas cuts off is no edge."""
+def _outline(mask: np.ndarray, ratio: float) -> tuple[np.ndarray, np.ndarray]:
+    """Two page pixels inside the mask's edge, and one outside; what the canvas cuts off is no edge."""
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     solid = mask.astype(np.uint8)
-    eroded = cv2.erode(solid, cross, iterations=2, borderType=cv2.BORDER_REPLICATE)
-    return mask & (eroded == 0), (cv2.dilate(solid, cross) > 0) & ~mask
+    eroded = cv2.erode(solid, cross, iterations=round(2 * ratio), borderType=cv2.BORDER_REPLICATE)
+    return mask & (eroded == 0), (cv2.dilate(solid, cross, iterations=round(ratio)) > 0) & ~mask
 
 
-def draw_marker(layer: Canvas, x: float, y: float, label: int) -> None:
-    """A disc at canvas ``(x, y)``: blue with a plus includes, vermilion with a minus excludes."""
+def draw_marker(layer: Any, x: float, y: float, label: int) -> None:
+    """A disc on a layer: blue with a plus includes, vermilion with a minus excludes."""
     x, y = x + 0.5, y + 0.5  # the browser measures from the corner of a pixel
     layer.fill_style = "white"
     layer.fill_circle(x, y, MARKER_RADIUS + 1.5)
@@ -255,8 +262,8 @@ def draw_marker(layer: Canvas, x: float, y: float, label: int) -> None:
         layer.stroke_line(x, y - arm, x, y + arm)
 
 
-def draw_box(layer: Canvas, box: tuple[float, float, float, float], *, dashed: bool) -> None:
-    """A box ``(x0, y0, x1, y1)`` in canvas pixels; white on dark, to be seen on any photo."""
+def draw_box(layer: Any, box: tuple[float, float, float, float], *, dashed: bool) -> None:
+    """A box ``(x0, y0, x1, y1)`` in page pixels; white on dark, to be seen on any photo."""
     x0, y0, x1, y1 = box
     sides = (min(x0, x1) + 0.5, min(y0, y1) + 0.5, abs(x1 - x0), abs(y1 - y0))
     for colour, width in (("rgba(0, 0, 0, 0.65)", 4), ("white", 2)):

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
+from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit, load_image
-from nbhelpers.product_matching.report import MatchedPhoto, detection_crop, thumbnail
+from nbhelpers.product_matching.report import MatchedPhoto, detection_crop, result_sheet, thumbnail
 from nbhelpers.product_matching.session import ProductSession
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.base import HistoryRow, SessionWidget
@@ -106,6 +107,13 @@ class GalleryWidget(SessionWidget):
         results = self.session.results
         found = sum(result.status == "found" for result in results)
         return f"found in {found} of {len(results)} photos" if results else ""
+
+    def still(self) -> tuple[UInt8[np.ndarray, "h w 3"], str] | None:
+        """The photos of the page that is shown, with their matches."""
+        results = [self.session.result(card.photo) for card in self.cards.children if self.session.is_done(card.photo)]
+        if not results:
+            return None
+        return result_sheet(results, across=4), f"The gallery widget: {len(results)} photos; {self.detail()}"
 
     def close_parts(self) -> None:
         """Close the click widget, if one is open."""

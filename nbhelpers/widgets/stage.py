@@ -18,8 +18,9 @@ from nbhelpers.widgets.drawing import Photo, Viewport, draw_box, draw_marker, en
 
 BACKGROUND = "#80808030"  # a margin beside the photo, grey on light and dark pages
 MIN_HEIGHT, MAX_HEIGHT = 0.3, 0.75  # of a canvas, in widths
-REACH = 11  # canvas pixels from a marker's centre within which a press grabs it
-MIN_DRAG = 4  # canvas pixels; less is a trembling hand
+FINE_QUALITY = 95  # of JPEG
+REACH = 11  # page pixels from a marker's centre within which a press grabs it
+MIN_DRAG = 4  # page pixels; less is a trembling hand
 WHEEL = 1.0015  # zoom factor for one unit that a wheel turns
 ZOOM_STEP = 1.5  # zoom factor of one press on a button
 MODES = (
@@ -36,7 +37,7 @@ class Stage:
 
     Args:
         owner: the widget of the session.
-        width: canvas width in pixels; the height follows the photo, between 0.3 and 0.75 of the width.
+        width: canvas width in page pixels; the height follows the photo, between 0.3 and 0.75 of the width.
     """
 
     def __init__(self, owner: SessionWidget, width: int):
@@ -71,6 +72,11 @@ class Stage:
         """What a gesture is about; when it changes, the gesture has lost its meaning."""
         return self.session.active, self.prompts().points
 
+    @property
+    def fine(self) -> Viewport:
+        """The viewport in pixels of the canvas; `viewport` itself is in those of the page."""
+        return self.viewport.finer(self.screen.ratio)
+
     def prompts(self) -> ObjectPrompts:
         """The prompts whose markers are shown."""
         return self.session.prompts()
@@ -92,7 +98,7 @@ class Stage:
 
     def masks(self) -> list[tuple[int, bool, Bool[np.ndarray, "vh vw"]]]:
         """Number, whether it is active, and the visible part of each mask in canvas pixels."""
-        (x0, y0, x1, y1), window = self.viewport.placed()
+        (x0, y0, x1, y1), window = self.fine.placed()
         shown = []
         for number, name in enumerate(self.session.objects):
             prediction = self.session.prediction(name)
@@ -137,18 +143,23 @@ class Stage:
         self.screen.close()
 
     def visible_photo(self, preview: bool) -> UInt8[np.ndarray, "vh vw 3"]:
-        """The part of the photo that is visible, at canvas size."""
-        return self.photo().crop(self.viewport)
+        """The part of the photo that is visible: in canvas pixels, or in those of the page for a preview."""
+        return self.photo().crop(self.viewport if preview else self.fine)
 
     def paint_photo(self, preview: bool) -> None:
         """Paint the photo and the margin beside it."""
-        layer, (height, width) = self.screen["photo"], self.viewport.canvas
-        corners, _ = self.viewport.placed()
+        layer, viewport = self.screen["photo"], self.viewport if preview else self.fine
+        (x0, y0, x1, y1), _ = viewport.placed()
         layer.clear()
-        if corners != (0, 0, width, height):
+        if (y0, x0, y1, x1) != (0, 0, *viewport.canvas):
             layer.fill_style = BACKGROUND
-            layer.fill_rect(0, 0, width, height)
-        self.screen.put("photo", encode_photo(self.visible_photo(preview), preview=preview), *corners[:2])
+            layer.fill_rect(0, 0, *self.screen.size)
+        picture = self.visible_photo(preview)
+        if preview:
+            file = encode_photo(picture, preview=True)
+        else:  # a screen with finer pixels hides the loss, and would get a file of megabytes
+            file = encode_photo(picture, preview=self.screen.ratio > 1, quality=FINE_QUALITY)
+        self.screen.put("photo", file, x0, y0, enlarge=preview)
 
     def paint_masks(self) -> None:
         """Paint the masks, the active one in front."""
@@ -156,10 +167,10 @@ class Stage:
         masks = sorted(self.masks(), key=lambda mask: mask[1])
         active = next((number for number, is_active, _ in masks if is_active), None)
         parts = [(number, part) for number, _, part in masks]
-        encoded = encode_overlay(parts, active, self.opacity, self.outlines())
+        encoded = encode_overlay(parts, active, self.opacity, self.outlines(), self.screen.ratio)
         if encoded is not None:
             png, x, y = encoded
-            (x0, y0, _, _), _ = self.viewport.placed()
+            (x0, y0, _, _), _ = self.fine.placed()
             self.screen.put("masks", png, x0 + x, y0 + y)
 
     def paint_marks(self) -> None:
@@ -177,7 +188,7 @@ class Stage:
             draw_marker(layer, *self.viewport.to_canvas(x, y), kind)
 
     def point_at(self, x: float, y: float) -> int | None:
-        """Index of the point nearest to canvas ``(x, y)`` within `REACH` pixels, or None."""
+        """Index of the point nearest to page ``(x, y)`` within `REACH` pixels, or None."""
         near = []
         for index, point in enumerate(self.prompts().points):
             px, py = self.viewport.to_canvas(*point)

@@ -15,6 +15,7 @@ from nbhelpers.widgets.base import HistoryRow, SessionWidget
 from nbhelpers.widgets.controls import Row, label, space
 from nbhelpers.widgets.drawing import visible
 from nbhelpers.widgets.stage import ModeRow, Pointer, Stage, ZoomRow
+from nbhelpers.widgets.still import still_of
 
 CHANGED = "Find it in all views again to update them."
 HINT = "Then find it in all views, and correct the least consistent view."
@@ -48,7 +49,7 @@ class ViewStage(Stage):
 
     def masks(self) -> list[tuple[int, bool, Bool[np.ndarray, "vh vw"]]]:
         """The visible part of the object's mask; see `Stage.masks`."""
-        return [(0, True, visible(self.session.mask(self.owner.view), self.viewport) > 127)]
+        return [(0, True, visible(self.session.mask(self.owner.view), self.fine) > 127)]
 
 
 class ViewsWidget(SessionWidget):
@@ -106,7 +107,6 @@ class ViewsWidget(SessionWidget):
         after = self.button("", "The next view", lambda: self.step(1), icon="chevron-right")
         before.layout.flex = after.layout.flex = "0 0 auto"
         pick = Row(before, self.slider, after, wrap=False, width="340px", max_width="100%")
-        canvas = self.stage.screen.widget
         self.keys_of |= {
             "ArrowLeft": lambda: self.step(-1),
             "ArrowRight": lambda: self.step(1),
@@ -115,7 +115,7 @@ class ViewsWidget(SessionWidget):
         }
         steps = Row(self.modes, space(), self.history)
         pick_row, find = Row(label("View"), pick, self.caption), Row(self.solve_button, worst, self.progress)
-        self.show_rows([steps, pick_row, canvas, self.status, find, self.zoom], [canvas])
+        self.show_rows([steps, pick_row, self.stage.screen, self.status, find, self.zoom])
 
     @property
     def view(self) -> int:
@@ -152,6 +152,13 @@ class ViewsWidget(SessionWidget):
     def hint(self) -> str:
         """The outcome of the last search, how consistent the view is, or what a press on the photo means."""
         return self._hint or f"{self.modes.hint()} {HINT}"
+
+    def still(self) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+        """The photo with its mask and markers."""
+        name = self.session.photos.names[self.view]
+        return still_of(
+            self.stage
+        ), f"The views widget: view {self.view}, {name}, with the object's mask where it has one"
 
     def close_parts(self) -> None:
         """Close the canvas."""

@@ -25,7 +25,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PYTHON = os.environ.get("NBHELPERS_LAB_PYTHON", sys.executable)  # `make test-colab` names that of another environment
 CANVAS = "canvas.nbhelpers-canvas"
+MENU = ".lm-Menu-itemLabel"
 ERROR = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
 TIMEOUT = 60_000  # milliseconds; generous, for a machine that is busy with other tests
 
@@ -51,7 +53,7 @@ def lab_server(folder: Path, *, theme: str = "JupyterLab Light"):
         "JUPYTERLAB_WORKSPACES_DIR": str(places["workspaces"]),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command = [PYTHON, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
     command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     command += [f"--ServerApp.root_dir={places['work']}"]
     with (folder / "lab.log").open("wb") as log:
@@ -115,8 +117,8 @@ class Notebook:
         self.file.write_text(json.dumps(content))
         self.name, before = name, set(self.runtime.glob("kernel-*.json"))
         self.open()
-        page.click("text=Run >> nth=0")
-        page.click("text=Run All Cells")
+        page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+        page.click(f"{MENU}:text-is('Run All Cells')")
         page.wait_for_selector(f"{CANVAS}, .nbhelpers-gallery, {ERROR}")
         assert not page.locator(ERROR).count(), page.locator(ERROR).first.inner_text()
         files = set(self.runtime.glob("kernel-*.json")) - before
@@ -164,6 +166,38 @@ class Notebook:
             assert time.monotonic() < deadline, f"{expression} is {value}, not {wanted}"
             time.sleep(0.05)
 
+    @contextlib.contextmanager
+    def screen(self, ratio: float):
+        """Within it, the page is on a screen with so many pixels for one of the page."""
+        size, emulated = self.page.viewport_size, self.page.context.new_cdp_session(self.page)
+        metrics = {**size, "mobile": False}
+        emulated.send("Emulation.setDeviceMetricsOverride", metrics | {"deviceScaleFactor": ratio})
+        try:
+            self.page.wait_for_function(f"window.devicePixelRatio == {ratio}")
+            yield
+        finally:
+            emulated.send("Emulation.setDeviceMetricsOverride", metrics | {"deviceScaleFactor": 1})
+            emulated.detach()
+            self.page.wait_for_function("window.devicePixelRatio == 1")
+
+    def touch(self, *path: tuple[float, float]) -> None:
+        """Put a finger on the first canvas pixel, move it over the others, and lift it."""
+        places = [dict(zip("xy", self.at(*place), strict=True)) for place in path]
+        fingers = self.page.context.new_cdp_session(self.page)
+        fingers.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": places[:1]})
+        for place in places[1:]:
+            fingers.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [place]})
+        fingers.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        fingers.detach()
+
+    def choose_theme(self, theme: str) -> None:
+        """Choose the colours of JupyterLab, ``"Light"`` or ``"Dark"``, in its menu."""
+        items = (".lm-MenuBar-itemLabel", "Settings"), (MENU, "Theme"), (MENU, f"JupyterLab {theme}")
+        for kind, text in items:
+            self.page.click(f"{kind}:text-is('{text}')")
+        light = str(theme == "Light").lower()
+        self.page.wait_for_function(f"document.body.dataset.jpThemeLight == '{light}'")
+
     def box(self) -> dict:
         """Where the canvas lies on the page, once it lies still."""
         canvas = self.page.wait_for_selector(CANVAS)
@@ -203,9 +237,7 @@ class Notebook:
 
     def press(self, text: str) -> None:
         """Press a button of the widget by its text."""
-        self.page.locator(
-            ".nbhelpers-click button:visible, .nbhelpers-frames button:visible", has_text=text
-        ).first.click()
+        self.page.locator(".nbhelpers-widget button:visible", has_text=text).first.click()
 
     def message(self) -> str:
         """What the status line says."""

@@ -9,7 +9,6 @@ others, and the mask of every tracked frame takes a few kilobytes.
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.expectation import MAX_PAST, Place, expect, place_of
 from nbhelpers.models.label_propagation.decoding import (
     CERTAIN_LOGIT,
     decode_map,
@@ -33,6 +33,16 @@ from nbhelpers.models.label_propagation.decoding import (
     soft_iou,
     variant_weights,
 )
+from nbhelpers.models.label_propagation.distractors import (
+    Distractor,
+    Instance,
+    decode_distractor,
+    search_regions,
+    separate,
+    strays,
+)
+from nbhelpers.models.label_propagation.identity import MAX_DISTRACTORS, exchange_probability, touches
+from nbhelpers.models.label_propagation.packed import LOGIT_STEPS, PackedMasks
 from nbhelpers.models.label_propagation.votes import (
     FeatureMaps,
     MemoryFrame,
@@ -55,7 +65,6 @@ MIN_SIMILARITY = 2 / 3  # below which the mask shows another object: the object 
 MIN_AREA = 0.02  # of the area on the nearest prompted frame, below which the object is gone
 CACHE_SIZE = 8  # embeddings, 17 MB each
 SCORE_POWER = 4
-LOGIT_STEPS = 8  # of a packed mask per unit of logits
 DIRECTIONS = {1: "forwards", -1: "backwards"}  # names in saved memory
 LEVEL_NAMES = ("image_embed", "high_res_feats_1", "high_res_feats_0")  # likewise, the coarsest first
 
@@ -73,12 +82,14 @@ class LabelPropagation:
     Args:
         segmenter: a SAM 2 segmenter, or another with three levels of features.
         name: catalog name.
+        distractors: track what similarity like an object beside it, to tell one from the other; see
+            `nbhelpers.models.label_propagation.identity`. Without, and with a fusion, similarity alone decide.
     """
 
     kept = None  # the masks of all tracked frames are kept, even after further prompts
 
-    def __init__(self, segmenter: Segmenter, name: str = "label-propagation"):
-        self.segmenter, self.name = with_features(segmenter), name
+    def __init__(self, segmenter: Segmenter, name: str = "label-propagation", distractors: bool = True):
+        self.segmenter, self.name, self.distractors = with_features(segmenter), name, distractors
 
     @property
     def device(self) -> str:
@@ -147,6 +158,7 @@ class LabelPropagation:
             None if is_mask_prompt(prompt) else prediction,
             float(prediction.scores[0]),
             encode_memory(frame, maps, state.means, probability),
+            inside=probability > 0.5,
             area=float(probability.sum()),
             weights=weights,
         )
@@ -192,6 +204,8 @@ class LabelPropagation:
                 if f"{name}/mask" in own:
                     logits = own[f"{name}/mask"].astype(np.float32) / LOGIT_STEPS
                     track.put(frame, step, logits, float(own[f"{name}/score"]))
+                    if f"{name}/place" in own:
+                        track.places[step][frame] = Place.of_array(own[f"{name}/place"])
             if state.fusion is not None and (joined := track.joined(frame)) is not None:
                 state.fusion.remember(frame, object_id, sigmoid(joined[0]))
             if prompts is not None and object_id in prompts:
@@ -204,6 +218,13 @@ class LabelPropagation:
                 if state.fusion is not None:
                     probability = self._probability(prediction, state.embedding(frame))
                     state.fusion.remember(frame, object_id, probability, prompted=True)
+                if "similar" in own:
+                    marked_similar = frozenset(own["similar"].tolist())
+                    track.anchors[frame] = replace(track.anchors[frame], distractors=[], marked_similar=marked_similar)
+            track.recall_distractors(frame, own)
+        for track in state.tracks.values():  # the masks of other objects are there now
+            if frame in track.anchors and (track.anchors[frame].distractors or track.anchors[frame].marked_similar):
+                self._remember_distractors(state, track, frame)
 
     def remove(self, state: PropagationState, object_id: int, frame: int | None = None) -> None:
         """Remove the prompt of an object on one frame, or the object with all its prompts.
@@ -246,14 +267,18 @@ class LabelPropagation:
 
     def _track(self, state: PropagationState, frame: int, step: int) -> TrackedFrame:
         """All objects on one frame."""
-        predictions, gone, prompted = {}, set(), set()
+        predictions, gone, prompted, others = {}, set(), set(), {}
         for object_id, track in list(state.tracks.items()):
             if frame in track.anchors:
                 predictions[object_id] = track.anchors[frame].mask(state.frames.size)
                 prompted.add(object_id)
                 continue
             embedding = state.embedding(frame)
-            logits, score = self._track_object(state, object_id, frame, step)
+            logits, score, other = self._track_object(state, object_id, frame, step)
+            if other is not None:
+                others[object_id] = Prediction(
+                    other[0][None], np.array([other[1]], np.float32), embedding.size, other[0].shape
+                )
             if logits is None:
                 gone.add(object_id)
                 track.drop(frame)
@@ -267,39 +292,160 @@ class LabelPropagation:
             predictions[object_id] = Prediction(
                 logits[None], np.array([score], np.float32), embedding.size, logits.shape
             )
-        return TrackedFrame(frame, predictions, frozenset(gone), frozenset(prompted))
+        return TrackedFrame(frame, predictions, frozenset(gone), frozenset(prompted), others)
 
     def _track_object(
         self, state: PropagationState, object_id: int, frame: int, step: int
-    ) -> tuple[np.ndarray | None, float]:
-        """Logits and confidence of an object on a frame without a prompt of it; no logits if it is gone."""
+    ) -> tuple[np.ndarray | None, float, tuple[np.ndarray, float] | None]:
+        """Logits and confidence of an object on a frame without a prompt of it; no logits if it is gone.
+
+        Also the logits of the distractor with which it may have been exchanged, with the probability of that.
+        """
         track = state.tracks[object_id]
         anchors = track.nearest(frame, MAX_ANCHORS)
+        if self.distractors and state.fusion is None:
+            for index in anchors:
+                self._search(state, object_id, index)
         memory = [track.anchors[index].memory for index in anchors]
+        source = track.source(frame, step)
         for index in track.before(frame, step, MAX_RECENT):
             if index not in track.recent:
                 if (joined := track.joined(index)) is None:
                     continue
                 probability = sigmoid(joined[0])
+                if source is not None:
+                    probability = self._with_distractors(state, track.anchors[source], index, probability)
                 maps = self._maps(state, index)
                 track.recent[index] = encode_memory(index, maps, state.means, probability)
             memory.append(track.recent[index])
         track.keep_recent(frame, MAX_RECENT + 1)
         embedding = state.embedding(frame)
+        maps = self._maps(state, frame)
         if state.fusion is None:
-            votes = vote(frame, self._maps(state, frame), state.means, memory)
+            votes = vote(frame, maps, state.means, memory)
         else:
-            penalty = state.fusion.distance_penalty
-            votes = vote(frame, self._maps(state, frame), state.means, memory, penalty)
+            votes = vote(frame, maps, state.means, memory, state.fusion.distance_penalty)
             votes = state.fusion.place(frame, object_id, votes)
+        probability = votes.probability
+        distractors: list[tuple[Instance | None, np.ndarray]] = []
+        own = None
+        if self.distractors and state.fusion is None and source is not None:
+            own = track.instance(frame, step, source, [keys.frame for keys in memory])
+            if own is not None:
+                probability, distractors = self._among_distractors(
+                    state, object_id, own, frame, step, probability, memory
+                )
         if votes.similarity < MIN_SIMILARITY:
-            return None, 1 - max(votes.similarity, 0.0)
+            return None, 1 - max(votes.similarity, 0.0), None
         weights = self._weights(state, track, anchors[0])
-        decoded = decode_map(self.segmenter, embedding, votes.probability, weights)
-        inside = (decoded.logits > 0).astype(np.float32)
+        decoded = decode_map(self.segmenter, embedding, probability, weights)
+        logits = decoded.logits
+        for _, distractor in distractors:  # a cell belongs to one instance
+            logits = np.where((distractor > 0) & (probability < 0.5), np.minimum(logits, -distractor), logits)
+        inside = (logits > 0).astype(np.float32)
         if inside.sum() < MIN_AREA * track.anchors[anchors[0]].area:
-            return None, 1 - decoded.agreement
-        return decoded.logits, soft_iou(inside, votes.probability)
+            return None, 1 - decoded.agreement, None
+        alone = not touches(
+            inside > 0, [distractor > 0 for _, distractor in distractors], len(inside) / maps[0].shape[0]
+        )
+        track.places[step][frame] = here = place_of(inside > 0, alone)
+        others = [
+            (exchange_probability(own.expected, here, instance.expected, there), number)
+            for number, (instance, distractor) in enumerate(distractors)
+            if instance is not None and (there := place_of(distractor > 0)) is not None
+        ]
+        most, number = max(others, default=(0.0, 0))
+        return logits, soft_iou(inside, probability), (distractors[number][1], most) if others else None
+
+    def _search(self, state: PropagationState, object_id: int, frame: int) -> None:
+        """Find the distractors of an object on a prompted frame, once; its memory then votes for all of them."""
+        track = state.tracks[object_id]
+        anchor = track.anchors[frame]
+        if anchor.distractors is not None:
+            return
+        maps, embedding = self._maps(state, frame), state.embedding(frame)
+        mask = anchor.inside.astype(np.float32)
+        others = {number: other.inside(frame) for number, other in state.tracks.items() if number != object_id}
+        distractors, marked_similar = [], set()
+        for region in search_regions(maps, state.means, mask, np.zeros_like(mask)):
+            own = {n: np.count_nonzero((region > 0.5) & each) for n, each in others.items() if each is not None}
+            marked = [n for n, count in own.items() if 2 * count > np.count_nonzero(region > 0.5)]
+            marked_similar |= set(marked)
+            if marked or (logits := decode_distractor(self.segmenter, embedding, region)) is None:
+                continue
+            logits = np.where(anchor.inside, -CERTAIN_LOGIT, logits)
+            distractors.append(Distractor())
+            distractors[-1].put(frame, logits, not touches(logits > 0, [anchor.inside], len(mask) / maps[0].shape[0]))
+        track.anchors[frame] = replace(anchor, distractors=distractors, marked_similar=frozenset(marked_similar))
+        if distractors or marked_similar:
+            self._remember_distractors(state, track, frame)
+
+    def _remember_distractors(self, state: PropagationState, track: Track, frame: int) -> None:
+        """Let a prompted frame vote for the object and its distractors together."""
+        anchor = track.anchors[frame]
+        probability = self._probability(anchor.mask(state.frames.size), state.embedding(frame))
+        probability = self._with_distractors(state, anchor, frame, probability)
+        memory = encode_memory(frame, self._maps(state, frame), state.means, probability)
+        track.anchors[frame] = replace(anchor, memory=memory)
+
+    def _with_distractors(
+        self, state: PropagationState, anchor: Anchor, frame: int, probability: Float[np.ndarray, "s s"]
+    ) -> Float[np.ndarray, "s s"]:
+        """A map of an object with its distractors on that frame, as they vote for what similarity like it."""
+        masks = [distractor.inside(frame) for distractor in anchor.distractors or ()]
+        masks += [state.tracks[number].inside(frame) for number in anchor.marked_similar if number in state.tracks]
+        for mask in masks:
+            if mask is not None:
+                probability = np.maximum(probability, mask)
+        return probability.astype(np.float32)
+
+    def _among_distractors(
+        self,
+        state: PropagationState,
+        object_id: int,
+        own: Instance,
+        frame: int,
+        step: int,
+        votes: Float[np.ndarray, "s s"],
+        memory: list[MemoryFrame],
+    ) -> tuple[Float[np.ndarray, "s s"], list[tuple[Instance | None, Float32[np.ndarray, "s s"]]]]:
+        """The part of the votes that is the object's; its distractors with their logits, tracked to the frame."""
+        track = state.tracks[object_id]
+        source = track.source(frame, step)
+        anchor = track.anchors[source]
+        frames = [keys.frame for keys in memory]
+        maps, embedding = self._maps(state, frame), state.embedding(frame)
+        distractors = [
+            (distractor, distractor.instance(frame, step, source, frames)) for distractor in anchor.distractors or ()
+        ]
+        known = [(distractor, instance) for distractor, instance in distractors if instance is not None]
+        marked = [
+            state.tracks[n].instance(frame, step, None, frames)
+            for n in sorted(anchor.marked_similar)
+            if n in state.tracks
+        ]
+        instances = [
+            own,
+            *(instance for _, instance in known),
+            *(instance for instance in marked if instance is not None),
+        ]
+        shares = (
+            separate(maps, state.means, votes, instances, memory) if len(instances) > 1 else np.ones((1, *votes.shape))
+        )
+        probability, out = votes * shares[0].astype(np.float32), []
+        for (distractor, instance), share in zip(known, shares[1:], strict=False):
+            logits = decode_distractor(self.segmenter, embedding, votes * share)
+            if logits is not None:
+                distractor.put(frame, logits, True)
+                out.append((instance, distractor.masks[frame]))
+        for piece in strays(probability > 0.5, own):
+            probability = np.where(piece, 0, probability).astype(np.float32)
+            logits = decode_distractor(self.segmenter, embedding, piece.astype(np.float32))
+            if logits is not None and anchor.distractors is not None and len(anchor.distractors) < MAX_DISTRACTORS:
+                anchor.distractors.append(Distractor())
+                anchor.distractors[-1].put(frame, logits, True)
+                out.append((None, logits))
+        return probability, out
 
     def _maps(self, state: PropagationState, frame: int) -> FeatureMaps:
         """The feature maps of a frame, the coarsest one with the state's fusion."""
@@ -337,42 +483,26 @@ class Anchor:
         prediction: the mask of the prompt; None if the prompt is that mask, which may be large.
         score: its confidence.
         memory: its cells, which vote on other frames.
+        inside: the mask on the decoder's grid.
         area: of the mask, in cells of the decoder's grid.
         weights: of the prompt variants, see `variant_weights`; None until they are needed.
+        distractors: instances that look like the object, tracked from here; None until they are searched for.
+        marked_similar: ids of other objects that look like it.
     """
 
     prompt: Prompt
     prediction: Prediction | None
     score: float
     memory: MemoryFrame
+    inside: Bool[np.ndarray, "s s"]
     area: float
     weights: dict[str, float] | None
+    distractors: list[Distractor] | None = None
+    marked_similar: frozenset[int] = frozenset()
 
     def mask(self, size: tuple[int, int]) -> Prediction:
         """The mask of the prompt on a frame of ``size``."""
         return self.prediction or mask_prediction(self.prompt, size)
-
-
-class PackedMasks:
-    """Low-resolution logits by frame, quantised to eighths between -15 and 15 and compressed: about 10 kB each."""
-
-    def __init__(self):
-        self._packed: dict[int, tuple[tuple[int, int], bytes]] = {}
-
-    def __setitem__(self, frame: int, logits: Float32[np.ndarray, "s s"]) -> None:
-        steps = np.clip(np.rint(logits * LOGIT_STEPS), -15 * LOGIT_STEPS, 15 * LOGIT_STEPS).astype(np.int8)
-        self._packed[frame] = (logits.shape, zlib.compress(steps.tobytes(), 1))
-
-    def __getitem__(self, frame: int) -> Float32[np.ndarray, "s s"]:
-        shape, packed = self._packed[frame]
-        return np.frombuffer(zlib.decompress(packed), np.int8).reshape(shape).astype(np.float32) / LOGIT_STEPS
-
-    def __contains__(self, frame: int) -> bool:
-        return frame in self._packed
-
-    def drop(self, frame: int) -> None:
-        """Drop a frame's logits, if there are any."""
-        self._packed.pop(frame, None)
 
 
 @dataclass(eq=False)
@@ -387,12 +517,14 @@ class Track:
         tracked: the masks of tracked frames by direction (1, -1), without frames where the object was gone.
         scores: the confidence of each of them.
         recent: memory of the last few of them.
+        places: where the object is on each of them, by direction.
     """
 
     anchors: dict[int, Anchor] = field(default_factory=dict)
     tracked: dict[int, PackedMasks] = field(default_factory=lambda: {1: PackedMasks(), -1: PackedMasks()})
     scores: dict[int, dict[int, float]] = field(default_factory=lambda: {1: {}, -1: {}})
     recent: dict[int, MemoryFrame] = field(default_factory=dict)
+    places: dict[int, dict[int, Place]] = field(default_factory=lambda: {1: {}, -1: {}})
 
     def put(self, frame: int, step: int, logits: Float32[np.ndarray, "s s"], score: float) -> None:
         """Store the mask of a pass in direction ``step`` on a frame."""
@@ -400,11 +532,24 @@ class Track:
         self.scores[step][frame] = score
         self.recent.pop(frame, None)
 
+    def recall_distractors(self, frame: int, own: Mapping[str, np.ndarray]) -> None:
+        """Restore the distractors of a frame from saved memory."""
+        for name, mask in _under("distractor/", own).items():
+            source, number, what = name.split("/")
+            anchor = self.anchors.get(int(source))
+            if what != "mask" or anchor is None or anchor.distractors is None:
+                continue
+            anchor.distractors.extend(Distractor() for _ in range(int(number) + 1 - len(anchor.distractors)))
+            distractor = anchor.distractors[int(number)]
+            distractor.masks[frame] = mask.astype(np.float32) / LOGIT_STEPS
+            distractor.places[frame] = Place.of_array(own[f"distractor/{source}/{number}/place"])
+
     def drop(self, frame: int) -> None:
         """Drop the masks of a frame: the object is gone there."""
         for step in (1, -1):
             self.tracked[step].drop(frame)
             self.scores[step].pop(frame, None)
+            self.places[step].pop(frame, None)
         self.recent.pop(frame, None)
 
     def joined(self, frame: int) -> tuple[Float32[np.ndarray, "s s"], float] | None:
@@ -425,10 +570,9 @@ class Track:
 
     def _weight(self, frame: int, step: int) -> float:
         """Weight of a pass in direction ``step``; 0 if its initial prompt was removed."""
-        passed = [index for index in self.anchors if (frame - index) * step > 0]
-        if not passed:
+        source = self.source(frame, step)
+        if source is None:
             return 0.0
-        source = min(passed, key=lambda index: abs(index - frame))
         confidence = max(self.scores[step][frame] * self.anchors[source].score, 1e-3)
         return confidence**SCORE_POWER / abs(frame - source)
 
@@ -441,14 +585,42 @@ class Track:
 
         Masks beyond a prompted frame are older than its correction.
         """
-        frames = []
+        frames, alone = [], []
         while (
-            len(frames) < count
+            len(alone) < count
+            and len(frames) < MAX_PAST
             and (frame := frame - step) not in self.anchors
             and any(frame in masks for masks in self.tracked.values())
         ):
             frames.append(frame)
-        return frames
+            if all(places[frame].alone for places in self.places.values() if frame in places):
+                alone.append(frame)
+        # the prompted frame remembers the object if it is near; after a long touch the last frames are better than none
+        return alone if alone or len(frames) < MAX_PAST else frames[:count]
+
+    def source(self, frame: int, step: int) -> int | None:
+        """The prompted frame that a pass in direction ``step`` comes from."""
+        passed = [index for index in self.anchors if (frame - index) * step > 0]
+        return min(passed, key=lambda index: abs(index - frame)) if passed else None
+
+    def inside(self, frame: int) -> Bool[np.ndarray, "s s"] | None:
+        """The mask on a frame, on the decoder's grid; None if there is none."""
+        if frame in self.anchors:
+            return self.anchors[frame].inside
+        joined = self.joined(frame)
+        return None if joined is None else joined[0] > 0
+
+    def instance(self, frame: int, step: int, source: int | None, memory: Iterable[int]) -> Instance | None:
+        """What `separate` needs to know of the object; None if it is on no frame before."""
+        marked = {
+            index: here for index, anchor in self.anchors.items() if (here := place_of(anchor.inside)) is not None
+        }
+        places = self.places[-step] | self.places[step] | marked
+        expected = expect(places, frame, step, self.source(frame, step) if source is None else source)
+        if expected is None:
+            return None
+        masks = {index: mask for index in {*memory, expected.seen} if (mask := self.inside(index)) is not None}
+        return Instance(expected, masks, places)
 
     def keep_recent(self, frame: int, count: int) -> None:
         """Drop the memory of all but the frames nearest to ``frame``."""
@@ -501,11 +673,22 @@ def _frame_arrays(state: PropagationState, frame: int) -> dict[str, np.ndarray]:
                 # a stored mask is already quantised, so nothing is lost
                 own[f"{name}/mask"] = np.rint(track.tracked[step][frame] * LOGIT_STEPS).astype(np.int8)
                 own[f"{name}/score"] = np.array(track.scores[step][frame])
+                if frame in track.places[step]:
+                    own[f"{name}/place"] = track.places[step][frame].array()
+        for source, each in track.anchors.items():
+            for number, distractor in enumerate(each.distractors or ()):
+                if frame in distractor.masks:
+                    own[f"distractor/{source}/{number}/mask"] = np.rint(distractor.masks[frame] * LOGIT_STEPS).astype(
+                        np.int8
+                    )
+                    own[f"distractor/{source}/{number}/place"] = distractor.places[frame].array()
         if (anchor := track.anchors.get(frame)) is not None:
             own["score"] = np.array(anchor.score)
             own |= {f"trust/{name}": np.array(value) for name, value in (anchor.weights or {}).items()}
             means = zip(LEVEL_NAMES, state.means, strict=True)
             own |= {f"means/{name}": tensor.cpu().numpy() for name, tensor in means}
+            if anchor.distractors is not None:
+                own["similar"] = np.array(sorted(anchor.marked_similar), np.int64)
             if anchor.prediction is not None:
                 own |= {"answer": anchor.prediction.logits, "extent": np.array(anchor.prediction.extent)}
         arrays |= {f"{object_id}/{name}": value for name, value in own.items()}

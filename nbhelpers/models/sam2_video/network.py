@@ -50,10 +50,29 @@ class VideoPredictor(SAM2VideoPredictor):
     """Upstream's predictor without its loop over the clip, and with the predicted IoU that it discards."""
 
     last_iou: float = 0.0
+    _chosen_iou: float | None = None
+    expected: torch.Tensor | None = None
+    """The mask ``(h, w) bool`` that is expected on the frame being tracked, on the grid of low-resolution logits."""
+    expectation: float = 0.0
+    """Weight of the IoU with `expected` in the choice among the decoder's masks, beside the predicted IoU."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.memory_attention.register_forward_pre_hook(_in_one_precision, with_kwargs=True)
+        self.sam_mask_decoder.register_forward_hook(self._prefer_expected)
+
+    def _prefer_expected(self, module: torch.nn.Module, args: tuple, outputs: tuple) -> tuple | None:
+        """Replace the predicted IoUs, by which upstream chooses a mask, by those weighted with the expectation."""
+        masks, ious, *rest = outputs
+        self._chosen_iou = None
+        if self.expected is None or masks.shape[1] < 2:
+            return None
+        inside, expected = masks[0] > 0, self.expected[None]
+        union = (inside | expected).sum((1, 2)).clamp(min=1)
+        agreement = (inside & expected).sum((1, 2)) / union
+        weighted = (1 - self.expectation) * ious + self.expectation * agreement[None].to(ious.dtype)
+        self._chosen_iou = float(ious[0, int(weighted[0].argmax())])
+        return masks, weighted, *rest
 
     def new_inference(self, images: LazyImages, fusion: FeatureFusion | None = None) -> dict[str, Any]:
         """The dictionary of ``init_state``, without decoding frames, and with the fusion if there is one.
@@ -159,7 +178,7 @@ class VideoPredictor(SAM2VideoPredictor):
 
     def _track_step(self, *args, **kwargs):
         outputs = super()._track_step(*args, **kwargs)
-        self.last_iou = float(outputs[1][2].detach().max())
+        self.last_iou = float(outputs[1][2].detach().max()) if self._chosen_iou is None else self._chosen_iou
         return outputs
 
 

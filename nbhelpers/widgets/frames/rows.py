@@ -172,7 +172,8 @@ class TrackRow(Row):
         self.stop = button("Stop", "Stop; what is done is kept (Escape)", owner.work.stop, icon="stop")
         doubtful = button("Next doubtful", "Go to the next doubtful frame (N)", owner.next_doubtful, icon="search",
                           width="136px")  # fmt: skip
-        super().__init__(label("Track"), *self.starts, self.stop, doubtful, space(), right)
+        other = button("Take other", "Take the other candidate on this frame (T)", owner.take_other, icon="exchange")
+        super().__init__(label("Track"), *self.starts, self.stop, doubtful, other, space(), right)
         self.show_running(False)
 
     def show_running(self, running: bool) -> None:

@@ -13,7 +13,7 @@ from nbhelpers.core.video.frames import wrap_columns
 from nbhelpers.plots import EXCLUDE_COLOUR, colour_of, rgb
 from nbhelpers.widgets.background import Later
 from nbhelpers.widgets.canvas import LEFT, RIGHT
-from nbhelpers.widgets.drawing import Photo, visible
+from nbhelpers.widgets.drawing import Photo, Viewport, visible
 from nbhelpers.widgets.stage import Pointer, Stage
 
 DISPLAYS = (
@@ -99,7 +99,7 @@ class FrameStage(Stage):
 
     @property
     def wipe_column(self) -> int:
-        """The wipe in canvas pixels; 0 where there is none."""
+        """The wipe in page pixels; 0 where there is none."""
         return 0 if self.wipe is None else round(self.wipe * self.viewport.canvas[1])
 
     @property
@@ -112,13 +112,13 @@ class FrameStage(Stage):
         return self.wipe is not None and math.hypot(x - self.wipe_column, y - self.knob_row) <= KNOB + 3
 
     def visible_photo(self, preview: bool) -> UInt8[np.ndarray, "vh vw 3"]:
-        """The visible part of the frame, matte or cut-out, at canvas size."""
+        """The visible part of the frame, matte or cut-out; see `Stage.visible_photo`."""
         frame = super().visible_photo(preview)
         if self.display == "overlay":
             return frame
         alpha = self._alpha(frame.shape[:2], preview)
         shown = cv2.merge([alpha] * 3) if self.display == "matte" else over_background(frame, alpha, self.background)
-        column = max(0, self.wipe_column - self.viewport.placed()[0][0])
+        column = self._wipe_in(self.viewport if preview else self.fine)
         return np.concatenate([frame[:, :column], shown[:, column:]], axis=1)
 
     def matte(self, name: str) -> UInt8[np.ndarray, "h w"]:
@@ -176,14 +176,19 @@ class FrameStage(Stage):
         for name in self.session.objects:
             if name not in self.hidden and self.session.has_mask(name=name):
                 layer = self.session.mask(name=name) if preview else self.matte(name)
-                np.maximum(alpha, visible(layer, self.viewport), out=alpha)
+                np.maximum(alpha, visible(layer, self.viewport if preview else self.fine), out=alpha)
         return alpha
 
     def _beside_wipe(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "vh vw"]:
         """The visible part of a mask to the right of the wipe."""
-        part = visible(mask, self.viewport) > 127
-        part[:, : max(0, self.wipe_column - self.viewport.placed()[0][0])] = False
+        part = visible(mask, self.fine) > 127
+        part[:, : self._wipe_in(self.fine)] = False
         return part
+
+    def _wipe_in(self, viewport: Viewport) -> int:
+        """The wipe's column in what a viewport shows of the frame; 0 where there is none."""
+        column = 0 if self.wipe is None else round(self.wipe * viewport.canvas[1])
+        return max(0, column - viewport.placed()[0][0])
 
     def _paint_brush(self, x: float, y: float, radius: float, erase: bool) -> None:
         """Paint the stroke so far, and the brush's ring."""

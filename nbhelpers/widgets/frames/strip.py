@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.plots import rgb
 from nbhelpers.widgets.background import Later, Runner
-from nbhelpers.widgets.canvas import LEFT, LayeredCanvas
+from nbhelpers.widgets.canvas import LEFT, MAX_RATIO, LayeredCanvas
 from nbhelpers.widgets.drawing import encode_photo
 
 THUMB, GAP, BAR = 54, 3, 16  # canvas pixels: height of the pictures, of what is between, and of the bar
@@ -117,7 +117,9 @@ class FilmStrip:
         with self.screen.hold():
             if self._painted is None:
                 self.screen["bar"].clear()
-                self.screen.put("bar", encode_photo(self.bar()), 0, THUMB + GAP)
+                self.screen.put(
+                    "bar", encode_photo(self._fine(self.bar())), 0, round((THUMB + GAP) * self.screen.ratio)
+                )
             self._paint_cursor()
         self._painted = now
 
@@ -189,7 +191,7 @@ class FilmStrip:
                 image = self.session.frames[min(int((slot + 0.5) * count / self.slots), count - 1)]
             except NbHelpersError:  # the canvas reports it when the frame is shown
                 image = np.full((*self.session.size, 3), 60, np.uint8)
-            yield slot, _fitted(image, x1 - x0 - 1)
+            yield slot, _fitted(image, int(MAX_RATIO * (x1 - x0 - 1)), int(MAX_RATIO * THUMB))
 
     def _show_thumb(self, loaded: tuple[int, UInt8[np.ndarray, "h w 3"]]) -> None:
         slot, self.thumbs[loaded[0]] = loaded[0], loaded[1]
@@ -206,7 +208,16 @@ class FilmStrip:
         return round(slot * self.width / self.slots), round((slot + 1) * self.width / self.slots)
 
     def _paint_thumb(self, slot: int) -> None:
-        self.screen.put("thumbs", encode_photo(self.thumbs[slot], preview=True), self._slot(slot)[0], 0)
+        left = round(self._slot(slot)[0] * self.screen.ratio)
+        self.screen.put("thumbs", encode_photo(self._fine(self.thumbs[slot], MAX_RATIO), preview=True), left, 0)
+
+    def _fine(self, image: UInt8[np.ndarray, "h w 3"], ratio: float = 1.0) -> UInt8[np.ndarray, "fh fw 3"]:
+        """A picture of ``ratio`` pixels for one of the page, in pixels of the canvas."""
+        if ratio == self.screen.ratio:
+            return image
+        height, width = (round(side / ratio * self.screen.ratio) for side in image.shape[:2])
+        how = cv2.INTER_AREA if ratio > self.screen.ratio else cv2.INTER_NEAREST
+        return cv2.resize(image, (width, height), interpolation=how)
 
     def _paint_cursor(self) -> None:
         layer = self.screen["cursor"]
@@ -241,13 +252,13 @@ def legend_html() -> str:
     )
 
 
-def _fitted(image: UInt8[np.ndarray, "h w 3"], width: int) -> UInt8[np.ndarray, "th tw 3"]:
+def _fitted(image: UInt8[np.ndarray, "h w 3"], width: int, height: int) -> UInt8[np.ndarray, "th tw 3"]:
     """A frame, whole, in the middle of a slot of the strip."""
     width = max(width, 1)
-    scale = min(THUMB / image.shape[0], width / image.shape[1])
+    scale = min(height / image.shape[0], width / image.shape[1])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    out = np.full((THUMB, width, 3), 60, np.uint8)
-    top, left = (THUMB - size[1]) // 2, (width - size[0]) // 2
+    out = np.full((height, width, 3), 60, np.uint8)
+    top, left = (height - size[1]) // 2, (width - size[0]) // 2
     out[top : top + size[1], left : left + size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return out
 

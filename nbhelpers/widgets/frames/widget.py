@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import ipywidgets as widgets
+import numpy as np
+from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.rotoscoping.session import RotoSession
@@ -26,6 +28,7 @@ from nbhelpers.widgets.frames.rows import (
 from nbhelpers.widgets.frames.stage import FramePointer, FrameStage
 from nbhelpers.widgets.frames.strip import FilmStrip, legend_html
 from nbhelpers.widgets.stage import MODES, ModeRow, ZoomRow
+from nbhelpers.widgets.still import still_of
 
 ENCODING = "Encoding the frame ..."
 FRAME_MODES = (
@@ -49,7 +52,7 @@ KEYS = (
     ("Home End", "first or last frame of the range"),
     (", .", "the range begins or ends here"),
     ("F Shift+F A", "track forward, back, all"),
-    ("N", "next doubtful frame"),
+    ("N T", "next doubtful frame, take the other candidate there"),
     ("Escape", "stop tracking; else leave the canvas"),
     ("Z Y C", "undo, redo, clear"),
     ("1 to 9", "choose an object"),
@@ -101,11 +104,10 @@ class FramesWidget(SessionWidget):
         self.matte, self.export = MattePanel(self), ExportPanel(self)
         panels = Panels(Matte=self.matte, Export=self.export, Keys=widgets.HTML(_keys_html()))
         self._add_keys()
-        canvas, strip = self.stage.screen.widget, self.strip.screen.widget
         legend = widgets.HTML(legend_html(), layout=widgets.Layout(margin="0"))
-        rows = (Row(self.modes, space(), self.history), self.objects, canvas, strip, legend, self.time, self.status,
-                self.tracking, self.display, self.zoom, panels)  # fmt: skip
-        self.show_rows(rows, [strip, canvas])
+        rows = (Row(self.modes, space(), self.history), self.objects, self.stage.screen, self.strip.screen, legend,
+                self.time, self.status, self.tracking, self.display, self.zoom, panels)  # fmt: skip
+        self.show_rows(rows)
 
     def refresh(self) -> None:
         """Show what the session holds now; called after each of its steps, from whatever thread."""
@@ -129,6 +131,13 @@ class FramesWidget(SessionWidget):
         state, drift = session.state(), session.drift()
         text = f"Frame {session.frame}: {session.active}: {STATES[state]}"
         return f"{text}, drift {drift.score:.2f}" if state in ("tracked", "outdated") else text
+
+    def still(self) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+        """The frame with its masks and markers, and the bar of the film strip below it."""
+        with self._lock:
+            frame, bar = still_of(self.stage), self.strip.bar()
+        about = f"The frames widget on a clip of {len(self.session.frames)} frames. {self.detail()}"
+        return np.concatenate([frame, bar]), about
 
     def close_parts(self) -> None:
         """End what is under way and close the canvases."""
@@ -161,7 +170,12 @@ class FramesWidget(SessionWidget):
                 self.note("No frame of this object is doubtful.")
             else:
                 self.visit(frame)
-                self.note(f"Frame {frame}: {self.session.drift().why}.")
+                other = " T takes the other one." if self.session.other_candidate() is not None else ""
+                self.note(f"Frame {frame}: {self.session.drift().why}.{other}")
+
+    def take_other(self) -> None:
+        """Take the other candidate of this frame."""
+        self.act(self.session.take_other)
 
     def show_tracked(self, frame: int, follow: bool) -> None:
         """A frame has new masks: show it if the user has not gone elsewhere."""
@@ -203,6 +217,7 @@ class FramesWidget(SessionWidget):
             "Shift+f": lambda: work.track("back"),
             "a": lambda: work.track("all"),
             "n": self.next_doubtful,
+            "t": self.take_other,
             "Escape": lambda: work.stop() or self.stage.screen.blur(),
             "Tab": self.stage.screen.blur,
             "v": lambda: self.objects.toggle(session.active),

@@ -1,0 +1,192 @@
+"""The distractors of an object on a clip: found on its prompted frames, tracked beside it, and kept apart from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+from nbhelpers.core.masks import components, distance_to
+from nbhelpers.models.expectation import Expectation, Place, expect, place_of
+from nbhelpers.models.label_propagation.decoding import map_logits, prompt_variants, soft_iou
+from nbhelpers.models.label_propagation.identity import (
+    CELL_SPREAD,
+    DISTRACTOR_AREAS,
+    GATE,
+    Cells,
+    ownership,
+    similar_regions,
+)
+from nbhelpers.models.label_propagation.packed import PackedMasks
+from nbhelpers.models.label_propagation.votes import (
+    COARSE_WEIGHTS,
+    FeatureMaps,
+    Means,
+    MemoryFrame,
+    cell_centers,
+    resize_map,
+    sample_features,
+)
+from nbhelpers.models.protocols import FeatureSegmenter
+from nbhelpers.models.values import Embedding
+
+MIN_VOTE = 0.1  # of a cell, below which it belongs to no instance
+MIN_AGREEMENT = 0.3  # IoU of the decoder's mask of a distractor with its map, below which the map is taken
+APART = 0.25  # of the object's size: a piece that is nearer than that to where it is expected is a part of it
+DISTRACTOR_VARIANT = "box, points and map"  # the prompt variant that decodes a distractor: one prediction a frame
+
+
+@dataclass(eq=False)
+class Distractor:
+    """A instance that similarity like an object, born on one of its prompted frames or later.
+
+    Attributes:
+        masks: logits by frame.
+        places: likewise.
+    """
+
+    masks: PackedMasks = field(default_factory=PackedMasks)
+    places: dict[int, Place] = field(default_factory=dict)
+
+    def inside(self, frame: int) -> Bool[np.ndarray, "s s"] | None:
+        """The mask on a frame, if there is one."""
+        return self.masks[frame] > 0 if frame in self.masks else None
+
+    def put(self, frame: int, logits: Float32[np.ndarray, "s s"], alone: bool) -> None:
+        """Store the mask on a frame."""
+        if (here := place_of(logits > 0, alone)) is not None:
+            self.masks[frame], self.places[frame] = logits, here
+
+    def instance(self, frame: int, step: int, source: int, memory: Iterable[int]) -> Instance | None:
+        """What `separate` needs to know; None if the distractor is on no frame between ``source`` and ``frame``."""
+        expected = expect(self.places, frame, step, source)
+        if expected is None:
+            return None
+        masks = {index: mask for index in {*memory, expected.seen} if (mask := self.inside(index)) is not None}
+        return Instance(expected, masks, self.places)
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """An object or a distractor, as `separate` needs it.
+
+    Attributes:
+        expected: where it is expected on the frame.
+        masks: on memory frames, by frame.
+        places: likewise.
+    """
+
+    expected: Expectation
+    masks: Mapping[int, Bool[np.ndarray, "s s"]]
+    places: Mapping[int, Place]
+
+
+def search_regions(
+    maps: FeatureMaps, means: Means, mask: Float[np.ndarray, "s s"], taken: Float[np.ndarray, "s s"]
+) -> list[Float32[np.ndarray, "s s"]]:
+    """Maps of the instances on a frame that look like an object there.
+
+    Args:
+        maps: features of the frame.
+        means: see `nbhelpers.models.label_propagation.votes.feature_means`.
+        mask: the object, 0 to 1 on the decoder's grid.
+        taken: what else is no distractor, such as other objects.
+    """
+    grid, side = maps[0].shape[0], len(mask)
+    features = sample_features(maps, means, np.arange(grid**2), grid, COARSE_WEIGHTS)
+    covered = resize_map(mask, grid)
+    inside = np.flatnonzero(covered > 0.5)
+    if not len(inside):
+        return []
+    similarity = (features @ features[inside].T).amax(1).cpu().numpy().reshape(grid, grid)
+    regions = similar_regions(similarity, np.maximum(covered, resize_map(taken, grid)), float(covered.sum()))
+    return [resize_map(region.astype(np.float32), side) for region in regions]
+
+
+def decode_distractor(
+    segmenter: FeatureSegmenter, embedding: Embedding, probability: Float[np.ndarray, "s s"]
+) -> Float32[np.ndarray, "s s"] | None:
+    """Logits of a distractor from its map; None if no cell is above 0.5."""
+    prompt = prompt_variants(probability, embedding.size).get(DISTRACTOR_VARIANT)
+    if prompt is None:
+        return None
+    logits = segmenter.predict(embedding, prompt).logits[0]
+    agrees = soft_iou((logits > 0).astype(np.float32), probability) >= MIN_AGREEMENT
+    return logits if agrees else map_logits(probability)
+
+
+def separate(
+    maps: FeatureMaps,
+    means: Means,
+    votes: Float[np.ndarray, "s s"],
+    instances: Sequence[Instance],
+    memory: Sequence[MemoryFrame],
+) -> Float32[np.ndarray, "k s s"]:
+    """Which instance each cell of the decoder's grid belongs to: probabilities for each of ``instances``.
+
+    Args:
+        maps: features of the frame.
+        means: see `nbhelpers.models.label_propagation.votes.feature_means`.
+        votes: that a cell belongs to any of the instances.
+        instances: the object first.
+        memory: frames with features of the instances.
+    """
+    grid, side = maps[0].shape[0], len(votes)
+    cells = np.flatnonzero(resize_map(votes, grid).reshape(-1) > MIN_VOTE)
+    shares = np.zeros((len(instances), side, side), np.float32)
+    if not len(cells):
+        return shares
+    queries = sample_features(maps, means, cells, grid, COARSE_WEIGHTS).cpu().numpy()
+    positions = cell_centers(cells, grid, grid).numpy()
+    owned = ownership(queries, positions, [_moved(instance, memory, grid, side) for instance in instances])
+    for number, values in enumerate(owned):
+        coarse = np.zeros(grid**2, np.float32)
+        coarse[cells] = values
+        # beyond the voted cells the value of the nearest ones, so that interpolation does not shrink the instance
+        grown = cv2.dilate(coarse.reshape(grid, grid), np.ones((3, 3)))
+        known = np.zeros(grid**2, bool)
+        known[cells] = True
+        shares[number] = resize_map(np.where(known.reshape(grid, grid), coarse.reshape(grid, grid), grown), side)
+    return shares
+
+
+def _moved(instance: Instance, memory: Sequence[MemoryFrame], grid: int, side: int) -> Cells:
+    """The cells of a instance on memory frames, moved to where it is expected."""
+    features, positions = [], []
+    for keys in memory:
+        mask, there = instance.masks.get(keys.frame), instance.places.get(keys.frame)
+        if mask is None or there is None:
+            continue
+        covered = resize_map(mask.astype(np.float32), grid).reshape(-1)
+        index = np.flatnonzero(covered > min(0.5, covered.max() / 2))
+        shift = (np.array(instance.expected.center) - np.array(there.center)) * (grid / side)
+        features.append(keys.coarse.features[index].cpu().numpy())
+        positions.append(keys.coarse.positions[index].cpu().numpy() + shift.astype(np.float32))
+    spread = CELL_SPREAD + instance.expected.spread * grid / side
+    if not features:
+        return Cells(np.zeros((0, 1), np.float32), np.zeros((0, 2), np.float32), spread)
+    return Cells(np.concatenate(features), np.concatenate(positions), spread)
+
+
+def strays(inside: Bool[np.ndarray, "s s"], instance: Instance) -> list[Bool[np.ndarray, "s s"]]:
+    """Pieces of a instance's map that were not there when it was one piece, and are far from where it is expected.
+
+    Args:
+        inside: cells that are voted to be the instance's.
+        instance: where it is expected.
+
+    Returns:
+        None of them if no piece is near.
+    """
+    expected = instance.expected
+    if expected.seen not in instance.masks:
+        return []
+    moved = expected.moved(instance.masks[expected.seen], instance.places[expected.seen])
+    labels = components(inside, DISTRACTOR_AREAS[0] * expected.area)
+    pieces = [labels == number for number in range(1, int(labels.max(initial=0)) + 1)]
+    away = distance_to(moved)
+    near = [float(away[piece].min()) <= GATE * expected.spread + APART * expected.area**0.5 for piece in pieces]
+    return [piece for piece, is_near in zip(pieces, near, strict=True) if not is_near] if any(near) else []

@@ -1,0 +1,187 @@
+"""Staying with one of several equal instances: expectation, ownership, and tracking on drawn clips."""
+
+import numpy as np
+import pytest
+from test_label_propagation import SIZE, Clip, ColourSegmenter, followed
+
+from nbhelpers.core.metrics import iou
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.expectation import Place, expect
+from nbhelpers.models.label_propagation import LabelPropagation
+from nbhelpers.models.label_propagation.distractors import Instance, strays
+from nbhelpers.models.label_propagation.identity import Cells, exchange_probability, ownership, similar_regions, touches
+
+LENGTH = 18
+
+
+class Twins(Clip):
+    """Two equal discs that pass each other, the first one from left to right, above."""
+
+    def __init__(self, away=()):
+        super().__init__(LENGTH)
+        self.away = set(away)
+
+    def __getitem__(self, index):
+        picture = np.full((*SIZE, 3), (40, 160, 60), np.uint8)
+        for number in (1, 0):
+            picture[self.twin(number, index)] = (220, 40, 30)
+        return picture
+
+    def twin(self, number, index):
+        rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+        x, y = (20 + 5 * index, 34) if number == 0 else (105 - 5 * index, 56)
+        return ((columns - x) ** 2 + (rows - y) ** 2 <= 12**2) & (number == 1 or index not in self.away)
+
+
+@pytest.fixture
+def tracker():
+    return LabelPropagation(ColourSegmenter())
+
+
+def test_a_steady_motion_is_continued_and_doubt_grows_with_time():
+    places = {frame: Place((10 + 3.0 * frame, 40.0), 100) for frame in range(8)}
+    soon, later = expect(places, 8, 1, 0), expect(places, 12, 1, 0)
+    assert soon.center == pytest.approx((34, 40), abs=0.7)
+    assert later.center == pytest.approx((46, 40), abs=2)
+    assert later.spread > soon.spread > 0
+    assert expect(places, 0, 1, None) is None
+
+
+def test_time_runs_backwards_too_and_stops_at_the_prompted_frame():
+    places = {frame: Place((10 + 3.0 * frame, 40.0), 100) for frame in range(8)}
+    assert expect(places, -1, -1, None).center == pytest.approx((7, 40), abs=0.7)
+    jumped = {**places, 0: Place((90, 90), 100), 1: Place((90, 90), 100)}
+    assert expect(jumped, 8, 1, 2).center == pytest.approx(expect(places, 8, 1, 2).center)
+
+
+def test_a_position_measured_while_touching_counts_for_little():
+    places = {frame: Place((10 + 3.0 * frame, 40.0), 100) for frame in range(8)}
+    pulled = {**places, 8: Place((34, 48), 160, alone=False), 9: Place((37, 49), 160, alone=False)}
+    trusted = {**places, 8: Place((34, 48), 160), 9: Place((37, 49), 160)}
+    away = [expect(each, 10, 1, 0).center[1] - 40 for each in (pulled, trusted)]
+    assert away[0] < away[1] / 2
+    assert expect(pulled, 10, 1, 0).area == 100  # and the size is that of when it was alone
+    assert expect(pulled, 10, 1, 0).seen == 7
+
+
+def test_similar_regions_have_about_the_size_of_the_object():
+    similarity, mask = np.zeros((32, 32), np.float32), np.zeros((32, 32), np.float32)
+    for rows, columns in ((slice(4, 10), slice(4, 10)), (slice(4, 10), slice(20, 26)), (slice(20, 22), slice(4, 6))):
+        similarity[rows, columns] = 0.9
+    mask[4:10, 4:10] = 1
+    found = similar_regions(similarity, mask, 36)
+    assert len(found) == 1
+    assert found[0][4:10, 20:26].all()
+    assert found[0].sum() == 36
+
+
+def test_equal_cells_belong_to_the_thing_that_is_expected_there():
+    features = np.eye(3, dtype=np.float32)
+    first = Cells(features[[0, 0]], np.array([[2, 2], [3, 2]], np.float32), 1.5)
+    second = Cells(features[[0, 0]], np.array([[9, 2], [10, 2]], np.float32), 1.5)
+    queries = features[[0, 0, 0]]
+    owned = ownership(queries, np.array([[3, 3], [9, 3], [40, 40]], np.float32), [first, second])
+    assert owned[:, 0].argmax() == 0
+    assert owned[:, 1].argmax() == 1
+    assert owned.max(0)[:2].min() > 0.9
+    assert owned[:, 2].sum() < 0.1  # nobody's
+    between = ownership(
+        features[[0]], np.array([[6, 2]], np.float32), [first, Cells(features[[1]], second.positions[:1], 1.5)]
+    )
+    assert between[0, 0] > 0.9  # features decide where places do not
+
+
+def test_an_exchange_is_probable_where_two_things_are_expected_at_one_place():
+    here, there = Place((20, 20), 100), Place((24, 24), 100)
+    steady = [expect({f: Place((20, y), 100) for f in range(5)}, 5, 1, 0) for y in (20, 60)]
+    close = [expect({f: Place((20, y), 100) for f in range(5)}, 5, 1, 0) for y in (22, 22.5)]
+    far = exchange_probability(steady[0], here, steady[1], Place((20, 60), 100))
+    near = exchange_probability(close[0], here, close[1], there)
+    assert far < 0.01
+    assert 0.3 < near <= 0.5
+
+
+def test_touching_masks():
+    a, b = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
+    a[5:10, 5:10], b[5:10, 20:25] = True, True
+    assert not touches(a, [b], 4)
+    assert touches(a, [b], 8)
+    assert not touches(a, [], 8)
+
+
+def test_a_far_piece_is_no_part_of_the_object_and_a_near_one_is():
+    shape = np.zeros((64, 64), bool)
+    shape[20:30, 10:20] = True
+    places = {frame: Place((14.5, 24.5), 100) for frame in range(4)}
+    instance = Instance(expect(places, 4, 1, 0), {3: shape}, places)
+    inside = shape.copy()
+    inside[20:30, 21:27] = True
+    inside[20:30, 50:60] = True
+    inside[27, 20:22] = False
+    [piece] = strays(inside, instance)
+    assert piece[20:30, 50:60].all()
+    assert piece.sum() == 100
+    assert not strays(np.roll(shape, 40, 1), instance)  # the only piece is the object, wherever it is
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("start", [0, LENGTH - 1])
+def test_the_right_one_of_two_equal_things_that_pass_each_other(tracker, number, start):
+    clip = Twins()
+    stop = LENGTH - 1 - start
+    found = {}
+    for each in (True, False):
+        tracker.distractors = each
+        state = tracker.open(clip)
+        tracker.add(state, start, 1, Prompt(mask=clip.twin(number, start)))
+        found[each] = followed(tracker, state, start, stop)
+    right, wrong = [iou(found[True][stop].predictions[1].best, clip.twin(n, stop)) for n in (number, 1 - number)]
+    assert right > 0.7
+    assert wrong < 0.1
+    assert iou(found[False][stop].predictions[1].best, clip.twin(number, stop)) < 0.6  # features alone take both
+
+
+def test_marked_objects_are_each_others_distractors(tracker):
+    clip = Twins()
+    state = tracker.open(clip)
+    for number in (0, 1):
+        tracker.add(state, 0, number + 1, Prompt(mask=clip.twin(number, 0)))
+    found = followed(tracker, state, 0, LENGTH - 1)
+    assert state.tracks[1].anchors[0].marked_similar == {2}
+    assert not state.tracks[1].anchors[0].distractors
+    for number in (0, 1):
+        assert iou(found[LENGTH - 1].predictions[number + 1].best, clip.twin(number, LENGTH - 1)) > 0.7
+
+
+def test_a_thing_that_is_away_is_gone_and_not_taken_for_its_twin(tracker):
+    clip = Twins(away=range(3, 6))
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.twin(0, 0)))
+    found = followed(tracker, state, 0, 7)
+    assert [frame for frame, tracked in found.items() if tracked.gone] == [3, 4, 5]
+    assert iou(found[6].predictions[1].best, clip.twin(0, 6)) > 0.7
+
+
+def test_without_a_distractor_nothing_changes(tracker):
+    clip, masks = Clip(), []
+    for distractors in (True, False):
+        tracker.distractors = distractors
+        state = tracker.open(clip)
+        tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
+        masks.append([each.predictions[1].logits for each in tracker.propagate(state, 0, 11)])
+    for one, other in zip(*masks, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_after_a_restart_it_goes_on_as_before(tracker):
+    clip, prompt = Twins(), Prompt(mask=Twins().twin(0, 0))
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, prompt)
+    followed(tracker, state, 0, 8)
+    memory = {frame: tracker.memory(state, frame) for frame in range(9)}
+    expected = followed(tracker, state, 9, 12)
+    again = tracker.open(clip)
+    for frame, arrays in memory.items():
+        tracker.recall(again, frame, arrays, {1: prompt} if frame == 0 else {})
+    for frame, tracked in followed(tracker, again, 9, 12).items():
+        assert np.array_equal(tracked.predictions[1].logits, expected[frame].predictions[1].logits)
