@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -25,19 +26,25 @@ class ClassGrid:
     Args:
         class_map: of the photo.
         size: ``(h, w)`` of the grid.
+        wanted: indices of the classes to segment; for each of them all others together are one competitor. By default
+            every class competes by itself.
     """
 
-    def __init__(self, class_map: ClassMap, size: tuple[int, int]):
+    def __init__(self, class_map: ClassMap, size: tuple[int, int], wanted: Collection[int] | None = None):
         self._map, self.size = class_map, size
         self.winner: Int[np.ndarray, "h w"] = np.zeros(size, np.int32)
         """Index of the most probable class."""
         self.peak: Float32[np.ndarray, "h w"] = np.full(size, -1, np.float32)
         """Its probability."""
+        self._wanted = frozenset(() if wanted is None else wanted)
+        self._others: Float32[np.ndarray, "h w"] = np.zeros(size, np.float32)
         for index in range(len(class_map.names)):  # one plane at a time, to bound the memory for 500 classes
             plane = self._plane(index)
             better = plane > self.peak
             self.winner[better] = index
             self.peak[better] = plane[better]
+            if self._wanted and index not in self._wanted:
+                self._others += plane
         self.relative = lru_cache(maxsize=16)(self._relative)
 
     def _plane(self, index: int) -> np.ndarray:
@@ -48,9 +55,12 @@ class ClassGrid:
     def _relative(self, index: int) -> Float32[np.ndarray, "h w"]:
         """Probability of a class divided by that of the most probable class, at most 1.
 
-        It is independent of the overall confidence of the map.
+        It is independent of the overall confidence of the map. A wanted class is compared with all unwanted ones
+        together as well: split among twenty surroundings, a background would leave it the most probable everywhere.
         """
-        return self._plane(index) / np.maximum(self.peak, 1e-12)
+        plane = self._plane(index)
+        most = np.maximum(self.peak, plane + self._others) if index in self._wanted else self.peak
+        return plane / np.maximum(most, 1e-12)
 
 
 @dataclass(frozen=True)

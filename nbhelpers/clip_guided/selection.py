@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -121,7 +121,7 @@ def prompt(
         wanted: class index -> whether it is stuff.
         settings: number of rounds and points.
     """
-    selector = CandidateSelector(class_map, placement)
+    selector = CandidateSelector(class_map, placement, wanted)
     if shape is not None:
         selector.start(shape)
     points: list[MaskProposal] = []
@@ -195,13 +195,13 @@ class CandidateSelector:
     form one region, separate. The last penalises masks of two separate animals.
     """
 
-    def __init__(self, class_map: ClassMap, placement: PromptPlacement):
+    def __init__(self, class_map: ClassMap, placement: PromptPlacement, wanted: Collection[int]):
         self.placement = placement
         """Points may be added; the regions do not change."""
         self.selected: dict[int, tuple[int, int, float, float]] = {}
         """Point -> class, candidate (0: the box of its region), agreement and quality."""
         self.seconds = 0.0
-        self._class_map = class_map
+        self._class_map, self._wanted = class_map, wanted
         self._grid: ClassGrid | None = None
 
     @property
@@ -213,7 +213,7 @@ class CandidateSelector:
         """Resample class map and regions to the grid of a prediction, once."""
         if self._grid is None:
             numbers = self.placement.numbers
-            self._grid = ClassGrid(self._class_map, grid_size(prediction))
+            self._grid = ClassGrid(self._class_map, grid_size(prediction), self._wanted)
             self._regions = cv2.resize(numbers, self._grid.size[::-1], interpolation=cv2.INTER_NEAREST)
             self._areas = np.bincount(self._regions.ravel() + 1, minlength=numbers.max(initial=0) + 2)[1:]
 
