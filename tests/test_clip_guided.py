@@ -203,6 +203,28 @@ def test_merging_tells_the_fate_of_each_mask():
     assert [item.members for item in found] == [(0, 1, 2)]
 
 
+def test_a_larger_mask_takes_a_part_only_if_what_it_adds_is_of_the_class():
+    animal, with_wall = square(0, 0, 20, 20), square(0, 0, 40, 40)
+    head = square(5, 5, 15, 15)
+    found, fates = merge(
+        [proposal(with_wall, agreement=0.51), proposal(animal, agreement=0.9), proposal(head, agreement=0.95)],
+        {0: False},
+        ClipGuidedSettings(min_region_size=4),
+        cell=1.0,
+    )
+    assert fates == ["disagrees", "kept", "part"] and [item.members for item in found] == [(1, 2)]
+
+
+def test_unwanted_classes_compete_together_where_a_mask_is_judged():
+    wall = np.full((4, 4), 0.3)
+    wall[:2] = 0.9
+    planes = np.stack([wall, *np.repeat((1 - wall)[None] / 7, 7, 0)]).astype(np.float32)
+    class_map = ClassMap(planes, ("ball", *"abcdefg"), (4, 4), "x")
+    assert ClassGrid(class_map, (4, 4)).relative(0)[3, 0] == 1  # against each of them
+    together = ClassGrid(class_map, (4, 4), {0}).relative(0)
+    np.testing.assert_allclose(together, np.where(wall > 0.5, 1, 0.3 / 0.9), atol=1e-6)
+
+
 def test_a_conflict_is_decided_by_confidence_at_the_place_and_explained():
     table, cup = square(0, 0, 60, 60), square(20, 20, 40, 40)
     probabilities = np.where(cup, 0.1, 0.9)

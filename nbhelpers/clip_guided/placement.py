@@ -56,11 +56,14 @@ class ClassGrid:
         """Probability of a class divided by that of the most probable class, at most 1.
 
         It is independent of the overall confidence of the map. A wanted class is compared with all unwanted ones
-        together as well: split among twenty surroundings, a background would leave it the most probable everywhere.
+        together as well, relative to where it is strongest: split among twenty surroundings, a background would leave
+        it the most probable everywhere.
         """
         plane = self._plane(index)
-        most = np.maximum(self.peak, plane + self._others) if index in self._wanted else self.peak
-        return plane / np.maximum(most, 1e-12)
+        if index not in self._wanted:
+            return plane / np.maximum(self.peak, 1e-12)
+        relative = plane / np.maximum(np.maximum(self.peak, plane + self._others), 1e-12)
+        return relative / max(float(relative.max()), 1e-12)
 
 
 @dataclass(frozen=True)

@@ -376,9 +376,17 @@ def _merge_points(
     shared = intersections(masks[order])
     for small in range(len(order) - 1, 0, -1):
         larger = [large for large in range(small) if shared[small, large] >= PART_INSIDE * shared[small, small]]
-        if larger:
-            fates[own[order[small]]] = "part"
-            members[order[larger[-1]]] += members.pop(order[small])
+        for large in reversed(larger):
+            if order[large] not in members:
+                continue
+            areas = np.array([shared[large, large], -shared[small, small]], float)
+            sums = areas * [proposals[own[order[k]]].agreement for k in (large, small)]
+            if sums.sum() >= MIN_AGREEMENT * areas.sum():
+                fates[own[order[small]]] = "part"
+                members[order[large]] += members.pop(order[small])
+                break
+            fates[own[order[large]]] = "disagrees"  # what it adds is not of the class
+            del members[order[large]]
     return {own[k]: [own[k], *(own[other] for other in group if other != k)] for k, group in members.items()}
 
 
