@@ -43,8 +43,8 @@ demo: fetch  ## run the first notebook; results in outputs/
 lab: install  ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
 
-app: fetch  ## open the multi-view web page, which needs no code
-	@cd app && ../$(BIN)/voila multiview.ipynb
+app: fetch  ## open the pages that need no code; make app PAGE=clip opens one
+	@$(BIN)/nbhelpers app $(PAGE)
 
 test: fetch  ## unit tests, tests with real weights, notebooks, and browser tests if a Chromium is found
 	@echo "Testing, $(JOBS) at a time; several minutes"

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nbhelpers.app.commands import app as pages
 from nbhelpers.benchmarks.commands import app as benchmarks
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import parse_point
@@ -30,6 +31,7 @@ app.add_typer(rotoscoping, name="rotoscoping")
 app.add_typer(product_matching, name="product-matching")
 app.add_typer(geometry_fusion, name="geometry-fusion")
 app.command()(multiview)
+app.command("app")(pages)
 
 
 @app.command()
@@ -131,8 +133,8 @@ def clip_guided(
         str | None, typer.Option("--target", "--prompt", help="the word that is wanted; else all")
     ] = None,
     edit: Annotated[str, typer.Option(help="segment, replace, remove or restyle")] = "segment",
-    use_inpainting: Annotated[bool, typer.Option(help="paint anew, instead of black or white")] = False,
-    edit_prompt: Annotated[str | None, typer.Option(help="what shall be painted")] = None,
+    use_inpainting: Annotated[bool, typer.Option(help="inpaint the background; else black or white")] = False,
+    edit_prompt: Annotated[str | None, typer.Option(help="text for the inpainting model")] = None,
     output: Annotated[Path, typer.Option(help="a picture, or a folder")] = Path("clip_guided_segments.png"),
     min_confidence: Annotated[float, typer.Option(help="of a word where it is pointed at, 0 to 1")] = 0.7,
     min_region_size: Annotated[float, typer.Option(help="smallest region, in pixels")] = 100,
@@ -186,12 +188,12 @@ def editing(
     ],
     output: Annotated[Path, typer.Option(help="the picture to write; a number is added where another has the name")],
     edit: Annotated[str, typer.Option(help="remove, replace or restyle")] = "remove",
-    prompt: Annotated[str | None, typer.Option(help="what shall be painted; replace and restyle need it")] = None,
+    prompt: Annotated[str | None, typer.Option(help="text for the inpainter, for replace and restyle")] = None,
     seed: Annotated[int, typer.Option(help="same seed, same picture")] = 0,
     device: Device = None,
     models: Models = None,
 ) -> None:
-    """Edit what a mask covers, for instance one that `segment` wrote: remove it, or paint it anew by a text."""
+    """Remove what a mask covers (e.g. one written by `segment`), or replace or restyle it by a text."""
     import hashlib
     import json
 

@@ -264,8 +264,11 @@ def test_the_hybrid_mode_prompts_and_is_compared_with_the_blind_grid(benchmark, 
     results = run_benchmark(hybrid, tmp_path / "out", num_samples=2)
     assert results["scores"]["miou"] > 0.85 and results["cost"]["prompts"] > 0
     assert results["cost"]["blind_grid"]["prompts"] == 4096
-    dense, few, many = results["scores"]["curve"]
-    assert dense["prompts"] == 0 < few["prompts"] < many["prompts"]
+    curve = results["scores"]["curve"]
+    dense, few, *_, many = curve
+    assert len(curve) == 4 and dense["prompts"] == 0 < few["prompts"] < many["prompts"]
+    own = next(point for point in curve if point["prompts"] == results["cost"]["prompts"])
+    assert own["miou"] == results["scores"]["miou"]
     alone = run_benchmark(benchmark, tmp_path / "dense", num_samples=2)
     assert dense["miou"] == alone["scores"]["miou"]
     assert "prompts  decoder s" in (tmp_path / "out" / "summary.txt").read_text()

@@ -87,6 +87,33 @@ def test_a_third_run_is_not_made_when_two_agree():
     assert third.asked == 0
 
 
+def test_a_quick_check_that_agrees_on_every_photo_spares_the_other_runs():
+    poses = ring(8)
+    first, check = twice(poses, cloud())
+    second = FakeMatcher(poses, cloud(), "second", seed=3)
+    scene = ColmapEstimator([first, second], check=lambda: check).reconstruct(photos(8))
+    assert scene.placed.all() and worst_turn(scene, poses) < 0.5
+    assert second.asked == 0
+    assert "cameras from fake 1" in told(scene) and "fake 2 agrees" in told(scene)
+
+
+@pytest.mark.parametrize("fault", ["other cameras", "a photo missing", "not available"])
+def test_a_quick_check_that_does_not_confirm_all_changes_nothing(fault):
+    poses, points = ring(8), [cloud()] * 8
+
+    def check():
+        if fault == "not available":
+            raise NbHelpersError("no weights")
+        if fault == "other cameras":
+            return FakeMatcher(ring(8, arc=-260.0), cloud(), "check")
+        return FakeMatcher(poses, [*points[:-1], points[0][:10]], "check")
+
+    without = ColmapEstimator(twice(poses, cloud())).reconstruct(photos(8))
+    scene = ColmapEstimator(twice(poses, cloud()), check=check).reconstruct(photos(8))
+    np.testing.assert_array_equal(scene.world_to_camera, without.world_to_camera)
+    assert scene.notes == without.notes
+
+
 def test_one_run_alone_is_not_believed():
     scene = ColmapEstimator([FakeMatcher(ring(6), cloud())]).reconstruct(photos(6))
     assert not scene.placed.any()

@@ -188,3 +188,42 @@ def test_a_single_item_that_does_not_fit_and_other_errors_pass_through():
 
 def test_releasing_memory_is_harmless_without_an_accelerator():
     device.release_memory()
+
+
+def test_a_precision_that_cannot_be_had_is_one_clear_error(monkeypatch):
+    monkeypatch.delenv(device.PRECISION, raising=False)
+    assert device.choose_precision("cpu") == "auto"
+    with pytest.raises(NbHelpersError, match="unknown precision"):
+        device.choose_precision("cpu", "half")
+    monkeypatch.setenv(device.PRECISION, "fp8")
+    with pytest.raises(NbHelpersError, match="fp8"):
+        device.choose_precision("cpu")
+    monkeypatch.setenv(device.PRECISION, "bfloat16")
+    monkeypatch.setattr(device, "has_bfloat16", lambda name: False)
+    with pytest.raises(NbHelpersError, match="does not multiply bfloat16"):
+        device.choose_precision("cpu")
+    assert device.choose_precision("cpu", "float32") == "float32"
+
+
+def test_a_processor_computes_in_bfloat16_only_if_it_is_chosen(monkeypatch):
+    monkeypatch.delenv(device.PRECISION, raising=False)
+    monkeypatch.setattr(device, "has_bfloat16", lambda name: True)
+    matrix = torch.ones(2, 2)
+    with autocast("cpu"):
+        assert (matrix @ matrix).dtype == torch.float32
+    with autocast("cpu", "bfloat16"):
+        assert (matrix @ matrix).dtype == torch.bfloat16
+    monkeypatch.setenv(device.PRECISION, "bfloat16")
+    with autocast("cpu"):
+        assert (matrix @ matrix).dtype == torch.bfloat16
+    with autocast("cpu", "float32"):
+        assert (matrix @ matrix).dtype == torch.float32
+
+
+@pytest.mark.parametrize("present", [(), ("avx512_bf16",), ("amx_tile",)])
+def test_bfloat16_needs_instructions_for_it(monkeypatch, present):
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name in present, raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda name: (7, 5))
+    assert device.has_bfloat16("cpu") == bool(present)
+    assert not device.has_bfloat16("cuda")  # a T4 emulates it

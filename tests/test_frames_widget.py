@@ -14,6 +14,7 @@ from widget_tools import buttons, connect, is_following, key, record_messages
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.mattes import MatteSettings
+from nbhelpers.models.values import Prediction
 from nbhelpers.plots import rgb
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.frames import FramesWidget
@@ -272,6 +273,20 @@ def test_next_doubtful(session, monkeypatch):
     assert session.frame == session.next_doubtful(0) == 7 and "Frame 7" in status(widget)
     assert tuple(widget.strip.bar()[0, int(sum(widget.strip.span(7)) / 2)]) == rgb(COLOURS["gone"])
     widget.close()
+
+
+def test_the_next_meaning_of_a_click_is_one_key_away(widget, session, monkeypatch):
+    key(widget, "h")
+    assert "no candidate masks" in status(widget)
+    whole = np.zeros((60, 80), bool)
+    whole[5:40, 5:40] = True
+    masks = np.where(np.stack([np.roll(whole, 9, 1), whole]), 1, -1).astype(np.float32)
+    both = Prediction(masks, np.array([0.9, 0.8], np.float32), (60, 80), (60, 80))
+    monkeypatch.setattr(session.tracker, "candidates", lambda state, frame, point: both, raising=False)
+    click(widget, 14, 20)
+    key(widget, "h")
+    assert np.array_equal(session.mask(), whole)
+    assert "Meaning 2 of 2" in status(widget)
 
 
 def test_the_other_candidate_is_taken_with_one_key(widget, session, monkeypatch):

@@ -15,6 +15,7 @@ from test_label_propagation import ColourSegmenter
 from test_sam2_video import small
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import Prompt
 from nbhelpers.geometry_fusion import render_clip, training
 from nbhelpers.geometry_fusion.merger import FeatureMerger, inspect_checkpoint, load_merger, save_merger
 from nbhelpers.geometry_fusion.tracker import GeometryTracker
@@ -26,6 +27,7 @@ from nbhelpers.geometry_fusion.training import (
     VideoModel,
     VoteModel,
     clip_labels,
+    coarse_features,
     draw_sample,
     frame_losses,
     synthetic_training_clip,
@@ -47,7 +49,7 @@ def clips():
             return torch.nn.functional.pad(super().features(embedding, level + 1), (0, 29))
 
     made = (render_clip(seed, textures(seed), frames=8, size=SIZE, away=False) for seed in (2, 6))
-    return [synthetic_training_clip(clip, Wide()) for clip in made]
+    return [synthetic_training_clip(clip, coarse_features(clip, Wide())) for clip in made]
 
 
 def upstream_losses():
@@ -270,10 +272,16 @@ def test_feature_layers_are_trained_with_kept_and_asked_for(clips, tmp_path):
 
     clip = render_clip(2, textures(2), frames=3, size=SIZE, away=False)
     tracker = LabelPropagation(ColourSegmenter())
-    state = GeometryTracker(tracker, Layered(), merger, scene=clip.scene, max_motion=1).open(clip)
-    assert len(state.geometry.layers) == 4
-    with pytest.raises(NbHelpersError, match="feature layers"):
-        GeometryTracker(tracker, SceneGeometry(), merger, scene=clip.scene, max_motion=1).open(clip)
+    prompt = Prompt(mask=clip.masks[0])
+    for encoder in (Layered(), SceneGeometry()):
+        fused = GeometryTracker(tracker, encoder, merger, scene=clip.scene, max_motion=1)
+        state = fused.open(clip)
+        if isinstance(encoder, Layered):
+            fused._decide(state)
+            assert len(state.geometry.layers) == 4
+        else:
+            with pytest.raises(NbHelpersError, match="feature layers"):
+                fused.add(state, 0, 1, prompt)
 
 
 def test_a_configuration_is_read_or_refused(tmp_path, monkeypatch):
@@ -304,3 +312,22 @@ def test_a_folder_with_ground_truth_is_trained_on(tmp_path, monkeypatch):
     assert model.backbone == "colours" and "quokka.jpg" in tested
     with pytest.raises(NbHelpersError, match="cannot be read"):
         training_set({"clips": [{"frames": "x"}]}, tmp_path / "run")
+
+
+def test_a_configuration_may_name_a_video_network(tmp_path, monkeypatch):
+    """The whole path of the command for SAM 2's video network, on a small one of its architecture."""
+    from nbhelpers.geometry_fusion import write_clip
+    from nbhelpers.models import load as loading
+
+    folder = write_clip(render_clip(2, textures(2), frames=4, size=SIZE, away=False), tmp_path / "clip")
+    made = {"tracker": small("2.1"), "geometry_encoder": SceneGeometry()}
+    monkeypatch.setattr(loading, "load", lambda task, *a, **k: made[task])
+    entry = {"frames": str(folder / "frames"), "masks": str(folder / "gt_masks"), "scene": str(folder)}
+    config = {"tracker": "sam2.1-hiera-tiny", "clips": [entry]}
+    clips, model, _ = training_set(config, tmp_path / "run")
+    assert isinstance(model, VideoModel) and clips[0].features.shape[:2] == (4, 256)
+    merger = train(clips, model, tmp_path / "run", replace(FAST, steps=2, memory=1))
+    assert not merger.is_untrained and inspect_checkpoint(tmp_path / "run" / "merger.safetensors").backbone
+    made["tracker"] = LabelPropagation(ColourSegmenter())
+    with pytest.raises(NbHelpersError, match="cannot be trained through"):
+        training_set(config, tmp_path / "other")

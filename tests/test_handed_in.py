@@ -428,7 +428,7 @@ def test_two_cameras_of_one_photo_are_refused_and_the_same_twice_is_not(photo, t
         if good:
             assert read_scene(tmp_path / "transforms.json", photo.parent).placed.all()
         else:
-            with pytest.raises(NbHelpersError, match="several cameras of one photo"):
+            with pytest.raises(NbHelpersError, match="several cameras for one photo"):
                 read_scene(tmp_path / "transforms.json", photo.parent)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fake_segmenter import FakeSegmenter
 
+from nbhelpers.core import device
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
@@ -240,6 +241,15 @@ def test_what_moves_along_is_taken_with_a_click(tracker):
     assert mask.mean() < 0.25
 
 
+def test_all_that_a_click_may_mean(tracker):
+    clip = Clip()
+    state = tracker.open(clip)
+    candidates = tracker.candidates(state, 0, (24, 30))
+    assert len(candidates) == 4
+    assert iou(candidates.best, tracker.add(state, 0, 1, Prompt([(24, 30)])).best) == 1
+    assert iou(candidates.best, clip.disc(0)) > 0.75
+
+
 def test_an_object_of_one_cell_is_followed(tracker):
     class Ball(Clip):
         def disc(self, index):
@@ -334,3 +344,25 @@ def test_on_real_features_an_object_is_followed_lost_and_found():
     for index, shift in enumerate(shifts):
         assert iou(found[index].predictions[1].best, np.roll(mask, shift, axis=1)) > 0.8
     assert found[2].gone == {1}
+
+
+@pytest.mark.parametrize(
+    ("processor", "setting", "taken"),
+    [(True, None, "bfloat16"), (False, None, None), (True, "float32", None), (True, "bfloat16", None)],
+)
+def test_the_encoder_takes_bfloat16_where_the_processor_has_it(monkeypatch, processor, setting, taken):
+    from nbhelpers.models import load as loading
+    from nbhelpers.models.label_propagation import tracker
+
+    seen = []
+    monkeypatch.setattr(
+        loading, "load", lambda task, name, device, precision: seen.append(precision) or FakeSegmenter()
+    )
+    monkeypatch.setattr(tracker, "with_features", lambda segmenter: segmenter)
+    monkeypatch.setattr(tracker, "has_bfloat16", lambda device: processor)
+    monkeypatch.setattr(device, "has_bfloat16", lambda device: processor)
+    monkeypatch.delenv("NBHELPERS_PRECISION", raising=False)
+    if setting:
+        monkeypatch.setenv("NBHELPERS_PRECISION", setting)
+    tracker.build("label-propagation", {}, "cpu", segmenter="sam2-hiera-tiny-lite")
+    assert seen == [taken]  # None: as the environment says

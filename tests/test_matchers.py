@@ -47,6 +47,20 @@ def test_xfeat_on_real_weights(crops):
 
 
 @pytest.mark.weights("xfeat-lighterglue")
+def test_xfeat_as_mutual_nearest_neighbours(crops):
+    matcher = matchers.MutualNearest(load("matcher", "xfeat-lighterglue", "cpu"))
+    assert isinstance(matcher, Matcher) and (matcher.name, matcher.quick) == ("xfeat", True)
+    check(matcher, crops, 0.7, 3)
+    first, second = (matcher.features(crop) for crop in crops)
+    pairs, scores = matcher.match(first, second)
+    back, _ = matcher.match(second, first)
+    assert {tuple(pair) for pair in pairs} == {tuple(pair[::-1]) for pair in back}
+    assert scores.min() > 0.82
+    with pytest.raises(NbHelpersError, match="another extractor"):
+        matcher.match(first, Sift().features(crops[1]))
+
+
+@pytest.mark.weights("xfeat-lighterglue")
 def test_xfeat_finds_the_same_with_any_number_of_threads(crops):
     matcher, found = load("matcher", "xfeat-lighterglue", "cpu"), []
     threads = torch.get_num_threads()

@@ -12,7 +12,7 @@ import torch
 from nbhelpers.core.device import MemoryWarning
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.vocabulary import BACKGROUND_WORDS
-from nbhelpers.models import openclip
+from nbhelpers.models import adapters, openclip
 from nbhelpers.models.dense import (
     PROTOCOLS,
     DenseSettings,
@@ -491,7 +491,7 @@ def test_full_memory_moves_to_the_cpu(encoder, photo, monkeypatch):
         return original(*args)
 
     monkeypatch.setattr(openclip, "patch_features", full)
-    monkeypatch.setattr(openclip, "autocast", lambda device: torch.no_grad())
+    monkeypatch.setattr(adapters, "autocast", lambda *_: torch.no_grad())
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *args, **kwargs: tensor)
     with pytest.warns(MemoryWarning) as caught:
         found = encoder.dense(photo, ["cat", "dog"]).probabilities

@@ -16,6 +16,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.mattes import MatteSettings
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.values import Prediction
 from nbhelpers.rotoscoping import ClipJob, RotoSession, replay_clip, replay_clips
 from nbhelpers.rotoscoping.batch import replay_log
@@ -280,6 +281,39 @@ def test_drift_tells_a_mask_that_jumps():
     good = drift_score(0.95, *flow_agreement(session.mask(6), here, session.mask(5), there))
     assert lost.is_doubtful and lost.area_jump > 2 and not good.is_doubtful and good.flow_overlap > 0.9
     assert record.tracked.overlap == pytest.approx(good.flow_overlap)
+
+
+class Ambiguous(FakeTracker):
+    """A click may mean the disc, or a part of it."""
+
+    def candidates(self, state, frame, point):
+        whole, _ = self._answer(state.frames[frame], Prompt([point]))
+        part = whole & (np.arange(whole.shape[0]) < point[1])[:, None]
+        return Prediction(np.where(np.stack([part, whole]), 10, -10).astype(np.float32), np.array([0.8, 0.95], np.float32),
+                          whole.shape, whole.shape, choice=1)  # fmt: skip
+
+
+def test_what_a_click_means_can_be_chosen_and_corrected(tmp_path):
+    session = RotoSession(Clip(), Ambiguous(), project=tmp_path / "p")
+    assert session.candidates() is None
+    with pytest.raises(NbHelpersError, match="no candidate"):
+        session.next_candidate()
+    whole = session.click(14, 20).best
+    assert len(session.candidates()) == 2
+    assert session.next_candidate() == 0
+    part = session.mask()
+    assert part.sum() < whole.sum() and np.array_equal(part, session.candidates().mask(0))
+    assert list(session.propagate()) == list(range(1, 12))
+    assert RotoSession(Clip(), Ambiguous(), project=tmp_path / "p").state(11) == "tracked"  # it is saved
+    again = RotoSession(Clip(), Ambiguous(), project=tmp_path / "p")
+    assert np.array_equal(again.mask(0), part)
+    assert again.undo() and np.array_equal(again.mask(0), whole)
+    assert again.redo() and np.array_equal(again.mask(0), part)
+    wider = again.click(60, 47)  # adds the box to the part
+    assert wider.best[part].all() and wider.best[45, 60]
+    assert again.candidates() is None
+    with pytest.raises(NbHelpersError, match="no such candidate"):
+        again.choose_candidate(0)
 
 
 class Unsure(FakeTracker):

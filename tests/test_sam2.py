@@ -15,7 +15,7 @@ from nbhelpers.core.images import load_image
 from nbhelpers.core.masks import polygon_mask
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models import sam2
+from nbhelpers.models import adapters, sam2
 from nbhelpers.models.load import load
 from nbhelpers.models.protocols import FeatureSegmenter
 from nbhelpers.models.values import Embedding
@@ -165,7 +165,8 @@ class FakeDevice:
     def __init__(self, segmenter, monkeypatch, fits=0):
         self.segmenter, self.fits = segmenter, fits
         segmenter.device = "cuda"
-        monkeypatch.setattr(sam2, "autocast", lambda device: torch.no_grad())
+        monkeypatch.setattr(adapters, "autocast", lambda *_: torch.no_grad())
+        monkeypatch.setattr(adapters, "half_precision", lambda *_: None)
         monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *args, **kwargs: tensor)
         monkeypatch.setattr(torch.nn.Module, "to", lambda module, *args, **kwargs: module)
         empty = torch.empty

@@ -12,6 +12,7 @@ from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video import Frames
+from nbhelpers.models import adapters
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.sam2_video import tracker as sam2_video
 from nbhelpers.weights import catalog
@@ -395,7 +396,8 @@ def test_full_memory_goes_on_on_the_cpu(tracker, clip, monkeypatch):
         tracker.add(each, 0, 1, CLICK)
     wanted = logits_of(tracker.propagate(on_cpu, 0, 3))
     monkeypatch.setattr(tracker, "device", "cuda")
-    monkeypatch.setattr(sam2_video, "autocast", lambda device: torch.no_grad())
+    monkeypatch.setattr(adapters, "autocast", lambda *_: torch.no_grad())
+    monkeypatch.setattr(adapters, "half_precision", lambda *_: None)
     state.inference["device"] = torch.device("meta")  # stands for the device that was full
     step = type(tracker.model).step
 

@@ -1,8 +1,6 @@
 """The views widget and the page, without a browser: what buttons and clicks do to the session, and what is told."""
 
 import html
-import io
-import zipfile
 
 import pytest
 from page_models import page_segmenter, without_networks, write_photos
@@ -10,7 +8,6 @@ from widget_tools import connect, is_following, page_event
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.multiview.session import ViewsSession
-from nbhelpers.widgets.app import SceneApp
 from nbhelpers.widgets.base import thumbnails
 from nbhelpers.widgets.canvas import MIDDLE, RIGHT
 from nbhelpers.widgets.drawing import encode_photo
@@ -176,70 +173,3 @@ def test_a_session_has_one_widget(widget):
 def test_thumbnails_hold_their_pictures_and_escape_names(paths, widget):
     page = thumbnails([encode_photo(widget.session.image(0), preview=True)], ["<b>view</b>"])
     assert "data:image/jpeg;base64," in page and "<b>view" not in page
-
-
-def test_the_page_goes_from_photos_to_a_zip(paths, segmenter, tmp_path):
-    app = SceneApp(segmenter, tmp_path / "room")
-    assert app.run_button.disabled
-    app.open_source(paths)
-    app.phrase.value = "ball on the left"
-    assert "looking for" in app.parsed.value
-    app.run()
-    assert "ball" in app.status.value and app.overview.children and app.space.children
-    data = app.download.children[0].value.split("base64,")[1].split('"')[0]
-    import base64
-
-    names = zipfile.ZipFile(io.BytesIO(base64.b64decode(data))).namelist()
-    assert {"results.json", "scene.ply", "masks/view2.png"} <= set(names)
-    press(app.views.children[0], *BALL)
-    app.views.children[0].solve()
-    assert app.download.children and not app.run_button.disabled
-
-
-def test_the_page_keeps_the_view_after_a_search_and_lets_go_of_photos_that_were_replaced(segmenter, paths, tmp_path):
-    app = SceneApp(segmenter, tmp_path / "room")
-    app.open_source(paths)
-    widget = app.views.children[0]
-    press(widget, *BALL)
-    widget.show(2)
-    widget.solve()
-    assert app.download.children and app.views.children == (widget,) and widget.view == 2
-    session = widget.session
-    app.open_source(paths[:3])
-    assert widget.comm is None and not is_following(widget, session.undo)
-    assert len(app.views.children[0].session) == 3
-
-
-def test_the_page_takes_uploads_of_any_names(segmenter, paths, tmp_path):
-    app = SceneApp(segmenter, tmp_path / "room")
-    files = [{"name": "../a b.png", "content": path.read_bytes()} for path in paths[:2]]
-    app.take_upload(files)
-    assert len(app.paths) == 2 and all(path.is_relative_to(tmp_path / "room") for path in app.paths)
-
-
-@pytest.mark.parametrize("text", ["", "on the left", "zebra"])
-def test_what_cannot_be_done_is_told_and_the_page_stays_usable(segmenter, paths, tmp_path, text):
-    app = SceneApp(segmenter, tmp_path / "room")
-    app.open_source(paths)
-    app.phrase.value = text
-    app.run()
-    assert "exclamation" in app.status.value and not app.run_button.disabled
-
-
-def test_a_folder_that_is_not_there_is_told(segmenter, tmp_path):
-    app = SceneApp(segmenter, tmp_path / "room")
-    app.source.value = str(tmp_path / "nothing")
-    app.open_files(app.source.value)
-    assert "no such picture" in app.status.value.casefold()
-
-
-def test_an_interrupt_of_the_page_is_told_and_passed_on(segmenter, tmp_path, monkeypatch):
-    app = SceneApp(segmenter, tmp_path / "room")
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(app, "open_source", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        app.open_files(app.source.value)
-    assert "Interrupted." in app.status.value and app.progress.layout.visibility == "hidden"

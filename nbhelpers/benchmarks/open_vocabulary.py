@@ -184,8 +184,9 @@ class OpenVocabulary:
         text_encoder: catalog name, or a model.
         segmenter: likewise; used by the hybrid mode and by recipes.
         patch_encoder: likewise; used by the recipes ``scope`` and ``bank``.
-        budgets: numbers of prompts at which the hybrid is measured beside its own setting, for the curve of quality
-            over prompts, which begins at the dense prediction with none; 4096 is the blind grid of 64 x 64.
+        budgets: numbers of prompts at which the hybrid is measured besides, for the curve of quality over prompts,
+            which has the dense prediction without any and the hybrid's own setting too; 4096 is the blind grid of 64 x
+            64.
         pictures: folder for pictures of the results; empty for none.
     """
 
@@ -324,8 +325,7 @@ class OpenVocabulary:
             if budget is None:
                 out = laid
                 cost |= {"prompts": result.budget.prompts, "decoder": result.budget.decoder}
-            else:
-                curve.append((result.budget.prompts, round(result.budget.decoder, 4), laid))
+            curve.append((result.budget.prompts, round(result.budget.decoder, 4), laid))
         return out, curve
 
     def summarize(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -347,7 +347,8 @@ class OpenVocabulary:
         }
         curves = [record["curve"] for record in records if "curve" in record]
         if curves:
-            out["curve"] = [_point(points, count) for points in zip(*curves, strict=True)]
+            points = [_point(each, count) for each in zip(*curves, strict=True)]
+            out["curve"] = sorted(points, key=lambda point: point["prompts"])
         return out
 
 

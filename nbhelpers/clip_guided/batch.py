@@ -22,6 +22,7 @@ from nbhelpers.core.files import IMAGE_SUFFIXES, check_writable, own_name, sha25
 from nbhelpers.core.images import photos, save_image
 from nbhelpers.core.masks import encode_rle
 from nbhelpers.export.masks import save_coco, to_coco
+from nbhelpers.models.adapters import model_signature
 from nbhelpers.models.protocols import Segmenter, TextEncoder
 from nbhelpers.plots import overlay
 
@@ -97,7 +98,7 @@ def run(
         "vocabulary": [entry if isinstance(entry, str) else list(entry) for entry in vocabulary],
         "target": target,
         "settings": asdict(settings),
-        "models": [text_encoder.name, segmenter.name],
+        "models": [model_signature(text_encoder), model_signature(segmenter)],
         **(parameters or {}),
     }
     sign(output / "run.json", signature)

@@ -72,7 +72,7 @@ class ResultStore:
         return None
 
     def save(self, key: str, item: Any, value: Any) -> Any:
-        """Keep a value; returns what `ItemResult.value` shall be, which may be smaller."""
+        """Store a value; returns `ItemResult.value`, which may be smaller."""
         return value
 
     def fail(self, key: str, item: Any, error: str) -> None:
@@ -107,7 +107,7 @@ class JsonStore(ResultStore):
             return None
 
     def save(self, key: str, item: Any, value: Any) -> Any:
-        """See `ResultStore`; returns the value as it is read back.
+        """See `ResultStore`; returns the value that is read back.
 
         Raises:
             NbHelpersError: the value is None or no JSON, the folder cannot be written.

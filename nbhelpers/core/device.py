@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     import torch
 
 DEVICES = ("cuda", "mps", "cpu")
-PRECISION = "NBHELPERS_PRECISION"  # set to "float32", nothing is computed in half precision
+PRECISION = "NBHELPERS_PRECISION"
+PRECISIONS = ("auto", "float32", "bfloat16")
 Result = TypeVar("Result")
 
 
 class MemoryWarning(UserWarning):
     """Memory ran out and the work goes on in smaller steps or on another device."""
+
+
+class PrecisionWarning(UserWarning):
+    """Half precision overflowed and the step was computed again in float32."""
 
 
 def choose_device(device: str | None = None) -> str:
@@ -80,31 +85,70 @@ def _processor() -> str:
 
 
 @contextlib.contextmanager
-def autocast(device: str) -> Iterator[None]:
-    """Half precision for the block on a CUDA device that multiplies in it; float32 elsewhere, and nothing global."""
+def autocast(device: str, precision: str | None = None) -> Iterator[None]:
+    """Compute the block in `half_precision` if there is one; in float32 otherwise. Nothing global changes."""
     import torch
 
-    half = half_precision(device)
+    half = half_precision(device, precision)
     if half is None:
         yield
     else:
-        with torch.autocast("cuda", dtype=half):
+        with torch.autocast(device.partition(":")[0], dtype=half):
             yield
 
 
-def half_precision(device: str) -> torch.dtype | None:
-    """The 16-bit type that a CUDA device multiplies fast: bfloat16, float16 (a T4, a V100), or None for neither.
+def half_precision(device: str, precision: str | None = None) -> torch.dtype | None:
+    """The 16-bit type in which networks compute on a device; None for float32.
 
-    ``torch.cuda.is_bf16_supported()`` says yes to a T4 too, which emulates bfloat16 at a fraction of float32's speed.
+    ``"auto"`` is bfloat16 on CUDA from Ampere on, float16 on a T4 or V100, and float32 elsewhere. (For a T4
+    ``torch.cuda.is_bf16_supported()`` is true as well, but it emulates bfloat16 at a fraction of float32's speed.)
+
+    Args:
+        device: as `choose_device` returns it.
+        precision: see `choose_precision`.
     """
     import torch
 
-    if not device.startswith("cuda") or os.environ.get(PRECISION) == "float32":
-        return None
-    generation, _ = torch.cuda.get_device_capability(device)
+    precision = choose_precision(device, precision)
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else None
+    generation = torch.cuda.get_device_capability(device)[0] if device.startswith("cuda") else 0
     if generation >= 8:  # from Ampere on
         return torch.bfloat16
     return torch.float16 if generation == 7 else None  # Volta and Turing have tensor cores for float16 alone
+
+
+def choose_precision(device: str, precision: str | None = None) -> str:
+    """``"auto"``, ``"float32"`` or ``"bfloat16"``.
+
+    Args:
+        device: as `choose_device` returns it.
+        precision: the caller's choice; by default ``NBHELPERS_PRECISION``, else ``"auto"``.
+
+    Raises:
+        NbHelpersError: another word, or bfloat16 on a device without instructions for it.
+    """
+    wanted = precision or os.environ.get(PRECISION) or "auto"
+    if wanted not in PRECISIONS:
+        raise NbHelpersError("unknown precision", given=wanted, expected=", ".join(PRECISIONS))
+    if wanted == "bfloat16" and not has_bfloat16(device):
+        raise NbHelpersError(
+            "this device does not multiply bfloat16",
+            given=describe_device(device),
+            expected="CUDA from Ampere on, or a processor with AMX or AVX512-BF16",
+            do=f"leave {PRECISION} out, or set it to float32",
+        )
+    return wanted
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether a device has instructions that multiply bfloat16; emulation, as on a T4, does not count."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    tests = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
+    return device == "cpu" and any(test() for test in tests if test is not None)
 
 
 @functools.cache
@@ -114,8 +158,8 @@ def multiply_by_onednn() -> bool:
     PyTorch asks MKL, which leaves an AMD processor's wide vectors unused: on a Zen 5 it takes more than twice as long.
     (NumPy fares little better there: OpenBLAS 0.3.31 takes a Zen 5 for a Haswell.) The one switch that leads to oneDNN
     is the permission to round to bfloat16, which oneDNN makes use of only where a processor has AMX, as no AMD has.
-    Should that change, the product that is tried here tells, and the permission is taken back: results stay float32.
-    The switch holds for the process. It is left alone where somebody has set it, and where CUDA would obey it too.
+    Should that change, the test product below shows it and the permission is taken back: results stay float32.
+    The switch is global. It is not changed if it was set before, or if CUDA is available and would obey it too.
     """
     import torch
 

@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 """File names that end so count as pictures, in folders, clips, globs and uploads; what a file is, its content says."""
 
-RECORDS = ("{}.json", "{}.coco.json", "{}.prompts.json")  # what tells of which picture results are
+RECORDS = ("{}.json", "{}.coco.json", "{}.prompts.json")  # files that name the picture of some results
 STEM_BYTES = 80  # of a name; a file name may have 255, and the names of a photo and an object stand in one
 NUMBER = re.compile(r"%0?\d*d|(?:\\#)+")  # of a frame, in an escaped file name
 CHUNK = 1 << 20
@@ -144,7 +144,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def sha256(path: str | Path, progress: Callable[[int], object] | None = None) -> str:
-    """Hexadecimal sha256 of a file, read in pieces; ``progress`` is told the bytes read each time."""
+    """Hexadecimal sha256 of a file, read in pieces; ``progress`` is called with the number of bytes of each piece."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while piece := file.read(CHUNK):

@@ -153,7 +153,7 @@ def opened(source: Any) -> Iterator[tuple[Image.Image | np.ndarray, io.BufferedI
 
 def orientation(picture: Image.Image) -> int:
     """How a picture that was opened is to be turned, 1 to 8 as in EXIF; 1 where that is unknown or done already."""
-    if picture.format == "TIFF":  # Pillow turns these itself, and tells the turned size
+    if picture.format == "TIFF":  # Pillow rotates these itself and reports the rotated size
         return 1
     try:
         turn = picture.getexif().get(ORIENTATION, 1)
@@ -244,7 +244,7 @@ def _file(source: Any) -> io.BufferedIOBase | IO[bytes]:
 def _deep(
     picture: Image.Image, file: io.BufferedIOBase | IO[bytes] | None, max_value: float | None, name: str
 ) -> Image.Image:
-    """Colours of 16 bits as 8, of which Pillow would take the high byte and say nothing; anything else as it is."""
+    """Colours of 16 bits as 8, of which Pillow would silently take the high byte; anything else unchanged."""
     is_deep = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
     if picture.format == "TIFF" and (pages := getattr(picture, "n_frames", 1)) > 1:
         log.warning("%s: the file holds %d pictures, the first is taken", name, pages)
@@ -267,7 +267,7 @@ def _deep(
 
 
 def _scaled(picture: Image.Image, max_value: float | None) -> Image.Image:
-    """Values of 8 bits times 255 / ``max_value``; alpha as it is."""
+    """Values of 8 bits times 255 / ``max_value``; alpha unchanged."""
     if max_value is None or picture.mode in ("F", "I"):
         return picture
     bands = _plain(picture)
@@ -507,7 +507,7 @@ def orientation_of(path: str | Path) -> int:
 
 
 def stored_size(path: str | Path) -> tuple[int, int]:
-    """``(H, W)`` of a picture file as it is stored, without its EXIF orientation.
+    """``(H, W)`` of a picture file as stored, without its EXIF orientation.
 
     Raises:
         NbHelpersError: the file cannot be read.
@@ -560,8 +560,8 @@ def photos(
     Args:
         source: a picture, a folder of pictures, a glob, a numbered name (see `matches`), an array ``(n, H, W, c)``,
             or a list of any of these and of arrays ``(H, W, c)``. A name in a list that nothing is there for stays in
-            it: what reads the photos tells of it, and does the others.
-        folder: where arrays are written as PNG, under names made from their content; ``outputs/photos`` when left out.
+            it: the reader of the photos reports it and continues.
+        folder: where arrays are written as PNG, named by their content; by default ``outputs/photos``.
 
     Raises:
         NbHelpersError: nothing is there, or an array that is not an image.

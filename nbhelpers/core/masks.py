@@ -19,7 +19,7 @@ PINHOLE = 0.02  # of a mask's area: a smaller gap inside of it is taken for a fa
 SHALLOW = 0.3  # of a region's greatest depth: less deep, a point lies at the rim or in a thin arm
 SAMPLE = 100_000  # pixels from which the colour of a mask is taken
 SHOWN = 8  # values or colours named in an error
-UNCLEAR = "the mask is ambiguous: it cannot be told what it covers"
+UNCLEAR = "the mask is ambiguous: what it covers is not clear"
 COVERS = "two values: white, 1 or one colour on black; or transparency around what is covered"
 
 
@@ -35,7 +35,7 @@ def load_mask(source: Any, size: tuple[int, int] | None = None) -> Bool[np.ndarr
     is applied; colours are not converted. A picture of one value is empty (0), or covers all (1, 255, 65535).
 
     Args:
-        source: as for `nbhelpers.core.images.load_image`; a bool array is taken as it is.
+        source: as for `nbhelpers.core.images.load_image`; a bool array is used unchanged.
         size: ``(H, W)`` that the mask must have.
 
     Raises:

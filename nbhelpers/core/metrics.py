@@ -121,14 +121,14 @@ def contour_accuracy(
     if truth.shape != found.shape:
         raise NbHelpersError("masks of different size cannot be compared", given=f"{truth.shape} and {found.shape}")
     radius = int(np.ceil(bound_th if bound_th >= 1 else bound_th * np.hypot(*truth.shape)))
-    true, asked = contour(truth), contour(found)
-    if not asked.any() or not true.any():
-        return float(asked.any() == true.any())
+    true, outline = contour(truth), contour(found)
+    if not outline.any() or not true.any():
+        return float(outline.any() == true.any())
     offsets = np.arange(-radius, radius + 1)
     disk = (offsets[:, None] ** 2 + offsets**2 <= radius**2).astype(np.uint8)
-    near_true, near_asked = (cv2.dilate(line.astype(np.uint8), disk).astype(bool) for line in (true, asked))
-    precision = np.count_nonzero(asked & near_true) / np.count_nonzero(asked)
-    recall = np.count_nonzero(true & near_asked) / np.count_nonzero(true)
+    near_true, near_found = (cv2.dilate(line.astype(np.uint8), disk).astype(bool) for line in (true, outline))
+    precision = np.count_nonzero(outline & near_true) / np.count_nonzero(outline)
+    recall = np.count_nonzero(true & near_found) / np.count_nonzero(true)
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 

@@ -81,7 +81,7 @@ def turn_camera(
     size: tuple[int, int],
     name: str = "",
 ) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 4"], Float[np.ndarray, " c"] | None]:
-    """A camera of the stored picture as a camera of the upright one; the world stays as it is.
+    """A camera of the stored picture as a camera of the upright one; the world is unchanged.
 
     With ``A`` the motion of pixels and ``Q`` that of the axes alone, ``A K [R t] = (A K Q') (Q [R t])``, and ``A K Q'``
     is again an intrinsic matrix. OpenCV's tangential coefficients ``(p2, p1)`` turn as a vector does.

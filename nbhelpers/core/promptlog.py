@@ -279,7 +279,7 @@ def _replay(events: Sequence[Any]) -> dict[str, ObjectEntry]:
 
 
 def _apply(state: dict[str, ObjectEntry], event: Any, number: int) -> dict[str, ObjectEntry]:
-    """The objects after event ``number``, counted from 1; ``state`` stays as it is."""
+    """The objects after event ``number``, counted from 1; ``state`` is not changed."""
     try:
         return _applied(state, event, number)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Words for what is in a photo: cleaned, told apart from near-duplicates, and sorted into things and stuff."""
+"""Words for what is in a photo: cleaned, without near-duplicates, and divided into things and stuff."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
-from nbhelpers.core.images import fit
 from nbhelpers.core.scenes import Scene
+from nbhelpers.models.geometry import GRID, cell_centers_of
 from nbhelpers.models.protocols import FrameSequence, GeometryEncoder
 from nbhelpers.models.values import Geometry
 
@@ -24,10 +24,12 @@ FLOW_SIDE = 512  # pixels of the longer side at which motion is measured
 ROUND_TRIP = 1.0  # pixels by which flow there and back may miss
 MIN_TEXTURE = 4.0  # grey levels a pixel: smallest eigenvalue of the structure tensor, its root
 MIN_SHIFT = 0.35  # cells by which something must be off its place to have moved
+EXACT_FLOW = 1.0  # pixels by which flow may err along a chain
 PATCH = 5  # pixels around a cell's middle that are compared
 ALIKE, SURE = 0.6, 0.9  # correlation from which patches may show the same, and from which flow is believed
 MAX_INEXACT = 0.5  # cells by which cameras and depth may be off themselves
-MIN_CELLS = 50  # of a pair of frames, that can be compared
+MIN_CELLS, MIN_OBJECT_CELLS = 50, 10  # of a pair of frames, and of an object, that can be compared
+TRAVEL, CHAIN = 8.0, 8  # cells that the picture has to move along a chain of flow; frames of a chain, at most
 DENSE = 0.8  # confidence from which a cell's point is exact enough to predict where it will be seen
 UNKNOWN_DEPTH = 65535  # of 7-Scenes
 MILLIMETRES = 1000.0
@@ -36,10 +38,10 @@ PAIRS = 16  # of frames that are compared, at most
 
 @dataclass(frozen=True)
 class Motion:
-    """How much of a clip is not where a static scene would have it.
+    """How much is not where a static scene would have it.
 
     Attributes:
-        fraction: of the cells that could be compared, 0 to 1: the median over pairs of neighbouring frames.
+        fraction: of the cells that could be compared, 0 to 1: the median over pairs of frames.
         compared: cells, over all pairs.
     """
 
@@ -48,12 +50,7 @@ class Motion:
 
 
 def measure_motion(frames: FrameSequence, geometry: Geometry) -> Motion:
-    """Compare optical flow between neighbouring frames with what a static scene allows.
-
-    A cell is compared where it has texture, where flow there and back agree and where it leads to what looks alike.
-    It has moved when flow brings it more than 0.35 cells off: off where its point is seen from the other camera if
-    the point is known well, else off the plane through both cameras and the cell (the epipolar constraint; Hartley
-    and Zisserman 2004, section 9.2).
+    """How much of a clip moves: the larger of `flow_motion` and `point_motion`.
 
     Args:
         frames: the clip.
@@ -62,38 +59,201 @@ def measure_motion(frames: FrameSequence, geometry: Geometry) -> Motion:
     Returns:
         The fraction; 1 where nothing could be compared, since then nothing supports that the scene is static.
     """
+    found = [each for each in (flow_motion(frames), point_motion(frames, geometry)) if each.compared]
+    if not found:
+        return Motion(1.0, 0)
+    return Motion(max(each.fraction for each in found), sum(each.compared for each in found))
+
+
+def flow_motion(frames: FrameSequence) -> Motion:
+    """How much of a clip moves by its pictures alone: what optical flow brings off the epipolar lines of the rest.
+
+    Flow is followed over several frames (see `follow_cells`), since between neighbours everything moves too little.
+    A fundamental matrix is fitted to most of the cells, and the others have moved (Hartley and Zisserman 2004, section
+    9.2). Nothing is known of the cameras, so it costs little and needs no geometry.
+
+    Returns:
+        The fraction; no cells where flow cannot be followed, as between photos from all sides.
+    """
+    moved, compared, start = [], 0, 0
+    apart = -(-(len(frames) - 1) // PAIRS)
+    while start < len(frames) - 1:
+        chain = follow_cells(frames, start)
+        if len(errors := chain.errors):
+            moved.append(float((errors > MIN_SHIFT).mean()))
+            compared += len(errors)
+        start = max(chain.last, start + apart)
+    return Motion(float(np.median(moved)) if moved else 0.0, compared)
+
+
+def object_motion(
+    frames: FrameSequence, frame: int, mask: Bool[np.ndarray, "h w"], geometry: Geometry | None = None
+) -> Motion:
+    """How much of one object moves, however small it is; as `flow_motion`, forwards and backwards from one frame.
+
+    Args:
+        frames: the clip.
+        frame: of the mask.
+        mask: the object.
+        geometry: where it is known, its cameras give the epipolar lines. Lines that are fitted to a plane, or to what a
+            turning camera sees, can be laid through anything that moves (Hartley and Zisserman 2004, section 11.9).
+
+    Returns:
+        The larger fraction of both directions; no cells where fewer than 10 of the object can be followed.
+    """
+    found = Motion(0.0, 0)
+    covered = cv2.resize(mask.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA) > 0.5
+    for step, last in ((1, len(frames) - 1), (-1, 0)):
+        if frame == last:
+            continue
+        chain = follow_cells(frames, frame, step)
+        errors = chain.errors if geometry is None else chain.camera_errors(geometry)
+        own = errors[covered[chain.cells[:, 1], chain.cells[:, 0]]] if len(errors) >= MIN_CELLS else errors[:0]
+        if len(own) >= MIN_OBJECT_CELLS:
+            fraction = float((own > MIN_SHIFT).mean())
+            found = Motion(max(found.fraction, fraction), found.compared + len(own))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class CellChain:
+    """Cells of a frame followed through the next ones.
+
+    Attributes:
+        first: the frame.
+        last: where they end.
+        cells: ``(n, 2)``, column and row of those that could be followed.
+        ends: ``(n, 2)``, column and row in the last frame.
+        size: height and width of a cell, in pixels.
+    """
+
+    first: int
+    last: int
+    cells: Int[np.ndarray, "n 2"]
+    ends: Float[np.ndarray, "n 2"]
+    size: tuple[float, float]
+
+    @property
+    def errors(self) -> Float[np.ndarray, " n"]:
+        """How far each ends off its epipolar line, in cells; the lines are those that fit most of the cells."""
+        if len(self.cells) < MIN_CELLS:
+            return np.empty(0)
+        pixels = [each * np.array(self.size[::-1]) for each in (self.cells, self.ends)]
+        try:
+            matrix, _ = cv2.findFundamentalMat(*pixels, cv2.USAC_MAGSAC, EXACT_FLOW, 0.999, 10000)
+        except cv2.error:  # no matrix fits, which OpenCV 5 does not expect
+            return np.empty(0)
+        if matrix is None or matrix.shape != (3, 3):
+            return np.empty(0)
+        start, end = (np.pad(each, ((0, 0), (0, 1)), constant_values=1) for each in pixels)
+        lines = start @ matrix.T
+        return np.abs((end * lines).sum(1)) / np.maximum(np.hypot(lines[:, 0], lines[:, 1]), 1e-12) / self.size[1]
+
+    def camera_errors(self, geometry: Geometry) -> Float[np.ndarray, " n"]:
+        """The same by known cameras: how far each ends off the plane through both cameras and its ray.
+
+        Twice the median, but no more than one cell, is subtracted: by so much are real cameras off.
+        """
+        baseline = geometry.centers[self.last] - geometry.centers[self.first]
+        if not np.isfinite(baseline).all() or not np.linalg.norm(baseline):
+            return np.empty(0)
+        finer = GRID / geometry.valid.shape[1]
+        start, end = (
+            _sample(geometry.rays[frame], ((places + 0.5) / finer - 0.5)[:, None])[:, 0]
+            for frame, places in ((self.first, self.cells), (self.last, self.ends))
+        )
+        cell = np.linalg.norm(np.diff(geometry.rays[self.last], axis=1), axis=-1).mean() / finer  # radians, nearly
+        normals = np.cross(start, baseline)
+        length = np.maximum(np.linalg.norm(normals, axis=1) * np.linalg.norm(end, axis=1), 1e-9)
+        off = np.abs((end * normals).sum(1)) / length / max(float(cell), 1e-9)
+        return np.maximum(off - 2 * min(float(np.median(off)), MAX_INEXACT), 0)
+
+
+def follow_cells(frames: FrameSequence, first: int, step: int = 1) -> CellChain:
+    """Follow cells with texture by optical flow, until the picture has moved by an eighth, over at most 8 frames.
+
+    A cell is lost where flow there and back disagree. The picture's motion is the median over the cells.
+
+    Args:
+        frames: the clip.
+        first: frame to begin with.
+        step: 1 or -1.
+    """
+    grey = _grey(frames[first])
+    height, width = grey.shape
+    start = cell_centers_of((height, width), GRID).astype(np.float32)
+    texture = np.sqrt(np.maximum(cv2.cornerMinEigenVal(grey, 9, 3), 0)) * 255
+    known, end, steps = _sample(texture, start) > MIN_TEXTURE, start, 0
+    while steps < CHAIN and 0 <= first + (steps + 1) * step < len(frames):
+        after = _grey(frames[first + (steps + 1) * step])
+        there, back = _flow(grey, after), _flow(after, grey)
+        place = (end + _sample(there, end)).astype(np.float32)
+        missed = np.linalg.norm(place + _sample(back, place) - end, axis=-1)
+        inside = ((place >= 0) & (place <= (width - 1, height - 1))).all(-1)
+        kept = known & inside & (missed < ROUND_TRIP)
+        if np.count_nonzero(kept) < MIN_CELLS:
+            break
+        known, end, grey, steps = kept, place, after, steps + 1
+        if np.median(np.linalg.norm((end - start)[known], axis=1)) > TRAVEL * width / GRID:
+            break
+    cells = np.argwhere(known & (steps > 0))[:, ::-1]
+    ends = (end[cells[:, 1], cells[:, 0]] + 0.5) / (width, height) * GRID - 0.5
+    return CellChain(first, first + steps * step, cells, ends, (height / GRID, width / GRID))
+
+
+def _grey(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2"]:
+    """In grey, the longer side 512 pixels: flow in smaller pictures is not exact enough."""
+    scale = FLOW_SIDE / max(image.shape[:2])
+    size = round(image.shape[1] * scale), round(image.shape[0] * scale)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+
+
+def _flow(grey: UInt8[np.ndarray, "h w"], other: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w 2"]:
+    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(grey, other, None)
+
+
+def point_motion(frames: FrameSequence, geometry: Geometry) -> Motion:
+    """How much of a clip is not where cameras and points predict it, between neighbouring frames.
+
+    It also tells geometry that is not that of the clip. A cell is compared where its point is known well, where it has
+    texture, where flow there and back agree and where it leads to what looks alike. It has moved when flow brings it
+    more than 0.35 cells off where its point is seen from the other camera.
+
+    Returns:
+        The fraction; no cells where no point is known well.
+    """
     usable = np.flatnonzero(np.isfinite(geometry.centers).all(1))
     pairs = [(a, b) for a, b in zip(usable[:-1].tolist(), usable[1:].tolist(), strict=True) if b - a == 1]
     if len(pairs) > PAIRS:
         pairs = [pairs[number] for number in np.linspace(0, len(pairs) - 1, PAIRS).astype(int)]
     moved, compared = [], 0
     for first, second in pairs:
-        errors = static_errors(frames[first], frames[second], geometry, first, second)
+        errors = point_errors(frames[first], frames[second], geometry, first, second)
         if len(errors) >= MIN_CELLS:
             moved.append(float((errors > MIN_SHIFT).mean()))
             compared += len(errors)
-    return Motion(float(np.median(moved)) if moved else 1.0, compared)
+    return Motion(float(np.median(moved)) if moved else 0.0, compared)
 
 
-def static_errors(
+def point_errors(
     image: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"], geometry: Geometry, first: int, second: int
 ) -> Float[np.ndarray, " n"]:
-    """How far flow brings each comparable cell of one frame off what a static scene allows, in cells.
+    """How far flow brings each comparable cell of one frame off its point as the other camera sees it, in cells.
 
     Twice the median, but no more than one cell, is subtracted: by so much are cameras and depth of real scenes off.
     """
-    grey = [cv2.cvtColor(fit(each, FLOW_SIDE), cv2.COLOR_RGB2GRAY) for each in (image, other)]
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    there, back = flow.calc(*grey, None), flow.calc(*grey[::-1], None)
+    grey = [_grey(each) for each in (image, other)]
+    there, back = _flow(*grey), _flow(*grey[::-1])
     grid = geometry.valid.shape[1]
     height, width = grey[0].shape
-    rows, columns = np.mgrid[:grid, :grid] + 0.5
-    start = np.stack([columns * width / grid, rows * height / grid], -1).astype(np.float32) - 0.5
+    start = cell_centers_of((height, width), grid).astype(np.float32)
     end = start + _sample(there, start)
     missed = np.linalg.norm(end + _sample(back, end) - start, axis=-1)
     texture = np.sqrt(np.maximum(cv2.cornerMinEigenVal(grey[0], 9, 3), 0)) * 255
     inside = ((end >= 0) & (end <= (width - 1, height - 1))).all(-1)
     known = inside & (missed < ROUND_TRIP) & (_sample(texture, start) > MIN_TEXTURE)
+    known &= geometry.valid[first] & (geometry.confidence[first] >= DENSE)
     rays = geometry.rays[second]
     known[known] = _patch_likeness(grey, start[known], end[known]) >= SURE
     if not known.any() or not rays.any() or not geometry.rays[first].any():
@@ -102,20 +262,14 @@ def static_errors(
     seen = _sample(rays, cells.astype(np.float32))[known]
     seen /= np.maximum(np.linalg.norm(seen, axis=-1, keepdims=True), 1e-9)
     cell = np.linalg.norm(np.diff(rays, axis=1), axis=-1).mean()  # radians, nearly
-    baseline = geometry.centers[second] - geometry.centers[first]
-    out = np.cross(geometry.rays[first][known], baseline)
-    length = np.linalg.norm(out, axis=-1)
-    off_plane = np.abs((seen * out).sum(-1)) / np.maximum(length, 1e-9) / cell
     expected = geometry.points[first][known] - geometry.centers[second]
     expected /= np.maximum(np.linalg.norm(expected, axis=-1, keepdims=True), 1e-9)
-    off_point = np.linalg.norm(seen - expected, axis=-1) / cell
-    exact = geometry.valid[first][known] & (geometry.confidence[first][known] >= DENSE)
+    off = np.linalg.norm(seen - expected, axis=-1) / cell
     # flow errs where the view changes much: what looks alike at the place that a static scene predicts has not moved
     predicted = (_cell_of_ray(rays, expected) + 0.5) / grid * (width, height) - 0.5
     stays = _patch_likeness(grey, start[known], predicted) >= ALIKE
-    off = np.where(exact, off_point, off_plane)
     inexact = 2 * min(float(np.median(off)), MAX_INEXACT)  # of real cameras and depth, which all cells share
-    return np.where(exact & stays, 0.0, np.maximum(off - inexact, 0))
+    return np.where(stays, 0.0, np.maximum(off - inexact, 0))
 
 
 def _cell_of_ray(rays: Float[np.ndarray, "g g 3"], wanted: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 2"]:

@@ -16,7 +16,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import components, deepest_points
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
-from nbhelpers.geometry_fusion.geometry import Motion, kept_geometry, measure_motion
+from nbhelpers.geometry_fusion.geometry import Motion, flow_motion, kept_geometry, object_motion, point_motion
 from nbhelpers.models.label_propagation.decoding import mask_prediction
 from nbhelpers.models.label_propagation.votes import DISTANCE_PENALTY, Votes, resize_map
 from nbhelpers.models.protocols import FrameSequence, GeometryEncoder, Tracker
@@ -136,7 +136,9 @@ def visible_region(known: Float[np.ndarray, "g g"], weight: Float[np.ndarray, "g
     return (known > 0.5) & (weight > HALF_TRUST)
 
 
-MAX_MOTION = 0.05  # of the cells, above which a clip is not static
+MAX_MOTION = 0.05  # of the cells, above which a clip or an object is not static
+SIGMAS = 3.0  # by which an object, which has few cells, must be above it
+WITH_GEOMETRY = "geometry"  # in the memory of a frame
 MIN_RETURN = 0.004  # of the frame's cells that show places of the object, for it to count as returned
 MISSED = 0.1  # of these cells that a tracked mask covers, below which it has lost the object
 RETURN_POINTS, RETURN_SPACING = 3, 0.1
@@ -156,6 +158,7 @@ class Fusion:
         self.geometry, self.merger, self.memory = geometry, merger, memory
         untrained = merger is None or getattr(merger, "is_untrained", False)
         self.distance_penalty = DISTANCE_PENALTY if untrained else 0.0
+        self.separates_instances = not untrained or memory is not None
         self._last: tuple[int, int, Any] | None = None
 
     def merge(self, frame: int, features: Float[torch.Tensor, "h w d"]) -> Float[torch.Tensor, "h w e"]:
@@ -211,9 +214,10 @@ class GeometryTracker:
         >>> tracker = GeometryTracker(nbhelpers.load("tracker"), nbhelpers.load("geometry_encoder"), load_merger())
         >>> session = RotoSession(frames, tracker)                     # or tracker.open(frames), add, propagate
 
-    The clip's geometry is computed when it is opened. Where it cannot be had, or where things move, the whole clip is
+    Where the clip moves or the object that is prompted first does, or where geometry cannot be had, the whole clip is
     tracked by the wrapped tracker alone, and the state's note says so with the number: to switch in the middle would
-    leave memories of two kinds (arXiv 2601.08831, section 4).
+    leave memories of two kinds (arXiv 2601.08831, section 4). Motion is looked for in the pictures first, so that
+    geometry, which may take minutes, is computed only for what is static, with the first prompt.
 
     Args:
         tracker: `LabelPropagation`, `Sam2Tracker`, or any other for ``reprompt`` alone.
@@ -225,7 +229,7 @@ class GeometryTracker:
             for a tracker that is opened without a fusion.
         scene: what is known of the clip, for the encoder ``given``; or a function from a clip to it.
         max_motion: fraction of moving cells from which the geometry is not used; 1 never falls back.
-        cache: folder where geometry is kept; it is computed at each `open` when left out.
+        cache: folder where geometry is kept; it is computed for each state when left out.
         change: called with the geometry, returns the one that is used: for negative controls.
     """
 
@@ -258,33 +262,41 @@ class GeometryTracker:
         return self.tracker.device
 
     def open(self, frames: FrameSequence) -> GeometryState:
-        """A new state for a clip, with its geometry or with the reason why it is not used.
+        """A new state for a clip; it has no geometry before the first prompt."""
+        state = GeometryState(frames, self.tracker.open(frames))
+        if self.max_motion < 1:
+            motion = flow_motion(frames)
+            state.motion = motion if motion.compared else Motion(1.0, 0)
+            if state.motion.fraction > self.max_motion:
+                self._without(state, _told(motion, "the cells are", self.max_motion))
+        return state
 
-        Raises:
-            NbHelpersError: the merger needs feature layers that the geometry does not have.
-        """
-        geometry, motion, note = self._geometry(frames)
+    def _with_geometry(self, state: GeometryState, geometry: Geometry, note: str) -> None:
+        """Track with geometry; prompts so far are lost."""
+        state.decided = True
         wanted = getattr(self.merger, "config", {}).get("layers", [])
-        given = [] if geometry is None else [layer.shape[-1] for layer in geometry.layers]
-        if geometry is not None and wanted and wanted != given:
+        given = [layer.shape[-1] for layer in geometry.layers]
+        if wanted and wanted != given:
             raise NbHelpersError(
                 "the merger was trained with feature layers that this geometry does not have",
                 given=f"{self.encoder.name}: {given or 'none'}",
                 expected=f"layers of {wanted} channels",
                 do="take the geometry that it was trained with: nbhelpers geometry-fusion inspect tells the source",
             )
-        if geometry is None:
-            log.warning("tracked without geometry: %s", note)
-            return GeometryState(frames, self.tracker.open(frames), None, motion, note)
         memory = WorldMemory(geometry) if self.places or self.reprompt else None
-        if self.merger is None and not self.places:
-            inner = self.tracker.open(frames)
-        else:
-            inner = self.tracker.open(frames, Fusion(geometry, self.merger, memory if self.places else None))
-        return GeometryState(frames, inner, geometry, motion, note, memory if self.reprompt else None)
+        state.geometry, state.note, state.places = geometry, note, memory if self.reprompt else None
+        if self.merger is not None or self.places:
+            fusion = Fusion(geometry, self.merger, memory if self.places else None)
+            state.inner = self.tracker.open(state.frames, fusion)
 
-    def _geometry(self, frames: FrameSequence) -> tuple[Geometry | None, Motion | None, str]:
-        """The geometry to use and the motion seen by it; no geometry where the plain tracker is to be used."""
+    def _without(self, state: GeometryState, note: str) -> None:
+        """Track without geometry."""
+        log.warning("tracked without geometry: %s", note)
+        state.decided, state.note = True, note
+
+    def _geometry(self, state: GeometryState) -> tuple[Geometry | None, str]:
+        """The geometry to use, with a note; none, and the reason, where the plain tracker is to be used."""
+        frames = state.frames
         try:
             scene = self.scene(frames) if callable(self.scene) else self.scene
             if self.cache is None:
@@ -292,27 +304,58 @@ class GeometryTracker:
             else:
                 geometry = kept_geometry(self.encoder, frames, self.cache, scene)
         except NbHelpersError as error:
-            return None, None, f"geometry cannot be had: {error.what} ({error.given})"
+            return None, f"geometry cannot be had: {error.what} ({error.given})"
         if self.change is not None:
             geometry = self.change(geometry)
         if not geometry.valid.any():
-            return None, None, "no cell has geometry"
-        if self.max_motion >= 1:
-            return geometry, None, "; ".join(geometry.notes)
-        motion = measure_motion(frames, geometry)
-        if motion.fraction > self.max_motion:
-            told = f"{motion.fraction:.1%} of the cells are not where a static scene would have them"
-            return None, motion, f"{told}, more than {self.max_motion:.0%}"
-        return geometry, motion, "; ".join(geometry.notes)
+            return None, "no cell has geometry"
+        if self.max_motion < 1:
+            points = point_motion(frames, geometry)
+            if state.motion is None or points.fraction > state.motion.fraction:
+                state.motion = points
+            if state.motion.fraction > self.max_motion:
+                return None, _told(state.motion, "the cells are", self.max_motion)
+        return geometry, "; ".join(geometry.notes)
 
     def add(self, state: GeometryState, frame: int, object_id: int, prompt: Prompt) -> Prediction:
-        """Prompt an object on one frame; see the wrapped tracker."""
+        """Prompt an object on one frame; see the wrapped tracker.
+
+        Raises:
+            NbHelpersError: as the wrapped tracker; the merger needs feature layers that the geometry does not have.
+        """
         self._drop_returns(state, object_id)
         prediction = self.tracker.add(state.inner, frame, object_id, prompt)
+        if not state.decided:
+            self._decide(state, frame, prediction)
+            if state.geometry is not None:
+                prediction = self.tracker.add(state.inner, frame, object_id, prompt)
         if state.places is not None:
             state.places.forget(object_id)
             state.places.remember(frame, object_id, _cells(prediction, state.places.grid), prompted=True)
         return prediction
+
+    def _decide(self, state: GeometryState, frame: int | None = None, prediction: Prediction | None = None) -> None:
+        """Whether the clip is tracked with geometry, by the first object where there is one."""
+        if self._object_moves(state, frame, prediction):
+            return
+        geometry, note = self._geometry(state)
+        if geometry is None:
+            self._without(state, note)
+        elif not self._object_moves(state, frame, prediction, geometry):
+            self._with_geometry(state, geometry, note)
+
+    def _object_moves(
+        self, state: GeometryState, frame: int | None, prediction: Prediction | None, geometry: Geometry | None = None
+    ) -> bool:
+        """Whether the first object moves; then the clip is tracked without geometry."""
+        if frame is None or prediction is None or self.max_motion >= 1:
+            return False
+        motion, limit = object_motion(state.frames, frame, prediction.best, geometry), self.max_motion
+        if motion.fraction <= limit + SIGMAS * np.sqrt(limit * (1 - limit) / max(1, motion.compared)):
+            return False
+        state.motion = motion
+        self._without(state, _told(motion, "the object's cells are", limit))
+        return True
 
     def remove(self, state: GeometryState, object_id: int, frame: int | None = None) -> None:
         """Remove the prompt of an object on one frame, or the object with all its prompts."""
@@ -365,8 +408,9 @@ class GeometryTracker:
                 state.returns.discard((frame, other))
 
     def _memory(self, state: GeometryState, frame: int) -> dict[str, np.ndarray]:
-        """The wrapped tracker's memory of one frame."""
-        return self.tracker.memory(state.inner, frame)
+        """The wrapped tracker's memory of one frame, and whether it was made with geometry."""
+        memory = self.tracker.memory(state.inner, frame)
+        return {**memory, WITH_GEOMETRY: np.array(state.geometry is not None)} if memory else memory
 
     def _recall(
         self,
@@ -376,6 +420,12 @@ class GeometryTracker:
         prompts: Mapping[int, Prompt] | None = None,
     ) -> None:
         """Restore the wrapped tracker's memory of one frame, and the places of its prompts."""
+        memory = dict(memory)
+        fused = bool(memory.pop(WITH_GEOMETRY, True))
+        if not state.decided and fused:
+            self._decide(state)
+        elif not state.decided:
+            self._without(state, "as when it was tracked before")
         self.tracker.recall(state.inner, frame, memory, prompts)
         if state.places is not None:
             for object_id, prompt in (prompts or {}).items():
@@ -391,20 +441,29 @@ class GeometryState:
     Attributes:
         frames: the clip.
         inner: state of the wrapped tracker.
-        geometry: of the clip; None where the clip is tracked without.
-        motion: how much of it moves, where that was measured.
+        geometry: of the clip; None before the first prompt, and where the clip is tracked without.
+        motion: how much of the clip moves, or of the object that does; where that was measured.
         note: why there is no geometry, or what a person should know of it.
+        decided: whether it is known if the clip is tracked with geometry.
         places: of prompted objects, where they are prompted again on their return.
         returns: frames and objects that were.
     """
 
     frames: FrameSequence
     inner: Any = field(repr=False)
-    geometry: Geometry | None = field(repr=False)
-    motion: Motion | None
-    note: str
+    geometry: Geometry | None = field(default=None, repr=False)
+    motion: Motion | None = None
+    note: str = ""
+    decided: bool = False
     places: WorldMemory | None = field(default=None, repr=False)
     returns: set[tuple[int, int]] = field(default_factory=set)
+
+
+def _told(motion: Motion, what: str, limit: float) -> str:
+    """A fallback's reason, with the number."""
+    if not motion.compared:
+        return "nothing supports that the scene is static: no cells of neighbouring frames could be compared"
+    return f"{motion.fraction:.1%} of {what} not where a static scene would have them, more than {limit:.0%}"
 
 
 def _cells(prediction: Prediction, grid: int) -> Float[np.ndarray, "g g"]:

@@ -183,7 +183,8 @@ class TrainingClip:
         name: of the clip.
         features: ``(t, c, h, w)`` of the frozen image encoder, in half precision.
         geometry: of the clip.
-        labels: ``(o, t, rows, columns)``, fraction of each cell that each of the objects covers.
+        labels: ``(o, t, rows, columns)``, fraction of each cell that each of the objects covers; of the features' grid,
+            or a finer one, see `TrackingModel`.
         textures: names of the photos on it, where it is synthetic.
     """
 
@@ -227,6 +228,7 @@ class TrackingModel(Protocol):
     """Frozen networks that track with merged features; the merger is trained through them."""
 
     backbone: str
+    detail: int  # cells of a clip's labels for each cell of its features, on each side
 
     def outputs(self, sample: TrainingSample, merger: FeatureMerger) -> list[tuple[FrameOutput, Bool[Tensor, "n h w"]]]:
         """What is predicted on the frames to be voted on, each with the truth."""
@@ -240,6 +242,8 @@ class VoteModel:
         backbone: name of the segmenter whose features the clips have.
         device: where it computes.
     """
+
+    detail = 1
 
     def __init__(self, backbone: str, device: str = "cpu"):
         self.backbone, self.device = backbone, device
@@ -550,6 +554,8 @@ class VideoModel:
         backbone: catalog name of the tracker.
     """
 
+    detail = 4  # as the decoder's masks
+
     def __init__(self, model: VideoPredictor, backbone: str):
         self.model, self.backbone = model.eval().requires_grad_(False), backbone
         self._features: dict[str, list[FrameFeatures]] = {}
@@ -590,7 +596,9 @@ def training_set(
 ) -> tuple[list[TrainingClip], TrackingModel, tuple[str, ...]]:
     """Clips, frozen networks and the photos that must not be trained on, from a configuration.
 
-    In TOML, both parts may be left out::
+    In TOML, all parts may be left out::
+
+        tracker = "sam2.1-hiera-large"      # train through this video network; else for label propagation
 
         [synthetic]
         seeds = [1, 2, 3, 4]                # of clips with the photos for training
@@ -611,32 +619,46 @@ def training_set(
     Raises:
         NbHelpersError: names that are not known; clips that cannot be read.
     """
-    if unknown := set(config) - {"synthetic", "clips"}:
+    if unknown := set(config) - {"tracker", "synthetic", "clips"}:
         raise NbHelpersError(
             "the configuration has names that are not known",
             given=", ".join(sorted(unknown)),
-            expected="training, synthetic, clips",
+            expected="training, tracker, synthetic, clips",
         )
     from nbhelpers.models.load import load
 
     cache = Path(folder).expanduser() / "cache"
-    segmenter = CachedSegmenter(load("segmenter", None, device, models), cache)
+    if "tracker" in config:
+        tracker = load("tracker", config["tracker"], device, models)
+        if not hasattr(tracker, "model"):
+            raise NbHelpersError(
+                "a merger cannot be trained through this tracker",
+                given=tracker.name,
+                expected="a video network of SAM 2; without the name tracker, label propagation",
+            )
+        model: VideoModel | VoteModel = VideoModel(tracker.model, tracker.name)
+        encode = model.encode
+    else:
+        segmenter = CachedSegmenter(load("segmenter", None, device, models), cache)
+        model = VoteModel(segmenter.name, segmenter.device)
+        encode = lambda name, frames: coarse_features(frames, segmenter)  # noqa: E731
     clips = []
     named = config.get("clips", [])
     seeds = config.get("synthetic", {}).get("seeds", () if named else SEEDS)
     if seeds:
         textures = load_textures(TRAINING_PHOTOS)
-        clips += [synthetic_training_clip(render_clip(int(seed), textures), segmenter) for seed in seeds]
-    clips += [_real_clip(entry, segmenter, cache, device) for entry in named]
-    return clips, VoteModel(segmenter.name, segmenter.device), TEST_PHOTOS
+        made = [render_clip(int(seed), textures) for seed in seeds]
+        clips += [synthetic_training_clip(clip, encode(clip.name, clip), model.detail) for clip in made]
+    clips += [_real_clip(entry, encode, model.detail, cache, device) for entry in named]
+    return clips, model, TEST_PHOTOS
 
 
-def synthetic_training_clip(clip: SyntheticClip, segmenter: FeatureSegmenter) -> TrainingClip:
+def synthetic_training_clip(clip: SyntheticClip, features: Float[Tensor, "t c h w"], detail: int = 1) -> TrainingClip:
     """A synthetic clip with its features, its exact geometry, and both twins as objects."""
     geometry = SceneGeometry().encode(clip, clip.scene)
     objects = [clip.masks, clip.twin] if clip.twin.any() else [clip.masks]
-    features = coarse_features(clip, segmenter)
-    return TrainingClip(clip.name, features, geometry, clip_labels(objects, features.shape[-1]), clip.photos)
+    labels = clip_labels(objects, detail * features.shape[-1])
+    return TrainingClip(clip.name, features, geometry, labels, clip.photos)
 
 
 def coarse_features(frames: FrameSequence, segmenter: FeatureSegmenter) -> torch.Tensor:
@@ -648,7 +670,13 @@ def coarse_features(frames: FrameSequence, segmenter: FeatureSegmenter) -> torch
     return torch.stack(maps)
 
 
-def _real_clip(entry: Mapping[str, Any], segmenter: FeatureSegmenter, cache: Path, device: str | None) -> TrainingClip:
+def _real_clip(
+    entry: Mapping[str, Any],
+    encode: Callable[[str, FrameSequence], Tensor],
+    detail: int,
+    cache: Path,
+    device: str | None,
+) -> TrainingClip:
     """A clip of the configuration."""
     from nbhelpers.core.video import Frames
 
@@ -665,7 +693,7 @@ def _real_clip(entry: Mapping[str, Any], segmenter: FeatureSegmenter, cache: Pat
         raise NbHelpersError("a merger cannot be trained without geometry", given=entry["geometry"])
     scene = scene_of(entry.get("scene"))
     geometry = kept_geometry(encoder, frames, cache, None if scene is None else scene(frames))
-    features = coarse_features(frames, segmenter)
+    features = encode(str(entry["frames"]), frames)
     empty = np.zeros(frames.size, bool)
     masks = np.stack([truth.masks.get(number, empty) for number in range(len(frames))])
-    return TrainingClip(str(entry["frames"]), features, geometry, clip_labels([masks], features.shape[-1]))
+    return TrainingClip(str(entry["frames"]), features, geometry, clip_labels([masks], detail * features.shape[-1]))

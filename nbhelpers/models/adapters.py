@@ -1,14 +1,25 @@
-"""Shared code of the adapters: reading weights, ONNX sessions, and the out-of-memory fallback to the CPU."""
+"""Shared code of the adapters: reading weights, ONNX sessions, precision, and the fallback to the CPU."""
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nbhelpers.core.device import MemoryWarning, is_out_of_memory, release_memory
+import numpy as np
+
+from nbhelpers.core.device import (
+    MemoryWarning,
+    PrecisionWarning,
+    autocast,
+    half_precision,
+    is_out_of_memory,
+    release_memory,
+)
 from nbhelpers.core.errors import NbHelpersError
 
 Result = TypeVar("Result")
@@ -39,6 +50,72 @@ def with_cpu_fallback(adapter: Any, run: Callable[[], Result]) -> Result:
     adapter.model.to("cpu")
     release_memory()
     return with_cpu_fallback(adapter, run)
+
+
+def precision_of(adapter: Any) -> AbstractContextManager[None]:
+    """A context in which an adapter's network computes in the adapter's precision; see `half_precision`."""
+    return autocast(adapter.device, getattr(adapter, "precision", None))
+
+
+def in_precision(adapter: Any, run: Callable[[], Result], precision: str | None = None) -> Result:
+    """`with_cpu_fallback` in the adapter's precision; once more in float32 if half precision overflowed.
+
+    Args:
+        adapter: see `with_cpu_fallback`; its ``precision``, if any, is an argument of `half_precision`.
+        run: returns tensors, arrays, or containers of them.
+        precision: instead of the adapter's.
+    """
+
+    def in_its_precision() -> Result:
+        wanted = precision or getattr(adapter, "precision", None)
+        with autocast(adapter.device, wanted):
+            result = run()
+        if half_precision(adapter.device, wanted) is None or _is_finite(result):
+            return result
+        warnings.warn(
+            f"half precision overflowed: {adapter.name} computed this step again in float32",
+            PrecisionWarning,
+            stacklevel=4,
+        )
+        return run()
+
+    return with_cpu_fallback(adapter, in_its_precision)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no tensor or array in a value has NaN or infinity."""
+    if isinstance(value, Mapping):
+        return all(_is_finite(each) for each in value.values())
+    if isinstance(value, (tuple, list)):
+        return all(_is_finite(each) for each in value)
+    if hasattr(value, "tensors"):  # an embedding
+        return _is_finite(value.tensors)
+    if hasattr(value, "isfinite"):
+        return bool(value.isfinite().all())
+    return not isinstance(value, np.ndarray) or value.dtype.kind != "f" or bool(np.isfinite(value).all())
+
+
+def with_precision(adapter: Any, precision: str) -> Any:
+    """A copy of an adapter that computes in another precision with the same network."""
+    other = copy.copy(adapter)
+    if hasattr(adapter, "segmenter"):
+        other.segmenter = with_precision(adapter.segmenter, precision)
+    else:
+        other.precision = precision
+    return other
+
+
+def precision_name(adapter: Any) -> str:
+    """``"float32"``, ``"bfloat16"`` or ``"float16"``: the precision in which an adapter computes."""
+    half = half_precision(getattr(adapter, "device", "cpu"), getattr(adapter, "precision", None))
+    return "float32" if half is None else str(half).removeprefix("torch.")
+
+
+def model_signature(adapter: Any) -> str:
+    """An adapter's name for signatures of caches, with its precision on a CPU unless that is float32."""
+    precision = precision_name(adapter)
+    on_cpu = getattr(adapter, "device", "cpu") == "cpu"
+    return f"{adapter.name} ({precision})" if on_cpu and precision != "float32" else adapter.name
 
 
 def onnx_session(model: str | Path | bytes, device: str = "cpu") -> tuple[Any, str]:

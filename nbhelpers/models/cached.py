@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nbhelpers.core.files import check_writable, replacing
+from nbhelpers.models.adapters import model_signature
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding
 
@@ -33,7 +34,7 @@ class CachedSegmenter:
     """
 
     def __init__(self, segmenter: Segmenter, folder: str | Path):
-        self.segmenter, self.folder = segmenter, Path(folder).expanduser() / segmenter.name
+        self.segmenter, self.folder = segmenter, Path(folder).expanduser() / model_signature(segmenter)
         check_writable(self.folder)
 
     def __getattr__(self, name: str) -> Any:

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from nbhelpers.core.device import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.adapters import with_cpu_fallback
+from nbhelpers.models.adapters import precision_of, with_cpu_fallback
 from nbhelpers.models.geometry import GRID, cells_of_scene
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.models.values import Geometry
@@ -67,7 +66,7 @@ class DepthAnythingGeometry:
         return replace(geometry, layers=layers, source=self.name)
 
     def _run(self, pictures: list[np.ndarray]) -> Any:
-        with autocast(self.device):
+        with precision_of(self):
             return self.model.inference(pictures, export_feat_layers=list(self.layers))
 
     def _scene(self, found: Any, frames: FrameSequence) -> Scene:

@@ -6,10 +6,11 @@ import os
 import threading
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, overload
 
-from nbhelpers.core.device import choose_device, multiply_by_onednn
+from nbhelpers.core.device import choose_device, choose_precision, multiply_by_onednn
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.models.adapters import with_precision
 from nbhelpers.models.protocols import (
     Detector,
     FeatureSegmenter,
@@ -24,45 +25,53 @@ from nbhelpers.models.protocols import (
 from nbhelpers.weights import cache, catalog
 from nbhelpers.weights.entries import SETS, TASKS, Model
 
-_loaded: dict[tuple[str, str], Any] = {}
+Name: TypeAlias = str | None
+
+_loaded: dict[tuple[str, str, str | None], Any] = {}
 _lock = threading.RLock()
 
 
 @overload
 def load(
-    task: Literal["segmenter"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+    task: Literal["segmenter"], name: Name = ..., device: Name = ..., models: Name = ..., precision: Name = ...
 ) -> FeatureSegmenter: ...
 @overload
 def load(
-    task: Literal["tracker"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+    task: Literal["tracker"], name: Name = ..., device: Name = ..., models: Name = ..., precision: Name = ...
 ) -> Tracker: ...
 @overload
 def load(
-    task: Literal["text_encoder"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+    task: Literal["text_encoder"], name: Name = ..., device: Name = ..., models: Name = ..., precision: Name = ...
 ) -> TextEncoder: ...
 @overload
 def load(
-    task: Literal["detector"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+    task: Literal["detector"], name: Name = ..., device: Name = ..., models: Name = ..., precision: Name = ...
 ) -> Detector: ...
 @overload
 def load(
-    task: Literal["patch_encoder"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+    task: Literal["patch_encoder"], name: Name = ..., device: Name = ..., models: Name = ..., precision: Name = ...
 ) -> PatchEncoder: ...
 @overload
 def load(
-    task: Literal["scene_estimator"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+    task: Literal["scene_estimator"], name: Name = ..., device: Name = ..., models: Name = ..., precision: Name = ...
 ) -> SceneEstimator: ...
 @overload
 def load(
-    task: Literal["inpainter"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+    task: Literal["inpainter"], name: Name = ..., device: Name = ..., models: Name = ..., precision: Name = ...
 ) -> Inpainter: ...
 @overload
 def load(
-    task: Literal["matcher"], name: str | None = ..., device: str | None = ..., models: str | None = ...
+    task: Literal["matcher"], name: Name = ..., device: Name = ..., models: Name = ..., precision: Name = ...
 ) -> Matcher: ...
 @overload
-def load(task: str, name: str | None = ..., device: str | None = ..., models: str | None = ...) -> Any: ...
-def load(task: str, name: str | None = None, device: str | None = None, models: str | None = None) -> Any:
+def load(task: str, name: Name = ..., device: Name = ..., models: Name = ..., precision: Name = ...) -> Any: ...
+def load(
+    task: str,
+    name: str | None = None,
+    device: str | None = None,
+    models: str | None = None,
+    precision: str | None = None,
+) -> Any:
     """The model for a task, built at the first call and cached.
 
     Example:
@@ -76,14 +85,23 @@ def load(task: str, name: str | None = None, device: str | None = None, models: 
         models: ``"lite"``, ``"official"`` or ``"auto"``; by default ``NBHELPERS_MODELS``, else ``"auto"``.
             ``"auto"`` selects an official model if it has been downloaded, else the lite one. A missing lite model is
             downloaded (up to a few hundred MB); an official one never is.
+        precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``; by default ``NBHELPERS_PRECISION``, else ``"auto"``:
+            half precision on CUDA, and on a CPU that multiplies bfloat16 for the image encoder of label propagation.
 
     Raises:
-        NbHelpersError: an unknown task, name or set; a model that has not been downloaded; a damaged file.
+        NbHelpersError: an unknown task, name, set or precision; a model that has not been downloaded; a damaged file; a
+            device that does not multiply bfloat16.
     """
     entry = choose_model(task, name, models)
     device = choose_device(device)
+    choose_precision(device, precision)
     with _lock:
-        if (entry.name, device) not in _loaded:
+        if precision is not None:
+            key = entry.name, device, precision
+            if key not in _loaded:
+                _loaded[key] = with_precision(load(task, entry.name, device), precision)
+            return _loaded[key]
+        if (entry.name, device, None) not in _loaded:
             if entry.adapter is None:
                 raise NbHelpersError(
                     "the model is in the catalog, but this version of nbhelpers cannot run it",
@@ -93,8 +111,8 @@ def load(task: str, name: str | None = None, device: str | None = None, models: 
             multiply_by_onednn()
             module, _, function = entry.adapter.partition(":")
             build = getattr(import_module(module), function)
-            _loaded[entry.name, device] = build(entry.name, cache.files(entry), device, **entry.options)
-        return _loaded[entry.name, device]
+            _loaded[entry.name, device, None] = build(entry.name, cache.files(entry), device, **entry.options)
+        return _loaded[entry.name, device, None]
 
 
 def choose_model(task: str, name: str | None = None, models: str | None = None) -> Model:

@@ -18,10 +18,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from nbhelpers.core.device import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.adapters import with_cpu_fallback
+from nbhelpers.models.adapters import precision_of, with_cpu_fallback
 from nbhelpers.models.geometry import GRID, cell_centers_of, z_scored
 from nbhelpers.models.licences import check_accepted
 from nbhelpers.models.protocols import FrameSequence
@@ -99,7 +98,7 @@ class Must3rGeometry:
 
         pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float().to(self.device) / 127.5 - 1
         shape = torch.tensor([picture.shape[:2]], device=self.device)
-        with autocast(self.device):
+        with precision_of(self):
             tokens, positions = self.model["encoder"](pixels, shape)
             new, maps, features = self.model["decoder"](
                 tokens[:, None], positions[:, None], shape[:, None], memory, render=not keep, return_feats=True

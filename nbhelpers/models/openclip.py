@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from nbhelpers.core.device import autocast, in_batches
+from nbhelpers.core.device import in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import free_memory, load_image
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import read_weights, with_cpu_fallback
+from nbhelpers.models.adapters import precision_of, read_weights, with_cpu_fallback
 from nbhelpers.models.dense import (
     DenseSettings,
     as_classes,
@@ -157,7 +157,7 @@ class OpenClipTextEncoder:
         def run():
             pixels = self._pixels(image, size)
             weights = None if scope is None else scope.weights([(0, 0, *size)], size, self._grid(size))
-            with autocast(self.device):
+            with precision_of(self):
                 features = patch_features(self.model.visual, pixels[None], settings, weights)
             return torch.nn.functional.normalize(features[0].float(), dim=-1).cpu().numpy()
 
@@ -185,7 +185,7 @@ class OpenClipTextEncoder:
         pixels = self._pixels(load_image(image), tuple(self.model.visual.image_size))
 
         def run():
-            with autocast(self.device), torch.inference_mode():
+            with precision_of(self), torch.inference_mode():
                 photo = self.model.encode_image(pixels[None])
             return torch.nn.functional.normalize(photo.float()).cpu()
 
@@ -269,7 +269,7 @@ class OpenClipTextEncoder:
                 rows, columns = crops[0].shape[-2:]
                 grid = self._grid((rows, columns))
                 weights = scope.weights(spans[start:stop], (height, width), grid).to(self.device)
-            with autocast(self.device):
+            with precision_of(self):
                 features = patch_features(self.model.visual, torch.stack(crops), settings, weights)
             units = torch.nn.functional.normalize(features.float(), dim=-1)
             return torch.einsum("bhwd,nd->bnhw", units, texts)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from nbhelpers.core.device import autocast, in_batches
+from nbhelpers.core.device import in_batches
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.models.adapters import with_cpu_fallback
+from nbhelpers.models.adapters import in_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,12 +54,8 @@ def encode_patches(adapter: Any, images: Sequence[Image], encode: Encode) -> lis
         at_once = max(1, TOKENS_AT_ONCE[adapter.device.partition(":")[0]] // (grid[0] * grid[1]))
 
         def run(start, stop, grid=grid, same=same):
-            def in_its_precision():
-                with autocast(adapter.device):
-                    tokens = encode([images[index] for index in same[start:stop]], grid)
-                return tokens.float().cpu().numpy()
-
-            return with_cpu_fallback(adapter, in_its_precision)
+            pictures = [images[index] for index in same[start:stop]]
+            return in_precision(adapter, lambda: encode(pictures, grid).float().cpu().numpy())
 
         parts = in_batches(run, len(same), at_once, "pictures")
         for index, token in zip(same, (token for part in parts for token in part), strict=True):

@@ -296,6 +296,8 @@ class FeatureFusion(Protocol):
 
     distance_penalty: float
     """What label propagation subtracts for distance in the picture; see `votes.local_similarity`."""
+    separates_instances: bool
+    """Whether it separates instances of equal appearance, so that label propagation does not track distractors."""
 
     def merge(self, frame: int, features: Float[torch.Tensor, "h w d"]) -> Float[torch.Tensor, "h w e"]:
         """The features of a frame with what is known of it besides; SAM 2's video network wants as many channels."""

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from nbhelpers.core.device import autocast, in_batches
+from nbhelpers.core.device import in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.adapters import read_weights, with_cpu_fallback
+from nbhelpers.models.adapters import in_precision, precision_of, read_weights
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.sam_prompts import (
     check_own_embedding,
@@ -63,15 +63,16 @@ class Sam2Segmenter:
         model: ``sam2.modeling.sam2_base.SAM2Base`` in evaluation mode.
         name: its catalog name.
         device: where it computes.
+        precision: of the image encoder, see `nbhelpers.core.device.choose_precision`.
     """
 
-    def __init__(self, model: Any, name: str, device: str):
+    def __init__(self, model: Any, name: str, device: str, precision: str | None = None):
         import torch
 
         self.model = model.to(device).eval()
         # the trunk uses (b, h, w, c); convolutions in the same memory format avoid transpositions: 7 % less time
         self.model.image_encoder.to(memory_format=torch.channels_last)
-        self.name, self.device = name, device
+        self.name, self.device, self.precision = name, device, precision
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Embedding:
         """Image features: ``image_embed (1, 256, 64, 64)``, ``high_res_feats_0`` and ``_1`` at 256 and 128."""
@@ -83,10 +84,12 @@ class Sam2Segmenter:
             if model.directly_add_no_mem_embed:
                 features[-1] = features[-1] + model.no_mem_embed
             maps = [f.permute(1, 2, 0).reshape(1, -1, *size) for f, size in zip(features, sizes, strict=True)]
+            if self.device == "cpu":
+                maps = [each.float() for each in maps]
             names = [f"high_res_feats_{i}" for i in range(len(maps) - 1)] + ["image_embed"]
             return Embedding(image.shape[:2], self.name, dict(zip(names, maps, strict=True)))
 
-        return self._run(run)
+        return in_precision(self, run)
 
     def features(self, embedding: Embedding, level: int = 0) -> Float[Tensor, "h w d"]:
         """A feature map of the mask decoder: at level 0 ``(64, 64, 256)``, at 1 and 2 twice and four times as fine.
@@ -204,11 +207,8 @@ class Sam2Segmenter:
         return maps["image_embed"], [maps["high_res_feats_0"], maps["high_res_feats_1"]]
 
     def _run(self, run: Callable[[], Result]) -> Result:
-        def in_its_precision() -> Result:
-            with autocast(self.device):
-                return run()
-
-        return with_cpu_fallback(self, in_its_precision)
+        """Prompt encoder and mask decoder: in float32 on a CPU, where rounding may select another candidate."""
+        return in_precision(self, run, "float32" if self.device == "cpu" else None)
 
 
 class UpstreamSegmenter:
@@ -221,10 +221,11 @@ class UpstreamSegmenter:
             warnings.simplefilter("ignore", FutureWarning)  # its transforms use torch.jit.script
             self._predictor = SAM2ImagePredictor(segmenter.model)
         self.name, self.device = f"{segmenter.name} by SAM2ImagePredictor", segmenter.device
+        self.precision = segmenter.precision
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Embedding:
         """The predictor's features of an image."""
-        with autocast(self.device):
+        with precision_of(self):
             self._predictor.set_image(image.copy())
         features: Any = self._predictor._features
         tensors = {str(level): each for level, each in enumerate(features["high_res_feats"])}
@@ -237,7 +238,7 @@ class UpstreamSegmenter:
         predictor._features = {"image_embed": tensors["image_embed"], "high_res_feats": high}
         predictor._orig_hw, predictor._is_image_set = [embedding.size], True
         points = len(prompt.points) > 0
-        with autocast(self.device):
+        with precision_of(self):
             _, scores, logits = predictor.predict(
                 prompt.points.copy() if points else None,
                 prompt.labels.copy() if points else None,

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from nbhelpers.core.device import autocast
 from nbhelpers.core.masks import box_of, encode_rle
-from nbhelpers.models.adapters import with_cpu_fallback
+from nbhelpers.models.adapters import precision_of, with_cpu_fallback
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 
@@ -80,7 +79,7 @@ def automatic_masks(
                 box_nms_thresh=box_nms_thresh,
                 output_mode="coco_rle",
             )
-        with autocast(segmenter.device):
+        with precision_of(segmenter):
             masks = generator.generate(image)
         return [AutomaticMask(each["segmentation"], float(each["predicted_iou"])) for each in masks]
 

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from nbhelpers.core.device import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import with_cpu_fallback
+from nbhelpers.models.adapters import in_precision
 from nbhelpers.models.dense import as_classes
 from nbhelpers.models.pretrained import load_network, load_tokenizer, processed
 
@@ -162,11 +161,7 @@ class Sam3ConceptSegmenter:
         return {**arrays, "masks": arrays["masks"].reshape(-1, *image.shape[:2]) > 0}
 
     def _run(self, run: Any) -> Any:
-        def in_its_precision():
-            with autocast(self.device):
-                return run()
-
-        return with_cpu_fallback(self, in_its_precision)
+        return in_precision(self, run)
 
 
 def _detections(

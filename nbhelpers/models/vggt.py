@@ -14,10 +14,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from nbhelpers.core.device import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.adapters import read_weights, with_cpu_fallback
+from nbhelpers.models.adapters import precision_of, read_weights, with_cpu_fallback
 
 INSTALL = "pip install --no-deps git+https://github.com/facebookresearch/vggt"
 LONGEST = 518  # pixels of the longer side that the network was trained with
@@ -124,7 +123,7 @@ class VggtEstimator:
         import torch
 
         frames = torch.from_numpy(batch)[None].to(self.device)
-        with autocast(self.device):
+        with precision_of(self):
             tokens, start = self.model.aggregator(frames)
         # the heads need full precision, as in the publisher's forward()
         encoding = self.model.camera_head(tokens)[-1]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from nbhelpers.core.device import autocast, in_batches
+from nbhelpers.core.device import in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import with_cpu_fallback
+from nbhelpers.models.adapters import precision_of, with_cpu_fallback
 from nbhelpers.models.pretrained import load_network, load_processor
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class VitMatteMatting:
             input_data_format="channels_last",
             return_tensors="pt",
         )
-        with autocast(self.device):
+        with precision_of(self):
             alphas = self.model(pixel_values=batch["pixel_values"].to(self.device)).alphas
         return alphas[:, 0, :height, :width].float().cpu().numpy()
 

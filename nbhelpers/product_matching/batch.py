@@ -18,6 +18,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import sha256, write_bytes
 from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.masks import encode_rle
+from nbhelpers.models.adapters import model_signature
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.report import MatchedPhoto
 from nbhelpers.product_matching.search import PhotoSearch
@@ -97,7 +98,7 @@ def match_product(
         "box": _floats(box),
         "mask": None if mask is None else encode_rle(mask),
         "settings": asdict(settings),
-        "models": [session.segmenter.name, session.encoder.name],
+        "models": [model_signature(session.segmenter), model_signature(session.encoder)],
         "panorama": panorama,
         "turntable": turntable,
     }

@@ -24,6 +24,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import outputs_dir, replacing, sha256, stems
 from nbhelpers.core.images import image_size, load_image
 from nbhelpers.core.images import photos as listed
+from nbhelpers.models.adapters import model_signature
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.product_matching.features import InstanceFeatures
 from nbhelpers.product_matching.gallery import Gallery, evenly_spaced, mean_feature
@@ -110,7 +111,7 @@ def cache_key(
 
     Args:
         photo: sha256 of its file.
-        models: names of the segmenter and the patch encoder.
+        models: signatures of the segmenter and the patch encoder.
         settings: only those of the search matter; a new threshold needs no new search.
         guide: digest of the references that guide the search; a search on a grid depends on none.
         panorama: whether the photo is split into tiles.
@@ -319,6 +320,7 @@ class PhotoSearch:
     def run(self, gallery: Gallery, client: Any, on_photo: Callable[[int], object] | None, repeat: bool) -> None:
         """Search all photos, or those that have not been searched; see `ProductSession.search`."""
         names = self.segmenter.name, self.encoder.name
+        signatures = model_signature(self.segmenter), model_signature(self.encoder)
         number, work = {}, {}
         for index, path in enumerate(self.photos):
             if index in self.sizes and not repeat:
@@ -329,7 +331,7 @@ class PhotoSearch:
                 self._fail(index, f"the photo cannot be read: {error.strerror or error}")
                 log.warning("%s: %s", path.name, self.problems[index])
                 continue
-            self.keys[index] = cache_key(digest, names, self.settings, gallery.digest, self.panorama)
+            self.keys[index] = cache_key(digest, signatures, self.settings, gallery.digest, self.panorama)
             number[self.names[index]] = index
             work[self.names[index]] = SearchItem(path, self.keys[index])
         models = names if client is not None else (self.segmenter, self.encoder)

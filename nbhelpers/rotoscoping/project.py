@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -41,6 +42,7 @@ DAMAGED = (zipfile.BadZipFile, tokenize.TokenError, SyntaxError)  # raised by Nu
 CACHE_BYTES = 32 << 20  # of decoded masks
 HASHED_FRAMES = 5  # frames whose pixels are hashed to identify a clip without a signature
 LOCK_FILE = ".lock"
+log = logging.getLogger(__name__)
 
 State = Literal["prompted", "tracked", "outdated", "empty", "gone"]
 
@@ -63,6 +65,7 @@ class Project:
         folder: created if necessary; by default a temporary folder that is deleted with the project.
         clip: see `identify`.
         model: catalog name of the tracker.
+        precision: in which it computes; recorded in a new project.
 
     Attributes:
         folder: of the project.
@@ -74,7 +77,7 @@ class Project:
             cannot be written.
     """
 
-    def __init__(self, folder: str | Path | None, clip: Mapping[str, Any], model: str):
+    def __init__(self, folder: str | Path | None, clip: Mapping[str, Any], model: str, precision: str = "float32"):
         if folder is None:
             try:
                 folder = tempfile.mkdtemp(prefix="nbhelpers-rotoscoping-")
@@ -90,7 +93,7 @@ class Project:
         self._index: dict[int, dict[int, MaskRecord]] = {}
         self._usual: dict[int, tuple[float, float]] = {}
         self._decoded: OrderedDict[tuple[int, int, str], np.ndarray] = OrderedDict()
-        self._claim(self.clip, model)
+        self._claim(self.clip, model, precision)
         self._make_folders()
         path = self.folder / "prompts.json"
         self.log = PromptLog.open(path) if path.exists() else PromptLog(clip, model)
@@ -273,7 +276,7 @@ class Project:
                 do="continue with the session opened last, or open the project again",
             )
 
-    def _claim(self, clip: dict[str, Any], model: str) -> None:
+    def _claim(self, clip: dict[str, Any], model: str, precision: str) -> None:
         """Record clip and model in the folder, or check that they match."""
         path = self.folder / "project.json"
         if not path.exists() and self.folder.is_dir() and any(each.name[0] != "." for each in self.folder.iterdir()):
@@ -287,7 +290,7 @@ class Project:
         except OSError as error:
             raise _unwritable(self.folder, error) from error
         self._held = FolderLock(self.folder, self)
-        about = {"format": FORMAT, "version": VERSION, "clip": clip, "model": model}
+        about = {"format": FORMAT, "version": VERSION, "clip": clip, "model": model, "precision": precision}
         if not path.exists():
             write_text(path, json.dumps(about, indent=1))
             return
@@ -303,6 +306,8 @@ class Project:
                 expected=f"{FORMAT} version {VERSION}",
             )
         _check_same(theirs, before, clip, model, f"the project {self.folder}")
+        if (saved := found.get("precision", "float32")) != precision:
+            log.warning("tracked in %s, continued in %s: new masks may differ at the edge", saved, precision)
 
     def _make_folders(self) -> None:
         """Create the folders, and delete temporary files of a killed process."""
@@ -391,12 +396,13 @@ def _frames_of(event: Mapping[str, Any]) -> list[int]:
 
 
 def read_about(folder: str | Path | None) -> Mapping[str, Any] | None:
-    """Clip (see `identify`) and model of a project folder; None if there is no readable project."""
+    """Clip (see `identify`), model and precision of a project folder; None if there is no readable project."""
     if folder is None or not (path := Path(folder).expanduser() / "project.json").exists():
         return None
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        return {"clip": dict(about["clip"]), "model": str(about["model"])}
+        precision = str(about.get("precision", "float32"))
+        return {"clip": dict(about["clip"]), "model": str(about["model"]), "precision": precision}
     except (OSError, ValueError, KeyError, TypeError):
         return None  # opening the project raises the error
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from nbhelpers.core.device import choose_precision
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import Mattes, MatteSettings
@@ -19,6 +20,7 @@ from nbhelpers.core.promptlog import ObjectEntry, ObjectPrompts, PromptLog, obje
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video.frames import find_cuts
 from nbhelpers.export.verify import ExportReport
+from nbhelpers.models.adapters import precision_name
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.values import Prediction
 from nbhelpers.rotoscoping import schedule
@@ -80,8 +82,11 @@ class RotoSession:
 
             about = read_about(project)
             tracker = load("tracker", None if about is None else about["model"])
+            saved = "" if about is None else about["precision"]
+            if tracker.device == "cpu" and saved == "float32" and choose_precision("cpu") == "auto":
+                tracker = load("tracker", tracker.name, precision=saved)  # as it began
         self.tracker, self.name = tracker, clip["name"]
-        self._project = Project(project, clip, tracker.name)
+        self._project = Project(project, clip, tracker.name, precision_name(tracker))
         self._sync = TrackerSync(tracker, self.frames, self._project)
         self.project = self._project.folder
         self._lock = threading.RLock()
@@ -200,6 +205,39 @@ class RotoSession:
     ) -> Prediction:
         """Add a point in pixels of the frame, 1 to include or 0 to exclude, and return the new prediction."""
         return self._prompt("point.add", name, frame, x=float(x), y=float(y), label=int(label))
+
+    def candidates(self, *, name: str | None = None, frame: int | None = None) -> Prediction | None:
+        """The masks that the only click on a frame may mean, such as a part and the whole; None for other prompts.
+
+        None too if the tracker does not know them. `choose_candidate` takes another one than the tracker's choice.
+        """
+        return self._sync.candidates(self._at(frame), self.prompts(name, frame))
+
+    def choose_candidate(self, index: int, *, name: str | None = None, frame: int | None = None) -> Prediction:
+        """Use candidate ``index`` of `candidates` instead of the tracker's choice, and return its prediction.
+
+        A click on the same frame corrects it.
+
+        Raises:
+            NbHelpersError: there are no candidates, or no such one.
+        """
+        candidates = self.candidates(name=name, frame=frame)
+        if candidates is None or not 0 <= index < len(candidates):
+            raise NbHelpersError(
+                "there is no such candidate mask",
+                given=index,
+                expected="one click on this frame" if candidates is None else f"0 to {len(candidates) - 1}",
+            )
+        return self._prompt("candidate.set", name, frame, index=int(index))
+
+    def next_candidate(self, *, name: str | None = None, frame: int | None = None) -> int:
+        """Select the next candidate mask, cyclically; return its index."""
+        candidates, chosen = self.candidates(name=name, frame=frame), self.prompts(name, frame).candidate
+        if candidates is None:
+            raise NbHelpersError("there are no candidate masks", do="click once on a frame without other prompts")
+        index = ((candidates.choice if chosen is None else chosen) + 1) % len(candidates)
+        self.choose_candidate(index, name=name, frame=frame)
+        return index
 
     def move(self, index: int, x: float, y: float, *, name: str | None = None, frame: int | None = None) -> Prediction:
         """Move point ``index`` to ``(x, y)`` and return the new prediction."""
@@ -508,6 +546,8 @@ class RotoSession:
         if op not in ("clear", "mask.set") and self._project.state(frame, entry) in ("tracked", "outdated"):
             rle = self._project.rle(frame, entry.number, "tracked")
             what |= {"base": rle} if decode_rle(rle).any() else {}
+        elif op == "point.add" and self.prompts(name, frame).candidate is not None:
+            what["base"] = self._project.rle(frame, entry.number, "prompted")
         self._step(op, name, frame=frame, **what)
         entry = self._entry(name)
         prompted = self._project.record(frame, entry.number).prompted

@@ -17,7 +17,7 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.masks import decode_rle, encode_rle
 from nbhelpers.core.promptlog import ObjectPrompts, Stroke
-from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.values import Prediction, TrackedFrame
 from nbhelpers.rotoscoping.drift import MIN_EXCHANGED, flow_agreement, to_small_grey
@@ -59,6 +59,7 @@ class TrackerSync:
         self._unsaved: set[int] = set()
         self._unpainted: OrderedDict[tuple[int, int, str], tuple[Mapping[str, Any], float]] = OrderedDict()
         self._greys: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._candidates: dict[tuple, Prediction] = {}  # of the latest click
 
     def predict_prompted(self) -> None:
         """Predict every prompted mask of the project that is missing or outdated, and write it there."""
@@ -123,7 +124,7 @@ class TrackerSync:
 
     def _to_prompt(self, number: int, frame: int, prompts: ObjectPrompts) -> Prompt:
         """The prompt of a frame; for a painted frame, its mask."""
-        if prompts.strokes:
+        if prompts.strokes or prompts.candidate is not None:
             return Prompt(mask=self._project.mask(frame, number, "prompted"))
         return self._without_strokes(number, frame, prompts)
 
@@ -143,6 +144,9 @@ class TrackerSync:
         prompt = self._without_strokes(number, frame, prompts).check_inside(size)
         if not prompts.points and prompts.box is None:
             return prompts.mask_rle, 1.0
+        if prompts.candidate is not None:
+            candidates = self.candidates(frame, prompts)
+            return encode_rle(candidates.mask(prompts.candidate)), float(candidates.scores[prompts.candidate])
         key = number, frame, prompts.digest
         if key not in self._unpainted:
             every = self._prompts()
@@ -153,6 +157,17 @@ class TrackerSync:
             while len(self._unpainted) > MASK_CACHE_SIZE:
                 self._unpainted.popitem(last=False)
         return self._unpainted[key]
+
+    def candidates(self, frame: int, prompts: ObjectPrompts) -> Prediction | None:
+        """The masks that a single including click may mean; None for other prompts, or if the tracker has none."""
+        if not hasattr(self.tracker, "candidates") or prompts.labels != (INCLUDE,):
+            return None
+        if prompts.box is not None or prompts.mask_rle is not None or prompts.base_rle is not None:
+            return None
+        if (frame, prompts.points) not in self._candidates:
+            self._candidates.clear()
+            self._candidates[frame, prompts.points] = self.tracker.candidates(self.state, frame, prompts.points[0])
+        return self._candidates[frame, prompts.points]
 
     def _add_prompts(self, prompts: TrackerPrompts, every: TrackerPrompts) -> None:
         """Add changed ``prompts`` to the tracker, and remove those that are not in ``every``."""

@@ -201,8 +201,8 @@ def _bring(asset: Asset, incoming: Path, progress: bool) -> Path:
             asset.target.parent.mkdir(parents=True, exist_ok=True)
             arriving.replace(asset.target)
         return becomes
-    told = "".join(f"{error.what}: {error.given}\n            " for error in failures)
-    raise _absent(asset, "could not be downloaded", told, failures[0].do) from failures[0]
+    reasons = "".join(f"{error.what}: {error.given}\n            " for error in failures)
+    raise _absent(asset, "could not be downloaded", reasons, failures[0].do) from failures[0]
 
 
 def _discard(path: Path) -> None:
@@ -245,11 +245,11 @@ def _plainly(asset: Asset) -> Iterator[None]:
         ) from error
 
 
-def _absent(asset: Asset, why: str, told: str, do: str | None) -> NbHelpersError:
+def _absent(asset: Asset, why: str, reasons: str, do: str | None) -> NbHelpersError:
     command = catalog.command_for(asset)
     return NbHelpersError(
         f"{asset.file} {why}",
-        given=f"{told}looked for {_places(asset)}",
+        given=f"{reasons}looked for {_places(asset)}",
         do=f"{do}, then: {command}" if do else command,
     )
 

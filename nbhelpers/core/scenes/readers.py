@@ -1,4 +1,4 @@
-"""Files with known cameras, each format as it is: COLMAP, nerfstudio, Bundler, Middlebury.
+"""Readers of camera files: COLMAP, nerfstudio, Bundler, Middlebury.
 
 All become one `CameraFile`, in the conventions of `nbhelpers.core.scenes.Scene`: x right, y down, z ahead, and
 ``(0, 0)`` the centre of the top-left pixel.
@@ -42,10 +42,10 @@ OTHER_LENSES = ("is_fisheye", "latlong", "equirectangular", "orthographic")  # f
 
 @dataclass(frozen=True, eq=False)
 class CameraFile:
-    """What a file of cameras tells, before it is matched to photos.
+    """The contents of a file of cameras, before they are matched to photos.
 
     Attributes:
-        names: of the ``n`` photos as the file tells them; None where it tells only their order.
+        names: of the ``n`` photos in the file; None if it has only their order.
         sizes: ``(n, 2)`` height and width of the pictures that the pixels belong to, 0 where the file does not tell.
         centred: whether pixels count from the middle of the picture: then ``K`` and ``pixels`` still miss half a size.
         K: ``(n, 3, 3)`` intrinsics.
@@ -89,10 +89,10 @@ def read_file(path: str | Path) -> CameraFile:
     except OSError as error:
         raise NbHelpersError("the file of cameras cannot be read", given=f"{place}: {error.strerror}") from error
     except (ValueError, KeyError, IndexError, TypeError, StopIteration, UnicodeDecodeError) as error:
-        told = f"{type(error).__name__}: {error}" if str(error) else "it ends too early"
+        reason = f"{type(error).__name__}: {error}" if str(error) else "it ends too early"
         raise NbHelpersError(
             "the file of cameras is damaged or of another format",
-            given=f"{place}: {told}",
+            given=f"{place}: {reason}",
             do="write it again with the program that made it",
         ) from error
     if not len(found.K):
@@ -110,7 +110,7 @@ def read_file(path: str | Path) -> CameraFile:
 
 
 def _check_once(found: CameraFile, place: Path) -> None:
-    """Refuse a file that tells several cameras of one photo."""
+    """Refuse a file with several cameras for one photo."""
     first: dict[str, int] = {}
     for number, name in enumerate(found.names or ()):
         other = first.setdefault(name, number)
@@ -120,7 +120,7 @@ def _check_once(found: CameraFile, place: Path) -> None:
         )
         if not same:
             raise NbHelpersError(
-                "the file tells several cameras of one photo", given=f"{place}: {name}", expected="one camera a photo"
+                "the file has several cameras for one photo", given=f"{place}: {name}", expected="one camera a photo"
             )
 
 
@@ -244,7 +244,7 @@ def _transforms(path: Path) -> CameraFile:
     if middle and any("cx" in frame for frame in frames):
         raise ValueError("only some frames tell cx and cy")
     if odd := [frame for frame in frames if bool(frame.get("w")) != bool(frame.get("h"))]:
-        raise ValueError(f"only one of w and h is told of {odd[0]['file_path']}")
+        raise ValueError(f"only one of w and h is given for {odd[0]['file_path']}")
     return CameraFile(
         tuple(frame["file_path"] for frame in frames),
         np.array([(frame.get("h", 0), frame.get("w", 0)) for frame in frames]).astype(int).reshape(-1, 2),
@@ -283,7 +283,7 @@ def _transforms_lens(frame: dict) -> tuple[np.ndarray, np.ndarray]:
     if fx is None and "camera_angle_x" in frame:
         fx = (width or 1.0) / 2 / math.tan(float(frame["camera_angle_x"]) / 2)
     if fx is None:
-        raise ValueError(f"neither fl_x nor camera_angle_x is told of {frame['file_path']}")
+        raise ValueError(f"neither fl_x nor camera_angle_x is given for {frame['file_path']}")
     fy = frame.get("fl_y")
     if fy is None and "camera_angle_y" in frame and height:
         fy = height / 2 / math.tan(float(frame["camera_angle_y"]) / 2)

@@ -37,13 +37,13 @@ class Scene:
         observation_point: ``(o,)`` the point of each observation.
         observation_pixel: ``(o, 2)`` ``(x, y)`` of each observation in its view.
         distortion: of each view, in the order of OpenCV, the radial ``k1, k2``; with 4 columns also the tangential
-            ``p1, p2``; with 5 also the radial ``k3``. All 0 when left out.
+            ``p1, p2``; with 5 also the radial ``k3``. By default all 0.
         depth: a map ``(h, w)`` a view, along the optical axis in world units, 0 where unknown; of any resolution.
-        confidence: a map of the same shape a view, the higher the surer.
+        confidence: a map of the same shape per view; higher is more certain.
         model: who made it: catalog name of the estimator, or the file that it was read from.
         notes: what a person should know, e.g. which views could not be placed and why.
         orientation: of each photo's file, 1 to 8 as in EXIF, for programs that read pixels as they are stored (see
-            `nbhelpers.core.orientation`); all else here is of upright pixels. All 1 when left out.
+            `nbhelpers.core.orientation`); all else here is of upright pixels. By default all 1.
     """
 
     names: tuple[str, ...]

@@ -429,7 +429,7 @@ def display_matrix(frame: av.VideoFrame) -> Float[np.ndarray, "2 2"] | None:
 
 
 def _turned(picture: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """Quarter turns and mirrorings; any other angle is left as it is."""
+    """Quarter turns and mirrorings; any other angle is ignored."""
     if matrix is None or np.abs(matrix).sum() != 2:
         return picture
     if matrix[0, 0] == 0:

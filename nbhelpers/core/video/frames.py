@@ -166,7 +166,7 @@ class Frames(Sequence):
 
     @property
     def aspect(self) -> Fraction:
-        """Width over height of a pixel as it is meant to be shown; frames are given as they are stored."""
+        """Width over height of a displayed pixel; frames are returned with the stored pixels."""
         return self._source.aspect
 
     @property

@@ -254,11 +254,11 @@ def _order(path: Path) -> tuple:
 
 def _check_formats(paths: Sequence[Path]) -> None:
     """Refuse a folder with ``0000.jpg`` and ``0000.png``: one of them is a copy, or a mask, of the other."""
-    alike: dict[str, list[Path]] = {}
+    by_stem: dict[str, list[Path]] = {}
     for path in paths:
         inner = Path(path.stem)  # a.jpg.png is a mask of a.jpg
-        alike.setdefault(inner.stem if inner.suffix.lower() in IMAGE_SUFFIXES else path.stem, []).append(path)
-    twice = {stem: same for stem, same in alike.items() if len(same) > 1}
+        by_stem.setdefault(inner.stem if inner.suffix.lower() in IMAGE_SUFFIXES else path.stem, []).append(path)
+    twice = {stem: same for stem, same in by_stem.items() if len(same) > 1}
     if not twice:
         return
     stem, same = next(iter(twice.items()))

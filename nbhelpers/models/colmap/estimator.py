@@ -1,9 +1,10 @@
 """Structure from motion on a CPU by pycolmap, verified by runs on different features.
 
 The first run uses SIFT, which is accurate and needs no weights. A second run on learned features must give the same
-cameras; if it does not, or photos are missing, a third run uses finer learned features. Photos on which no two runs
-agree remain unregistered: a run can register all photos with a reprojection error below a pixel and still be wrong, for
-example for a rotating object on a black background, or a building with two similar sides.
+cameras. These features are first matched as nearest neighbours, which is fast; only if that run does not confirm every
+photo, LightGlue matches them, and if photos are still missing, a further run uses finer learned features. Photos on
+which no two runs agree remain unregistered: a run can register all photos with a reprojection error below a pixel and
+still be wrong, for example for a rotating object on a black background, or a building with two similar sides.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from nbhelpers.models.colmap.mapping import (
     run_mapping,
 )
 from nbhelpers.models.colmap.matching import (
+    EXHAUSTIVE,
     FeatureStore,
     JoinedFeatures,
     Pair,
@@ -41,7 +43,7 @@ from nbhelpers.models.colmap.matching import (
     pairs_of_runs,
     verified_pairs,
 )
-from nbhelpers.models.matchers import Sift
+from nbhelpers.models.matchers import MutualNearest, Sift
 from nbhelpers.models.protocols import Matcher
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,8 @@ class ColmapEstimator:
 
     Args:
         matchers: matchers, or functions that build one on demand; each run uses the next one.
+        check: a fast matcher, or a function that builds it, for a run after the first, which counts only if it
+            confirms every photo.
         name: catalog name.
         device: where learned features are computed.
         seed: of all random numbers, for reproducible scenes.
@@ -91,8 +95,9 @@ class ColmapEstimator:
         name: str = "colmap",
         device: str = "cpu",
         seed: int = 0,
+        check: Matcher | Callable[[], Matcher] | None = None,
     ):
-        self.matchers, self.name, self.device, self.seed = matchers, name, device, seed
+        self.matchers, self.name, self.device, self.seed, self.check = matchers, name, device, seed, check
 
     def reconstruct(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], names: Sequence[str] | None = None) -> Scene:
         """A scene of all photos; its notes list those that could not be registered, and why.
@@ -124,12 +129,29 @@ class ColmapEstimator:
             stores.append(FeatureStore(matcher, images, folder / str(number)))
             runs.append(self._run(stores[-1], runs))
             checked = self._check(stores, runs, number == len(self.matchers) - 1)
+            if not number and runs[0].placed.all():
+                checked = self._quick_check(stores[0], runs[0], images, folder)
             if checked is not None and checked.confirmed.all():
                 break
         if checked is None:
             return self._empty_scene(images, names, [*_failure_notes(runs, stores, names), *notes])
         notes = [*checked.notes, *_missing_notes(checked, names, stores, runs), *notes]
         return _scene(images, names, checked, stores[0].sizes, self.name, notes)
+
+    def _quick_check(
+        self, store: FeatureStore, run: Run, images: Sequence[np.ndarray], folder: Path
+    ) -> CheckedRun | None:
+        """A run that registered all photos, if one on quickly matched features agrees on all of them."""
+        try:
+            matcher = self.check if isinstance(self.check, Matcher) or self.check is None else self.check()
+        except NbHelpersError:
+            return None  # the next run notes it
+        if matcher is None or shows_no_depth(run.all_pairs):
+            return None
+        again = FeatureStore(matcher, images, folder / "check")
+        other = run_mapping(again, verified_pairs(again, candidate_pairs(again, EXHAUSTIVE), self.seed), self.seed)
+        shared = agreement(run.poses, other.poses)
+        return _checked(run, other, shared) if shared.views.all() else None
 
     def _run(self, store: FeatureStore, before: Sequence[Run]) -> Run:
         wanted = pairs_of_runs(len(store), [run.all_pairs for run in before]) if len(before) > 1 else None
@@ -143,7 +165,7 @@ class ColmapEstimator:
         if consistent is None or shows_no_depth(consistent[0].all_pairs):
             return None
         run, other, shared = consistent
-        checked = CheckedRun(run, shared.views, (_agreement_note(run, other, shared), *_narrow_notes(run)))
+        checked = _checked(run, other, shared)
         if not shared.views.all() and shared.views.sum() >= MAJORITY * run.placed.sum():
             checked = self._restarted(stores[runs.index(run)], checked)
         return self._joined(stores, runs, checked) if last and not checked.confirmed.all() else checked
@@ -196,11 +218,13 @@ class ColmapEstimator:
         )
 
 
-def _agreement_note(run: Run, other: Run, shared: Agreement) -> str:
-    return (
+def _checked(run: Run, other: Run, shared: Agreement) -> CheckedRun:
+    """A run whose photos another run confirms."""
+    line = (
         f"cameras from {run.matcher}, {run.error:.2f} px; a run with {other.matcher} agrees within "
         f"{shared.median:.1f} degrees (median, {shared.worst:.1f} at most) on {shared.views.sum()} photos"
     )
+    return CheckedRun(run, shared.views, (line, *_narrow_notes(run)))
 
 
 def _narrow_notes(run: Run) -> list[str]:
@@ -297,7 +321,7 @@ def build(name: str, files: dict[str, Path], device: str, install: str = "") -> 
     """
     needs("multiview", "pycolmap")
     learned: list[Callable[[], Matcher]] = [partial(_matcher, which, device) for which in LEARNED]
-    return ColmapEstimator([Sift(), *learned], name, device)
+    return ColmapEstimator([Sift(), *learned], name, device, check=lambda: MutualNearest(_matcher(LEARNED[0], device)))
 
 
 def _matcher(name: str, device: str) -> Matcher:

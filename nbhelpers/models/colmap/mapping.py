@@ -39,7 +39,8 @@ FIRST_PAIR_MATCHES = 50  # minimum matches of the initial pair; COLMAP's 100 are
 MIN_INLIERS = 20  # minimum points to register a photo (COLMAP: 30)
 MIN_POINTS = 15  # minimum points of a photo in the final model; with fewer its pose is arbitrary
 MAX_MODELS = 6  # attempts of a run, each from another initial pair; COLMAP's 50 take minutes for wrong matches
-MAX_SECONDS = 120  # after which a run stops with its current model
+MAX_SECONDS = 120  # after which a run of up to 60 photos stops with its current model
+MAX_SECONDS_PER_PHOTO = 2  # likewise for more photos
 MIN_MODEL_SIZE = 2  # photos of a model
 MIN_ANGLE = 16.0  # degrees under which the first pair sees its points (COLMAP's default)
 MIN_ANGLES_NARROW = (8.0, 4.0, 2.0)  # for photos that were taken side by side in small steps
@@ -130,7 +131,7 @@ def run_mapping(
         best = _run_of(None, views, store.name, pairs, all_pairs)
         # COLMAP itself halves the angle only where it finds no first pair at all
         for angle in dict.fromkeys((first, *(angle for angle in lower if angle < first))):
-            options = _options(seed)
+            options = _options(seed, views)
             options.mapper.init_min_tri_angle = angle
             if pairs and (start := _start(pairs, barred)) is not None:
                 options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
@@ -173,14 +174,15 @@ def _start(pairs: Sequence[Pair], barred: tuple[int, int] | None) -> tuple[int, 
     return None if best is None else (best.first, best.second)
 
 
-def _options(seed: int):
+def _options(seed: int, views: int):
     import pycolmap
 
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = seed
     options.num_threads = options.mapper.num_threads = 1  # with more threads the order of sums is random
     options.extract_colors = False
-    options.max_num_models, options.max_runtime_seconds = MAX_MODELS, MAX_SECONDS
+    options.max_num_models = MAX_MODELS
+    options.max_runtime_seconds = max(MAX_SECONDS, MAX_SECONDS_PER_PHOTO * views)
     options.min_num_matches, options.min_model_size = MIN_MATCHES, MIN_MODEL_SIZE
     options.mapper.init_min_num_inliers = FIRST_PAIR_MATCHES
     options.mapper.abs_pose_min_num_inliers = MIN_INLIERS

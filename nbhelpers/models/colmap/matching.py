@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from tqdm.auto import tqdm
 
 from nbhelpers.core.images import load_image
+from nbhelpers.models.matchers import mutual_nearest
 from nbhelpers.models.protocols import Matcher
 from nbhelpers.models.values import LocalFeatures
 
@@ -29,6 +33,7 @@ MIN_INLIERS = 0.2  # fraction of a pair's matches that must be inliers; a tenth 
 MAX_ERROR = 4.0  # pixels from the epipolar line (COLMAP's default)
 MIN_SHIFT = 1.5  # pixels of motion below which a match is static
 TRIALS = 2000  # of RANSAC for the camera motion: enough for 25 % inliers
+MAX_WORKERS = 4  # threads that match; each takes up to 200 MB
 CACHE_SIZE = 24  # photos whose features are in memory
 HALF = 0.5  # COLMAP's first pixel has its centre at (0.5, 0.5)
 FOCAL_GUESS = 1.2  # COLMAP's first guess of a focal length, in longer sides
@@ -46,7 +51,7 @@ class FeatureStore:
     """
 
     def __init__(self, matcher: Matcher, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], folder: Path):
-        self.matcher, self._folder = matcher, folder
+        self.matcher, self._folder, self._lock = matcher, folder, threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._recent: OrderedDict[int, LocalFeatures] = OrderedDict()
         self.sizes, self.counts = [], []
@@ -70,13 +75,14 @@ class FeatureStore:
         return self[number].points
 
     def __getitem__(self, number: int) -> LocalFeatures:
-        if number not in self._recent:
-            with np.load(self._folder / f"{number}.npz") as arrays:
-                self._recent[number] = LocalFeatures(self.sizes[number], self.matcher.name, **arrays)
-            if len(self._recent) > CACHE_SIZE:
-                self._recent.popitem(last=False)
-        self._recent.move_to_end(number)
-        return self._recent[number]
+        with self._lock:
+            if number not in self._recent:
+                with np.load(self._folder / f"{number}.npz") as arrays:
+                    self._recent[number] = LocalFeatures(self.sizes[number], self.matcher.name, **arrays)
+                if len(self._recent) > CACHE_SIZE:
+                    self._recent.popitem(last=False)
+            self._recent.move_to_end(number)
+            return self._recent[number]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,26 +117,33 @@ class Pair:
 def verified_pairs(store: FeatureStore, wanted: Sequence[tuple[int, int]], seed: int) -> list[Pair]:
     """Match pairs of photos and keep those with enough verified matches.
 
+    Pairs of quick matchers are matched on several cores; the result does not depend on their number.
+
     Args:
         store: the features.
         wanted: pairs to match, e.g. `candidate_pairs`.
         seed: of the estimation of the camera motion.
     """
-    pairs, cameras = [], cameras_for(store.sizes)
-    for first, second in tqdm(wanted, desc=f"pairs ({store.matcher.name})", leave=False):
-        matches, _ = store.matcher.match(store[first], store[second])
-        if (
-            len(matches) >= MIN_MATCHES
-            and (pair := verify_pair(store, cameras, first, second, matches, seed)) is not None
-        ):
-            pairs.append(pair)
-    return pairs
+    cameras = cameras_for(store.sizes)
+
+    def verified(numbers: tuple[int, int]) -> Pair | None:
+        matches, _ = store.matcher.match(*(store[number] for number in numbers))
+        return verify_pair(store, cameras, *numbers, matches, seed) if len(matches) >= MIN_MATCHES else None
+
+    with ThreadPoolExecutor(_workers() if store.matcher.quick else 1) as pool:
+        found = tqdm(pool.map(verified, wanted), f"pairs ({store.matcher.name})", len(wanted), leave=False)
+        return [pair for pair in found if pair is not None]
 
 
-def candidate_pairs(store: FeatureStore) -> list[tuple[int, int]]:
-    """The pairs to match: all of few photos; otherwise each photo with its neighbours by similarity and in order."""
+def candidate_pairs(store: FeatureStore, exhaustive: int | None = None) -> list[tuple[int, int]]:
+    """The pairs to match: all of few photos; otherwise each photo with its neighbours by similarity and in order.
+
+    Args:
+        store: the features.
+        exhaustive: number of photos up to which all pairs are matched; by default more for quick matchers.
+    """
     views = len(store)
-    if views <= (EXHAUSTIVE_QUICK if store.matcher.quick else EXHAUSTIVE):
+    if views <= (exhaustive or (EXHAUSTIVE_QUICK if store.matcher.quick else EXHAUSTIVE)):
         return list(itertools.combinations(range(views), 2))
     similarity = mutual_neighbours(store)
     chosen = {(view, view + 1) for view in range(views - 1)}
@@ -180,21 +193,27 @@ def mutual_neighbours(store: FeatureStore) -> Float[np.ndarray, "v v"]:
             else best[:MAX_COMPARED]
         )
         descriptors.append(features.descriptors[best].astype(np.float16))
-    out = np.full((views, views), -1.0)
-    for first, second in itertools.combinations(range(views), 2):
-        a, b = descriptors[first].astype(np.float32), descriptors[second].astype(np.float32)
+
+    def common(numbers: tuple[int, int]) -> int:
+        a, b = (descriptors[number].astype(np.float32) for number in numbers)
         if min(len(a), len(b)) < 2:
-            out[first, second] = out[second, first] = 0
-            continue
-        near = a @ b.T
-        best = near.argmax(1)
-        mutual = near.argmax(0)[best] == np.arange(len(a))
+            return 0
+        near, _, mutual = mutual_nearest(a, b)
         top = np.partition(near, -2, axis=1)[:, -2:]
         distance = np.sqrt(np.maximum(2 - 2 * top, 1e-9))
-        out[first, second] = out[second, first] = (
-            mutual & (distance[:, 1] < MAX_DISTANCE_RATIO * distance[:, 0])
-        ).sum()
+        return int((mutual & (distance[:, 1] < MAX_DISTANCE_RATIO * distance[:, 0])).sum())
+
+    out = np.full((views, views), -1.0)
+    pairs = list(itertools.combinations(range(views), 2))
+    with ThreadPoolExecutor(_workers()) as pool:
+        for (first, second), number in zip(pairs, pool.map(common, pairs), strict=True):
+            out[first, second] = out[second, first] = number
     return out
+
+
+def _workers() -> int:
+    """Threads that match."""
+    return min(MAX_WORKERS, os.cpu_count() or 1)
 
 
 def _has_equal_scores(features: LocalFeatures) -> bool:

@@ -41,7 +41,7 @@ DISTRACTOR_VARIANT = "box, points and map"  # the prompt variant that decodes a 
 
 @dataclass(eq=False)
 class Distractor:
-    """A instance that similarity like an object, born on one of its prompted frames or later.
+    """What resembles an object, found on one of its prompted frames or later.
 
     Attributes:
         masks: logits by frame.

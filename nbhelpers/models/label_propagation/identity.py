@@ -17,9 +17,7 @@ from jaxtyping import Bool, Float, Float32
 from nbhelpers.core.masks import components, dilate, distance_to
 from nbhelpers.models.expectation import Expectation, Place
 
-MIN_CELL_SIMILARITY = (
-    2 / 3
-)  # cosine similarity to a cell of the object from which a cell similarity like it; see `Votes.similarity`
+MIN_CELL_SIMILARITY = 2 / 3  # cosine to the most similar cell of the object; see `Votes.similarity`
 DISTRACTOR_AREAS = 0.3, 3.0  # smallest and largest area of a distractor, of the object's
 MAX_DISTRACTORS = 6  # the largest ones
 SIMILARITY_TEMPERATURE = 0.1  # cosine similarity that counts as much as a factor e in the probability of a position

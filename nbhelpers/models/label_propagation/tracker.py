@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from nbhelpers.core.device import choose_precision, has_bfloat16
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.expectation import MAX_PAST, Place, expect, place_of
 from nbhelpers.models.label_propagation.decoding import (
     CERTAIN_LOGIT,
+    MovingRegion,
     decode_map,
+    map_logits,
     mask_prediction,
     mask_side,
     moving_region,
@@ -82,8 +85,9 @@ class LabelPropagation:
     Args:
         segmenter: a SAM 2 segmenter, or another with three levels of features.
         name: catalog name.
-        distractors: track what similarity like an object beside it, to tell one from the other; see
-            `nbhelpers.models.label_propagation.identity`. Without, and with a fusion, similarity alone decide.
+        distractors: track what resembles an object beside it, to keep them apart; see
+            `nbhelpers.models.label_propagation.identity`. Without, and beside a fusion that separates instances by
+            their places, features alone decide.
     """
 
     kept = None  # the masks of all tracked frames are kept, even after further prompts
@@ -95,6 +99,11 @@ class LabelPropagation:
     def device(self) -> str:
         """Where the segmenter computes."""
         return self.segmenter.device
+
+    @property
+    def precision(self) -> str | None:
+        """Of the segmenter's image encoder."""
+        return getattr(self.segmenter, "precision", None)
 
     def open(self, frames: FrameSequence, fusion: FeatureFusion | None = None) -> PropagationState:
         """A new state for a clip; no frame is decoded yet.
@@ -123,12 +132,9 @@ class LabelPropagation:
         feature_maps(self.segmenter, embedding)
         track = state.tracks.get(object_id, Track())
 
-        def moving(mask):
-            neighbour = frame + 1 if frame + 1 < len(state.frames) else frame - 1
-            return moving_region(state.frames[frame], state.frames[neighbour], mask) if neighbour >= 0 else mask
-
         tracked = track.joined(frame)
-        prediction = predict_prompt(self.segmenter, embedding, prompt, None if tracked is None else tracked[0], moving)
+        logits = None if tracked is None else tracked[0]
+        prediction = predict_prompt(self.segmenter, embedding, prompt, logits, state.moving(frame))
         track.anchors[frame] = self._anchor(state, frame, prompt, prediction)
         track.recent.pop(frame, None)
         state.tracks[object_id] = track
@@ -136,6 +142,30 @@ class LabelPropagation:
             state.fusion.forget(object_id)
             state.fusion.remember(frame, object_id, self._probability(prediction, embedding), prompted=True)
         return prediction
+
+    def candidates(self, state: PropagationState, frame: int, point: tuple[float, float]) -> Prediction:
+        """What a single click may mean: the segmenter's candidates, and what moves along with its choice.
+
+        Args:
+            state: of `open`.
+            frame: index into the clip.
+            point: ``(x, y)`` of an including click.
+
+        Returns:
+            All masks; the choice is that of `add`.
+        """
+        state.check(frame)
+        prompt = Prompt([point])
+        prompt.check_inside(state.frames.size)
+        embedding = state.embedding(frame)
+        every = self.segmenter.predict(embedding, prompt)
+        chosen = predict_prompt(self.segmenter, embedding, prompt, None, state.moving(frame))
+        if np.array_equal(chosen.logits[0], every.logits[every.choice]):
+            return every
+        logits, scores = (
+            np.concatenate(pair) for pair in ((chosen.logits, every.logits), (chosen.scores, every.scores))
+        )
+        return replace(every, logits=logits, scores=scores, choice=0)
 
     def _anchor(
         self,
@@ -303,7 +333,7 @@ class LabelPropagation:
         """
         track = state.tracks[object_id]
         anchors = track.nearest(frame, MAX_ANCHORS)
-        if self.distractors and state.fusion is None:
+        if self._tracks_distractors(state):
             for index in anchors:
                 self._search(state, object_id, index)
         memory = [track.anchors[index].memory for index in anchors]
@@ -329,7 +359,7 @@ class LabelPropagation:
         probability = votes.probability
         distractors: list[tuple[Instance | None, np.ndarray]] = []
         own = None
-        if self.distractors and state.fusion is None and source is not None:
+        if self._tracks_distractors(state) and source is not None:
             own = track.instance(frame, step, source, [keys.frame for keys in memory])
             if own is not None:
                 probability, distractors = self._among_distractors(
@@ -356,6 +386,10 @@ class LabelPropagation:
         ]
         most, number = max(others, default=(0.0, 0))
         return logits, soft_iou(inside, probability), (distractors[number][1], most) if others else None
+
+    def _tracks_distractors(self, state: PropagationState) -> bool:
+        """Whether distractors are tracked: not beside a fusion that separates instances by their places."""
+        return self.distractors and (state.fusion is None or not state.fusion.separates_instances)
 
     def _search(self, state: PropagationState, object_id: int, frame: int) -> None:
         """Find the distractors of an object on a prompted frame, once; its memory then votes for all of them."""
@@ -391,7 +425,7 @@ class LabelPropagation:
     def _with_distractors(
         self, state: PropagationState, anchor: Anchor, frame: int, probability: Float[np.ndarray, "s s"]
     ) -> Float[np.ndarray, "s s"]:
-        """A map of an object with its distractors on that frame, as they vote for what similarity like it."""
+        """A map of an object with its distractors on that frame, which vote for all that resembles it."""
         masks = [distractor.inside(frame) for distractor in anchor.distractors or ()]
         masks += [state.tracks[number].inside(frame) for number in anchor.marked_similar if number in state.tracks]
         for mask in masks:
@@ -433,6 +467,9 @@ class LabelPropagation:
             separate(maps, state.means, votes, instances, memory) if len(instances) > 1 else np.ones((1, *votes.shape))
         )
         probability, out = votes * shares[0].astype(np.float32), []
+        # other prompted objects have their own masks; here only where they touch counts
+        for instance, share in zip(instances[1 + len(known) :], shares[1 + len(known) :], strict=True):
+            out.append((instance, map_logits(votes * share)))
         for (distractor, instance), share in zip(known, shares[1:], strict=False):
             logits = decode_distractor(self.segmenter, embedding, votes * share)
             if logits is not None:
@@ -461,7 +498,9 @@ class LabelPropagation:
 
 
 def build(name: str, files: dict[str, Path], device: str, *, segmenter: str) -> LabelPropagation:
-    """Build the tracker on a segmenter of the catalog, which is shared.
+    """Build the tracker on a segmenter of the catalog, whose network is shared.
+
+    On a CPU that multiplies bfloat16 the image encoder does so, unless ``NBHELPERS_PRECISION`` says otherwise.
 
     Args:
         name: catalog name.
@@ -471,7 +510,8 @@ def build(name: str, files: dict[str, Path], device: str, *, segmenter: str) -> 
     """
     from nbhelpers.models.load import load
 
-    return LabelPropagation(load("segmenter", segmenter, device), name)
+    half = device == "cpu" and choose_precision(device) == "auto" and has_bfloat16(device)
+    return LabelPropagation(load("segmenter", segmenter, device, precision="bfloat16" if half else None), name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -652,6 +692,15 @@ class PropagationState:
         """Raise an error unless the clip has this frame."""
         if not 0 <= frame < len(self.frames):
             raise NbHelpersError("there is no such frame", given=frame, expected=f"0 to {len(self.frames) - 1}")
+
+    def moving(self, frame: int) -> MovingRegion:
+        """What moves along with a mask of a frame, as its neighbour shows; see `moving_region`."""
+
+        def region(mask):
+            neighbour = frame + 1 if frame + 1 < len(self.frames) else frame - 1
+            return moving_region(self.frames[frame], self.frames[neighbour], mask) if neighbour >= 0 else mask
+
+        return region
 
     def embedding(self, frame: int) -> Embedding:
         """Features of a frame, with a cache of the last few."""

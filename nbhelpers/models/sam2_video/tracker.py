@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Bool
 
-from nbhelpers.core.device import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import INCLUDE, Prompt
-from nbhelpers.models.adapters import with_cpu_fallback
+from nbhelpers.models.adapters import in_precision, precision_of
 from nbhelpers.models.expectation import MAX_PAST, expect, place_of
 from nbhelpers.models.protocols import FeatureFusion, FrameSequence
 from nbhelpers.models.sam2 import builders, load_weights
@@ -221,7 +220,7 @@ class Sam2Tracker:
             NbHelpersError: the memory does not match the prompts.
         """
         state.check(frame)
-        with autocast(self.device):
+        with precision_of(self):
             _restore_arrays(state, self.model, self.device, frame, memory, prompts or {})
 
     def _step(self, state: VideoState, object_id: int, frame: int, reverse: bool) -> tuple[dict[str, Any], float]:
@@ -273,11 +272,7 @@ class Sam2Tracker:
         return Prediction(logits, np.array([score], np.float32), size, logits.shape[1:])
 
     def _run(self, run: Callable[[], Result]) -> Result:
-        def in_its_precision() -> Result:
-            with autocast(self.device):
-                return run()
-
-        return with_cpu_fallback(self, in_its_precision)
+        return in_precision(self, run)
 
 
 def build(name: str, files: dict[str, Path], device: str, *, config: str, compile: bool | None = None) -> Sam2Tracker:

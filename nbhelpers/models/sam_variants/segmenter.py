@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from nbhelpers.core.device import autocast, in_batches
+from nbhelpers.core.device import in_batches
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.adapters import with_cpu_fallback
+from nbhelpers.models.adapters import in_precision
 from nbhelpers.models.pretrained import load_network, processed
 from nbhelpers.models.sam_prompts import (
     LEVELS,
@@ -153,11 +153,7 @@ class VariantSegmenter:
         return output.pred_masks[0], output.iou_scores[0]
 
     def _run(self, run: Callable[[], Result]) -> Result:
-        def in_its_precision() -> Result:
-            with autocast(self.device):
-                return run()
-
-        return with_cpu_fallback(self, in_its_precision)
+        return in_precision(self, run)
 
 
 def load_variant(name: str, files: Mapping[str, Path], networks: Mapping[str, str]) -> tuple[Any, Any]:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from nbhelpers.core.device import autocast
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.adapters import with_cpu_fallback
+from nbhelpers.models.adapters import in_precision
 from nbhelpers.models.pretrained import processed
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.models.sam2_video.tracker import (
@@ -344,11 +343,7 @@ class VariantTracker:
         return Prediction(logits, np.array([score], np.float32), size, logits.shape[1:])
 
     def _run(self, run: Callable[[], Result]) -> Result:
-        def in_its_precision() -> Result:
-            with autocast(self.device):
-                return run()
-
-        return with_cpu_fallback(self, in_its_precision)
+        return in_precision(self, run)
 
 
 def moved_to(value: Any, device: str) -> Any:

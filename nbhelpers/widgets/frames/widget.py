@@ -52,6 +52,7 @@ KEYS = (
     ("Home End", "first or last frame of the range"),
     (", .", "the range begins or ends here"),
     ("F Shift+F A", "track forward, back, all"),
+    ("H", "next meaning of the only click on this frame"),
     ("N T", "next doubtful frame, take the other candidate there"),
     ("Escape", "stop tracking; else leave the canvas"),
     ("Z Y C", "undo, redo, clear"),
@@ -173,6 +174,12 @@ class FramesWidget(SessionWidget):
                 other = " T takes the other one." if self.session.other_candidate() is not None else ""
                 self.note(f"Frame {frame}: {self.session.drift().why}.{other}")
 
+    def next_candidate(self) -> None:
+        """Take the next mask that the only click on this frame may mean."""
+        with self.guard():
+            index = self.session.next_candidate()
+            self.note(f"Meaning {index + 1} of {len(self.session.candidates())}.")
+
     def take_other(self) -> None:
         """Take the other candidate of this frame."""
         self.act(self.session.take_other)
@@ -218,6 +225,7 @@ class FramesWidget(SessionWidget):
             "a": lambda: work.track("all"),
             "n": self.next_doubtful,
             "t": self.take_other,
+            "h": self.next_candidate,
             "Escape": lambda: work.stop() or self.stage.screen.blur(),
             "Tab": self.stage.screen.blur,
             "v": lambda: self.objects.toggle(session.active),

@@ -1,0 +1,608 @@
+"""What visitors see: a page a job and a start page, from Solara's components and the notebooks' widgets."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import reacton.ipyvuetify as v
+import solara
+import solara.lab
+from solara.server import kernel_context
+from traitlets import Undefined
+
+from nbhelpers.app.job import Job, Workers
+from nbhelpers.app.jobs import JOBS, MATTES, ClipTask, PhotoTask, ProductTask, SceneTask
+from nbhelpers.app.visits import Visit, Visits
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import fit, photos
+from nbhelpers.core.lazy import needs
+from nbhelpers.multiview.referring import parse_phrase
+from nbhelpers.plots3d import as_frame
+from nbhelpers.widgets.base import Panels, SessionWidget, thumbnails
+from nbhelpers.widgets.click import ClickWidget
+from nbhelpers.widgets.drawing import encode_photo
+from nbhelpers.widgets.frames import FramesWidget
+from nbhelpers.widgets.gallery import GalleryWidget
+from nbhelpers.widgets.views import ViewsWidget
+
+needs("app", "solara", "reacton", "traitlets", "ipyvue", "ipyvuetify")
+needs("widgets", "ipywidgets", "ipycanvas")
+
+log = logging.getLogger(__name__)
+WIDTH = 860  # pixels of the picture
+THUMBNAIL_SIDE = 240
+SAYS = {
+    "photo": "Click a thing in a photo and take it away from its background.",
+    "clip": "Click a thing in one frame; it is followed through the clip. Mattes for your editor.",
+    "products": "Click a product once; find that very product in all your photos.",
+    "multiview": "Name a thing, or click it once; it is cut out in photos from all sides.",
+}
+
+
+def on_page() -> Callable[[Callable], Callable[..., None]]:
+    """A decorator for functions that other threads call: they run for the page that is being made, while it is open."""
+    context = kernel_context.get_current_context()
+
+    def bind(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(*args: Any) -> None:
+            def run() -> None:
+                if not context.closed_event.is_set():
+                    with context:
+                        function(*args)
+
+            if kernel_context.has_current_context() and kernel_context.get_current_context() is context:
+                function(*args)
+            elif context.event_loop.is_running():  # that of the page's own thread: drawing takes its turn there
+                context.event_loop.call_soon_threadsafe(run)
+            else:
+                run()
+
+        return call
+
+    return bind
+
+
+def each_visitor_draws_apart() -> None:
+    """Give the canvases of each page a manager of their own.
+
+    ipycanvas makes one when it is imported, for the one page of a notebook; it would belong to no visitor.
+    """
+    from ipycanvas import canvas
+
+    managers: weakref.WeakKeyDictionary[Any, canvas._CanvasManager] = weakref.WeakKeyDictionary()
+
+    def manager() -> canvas._CanvasManager:
+        key = kernel_context.get_current_context().kernel
+        if key not in managers:
+            managers[key] = canvas._CanvasManager()
+        return managers[key]
+
+    trait = canvas._CanvasBase._canvas_manager
+    trait.default_value, trait.make_dynamic_default = Undefined, manager
+
+
+class OnPage(SessionWidget):
+    """A session's widget on a page: changes that other threads make are shown; it has no field for paths.
+
+    The picture is large, with the controls beside it, or below it where the page is narrow.
+    """
+
+    def __init__(self, job: Any, session: Any, **options: Any):
+        self.job, self._bind = job, on_page()
+        super().__init__(session, **options)
+        self.layout.width = "100%"
+
+    def fail(self, error: BaseException) -> None:
+        """Put an error into the status line, unless the page is closed."""
+        if self.comm is not None:
+            super().fail(error)
+
+    def _session_changed(self) -> None:
+        self._bind(super()._session_changed)()
+
+    def place_beside(self, *large: widgets.Widget) -> None:
+        """Show some rows large, the others beside them; in the order of Tab the canvases stay last."""
+        others = [row for row in self.children if row not in large]
+        stage = widgets.VBox(large, layout=widgets.Layout(order="1", flex="1 1 560px", min_width="0", grid_gap="6px"))
+        tools = widgets.VBox(others, layout=widgets.Layout(order="2", flex="1 1 340px", min_width="0", grid_gap="6px"))
+        stage.layout.overflow = tools.layout.overflow = "visible"
+        self.layout.flex_flow, self.layout.grid_gap = "row wrap", "16px"
+        self.children = [tools, stage]
+
+
+class PageClick(OnPage, ClickWidget):
+    """The click widget on a page."""
+
+    def __init__(self, job: PhotoTask):
+        super().__init__(job, job.session, width=WIDTH)
+        self.children = [row for row in self.children if row is not self.files]
+        close_all(self.files)
+        self.place_beside(self.stage.screen.widget, self.status)
+
+
+class PageFrames(OnPage, FramesWidget):
+    """The frames widget on a page; the job follows the objects, so that a reload does not end it."""
+
+    def __init__(self, job: ClipTask):
+        super().__init__(job, job.session, width=WIDTH)
+        panels = next(row for row in self.children if isinstance(row, Panels))
+        toggle = panels.toggles.pop("Export")
+        panels.children = [each for each in panels.children if each is not self.export]
+        panels.children[0].children = [each for each in panels.children[0].children if each is not toggle]
+        follow = [
+            self.button(
+                "Back",
+                "Follow the objects back to the first frame (Shift+F)",
+                lambda: job.follow("back"),
+                icon="backward",
+            ),
+            self.button(
+                "Follow", "Follow the objects to the last frame (F)", lambda: job.follow("forward"), icon="forward"
+            ),
+            self.button(
+                "All", "Follow through each frame that is empty or outdated (A)", lambda: job.follow("all"), icon="film"
+            ),
+        ]
+        title, old, rest = self.tracking.children[0], self.tracking.children[1:5], self.tracking.children[5:]
+        title.value = "Follow"
+        self.tracking.children = [title, *follow, *rest]
+        close_all(self.export, toggle, *old)
+        self.keys_of |= {
+            "f": lambda: job.follow("forward"),
+            "Shift+f": lambda: job.follow("back"),
+            "a": lambda: job.follow("all"),
+            "Escape": lambda: job.stop() if job.working else self.stage.screen.blur(),
+        }
+        self._tracked: int | None = None
+        screens = self.stage.screen.widget, self.strip.screen.widget
+        legend = self.children[self.children.index(self.time) - 1] if self.time in self.children else None
+        self.place_beside(*screens, *([legend] if legend is not None else []), self.time, self.status)
+
+    def show_progress(self) -> None:
+        """Show the frame that was tracked last, unless the visitor looks at another one."""
+        frame = self.job.frame
+        if self.job.working and frame is not None and frame != self._tracked:
+            follow = self._tracked is None or self.session.frame == self._tracked
+            self._tracked = frame
+            self.show_tracked(frame, follow)
+        elif not self.job.working:
+            self._tracked = None
+
+
+class PageGallery(OnPage, GalleryWidget):
+    """The gallery on a page; the job searches, with a bar and a stop button."""
+
+    def __init__(self, job: ProductTask):
+        super().__init__(job, job.session, across=3)
+        last = self.threshold  # below the photos: few need it
+        self.children = [*(row for row in self.children if row is not last), last]
+        last.layout.order = str(len(self.children))
+        self.references.clicking.observe(self._clean, "children")
+
+    def search(self) -> None:
+        """Let the job search."""
+        self.job.find()
+
+    def _clean(self, change: dict) -> None:
+        """A click widget was opened: take its field for a path away."""
+        for widget in change["new"]:
+            if isinstance(widget, ClickWidget):
+                widget.children = [row for row in widget.children if row is not widget.files]
+                close_all(widget.files)
+
+
+class PageViews(OnPage, ViewsWidget):
+    """The views widget on a page; the job solves, with a bar and a stop button."""
+
+    def __init__(self, job: SceneTask):
+        super().__init__(job, job.session, width=WIDTH)
+        self.place_beside(self.stage.screen.widget, self.status)
+
+    def solve(self) -> None:
+        """Let the job solve."""
+        self.job.solve()
+
+
+def close_all(*parts: widgets.Widget) -> None:
+    """Close widgets with all in them: what a page does not show, a visitor cannot reach either."""
+    for part in parts:
+        close_all(*getattr(part, "children", ()))
+        part.close()
+
+
+WIDGETS = {PhotoTask: PageClick, ClipTask: PageFrames, ProductTask: PageGallery, SceneTask: PageViews}
+
+
+@solara.component_vue("upload.vue")
+def Upload(label: str, accept: str, tip: str, disabled: bool = False, event_arrived: Callable | None = None):  # noqa: N802
+    """A button that uploads files, with a bar; files can be dropped on it too."""
+
+
+def use_changes(job: Job) -> None:
+    """Draw a component again when its job changes."""
+    _, tick = solara.use_state(0)
+
+    def listen() -> Callable[[], None]:
+        bound = on_page()(lambda: tick(lambda count: count + 1))
+        return job.on_change(bound)
+
+    solara.use_effect(listen, [job])
+
+
+@solara.component
+def Button(  # noqa: N802
+    text: str, tip: str, on_click: Callable[[], object], icon: str = "", disabled: bool = False, primary: bool = False,
+    name: str = "",
+):  # fmt: skip
+    """A button with a tip."""
+    solara.Button(
+        text,
+        on_click=on_click,
+        icon_name=icon or None,
+        disabled=disabled,
+        color="primary" if primary else None,
+        outlined=not primary,
+        attributes={"title": tip},
+        classes=["text-none", f"nbhelpers-{name or text.lower().replace(' ', '-')}"],
+    )
+
+
+@solara.component
+def JobPage(visit: Visit, job: Job, local: bool):  # noqa: N802
+    """The page of a job.
+
+    Args:
+        visit: of the visitor.
+        job: of this visitor and page.
+        local: whether the page is served to this computer alone, and may open its folders.
+    """
+    use_changes(job)
+
+    def arrived(reply: dict) -> None:
+        names, problems = reply.get("names", []), [str(each) for each in reply.get("problems", [])]
+        if names:
+            try:
+                job.open(visit.uploaded(names))
+            except NbHelpersError as error:
+                job.fail(error)
+        elif problems:
+            job.say(problems[0], problems[1:], error=True)
+
+    with solara.Column(gap="16px", classes=["nbhelpers-app"], style="max-width: 1360px; margin: 0 auto; padding: 12px"):
+        solara.Title(f"{job.title} - nbhelpers")
+        with v.Html(tag="h1", class_="text-h5"):
+            solara.Text(job.title)
+        with v.Html(tag="ol", class_="text-body-2", style_="padding-left: 1.4em"):
+            for step in job.steps:
+                v.Html(tag="li", children=[step])
+        with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center"):
+            Upload(
+                label=job.upload,
+                accept=",".join(job.accept),
+                tip=f"{job.upload} from this device",
+                disabled=job.working,
+                event_arrived=arrived,
+            )
+            Button(
+                "Example", "Try it on pictures that come with it", job.open_example, "mdi-image-multiple", job.working
+            )
+            if local:
+                Folder(job)
+            if job.is_open:
+                tip = "Remove these files and all that was done with them"
+                Button("Start over", tip, lambda: _start_over(visit, job),
+                       "mdi-delete", job.working)  # fmt: skip
+        Work(job)
+        NoticeBar(job)
+        if job.is_open and job.session is not None:
+            Stage(job)
+
+
+def _start_over(visit: Visit, job: Job) -> None:
+    """Forget a job, and remove uploads that no other job uses."""
+    used = {path for other in visit.jobs.values() if other is not job for path in other.files}
+    uploads = [path for path in job.files if path.parent == visit.folder / "uploads" and path not in used]
+    job.start_over()
+    if not job.is_open:
+        for path in uploads:
+            path.unlink(missing_ok=True)
+
+
+@solara.component
+def Folder(job: Job):  # noqa: N802
+    """A field for a folder on this computer; only where the page is served to it alone."""
+    path, set_path = solara.use_state("")
+
+    def opened() -> None:
+        def listed() -> Sequence[Path]:
+            source = Path(path).expanduser()
+            return [source] if source.is_file() else photos(source)
+
+        try:
+            job.open(listed())
+        except NbHelpersError as error:
+            job.fail(error)
+
+    with solara.Row(gap="12px", style="align-items: center"):
+        solara.InputText(
+            "or a folder on this computer",
+            value=path,
+            on_value=set_path,
+            continuous_update=True,
+            dense=True,
+            hide_details=True,
+            style="width: 260px",
+        )
+        Button("Open", "Open the folder, or the file", opened, "mdi-folder-open", job.working or not path.strip())
+
+
+@solara.component
+def Work(job: Job):  # noqa: N802
+    """The bar of work under way, the time left, and a button that stops it."""
+    use_changes(job)
+    progress = job.progress
+    if progress is None:
+        return
+    text = progress.text[:1].upper() + progress.text[1:]
+    if progress.left is not None:
+        text += f"; {_duration(progress.left)} left"
+    with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center", classes=["nbhelpers-work"]):
+        v.ProgressLinear(
+            value=100 * (progress.fraction or 0),
+            indeterminate=progress.fraction is None,
+            color="primary", height=10, rounded=True, style_="width: 280px; max-width: 100%",
+        )  # fmt: skip
+        solara.Text(text)
+        Button("Stop", "Stop after this step; what is done is kept", job.stop, "mdi-stop", name="stop")
+
+
+@solara.component
+def NoticeBar(job: Job):  # noqa: N802
+    """What the page says, with details folded."""
+    use_changes(job)
+    notice = job.notice
+    kind = "error" if notice.error else "info"
+    v.Alert(
+        type=kind, text=True, dense=True, children=[v.Html(tag="span", class_="text--primary", children=[notice.text])],
+        class_="nbhelpers-notice", attributes={"role": "alert" if notice.error else "status"},
+    )  # fmt: skip
+    if notice.details:
+        with solara.Details("Details", expand=False), v.Html(tag="ul", style_="padding-left: 1.4em"):
+            for line in notice.details:
+                v.Html(tag="li", children=[line])
+
+
+@solara.component
+def Stage(job: Job):  # noqa: N802
+    """The session's widget, the controls of the job, and the download."""
+    use_changes(job)
+    session = job.session
+    widget = solara.use_memo(lambda: WIDGETS[type(job)](job), [id(session)])
+
+    def close() -> Callable[[], None]:
+        stop = job.on_change(on_page()(widget.show_progress)) if isinstance(widget, PageFrames) else lambda: None
+
+        def end() -> None:
+            stop()
+            widget.close()
+
+        return end
+
+    solara.use_effect(close, [widget])
+    if isinstance(job, SceneTask):
+        Phrase(job)
+    if isinstance(job, PhotoTask) and len(job.files) > 1:
+        names = [f"{number}: {path.name}" for number, path in enumerate(job.files, 1)]
+        solara.Select("Photo", names, names[job.index], on_value=lambda name: job.show(names.index(name)))
+    v.Html(tag="div", children=[widget])
+    if isinstance(job, SceneTask) and job.result is not None:
+        Overview(job)
+    Save(job)
+
+
+@solara.component
+def Phrase(job: SceneTask):  # noqa: N802
+    """What to look for, in words."""
+    use_changes(job)
+    phrase, set_phrase = solara.use_state(job.phrase)
+    with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center"):
+        solara.InputText(
+            "Look for, e.g. red chair behind the desk",
+            value=phrase,
+            on_value=set_phrase,
+            continuous_update=True,
+            dense=True,
+            hide_details=True,
+            style="width: 380px; max-width: 100%",
+        )
+        tip = "Find what the words mean in all photos"
+        Button("Find", tip, lambda: job.find(phrase), "mdi-magnify", job.working, primary=True)
+        if phrase.strip():
+            try:
+                meant = parse_phrase(phrase.strip()).understood
+            except NbHelpersError as error:
+                meant = error.what
+            v.Html(tag="span", children=[meant], class_="nbhelpers-understood text-caption")
+
+
+@solara.component
+def Overview(job: SceneTask):  # noqa: N802
+    """The object in all photos, side by side, and in space."""
+    result = job.result
+
+    def pictures() -> list[widgets.Widget]:
+        captions = [f"{view.name}: {'found' if view.found else 'not found'}" for view in result]
+        overlays = [encode_photo(fit(view.overlay, THUMBNAIL_SIDE), preview=True) for view in result]
+        made = [widgets.HTML(thumbnails(overlays, captions, THUMBNAIL_SIDE))]
+        made[0].add_class("nbhelpers-overview")
+        if result.scene is not None and len(result.scene.points):
+            made.append(widgets.HTML(as_frame(result.figure(height=420))))
+            made[1].add_class("nbhelpers-space")
+        return made
+
+    v.Html(tag="div", children=solara.use_memo(pictures, [id(result)]))
+
+
+@solara.component
+def Save(job: Job):  # noqa: N802
+    """The formats, and the download."""
+    use_changes(job)
+    download = job.download
+    with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center"):
+        if isinstance(job, ClipTask):
+            with solara.Row(gap="16px", style="flex-wrap: wrap; align-items: center"):
+                Formats(job)
+        Button(
+            "Prepare download", "Write the files and pack them into one zip", job.pack, "mdi-package-down", job.working
+        )
+        if download is not None:
+            size = download.path.stat().st_size / 1e6 if download.path.is_file() else 0
+            href, tip = f"{_root()}/download/{job.page}/{download.path.name}", f"{download.content}, {size:.1f} MB"
+            v.Btn(
+                children=[v.Icon(left=True, children=["mdi-download"]), f"Download ({size:.1f} MB)"], color="primary",
+                href=href,
+                class_="text-none nbhelpers-download",
+                attributes={"title": tip, "download": download.path.name},
+            )  # fmt: skip
+
+
+@solara.component
+def Formats(job: ClipTask):  # noqa: N802
+    """Which files a clip is written as."""
+    chosen, set_chosen = solara.use_state(list(job.formats))
+
+    def choose(name: str, on: bool) -> None:
+        now = [each for each in MATTES if (on if each == name else each in chosen)]
+        set_chosen(now)
+        job.formats = now
+        job.outdate()
+
+    for name, (text, tip) in MATTES.items():
+        v.Checkbox(
+            label=text,
+            v_model=name in chosen,
+            on_v_model=lambda on, name=name: choose(name, on),
+            hide_details=True,
+            dense=True,
+            class_="mt-0 pt-0",
+            attributes={"title": tip},
+        )
+
+
+@solara.component
+def Start():  # noqa: N802
+    """The start page: what each page does, with a picture."""
+    solara.Title("nbhelpers")
+    with solara.Column(gap="16px", classes=["nbhelpers-app"], style="max-width: 1360px; margin: 0 auto; padding: 12px"):
+        with v.Html(tag="h1", class_="text-h5"):
+            solara.Text("What do you want to cut out?")
+        with v.Row():
+            for page, job in JOBS.items():
+                with v.Col(cols=12, sm=6, lg=3):  # noqa: SIM117
+                    with v.Card(href=f"{_root()}/{page}", class_=f"nbhelpers-card-{page} fill-height",
+                                attributes={"title": SAYS[page]}):  # fmt: skip
+                        v.Img(src=_picture(page), height=190, alt=SAYS[page])
+                        v.CardTitle(children=[job.title])
+                        v.CardText(children=[SAYS[page]])
+        solara.Text("Your files stay on the computer that serves this page. They are removed when your visit ends.")
+
+
+def _root() -> str:
+    """The path under which the app is served, for links."""
+    return (solara.server.settings.main.root_path or "").rstrip("/")
+
+
+@functools.cache
+def _picture(page: str) -> str:
+    """The picture of a page, as a URL that holds it."""
+    data = (files("nbhelpers.app") / "pictures" / f"{page}.jpg").read_bytes()
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
+@dataclass
+class Site:
+    """What all pages of a server share.
+
+    Attributes:
+        visits: the visitors.
+        workers: do the long work of all.
+        local: whether the pages are served to this computer alone.
+        jobs: makes the job of a page from its folder.
+    """
+
+    visits: Visits
+    workers: Workers
+    local: bool
+    jobs: dict[str, Callable[[Path, Workers], Job]]
+
+
+site: Site | None = None
+"""Set by `nbhelpers.app.server` before the first visitor comes."""
+
+
+@solara.component
+def Visitor(page: str):  # noqa: N802
+    """The page of whoever looks at it."""
+
+    def find() -> tuple[Visit, Job]:
+        visit = site.visits.visit(solara.get_session_id())
+        return visit, visit.job(page, lambda folder: site.jobs[page](folder, site.workers))
+
+    visit, job = solara.use_memo(find, [page])
+
+    def count() -> Callable[[], None]:
+        visit.enter()
+        return visit.leave
+
+    solara.use_effect(count, [visit])
+    JobPage(visit, job, site.local)
+
+
+@solara.component
+def Layout(children: list = []):  # noqa: B006, N802
+    """The bar of all pages: a way back to the start, the pages, light and dark."""
+    here = solara.use_router().path
+    with v.Html(tag="div") as main:
+        with v.Html(tag="nav", class_="nbhelpers-nav d-flex flex-wrap align-center px-2 ga-1"):
+            for path, text in (("", "Start"), *((page, job.page) for page, job in JOBS.items())):
+                v.Btn(
+                    children=[text.capitalize()], href=f"{_root()}/{path}", small=True,
+                    text=here.strip("/") != path, depressed=True, class_="text-none",
+                    attributes={"title": "All pages" if not path else JOBS[path].title},
+                )  # fmt: skip
+            v.Spacer()
+            solara.lab.ThemeToggle()
+        v.Html(tag="main", children=children)
+    return main
+
+
+def _component(page: str) -> Callable:
+    """The component of a route."""
+
+    @solara.component
+    def Page():  # noqa: N802
+        Visitor(page)
+
+    return Page
+
+
+routes = [
+    solara.Route("/", component=Start, layout=Layout, label="Start"),
+    *(solara.Route(page, component=_component(page), label=job.title) for page, job in JOBS.items()),
+]
+"""The pages, for Solara."""

@@ -1,0 +1,391 @@
+"""The pages' jobs, visitors and server without a browser: what is kept, refused, resumed, and what nobody else sees."""
+
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from app_models import make_jobs, write_clip, write_samples
+from fake_tracker import Clip
+from page_models import without_networks
+
+from nbhelpers.app import visits as visits_module
+from nbhelpers.app.job import Workers
+from nbhelpers.app.server import Guard, Serving
+from nbhelpers.app.visits import Visits, check_upload
+from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import load_image, save_image
+
+SECONDS = 60
+
+
+@pytest.fixture
+def workers():
+    made = Workers()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return write_samples(tmp_path_factory.mktemp("app") / "samples")
+
+
+@pytest.fixture
+def make(tmp_path, workers, monkeypatch, samples):
+    """A job of a page; the same folder goes on."""
+    monkeypatch.setattr("page_models.without_networks", lambda: without_networks(monkeypatch.setattr))
+    made = make_jobs(samples, patch=monkeypatch.setattr)
+    opened = []
+
+    def job(page, folder=None):
+        opened.append(made[page](folder or tmp_path / "work" / page, workers))
+        return finished(opened[-1])
+
+    job.samples = samples
+    yield job
+    for each in opened:
+        each.close()
+
+
+def finished(job):
+    deadline = time.monotonic() + SECONDS
+    while job.working:
+        assert time.monotonic() < deadline, job.progress
+        time.sleep(0.01)
+    return job
+
+
+def receive(visit, name, data):
+    with visit.receiving(name, len(data)) as upload:
+        upload.write(data)
+    return upload.path
+
+
+@pytest.fixture
+def visits(tmp_path):
+    return Visits(tmp_path / "visits")
+
+
+@pytest.mark.parametrize("page", ["photo", "clip", "products", "multiview"])
+def test_the_example_gives_a_result_and_a_zip_and_goes_on_in_another_process(make, page, tmp_path):
+    job = make(page)
+    job.open_example()
+    finished(job)
+    assert not job.notice.error and job.is_open, job.notice
+    job.pack()
+    finished(job)
+    names = zipfile.ZipFile(job.download.path).namelist()
+    wanted = {
+        "photo": "_cutout.png",
+        "clip": "00000.png",
+        "products": "annotations.coco.json",
+        "multiview": "results.csv",
+    }
+    assert any(name.endswith(wanted[page]) for name in names), names
+    job.close()
+    again = make(page)
+    assert again.is_open and again.session is not None and not again.notice.error, again.notice
+    session = again.session
+    if page == "photo":
+        assert session.masks()["disc"].any()
+    elif page == "clip":
+        assert [session.state(frame) for frame in range(12)] == ["prompted"] + ["tracked"] * 11
+    elif page == "products":
+        assert sum(result.status == "found" for result in session.results) == 4
+    else:
+        assert again.result is not None and again.phrase == "ball on the left"
+
+
+def test_photos_keep_their_clicks_while_others_are_shown(make):
+    job = make("photo")
+    job.open([make.samples / "photo 0.png", make.samples / "photo 1.png"])
+    finished(job).session.click(90, 110)
+    job.show(1)
+    finished(job).session.click(220, 140)
+    job.show(0)
+    assert finished(job).session.mask()[110, 90]
+    job.pack()
+    names = zipfile.ZipFile(finished(job).download.path).namelist()
+    assert sum(name.endswith("_cutout.png") for name in names) == 2
+    job.session.undo()
+    assert job.download is None  # it is no longer what is shown
+
+
+def test_stop_keeps_the_frames_that_were_followed_and_follow_goes_on(make):
+    job = make("clip")
+    frames = []
+    job.on_change(lambda: frames.append(job.frame) or (job.frame == 3 and job.stop()))
+    job.open_example()
+    finished(job)
+    states = [job.session.state(frame) for frame in range(12)]
+    assert states[:4] == ["prompted", "tracked", "tracked", "tracked"] and states[-1] == "empty"
+    assert "kept" in job.notice.text
+    frames.clear()
+    job._listeners.clear()
+    job.follow()
+    finished(job)
+    assert job.session.state(11) == "tracked" and not job.notice.error
+
+
+def test_a_clip_that_was_cut_off_is_followed_on(make):
+    job = make("clip")
+    job.on_change(lambda: job.frame == 3 and job.stop())
+    job.open_example()
+    finished(job)
+    job.state["follow"] = True  # as a killed process leaves it
+    job.save_state()
+    job.close()
+    assert make("clip").session.state(11) == "tracked"
+
+
+def test_one_thing_at_a_time_and_the_first_is_not_lost(make):
+    job, go_on = make("photo"), threading.Event()
+    job.start("Long work", lambda: go_on.wait(SECONDS))
+    job.start("Other work", lambda: pytest.fail("both at once"))
+    assert job.notice.error and "Press Stop" in job.notice.text and job.working
+    go_on.set()
+    finished(job)
+
+
+def test_a_bar_tells_the_fraction_and_the_time_left(make):
+    job, seen = make("photo"), []
+
+    def work():
+        job._began -= 10
+        for done in range(5):
+            job.report(done, 4, "Working")
+            seen.append(job.progress)
+
+    job.start("Working", work)
+    finished(job)
+    assert [each.fraction for each in seen] == [0, 0.25, 0.5, 0.75, 1]
+    assert seen[1].left == pytest.approx(30, rel=0.1) and seen[4].left == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("page", "files", "told"),
+    [
+        ("photo", [], "no photo"),
+        ("photo", ["photo.png", "clip.mp4"], "one clip"),
+        ("products", ["clip.mp4"], "for photos"),
+        ("clip", ["gone.mp4"], ""),
+    ],
+)
+def test_what_cannot_be_opened_is_one_sentence_and_what_was_open_stays(make, page, files, told):
+    job = make(page)
+    job.open_example()
+    session = finished(job).session
+    job.open([make.samples / name for name in files])
+    assert finished(job).notice.error and told in job.notice.text and job.session is session
+    assert len(job.notice.text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("phrase", ["", "on the left", "zebra"])
+def test_a_phrase_without_a_thing_is_told(make, phrase):
+    job = make("multiview")
+    job.open([make.samples / "scene" / f"view{number}.png" for number in range(5)])
+    finished(job)
+    job.find(phrase)
+    assert finished(job).notice.error and job.session is not None
+
+
+def test_one_photo_of_a_scene_is_told_that_more_help(make):
+    job = make("multiview")
+    job.open([make.samples / "scene" / "view0.png"])
+    assert "more photos" in finished(job).notice.text
+
+
+@pytest.mark.parametrize("page", ["photo", "clip", "products", "multiview"])
+def test_a_download_before_a_click_is_told(make, page):
+    job = make(page)
+    job.open([make.samples / ("clip.mp4" if page == "clip" else "photo 0.png")])
+    finished(job).pack()
+    assert finished(job).notice.error and "nothing to download" in job.notice.text and job.download is None
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(make, monkeypatch):
+    job = make("photo")
+    job.open_example()
+    finished(job)
+
+    def full(*_):
+        raise NbHelpersError("the disk is full, the file cannot be written", do="make room and run it again")
+
+    monkeypatch.setattr(job, "write_results", full)
+    job.pack()
+    assert "disk is full" in finished(job).notice.text and job.session.masks()
+
+
+def test_start_over_removes_the_files_of_the_job(make):
+    job = make("photo")
+    job.open_example()
+    finished(job).start_over()
+    assert not job.is_open and list(job.folder.iterdir()) == []
+
+
+def test_an_error_of_ours_is_a_sentence_with_details_and_others_hide_nothing(make):
+    job = make("photo")
+
+    def fail():
+        raise NbHelpersError("this is wrong", given=3, expected="4", do="try again")
+
+    job.start("Failing", fail)
+    assert finished(job).notice.text == "This is wrong. Try again." and "given: 3" in job.notice.details
+    job.start("Failing", lambda: 1 / 0)
+    assert finished(job).notice.error and "ZeroDivisionError" in job.notice.details[0]
+
+
+def test_uploads_lie_in_the_folder_of_their_visitor_whatever_they_are_called(visits, make):
+    visit, data = visits.visit("ann"), (make.samples / "photo.png").read_bytes()
+    paths = [receive(visit, name, data) for name in ("../../evil.png", "..\\evil.png", "/etc/x.png", "a b.PNG")]
+    assert all(path.parent == visit.folder / "uploads" and path.is_file() for path in paths)
+    assert len(set(paths)) == 4
+    assert visit.uploaded([path.name for path in paths]) == paths
+    for name in ("../../secret.png", "/etc/passwd", "..", ".part-x.png", "nothing.png"):
+        with pytest.raises(NbHelpersError):
+            visit.uploaded([name])
+
+
+def archive(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("../../evil.txt", "x")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.mp4", "a.mov", "a.heic", "a.gif"])
+@pytest.mark.parametrize("kind", ["text", "archive", "script", "empty"])
+def test_a_file_that_is_not_what_its_name_says_is_refused_and_removed(visits, tmp_path, name, kind):
+    data = {"text": b"hello", "script": b"#!/bin/sh\ntouch /tmp/x", "empty": b"", "archive": archive(tmp_path / "z")}
+    visit = visits.visit("ann")
+    with pytest.raises(NbHelpersError):
+        receive(visit, name, data[kind])
+    assert list((visit.folder / "uploads").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.py", "a.svg", "a.html", "a.ipynb", "a", ".jpg", "a.jpg.exe"])
+def test_other_kinds_of_files_are_refused_before_they_are_written(visits, name):
+    with pytest.raises(NbHelpersError, match="no photo and no clip"):
+        receive(visits.visit("ann"), name, b"x")
+    assert not (visits.visit("ann").folder / "uploads").exists()
+
+
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path, monkeypatch, visits):
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    bomb = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(NbHelpersError):
+        receive(visits.visit("ann"), "bomb.png", bomb)
+    save_image(tmp_path / "a.png", Clip(1)[0])
+    monkeypatch.setattr(visits_module, "MAX_PIXELS", 100)
+    with pytest.raises(NbHelpersError, match="too large"):
+        check_upload(tmp_path / "a.png", "a.png")
+
+
+def test_too_many_bytes_and_a_full_disk_are_refused_while_they_arrive(visits, monkeypatch, make):
+    visit = visits.visit("ann")
+    monkeypatch.setattr(visits_module, "MAX_UPLOAD", 1000)
+    for announced in (5000, 0):
+        with pytest.raises(NbHelpersError, match="more than a visitor"), visit.receiving("a.png", announced) as upload:
+            upload.write(bytes(5000))
+    monkeypatch.setattr(visits_module, "MIN_FREE", 1 << 60)
+    with pytest.raises(NbHelpersError, match="disk"):
+        receive(visit, "a.png", b"x")
+    assert list((visit.folder / "uploads").iterdir()) == []
+
+
+def test_a_visitor_reaches_no_file_of_another_and_none_outside(visits, make):
+    ann, bob = visits.visit("ann"), visits.visit("bob")
+    for visit in (ann, bob):
+        (visit.folder / "photo" / "download").mkdir(parents=True)
+    (ann.folder / "photo" / "download" / "photo.zip").write_bytes(b"x")
+    (ann.folder / "photo" / "page.json").write_bytes(b"x")
+    assert ann.result("photo", "photo.zip") is not None and bob.result("photo", "photo.zip") is None
+    other = f"../../{ann.folder.name}/photo/download"
+    for page, name in ((other, "photo.zip"), ("photo", f"../{other}/photo.zip"), ("photo", "../page.json"), ("", "")):
+        assert bob.result(page, name) is None and ann.result(page, name) is None
+    assert "ann" not in str(ann.folder)
+
+
+def test_a_visit_ends_with_its_files_unless_they_are_kept(tmp_path):
+    for keep in (False, True):
+        visits = Visits(tmp_path / str(keep), keep=keep, hours=1)
+        old, new, open_ = (visits.visit(name) for name in ("old", "new", "open"))
+        left = tmp_path / str(keep) / "of-a-killed-server"
+        left.mkdir()
+        open_.enter()
+        old.seen = open_.seen = time.time() - 7200
+        visits.sweep()
+        assert old.folder.exists() == keep and new.folder.exists() and open_.folder.exists() and left.exists()
+        assert visits.visit("open") is open_ and visits.visit("old") is not old
+        visits.close()
+        assert new.folder.exists() == keep
+
+
+def headers(**given):
+    return {name.replace("_", "-").encode(): value.encode() for name, value in given.items()}
+
+
+@pytest.mark.parametrize(
+    ("serving", "given", "refused"),
+    [
+        (Serving(), {"host": "127.0.0.1:8866"}, False),
+        (Serving(), {"host": "localhost:8866", "origin": "http://localhost:8866"}, False),
+        (Serving(), {"host": "127.0.0.1:8866", "origin": "http://evil.example"}, True),
+        (Serving(), {"host": "evil.example:8866"}, True),  # a name that was made to point here
+        (Serving(), {"host": "127.0.0.1:8866", "x_forwarded_for": "10.0.0.1"}, True),  # a proxy that nobody told of
+        (Serving(shared=True), {"host": "127.0.0.1:8866", "x_forwarded_for": "10.0.0.1"}, False),
+        (Serving(shared=True), {"host": "pages.example", "origin": "https://pages.example"}, False),
+        (Serving(shared=True), {"host": "pages.example", "origin": "https://evil.example"}, True),
+        (Serving(shared=True), {"host": "pages.example", "origin": "null"}, True),
+    ],
+)
+def test_requests_of_other_sites_and_unknown_proxies_are_refused(serving, given, refused):
+    assert (Guard(None, serving).problem(headers(**given)) is not None) == refused
+
+
+@pytest.mark.parametrize(
+    ("serving", "local"),
+    [
+        (Serving(), True),
+        (Serving(host="0.0.0.0"), False),
+        (Serving(shared=True), False),
+        (Serving(root_path="/cutouts"), False),
+    ],
+)
+def test_folders_of_the_computer_are_offered_to_its_user_alone(serving, local):
+    assert serving.local == local
+
+
+def test_clips_and_photos_of_the_examples_are_accepted(make, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4")
+    check_upload(clip, clip.name)
+    check_upload(make.samples / "photo.png", "photo.png")
+    assert load_image(make.samples / "photo.png").shape == (240, 320, 3)
+
+
+def test_each_page_has_its_picture():
+    import nbhelpers.app
+
+    pictures = Path(nbhelpers.app.__file__).parent / "pictures"
+    from nbhelpers.app.jobs import JOBS
+
+    for page in JOBS:
+        assert load_image(pictures / f"{page}.jpg").shape[1] >= 400
+        assert (pictures / f"{page}.jpg").stat().st_size < 60_000
+
+
+def test_a_job_is_the_same_for_all_pages_of_a_visitor(visits):
+    made = []
+    visit = visits.visit("ann")
+    jobs = [visit.job("photo", lambda folder: made.append(folder) or object()) for _ in range(2)]
+    assert jobs[0] is jobs[1] and made == [visit.folder / "photo"]
+    visit.jobs.clear()
