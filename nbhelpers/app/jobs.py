@@ -154,7 +154,7 @@ class ClipTask(Job):
         "Choose a format and download.",
     )
     accept, upload = (*CLIP_TYPES, *PHOTO_TYPES), "A clip"
-    example = ("bikes.mp4", {"start": 76, "stop": 117, "step": 4}, (440.0, 130.0), "cyclist")
+    example = ("bikes.mp4", {"start": 76, "stop": 88}, (440.0, 130.0), "cyclist")
 
     def __init__(self, folder: Path, workers: Workers, models: str | None = None):
         self.session: RotoSession | None = None
@@ -180,7 +180,7 @@ class ClipTask(Job):
             self._follow("all")
 
     def start_example(self) -> None:
-        """A cyclist, clicked once and followed through eleven frames."""
+        """A cyclist, clicked once and followed through eleven more frames."""
         name, part, point, what = self.example
 
         def first() -> None:
