@@ -18,11 +18,11 @@ EVAL := "voc-words --vocabularies all,present,alone" "pascal-voc20 --use-sam" "v
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install fetch demo lab app test bench eval picture site address lint types format clean
+.PHONY: help install fetch demo lab app test test-colab bench eval picture site address lint types format clean
 
 help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Another Python (3.11 or newer): make PYTHON=python3.13 demo"
 
 install:  ## create .venv and install the pinned packages
@@ -49,6 +49,9 @@ app: fetch  ## open the pages that need no code; make app PAGE=clip opens one
 test: fetch  ## unit tests, tests with real weights, notebooks, and browser tests if a Chromium is found
 	@echo "Testing, $(JOBS) at a time; several minutes"
 	@NBHELPERS_MODELS=lite $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbmake --nbmake-timeout=900 tests notebooks
+
+test-colab: install  ## run the widgets in an environment like Colab's, in .colab (Python 3.13, a Chromium)
+	@$(BIN)/python tools/colab.py
 
 bench: fetch  ## run the timings of the README's table of measurements
 	@for script in bench/*.py; do echo "Running $$script"; $(BIN)/python "$$script" || exit 1; done

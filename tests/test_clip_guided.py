@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_instances_and_label_map_agree_and_are_exclusive(result):
 
 def test_the_budget_counts_prompts_and_seconds(result):
     budget = result.budget
-    assert budget.prompts == len(result.prompts) <= 100 and budget.saved == 4096 / budget.prompts
+    assert len(result.prompts) < budget.prompts <= 100 and budget.saved == 4096 / budget.prompts
     assert all(seconds >= 0 for seconds in (budget.text, budget.image, budget.decoder, budget.merge))
     assert "times fewer than a grid of 4096" in str(budget)
 
@@ -95,6 +96,32 @@ def test_the_candidate_that_agrees_with_the_class_map_is_taken():
     balls = [prompt for prompt in found.prompts if prompt.class_id == 0]
     assert {prompt.candidate for prompt in balls} == {2}
     assert "ball 2" in found.names
+
+
+class StripeSegmenter(FloodSegmenter):
+    """A box selects all in it that is not lawn, a point one stripe only."""
+
+    def predict(self, embedding, prompt):
+        found = super().predict(embedding, prompt)
+        if prompt.box is None:
+            return found
+        scale = self.side / np.array(embedding.size[::-1])
+        x0, y0, x1, y1 = (np.reshape(prompt.box, (2, 2)) * scale).round().astype(int).ravel()
+        mask = np.abs(embedding.tensors["small"].astype(int) - COLOURS["lawn"]).max(2) > 60
+        inside = np.zeros_like(mask)
+        inside[y0 : y1 + 1, x0 : x1 + 1] = True
+        return replace(found, logits=np.where(mask & inside, 8, -8).astype(np.float32)[None].repeat(4, 0), choice=0)
+
+
+def test_the_box_of_a_region_selects_an_object_of_many_parts():
+    image = np.full((240, 320, 3), COLOURS["lawn"], np.uint8)
+    for row in range(60, 180, 20):
+        image[row : row + 20, 60:240] = COLOURS["ball"] if row % 40 else (190, 70, 30)
+    found = ask(image, ["ball", "lawn"], segmenter=StripeSegmenter())
+    assert found.names == ("ball", "lawn") and iou(found.mask("ball"), ~colour_mask(image, (5, 5))) > 0.95
+    assert [prompt.candidate for prompt in found.prompts if prompt.fate == "kept" and not prompt.class_id] == [0]
+    parts = ask(image, ["ball", "lawn"])  # without a better mask for the box the points decide
+    assert "ball 6" in parts.names
 
 
 def test_a_target_selects_and_changes_nothing(result):
@@ -132,8 +159,9 @@ def test_a_target_that_found_nothing_is_lowered_alone():
 
 
 def test_no_more_prompts_than_allowed():
-    assert ask(max_prompts=6).budget.prompts <= 6
-    assert ask(max_prompts=3).budget.prompts <= 3
+    for most in (6, 3):
+        found = ask(max_prompts=most)
+        assert len(found.prompts) <= most and found.budget.prompts <= 2 * most  # at most one box for each region
 
 
 def test_smaller_regions_are_left_out():
@@ -173,6 +201,28 @@ def test_merging_tells_the_fate_of_each_mask():
     found, fates = merge(proposals, {0: False}, ClipGuidedSettings(min_region_size=4), cell=1.0)
     assert fates == ["kept", "duplicate", "part", "small", "disagrees"]
     assert [item.members for item in found] == [(0, 1, 2)]
+
+
+def test_a_larger_mask_takes_a_part_only_if_what_it_adds_is_of_the_class():
+    animal, with_wall = square(0, 0, 20, 20), square(0, 0, 40, 40)
+    head = square(5, 5, 15, 15)
+    found, fates = merge(
+        [proposal(with_wall, agreement=0.51), proposal(animal, agreement=0.9), proposal(head, agreement=0.95)],
+        {0: False},
+        ClipGuidedSettings(min_region_size=4),
+        cell=1.0,
+    )
+    assert fates == ["disagrees", "kept", "part"] and [item.members for item in found] == [(1, 2)]
+
+
+def test_unwanted_classes_compete_together_where_a_mask_is_judged():
+    wall = np.full((4, 4), 0.3)
+    wall[:2] = 0.9
+    planes = np.stack([wall, *np.repeat((1 - wall)[None] / 7, 7, 0)]).astype(np.float32)
+    class_map = ClassMap(planes, ("ball", *"abcdefg"), (4, 4), "x")
+    assert ClassGrid(class_map, (4, 4)).relative(0)[3, 0] == 1  # against each of them
+    together = ClassGrid(class_map, (4, 4), {0}).relative(0)
+    np.testing.assert_allclose(together, np.where(wall > 0.5, 1, 0.3 / 0.9), atol=1e-6)
 
 
 def test_a_conflict_is_decided_by_confidence_at_the_place_and_explained():

@@ -187,6 +187,18 @@ def test_a_class_that_means_another_name_more_is_taken_away(tiny):
     assert ((alike[0] > alike[1]) == (carry[0] > carry[1]))[sure].all()
 
 
+def test_stuff_gets_no_class_that_a_countable_name_may_mean(tiny):
+    settings = ConseSettings(min_similarity=0.2, visual_weight=0.0, prior=0.0)
+    encoder = ConseTextEncoder(tiny.classifier, tiny.sentences, settings)
+    own = encoder._similarity(["tractor"])[0] >= settings.min_similarity
+    tractor, snow, grass = encoder.carry([["tractor"], ["snow"], ["grass"]])
+    assert own.any() and (tractor[own] > 0).all()
+    assert (snow[own] == 0).all() and (grass[own] == 0).all()
+    assert (snow[~own] > 0).any() and (grass[~own] > 0).any()
+    mountain, snow = encoder.carry([["mountain"], ["snow"]])  # stuff competes with stuff as before
+    assert ((mountain > 0) & (snow > 0)).any()
+
+
 def test_probabilities_sum_to_one_and_the_order_asked_is_kept(tiny, photo):
     answer = tiny.dense(photo, ["cat", ["grass", "lawn"], "car"])
     assert isinstance(tiny, TextEncoder)

@@ -8,7 +8,7 @@ from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.expectation import Place, expect
 from nbhelpers.models.label_propagation import LabelPropagation
-from nbhelpers.models.label_propagation.distractors import Instance, strays
+from nbhelpers.models.label_propagation.distractors import Instance, fit_centers, strays
 from nbhelpers.models.label_propagation.identity import Cells, exchange_probability, ownership, similar_regions, touches
 
 LENGTH = 18
@@ -77,8 +77,8 @@ def test_similar_regions_have_about_the_size_of_the_object():
 
 def test_equal_cells_belong_to_the_thing_that_is_expected_there():
     features = np.eye(3, dtype=np.float32)
-    first = Cells(features[[0, 0]], np.array([[2, 2], [3, 2]], np.float32), 1.5)
-    second = Cells(features[[0, 0]], np.array([[9, 2], [10, 2]], np.float32), 1.5)
+    first = Cells(features[[0, 0]], np.array([[2, 2], [3, 2]], np.float32))
+    second = Cells(features[[0, 0]], np.array([[9, 2], [10, 2]], np.float32))
     queries = features[[0, 0, 0]]
     owned = ownership(queries, np.array([[3, 3], [9, 3], [40, 40]], np.float32), [first, second])
     assert owned[:, 0].argmax() == 0
@@ -86,7 +86,7 @@ def test_equal_cells_belong_to_the_thing_that_is_expected_there():
     assert owned.max(0)[:2].min() > 0.9
     assert owned[:, 2].sum() < 0.1  # nobody's
     between = ownership(
-        features[[0]], np.array([[6, 2]], np.float32), [first, Cells(features[[1]], second.positions[:1], 1.5)]
+        features[[0]], np.array([[6, 2]], np.float32), [first, Cells(features[[1]], second.positions[:1])]
     )
     assert between[0, 0] > 0.9  # features decide where places do not
 
@@ -185,3 +185,25 @@ def test_after_a_restart_it_goes_on_as_before(tracker):
         tracker.recall(again, frame, arrays, {1: prompt} if frame == 0 else {})
     for frame, tracked in followed(tracker, again, 9, 12).items():
         assert np.array_equal(tracked.predictions[1].logits, expected[frame].predictions[1].logits)
+
+
+def test_a_half_hidden_shape_is_fitted_to_what_is_seen_of_it():
+    rows, columns = np.mgrid[:64, :64]
+    discs = {x: ((columns - x) ** 2 + (rows - 32) ** 2 <= 100) for x in (20, 32, 40)}
+    steady = {frame: Place((20.0, 32.0), 300) for frame in range(6)}
+    moving = {frame: Place((60.0 - 4 * frame, 32.0), 300) for frame in range(6)}
+    instances = [
+        Instance(expect(moving, 6, 1, 0), {5: discs[40]}, moving),  # expected at 36, but it has slowed down
+        Instance(expect(steady, 6, 1, 0), {5: discs[20]}, steady),
+    ]
+    first, second = fit_centers((discs[32] | discs[20]).astype(np.float32), instances)
+    assert second == pytest.approx((20, 32), abs=2)
+    assert first == pytest.approx((32, 32), abs=2.1)
+
+
+def test_after_long_out_of_sight_it_may_be_anywhere():
+    places = {frame: Place((10 + 3.0 * frame, 40.0), 100) for frame in range(8)}
+    late = expect(places, 60, 1, 0)
+    assert late.seen == 7
+    assert late.spread > expect(places, 20, 1, 0).spread > expect(places, 8, 1, 0).spread
+    assert expect(places, 60, 1, 30) is None

@@ -2,6 +2,8 @@ import errno
 import hashlib
 import os
 import stat
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -154,3 +156,18 @@ def test_whether_a_folder_can_be_written_is_tried(tmp_path, monkeypatch):
     monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", full)
     with pytest.raises(NbHelpersError, match="disk is full"):
         files.check_writable(tmp_path)
+
+
+def test_files_are_uploaded_on_colab_only(monkeypatch, tmp_path):
+    with pytest.raises(NbHelpersError, match="Colab only"):
+        files.upload_files()
+    chosen = {}
+    google, colab = types.ModuleType("google"), types.ModuleType("google.colab")
+    google.colab, colab.files = colab, types.SimpleNamespace(upload=lambda: chosen)
+    monkeypatch.setitem(sys.modules, "google", google)
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NbHelpersError, match="no file was chosen"):
+        files.upload_files()
+    chosen["cat.jpg"] = b"..."
+    assert files.upload_files() == [tmp_path / "cat.jpg"]

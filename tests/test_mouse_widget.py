@@ -326,7 +326,7 @@ def test_with_a_brush_the_right_button_erases(frames):
 def test_a_press_on_a_frame_ends_playing(frames):
     frames.time.toggle_play()
     Page(frames.stage.screen).click(*frames.stage.viewport.to_canvas(14, 20))
-    assert not frames.time.player.playing and frames.session.prompts().points == ((14, 20),)
+    assert not frames.time.playing and frames.session.prompts().points == ((14, 20),)
 
 
 @pytest.mark.parametrize("mode", ["box", "brush", "include"])

@@ -12,6 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from nbhelpers import cli
@@ -126,6 +128,16 @@ def definitions(notebook):
     return found
 
 
+def exercises(notebook):
+    """Complaints about the exercises: a question to guess at, code that runs, and its answer, folded."""
+    cells, whole = notebook.cells, 0
+    for question, run, answer in zip(cells, cells[1:], cells[2:], strict=False):
+        if question.cell_type == "markdown" and "predict, then run" in question.source:
+            kinds = run.cell_type, answer.cell_type
+            whole += kinds == ("code", "markdown") and answer.source.startswith("<details><summary>Answer</summary>")
+    return [] if whole >= 2 else [f"{whole} exercises with a folded answer"]
+
+
 def left_over(notebook):
     """Outputs, counters and widget states that do not belong into git."""
     dirty = [i for i, cell in enumerate(code(notebook)) if cell.outputs or cell.execution_count is not None]
@@ -133,7 +145,7 @@ def left_over(notebook):
 
 
 def complaints(notebook, stem):
-    every = budget(notebook), outline(notebook), opening(notebook, stem), special_cells(notebook)
+    every = budget(notebook), outline(notebook), opening(notebook, stem), special_cells(notebook), exercises(notebook)
     return [*(complaint for some in every for complaint in some), *definitions(notebook), *left_over(notebook)]
 
 
@@ -163,6 +175,47 @@ def test_on_colab_it_comes_from_the_address_of_pyproject(path):
     assert re.search(re.escape(address) + r"(?![\w-])", setup), "run make address"
 
 
+def test_it_links_to_its_page_and_installs_the_tag_of_this_version(path):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"({project['urls']['Documentation']}/notebooks/{path.stem}.html)" in read(path).cells[0].source
+    setup = next(cell.source for cell in code(read(path)) if "google.colab" in cell.source)
+    assert f'@v{project["version"]}"' in setup and "nbhelpers[all]" not in setup
+    # what is there is kept: pip would upgrade torch for the newest version of a package that wants a newer one
+    assert "pip list --format=freeze > kept.txt" in setup and "pip install -q -c kept.txt" in setup
+
+
+def colab_versions():
+    """What Colab brings, as far as it is known."""
+    lines = (ROOT / "tests" / "data" / "colab.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def changes_on_colab(requirements, brought):
+    """Requirements that a version which Colab brings does not meet; `make test-colab` resolves what those require."""
+    named = [(canonicalize_name(each.name), each) for each in map(Requirement, requirements)]
+    return [str(each) for name, each in named if name in brought and not each.specifier.contains(brought[name])]
+
+
+def extras_of(path):
+    """The requirements of the extras that a notebook's set-up cell installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    setup = next(cell.source for cell in code(read(path)) if "google.colab" in cell.source)
+    todo, found = re.search(r"nbhelpers\[([\w,]+)\]", setup)[1].split(","), list(project["dependencies"])
+    while todo:
+        for text in project["optional-dependencies"][todo.pop()]:
+            own = re.match(r"nbhelpers\[([\w,]+)\]", text)
+            todo, found = (todo + own[1].split(","), found) if own else (todo, [*found, text])
+    return found
+
+
+def test_on_colab_it_changes_nothing_that_is_there(path):
+    assert changes_on_colab(extras_of(path), colab_versions()) == []
+
+
+def test_a_change_on_colab_is_noticed():
+    assert changes_on_colab(["ipywidgets>=8.1", "torch>=2.5"], colab_versions()) == ["ipywidgets>=8.1"]
+
+
 def test_module_command_and_test_have_its_name(path):
     name = path.stem.split("_", 1)[1]
     name = SAME_NAME.get(name, name)
@@ -183,6 +236,13 @@ if "google.colab" in sys.modules:
     output.enable_custom_widget_manager()"""
 
 
+EXERCISE = (
+    lambda: new_markdown_cell("### Exercise: predict, then run\n\nHow long?"),
+    lambda: new_code_cell("len(photo) + 1"),
+    lambda: new_markdown_cell("<details><summary>Answer</summary>\n\nEight.\n\n</details>"),
+)
+
+
 @pytest.fixture
 def good():
     """A small notebook that keeps every rule."""
@@ -197,6 +257,7 @@ def good():
         new_code_cell("photo"),
         new_markdown_cell("## 2. A click"),
         new_code_cell("len(photo)"),
+        *(new() for _ in range(2) for new in EXERCISE),
         new_markdown_cell(
             "## What to try\n\nAnother photo.\n\n## Where to look in `nbhelpers`\n\n`nbhelpers/segment.py`"
         ),
@@ -253,10 +314,12 @@ def state(notebook):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (more(53, new_markdown_cell("words")), "61 cells"),
+        (more(47, new_markdown_cell("words")), "61 cells"),
         (source(4, "a = 1\n" * 26), "a cell of 26 lines"),
         (more(10, new_code_cell("a = 1\n" * 20)), "lines of code"),
-        (more(3, new_code_cell("photo")), "markdown"),
+        (more(7, new_code_cell("photo")), "markdown"),
+        (word("predict, then run", "read"), "0 exercises"),
+        (without(8), "1 exercises"),
         (source(5, "# Another title"), "headings of level 1"),
         (source(5, "## 3. A click"), "do not run from 1"),
         (word("What to try", "The end"), "What to try"),
@@ -306,6 +369,17 @@ def test_a_notebook_is_run_with_a_line_for_each_cell_and_kept_as_it_ran(home):
     assert Path(ast.literal_eval(ran.cells[1].outputs[0].data["text/plain"])).samefile(home)
     assert ran.cells[2].outputs[0].data["text/plain"] == "42"
     assert "42" in (folder / "small.html").read_text(encoding="utf-8")
+
+
+def test_its_page_has_still_pictures_in_place_of_widgets(home):
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    view = '{"model_id": "gone", "version_major": 2, "version_minor": 0}'
+    show = f'display({{"application/vnd.jupyter.widget-view+json": {view}, "image/png": "{pixel}"}}, raw=True)'
+    done, folder = run_tool(home, show)
+    assert done.returncode == 0, done.stderr
+    page = (folder / "small.html").read_text(encoding="utf-8")
+    assert f'src="data:image/png;base64,{pixel}"' in page and "output_widget_view" not in page
+    assert len(nbformat.read(folder / "small.ipynb", as_version=4).cells[1].outputs[0].data) == 2
 
 
 def test_a_cell_that_fails_is_told_readably(home):

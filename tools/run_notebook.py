@@ -18,6 +18,7 @@ from nbconvert import HTMLExporter
 
 from nbhelpers.core.files import outputs_dir, write_text
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -61,7 +62,7 @@ def run(path: Path, timeout: int) -> int:
         failed = error
     folder = outputs_dir(path.stem)
     write_text(folder / path.name, nbformat.writes(notebook))
-    page, _ = HTMLExporter().from_notebook_node(notebook)
+    page, _ = HTMLExporter().from_notebook_node(stilled(notebook))
     write_text(folder / f"{path.stem}.html", page)
     if failed is not None:
         index = running.get("index", 0)
@@ -72,6 +73,16 @@ def run(path: Path, timeout: int) -> int:
         return 1
     print(f"{path.name} ran in {time.perf_counter() - started:.0f} s", flush=True)
     return 0
+
+
+def stilled(notebook):
+    """A copy with still pictures in place of widgets, which a page without a kernel cannot show."""
+    copy = nbformat.from_dict(notebook)
+    copy.metadata.pop("widgets", None)
+    for output in (output for cell in copy.cells for output in cell.get("outputs", ())):
+        if any(kind.startswith("image/") for kind in output.get("data", {})):
+            output.data.pop(WIDGET, None)
+    return copy
 
 
 def headings(notebook) -> list[str]:

@@ -19,7 +19,7 @@ def app(
     ] = False,
     keep: Annotated[bool, typer.Option(help="keep the visitors' folders when their visits end")] = False,
     hours: Annotated[float, typer.Option(help="after which a visit without an open page ends")] = 12.0,
-    workers: Annotated[int, typer.Option(help="pieces of long work at one time; half the cores by default")] = 0,
+    workers: Annotated[int, typer.Option(help="pieces of long work at one time; as many as cores by default")] = 0,
     folder: Annotated[Path | None, typer.Option(help="for the visitors' files; outputs/app by default")] = None,
     root_path: Annotated[str, typer.Option(help="path before that of the pages, behind a proxy: /cutouts")] = "",
     browser: Annotated[bool, typer.Option(help="open the page in a browser")] = True,

@@ -154,7 +154,7 @@ class ClipTask(Job):
         "Choose a format and download.",
     )
     accept, upload = (*CLIP_TYPES, *PHOTO_TYPES), "A clip"
-    example = ("bikes.mp4", {"start": 76, "stop": 117, "step": 4}, (440.0, 130.0), "cyclist")
+    example = ("bikes.mp4", {"start": 76, "stop": 84}, (440.0, 130.0), "cyclist")
 
     def __init__(self, folder: Path, workers: Workers, models: str | None = None):
         self.session: RotoSession | None = None
@@ -170,7 +170,7 @@ class ClipTask(Job):
         session = RotoSession(frames, tracker, project=self.room / "project", name=files[0].stem)
         session.on_change(self.outdate)
         self.session, self.frame = session, None
-        seconds = f", {len(frames) / frames.fps:.0f} seconds" if frames.fps else ""
+        seconds = f", {len(frames) / frames.fps:.1f} s" if frames.fps else ""
         problems = [str(problem) for problem in frames.problems]
         self.say(f"{len(frames)} frames{seconds}. Click the object that you want to cut out.", problems)
 
@@ -180,7 +180,7 @@ class ClipTask(Job):
             self._follow("all")
 
     def start_example(self) -> None:
-        """A cyclist, clicked once and followed through eleven frames."""
+        """A cyclist, clicked once and followed through seven more frames."""
         name, part, point, what = self.example
 
         def first() -> None:
@@ -295,7 +295,7 @@ class ProductTask(Job):
         "Download the table and the cut-outs.",
     )
     accept, upload = PHOTO_TYPES, "Photos"
-    example = ("box.mp4", 3, ("coffee.png", "chelsea.png"), (450.0, 85.0))
+    example = ("box.mp4", 3, ("coffee.png",), (450.0, 85.0))
 
     def __init__(self, folder: Path, workers: Workers, models: str | None = None):
         self.session: ProductSession | None = None

@@ -163,20 +163,22 @@ class PageFrames(OnPage, FramesWidget):
             "a": lambda: job.follow("all"),
             "Escape": lambda: job.stop() if job.working else self.stage.screen.blur(),
         }
-        self._tracked: int | None = None
+        self._tracked, self._running = job.frame, job.working
         screens = self.stage.screen.widget, self.strip.screen.widget
         legend = self.children[self.children.index(self.time) - 1] if self.time in self.children else None
         self.place_beside(*screens, *([legend] if legend is not None else []), self.time, self.status)
 
     def show_progress(self) -> None:
         """Show the frame that was tracked last, unless the visitor looks at another one."""
-        frame = self.job.frame
-        if self.job.working and frame is not None and frame != self._tracked:
-            follow = self._tracked is None or self.session.frame == self._tracked
+        frame, before = self.job.frame, self._running
+        self._running = self.job.working
+        if frame is not None and frame != self._tracked:
+            follow = not before or self.session.frame == self._tracked
             self._tracked = frame
             self.show_tracked(frame, follow)
-        elif not self.job.working:
-            self._tracked = None
+        if before and not self._running:
+            self.strip.update()
+            self.refresh()
 
 
 class PageGallery(OnPage, GalleryWidget):
@@ -460,8 +462,7 @@ def Save(job: Job):  # noqa: N802
     download = job.download
     with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center"):
         if isinstance(job, ClipTask):
-            with solara.Row(gap="16px", style="flex-wrap: wrap; align-items: center"):
-                Formats(job)
+            Formats(job)
         Button(
             "Prepare download", "Write the files and pack them into one zip", job.pack, "mdi-package-down", job.working
         )
@@ -487,16 +488,17 @@ def Formats(job: ClipTask):  # noqa: N802
         job.formats = now
         job.outdate()
 
-    for name, (text, tip) in MATTES.items():
-        v.Checkbox(
-            label=text,
-            v_model=name in chosen,
-            on_v_model=lambda on, name=name: choose(name, on),
-            hide_details=True,
-            dense=True,
-            class_="mt-0 pt-0",
-            attributes={"title": tip},
-        )
+    with solara.Row(gap="16px", style="flex-wrap: wrap; align-items: center"):
+        for name, (text, tip) in MATTES.items():
+            v.Checkbox(
+                label=text,
+                v_model=name in chosen,
+                on_v_model=lambda on, name=name: choose(name, on),
+                hide_details=True,
+                dense=True,
+                class_="mt-0 pt-0",
+                attributes={"title": tip},
+            )
 
 
 @solara.component

@@ -115,7 +115,7 @@ def starting(serving: Serving, jobs: Mapping[str, Any] | None = None) -> Iterato
     made = jobs or {
         name: lambda folder, workers, job=job: job(folder, workers, serving.models) for name, job in JOBS.items()
     }
-    workers = Workers(serving.workers or max(1, (os.cpu_count() or 2) // 2))
+    workers = Workers(serving.workers or max(2, os.cpu_count() or 2))
     visits = Visits(folder / "visits", keep=serving.keep, hours=serving.hours)
     warnings.filterwarnings("ignore", "Cookies with samesite=none require https", UserWarning)  # for frames of others
     pages.each_visitor_draws_apart()

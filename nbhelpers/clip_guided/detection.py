@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from nbhelpers.clip_guided.selection import MaskProposal
+from nbhelpers.clip_guided.selection import MIN_AGREEMENT, MaskProposal
 from nbhelpers.clip_guided.values import ClipGuidedSettings, Vocabulary
 from nbhelpers.clip_guided.verification import mean_probabilities
 from nbhelpers.core.errors import NbHelpersError
@@ -37,7 +37,7 @@ RIVAL_FRACTION = (
 )
 WEARERS = ("person",)  # ... but a person who wears or holds an object is not the object
 MIN_TEXT_PROBABILITY = 0.2  # lower bound of the text encoder's probability in the product: it may be wrong
-MIN_PROBABILITY = 0.35  # of a box that is kept
+MIN_PROBABILITY = MIN_AGREEMENT  # of a box that is kept; one that is dropped later must not keep points from its area
 OUTSIDE_FACTOR = 0.3  # factor on the probability of a class that the detector knows, outside its boxes
 
 

@@ -71,10 +71,11 @@ def segment(
         ((480, 640), ('cat 1', 'sofa', 'cat 2', 'lamp'))
 
     The detector's boxes and the text encoder's class map are fused into one class map. The segmenter predicts a mask
-    for each box. Confident regions outside the boxes' masks are prompted with points on the same embedding, and for
-    each point the candidate mask that agrees best with the class map is selected. Duplicates within a class are merged,
-    and overlapping pixels are assigned to the more confident instance. Uncovered confident areas are prompted again.
-    Finally, each instance that only the text encoder found is verified by its crop, which may change its class.
+    for each box. Each confident region outside the boxes' masks is prompted with a point and with its bounding box on
+    the same embedding, and of their masks the one that agrees best with the class map is selected. Duplicates within a
+    class are merged, and overlapping pixels are assigned to the more confident instance. Uncovered confident areas are
+    prompted again. Finally, each instance that only the text encoder found is verified by its crop, which may change
+    its class.
 
     Args:
         image: RGB, or the path of an image file.
@@ -117,11 +118,12 @@ def segment(
         frozenset(proposal.class_id for proposal in seen.proposals) & set(words.wanted),
     )
     clock.lap("merge")
-    found = _Merged.nothing(image)
+    found, region_boxes = _Merged.nothing(image), 0
     if len(placement.points) or seen.proposals:
         prompted = prompt(
             segmenter, photo.embed(), seen.class_map, placement, seen.proposals, seen.shape, words.wanted, settings
         )
+        region_boxes = prompted.region_boxes
         clock.lap("decoder", merging=prompted.seconds)
         reader = text_encoder if settings.verify_crops and len(words.classes) > 1 else None
         found = _instances(prompted, image, seen.class_map, words, settings, reader, clock)
@@ -140,7 +142,7 @@ def segment(
         found.numbers,
         found.prompts,
         found.conflicts,
-        Budget(len(found.prompts), len(placement.regions), **clock.seconds),
+        Budget(len(found.prompts) + region_boxes, len(placement.regions), **clock.seconds),
         {seen.class_map.names[index]: level for index, level in placement.used.items()},
         tuple(dict.fromkeys(notes)),
         (seen.text_map.model, segmenter.name, *([detector.name] if detector is not None else [])),

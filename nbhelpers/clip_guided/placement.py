@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -16,7 +17,6 @@ from nbhelpers.models.values import ClassMap
 WORKING_SIDE = 384  # cells of the longer side of the grid in which points are placed
 MAX_COVERED = 0.2  # fraction of a cell covered by boxes' masks, from which it gets no point
 MIN_DEPTH = 2.0  # cells; uncovered rims along the boundary of a mask are thinner
-FIRST_ROUND_FRACTION = 0.5  # of the points, if more rounds follow
 SPACING_FACTOR = 1.25  # by which the spacing grows until there are few enough points
 
 
@@ -26,19 +26,25 @@ class ClassGrid:
     Args:
         class_map: of the photo.
         size: ``(h, w)`` of the grid.
+        wanted: indices of the classes to segment; for each of them all others together are one competitor. By default
+            every class competes by itself.
     """
 
-    def __init__(self, class_map: ClassMap, size: tuple[int, int]):
+    def __init__(self, class_map: ClassMap, size: tuple[int, int], wanted: Collection[int] | None = None):
         self._map, self.size = class_map, size
         self.winner: Int[np.ndarray, "h w"] = np.zeros(size, np.int32)
         """Index of the most probable class."""
         self.peak: Float32[np.ndarray, "h w"] = np.full(size, -1, np.float32)
         """Its probability."""
+        self._wanted = frozenset(() if wanted is None else wanted)
+        self._others: Float32[np.ndarray, "h w"] = np.zeros(size, np.float32)
         for index in range(len(class_map.names)):  # one plane at a time, to bound the memory for 500 classes
             plane = self._plane(index)
             better = plane > self.peak
             self.winner[better] = index
             self.peak[better] = plane[better]
+            if self._wanted and index not in self._wanted:
+                self._others += plane
         self.relative = lru_cache(maxsize=16)(self._relative)
 
     def _plane(self, index: int) -> np.ndarray:
@@ -49,9 +55,15 @@ class ClassGrid:
     def _relative(self, index: int) -> Float32[np.ndarray, "h w"]:
         """Probability of a class divided by that of the most probable class, at most 1.
 
-        It is independent of the overall confidence of the map.
+        It is independent of the overall confidence of the map. A wanted class is compared with all unwanted ones
+        together as well, relative to where it is strongest: split among twenty surroundings, a background would leave
+        it the most probable everywhere.
         """
-        return self._plane(index) / np.maximum(self.peak, 1e-12)
+        plane = self._plane(index)
+        if index not in self._wanted:
+            return plane / np.maximum(self.peak, 1e-12)
+        relative = plane / np.maximum(np.maximum(self.peak, plane + self._others), 1e-12)
+        return relative / max(float(relative.max()), 1e-12)
 
 
 @dataclass(frozen=True)
@@ -110,7 +122,7 @@ def place(
     covered: Bool[np.ndarray, "ch cw"] | None = None,
     found: frozenset[int] = frozenset(),
 ) -> PromptPlacement:
-    """Place points in the confident regions of a class map.
+    """Place points in the confident regions of a class map: one each if more rounds follow.
 
     Args:
         class_map: of the photo.
@@ -146,10 +158,7 @@ def place(
                 )
     spacing = max(2.0, settings.spacing * max(size))
     points = _points(parts, spacing, settings)
-    most = settings.max_prompts * (
-        FIRST_ROUND_FRACTION if settings.rounds > 1 and settings.placement == "deepest" else 1
-    )
-    while sum(map(len, points)) > most and spacing < max(size):
+    while sum(map(len, points)) > settings.max_prompts and spacing < max(size):
         spacing *= SPACING_FACTOR
         points = _points(parts, spacing, settings)
     regions = [
@@ -247,7 +256,8 @@ def _points(parts: list[tuple[int, np.ndarray]], spacing: float, settings: ClipG
             return [centroid_point(part) for _, part in parts]
         case "regular":
             return [regular_points(part, spacing) for _, part in parts]
-    return [_cropped_points(part, spacing, settings.max_prompts) for _, part in parts]
+    most = settings.max_prompts if settings.rounds == 1 else 1  # later rounds add points in what is not covered then
+    return [_cropped_points(part, spacing, most) for _, part in parts]
 
 
 def _cropped_points(part: Bool[np.ndarray, "h w"], spacing: float, most: int) -> Int[np.ndarray, "k 2"]:

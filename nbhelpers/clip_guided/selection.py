@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from nbhelpers.clip_guided.placement import ClassGrid, PromptPlacement, add_unco
 from nbhelpers.clip_guided.values import ClipGuidedSettings, Conflict
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.masks import box_of, components, distinct, intersections, is_group, ranked_pairs, view_logits
+from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import ClassMap, Embedding, Prediction
 
@@ -27,6 +28,7 @@ MIN_AGREEMENT = 0.5  # with the class map
 PART_INSIDE = 0.8  # fraction of a mask inside a larger one of its class, from which it is a part of it
 WHOLE = 0.25  # exponent of the coverage by which a whole is preferred to its part
 BOX_OVERLAP = 0.3  # intersection with a box's mask of its class, over the smaller, from which a point's mask is dropped
+MAX_REGION_BOX = 0.8  # of the photo, from which the box of a region selects anything
 MIN_KEPT = 0.25  # fraction of its mask that an instance must keep in conflicts
 MAX_DENSE_BYTES = 1 << 28  # instances with larger masks in total are stored as compact masks
 
@@ -38,7 +40,7 @@ class MaskProposal:
     Attributes:
         logits: on the segmenter's grid; 16 bits suffice for the sign and the slope at the boundary.
         class_id: index into the class map's names.
-        candidate: 1, 2 or 3 for a point; 0 for a box.
+        candidate: 1, 2 or 3 for a point; 0 for a box, of the detector or around the point's region.
         predicted_iou: of the segmenter.
         agreement: for a point, the mean relative probability of the class over the mask; for a box, its calibrated
             probability; 0 to 1.
@@ -70,6 +72,7 @@ class Prompted:
         grid: the class map on the grid of the masks.
         shape: a prediction of this photo, for its size and extent.
         seconds: spent on selection and placement, not on the decoder.
+        region_boxes: number of regions of which the box was prompted as well.
     """
 
     placement: PromptPlacement
@@ -77,6 +80,7 @@ class Prompted:
     grid: ClassGrid
     shape: Prediction
     seconds: float
+    region_boxes: int = 0
 
     @property
     def cell(self) -> float:
@@ -117,10 +121,11 @@ def prompt(
         wanted: class index -> whether it is stuff.
         settings: number of rounds and points.
     """
-    selector = CandidateSelector(class_map, placement)
+    selector = CandidateSelector(class_map, placement, wanted)
     if shape is not None:
         selector.start(shape)
     points: list[MaskProposal] = []
+    region_boxes = 0
     for number in range(settings.rounds if settings.placement == "deepest" else 1):
         if number:
             started = time.perf_counter()
@@ -141,11 +146,44 @@ def prompt(
             )
             height, width = selector.grid.size
             for index, score in enumerate(prediction.scores.tolist()):
-                class_id, candidate, agreement = selector.selected[start + index]
+                class_id, candidate, agreement, _ = selector.selected[start + index]
                 logits = prediction.logits[index, :height, :width].astype(np.float16)
                 points.append(MaskProposal(logits, class_id, candidate, score, agreement))
             shape = replace(prediction, logits=prediction.logits[:1], scores=prediction.scores[:1], choice=0)
-    return Prompted(selector.placement, (*points, *boxes), selector.grid, shape, selector.seconds)
+        if not number and settings.placement == "deepest":
+            region_boxes = _prompt_region_boxes(segmenter, embedding, selector, wanted, points)
+    return Prompted(selector.placement, (*points, *boxes), selector.grid, shape, selector.seconds, region_boxes)
+
+
+def _prompt_region_boxes(
+    segmenter: Segmenter,
+    embedding: Embedding,
+    selector: CandidateSelector,
+    wanted: dict[int, bool],
+    points: list[MaskProposal],
+) -> int:
+    """Prompt with the box of each countable region; a better mask that contains that of the first point replaces it.
+
+    A point selects a surface of uniform colour, the box a whole object of many parts. Returns the number of boxes.
+    """
+    count, (height, width) = 0, selector.grid.size
+    regions, first = np.unique(selector.placement.region_ids, return_index=True)
+    for region, number in zip(regions.tolist(), first.tolist(), strict=True):
+        box = selector.region_box(region)
+        if wanted[points[number].class_id] or np.prod(box[2:] - box[:2]) >= MAX_REGION_BOX * np.prod(embedding.size):
+            continue
+        found = segmenter.predict(embedding, Prompt(box=box))
+        found = replace(found, logits=found.logits[[found.choice]], scores=found.scores[[found.choice]], choice=0)
+        count += 1
+        logits, own = found.logits[0, :height, :width], points[number].logits > 0
+        if np.count_nonzero(own & (logits > 0)) >= PART_INSIDE * np.count_nonzero(own) and selector.improves(
+            number, found
+        ):
+            class_id, candidate, agreement, _ = selector.selected[number]
+            points[number] = MaskProposal(
+                logits.astype(np.float16), class_id, candidate, float(found.scores[0]), agreement
+            )
+    return count
 
 
 class CandidateSelector:
@@ -157,13 +195,13 @@ class CandidateSelector:
     form one region, separate. The last penalises masks of two separate animals.
     """
 
-    def __init__(self, class_map: ClassMap, placement: PromptPlacement):
+    def __init__(self, class_map: ClassMap, placement: PromptPlacement, wanted: Collection[int]):
         self.placement = placement
         """Points may be added; the regions do not change."""
-        self.selected: dict[int, tuple[int, int, float]] = {}
-        """Point -> class, candidate and agreement."""
+        self.selected: dict[int, tuple[int, int, float, float]] = {}
+        """Point -> class, candidate (0: the box of its region), agreement and quality."""
         self.seconds = 0.0
-        self._class_map = class_map
+        self._class_map, self._wanted = class_map, wanted
         self._grid: ClassGrid | None = None
 
     @property
@@ -175,7 +213,7 @@ class CandidateSelector:
         """Resample class map and regions to the grid of a prediction, once."""
         if self._grid is None:
             numbers = self.placement.numbers
-            self._grid = ClassGrid(self._class_map, grid_size(prediction))
+            self._grid = ClassGrid(self._class_map, grid_size(prediction), self._wanted)
             self._regions = cv2.resize(numbers, self._grid.size[::-1], interpolation=cv2.INTER_NEAREST)
             self._areas = np.bincount(self._regions.ravel() + 1, minlength=numbers.max(initial=0) + 2)[1:]
 
@@ -183,6 +221,29 @@ class CandidateSelector:
         """Index of the candidate for point ``number``."""
         started = time.perf_counter()
         self.start(candidates)
+        qualities, agreements = self._qualities(number, candidates)
+        best = int(qualities.argmax())
+        class_id = int(self.placement.class_ids[number])
+        self.selected[number] = class_id, best + 1, agreements[best], float(qualities[best])
+        self.seconds += time.perf_counter() - started
+        return best
+
+    def improves(self, number: int, found: Prediction) -> bool:
+        """Whether a prediction for the box of a point's region is better than the point's own mask; it is selected."""
+        (quality,), (agreement,) = self._qualities(number, found)
+        class_id, _, _, best = self.selected[number]
+        if quality > best:
+            self.selected[number] = class_id, 0, agreement, float(quality)
+        return bool(quality > best)
+
+    def region_box(self, region: int) -> Float[np.ndarray, 4]:
+        """The bounding box of a region in pixels of the photo, inside it."""
+        box = np.array(box_of(self.placement.numbers == region), float)
+        scale = np.array(self.placement.size[::-1]) / self.placement.numbers.shape[::-1]
+        return np.clip(box * np.tile(scale, 2), 0, np.tile(np.array(self.placement.size[::-1]) - 1, 2))
+
+    def _qualities(self, number: int, candidates: Prediction) -> tuple[np.ndarray, list[float]]:
+        """Quality and agreement of each candidate."""
         height, width = self._grid.size
         masks = candidates.logits[:, :height, :width] > 0
         class_id, region = int(self.placement.class_ids[number]), int(self.placement.region_ids[number])
@@ -190,11 +251,7 @@ class CandidateSelector:
         agreements = [mean_inside(relative, mask) for mask in masks]
         covers = [np.count_nonzero(mask & inside) / max(1, self._areas[region]) for mask in masks]
         connected = [self._connected(number, mask, candidates.size) for mask in masks]
-        quality = candidates.scores * np.array(agreements) * np.power(covers, WHOLE) * np.sqrt(connected)
-        best = int(quality.argmax())
-        self.selected[number] = class_id, best + 1, agreements[best]
-        self.seconds += time.perf_counter() - started
-        return best
+        return candidates.scores * np.array(agreements) * np.power(covers, WHOLE) * np.sqrt(connected), agreements
 
     def _connected(self, number: int, mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> float:
         """Fraction of a mask that is connected to its point; 0 where the point is outside."""
@@ -319,9 +376,17 @@ def _merge_points(
     shared = intersections(masks[order])
     for small in range(len(order) - 1, 0, -1):
         larger = [large for large in range(small) if shared[small, large] >= PART_INSIDE * shared[small, small]]
-        if larger:
-            fates[own[order[small]]] = "part"
-            members[order[larger[-1]]] += members.pop(order[small])
+        for large in reversed(larger):
+            if order[large] not in members:
+                continue
+            areas = np.array([shared[large, large], -shared[small, small]], float)
+            sums = areas * [proposals[own[order[k]]].agreement for k in (large, small)]
+            if sums.sum() >= MIN_AGREEMENT * areas.sum():
+                fates[own[order[small]]] = "part"
+                members[order[large]] += members.pop(order[small])
+                break
+            fates[own[order[large]]] = "disagrees"  # what it adds is not of the class
+            del members[order[large]]
     return {own[k]: [own[k], *(own[other] for other in group if other != k)] for k, group in members.items()}
 
 

@@ -34,7 +34,7 @@ class ClipGuidedSettings:
         exclude: classes that compete but are not segmented.
         stuff: classes without instances, each merged into one region; None for `nbhelpers.core.vocabulary.STUFF`.
         lower: whether to lower the confidence if nothing is found; a note reports it.
-        max_prompts: maximum number of points; the spacing is increased until it holds.
+        max_prompts: maximum number of points, boxes not counted; the spacing is increased until it holds.
         spacing: minimum distance of two points in one region, as a fraction of the photo's longer side.
         placement: ``deepest``: the maximum of the distance transform of each region; for comparison ``centroid``,
             ``regular`` (a lattice inside each region), and ``grid`` (64 x 64 over the whole photo).
@@ -163,7 +163,7 @@ class PlacedPrompt:
         point: ``(x, y)`` pixels of the photo; for a box, the maximum of the distance transform of its mask.
         class_id: index into the class map's names.
         region: index of the region that contains it; -1 for a box.
-        candidate: the selected candidate mask: 1, 2 or 3; 0 for a box.
+        candidate: the selected candidate mask: 1, 2 or 3; 0 for a box, of the detector or around the region.
         score: predicted IoU.
         agreement: mean relative probability of the class over the mask, 0 to 1; for a box, its probability.
         instance: index of the instance it belongs to; -1 for none.
@@ -237,7 +237,7 @@ class Budget:
     """Number of prompts and run time of a result.
 
     Attributes:
-        prompts: number of points and boxes.
+        prompts: number of points and boxes; those around regions are included.
         regions: number of confident regions.
         text: seconds of the text encoder.
         detector: seconds of the detector.

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -70,6 +71,25 @@ def outputs_dir(job: str) -> Path:
             do="set NBHELPERS_HOME to a folder that can be written",
         ) from error
     return folder
+
+
+def upload_files() -> list[Path]:
+    """Ask for files of the user's own on Google Colab, and keep them in its working folder.
+
+    Returns:
+        Their paths, at least one.
+
+    Raises:
+        NbHelpersError: not on Colab, which alone has this dialogue; or nothing was chosen.
+    """
+    if "google.colab" not in sys.modules:
+        raise NbHelpersError("files are uploaded on Colab only", do="give the path of a file on this machine")
+    from google.colab import files
+
+    paths = [Path(name).resolve() for name in files.upload()]
+    if not paths:
+        raise NbHelpersError("no file was chosen", do="run the cell again and choose one, or give a path")
+    return paths
 
 
 @contextlib.contextmanager

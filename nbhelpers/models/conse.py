@@ -183,7 +183,12 @@ class ConseTextEncoder:
         """
         settings = self.settings
         similarity = np.concatenate([self._similarity(group) for group in groups])
-        starts = np.cumsum([0] + [len(group) for group in groups[:-1]])
+        counts = [len(group) for group in groups]
+        starts = np.cumsum([0, *counts[:-1]])
+        stuff = np.array([any(map(is_stuff, group)) for group in groups])
+        if stuff.any() and not stuff.all():  # a snowplow is no evidence of snow if it may be a tractor
+            claimed = similarity[~np.repeat(stuff, counts)].max(0) >= settings.min_similarity
+            similarity[np.ix_(np.repeat(stuff, counts), claimed)] = 0
         best = similarity.max(1, keepdims=True)
         weight = np.exp(settings.sharpness * (similarity - best))
         weight[similarity < np.minimum(settings.min_similarity, best)] = 0

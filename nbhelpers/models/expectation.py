@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 MAX_PAST = 24  # frames from which a position is predicted
-MEASURED, MEASURED_TOUCHING = 0.05, 0.4  # standard deviation of a measured position, of the object's size
+MEASURED, MEASURED_TOUCHING = 0.05, 0.2  # standard deviation of a measured position, of the object's size
 ACCELERATION = 0.04  # standard deviation of the change of velocity from frame to frame, of the object's size
 
 
@@ -86,6 +86,11 @@ def expect(places: Mapping[int, Place], frame: int, step: int, start: int | None
     """
     first = frame - step * MAX_PAST if start is None else max(frame - step * MAX_PAST, start, key=lambda f: f * step)
     past = [index for index in range(first, frame, step) if index in places]
+    if not past:  # out of sight for long
+        older = [
+            index for index in places if (first - index) * step > 0 and (start is None or (index - start) * step >= 0)
+        ]
+        past = sorted(older, key=lambda index: index * step)[-1:]
     if not past:
         return None
     known = [index for index in past if places[index].alone] or past

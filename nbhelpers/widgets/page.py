@@ -37,6 +37,7 @@ export default { render };
 """
 STYLE = """
 .nbhelpers-widget .jupyter-button > i.fa:not(.center) { margin-right: 6px; }
+.jupyter-widgets:has(> .nbhelpers-widget) { min-width: 0; }
 .nbhelpers-widget .jupyter-button.nbhelpers-black-text { color: #000000; }
 .nbhelpers-widget .jupyter-button.nbhelpers-white-text { color: #FFFFFF; }
 """

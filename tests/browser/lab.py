@@ -29,6 +29,30 @@ PYTHON = os.environ.get("NBHELPERS_LAB_PYTHON", sys.executable)  # `make test-co
 CANVAS = "canvas.nbhelpers-canvas"
 MENU = ".lm-Menu-itemLabel"
 ERROR = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
+# Each visible text of a widget with its contrast as WCAG 2, section 1.4.3, defines it.
+CONTRASTS = """
+() => {
+  const channels = text => text.match(/[\\d.]+/g).map(Number);
+  const luminance = colour => colour.slice(0, 3).map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = element => {
+    for (; element; element = element.parentElement) {
+      const colour = channels(getComputedStyle(element).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0.9) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const element of document.querySelectorAll(".nbhelpers-widget *")) {
+    const text = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.textContent.trim()).join("");
+    if (!text || !element.checkVisibility() || element.disabled) continue;
+    const [a, b] = [luminance(channels(getComputedStyle(element).color)), luminance(behind(element))];
+    found.push([text, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]);
+  }
+  return found;
+}
+"""
 TIMEOUT = 60_000  # milliseconds; generous, for a machine that is busy with other tests
 
 
@@ -197,6 +221,12 @@ class Notebook:
             self.page.click(f"{kind}:text-is('{text}')")
         light = str(theme == "Light").lower()
         self.page.wait_for_function(f"document.body.dataset.jpThemeLight == '{light}'")
+
+    def unreadable(self) -> list[tuple[str, float]]:
+        """Texts of the widget with less contrast than 4.5 to what is behind them, and how much they have."""
+        contrasts = self.page.evaluate(CONTRASTS)
+        assert len(contrasts) > 10
+        return [(text, round(contrast, 1)) for text, contrast in contrasts if contrast < 4.5]
 
     def box(self) -> dict:
         """Where the canvas lies on the page, once it lies still."""

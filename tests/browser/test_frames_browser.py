@@ -145,11 +145,12 @@ def test_the_brush_paints_and_undo_and_redo_are_seen(notebook):
 
 
 def test_playing_moves_the_picture_until_it_is_paused(notebook):
-    notebook.press("Play")
+    own = "button:has-text('Play'):visible, .widget-play:visible button"  # the second with ipywidgets 7
+    notebook.page.locator(own).first.click()
     notebook.eventually("session.frame > 2", True)
-    notebook.page.wait_for_selector("button:has-text('Pause')")
-    notebook.press("Pause")
-    notebook.eventually("widget.time.player.playing", False)
+    notebook.eventually("widget.time._play.description", "Pause")
+    notebook.page.locator("button:has-text('Pause'):visible, .widget-play:visible button:nth-of-type(2)").first.click()
+    notebook.eventually("widget.time.playing", False)
 
 
 def test_cut_out_and_wipe(notebook):
@@ -164,6 +165,14 @@ def test_cut_out_and_wipe(notebook):
     notebook.press("Wipe")
     notebook.press("Overlay")
     notebook.wait_pixel(*at(10, 16), tinted(RED))
+
+
+def test_every_word_is_readable_in_the_dark_theme(notebook):
+    notebook.choose_theme("Dark")
+    try:
+        assert notebook.unreadable() == []
+    finally:
+        notebook.choose_theme("Light")
 
 
 def test_stop_ends_following_and_keeps_what_is_done(lab):

@@ -109,3 +109,11 @@ def test_the_page_of_a_run_works_by_keys_and_asks_nothing_of_the_network(noteboo
         assert asked == [file.as_uri()] and faults == []
     finally:
         page.close()
+
+
+def test_every_word_is_readable_in_the_dark_theme(notebook):
+    notebook.choose_theme("Dark")
+    try:
+        assert notebook.unreadable() == []
+    finally:
+        notebook.choose_theme("Light")

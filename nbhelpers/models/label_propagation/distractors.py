@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from nbhelpers.core.masks import components, distance_to
+from nbhelpers.core.masks import box_of, components, distance_to
 from nbhelpers.models.expectation import Expectation, Place, expect, place_of
 from nbhelpers.models.label_propagation.decoding import map_logits, prompt_variants, soft_iou
 from nbhelpers.models.label_propagation.identity import (
-    CELL_SPREAD,
     DISTRACTOR_AREAS,
     GATE,
     Cells,
@@ -33,6 +32,7 @@ from nbhelpers.models.label_propagation.votes import (
 from nbhelpers.models.protocols import FeatureSegmenter
 from nbhelpers.models.values import Embedding
 
+FIT_WEIGHT = 10.0  # of the fraction of a shape that fits, in the log probability of its place
 MIN_VOTE = 0.1  # of a cell, below which it belongs to no instance
 MIN_AGREEMENT = 0.3  # IoU of the decoder's mask of a distractor with its map, below which the map is taken
 APART = 0.25  # of the object's size: a piece that is nearer than that to where it is expected is a part of it
@@ -55,9 +55,12 @@ class Distractor:
         """The mask on a frame, if there is one."""
         return self.masks[frame] > 0 if frame in self.masks else None
 
-    def put(self, frame: int, logits: Float32[np.ndarray, "s s"], alone: bool) -> None:
-        """Store the mask on a frame."""
+    def put(
+        self, frame: int, logits: Float32[np.ndarray, "s s"], alone: bool, center: tuple[float, float] | None = None
+    ) -> None:
+        """Store the mask on a frame, and the centre of the whole where others hide a part."""
         if (here := place_of(logits > 0, alone)) is not None:
+            here = here if alone or center is None else replace(here, center=center)
             self.masks[frame], self.places[frame] = logits, here
 
     def instance(self, frame: int, step: int, source: int, memory: Iterable[int]) -> Instance | None:
@@ -124,8 +127,8 @@ def separate(
     votes: Float[np.ndarray, "s s"],
     instances: Sequence[Instance],
     memory: Sequence[MemoryFrame],
-) -> Float32[np.ndarray, "k s s"]:
-    """Which instance each cell of the decoder's grid belongs to: probabilities for each of ``instances``.
+) -> tuple[Float32[np.ndarray, "k s s"], list[tuple[float, float]]]:
+    """Which instance each cell of the decoder's grid belongs to, with probabilities, and the centres of all.
 
     Args:
         maps: features of the frame.
@@ -137,11 +140,14 @@ def separate(
     grid, side = maps[0].shape[0], len(votes)
     cells = np.flatnonzero(resize_map(votes, grid).reshape(-1) > MIN_VOTE)
     shares = np.zeros((len(instances), side, side), np.float32)
+    centers = fit_centers(votes, instances)
     if not len(cells):
-        return shares
+        return shares, centers
     queries = sample_features(maps, means, cells, grid, COARSE_WEIGHTS).cpu().numpy()
     positions = cell_centers(cells, grid, grid).numpy()
-    owned = ownership(queries, positions, [_moved(instance, memory, grid, side) for instance in instances])
+    owned = ownership(
+        queries, positions, [_moved(*each, memory, grid, side) for each in zip(instances, centers, strict=True)]
+    )
     for number, values in enumerate(owned):
         coarse = np.zeros(grid**2, np.float32)
         coarse[cells] = values
@@ -150,11 +156,58 @@ def separate(
         known = np.zeros(grid**2, bool)
         known[cells] = True
         shares[number] = resize_map(np.where(known.reshape(grid, grid), coarse.reshape(grid, grid), grown), side)
-    return shares
+    return shares, centers
 
 
-def _moved(instance: Instance, memory: Sequence[MemoryFrame], grid: int, side: int) -> Cells:
-    """The cells of a instance on memory frames, moved to where it is expected."""
+def fit_centers(votes: Float[np.ndarray, "s s"], instances: Sequence[Instance]) -> list[tuple[float, float]]:
+    """Where the instances are: each one's last shape is shifted, within what is expected, to fit the votes.
+
+    A shape fits well where its cells are voted for and no other instance has them; where another one is, it may be
+    hidden. The instances whose place is known best come first.
+
+    Args:
+        votes: that a cell belongs to any of the instances.
+        instances: as they are expected.
+    """
+    side = len(votes) // 2
+    free = np.where(resize_map(votes, side) > 0.5, np.float32(1), np.float32(-1))
+    centers = [each.expected.center for each in instances]
+    for number in sorted(range(len(instances)), key=lambda index: instances[index].expected.spread):
+        expected, mask = instances[number].expected, instances[number].masks.get(instances[number].expected.seen)
+        if mask is None:
+            continue
+        shape = (resize_map(mask.astype(np.float32), side) > 0.5).astype(np.float32)
+        if (box := box_of(shape > 0)) is None:
+            continue
+        x0, y0, x1, y1 = box
+        there = instances[number].places[expected.seen].center
+        dx, dy = ((np.array(expected.center) - np.array(there)) / 2).tolist()
+        spread = expected.spread / 2 + 0.5
+        reach = min(int(np.ceil(3 * spread)) + 1, side)
+        left, top = round(dx) - reach + x0, round(dy) - reach + y0
+        padded = cv2.copyMakeBorder(free, 2 * side, 2 * side, 2 * side, 2 * side, cv2.BORDER_CONSTANT, value=0)
+        window = padded[top + 2 * side : top + y1 - y0 + 2 * reach + 2 * side, left + 2 * side :][
+            :, : x1 - x0 + 2 * reach
+        ]
+        if window.shape[0] < y1 - y0 or window.shape[1] < x1 - x0:
+            continue
+        fits = cv2.matchTemplate(window, shape[y0:y1, x0:x1], cv2.TM_CCORR) / shape.sum()
+        rows, columns = np.mgrid[: fits.shape[0], : fits.shape[1]]
+        shift_x, shift_y = columns + round(dx) - reach, rows + round(dy) - reach
+        away = ((shift_x - dx) ** 2 + (shift_y - dy) ** 2) / spread**2
+        best = np.unravel_index((FIT_WEIGHT * fits - away / 2).argmax(), fits.shape)
+        moves = float(shift_x[best]), float(shift_y[best])
+        centers[number] = there[0] + 2 * moves[0], there[1] + 2 * moves[1]
+        move = np.array([[1, 0, moves[0]], [0, 1, moves[1]]], np.float32)
+        claimed = cv2.warpAffine(shape, move, (side, side), flags=cv2.INTER_NEAREST) > 0
+        free[claimed & (free > 0)] = 0
+    return centers
+
+
+def _moved(
+    instance: Instance, center: tuple[float, float], memory: Sequence[MemoryFrame], grid: int, side: int
+) -> Cells:
+    """The cells of an instance on memory frames, moved to where it is."""
     features, positions = [], []
     for keys in memory:
         mask, there = instance.masks.get(keys.frame), instance.places.get(keys.frame)
@@ -162,13 +215,12 @@ def _moved(instance: Instance, memory: Sequence[MemoryFrame], grid: int, side: i
             continue
         covered = resize_map(mask.astype(np.float32), grid).reshape(-1)
         index = np.flatnonzero(covered > min(0.5, covered.max() / 2))
-        shift = (np.array(instance.expected.center) - np.array(there.center)) * (grid / side)
+        shift = (np.array(center) - np.array(there.center)) * (grid / side)
         features.append(keys.coarse.features[index].cpu().numpy())
         positions.append(keys.coarse.positions[index].cpu().numpy() + shift.astype(np.float32))
-    spread = CELL_SPREAD + instance.expected.spread * grid / side
     if not features:
-        return Cells(np.zeros((0, 1), np.float32), np.zeros((0, 2), np.float32), spread)
-    return Cells(np.concatenate(features), np.concatenate(positions), spread)
+        return Cells(np.zeros((0, 1), np.float32), np.zeros((0, 2), np.float32))
+    return Cells(np.concatenate(features), np.concatenate(positions))
 
 
 def strays(inside: Bool[np.ndarray, "s s"], instance: Instance) -> list[Bool[np.ndarray, "s s"]]:

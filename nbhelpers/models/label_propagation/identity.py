@@ -21,7 +21,7 @@ MIN_CELL_SIMILARITY = 2 / 3  # cosine to the most similar cell of the object; se
 DISTRACTOR_AREAS = 0.3, 3.0  # smallest and largest area of a distractor, of the object's
 MAX_DISTRACTORS = 6  # the largest ones
 SIMILARITY_TEMPERATURE = 0.1  # cosine similarity that counts as much as a factor e in the probability of a position
-CELL_SPREAD = 1.5  # coarse cells between a cell and where it is expected, besides the error of the filter
+CELL_SPREAD = 1.0  # standard deviation of the place of a cell within its instance, in coarse cells
 GATE = 4.0  # standard deviations from which a position is not that of a instance
 NEAREST = 3  # most similar cells that are averaged
 TOUCHING = 1.5  # coarse cells between two masks that touch
@@ -34,12 +34,10 @@ class Cells:
     Attributes:
         features: ``(n, c)``, unit length.
         positions: ``(n, 2)``, column and row in coarse cells.
-        spread: standard deviation of the positions, in coarse cells.
     """
 
     features: Float32[np.ndarray, "n c"]
     positions: Float32[np.ndarray, "n 2"]
-    spread: float
 
 
 def similar_regions(
@@ -77,12 +75,12 @@ def ownership(
     for number, instance in enumerate(instances):
         if not len(instance.features):
             continue
-        away = ((positions[:, None] - instance.positions[None]) ** 2).sum(2) / instance.spread**2
+        away = ((positions[:, None] - instance.positions[None]) ** 2).sum(2) / CELL_SPREAD**2
         each = queries @ instance.features.T / SIMILARITY_TEMPERATURE - away / 2
         count = min(NEAREST, each.shape[1])
         best = np.partition(each, each.shape[1] - count, axis=1)[:, -count:].mean(1)
-        scores[number] = best - 2 * np.log(instance.spread)
-    scores[-1] = MIN_CELL_SIMILARITY / SIMILARITY_TEMPERATURE - GATE**2 / 2 - 2 * np.log(CELL_SPREAD)
+        scores[number] = best
+    scores[-1] = MIN_CELL_SIMILARITY / SIMILARITY_TEMPERATURE - GATE**2 / 2
     scores -= scores.max(0)
     shares = np.exp(scores)
     return (shares / shares.sum(0))[:-1].astype(np.float32)

@@ -362,7 +362,7 @@ class LabelPropagation:
         if self._tracks_distractors(state) and source is not None:
             own = track.instance(frame, step, source, [keys.frame for keys in memory])
             if own is not None:
-                probability, distractors = self._among_distractors(
+                probability, distractors, center = self._among_distractors(
                     state, object_id, own, frame, step, probability, memory
                 )
         if votes.similarity < MIN_SIMILARITY:
@@ -378,7 +378,8 @@ class LabelPropagation:
         alone = not touches(
             inside > 0, [distractor > 0 for _, distractor in distractors], len(inside) / maps[0].shape[0]
         )
-        track.places[step][frame] = here = place_of(inside > 0, alone)
+        here = place_of(inside > 0, alone)
+        track.places[step][frame] = here if alone else replace(here, center=center)
         others = [
             (exchange_probability(own.expected, here, instance.expected, there), number)
             for number, (instance, distractor) in enumerate(distractors)
@@ -442,8 +443,8 @@ class LabelPropagation:
         step: int,
         votes: Float[np.ndarray, "s s"],
         memory: list[MemoryFrame],
-    ) -> tuple[Float[np.ndarray, "s s"], list[tuple[Instance | None, Float32[np.ndarray, "s s"]]]]:
-        """The part of the votes that is the object's; its distractors with their logits, tracked to the frame."""
+    ) -> tuple[Float[np.ndarray, "s s"], list[tuple[Instance | None, Float32[np.ndarray, "s s"]]], tuple[float, float]]:
+        """The object's part of the votes; its distractors with their logits, tracked to the frame; its centre."""
         track = state.tracks[object_id]
         source = track.source(frame, step)
         anchor = track.anchors[source]
@@ -463,18 +464,21 @@ class LabelPropagation:
             *(instance for _, instance in known),
             *(instance for instance in marked if instance is not None),
         ]
-        shares = (
-            separate(maps, state.means, votes, instances, memory) if len(instances) > 1 else np.ones((1, *votes.shape))
-        )
-        probability, out = votes * shares[0].astype(np.float32), []
+        shares, centers = np.ones((1, *votes.shape), np.float32), [own.expected.center]
+        if len(instances) > 1:
+            shares, centers = separate(maps, state.means, votes, instances, memory)
+        probability, out = votes * shares[0], []
+        found = [decode_distractor(self.segmenter, embedding, votes * share) for share in shares[1 : 1 + len(known)]]
+        masks = [probability > 0.5, *(each > 0 for each in found if each is not None)]
+        for (distractor, instance), logits, center in zip(known, found, centers[1:], strict=False):
+            if logits is not None:
+                inside, cell = logits > 0, len(votes) / maps[0].shape[0]
+                alone = not touches(inside, [each for each in masks if not np.array_equal(each, inside)], cell)
+                distractor.put(frame, logits, alone, center)
+                out.append((instance, distractor.masks[frame]))
         # other prompted objects have their own masks; here only where they touch counts
         for instance, share in zip(instances[1 + len(known) :], shares[1 + len(known) :], strict=True):
             out.append((instance, map_logits(votes * share)))
-        for (distractor, instance), share in zip(known, shares[1:], strict=False):
-            logits = decode_distractor(self.segmenter, embedding, votes * share)
-            if logits is not None:
-                distractor.put(frame, logits, True)
-                out.append((instance, distractor.masks[frame]))
         for piece in strays(probability > 0.5, own):
             probability = np.where(piece, 0, probability).astype(np.float32)
             logits = decode_distractor(self.segmenter, embedding, piece.astype(np.float32))
@@ -482,7 +486,7 @@ class LabelPropagation:
                 anchor.distractors.append(Distractor())
                 anchor.distractors[-1].put(frame, logits, True)
                 out.append((None, logits))
-        return probability, out
+        return probability, out, centers[0]
 
     def _maps(self, state: PropagationState, frame: int) -> FeatureMaps:
         """The feature maps of a frame, the coarsest one with the state's fusion."""

@@ -16,6 +16,8 @@ from nbhelpers.widgets.controls import Row, choice, folder_field, label, space
 from nbhelpers.widgets.frames.stage import BACKGROUNDS, CHECKERBOARD, DISPLAYS
 
 FPS = 12.0  # where the clip does not say
+# of `Play`; ipywidgets 7 hides them
+PLAYING, REPEAT = ("playing", "repeat") if "playing" in widgets.Play.class_trait_names() else ("_playing", "_repeat")
 MAX_ONION = 3  # frames on each side
 SETTINGS = (  # field of MatteSettings, name, lowest, highest, step, what it does
     ("fill_holes", "Fill holes", 0, 5000, 10, "Holes of up to so many pixels are filled"),
@@ -63,11 +65,13 @@ class TimeRow(Row):
         frames, button = owner.session.frames, owner.button
         last = len(frames) - 1
         interval = round(1000 / (getattr(frames, "fps", None) or FPS))
-        self.player = widgets.Play(min=0, max=max(last, 1), interval=interval, repeat=True, show_repeat=False)
-        self.player.layout.display = "none"  # the button beside it is as large as the others, and has a key
-        owner.bind(self.player, lambda frame: self._session.go(frame) if self.player.playing else None)
-        self.player.observe(self._show_playing, "playing")
+        self.player = widgets.Play(min=0, max=max(last, 1), interval=interval, show_repeat=False, **{REPEAT: True})
+        owner.bind(self.player, lambda frame: self._session.go(frame) if self.playing else None)
+        self.player.observe(self._show_playing, PLAYING)
         self._play = button("Play", "Play the range (space bar)", self.toggle_play, icon="play", width="84px")
+        # Our button is as large as the others, and has a key; with ipywidgets 7 only the page itself can start to play.
+        hidden = self.player if PLAYING == "playing" else self._play
+        hidden.layout.display = "none"
         self.slider = widgets.IntSlider(min=0, max=max(last, 1), disabled=not last)
         self.slider.tooltip = "Frame; type a number for an exact one"
         self.slider.layout = widgets.Layout(width="auto", min_width="180px", flex="1 1 180px", margin="0 4px")
@@ -87,6 +91,11 @@ class TimeRow(Row):
         )
         super().__init__(Row(label("Frame"), *steps), self.player, self.slider, Row(self.range, *ends))
         self._show_range()
+
+    @property
+    def playing(self) -> bool:
+        """Whether the page plays the range."""
+        return getattr(self.player, PLAYING)
 
     def refresh(self) -> None:
         """Show the current frame."""
@@ -108,16 +117,16 @@ class TimeRow(Row):
     def toggle_play(self) -> None:
         """Play, or stop playing."""
         first, last = self._strip.range
-        if self.player.playing:
+        if self.playing:
             self.pause()
         elif first < last:
             self._owner.show_value(self.player, value=min(max(self._session.frame, first), last))
-            self.player.playing = True
+            setattr(self.player, PLAYING, True)
 
     def pause(self) -> None:
         """Stop playing."""
-        if self.player.playing:
-            self.player.playing = False
+        if self.playing:
+            setattr(self.player, PLAYING, False)
 
     def cut(self, end: int) -> None:
         """Let the range begin (0) or end (1) with the current frame."""
