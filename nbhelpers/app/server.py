@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -89,6 +90,7 @@ def serve(serving: Serving, page: str = "", *, browser: bool = True) -> None:
     import uvicorn
 
     address = f"http://{serving.host}:{serving.port}{serving.root_path}/{page}"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn passes it on when it has ended: visits end too
     with starting(serving) as application:
         log.info("The pages are at %s (Ctrl-C ends them)", address)
         if browser and serving.local:
