@@ -33,6 +33,7 @@ MATTES = {  # name of an export: its text, and what it is
     "rgba": ("PNG cut-outs", "pictures with a transparent background, one a frame"),
     "mattes": ("PNG mattes", "grey pictures, one a frame: white is the object"),
     "prores": ("ProRes 4444", "one MOV file with transparency, for video editors"),
+    "webm": ("WebM", "one WebM file with transparency, for web pages"),
     "overlay": ("Preview", "one MP4 file of the clip with the object tinted"),
 }
 

@@ -46,6 +46,7 @@ EXPORTS = {  # format: name, what is written
     "side by side": ("Side by side", "A video of the clip and the cut-out beside it (MP4)"),
     "prores": ("ProRes 4444", "A video with alpha (MOV)"),
     "png": ("PNG video", "A lossless video with alpha (MOV)"),
+    "webm": ("WebM", "A video with alpha for web pages (VP9)"),
 }
 
 
