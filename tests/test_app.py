@@ -1,5 +1,7 @@
 """The pages' jobs, visitors and server without a browser: what is kept, refused, resumed, and what nobody else sees."""
 
+import re
+import sys
 import threading
 import time
 import zipfile
@@ -14,6 +16,7 @@ from nbhelpers.app import visits as visits_module
 from nbhelpers.app.job import Workers
 from nbhelpers.app.server import Guard, Serving
 from nbhelpers.app.visits import Visits, check_upload
+from nbhelpers.app.words import plain
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
 
@@ -381,6 +384,58 @@ def test_each_page_has_its_picture():
     for page in JOBS:
         assert load_image(pictures / f"{page}.jpg").shape[1] >= 400
         assert (pictures / f"{page}.jpg").stat().st_size < 60_000
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("judging", "Comparing the photos"),
+        ("1 regions failed crop verification", "click it"),
+        ("16 regions failed crop verification", "16 places"),
+        ("runs (xfeat-lighterglue, disk-lightglue) found cameras that differ by 91 degrees or more (median)",
+         "More photos, taken closer together"),
+        ("no cameras are known: views were compared by appearance only", "closer together"),
+        ("no camera is known for a.jpg, b.jpg: the object was found there by its appearance only", "a.jpg, b.jpg"),
+        ("the prompt in a.jpg contradicts b.jpg and applies to its own view only; clear one of them", "Clear those"),
+        ('"zebra" was not found by CLIP: no view matches it: 0.10 at most, minimum 0.2; try another word, or click it',
+         'Nothing that looks like "zebra"'),
+        ("its overlap with the mask predicted by optical flow is only 31%", "Click there"),
+        ("not registered, because of too few matches with the others: c.jpg", "c.jpg"),
+        ("too few scores to calibrate (3 background scores, 1 expected matches)", "Yes or No"),
+    ],
+)  # fmt: skip
+def test_messages_of_the_engines_are_told_in_plain_words(message, told):
+    words = plain(message)
+    assert told in words and words != message
+    for jargon in ("runs (", "(median)", "crop verification", "appearance", "optical flow", "scores", "registered"):
+        assert jargon not in words
+
+
+def test_a_message_that_is_not_known_stays_as_it_is():
+    assert plain("the lamp is on the table; judging it is hard") == "the lamp is on the table; judging it is hard"
+
+
+def test_a_scene_shows_no_word_of_the_engines(make):
+    job, seen = make("multiview"), set()
+    job.on_change(lambda: job.working and seen.add(job.progress.text))
+    job.open_example()
+    finished(job)
+    assert "Looking through view0.png" in seen and any("photos were taken" in text for text in seen)
+    for text in (*seen, *job.notice.details):
+        assert "judging" not in text and "verif" not in text and "relative to view" not in text, text
+
+
+def test_buttons_have_icons_that_the_pages_know(make):
+    """Solara has an older Font Awesome than JupyterLab, which knows the old names too."""
+    import nbhelpers
+
+    (sheet,) = Path(sys.prefix, "share", "solara", "cdn").glob("font-awesome*/css/font-awesome.css")
+    known = sheet.read_text()
+    folder = Path(nbhelpers.__file__).parent
+    sources = [(folder / "app" / "pages.py"), *(folder / "widgets").rglob("*.py")]
+    icons = {name for path in sources for name in re.findall(r'icon="([a-z-]+)"', path.read_text())}
+    assert len(icons) > 20
+    assert [name for name in sorted(icons) if f".fa-{name}:before" not in known] == []
 
 
 def test_a_job_is_the_same_for_all_pages_of_a_visitor(visits):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nbhelpers.app.job import Job, Notice, StopWorkError, Workers
+from nbhelpers.app.words import plain
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import IMAGE_SUFFIXES
 from nbhelpers.core.images import save_image
@@ -278,7 +279,11 @@ class ClipTask(Job):
             text += f" Look at frame {doubtful[0]}, which may be wrong: click there to correct it, and follow again."
         else:
             text += " Play the clip, then download."
-        why = [f"frame {frame}: {session.drift(frame).why}" for frame in doubtful if session.drift(frame) is not None]
+        why = [
+            f"Frame {frame}: {plain(session.drift(frame).why)}"
+            for frame in doubtful
+            if session.drift(frame) is not None
+        ]
         self.say(text, why)
 
 
@@ -533,7 +538,7 @@ def _notice_of(result: MultiviewResult) -> Notice:
         details.append(f"The position of the camera is known for {int(sum(scene.placed))} of {len(result)} photos.")
     details += [f"{view.name}: agrees {100 * view.consistency:.0f} % with the others" for view in result if view.found]
     details += [view.name + ": not found" for view in result if not view.found]
-    return Notice(text, (*details, *(f"Note: {note}" for note in result.notes)))
+    return Notice(text, tuple(dict.fromkeys((*map(plain, result.notes), *details))))
 
 
 JOBS = {job.page: job for job in (PhotoTask, ClipTask, ProductTask, SceneTask)}

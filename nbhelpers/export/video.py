@@ -44,8 +44,8 @@ class Video:
     Attributes:
         path: ``.mp4``; with alpha ``.mov``, or ``.webm``.
         style: ``"overlay"``: the objects tinted; ``"side by side"``: the clip, and the objects on a checkerboard;
-            ``"prores"``: ProRes 4444 with alpha; ``"png"``: PNG in MOV with alpha, lossless; ``"webm"``: VP9 with alpha,
-            for web pages, with square pixels and frame times in whole milliseconds.
+            ``"prores"``: ProRes 4444 with alpha; ``"png"``: PNG in MOV with alpha, lossless; ``"webm"``: VP9 with
+            alpha for web pages, with square pixels and frame times in whole milliseconds.
         fps: frames per second; by default that of the clip, or the exact frame times if it varies.
         longest: maximum pixels of the longer side; by default 1920 for MP4, and unlimited with alpha.
         premultiplied: multiply colours by alpha; otherwise straight, with colours extended outward.
