@@ -14,7 +14,7 @@ from nbhelpers.app.job import Job, Notice, StopWorkError, Workers
 from nbhelpers.app.words import plain
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import IMAGE_SUFFIXES
-from nbhelpers.core.images import save_image
+from nbhelpers.core.images import image_size, save_image
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.core.video import Frames
@@ -309,6 +309,8 @@ class ProductTask(Job):
 
     def open_files(self, files: Sequence[Path]) -> None:
         """Open photos; what was found and marked before is restored."""
+        if len(files) == 1:
+            image_size(files[0])  # of several, a search tells which it could not read
         saved = self.room / "session.json"
         how = {
             "segmenter": self.load("segmenter"),
