@@ -310,7 +310,7 @@ class ProductTask(Job):
     def open_files(self, files: Sequence[Path]) -> None:
         """Open photos; what was found and marked before is restored."""
         if len(files) == 1:
-            image_size(files[0])  # of several, a search tells which it could not read
+            image_size(files[0])  # of several, a search reports those that it could not read
         saved = self.room / "session.json"
         how = {
             "segmenter": self.load("segmenter"),

@@ -97,7 +97,7 @@ PLAIN = {  # a message as a regular expression: what a page says instead
         "The product looks clearly different from the other things in these photos."
     ),
     r"between the nearest reject \(.+\) and expected matches \(from .+\)": (
-        "What you said No to is told apart from the product."
+        "What you said No to does not look like the product."
     ),
     # notes on clips
     r"its overlap with the mask predicted by optical flow is only \d+%": (
@@ -111,7 +111,7 @@ _RULES = [(re.compile(pattern), text) for pattern, text in PLAIN.items()]
 
 
 def plain(message: str) -> str:
-    """A message of a session in plain words, with what one can do about it; one that is not known stays as it is.
+    """A message of a session in plain words, with what one can do about it; one that is not known stays unchanged.
 
     Example:
         >>> plain("judging")
