@@ -1,10 +1,15 @@
 """The pages' jobs, visitors and server without a browser: what is kept, refused, resumed, and what nobody else sees."""
 
+import errno
+import re
+import sys
 import threading
 import time
 import zipfile
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from app_models import make_jobs, write_clip, write_samples
 from fake_tracker import Clip
@@ -14,6 +19,7 @@ from nbhelpers.app import visits as visits_module
 from nbhelpers.app.job import Workers
 from nbhelpers.app.server import Guard, Serving
 from nbhelpers.app.visits import Visits, check_upload
+from nbhelpers.app.words import plain
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
 
@@ -169,6 +175,8 @@ def test_a_bar_tells_the_fraction_and_the_time_left(make):
     [
         ("photo", [], "no photo"),
         ("photo", ["photo.png", "clip.mp4"], "one clip"),
+        ("clip", ["clip.mp4", "photo.png"], "one clip"),
+        ("multiview", ["clip.mp4", "photo.png"], "one clip"),
         ("products", ["clip.mp4"], "for photos"),
         ("clip", ["gone.mp4"], ""),
     ],
@@ -208,14 +216,77 @@ def test_a_download_before_a_click_is_told(make, page):
 def test_a_full_disk_is_told_and_nothing_is_lost(make, monkeypatch):
     job = make("photo")
     job.open_example()
-    finished(job)
+    finished(job).pack()
+    before = finished(job).download.path.read_bytes()
 
     def full(*_):
-        raise NbHelpersError("the disk is full, the file cannot be written", do="make room and run it again")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(job, "write_results", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "write", full)
+        job.pack()
+        assert (
+            finished(job).notice.error and "disk is full" in job.notice.text and "make room" in job.notice.text.lower()
+        )
+    assert job.session.masks() and job.download.path.read_bytes() == before
+    assert [path.name for path in job.download.path.parent.iterdir()] == ["photo.zip"]
     job.pack()
-    assert "disk is full" in finished(job).notice.text and job.session.masks()
+    assert not finished(job).notice.error
+
+
+@pytest.mark.parametrize("page", ["photo", "clip", "products", "multiview"])
+def test_a_click_outside_the_picture_is_told_and_changes_nothing(make, page):
+    job = make(page)
+    job.open([make.samples / ("clip.mp4" if page == "clip" else "photo.png")])
+    session = finished(job).session
+    where = {"clip": {"frame": 0}, "products": {"view": 0}, "multiview": {"view": 0}}.get(page, {})
+    for x, y in ((-5, 10), (10, 5000), (float("nan"), 10)):
+        with pytest.raises(NbHelpersError) as told:
+            session.click(x, y, **where)
+        assert "\n" not in told.value.what
+    job.pack()
+    assert finished(job).notice.error and "nothing to download" in job.notice.text
+
+
+def write_sound(path):
+    """A file that is a clip by its ending, with sound alone."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux([*stream.encode(frame), *stream.encode()])
+    return path
+
+
+def write_header(path):
+    """A clip whose frames were cut off."""
+    write_clip(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"mdat") + 4])
+    return path
+
+
+@pytest.mark.parametrize("write", [write_sound, write_header])
+def test_a_clip_without_frames_is_told_and_what_was_open_stays(make, visits, tmp_path, write):
+    clip, job = write(tmp_path / "empty.mp4"), make("clip")
+    visit = visits.visit("ann")
+    with pytest.raises(NbHelpersError, match=r"the file empty\.mp4 cannot be read"):
+        receive(visit, clip.name, clip.read_bytes())
+    assert list((visit.folder / "uploads").iterdir()) == []
+    job.open([make.samples / "clip.mp4"])
+    session = finished(job).session
+    job.open([clip])  # from a folder of this computer
+    assert finished(job).notice.error and job.session is session and len(job.notice.text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("page", "name"), [("photo", "a.jpg"), ("products", "a.jpg"), ("clip", "a.mp4")])
+def test_a_text_with_the_name_of_a_picture_is_told_and_what_was_open_stays(make, tmp_path, page, name):
+    (tmp_path / name).write_text("hello")
+    job = make(page)
+    job.open([make.samples / ("clip.mp4" if page == "clip" else "photo.png")])
+    session = finished(job).session
+    job.open([tmp_path / name])
+    assert finished(job).notice.error and "read" in job.notice.text and job.session is session
 
 
 def test_start_over_removes_the_files_of_the_job(make):
@@ -381,6 +452,58 @@ def test_each_page_has_its_picture():
     for page in JOBS:
         assert load_image(pictures / f"{page}.jpg").shape[1] >= 400
         assert (pictures / f"{page}.jpg").stat().st_size < 60_000
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("judging", "Comparing the photos"),
+        ("1 regions failed crop verification", "click it"),
+        ("16 regions failed crop verification", "16 places"),
+        ("runs (xfeat-lighterglue, disk-lightglue) found cameras that differ by 91 degrees or more (median)",
+         "More photos, taken closer together"),
+        ("no cameras are known: views were compared by appearance only", "closer together"),
+        ("no camera is known for a.jpg, b.jpg: the object was found there by its appearance only", "a.jpg, b.jpg"),
+        ("the prompt in a.jpg contradicts b.jpg and applies to its own view only; clear one of them", "Clear those"),
+        ('"zebra" was not found by CLIP: no view matches it: 0.10 at most, minimum 0.2; try another word, or click it',
+         'Nothing that looks like "zebra"'),
+        ("its overlap with the mask predicted by optical flow is only 31%", "Click there"),
+        ("not registered, because of too few matches with the others: c.jpg", "c.jpg"),
+        ("too few scores to calibrate (3 background scores, 1 expected matches)", "Yes or No"),
+    ],
+)  # fmt: skip
+def test_messages_of_the_engines_are_told_in_plain_words(message, told):
+    words = plain(message)
+    assert told in words and words != message
+    for jargon in ("runs (", "(median)", "crop verification", "appearance", "optical flow", "scores", "registered"):
+        assert jargon not in words
+
+
+def test_a_message_that_is_not_known_stays_as_it_is():
+    assert plain("the lamp is on the table; judging it is hard") == "the lamp is on the table; judging it is hard"
+
+
+def test_a_scene_shows_no_word_of_the_engines(make):
+    job, seen = make("multiview"), set()
+    job.on_change(lambda: job.working and seen.add(job.progress.text))
+    job.open_example()
+    finished(job)
+    assert "Looking through view0.png" in seen and any("photos were taken" in text for text in seen)
+    for text in (*seen, *job.notice.details):
+        assert "judging" not in text and "verif" not in text and "relative to view" not in text, text
+
+
+def test_buttons_have_icons_that_the_pages_know(make):
+    """Solara has an older Font Awesome than JupyterLab, which knows the old names too."""
+    import nbhelpers
+
+    (sheet,) = Path(sys.prefix, "share", "solara", "cdn").glob("font-awesome*/css/font-awesome.css")
+    known = sheet.read_text()
+    folder = Path(nbhelpers.__file__).parent
+    sources = [(folder / "app" / "pages.py"), *(folder / "widgets").rglob("*.py")]
+    icons = {name for path in sources for name in re.findall(r'icon="([a-z-]+)"', path.read_text())}
+    assert len(icons) > 20
+    assert [name for name in sorted(icons) if f".fa-{name}:before" not in known] == []
 
 
 def test_a_job_is_the_same_for_all_pages_of_a_visitor(visits):

@@ -19,7 +19,7 @@ from nbhelpers.export.masks import sequence_to_coco, write_sequence_coco
 from nbhelpers.export.verify import verify_sequence_coco, verify_video
 from nbhelpers.export.video import Video, overlay_frame, side_by_side_frame, video_frames, write_video
 
-STYLES = ["overlay", "side by side", "prores", "png"]
+STYLES = ["overlay", "side by side", "prores", "png", "webm"]
 
 
 @pytest.fixture
@@ -40,7 +40,8 @@ def mattes(photo, mask, tmp_path):
 
 
 def name(style):
-    return f"{style.replace(' ', '_')}{'.mp4' if style in STYLES[:2] else '.mov'}"
+    suffix = {"prores": ".mov", "png": ".mov", "webm": ".webm"}.get(style, ".mp4")
+    return f"{style.replace(' ', '_')}{suffix}"
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -51,9 +52,10 @@ def test_a_video_is_what_players_expect_and_passes_its_verifier(style, mattes, t
     assert seen[-1] == (4, 4)
     with av.open(str(video.path)) as container:
         stream = container.streams.video[0]
-        assert stream.frames == 4 and stream.average_rate == Fraction(24000, 1001)
+        assert stream.frames == (0 if style == "webm" else 4)  # WebM does not count them
+        assert stream.average_rate == Fraction(24000, 1001)
         about = stream.codec_context
-        want = {"prores": "prores", "png": "png"}.get(style, "h264")
+        want = {"prores": "prores", "png": "png", "webm": "vp9"}.get(style, "h264")
         assert about.name == want
         assert (about.width, about.height) == ((320, 120) if style == "side by side" else (160, 120))
         if style == "prores":
@@ -73,6 +75,23 @@ def test_png_in_mov_loses_nothing_and_prores_little(mattes, tmp_path):
                 assert np.abs(alpha - right[:, :, 3]).mean() <= most
                 if style == "png":
                     assert np.array_equal(frame.to_ndarray(), right)
+
+
+def test_webm_has_the_alpha_of_the_mattes_in_another_decoder(mattes, tmp_path):
+    video = Video(tmp_path / "a.webm", "webm")
+    write_video(video, mattes)
+    with av.open(str(video.path)) as container:
+        stream, decoder = container.streams.video[0], av.CodecContext.create("libvpx-vp9", "r")
+        assert stream.metadata["alpha_mode"] == "1"
+        frames = [frame for packet in container.demux(stream) for frame in decoder.decode(packet)]
+    assert len(frames) == 4
+    for frame, right in zip(frames, video_frames(video, mattes), strict=True):
+        found = frame.to_ndarray(format="rgba").astype(int)
+        assert np.abs(found[:, :, 3] - right[:, :, 3]).mean() <= 2
+        inside = right[:, :, 3] == 255
+        assert np.abs(found[inside][:, :3] - right[inside][:, :3]).mean() <= 8
+    moved = Mattes(mattes.frames, [{1: np.zeros((120, 160), bool)}] * 4)
+    assert "alpha is not the frame's matte" in str(verify_video(video, moved))
 
 
 def test_premultiplied_and_straight_differ(mattes, tmp_path):
@@ -242,7 +261,9 @@ def test_pixels_that_are_not_square_stay_so(style, tmp_path):
     assert clip.aspect == Fraction(64, 45)
     video = Video(tmp_path / f"out_{name(style)}", style)
     write_video(video, Mattes(clip, [{1: np.ones(clip.size, bool)}]))
-    assert Frames(video.path).aspect == Fraction(64, 45)
+    written = Frames(video.path)
+    assert written.aspect == (1 if style == "webm" else Fraction(64, 45))
+    assert written.size == {"webm": (48, 91), "side by side": (48, 128)}.get(style, clip.size)
     assert verify_video(video, Mattes(clip, [{1: np.ones(clip.size, bool)}])).check().ok
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import trimesh
-from fake_words import COLOURS, FakeTextEncoder
+from fake_words import COLOURS, FakeDetector, FakeTextEncoder
 from page_models import THINGS, Flood, drawn, without_networks
 from scene_maker import SIZE, make_scene
 from typer.testing import CliRunner
@@ -124,6 +124,33 @@ def test_look_gives_masks_with_the_points_inside(made, photos):
     )
     assert len(similarity) == 2 and {each.noun for each in found} == {0, 1}
     assert all(len(each.points) for each in found)
+
+
+def test_a_spatial_phrase_uses_the_instances_of_a_detector_that_gives_masks(made, photos):
+    class Segmenting(FakeDetector):
+        """As SAM 3: instances with masks, here without the lowest quarter, which no segmenter would leave out."""
+
+        def detect(self, image, names, min_score=0.1):
+            found = super().detect(image, names, min_score)
+            found.mask = np.zeros((len(found), *image.shape[:2]), bool)
+            for mask, name, box in zip(found.mask, found.data["detected"], found.xyxy.astype(int), strict=True):
+                x0, y0, x1, y1 = box
+                window = slice(y0, y1 - (y1 - y0) // 4), slice(x0, x1)
+                mask[window] = np.abs(image[window].astype(int) - COLOURS[name]).max(2) < 12
+            return found
+
+    scene, numbers, _ = made
+    detector = Segmenting({"ball": 0.9, "box": 0.8})
+    phrase = parse_phrase("ball left of the box")
+    found = ground_phrase(photos, phrase, FakeTextEncoder(), scene, 0, detector=detector)
+    assert found.resolution.decided, found.resolution.why
+    assert len(detector.asked) == len(photos)
+    truth, own = set(numbers["ball 1"].tolist()), set(found.target.points.tolist())
+    assert len(own & truth) > 0.4 * len(truth) and not own & set(numbers["ball 2"].tolist())
+    masks = detector.detect(photos.image(0), ["ball"]).mask
+    assert any(np.array_equal(found.target.mask(0), mask) for mask in masks)
+    without = find(photos, scene, "ball left of the box").target.mask(0)
+    assert without.sum() > 1.1 * found.target.mask(0).sum()
 
 
 def test_what_the_segmenter_adds_to_a_thing_is_no_part_of_it(monkeypatch):

@@ -163,7 +163,7 @@ def test_objects_do_not_disturb_each_other_and_can_be_removed(family, clip):
 def test_memory_does_not_grow_with_the_clip(family, photo):
     tracker, _, _ = family
     sizes = []
-    for count in (20, 40):
+    for count in (20, 60):
         state = tracker.open(Clip(photo, count))
         tracker.add(state, 0, 1, CLICK)
         list(tracker.propagate(state, 0, count - 1))
@@ -171,6 +171,32 @@ def test_memory_does_not_grow_with_the_clip(family, photo):
         outputs = state.objects[1].outputs
         sizes.append((bytes_kept(outputs), len(outputs["non_cond_frame_outputs"])))
     assert sizes[0] == sizes[1]
+
+
+def test_a_saved_memory_goes_on_as_if_nothing_had_happened(family, clip, tmp_path):
+    tracker, _, _ = family
+    state, after = tracker.open(clip), tracker.open(clip)
+    tracker.add(state, 0, 1, CLICK)
+    tracker.add(state, 2, 2, BOX)
+    list(tracker.propagate(state, 0, 8))
+    tracker.add(state, 7, 1, CORRECTION)
+    list(tracker.propagate(state, 0, 10))
+    said = {frame: {i: o.prompts[frame] for i, o in state.objects.items() if frame in o.prompts} for frame in range(11)}
+    for frame in range(11):
+        np.savez(tmp_path / f"{frame}.npz", **tracker.memory(state, frame))
+    for frame in sorted(range(11), key=lambda frame: not said[frame]):  # prompted frames first
+        with np.load(tmp_path / f"{frame}.npz") as memory:
+            tracker.recall(after, frame, memory, said[frame])
+    expected = logits_of(tracker.propagate(state, 11, 16))
+    assert len(expected) == 12 and differing(logits_of(tracker.propagate(after, 11, 16)), expected) == []
+    more = Prompt([(30, 30), (140, 100)], [1, 0])
+    assert np.array_equal(tracker.add(after, 7, 1, more).logits, tracker.add(state, 7, 1, more).logits)
+    for each in (after, state):
+        tracker.remove(each, 2)
+    again = logits_of(tracker.propagate(state, 5, 10))
+    assert len(again) == 6 and differing(logits_of(tracker.propagate(after, 5, 10)), again) == []
+    with np.load(tmp_path / "7.npz") as memory, pytest.raises(NbHelpersError, match="does not match"):
+        tracker.recall(tracker.open(clip), 7, memory)
 
 
 def test_full_memory_in_the_middle_of_a_clip_loses_nothing(family, clip, monkeypatch):

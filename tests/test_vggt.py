@@ -89,6 +89,68 @@ def test_points_project_where_they_were_seen_and_are_seen_by_their_neighbours(es
     assert (seen > 1).mean() > 0.5  # the views overlap by most of their width
 
 
+class Crooked(FakeVGGT):
+    """Cameras that turn and zoom, and depths without a rule."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = torch.Generator().manual_seed(0)
+
+    def camera_head(self, tokens):
+        views = tokens[0].shape[1]
+        self.encoding = torch.randn(1, views, 9, generator=self.numbers)
+        self.encoding[..., 7:] = 0.5 + torch.rand(1, views, 2, generator=self.numbers)
+        return [self.encoding]
+
+    def depth_head(self, tokens, frames, start, frames_chunk_size=8):
+        shape = (*frames.shape[:2], *frames.shape[-2:])
+        self.depth = 1 + 4 * torch.rand(*shape, 1, generator=self.numbers)
+        self.confidence = 1 + torch.rand(shape, generator=self.numbers)
+        return self.depth, self.confidence
+
+
+def publishers_cameras(encoding, size):
+    """``absT_quaR_FoV`` as it is documented: translation, quaternion with the scalar last, field of view by height."""
+    x, y, z, w = (encoding[..., 3:7] / encoding[..., 3:7].norm(dim=-1, keepdim=True)).unbind(-1)
+    turn = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    turn = torch.stack([torch.stack(row, -1) for row in turn], -2)
+    return torch.cat([turn, encoding[..., :3, None]], -1), decode(encoding, size)[1]
+
+
+def test_the_scene_is_what_the_publishers_demo_makes_of_the_network():
+    """Pose encoding, cameras, unprojected depth, least sure pixels left out.
+
+    The demo's principal point is counted from the corner of the picture and its pixels from their centres, so that its
+    points are half a pixel off; here a pixel is at its centre in both.
+    """
+    model = Crooked()
+    scene = vggt.VggtEstimator(model, publishers_cameras, "vggt-1b", "cpu", points=10**9).reconstruct(
+        pictures([(252, 518), (600, 300)])
+    )
+    poses, intrinsics = (each[0].numpy() for each in publishers_cameras(model.encoding, (518, 518)))
+    areas = [(slice(133, 385), slice(0, 518)), (slice(0, 518), slice(133, 385))]  # white is left out
+    confidence = [model.confidence[0, view][area].numpy() for view, area in enumerate(areas)]
+    limit = np.quantile(np.concatenate([each.ravel() for each in confidence]), 0.15)
+    world = []
+    for view, area in enumerate(areas):
+        depth = model.depth[0, view, ..., 0].numpy()
+        u, v = np.meshgrid(np.arange(518) + 0.5, np.arange(518) + 0.5)
+        (fx, _, cx), (_, fy, cy), _ = intrinsics[view]
+        local = np.stack([(u - cx) * depth / fx, (v - cy) * depth / fy, depth], axis=-1)
+        turn, shift = poses[view, :, :3], poses[view, :, 3]
+        world.append(((local - shift) @ turn)[area][confidence[view] > limit])
+    assert scene.points.shape == (len(world[0]) + len(world[1]), 3)
+    np.testing.assert_allclose(scene.points, np.concatenate(world), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scene.world_to_camera, poses, atol=1e-5)
+    np.testing.assert_allclose(
+        scene.K[0], intrinsics[0] - [[0, 0, 0.5], [0, 0, 133.5], [0, 0, 0]], rtol=1e-5, atol=1e-4
+    )
+
+
 def test_the_least_sure_depths_are_dropped(estimator):
     scene = estimator.reconstruct(pictures())
     unknown = scene.depth[0] == 0

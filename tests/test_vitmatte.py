@@ -1,5 +1,7 @@
 """ViTMatte against the library's own processor and network, and as the refinement of mattes."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import tiny_networks
@@ -83,6 +85,28 @@ def test_a_clip_is_refined_and_a_steady_object_stays_steady(tiny, photo, disc):
     assert mattes.signature(0) != Mattes(Clip(), [disc] * 3).signature(0)
     with pytest.raises(NbHelpersError, match="needs its network"):
         Mattes(Clip(), [disc] * 3, SETTINGS).make(0)
+
+
+def test_mattes_of_an_outline_that_flickers_change_less_when_it_is_smoothed_in_time(tiny, photo, disc):
+    class Clip:
+        size = (120, 160)
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return np.clip(photo + np.random.default_rng(index).normal(0, 3, photo.shape), 0, 255).astype(np.uint8)
+
+    distance = np.hypot(*(np.indices((120, 160)) - np.array([60, 50])[:, None, None]))
+    masks = [distance <= radius for radius in (25, 28, 24, 27, 25, 28)]
+
+    def change(steady):
+        settings = MatteSettings(refine="vitmatte", rim=6, steady=steady)
+        mattes = Mattes(Clip(), masks, settings, matting=tiny[0].alphas)
+        alphas = [mattes.make(index).astype(float) for index in range(1, 5)]
+        return np.mean([np.abs(b - a).mean() for a, b in pairwise(alphas)])
+
+    assert 0 < change(1) < 0.8 * change(0)
 
 
 def test_wrong_settings_and_trimaps_are_refused(tiny, photo, disc):

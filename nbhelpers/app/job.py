@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nbhelpers.app.visits import is_clip
+from nbhelpers.app.words import plain
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing, write_text
 
@@ -185,7 +186,7 @@ class Job:
 
     def say(self, text: str, details: Sequence[str] = (), *, error: bool = False) -> None:
         """Show a sentence on the page."""
-        self.notice = Notice(text, tuple(details), error)
+        self.notice = Notice(text, tuple(map(plain, details)), error)
         self.changed()
 
     def fail(self, error: BaseException) -> None:
@@ -289,7 +290,7 @@ class Job:
         fraction = min(done / total, 1.0) if total > 1 else None
         passed = time.monotonic() - self._began
         left = passed * (1 - fraction) / fraction if fraction and done >= 1 and passed > 2 else None
-        self.progress = Progress(text, fraction, left)
+        self.progress = Progress(plain(text), fraction, left)
         self.changed()
 
     def restart_clock(self) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from nbhelpers.app.job import Job, Notice, StopWorkError, Workers
+from nbhelpers.app.words import plain
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import IMAGE_SUFFIXES
-from nbhelpers.core.images import save_image
+from nbhelpers.core.images import image_size, save_image
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.core.video import Frames
@@ -33,6 +34,7 @@ MATTES = {  # name of an export: its text, and what it is
     "rgba": ("PNG cut-outs", "pictures with a transparent background, one a frame"),
     "mattes": ("PNG mattes", "grey pictures, one a frame: white is the object"),
     "prores": ("ProRes 4444", "one MOV file with transparency, for video editors"),
+    "webm": ("WebM", "one WebM file with transparency, for web pages"),
     "overlay": ("Preview", "one MP4 file of the clip with the object tinted"),
 }
 
@@ -277,7 +279,11 @@ class ClipTask(Job):
             text += f" Look at frame {doubtful[0]}, which may be wrong: click there to correct it, and follow again."
         else:
             text += " Play the clip, then download."
-        why = [f"frame {frame}: {session.drift(frame).why}" for frame in doubtful if session.drift(frame) is not None]
+        why = [
+            f"Frame {frame}: {plain(session.drift(frame).why)}"
+            for frame in doubtful
+            if session.drift(frame) is not None
+        ]
         self.say(text, why)
 
 
@@ -303,6 +309,8 @@ class ProductTask(Job):
 
     def open_files(self, files: Sequence[Path]) -> None:
         """Open photos; what was found and marked before is restored."""
+        if len(files) == 1:
+            image_size(files[0])  # of several, a search reports those that it could not read
         saved = self.room / "session.json"
         how = {
             "segmenter": self.load("segmenter"),
@@ -532,7 +540,7 @@ def _notice_of(result: MultiviewResult) -> Notice:
         details.append(f"The position of the camera is known for {int(sum(scene.placed))} of {len(result)} photos.")
     details += [f"{view.name}: agrees {100 * view.consistency:.0f} % with the others" for view in result if view.found]
     details += [view.name + ": not found" for view in result if not view.found]
-    return Notice(text, (*details, *(f"Note: {note}" for note in result.notes)))
+    return Notice(text, tuple(dict.fromkeys((*map(plain, result.notes), *details))))
 
 
 JOBS = {job.page: job for job in (PhotoTask, ClipTask, ProductTask, SceneTask)}

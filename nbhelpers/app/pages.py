@@ -514,7 +514,7 @@ def Start():  # noqa: N802
                     with v.Card(href=f"{_root()}/{page}", class_=f"nbhelpers-card-{page} fill-height",
                                 attributes={"title": SAYS[page]}):  # fmt: skip
                         v.Img(src=_picture(page), height=190, alt=SAYS[page])
-                        v.CardTitle(children=[job.title])
+                        v.CardTitle(children=[job.title], style_="word-break: normal")
                         v.CardText(children=[SAYS[page]])
         solara.Text("Your files stay on the computer that serves this page. They are removed when your visit ends.")
 
@@ -579,12 +579,13 @@ def Visitor(page: str):  # noqa: N802
 def Layout(children: list = []):  # noqa: B006, N802
     """The bar of all pages: a way back to the start, the pages, light and dark."""
     here = solara.use_router().path
-    with v.Html(tag="div") as main:
+    with v.Html(tag="div", style_="min-height: 100vh") as main:
         with v.Html(tag="nav", class_="nbhelpers-nav d-flex flex-wrap align-center px-2 ga-1"):
             for path, text in (("", "Start"), *((page, job.page) for page, job in JOBS.items())):
                 v.Btn(
                     children=[text.capitalize()], href=f"{_root()}/{path}", small=True,
-                    text=here.strip("/") != path, depressed=True, class_="text-none",
+                    text=here.strip("/") != path, depressed=True, class_="text-none px-2",
+                    style_="letter-spacing: normal",
                     attributes={"title": "All pages" if not path else JOBS[path].title},
                 )  # fmt: skip
             v.Spacer()

@@ -1,4 +1,4 @@
-"""Videos of the result: overlay or side by side for review, ProRes 4444 and PNG in MOV with alpha for compositing."""
+"""Videos of the result: overlay or side by side for review; ProRes 4444, PNG in MOV and WebM with alpha."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ ENCODERS = {  # style -> suffix, encoder, pixel format, options
     "side by side": (".mp4", "libx264", "yuv420p", {"crf": "18", "preset": "veryfast"}),
     "prores": (".mov", "prores_ks", "yuva444p10le", {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"}),
     "png": (".mov", "png", "rgba", {}),
+    "webm": (".webm", "libvpx-vp9", "yuva420p", {"crf": "18", "b": "0", "deadline": "good", "cpu-used": "4"}),
 }
 
 
@@ -41,16 +42,17 @@ class Video:
     """A video file of the result of a clip.
 
     Attributes:
-        path: ``.mp4``, or ``.mov`` for those with alpha.
+        path: ``.mp4``; with alpha ``.mov``, or ``.webm``.
         style: ``"overlay"``: the objects tinted; ``"side by side"``: the clip, and the objects on a checkerboard;
-            ``"prores"``: ProRes 4444 with alpha; ``"png"``: PNG in MOV with alpha, lossless.
+            ``"prores"``: ProRes 4444 with alpha; ``"png"``: PNG in MOV with alpha, lossless; ``"webm"``: VP9 with
+            alpha for web pages, with square pixels and frame times in whole milliseconds.
         fps: frames per second; by default that of the clip, or the exact frame times if it varies.
         longest: maximum pixels of the longer side; by default 1920 for MP4, and unlimited with alpha.
         premultiplied: multiply colours by alpha; otherwise straight, with colours extended outward.
     """
 
     path: Path
-    style: Literal["overlay", "side by side", "prores", "png"]
+    style: Literal["overlay", "side by side", "prores", "png", "webm"]
     fps: float | None = None
     longest: int | None = None
     premultiplied: bool = False
@@ -70,7 +72,7 @@ class Video:
     @property
     def has_alpha(self) -> bool:
         """Whether transparency is stored."""
-        return self.style in ("prores", "png")
+        return self.style in ("prores", "png", "webm")
 
     @property
     def limit(self) -> int | None:
@@ -82,6 +84,10 @@ class Video:
         if self.fps is None and (rate := getattr(mattes.frames, "rate", None)):
             return rate
         return exact_rate(float(self.fps or getattr(mattes.frames, "fps", None) or FPS))
+
+    def aspect(self, mattes: Mattes) -> Fraction:
+        """Width over height of a pixel as stored; browsers expect square ones of WebM, so its frames are stretched."""
+        return Fraction(1) if self.style == "webm" else getattr(mattes.frames, "aspect", Fraction(1))
 
     def stamps(self, mattes: Mattes) -> tuple[np.ndarray, Fraction] | None:
         """The exact frame times if the frame rate varies, see `nbhelpers.core.video.Frames.stamps`; else None."""
@@ -135,6 +141,8 @@ def video_frames(video: Video, mattes: Mattes) -> Iterator[np.ndarray]:
             matte = mattes.make(index, image)
             make = premultiplied_rgba if video.premultiplied else straight_rgba
             picture = make(image, matte)
+            if video.style == "webm" and (aspect := getattr(mattes.frames, "aspect", 1)) != 1:
+                picture = cv2.resize(picture, (round(picture.shape[1] * aspect), picture.shape[0]))
             yield picture if video.limit is None else fit(picture, video.limit)
         elif video.style == "overlay":
             yield _even(overlay_frame(image, mattes.make_each(index, image), video.limit))
@@ -190,14 +198,15 @@ def _encode(path: Path, video: Video, mattes: Mattes, progress: Callable[[int, i
         raise NbHelpersError("this build of PyAV cannot encode such a video", given=encoder, do="pip install -U av")
     try:
         # the index is stored first, so that browsers can play the file while loading
-        with av.open(f"file:{path}", "w", format=path.suffix[1:], options={"movflags": "+faststart"}) as container:
+        index_first = {} if video.style == "webm" else {"movflags": "+faststart"}
+        with av.open(f"file:{path}", "w", format=path.suffix[1:], options=index_first) as container:
             stream: Any = None
             for done, picture in enumerate(video_frames(video, mattes), start=1):
                 if stream is None:
                     stream = container.add_stream(encoder, rate=video.rate(mattes), options=dict(options))
                     stream.height, stream.width = picture.shape[:2]
                     stream.pix_fmt = pixel_format
-                    stream.sample_aspect_ratio = getattr(mattes.frames, "aspect", Fraction(1))
+                    stream.sample_aspect_ratio = video.aspect(mattes)
                     if tick is not None:
                         stream.time_base = stream.codec_context.time_base = tick
                     if encoder != "png":  # BT.709, video range: the default of players, made explicit

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from nbhelpers.core.device import (
     release_memory,
 )
 from nbhelpers.core.errors import NbHelpersError
+
+if TYPE_CHECKING:
+    import torch
 
 Result = TypeVar("Result")
 
@@ -171,3 +174,30 @@ def read_weights(path: Path, expected: str) -> dict[str, Any]:
             expected=expected,
             do="download it again with nbhelpers fetch; files that run code when loaded are refused",
         ) from error
+
+
+def moved(value: Any, device: str | torch.device) -> Any:
+    """Nested dictionaries and lists with all tensors moved to ``device``."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return type(value)((key, moved(item, device)) for key, item in value.items())
+    return [moved(item, device) for item in value] if isinstance(value, list) else value
+
+
+def packed(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as an array that NumPy can save; bfloat16 is stored as uint16."""
+    import torch
+
+    tensor = tensor.detach().cpu()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def unpacked(array: np.ndarray, device: str) -> torch.Tensor:
+    """The inverse of `packed`."""
+    import torch
+
+    tensor = torch.from_numpy(array.copy())
+    return (tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor).to(device)

@@ -1,6 +1,7 @@
 """ViTMatte: opacity at an object's rim (hair, fur, motion blur) from a photo and a trimap.
 
-Yao et al. 2023, ViTMatte (arXiv 2305.15272); run by ``transformers``.
+Yao et al. 2023, ViTMatte (arXiv 2305.15272); run by ``transformers``. It sees each frame alone: equal frames and masks
+give equal mattes, and where the outline flickers ``MatteSettings(steady=...)`` smooths the trimap, not the opacities.
 """
 
 from __future__ import annotations

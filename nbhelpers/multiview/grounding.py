@@ -23,7 +23,7 @@ from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.vocabulary import root
-from nbhelpers.models.protocols import FeatureSegmenter, ImageTextEncoder, Segmenter, TextEncoder
+from nbhelpers.models.protocols import Detector, FeatureSegmenter, ImageTextEncoder, Segmenter, TextEncoder
 from nbhelpers.models.values import Embedding
 from nbhelpers.multiview.association import (
     SceneObject,
@@ -271,7 +271,12 @@ class NounQueries:
 
 
 def detect_nouns(
-    photos: Photos, view: int, nouns: NounQueries, text_encoder: TextEncoder, scene: Scene | None
+    photos: Photos,
+    view: int,
+    nouns: NounQueries,
+    text_encoder: TextEncoder,
+    scene: Scene | None,
+    detector: Detector | None = None,
 ) -> tuple[tuple[float, ...], list[ViewInstance]]:
     """Find the nouns in one view.
 
@@ -281,6 +286,8 @@ def detect_nouns(
         nouns: the queries.
         text_encoder: localises them.
         scene: for the points inside each mask; may be None.
+        detector: finds instances of the nouns that it knows, with masks of its own if it has them (SAM 3); by default
+            that of `nbhelpers.load` for text encoders of the lite set, none for others.
 
     Returns:
         The similarity of the view to each noun, and the instances of those that it shows. The similarity is the cosine
@@ -290,7 +297,7 @@ def detect_nouns(
         return (), []
     image = photos.image(view)
     settings = replace(nouns.settings, min_region_size=max(50.0, MIN_INSTANCE_AREA * image.shape[0] * image.shape[1]))
-    detector, _ = choose_detector(None, text_encoder.name, settings)
+    detector, _ = choose_detector(detector, text_encoder.name, settings)
     if detector is None or not any(detector.classes(nouns.vocabulary)):
         settings = replace(settings, detect=False)  # a detector that knows none of the nouns only adds rivals
     result = clip_guided.segment(
@@ -524,6 +531,7 @@ def ground_phrase(
     scene: Scene | None = None,
     reference: int | None = None,
     progress: Progress | None = None,
+    detector: Detector | None = None,
 ) -> PhraseGrounding:
     """Find the object that a phrase refers to.
 
@@ -534,6 +542,7 @@ def ground_phrase(
         scene: cameras and points; without it relations are measured in the image of the reference view.
         reference: the view that defines left and right; by default the first with a camera.
         progress: called with finished steps, total steps and a description.
+        detector: see `detect_nouns`.
     """
     reference = default_view(scene, photos) if reference is None else photos.check(reference)
     frame = ViewerFrame(scene, reference)
@@ -545,7 +554,7 @@ def ground_phrase(
     instances = []
     for step, view in enumerate(views):
         report(step, steps, f"searching {photos.names[view]}")
-        similarity[view], found = detect_nouns(photos, view, nouns, text_encoder, scene)
+        similarity[view], found = detect_nouns(photos, view, nouns, text_encoder, scene, detector)
         instances += found
     objects = _associate(instances, nouns.names, scene, reference)
     report(len(views), steps, "verifying each object")

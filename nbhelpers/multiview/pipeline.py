@@ -19,7 +19,7 @@ from nbhelpers.core.orientation import MIRRORED, UPRIGHT
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.core.scenes.writers import write_colmap
-from nbhelpers.models.protocols import SceneEstimator, Segmenter, TextEncoder
+from nbhelpers.models.protocols import Detector, SceneEstimator, Segmenter, TextEncoder
 from nbhelpers.multiview.grounding import ground_phrase, segment_by_box
 from nbhelpers.multiview.referring import Phrase, parse_phrase
 from nbhelpers.multiview.results import MultiviewResult, save_result
@@ -45,6 +45,8 @@ class MultiviewSegmenter:
         segmenter: by default from `nbhelpers.load`, like the other two.
         text_encoder: localises words in a photo; not needed for clicks.
         estimator: estimates cameras and points; not needed if they are known.
+        detector: finds instances of a phrase's nouns, such as ``nbhelpers.load("detector", "sam3-detector")``; see
+            `nbhelpers.multiview.grounding.detect_nouns` for the default.
         models: ``"lite"``, ``"official"`` or ``"auto"``, for models that are loaded by default.
         device: for models that are loaded by default.
     """
@@ -55,11 +57,12 @@ class MultiviewSegmenter:
         text_encoder: TextEncoder | None = None,
         estimator: SceneEstimator | None = None,
         *,
+        detector: Detector | None = None,
         models: str | None = None,
         device: str | None = None,
     ):
         self._given = {"segmenter": segmenter, "text_encoder": text_encoder, "scene_estimator": estimator}
-        self._models, self._device = models, device
+        self._models, self._device, self._detector = models, device, detector
 
     def model(self, task: str):
         """The model of a task, loaded at first use."""
@@ -109,7 +112,7 @@ class MultiviewSegmenter:
         grounding = None
         if parsed is not None:
             encoder = self.model("text_encoder")
-            grounding = ground_phrase(photos, parsed, encoder, session.scene, reference_view, progress)
+            grounding = ground_phrase(photos, parsed, encoder, session.scene, reference_view, progress, self._detector)
             notes += grounding.notes
             if grounding.target is not None:
                 best = grounding.target.best_view

@@ -39,7 +39,8 @@ def export_mattes(
     Each format is written to a folder of its name in ``folder``; an interrupted export resumes. If that folder holds an
     export of another clip, a number is appended to its name, see `own_name`. The formats are
     those of `nbhelpers.export.layouts.LAYOUTS` (``postshot``, ``colmap``, ``nerfstudio``, ``mattes``, ``rgba``), of
-    `nbhelpers.export.video.ENCODERS` (``overlay``, ``side by side``, ``prores``, ``png``), and ``coco``.
+    `nbhelpers.export.video.ENCODERS` (``overlay``, ``side by side``, ``prores``, ``png``, ``webm``), and
+    ``coco``.
 
     Args:
         mattes: of the clip; ``mattes.objects`` names the objects.

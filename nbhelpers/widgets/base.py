@@ -270,7 +270,7 @@ class HistoryRow(Row):
     def __init__(self, owner: SessionWidget, clear: Callable[[], object] | None = None, scope: str = ""):
         self._session = owner.session
         self.undo = owner.button("Undo", "Undo the last step (Z)", owner.session.undo, icon="undo", width="84px")
-        self.redo = owner.button("Redo", "Redo the step (Y)", owner.session.redo, icon="redo", width="84px")
+        self.redo = owner.button("Redo", "Redo the step (Y)", owner.session.redo, icon="repeat", width="84px")
         buttons = [self.undo, self.redo]
         if clear is not None:
             self.clear = owner.button("Clear", f"Remove the prompts of {scope} (C)", clear, icon="eraser", width="84px")
@@ -297,7 +297,7 @@ class ObjectRow(Row):
         self.name = widgets.Text(
             placeholder="name", tooltip="Name of the active object", layout=widgets.Layout(width="150px", margin="0")
         )
-        rename = owner.button("Rename", "Give the active object this name", self._rename, icon="pencil-alt")
+        rename = owner.button("Rename", "Give the active object this name", self._rename, icon="pencil")
         self._delete = owner.button("Delete", "Delete the active object with its prompts", self._remove, icon="trash")
         super().__init__(label("Objects"), self._chips, space(), Row(self.name, rename, self._delete))
 
@@ -319,7 +319,7 @@ class ObjectRow(Row):
         active = name == self._session.active
         tooltip = "Clicks go to this object" if active else "Let clicks go to this object"
         chip = self.owner.button(
-            name, tooltip, lambda: self._session.select(name), icon="pen" if active else "", width="auto"
+            name, tooltip, lambda: self._session.select(name), icon="pencil" if active else "", width="auto"
         )
         chip.style.button_color = colour_of(number)
         chip.style.text_color = text = text_on(colour_of(number))

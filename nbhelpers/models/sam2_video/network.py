@@ -191,24 +191,3 @@ def _in_one_precision(module: torch.nn.Module, args: tuple, kwargs: dict[str, An
     if not torch.is_autocast_enabled(memory.device.type):
         kwargs["memory"] = memory.float()
     return args, kwargs
-
-
-def moved(value: Any, device: str | torch.device) -> Any:
-    """Nested dictionaries and lists with all tensors moved to ``device``."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return type(value)((key, moved(item, device)) for key, item in value.items())
-    return [moved(item, device) for item in value] if isinstance(value, list) else value
-
-
-def packed(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor as an array that NumPy can save; bfloat16 is stored as uint16."""
-    tensor = tensor.detach().cpu()
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def unpacked(array: np.ndarray, device: str) -> torch.Tensor:
-    """The inverse of `packed`."""
-    tensor = torch.from_numpy(array.copy())
-    return (tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor).to(device)

@@ -21,7 +21,7 @@ from jaxtyping import Bool
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import INCLUDE, Prompt
-from nbhelpers.models.adapters import in_precision, precision_of
+from nbhelpers.models.adapters import in_precision, moved, packed, precision_of, unpacked
 from nbhelpers.models.expectation import MAX_PAST, expect, place_of
 from nbhelpers.models.protocols import FeatureFusion, FrameSequence
 from nbhelpers.models.sam2 import builders, load_weights
@@ -381,8 +381,6 @@ class VideoState:
     def on(self, device: torch.device) -> dict[str, Any]:
         """The inference state on a device; if it has to be moved, image features are computed again."""
         if self.inference["device"] != device:
-            from nbhelpers.models.sam2_video.network import moved
-
             images = self.inference["images"]
             self.inference.update(moved({k: v for k, v in self.inference.items() if k != "images"}, device))
             self.inference.update(images=images, cached_features={}, device=device, storage_device=device)
@@ -407,8 +405,6 @@ def full_mask(prompt: Prompt, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
 
 def _frame_arrays(state: VideoState, frame: int) -> dict[str, np.ndarray]:
     """All arrays of a frame, by ``<object id>/<name>``."""
-    from nbhelpers.models.sam2_video.network import packed
-
     arrays = {}
     for object_id, prompts in state.prompts.items():
         kind = "cond_frame_outputs" if frame in prompts else "non_cond_frame_outputs"
@@ -436,8 +432,6 @@ def _restore_arrays(
     Raises:
         NbHelpersError: the arrays do not match the prompts.
     """
-    from nbhelpers.models.sam2_video.network import unpacked
-
     for object_id, own in arrays_by_object(arrays, frame, prompts).items():
         index = model._obj_id_to_idx(state.inference, object_id)
         tracked = state.tracked.setdefault(object_id, bytearray(len(state.frames)))

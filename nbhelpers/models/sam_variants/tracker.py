@@ -18,7 +18,7 @@ import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.adapters import in_precision
+from nbhelpers.models.adapters import in_precision, moved, packed, unpacked
 from nbhelpers.models.pretrained import processed
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.models.sam2_video.tracker import (
@@ -31,7 +31,7 @@ from nbhelpers.models.sam2_video.tracker import (
 )
 from nbhelpers.models.sam_prompts import low_resolution_logits, square_points
 from nbhelpers.models.sam_variants.segmenter import load_variant
-from nbhelpers.models.values import Prediction, TrackedFrame, is_mask_prompt
+from nbhelpers.models.values import Prediction, TrackedFrame, arrays_by_object, is_mask_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +78,11 @@ class TrackedObject:
     tracked: bytearray
     before: dict[int, Before] = field(default_factory=dict)
     changed: bool = False
+
+    @classmethod
+    def new(cls, frames: int) -> TrackedObject:
+        """An object without prompts in a clip of so many frames."""
+        return cls({CONDITIONED: {}, TRACKED: {}}, {}, {}, bytearray(frames))
 
 
 @dataclass
@@ -151,9 +156,7 @@ class VariantTracker:
 
         def run():
             self._prepare(state, frame)  # a frame that cannot be read fails here, and changes nothing
-            item = state.objects.get(object_id) or TrackedObject(
-                {CONDITIONED: {}, TRACKED: {}}, {}, {}, bytearray(len(state.frames))
-            )
+            item = state.objects.get(object_id) or TrackedObject.new(len(state.frames))
             output = item.outputs[TRACKED].get(frame)
             logits = None if output is None else output["pred_masks"]
             before = item.before.get(frame, Before(item.tracked[frame], logits))
@@ -231,6 +234,58 @@ class VariantTracker:
                     gone.add(object_id)
             yield TrackedFrame(frame, predictions, frozenset(gone), frozenset(prompted))
 
+    def memory(self, state: VariantState, frame: int) -> dict[str, np.ndarray]:
+        """The network's memory of one frame as arrays that `recall` restores, after a restart for example.
+
+        Per object 0.3 MB (EdgeTAM) to 3 MB (SAM 3). With the prompted frames and the latest `kept` others, a new state
+        continues exactly like this one.
+        """
+        arrays = {}
+        for object_id, item in state.objects.items():
+            output = item.outputs[CONDITIONED if frame in item.prompts else TRACKED].get(frame, {})
+            before = item.before.get(frame, Before(item.tracked[frame], None))
+            own = {name: packed(tensor) for name, tensor in output.items()}
+            own["direction"] = np.array(before.direction, np.uint8)
+            if before.logits is not None:
+                own["before"] = packed(before.logits)
+            if frame in item.prompts:
+                own["score"] = np.array(item.scores[frame])
+            arrays |= {f"{object_id}/{name}": array for name, array in own.items()}
+        return arrays
+
+    def recall(
+        self,
+        state: VariantState,
+        frame: int,
+        memory: Mapping[str, np.ndarray],
+        prompts: Mapping[int, Prompt] | None = None,
+    ) -> None:
+        """Restore the arrays of `memory`, instead of calling `add` and `propagate` again.
+
+        Args:
+            state: of a clip with the same frames; recall its prompted frames first.
+            frame: the frame of the memory.
+            memory: arrays by name.
+            prompts: those of this frame, by object id.
+
+        Raises:
+            NbHelpersError: no such frame; the memory does not match the prompts.
+        """
+        state.check(frame)
+        prompts = prompts or {}
+        for object_id, own in arrays_by_object(memory, frame, prompts).items():
+            item = state.objects.setdefault(object_id, TrackedObject.new(len(state.frames)))
+            direction = int(own.pop("direction"))
+            logits = unpacked(own.pop("before"), self.device) if "before" in own else None
+            if object_id in prompts:
+                item.prompts[frame], item.scores[frame] = prompts[object_id], float(own.pop("score"))
+                item.before[frame] = Before(direction, logits)
+            else:
+                item.tracked[frame] = direction
+            if own:
+                output = {name: unpacked(array, self.device) for name, array in own.items()}
+                item.outputs[CONDITIONED if object_id in prompts else TRACKED][frame] = output
+
     def _step_tracked(self, state: VariantState, object_id: int, frame: int, reverse: bool) -> tuple[dict, float]:
         """Output and confidence of one object on a frame without prompt."""
         self._prepare(state, frame)
@@ -294,8 +349,8 @@ class VariantTracker:
             for holder in (state.session, state.session.cache):
                 holder.inference_device = holder.inference_state_device = self.device
             for item in state.objects.values():
-                item.outputs = moved_to(item.outputs, self.device)
-                item.before = {f: Before(b.direction, moved_to(b.logits, self.device)) for f, b in item.before.items()}
+                item.outputs = moved(item.outputs, self.device)
+                item.before = {f: Before(b.direction, moved(b.logits, self.device)) for f, b in item.before.items()}
         self.model._prepare_vision_features(state.session, frame, 1)
 
     def _point_inputs(self, prompt: Prompt, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -344,13 +399,6 @@ class VariantTracker:
 
     def _run(self, run: Callable[[], Result]) -> Result:
         return in_precision(self, run)
-
-
-def moved_to(value: Any, device: str) -> Any:
-    """A nest of dictionaries with all its tensors on a device; other values as they are."""
-    if isinstance(value, dict):
-        return {key: moved_to(item, device) for key, item in value.items()}
-    return value.to(device) if hasattr(value, "to") else value
 
 
 def build_tracker(name: str, files: dict[str, Path], device: str) -> VariantTracker:

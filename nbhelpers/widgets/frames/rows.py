@@ -46,6 +46,7 @@ EXPORTS = {  # format: name, what is written
     "side by side": ("Side by side", "A video of the clip and the cut-out beside it (MP4)"),
     "prores": ("ProRes 4444", "A video with alpha (MOV)"),
     "png": ("PNG video", "A lossless video with alpha (MOV)"),
+    "webm": ("WebM", "A video with alpha for web pages (VP9)"),
 }
 
 
@@ -87,7 +88,7 @@ class TimeRow(Row):
         ends = (
             button("From here", "The range begins with this frame (comma)", lambda: self.cut(0), width="92px"),
             button("To here", "The range ends with this frame (full stop)", lambda: self.cut(1), width="92px"),
-            button("", "The range is the whole clip", self.whole, icon="arrows-alt-h"),
+            button("", "The range is the whole clip", self.whole, icon="arrows-h"),
         )
         super().__init__(Row(label("Frame"), *steps), self.player, self.slider, Row(self.range, *ends))
         self._show_range()
@@ -181,7 +182,8 @@ class TrackRow(Row):
         self.stop = button("Stop", "Stop; what is done is kept (Escape)", owner.work.stop, icon="stop")
         doubtful = button("Next doubtful", "Go to the next doubtful frame (N)", owner.next_doubtful, icon="search",
                           width="136px")  # fmt: skip
-        other = button("Take other", "Take the other candidate on this frame (T)", owner.take_other, icon="exchange")
+        other = button("Take other", "Take the other candidate on this frame (T)", owner.take_other, icon="exchange",
+                       width="112px")  # fmt: skip
         super().__init__(label("Track"), *self.starts, self.stop, doubtful, other, space(), right)
         self.show_running(False)
 
