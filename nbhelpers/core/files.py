@@ -84,7 +84,7 @@ def upload_files() -> list[Path]:
     """
     if "google.colab" not in sys.modules:
         raise NbHelpersError("files are uploaded on Colab only", do="give the path of a file on this machine")
-    from google.colab import files
+    from google.colab import files  # pyright: ignore[reportMissingImports] - on Colab only
 
     paths = [Path(name).resolve() for name in files.upload()]
     if not paths:

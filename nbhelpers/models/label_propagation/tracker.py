@@ -358,12 +358,12 @@ class LabelPropagation:
             votes = state.fusion.place(frame, object_id, votes)
         probability = votes.probability
         distractors: list[tuple[Instance | None, np.ndarray]] = []
-        own = None
+        own, center = None, (0.0, 0.0)
         if self._tracks_distractors(state) and source is not None:
             own = track.instance(frame, step, source, [keys.frame for keys in memory])
             if own is not None:
                 probability, distractors, center = self._among_distractors(
-                    state, object_id, own, frame, step, probability, memory
+                    state, object_id, own, source, frame, step, probability, memory
                 )
         if votes.similarity < MIN_SIMILARITY:
             return None, 1 - max(votes.similarity, 0.0), None
@@ -379,11 +379,13 @@ class LabelPropagation:
             inside > 0, [distractor > 0 for _, distractor in distractors], len(inside) / maps[0].shape[0]
         )
         here = place_of(inside > 0, alone)
+        if here is None:
+            return None, 1 - decoded.agreement, None
         track.places[step][frame] = here if alone else replace(here, center=center)
         others = [
             (exchange_probability(own.expected, here, instance.expected, there), number)
             for number, (instance, distractor) in enumerate(distractors)
-            if instance is not None and (there := place_of(distractor > 0)) is not None
+            if own is not None and instance is not None and (there := place_of(distractor > 0)) is not None
         ]
         most, number = max(others, default=(0.0, 0))
         return logits, soft_iou(inside, probability), (distractors[number][1], most) if others else None
@@ -439,6 +441,7 @@ class LabelPropagation:
         state: PropagationState,
         object_id: int,
         own: Instance,
+        source: int,
         frame: int,
         step: int,
         votes: Float[np.ndarray, "s s"],
@@ -446,7 +449,6 @@ class LabelPropagation:
     ) -> tuple[Float[np.ndarray, "s s"], list[tuple[Instance | None, Float32[np.ndarray, "s s"]]], tuple[float, float]]:
         """The object's part of the votes; its distractors with their logits, tracked to the frame; its centre."""
         track = state.tracks[object_id]
-        source = track.source(frame, step)
         anchor = track.anchors[source]
         frames = [keys.frame for keys in memory]
         maps, embedding = self._maps(state, frame), state.embedding(frame)
