@@ -19,8 +19,8 @@ from nbhelpers.benchmarks.products import CutOut, recoloured
 
 SIZE = (480, 854)
 SPEEDS = 5.0, 40.0  # pixels a frame, at the fastest point of an arc
-MAX_HIDDEN = 0.7  # of a instance, by the others
-LONGEST = 110, 150  # of a instance, in pixels
+MAX_HIDDEN = 0.7  # of an instance, by the others
+LONGEST = 110, 150  # of an instance, in pixels
 PAUSE, AWAY = 4, (4, 9)  # frames between two changes, and out of the picture
 KINDS = ("equal", "alike", "leaving")
 NOISE = 2.0  # standard deviation, in grey levels
@@ -50,7 +50,7 @@ class ShellGame:
         return self.images[index]
 
     def mask(self, frame: int, instance: int = 1) -> Bool[np.ndarray, "h w"]:
-        """What is visible of a instance on a frame."""
+        """What is visible of an instance on a frame."""
         return self.labels[frame] == instance
 
 
@@ -107,7 +107,7 @@ def plan_moves(
         rng: random numbers.
         instances: how many.
         frames: length of the clip.
-        height: of a instance in pixels.
+        height: of an instance in pixels.
         lift: how far two instances pass above each other, as a fraction of ``height``.
         leaves: instance 1 leaves the picture in the middle of the clip and comes back on that side.
     """
@@ -203,7 +203,7 @@ def _label(pictures: Sequence[np.ndarray], plan: Plan) -> tuple[np.ndarray, np.n
 
 
 def _most_hidden(labels: np.ndarray, whole: np.ndarray) -> float:
-    """The largest fraction of a instance that others hide."""
+    """The largest fraction of an instance that others hide."""
     instances = len(whole)
     seen = np.stack([np.bincount(frame.ravel(), minlength=instances + 1)[1 : instances + 1] for frame in labels], 1)
     return float((1 - seen / np.maximum(whole, 1))[whole > 0].max(initial=0.0))

@@ -20,7 +20,7 @@ ACCELERATION = 0.04  # standard deviation of the change of velocity from frame t
 
 @dataclass(frozen=True)
 class Place:
-    """Where a instance is on a frame, in cells of the decoder's grid.
+    """Where an instance is on a frame, in cells of the decoder's grid.
 
     Attributes:
         center: ``(x, y)``, mean of its cells.
@@ -45,7 +45,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Expectation:
-    """Where a instance is expected on a frame.
+    """Where an instance is expected on a frame.
 
     Attributes:
         center: ``(x, y)`` in cells of the decoder's grid.
@@ -73,7 +73,7 @@ def place_of(mask: Bool[np.ndarray, "s s"], alone: bool = True) -> Place | None:
 
 
 def expect(places: Mapping[int, Place], frame: int, step: int, start: int | None) -> Expectation | None:
-    """Where a instance is expected, from the frames before.
+    """Where an instance is expected, from the frames before.
 
     Args:
         places: of the instance by frame.

@@ -224,7 +224,7 @@ def _moved(
 
 
 def strays(inside: Bool[np.ndarray, "s s"], instance: Instance) -> list[Bool[np.ndarray, "s s"]]:
-    """Pieces of a instance's map that were not there when it was one piece, and are far from where it is expected.
+    """Pieces of an instance's map that were not there when it was one piece, and are far from where it is expected.
 
     Args:
         inside: cells that are voted to be the instance's.

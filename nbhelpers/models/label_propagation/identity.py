@@ -22,7 +22,7 @@ DISTRACTOR_AREAS = 0.3, 3.0  # smallest and largest area of a distractor, of the
 MAX_DISTRACTORS = 6  # the largest ones
 SIMILARITY_TEMPERATURE = 0.1  # cosine similarity that counts as much as a factor e in the probability of a position
 CELL_SPREAD = 1.0  # standard deviation of the place of a cell within its instance, in coarse cells
-GATE = 4.0  # standard deviations from which a position is not that of a instance
+GATE = 4.0  # standard deviations from which a position is not that of an instance
 NEAREST = 3  # most similar cells that are averaged
 TOUCHING = 1.5  # coarse cells between two masks that touch
 
@@ -104,7 +104,7 @@ def exchange_probability(own: Expectation, here: Place, other: Expectation, ther
 
 
 def _misfit(expected: Expectation, found: Place, error: float) -> float:
-    """Squared distance of a place from where a instance is expected, in standard deviations."""
+    """Squared distance of a place from where an instance is expected, in standard deviations."""
     away = (np.array(found.center) - np.array(expected.center)) ** 2
     return float(away.sum() / (expected.spread**2 + error**2))
 
@@ -113,7 +113,7 @@ def touches(mask: Bool[np.ndarray, "s s"], others: Sequence[Bool[np.ndarray, "s 
     """Whether a mask is within `TOUCHING` coarse cells of another one.
 
     Args:
-        mask: of a instance.
+        mask: of an instance.
         others: masks of other instances.
         cell: cells of the masks' grid in a coarse cell.
     """
