@@ -18,6 +18,7 @@ from test_rotoscoping import a_folder, a_session, contents, followed, states
 
 import nbhelpers.models.load
 from nbhelpers import cli
+from nbhelpers.core import device
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.mattes import MatteSettings
 from nbhelpers.core.video import Frames
@@ -292,3 +293,31 @@ def test_open_and_save_are_those_of_every_session(tmp_path):
     assert replay_clip(Clip(6), log, tmp_path / "out", tracker=FakeTracker()).tracked == 5
     with pytest.raises(NbHelpersError, match="no project in the folder"):
         RotoSession.open(tmp_path / "nothing", Clip(6), FakeTracker())
+
+
+def test_a_project_goes_on_in_the_precision_in_which_it_began(tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv(device.PRECISION, raising=False)
+    monkeypatch.setattr(device, "has_bfloat16", lambda name: True)
+    wanted = []
+
+    def load(task, name=None, precision=None):
+        wanted.append(precision)
+        tracker = FakeTracker()
+        tracker.precision = precision or "bfloat16"  # what "auto" is on this processor
+        return tracker
+
+    monkeypatch.setattr(nbhelpers.models.load, "load", load)
+    about = tmp_path / "older" / "project.json"
+    clip = a_session(project=about.parent).frames  # in float32
+    written = json.loads(about.read_text())
+    assert written.pop("precision") == "float32"
+    about.write_text(json.dumps(written))  # as before precisions were recorded
+    gc.collect()
+    assert RotoSession(clip, project=about.parent).tracker.precision == "float32"
+    assert wanted == [None, "float32"] and "continued in" not in caplog.text
+
+    RotoSession(clip, project=tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "project.json").read_text())["precision"] == "bfloat16"
+    gc.collect()
+    a_session(project=tmp_path / "new")
+    assert "tracked in bfloat16, continued in float32" in caplog.text

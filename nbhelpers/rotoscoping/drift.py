@@ -18,7 +18,7 @@ VANISHED_SCORE = 0.75  # drift score of a frame on which the object vanishes
 USUAL_SCORE, USUAL_OVERLAP = 0.9, 0.9  # assumed before there are statistics of an object
 SCORE_DROP, OVERLAP_DROP = 0.1, 0.2  # fraction below the object's usual value that is doubtful
 MAX_BAD_SCORE, MAX_BAD_OVERLAP = 0.5, 0.4  # values that are always doubtful
-MIN_EXCHANGED = 0.1  # probability of an exchange with another thing that is doubtful
+MIN_EXCHANGED = 0.1  # probability of an exchange with another instance, from which a frame is doubtful
 DOUBTFUL_JUMP, USUAL_JUMP = 1.75, 1.25  # factor of the area that is doubtful, and one that is not
 
 
@@ -65,7 +65,7 @@ def drift_score(
         jump: see `flow_agreement`.
         gone: the tracker predicts that the object is not visible.
         usual: medians of ``model`` and ``overlap`` over the object's frames.
-        exchanged: probability that another thing that looks the same is the object, at most 0.5.
+        exchanged: probability that another instance that looks the same is the object, at most 0.5.
     """
     if gone:
         vanished = overlap is not None  # the neighbour's mask did not leave the frame, but there is none here

@@ -334,7 +334,7 @@ class RotoSession:
         return self._project.drift(self._at(frame), self._entry(name))
 
     def other_candidate(self, frame: int | None = None, name: str | None = None) -> Bool[np.ndarray, "h w"] | None:
-        """The mask of another thing that may be the object, on a tracked frame; None if there is none.
+        """The mask of another instance that may be the object, on a tracked frame; None if there is none.
 
         See `Drift` for how probable it is; `take_other` takes it.
         """
