@@ -223,6 +223,22 @@ def test_pip(pip, incoming, tmp_path):
     assert sorted(path.name for path in incoming.iterdir()) == ["model.new", "some_model-0.1-py3-none-any.whl"]
 
 
+def test_progress_of_pip_whose_temporary_folders_come_and_go(tmp_path, monkeypatch):
+    """pip removes its temporary folders while the progress bar adds up their files."""
+    (tmp_path / "stays").mkdir()
+    (tmp_path / "stays" / "wheel").write_bytes(b"12345")
+    (tmp_path / "pip-unpack").mkdir()
+    scan = os.scandir
+
+    def scandir(path="."):
+        if Path(path).name == "pip-unpack":
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert packages._size_of(tmp_path) == 5
+
+
 def test_pip_runs_once_for_several_members(pip, incoming, tmp_path):
     bring(PYPI, incoming)
     bring(PYPI, incoming)

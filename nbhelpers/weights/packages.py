@@ -245,10 +245,12 @@ def _sri(shasum: str) -> str:
 
 
 def _size_of(folder: Path) -> int:
+    """The bytes of all files in a folder, of which another process may remove any meanwhile."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size if path.is_file() else 0
+    for root, _, names in os.walk(folder):  # unlike rglob, it passes over a folder that is gone
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(root, name)).st_size
     return total
 
 
