@@ -240,16 +240,18 @@ def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=Fa
     height, width = image.shape[:2]
     shown, colours = fit(image, LONGEST), ()
     if masks is not None:
-        size = shown.shape[1], shown.shape[0]
-        reduced = []
+        enlarged = 1 if small else max(1, LONGEST // max(height, width))  # contours as fine as the figure's pixels
+        size = enlarged * shown.shape[1], enlarged * shown.shape[0]
+        shown = cv2.resize(shown, size, interpolation=cv2.INTER_CUBIC)
+        sized = []
         for mask in _listed(masks).values():
             if mask.shape != (height, width):
                 raise NbHelpersError(
                     "the mask and the image differ in size", given=mask.shape, expected=str((height, width))
                 )
-            reduced.append(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool))
-        colours = contrasting_colours(shown, reduced)
-        shown = overlay(shown, reduced, alpha, colours=colours)
+            sized.append(cv2.resize(255 * mask.astype(np.uint8), size, interpolation=cv2.INTER_LINEAR) > 127)
+        colours = contrasting_colours(shown, sized)
+        shown = overlay(shown, sized, alpha, colours=colours)
     grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if shown.ndim == 2 else {}
     axes.imshow(shown, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="antialiased", **grey)
     axes.axis("off")
@@ -280,9 +282,12 @@ def show_figure(figure: Figure, alt: str | None = None) -> None:
     needs("widgets", "IPython")
     from IPython.display import Image, display
 
-    file = io.BytesIO()
-    figure.savefig(
-        file, format="jpeg", dpi=2 * DPI, pil_kwargs=JPEG
-    )  # as PNG a photo's figure takes ten times the bytes
     width, height = figure.get_size_inches() * DPI
-    display(Image(file.getvalue(), format="jpeg", width=round(width), height=round(height), alt=alt))
+    display(Image(encode_figure(figure), format="jpeg", width=round(width), height=round(height), alt=alt))
+
+
+def encode_figure(figure: Figure) -> bytes:
+    """A figure as a JPEG file with two pixels for one of the page; as PNG a photo would take ten times the bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="jpeg", dpi=2 * DPI, pil_kwargs=JPEG)
+    return file.getvalue()

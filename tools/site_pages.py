@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 from PIL import Image
+from plotly.offline import get_plotlyjs
 from run_notebook import headings, run
 
 from nbhelpers.core.files import outputs_dir
@@ -28,7 +29,8 @@ from nbhelpers.weights.catalog import models
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 FIGURES = ("image/png", "image/jpeg", "image/webp")
-LIVE = ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+FRAME = re.compile(r'<iframe [^>]*srcdoc="([^"]*)"')
 WIDEST = 1600  # pixels of a figure, twice the width of a page's text
 THUMBNAIL = 640, 400  # pixels of a card's picture in the index
 BADGE = re.compile(r"\[!\[[^]]*\]\([^)]*colab-badge[^)]*\)\]\(([^)]*)\)")
@@ -98,10 +100,13 @@ def write_page(name: str, notebook: nbformat.NotebookNode, source: Path) -> str:
             kind = next((kind for kind in FIGURES if kind in data), None)
             if kind:
                 file = figures / f"{name}-{index}-{number}.webp"
+                scene = FRAME.search(data.get("text/html", ""))
                 output = picture(output, kind, file, alt_of(output, kind, titles[index]))
+                if scene:
+                    output.data["text/html"] += write_scene(file.with_suffix(".html"), html.unescape(scene[1]))
                 if thumbnail is None or "thumbnail" in cell.metadata.get("tags", []):
                     thumbnail = file
-            elif LIVE[0] in data:
+            elif WIDGET in data:
                 output = note("A widget stands here when the notebook runs.")
             outputs.append(output)
         cell.outputs = outputs
@@ -128,6 +133,16 @@ def picture(output: nbformat.NotebookNode, kind: str, file: Path, alt: str) -> n
         f'class="figure">'
     )
     return nbformat.v4.new_output("display_data", data={"text/html": tag})
+
+
+def write_scene(file: Path, page: str) -> str:
+    """Write the page of an interactive figure, with one copy of its script for all; return a link to it."""
+    script = get_plotlyjs()
+    assert script in page, "an interactive figure of another version of plotly"
+    (file.parent / "plotly.min.js").write_text(script, encoding="utf-8")
+    text = page.replace(f">{script}</script>", ' src="plotly.min.js"></script>')
+    file.write_text(text, encoding="utf-8")
+    return f'<p><a href="figures/{file.name}">Turn and zoom this scene</a> (loads a script of 5 MB)</p>'
 
 
 def note(text: str) -> nbformat.NotebookNode:
