@@ -54,7 +54,7 @@ class CandidateRow(Row):
             self._choices.children = [label(self._empty, width="auto")]
             return
         image, prediction, chosen = current
-        for index, thumbnail in enumerate(thumbnails(image, prediction)):
+        for index, thumbnail in enumerate(candidate_pictures(image, prediction)):
             self.buttons.append(self._button(index, prediction, chosen))
             columns.append(widgets.VBox([thumbnail, self.buttons[-1]], layout=widgets.Layout(align_items="center")))
         key = f"; {self._key} takes the next" if self._key else ""
@@ -76,7 +76,7 @@ class CandidateRow(Row):
         return button
 
 
-def thumbnails(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> list[widgets.Image]:
+def candidate_pictures(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction) -> list[widgets.Image]:
     """Each candidate over the part of the image that all of them cover together."""
     x0, y0, x1, y1 = window_of(prediction)
     scale = min(HEIGHT / (y1 - y0), MAX_WIDTH / (x1 - x0))
