@@ -338,7 +338,10 @@ def test_a_scene_is_displayed_with_a_still_picture_for_pages_without_scripts(mad
     assert 'title="Two &lt;balls&gt;"' in data["text/html"]
     about = metadata["image/jpeg"]
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))).convert("RGB")).astype(int)
-    assert about["alt"] == "Two <balls>" and pixels.shape[:2] == (2 * about["height"], 2 * about["width"]) == (600, 1800)
+    assert about["alt"] == "Two <balls>" and pixels.shape[:2] == (2 * about["height"], 2 * about["width"]) == (
+        600,
+        1800,
+    )
     orange = np.abs(pixels - (230, 159, 0)).max(axis=2) < 30
     assert 200 < orange.sum() < orange.size / 4, "the ball's points, in the colour of the object"
 

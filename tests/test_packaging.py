@@ -176,7 +176,9 @@ def test_a_release_is_built_once_and_published_without_a_password():
 def test_a_release_makes_the_tag_that_the_notebooks_install(tmp_path):
     jobs, commands = workflow("release")
     assert jobs["tag"]["needs"] == ["build", "publish"] and 'gh release create "$TAG"' in commands["tag"][0]
-    check = next(command for command in commands["build"] if "GITHUB_OUTPUT" in command).replace("git ls-remote", ": ls")
+    check = next(command for command in commands["build"] if "GITHUB_OUTPUT" in command).replace(
+        "git ls-remote", ": ls"
+    )
     output = tmp_path / "output"
     bash = ["bash", "-e", "-c", check]
     assert subprocess.run(bash, cwd=ROOT, env={**os.environ, "GITHUB_OUTPUT": str(output)}, check=False).returncode == 0
@@ -241,7 +243,11 @@ def tree(tmp_path):
     (tmp_path / "notebooks").mkdir()
     cell = {
         "cell_type": "code",
-        "source": ["!pip install git+https://github.com/third/fork@v1.9\n", f"git+{OLD}@v1.9", COLAB.format("third/fork")],
+        "source": [
+            "!pip install git+https://github.com/third/fork@v1.9\n",
+            f"git+{OLD}@v1.9",
+            COLAB.format("third/fork"),
+        ],
     }
     (tmp_path / "notebooks" / "00_start_here.ipynb").write_text(json.dumps({"cells": [cell]}, indent=1))
     return tmp_path

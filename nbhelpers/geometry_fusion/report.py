@@ -104,10 +104,13 @@ def curves(comparison: Comparison) -> str:
     def place(frame: float, value: float) -> str:
         return f"{MARGIN + frame * step:.1f},{HEIGHT - MARGIN - value * (HEIGHT - 2 * MARGIN):.1f}"
 
-    parts, means = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" '
-        f'style="max-width:{WIDTH}px" fill="currentColor" font-family="sans-serif" font-size="11">'
-    ], []
+    parts, means = (
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" '
+            f'style="max-width:{WIDTH}px" fill="currentColor" font-family="sans-serif" font-size="11">'
+        ],
+        [],
+    )
     truth = comparison.truth
     for frame in truth.returns if truth is not None else ():
         x = MARGIN + (frame - 0.5) * step
