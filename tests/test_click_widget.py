@@ -374,8 +374,8 @@ def test_its_output_holds_a_still_picture_for_pages_without_a_kernel(widget, ses
     picture = np.array(Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))))
     assert picture.shape[1] == about["image/jpeg"]["width"] == before.size[0]
     x, y = (round(place) for place in widget.stage.viewport.to_canvas(250, 300))
-    red, tint = session.image[300, 250].astype(float), (230, 159, 0)
-    assert picture[y, x] == pytest.approx((red + tint) / 2, abs=6)
+    red, tint = session.image[300, 250].astype(float), rgb(contrasting_colour(session.image, session.mask()))
+    assert picture[y, x] == pytest.approx((red + np.array(tint)) / 2, abs=6)
     assert session.active in about["image/jpeg"]["alt"] and widget.stage.screen is before
 
 
