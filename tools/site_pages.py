@@ -33,6 +33,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 FRAME = re.compile(r'<iframe [^>]*srcdoc="([^"]*)"')
 WIDEST = 1600  # pixels of a figure, twice the width of a page's text
 THUMBNAIL = 640, 400  # pixels of a card's picture in the index
+PROGRESS = "%|"  # tqdm's bar as text
 BADGE = re.compile(r"\[!\[[^]]*\]\([^)]*colab-badge[^)]*\)\]\(([^)]*)\)")
 QUALITY = 80  # of WebP
 PAGE_MB, SITE_MB = 3, 40  # most of a page with its pictures, and of the whole site
@@ -106,6 +107,8 @@ def write_page(name: str, notebook: nbformat.NotebookNode, source: Path) -> str:
                     output.data["text/html"] += write_scene(file.with_suffix(".html"), html.unescape(scene[1]))
                 if thumbnail is None or "thumbnail" in cell.metadata.get("tags", []):
                     thumbnail = file
+            elif WIDGET in data and PROGRESS in data.get("text/plain", ""):
+                continue
             elif WIDGET in data:
                 output = note("A widget stands here when the notebook runs.")
             outputs.append(output)
@@ -199,7 +202,7 @@ def problems(site: Path) -> list[str]:
     for page in sorted(set(site.rglob("*.html")) - set((site / "_static").rglob("*"))):
         here, name = Links(page), page.relative_to(site)
         found += [f"{name}: {source} has no alt text" for source in here.undescribed]
-        found += [f"{name}: {source} lies on another host" for source in here.pictures if "//" in source]
+        found += [f"{name}: {source} lies on another host" for source in here.pictures if urlsplit(source).netloc]
         files = {link: page.parent / unquote(urlsplit(link).path) for link in here.links if local(link)}
         found += [f"{name}: {link} is broken" for link, file in sorted(files.items()) if not file.exists()]
         size = page.stat().st_size + sum(files[link].stat().st_size for link in here.pictures & files.keys())
