@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
-from PIL import Image
+from PIL import Image, ImageOps
 from plotly.offline import get_plotlyjs
 from run_notebook import headings, run
 
@@ -35,6 +35,7 @@ WIDEST = 1600  # pixels of a figure, twice the width of a page's text
 THUMBNAIL = 640, 400  # pixels of a card's picture in the index
 PROGRESS = "%|"  # tqdm's bar as text
 BADGE = re.compile(r"\[!\[[^]]*\]\([^)]*colab-badge[^)]*\)\]\(([^)]*)\)")
+HERE = re.compile(r" \[The executed page\]\([^)]*\)")
 QUALITY = 80  # of WebP
 PAGE_MB, SITE_MB = 3, 40  # most of a page with its pictures, and of the whole site
 
@@ -91,7 +92,7 @@ def write_page(name: str, notebook: nbformat.NotebookNode, source: Path) -> str:
     notebook.metadata.pop("widgets", None)
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
-            cell.source = BADGE.sub(r"[Open in Colab](\1)", cell.source)  # the badge's picture lies on another host
+            cell.source = HERE.sub("", BADGE.sub(r"[Open in Colab](\1)", cell.source))  # the badge lies on another host
             continue
         if "google.colab" in cell.source:
             cell.metadata.setdefault("tags", []).append("hide-input")
@@ -132,8 +133,8 @@ def picture(output: nbformat.NotebookNode, kind: str, file: Path, alt: str) -> n
     width = own.get("width") or image.width
     height = round(width * image.height / image.width)
     tag = (
-        f'<img src="figures/{file.name}" alt="{html.escape(alt)}" width="{width}" height="{height}" loading="lazy" '
-        f'class="figure">'
+        f'<a href="figures/{file.name}"><img src="figures/{file.name}" alt="{html.escape(alt)}" width="{width}" '
+        f'height="{height}" loading="lazy" class="figure"></a>'
     )
     return nbformat.v4.new_output("display_data", data={"text/html": tag})
 
@@ -161,8 +162,7 @@ def card(name: str, notebook: nbformat.NotebookNode, thumbnail: Path | None, sou
     words = " ".join(sentence[1].split()).rstrip(".:") if sentence else ""
     lines = [f":::{{grid-item-card}} {title}", f":link: notebooks/{name}", ":link-type: doc"]
     if thumbnail:
-        image = Image.open(thumbnail)
-        image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
+        image = ImageOps.fit(Image.open(thumbnail), THUMBNAIL, Image.Resampling.LANCZOS)
         small = source / "_static" / f"{name}.webp"
         image.save(small, quality=QUALITY, method=6)
         lines += [f":img-top: _static/{small.name}", f":img-alt: {title}"]
