@@ -6,12 +6,12 @@ the widget is one method call.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,6 +24,8 @@ from nbhelpers.export.masks import check_formats, save_masks
 from nbhelpers.models.protocols import Detector, Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 from nbhelpers.models.whole import choose_whole, detect_objects
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("masks", "cutouts", "coco", "prompts")
 """Formats of `ClickSession.export`."""
@@ -52,8 +54,8 @@ class ClickSession:
         segmenter: predicts the masks; by default from `nbhelpers.load`.
         name: of the photo in the log and in file names; by default the stem of the path.
         log: a prompt log to continue, see `open`.
-        detector: finds whole objects, one of which a single click is taken for rather than for a part; by default from
-            `nbhelpers.load` where ``segmenter`` is too. False: a click is what the model recommends.
+        detector: finds whole objects, one of which a single click is taken for rather than for a part. True: from
+            `nbhelpers.load`, as by default where ``segmenter`` is. False: a click is what the model recommends.
         max_hole_area: maximum area of holes that are filled, in cells of the segmenter's logits; see
             `Prediction.cleaned`. 0 keeps masks as predicted.
         max_sprinkle_area: maximum area of separate components that are removed, likewise.
@@ -69,7 +71,7 @@ class ClickSession:
         *,
         name: str | None = None,
         log: PromptLog | None = None,
-        detector: Detector | Literal[False] | None = None,
+        detector: Detector | bool | None = None,
         max_hole_area: float = SMALL_AREA,
         max_sprinkle_area: float = SMALL_AREA,
     ):
@@ -78,13 +80,18 @@ class ClickSession:
             name = name or Path(image).stem
         self.image = load_image(image)
         self.name = name or "image"
-        if segmenter is None:
-            from nbhelpers.models.load import load
+        from nbhelpers.models.load import load
 
+        if detector is None:
+            detector = segmenter is None and log is None
+        if segmenter is None:
             segmenter = load("segmenter", log.model if log else None)
-            if detector is None:
-                with contextlib.suppress(NbHelpersError):  # a click also means something without it
-                    detector = load("detector")
+        if detector is True:
+            try:
+                detector = load("detector")
+            except NbHelpersError as error:
+                logger.warning("a click is what the model recommends, without a detector: %s", error.what)
+                detector = False
         self.segmenter, self.detector = segmenter, detector or None
         self.max_hole_area, self.max_sprinkle_area = max_hole_area, max_sprinkle_area
         about = {"name": self.name, "size": list(self.size), "sha256": hashlib.sha256(self.image).hexdigest()}

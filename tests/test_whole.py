@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import supervision
 
+from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.models.values import Embedding, Prediction
 from nbhelpers.models.whole import choose_whole, detect_objects
@@ -134,3 +135,14 @@ def test_a_log_replays_the_choice_without_the_detector(session, tmp_path):
     assert json.loads(path.read_text())["events"][1]["candidate"] == 1
     again = ClickSession.open(path, PHOTO, Tailor())
     assert again.detector is None and np.array_equal(again.mask(), box_mask(PERSON))
+
+
+def test_without_the_detector_s_files_the_model_decides(monkeypatch, caplog):
+    def load(task, name=None, **options):
+        raise NbHelpersError("yolox_nano.onnx could not be downloaded")
+
+    monkeypatch.setattr("nbhelpers.models.load.load", load)
+    session = ClickSession(PHOTO, Tailor(), detector=True)
+    session.click(*CHEST)
+    assert np.array_equal(session.mask(), box_mask(SHIRT))
+    assert "could not be downloaded" in caplog.text
