@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from nbhelpers.benchmarks.datasets import ObjectOnPhoto, ObjectPhotos
 from nbhelpers.benchmarks.metrics import LEVELS, MAX_CLICKS, click_scores, next_click, rounded
@@ -19,9 +19,12 @@ from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.prompts import Prompt
+from nbhelpers.models.load import load
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.sam2 import upstream_segmenter
+from nbhelpers.models.whole import choose_whole, detect_objects
 
+CANDIDATES = ("model", "session", "whole")
 Predict = Callable[[Prompt], Bool[np.ndarray, "h w"]]
 
 
@@ -41,7 +44,8 @@ class Clicks:
         segmenter: catalog name, or a model.
         jitter: 0: clicks in the middle of the largest error; see `next_click`.
         candidate: ``model``: the mask that the model recommends, as upstream's predictor returns it; ``session``: that
-            of the candidates which agrees with the clicks, as `nbhelpers.ClickSession` shows it.
+            of the candidates which agrees with the clicks, as `nbhelpers.ClickSession` shows it without a detector;
+            ``whole``: likewise, and the first click is taken for a whole object where a detector finds one.
         feedback: give the logits of the last mask back to the model with each click.
         upstream: take upstream's ``SAM2ImagePredictor`` on the same network.
         most: clicks after which an object is given up.
@@ -63,11 +67,11 @@ class Clicks:
     measure_name = "NoC@90"
 
     def __post_init__(self):
-        if self.candidate not in ("model", "session") or self.jitter < 0 or self.most < 1:
+        if self.candidate not in CANDIDATES or self.jitter < 0 or self.most < 1:
             raise NbHelpersError(
                 "the clicks cannot be this",
                 given=f"candidate {self.candidate}, jitter {self.jitter}, most {self.most}",
-                expected="candidate model or session, jitter from 0, most from 1",
+                expected=f"candidate {', '.join(CANDIDATES)}; jitter from 0, most from 1",
             )
 
     def names(self) -> list[str]:
@@ -96,15 +100,21 @@ class Clicks:
         segmenter: Segmenter = resolve("segmenter", self.segmenter)
         if self.upstream:
             segmenter = upstream_segmenter(segmenter)
-        ious, clicks, encoding, decoding, embedding, image = {}, {}, 0.0, 0.0, None, None
+        ious, clicks, encoding, decoding, embedding, image, boxes = {}, {}, 0.0, 0.0, None, None, None
         for each in opened_objects(self.dataset, str(self.folder)).read(name):
             if embedding is None:
                 image, clock = load_image(each.path), time.perf_counter()
                 embedding = segmenter.encode(image)
+                if self.candidate == "whole":
+                    boxes = detect_objects(load("detector"), image)
                 encoding = time.perf_counter() - clock
             clock = time.perf_counter()
             found = click_object(
-                predictor(segmenter, embedding, self.candidate, self.feedback), each, self.most, self.jitter, self.seed
+                predictor(segmenter, embedding, self.candidate, self.feedback, boxes),
+                each,
+                self.most,
+                self.jitter,
+                self.seed,
             )
             decoding += time.perf_counter() - clock
             ious[each.name] = [round(value, 4) for value in found.ious]
@@ -135,8 +145,14 @@ class Clicked:
     mask: Bool[np.ndarray, "h w"]
 
 
-def predictor(segmenter: Segmenter, embedding: Any, candidate: str = "model", feedback: bool = False) -> Predict:
-    """The mask of some clicks on one photo; see `Clicks` for the arguments."""
+def predictor(
+    segmenter: Segmenter,
+    embedding: Any,
+    candidate: str = "model",
+    feedback: bool = False,
+    boxes: Float[np.ndarray, "n 4"] | None = None,
+) -> Predict:
+    """The mask of some clicks on one photo; see `Clicks` for the arguments, ``boxes`` is for ``whole``."""
     last: list[np.ndarray] = []
 
     def predict(prompt: Prompt) -> np.ndarray:
@@ -144,7 +160,10 @@ def predictor(segmenter: Segmenter, embedding: Any, candidate: str = "model", fe
             prompt = Prompt(prompt.points, prompt.labels, mask=last[0])
         prediction = segmenter.predict(embedding, prompt)
         points, labels = prompt.points.tolist(), prompt.labels.tolist()
-        chosen = prediction.agreeing(points, labels) if candidate == "session" else prediction.choice
+        if candidate == "whole" and len(points) == 1 and boxes is not None:
+            chosen = choose_whole(segmenter, embedding, points[0], prediction, boxes)
+        else:
+            chosen = prediction.choice if candidate == "model" else prediction.agreeing(points, labels)
         last[:] = [prediction.logits[chosen]]
         return prediction.mask(chosen)
 
