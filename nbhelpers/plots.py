@@ -300,12 +300,9 @@ def show_figure(figure: Figure, alt: str | None = None) -> None:
     needs("widgets", "IPython")
     from IPython.display import Image, display
 
-    width, height = figure.get_size_inches() * DPI
-    display(Image(encode_figure(figure), format="jpeg", width=round(width), height=round(height), alt=alt))
-
-
-def encode_figure(figure: Figure) -> bytes:
-    """A figure as a JPEG file with two pixels for one of the page; as PNG a photo would take ten times the bytes."""
     file = io.BytesIO()
-    figure.savefig(file, format="jpeg", dpi=2 * DPI, pil_kwargs=JPEG)
-    return file.getvalue()
+    figure.savefig(
+        file, format="jpeg", dpi=2 * DPI, pil_kwargs=JPEG
+    )  # as PNG a photo's figure takes ten times the bytes
+    width, height = figure.get_size_inches() * DPI
+    display(Image(file.getvalue(), format="jpeg", width=round(width), height=round(height), alt=alt))

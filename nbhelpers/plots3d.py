@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_text
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.scenes import Scene
-from nbhelpers.plots import DPI, encode_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StillFigure
@@ -27,7 +27,7 @@ MAX_POINTS = 20_000  # points that are drawn
 FRUSTUM = 0.06  # length of a camera's pyramid, as a fraction of the scene's extent
 CAMERA, REFERENCE, ARROW, TEXT = "#8A8A8A", "#D55E00", "#C2478F", "#858585"  # legible on white and on black
 CLEAR = "rgba(0,0,0,0)"  # the page's own background, light or dark
-STILL_WIDTH = 9.0  # inches, of the still picture
+STILL_WIDTH, DPI = 9.0, 100  # inches, and page pixels per inch, of the still picture
 MAX_DISTANCE = 4.0  # from the median, in median distances; farther points are not drawn
 
 
@@ -150,7 +150,9 @@ def show_scene(
     still = draw_still(figure)
     alt = alt or "scene in 3D"
     width, height = (round(inches * DPI) for inches in still.get_size_inches())
-    data = {"text/html": as_frame(figure, alt), "image/jpeg": base64.b64encode(encode_figure(still)).decode()}
+    file = io.BytesIO()
+    still.savefig(file, format="jpeg", dpi=2 * DPI)
+    data = {"text/html": as_frame(figure, alt), "image/jpeg": base64.b64encode(file.getvalue()).decode()}
     display(data, metadata={"image/jpeg": {"alt": alt, "width": width, "height": height}}, raw=True)
 
 
