@@ -176,19 +176,26 @@ class ClickSession:
         return self._embedding
 
     def click(self, x: float, y: float, label: int = INCLUDE, *, name: str | None = None) -> Prediction:
-        """Add a point (label 1 includes, 0 excludes) in pixels of the photo and return the new prediction."""
-        alone = label == INCLUDE and self.prompts(name).is_empty
-        return self._do("point.add", name, x=float(x), y=float(y), label=int(label), **self._whole(x, y, alone))
+        """Add a point (label 1 includes, 0 excludes) in pixels of the photo and return the new prediction.
+
+        After another candidate than the model's was chosen, further clicks correct that mask.
+        """
+        prompts = self.prompts(name)
+        what = self._whole(x, y, label == INCLUDE and prompts.is_empty)
+        if prompts.points and (prompts.candidate is not None or prompts.base_rle is not None):
+            what["base"] = self.mask(name)
+        return self._do("point.add", name, x=float(x), y=float(y), label=int(label), **what)
 
     def move(self, index: int, x: float, y: float, *, name: str | None = None) -> Prediction:
         """Move point ``index`` of an object to ``(x, y)``."""
         prompts = self.prompts(name)
         alone = prompts.labels == (INCLUDE,) and prompts.box is None and prompts.mask_rle is None
-        return self._do("point.move", name, index=int(index), x=float(x), y=float(y), **self._whole(x, y, alone))
+        what = {"base": None, **self._whole(x, y, alone)}
+        return self._do("point.move", name, index=int(index), x=float(x), y=float(y), **what)
 
     def remove(self, index: int, *, name: str | None = None) -> Prediction | None:
         """Remove point ``index`` of an object."""
-        return self._do("point.remove", name, index=int(index))
+        return self._do("point.remove", name, index=int(index), base=None)
 
     def set_box(self, box: Sequence[float] | None, *, name: str | None = None) -> Prediction | None:
         """Set the box ``(x0, y0, x1, y1)`` of an object, or remove it with None."""
@@ -313,7 +320,7 @@ class ClickSession:
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
-    def _whole(self, x: float, y: float, alone: bool) -> dict[str, int]:
+    def _whole(self, x: float, y: float, alone: bool) -> dict[str, Any]:
         """For a click without other prompts, the candidate mask of the whole object there, as a field of the log."""
         height, width = self.size
         if self.detector is None or not alone or not (0 <= x < width and 0 <= y < height):

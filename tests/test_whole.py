@@ -7,6 +7,7 @@ import pytest
 import supervision
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.models.values import Embedding, Prediction
 from nbhelpers.models.whole import choose_whole, detect_objects
@@ -99,8 +100,13 @@ def session():
 def test_a_session_takes_a_click_for_the_whole(session):
     session.click(*CHEST)
     assert np.array_equal(session.mask(), box_mask(PERSON)) and session.prediction().choice == 0
-    session.click(45, 60)
-    assert session.prompts().candidate is None
+    session.click(45, 90)
+    assert session.prompts().candidate is None and np.array_equal(
+        decode_rle(session.prompts().base_rle), box_mask(PERSON)
+    )
+    session.remove(1)
+    assert session.prompts().base_rle is None
+    session.undo()
     session.undo()
     assert np.array_equal(session.mask(), box_mask(PERSON))
     session.choose_candidate(0)
