@@ -72,9 +72,10 @@ def test_an_object_has_a_colour_that_contrasts_with_what_it_covers_and_keeps_it(
     session.click(700, 350)
     assert colours() == {"object 1": red, "object 2": contrasting_colour(session.image, session.mask(), [red])}
     session.select("object 1")
-    session.clear()
-    session.click(700, 350)
+    session.move(0, 700, 350)
     assert colours()["object 1"] == red, "it stays while the mask changes"
+    session.clear()
+    assert colours()["object 1"] is None
 
 
 def test_a_press_is_a_click_at_that_photo_pixel(widget, session):

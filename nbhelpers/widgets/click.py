@@ -89,17 +89,17 @@ class ClickWidget(SessionWidget):
         return still_of(self.stage), f"The click widget: {self.session.name} with {masks}"
 
     def number_of(self, name: str) -> int | None:
-        """The number whose colour an object has: one that contrasts with what its first mask covers, and is kept."""
+        """The number of the colour of an object with a mask: it contrasts with what the mask covered at first."""
         objects, session = self.session.objects, self.session
-        self._colours = {each: colour for each, colour in self._colours.items() if each in objects}
-        prediction = session.prediction(name)
-        if name not in self._colours and prediction is not None:
+        masked = {each: session.prediction(each) for each in objects}
+        self._colours = {each: own for each, own in self._colours.items() if masked.get(each) is not None}
+        if masked[name] is None:
+            return None
+        if name not in self._colours:
             small = fit(session.image, THUMBNAIL)
             height, width = session.size
-            mask = prediction.view(session.candidate(name), (0, 0, width, height), small.shape[:2])
+            mask = masked[name].view(session.candidate(name), (0, 0, width, height), small.shape[:2])
             self._colours[name] = contrasting_colour(small, mask, [*self._colours.values()])
-        if name not in self._colours:
-            return None
         return PALETTE.index(self._colours[name]) + len(PALETTE) * objects.index(name)  # no two objects have one number
 
     def close_parts(self) -> None:
