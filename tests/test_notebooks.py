@@ -134,7 +134,7 @@ def definitions(notebook):
 
 def mistake(notebook):
     """Complaints where no mistake is shown and mended."""
-    text = "\n".join(markdown(notebook)).lower()
+    text = " ".join(" ".join(markdown(notebook)).lower().split())
     return [f"no '{words}'" for words in ("what goes wrong", "it is mended") if words not in text]
 
 
