@@ -15,6 +15,7 @@ default_role = "code"  # a name in single backticks
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # with tables
 nb_execution_mode = "off"  # the pages are those of executed notebooks, see tools/site_pages.py
 
 autosummary_generate = True

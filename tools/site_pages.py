@@ -162,7 +162,7 @@ def card(name: str, notebook: nbformat.NotebookNode, thumbnail: Path | None, sou
     words = " ".join(sentence[1].split()).rstrip(".:") if sentence else ""
     lines = [f":::{{grid-item-card}} {title}", f":link: notebooks/{name}", ":link-type: doc"]
     if thumbnail:
-        image = ImageOps.fit(Image.open(thumbnail), THUMBNAIL, Image.Resampling.LANCZOS)
+        image = ImageOps.fit(Image.open(thumbnail), THUMBNAIL, Image.Resampling.LANCZOS, centering=(0.5, 0.3))
         small = source / "_static" / f"{name}.webp"
         image.save(small, quality=QUALITY, method=6)
         lines += [f":img-top: _static/{small.name}", f":img-alt: {title}"]
