@@ -32,7 +32,8 @@ html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_extra_path = ["_extra"]
 html_css_files = ["site.css"]
-html_sidebars = {"notebooks/*": []}  # the room is for code and figures
+# Navigation at the left is for the package alone; elsewhere the room is for code, figures and tables.
+html_sidebars = {page: [] for page in ("notebooks/*", "where", "models", "measurements", "teaching")}
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
