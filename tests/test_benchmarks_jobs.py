@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_benchmarks import CLASSES, SIZE, drawn_voc, put_clip, put_labels, put_photo
 from fake_tracker import FakeTracker
-from fake_words import COLOURS, FakeTextEncoder, FloodSegmenter, scene
+from fake_words import COLOURS, FakeDetector, FakeTextEncoder, FloodSegmenter, scene
 from test_geometry_fusion import textures
 from test_label_propagation import ColourSegmenter
 from typer.testing import CliRunner
@@ -75,6 +75,11 @@ def test_words_are_counted_as_a_person_counts(tmp_path):
     assert scores["mean_iou"] > 0.9 and scores["words"] == 1 and scores["present_mean_iou"] > 0.9
     assert scores["absent_words"] == 3 and scores["alone_absent_words"] == 3 and scores["present_absent_words"] == 0
     assert scores["absent_found"] == 0 and results["cost"]["prompts"] > 0
+    assert "detector" not in benchmark.facts()
+    detected = replace(benchmark, detector=FakeDetector({"ball": 0.9}), without=())
+    assert detected.facts()["detector"] == "fake-detector"
+    run_benchmark(detected, tmp_path / "detected")
+    assert detected.detector.asked
 
 
 def test_words_on_voc_have_a_miou_too(tmp_path):

@@ -68,6 +68,7 @@ def measure(
     cache: Annotated[Path | None, typer.Option(help="fusion, products, shell-game: kept between runs")] = None,
     vocabularies: Annotated[str, typer.Option(help="words to masks: all, present, alone")] = "all",
     without: Annotated[str, typer.Option(help="words to masks: surroundings, detector")] = "",
+    detector: Annotated[str | None, typer.Option(help="words to masks, phrases: a detector of the catalog")] = None,
     poses: Annotated[str, typer.Option(help="views: folder for estimated cameras; none does without")] = "",
     quick: Annotated[
         bool, typer.Option(help="views: one reference an object, no correction; phrases: no photos")
@@ -96,7 +97,7 @@ def measure(
         from nbhelpers.benchmarks.words import WordMasks
 
         benchmark = WordMasks(
-            dataset, data_dir, _parts(vocabularies), text_encoder(model), segmenter, without=_parts(without)
+            dataset, data_dir, _parts(vocabularies), text_encoder(model), segmenter, detector, _parts(without)
         )
     elif kind == "views":
         from nbhelpers.benchmarks.views import SceneViews
@@ -110,7 +111,7 @@ def measure(
         from nbhelpers.benchmarks.views import CameraRecovery, SpatialPhrases
 
         phrases = dataset == "phrases"
-        benchmark = SpatialPhrases(data_dir, quick, segmenter=segmenter) if phrases else CameraRecovery(data_dir)
+        benchmark = SpatialPhrases(data_dir, quick, None, segmenter, detector) if phrases else CameraRecovery(data_dir)
     elif kind == "fusion":
         from nbhelpers.benchmarks.fusion import FusionComparison
 

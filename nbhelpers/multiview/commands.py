@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nbhelpers.core.prompts import parse_point
-from nbhelpers.options import Device, Models
+from nbhelpers.options import DetectorName, Device, Models, load_detector
 
 
 def multiview(
@@ -22,6 +22,7 @@ def multiview(
     cameras: Annotated[
         Path | None, typer.Option(help="known cameras: a COLMAP model, transforms.json or a Bundler file")
     ] = None,
+    detector: DetectorName = None,
     models: Models = None,
     device: Device = None,
 ) -> None:
@@ -34,7 +35,7 @@ def multiview(
     for text in point or ():
         view, *click = parse_point(text, "VIEW")
         clicks.setdefault((reference_view or 0) if view is None else view, []).append(tuple(click))
-    segmenter = MultiviewSegmenter(models=models, device=device)
+    segmenter = MultiviewSegmenter(detector=load_detector(detector, device), models=models, device=device)
     with tqdm(desc="multiview", bar_format="{desc}: {n}/{total} {postfix}", leave=False) as bar:
 
         def progress(done: int, total: int, what: str) -> None:
