@@ -63,7 +63,7 @@ def measure(
         str, typer.Option(help="fusion: given, colmap, da3, must3r, vggt or off (default: the dataset's)")
     ] = "",
     arms: Annotated[str, typer.Option(help="fusion: names with commas, the baseline first")] = "baseline,geometry",
-    first: Annotated[int, typer.Option(help="fusion, shell-game, davis2016-doubt: frames of a clip; 0: all")] = 0,
+    first: Annotated[int, typer.Option(help="fusion, shell-game, davis2016: frames of a clip; 0: all")] = 0,
     step: Annotated[int, typer.Option(help="fusion: every Nth frame of the red kitchen")] = 1,
     cache: Annotated[Path | None, typer.Option(help="fusion, products, shell-game: kept between runs")] = None,
     vocabularies: Annotated[str, typer.Option(help="words to masks: all, present, alone")] = "all",
@@ -127,6 +127,10 @@ def measure(
 
         how = {"start": start, "frames": first or None, "distractors": distractors, "cache": cache or ""}
         benchmark = OneObject(dataset, data_dir, tracker, _parts(clips), **how)
+    elif kind == "mattes":
+        from nbhelpers.benchmarks.mattes import MatteSteadiness
+
+        benchmark = MatteSteadiness(data_dir, tracker=tracker, clips=_parts(clips), frames=first or None)
     elif kind == "clips":
         from nbhelpers.benchmarks.video import VideoObjects
 
@@ -161,7 +165,7 @@ def compare(
 
 def _datasets() -> dict[str, tuple[str, ...]]:
     """The datasets by kind."""
-    from nbhelpers.benchmarks import fusion, identity, products, views, words
+    from nbhelpers.benchmarks import fusion, identity, mattes, products, views, words
     from nbhelpers.benchmarks.datasets import LAYOUTS, VIDEO_LAYOUTS, ObjectPhotos
 
     return {
@@ -173,6 +177,7 @@ def _datasets() -> dict[str, tuple[str, ...]]:
         "scenes": ("phrases", "cameras"),
         "fusion": tuple(fusion.DATASETS),
         "identity": identity.DATASETS,
+        "mattes": mattes.DATASETS,
         "products": products.DATASETS,
     }
 
