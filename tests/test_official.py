@@ -14,7 +14,7 @@ from nbhelpers.core import device
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.mattes import make_trimap
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models import adapters, protocols
+from nbhelpers.models import adapters, protocols, tracking
 from nbhelpers.models.load import unload
 from nbhelpers.weights import cache, catalog
 from nbhelpers.weights.sources import HubFile, UrlFile
@@ -28,7 +28,7 @@ PROTOCOLS = {
     "matting": protocols.MattingModel,
     "patch_encoder": protocols.PatchEncoder,
 }
-TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.02}  # of the largest value; 8 and 11 bits through random layers
+TOLERANCE = {torch.bfloat16: 0.15, torch.float16: 0.02}  # of the largest value; 8 and 11 bits through random layers
 each_row = pytest.mark.parametrize("row", tiny_networks.ROWS)
 
 
@@ -77,9 +77,10 @@ def result(task, model, photo):
     if task == "segmenter":
         return model.predict(model.encode(photo), box).logits
     if task == "tracker":
-        state = model.open(Two(photo))
+        model.model.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(20)  # else gone at random
+        state = model.open(Moving(photo))
         model.add(state, 0, 1, box)
-        return np.concatenate([each.predictions[1].logits for each in model.propagate(state, 0, 1)])
+        return np.concatenate([each.predictions[1].logits for each in model.propagate(state, 0, 2)])
     if task == "text_encoder":
         return model.dense(photo, ["cat", "dog"]).probabilities
     if task == "matting":
@@ -89,8 +90,8 @@ def result(task, model, photo):
     return {"concept_segmenter": model.segment, "detector": model.detect}[task](photo, ["cat"], 0.0).confidence
 
 
-class Two:
-    """A clip of two frames."""
+class Moving:
+    """A clip of a photo that moves."""
 
     size = (120, 160)
 
@@ -98,7 +99,7 @@ class Two:
         self.photo = photo
 
     def __len__(self):
-        return 2
+        return 4
 
     def __getitem__(self, index):
         return np.roll(self.photo, 3 * index, axis=1)
@@ -111,12 +112,11 @@ def test_half_precision_gives_nearly_the_same(row, half, checkpoints, home, monk
     task = catalog.find(row).task
     model = nbhelpers.load(task, row, device="cpu")
     exact = result(task, model, photo)
-    for module in (device, adapters):
+    for module in (device, adapters, tracking):
         monkeypatch.setattr(module, "half_precision", lambda *_: half)
     rough = result(task, model, photo)
     assert rough.shape == exact.shape and rough.dtype == exact.dtype == np.float32
     difference = np.abs(rough - exact).max()
-    print(row, half, difference / np.abs(exact).max())
     assert 0 < difference < TOLERANCE[half] * np.abs(exact).max()
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from nbhelpers.core import device
 from nbhelpers.core.device import MemoryWarning
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video import Frames
-from nbhelpers.models import adapters
+from nbhelpers.models import adapters, tracking
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.sam2_video import tracker as sam2_video
 from nbhelpers.weights import catalog
@@ -380,6 +381,27 @@ def test_a_saved_memory_goes_on_as_if_nothing_had_happened(tracker, clip, tmp_pa
     assert_equal(logits_of(tracker.propagate(after, 5, 12)), logits_of(tracker.propagate(state, 5, 12)))
     with np.load(tmp_path / "8.npz") as memory, pytest.raises(NbHelpersError, match="does not match"):
         tracker.recall(tracker.open(clip), 8, memory)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["ampere", "t4"])
+def test_half_precision_gives_nearly_the_same_masks_and_a_saved_memory_is_of_any_machine(half, clip, monkeypatch):
+    tracker, whole = small("2.1", *SHORT), {}
+    for precision in (None, half):
+        for module in (device, adapters, tracking):
+            monkeypatch.setattr(module, "half_precision", lambda *_, own=precision: own)
+        state = tracker.open(clip)
+        tracker.add(state, 2, 1, CLICK)
+        whole[precision] = logits_of([*tracker.propagate(state, 2, 7), *tracker.propagate(state, 2, 0)])
+    for key, exact in whole[None].items():
+        assert 0 < np.abs(whole[half][key] - exact).max() < 0.1 * np.abs(exact).max()
+    memory = {frame: tracker.memory(state, frame) for frame in range(8)}
+    for precision in (None, torch.bfloat16, torch.float16):
+        for module in (device, adapters, tracking):
+            monkeypatch.setattr(module, "half_precision", lambda *_, own=precision: own)
+        after = tracker.open(clip)
+        for frame in sorted(memory, key=lambda frame: frame != 2):
+            tracker.recall(after, frame, memory[frame], {1: CLICK} if frame == 2 else None)
+        assert len(list(tracker.propagate(after, 8, 9))) == 2
 
 
 def test_nothing_is_left_switched_on_between_frames(tracker, clip):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Bool
 
+from nbhelpers.core.device import half_precision
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import INCLUDE, Prompt
@@ -246,7 +247,8 @@ class MemoryTracker(ClipTracker):
             before, others = item.before[frame], item.outputs[CONDITIONED].keys() - {frame}
             reverse = before.direction == BACKWARD or (not before.direction and min(others, default=0) > frame)
             in_context = bool(others) and bool(before.direction or only_excludes(prompt))
-            return self._predict(state, item, frame, prompt, reverse if in_context else None)
+            output, score = self._predict(state, item, frame, prompt, reverse if in_context else None)
+            return self._in_own_precision(output), score
 
         output, score = self._run(run)
         item.outputs[CONDITIONED][frame] = output
@@ -310,13 +312,14 @@ class MemoryTracker(ClipTracker):
             else:
                 item.tracked[frame] = direction
             if own:
-                output = {name: unpacked(array, self.device) for name, array in own.items()}
+                output = self._in_own_precision({name: unpacked(array, self.device) for name, array in own.items()})
                 item.outputs[CONDITIONED if object_id in prompts else TRACKED][frame] = self._completed(state, output)
 
     def _next(self, state: MemoryState, item: RememberedObject, frame: int, reverse: bool) -> Output:
         """One object on a frame without a prompt of it."""
         self._prepare(state, item, frame)
-        return self._step(state, item, frame, reverse)
+        output, score = self._step(state, item, frame, reverse)
+        return self._in_own_precision(output), score
 
     def _prepare(self, state: MemoryState, item: RememberedObject, frame: int) -> None:
         """Bring the state to the tracker's device, and the frame's features and the object to the library's state."""
@@ -350,6 +353,17 @@ class MemoryTracker(ClipTracker):
     def _step(self, state: MemoryState, item: RememberedObject, frame: int, reverse: bool) -> Output:
         """An object on another frame."""
         raise NotImplementedError
+
+    def _in_own_precision(self, output: dict[str, Any]) -> dict[str, Any]:
+        """The output with all that is in half precision in the tracker's own, as autocast wants it.
+
+        The libraries keep memory in bfloat16, also where a T4 computes in float16; saved memory is of any machine.
+        """
+        half = half_precision(self.device, getattr(self, "precision", None))
+        for name, value in output.items() if half is not None else ():
+            if hasattr(value, "dtype") and value.dtype.itemsize == half.itemsize and value.is_floating_point():
+                output[name] = value.to(half)
+        return output
 
     def _completed(self, state: MemoryState, output: dict[str, Any]) -> dict[str, Any]:
         """An output from saved memory, with what is not saved."""
