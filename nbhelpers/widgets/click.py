@@ -14,6 +14,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.base import HistoryRow, ObjectRow, Panels, SessionWidget
+from nbhelpers.widgets.candidates import CandidateRow, Current
 from nbhelpers.widgets.controls import Row, folder_field, label, space
 from nbhelpers.widgets.stage import ModeRow, Pointer, Stage, ZoomRow
 from nbhelpers.widgets.still import still_of
@@ -52,7 +53,8 @@ class ClickWidget(SessionWidget):
         self.pointer = Pointer(self.stage)
         self.modes = ModeRow(self, self.pointer)
         self.history = HistoryRow(self, session.clear, "this object")
-        self.objects, self.candidates = ObjectRow(self), CandidateRow(self)
+        empty = "After a click the candidate masks are here, each with its predicted IoU."
+        self.objects, self.candidates = ObjectRow(self), CandidateRow(self, self._candidates, empty)
         self.zoom, self.files, self.exact = ZoomRow(self, self.stage), SaveRow(self), ExactPanel(self)
         self.keys_of |= {"Tab": self.stage.screen.blur, "Escape": self.stage.screen.blur}
         steps = Row(self.modes, space(), self.history)
@@ -96,6 +98,11 @@ class ClickWidget(SessionWidget):
             if self.session.seconds != before:
                 self._show_time(time.perf_counter() - started)
 
+    def _candidates(self) -> Current | None:
+        """What `CandidateRow` shows."""
+        prediction, chosen = self.session.prediction(), self.session.candidate()
+        return None if prediction is None or chosen is None else (self.session.image, prediction, chosen)
+
     def _encode(self) -> None:
         """A page shows the photo: let the segmenter encode it while the user aims."""
         if not self._encoded:
@@ -108,40 +115,6 @@ class ClickWidget(SessionWidget):
         if self.session.seconds is not None:
             segmenter = f"segmenter {1000 * self.session.seconds:.0f} ms"
             self._timing = segmenter if total is None else f"Last click {1000 * total:.0f} ms ({segmenter})"
-
-
-class CandidateRow(Row):
-    """The candidate masks of the active object as buttons with the IoU that the model predicts for each."""
-
-    def __init__(self, owner: ClickWidget):
-        self._owner, self._shown = owner, ()
-        self.choices = Row()
-        super().__init__(label("Masks"), self.choices, wrap=False, align_items="flex-start")
-
-    def refresh(self) -> None:
-        """Show the candidates of the active object's prompts."""
-        session = self._owner.session
-        prediction, chosen = session.prediction(), session.candidate()
-        shown = None if prediction is None else (tuple(prediction.scores.tolist()), prediction.choice, chosen)
-        if shown == self._shown:
-            return
-        self._shown = shown
-        text, made = "After a click the candidate masks are here, each with its predicted IoU.", []
-        for index, score in enumerate(() if prediction is None else prediction.scores):
-            best = index == prediction.choice
-            text = "predicted IoU; the star is the model's choice"
-            tooltip = f"Predicted IoU {score:.3f}" + ("; the model's choice" if best else "")
-            made.append(
-                self._owner.button(
-                    f"Mask {index + 1}: {score:.2f}",
-                    tooltip,
-                    lambda index=index: session.choose_candidate(index),
-                    icon="star" if best else "",
-                    width="136px",
-                )
-            )
-            made[-1].button_style = "primary" if index == chosen else ""
-        self.choices.children = [*made, label(text, width="auto", margin="0 0 0 6px" if made else "0 0 0 0")]
 
 
 class SaveRow(Row):
