@@ -15,7 +15,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import parse_point
 from nbhelpers.geometry_fusion.commands import app as geometry_fusion
 from nbhelpers.multiview.commands import multiview
-from nbhelpers.options import DetectorName, Device, Models, load_detector, numbers, several_values
+from nbhelpers.options import DetectorName, Device, Models, numbers, several_values
 from nbhelpers.product_matching.commands import app as product_matching
 from nbhelpers.rotoscoping.commands import app as rotoscoping
 
@@ -173,7 +173,7 @@ def clip_guided(
         settings=settings,
         segmenter=segmenter,
         text_encoder=load("text_encoder", None, device, models),
-        detector=load_detector(detector, device),
+        detector=load("detector", detector, device) if detector else None,
         render=batch.picture if edit == "segment" else painted,
         parameters={"edit": edit, "edit_prompt": edit_prompt, "inpainter": inpainter and inpainter.name},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
@@ -14,17 +14,6 @@ Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; default: the
 DetectorName = Annotated[
     str | None, typer.Option("--detector", help="a detector of the catalog; default: YOLOX with a lite text encoder")
 ]
-
-
-def load_detector(name: str | None, device: str | None = None) -> Any:
-    """A detector of the catalog; None where no name was given, for the default of the job.
-
-    Raises:
-        NbHelpersError: see `nbhelpers.load`.
-    """
-    from nbhelpers.models.load import load
-
-    return None if name is None else load("detector", name, device)
 
 
 def several_values(*flags: str) -> type[TyperCommand]:

@@ -32,10 +32,10 @@ RIM = 12  # pixels on each side of the true outline that are compared
 class MatteSteadiness:
     """Mattes of DAVIS 2016, each refinement with and without smoothing; a `nbhelpers.benchmarks.runner.Benchmark`.
 
-    Masks are those of a tracker, or true ones whose outline trembles anew on each frame. Two errors, both in the rim of
-    the true mask and for opacities of 0 to 1: ``change``, the mean absolute difference of the matte to the next one,
-    taken back along the optical flow; and ``dtssd``, the root of the mean squared difference between the changes of the
-    matte and of the true mask (dtSSD of Erofeev et al. 2015, BMVC, doi 10.5244/C.29.99).
+    Masks are those of a tracker, or true ones whose outline trembles from frame to frame. Both errors are of opacities
+    of 0 to 1 in the rim of the true mask: ``change``, the mean absolute difference of a matte to the next one, taken
+    back along the optical flow; and ``dtssd``, the root of the mean squared difference between the changes of the matte
+    and of the true mask (dtSSD of Erofeev et al. 2015, BMVC, doi 10.5244/C.29.99).
 
     Attributes:
         folder: of DAVIS.

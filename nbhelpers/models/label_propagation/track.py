@@ -117,7 +117,7 @@ class Track:
 
     def recall_distractors(self, frame: int, own: Mapping[str, np.ndarray]) -> None:
         """Restore the distractors of a frame from `arrays`."""
-        for name, mask in under("distractor/", own).items():
+        for name, mask in with_prefix("distractor/", own).items():
             source, number, what = name.split("/")
             anchor = self.anchors.get(int(source))
             if what != "mask" or anchor is None or anchor.distractors is None:
@@ -211,7 +211,7 @@ class Track:
         self.recent = {index: self.recent[index] for index in kept}
 
 
-def under(prefix: str, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def with_prefix(prefix: str, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays whose names start with ``prefix``, without it."""
     return {name.removeprefix(prefix): value for name, value in own.items() if name.startswith(prefix)}
 

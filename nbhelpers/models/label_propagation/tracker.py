@@ -45,7 +45,7 @@ from nbhelpers.models.label_propagation.distractors import (
     strays,
 )
 from nbhelpers.models.label_propagation.identity import MAX_DISTRACTORS, exchange_probability, touches
-from nbhelpers.models.label_propagation.track import Anchor, Track, under
+from nbhelpers.models.label_propagation.track import Anchor, Track, with_prefix
 from nbhelpers.models.label_propagation.votes import (
     FeatureMaps,
     MemoryFrame,
@@ -227,7 +227,7 @@ class LabelPropagation(ClipTracker):
                 state.fusion.remember(frame, object_id, sigmoid(joined[0]))
             if object_id in prompts:
                 if not state.means:
-                    means = under("means/", own)
+                    means = with_prefix("means/", own)
                     state.means = [torch.from_numpy(means[name].copy()).to(self.device) for name in LEVEL_NAMES]
                 prompt, size = prompts[object_id], state.frames.size
                 if is_mask_prompt(prompt):
@@ -235,7 +235,7 @@ class LabelPropagation(ClipTracker):
                 else:
                     score = np.array([own["score"]], np.float32)
                     prediction = Prediction(own["answer"], score, size, tuple(own["extent"].tolist()))
-                weights = {name: float(value) for name, value in under("trust/", own).items()} or None
+                weights = {name: float(value) for name, value in with_prefix("trust/", own).items()} or None
                 anchor = self._anchor(state, frame, prompt, prediction, weights)
                 if "similar" in own:
                     anchor = replace(anchor, distractors=[], marked_similar=frozenset(own["similar"].tolist()))
