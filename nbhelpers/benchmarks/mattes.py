@@ -87,7 +87,7 @@ class MatteSteadiness:
         flows = [optical_flow(here, there) for here, there in pairwise(greys)]
         rims = [make_trimap(mask, RIM) == UNKNOWN for mask in truth]
         hard = [mask.astype(np.float32) for mask in truth]
-        record: dict[str, Any] = {"truth": {"change": steadiness(hard, hard, rims, flows)["change"]}, "cost": {}}
+        record: dict[str, Any] = {"cost": {}}
         for refine in self.refinements:
             matting = resolve("matting", self.matting).alphas if isinstance(refine, str) else None
             for steady in self.steady:
@@ -97,7 +97,7 @@ class MatteSteadiness:
                 key = f"{refine}, steady {steady}"
                 record[key] = steadiness(alphas, hard, rims, flows)
                 record["cost"][key] = round((time.perf_counter() - clock) / count, 4)
-        return record
+        return record | {"truth": {"change": steadiness(hard, hard, rims, flows)["change"]}}
 
     def _track(self, clip: Any) -> list[Bool[np.ndarray, "h w"]]:
         """The masks of the tracker, from the true one on the first frame."""
