@@ -360,9 +360,10 @@ class MemoryTracker(ClipTracker):
         The libraries keep memory in bfloat16, also where a T4 computes in float16; saved memory is of any machine.
         """
         half = half_precision(self.device, getattr(self, "precision", None))
-        for name, value in output.items() if half is not None else ():
-            if hasattr(value, "dtype") and value.dtype.itemsize == half.itemsize and value.is_floating_point():
-                output[name] = value.to(half)
+        if half is not None:
+            for name, value in output.items():
+                if hasattr(value, "dtype") and value.is_floating_point() and value.dtype.itemsize == half.itemsize:
+                    output[name] = value.to(half)
         return output
 
     def _completed(self, state: MemoryState, output: dict[str, Any]) -> dict[str, Any]:
