@@ -7,7 +7,6 @@ import pytest
 import supervision
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.models.values import Embedding, Prediction
 from nbhelpers.models.whole import choose_whole, detect_objects
@@ -33,6 +32,7 @@ class Tailor:
         return Embedding(image.shape[:2], self.name, {})
 
     def predict(self, embedding, prompt):
+        self.corrected = prompt.mask
         boxes = [SHIRT, PERSON] if prompt.box is None else [prompt.box.astype(int)]
         logits = np.stack([np.where(box_mask(box), 1, -1) for box in boxes]).astype(np.float32)
         scores = np.array([0.95, 0.8][: len(boxes)], np.float32)
@@ -101,11 +101,10 @@ def test_a_session_takes_a_click_for_the_whole(session):
     session.click(*CHEST)
     assert np.array_equal(session.mask(), box_mask(PERSON)) and session.prediction().choice == 0
     session.click(45, 90)
-    assert session.prompts().candidate is None and np.array_equal(
-        decode_rle(session.prompts().base_rle), box_mask(PERSON)
-    )
+    assert session.prompts().candidate is None
+    assert np.array_equal(session.segmenter.corrected > 0, box_mask(PERSON))
     session.remove(1)
-    assert session.prompts().base_rle is None
+    assert session.prompts().before is None
     session.undo()
     session.undo()
     assert np.array_equal(session.mask(), box_mask(PERSON))
