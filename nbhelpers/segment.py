@@ -7,7 +7,6 @@ the widget is one method call.
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,9 +22,7 @@ from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.export.masks import check_formats, save_masks
 from nbhelpers.models.protocols import Detector, Segmenter
 from nbhelpers.models.values import Embedding, Prediction
-from nbhelpers.models.whole import choose_whole, detect_objects
-
-logger = logging.getLogger(__name__)
+from nbhelpers.models.whole import choose_whole, detect_objects, use_detector
 
 FORMATS = ("masks", "cutouts", "coco", "prompts")
 """Formats of `ClickSession.export`."""
@@ -86,13 +83,7 @@ class ClickSession:
             detector = segmenter is None and log is None
         if segmenter is None:
             segmenter = load("segmenter", log.model if log else None)
-        if detector is True:
-            try:
-                detector = load("detector")
-            except NbHelpersError as error:
-                logger.warning("a click is what the model recommends, without a detector: %s", error.what)
-                detector = False
-        self.segmenter, self.detector = segmenter, detector or None
+        self.segmenter, self.detector = segmenter, use_detector(detector)
         self.max_hole_area, self.max_sprinkle_area = max_hole_area, max_sprinkle_area
         about = {"name": self.name, "size": list(self.size), "sha256": hashlib.sha256(self.image).hexdigest()}
         if log is None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import intersections, iou_matrix
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Detector, Segmenter
 from nbhelpers.models.values import Embedding, Prediction
+
+log = logging.getLogger(__name__)
 
 MIN_SCORE = 0.25  # of a box
 MAX_BOXES = 3  # around a point, the most confident ones; each takes one more prediction
@@ -16,6 +21,19 @@ MIN_AGREEMENT = 0.5  # IoU of a candidate with the mask of a box, from which the
 # Of that IoU beside the predicted IoU of a candidate, to maximize the IoU of the chosen one; fitted on clicks on COCO
 # photos (train2017).
 WEIGHT = 2.5
+
+
+def use_detector(detector: Detector | bool) -> Detector | None:
+    """The detector of a session: as given; True: from `nbhelpers.load`, None with a warning if it cannot be had."""
+    if detector is not True:
+        return detector or None
+    from nbhelpers.models.load import load
+
+    try:
+        return load("detector")
+    except NbHelpersError as error:
+        log.warning("a click is what the model recommends, without a detector: %s", error.what)
+        return None
 
 
 def detect_objects(detector: Detector, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "n 4"]:

@@ -59,6 +59,7 @@ from nbhelpers.models.label_propagation.votes import (
 from nbhelpers.models.protocols import FeatureFusion, FrameSequence, Segmenter
 from nbhelpers.models.tracking import ClipState, ClipTracker
 from nbhelpers.models.values import Embedding, Prediction, TrackedFrame, is_mask_prompt
+from nbhelpers.models.whole import choose_whole
 
 if TYPE_CHECKING:
     import torch
@@ -142,16 +143,23 @@ class LabelPropagation(ClipTracker):
             state.fusion.remember(frame, object_id, self._probability(prediction, embedding), prompted=True)
         return prediction
 
-    def candidates(self, state: PropagationState, frame: int, point: tuple[float, float]) -> Prediction:
+    def candidates(
+        self,
+        state: PropagationState,
+        frame: int,
+        point: tuple[float, float],
+        boxes: Float[np.ndarray, "n 4"] | None = None,
+    ) -> Prediction:
         """What a single click may mean: the segmenter's candidates, and what moves along with its choice.
 
         Args:
             state: of `open`.
             frame: index into the clip.
             point: ``(x, y)`` of an including click.
+            boxes: around whole objects, see `nbhelpers.models.whole.choose_whole`.
 
         Returns:
-            All masks; the choice is that of `add`.
+            All masks; the choice is that of `add`, or with ``boxes`` a whole object unless something moves along.
         """
         state.check(frame)
         prompt = Prompt([point])
@@ -160,6 +168,8 @@ class LabelPropagation(ClipTracker):
         every = self.segmenter.predict(embedding, prompt)
         chosen = predict_prompt(self.segmenter, embedding, prompt, None, state.moving(frame))
         if np.array_equal(chosen.logits[0], every.logits[every.choice]):
+            if boxes is not None:
+                every = replace(every, choice=choose_whole(self.segmenter, embedding, point, every, boxes))
             return every
         logits, scores = (
             np.concatenate(pair) for pair in ((chosen.logits, every.logits), (chosen.scores, every.scores))
