@@ -24,7 +24,7 @@ WEIGHT = 2.5
 
 
 def use_detector(detector: Detector | bool) -> Detector | None:
-    """The detector of a session: as given; True: from `nbhelpers.load`, None with a warning if it cannot be had."""
+    """The detector of a session: as given; True: from `nbhelpers.load`, None with a warning if there is none."""
     if detector is not True:
         return detector or None
     from nbhelpers.models.load import load
