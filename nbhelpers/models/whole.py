@@ -24,7 +24,7 @@ WEIGHT = 2.5
 
 
 def use_detector(detector: Detector | bool) -> Detector | None:
-    """The detector of a session: as given; True: from `nbhelpers.load`, None with a warning if it cannot be had."""
+    """The detector of a session: as given; True: from `nbhelpers.load`, None with a warning if there is none."""
     if detector is not True:
         return detector or None
     from nbhelpers.models.load import load
@@ -39,7 +39,7 @@ def use_detector(detector: Detector | bool) -> Detector | None:
 def detect_objects(detector: Detector, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "n 4"]:
     """Boxes ``(x0, y0, x1, y1)`` of all objects of an image, by decreasing score."""
     found = detector.detect(image, ["object"], MIN_SCORE)
-    return found.xyxy[np.argsort(-found.confidence, kind="stable")]
+    return found.xyxy[np.argsort(-np.asarray(found.confidence), kind="stable")]
 
 
 def choose_whole(
@@ -64,10 +64,10 @@ def choose_whole(
     """
     x, y = point
     around = (boxes[:, 0] <= x) & (x <= boxes[:, 2]) & (boxes[:, 1] <= y) & (y <= boxes[:, 3])
-    wholes = [segmenter.predict(embedding, Prompt([point], box=box)) for box in boxes[around][:MAX_BOXES]]
-    if not wholes or len(prediction) < 2:
+    boxed = [segmenter.predict(embedding, Prompt([point], box=box)) for box in boxes[around][:MAX_BOXES]]
+    if not boxed or len(prediction) < 2:
         return prediction.choice
-    masks = np.concatenate([prediction.logits, *(each.logits[each.choice][None] for each in wholes)]) > 0
+    masks = np.concatenate([prediction.logits, *(each.logits[each.choice][None] for each in boxed)]) > 0
     agreement = iou_matrix(intersections(masks))[: len(prediction), len(prediction) :].max(1)
     if agreement.max() < MIN_AGREEMENT:
         return prediction.choice
