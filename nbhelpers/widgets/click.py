@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import ClassVar
 
 import ipywidgets as widgets
 import numpy as np
@@ -20,6 +21,48 @@ from nbhelpers.widgets.still import still_of
 
 ENCODING = "Encoding the photo ..."
 SIGNS = {INCLUDE: "+", EXCLUDE: "\N{MINUS SIGN}"}
+
+
+class CandidateRow(Row):
+    """The candidate masks of the active object as buttons with the IoU that the model predicts for each."""
+
+    title: ClassVar[str] = "Masks"
+    before: ClassVar[str] = "After a click the candidate masks are here, each with its predicted IoU."
+    after: ClassVar[str] = "predicted IoU; the star is the model's choice"
+
+    def __init__(self, owner: SessionWidget):
+        self._owner, self._shown = owner, ()
+        self.choices = Row()
+        self.choices.layout.flex, self.choices.layout.min_width = "1 1 0", "0"
+        super().__init__(label(self.title), self.choices, wrap=False, align_items="flex-start")
+
+    def text(self, number: int, score: float, best: bool) -> tuple[str, str]:
+        """Text and tooltip of a candidate's button."""
+        return f"Mask {number}: {score:.2f}", f"Predicted IoU {score:.3f}" + ("; the model's choice" if best else "")
+
+    def refresh(self) -> None:
+        """Show the candidates of the active object's prompts."""
+        session = self._owner.session
+        prediction, chosen = session.prediction(), session.candidate()
+        shown = None if prediction is None else (tuple(prediction.scores.tolist()), prediction.choice, chosen)
+        if shown == self._shown:
+            return
+        self._shown = shown
+        text, made = self.before, []
+        for index, score in enumerate(() if prediction is None else prediction.scores):
+            best = index == prediction.choice
+            text = self.after
+            made.append(
+                self._owner.button(
+                    *self.text(index + 1, score, best),
+                    lambda index=index: session.choose_candidate(index),
+                    icon="star" if best else "",
+                    width="136px",
+                )
+            )
+            made[-1].button_style = "primary" if index == chosen else ""
+        about = widgets.HTML(text, layout=widgets.Layout(min_width="0", margin="0 0 0 6px" if made else "0"))
+        self.choices.children = [*made, about]
 
 
 class ClickWidget(SessionWidget):
@@ -44,6 +87,8 @@ class ClickWidget(SessionWidget):
         NbHelpersError: a width out of range.
     """
 
+    candidate_row: ClassVar[type[CandidateRow]] = CandidateRow
+
     def __init__(self, session: ClickSession, width: int = 1000):
         super().__init__(session, width, "nbhelpers-click")
         self._timing, self._encoded = "", False
@@ -52,7 +97,7 @@ class ClickWidget(SessionWidget):
         self.pointer = Pointer(self.stage)
         self.modes = ModeRow(self, self.pointer)
         self.history = HistoryRow(self, session.clear, "this object")
-        self.objects, self.candidates = ObjectRow(self), CandidateRow(self)
+        self.objects, self.candidates = ObjectRow(self), self.candidate_row(self)
         self.zoom, self.files, self.exact = ZoomRow(self, self.stage), SaveRow(self), ExactPanel(self)
         self.keys_of |= {"Tab": self.stage.screen.blur, "Escape": self.stage.screen.blur}
         steps = Row(self.modes, space(), self.history)
@@ -108,40 +153,6 @@ class ClickWidget(SessionWidget):
         if self.session.seconds is not None:
             segmenter = f"segmenter {1000 * self.session.seconds:.0f} ms"
             self._timing = segmenter if total is None else f"Last click {1000 * total:.0f} ms ({segmenter})"
-
-
-class CandidateRow(Row):
-    """The candidate masks of the active object as buttons with the IoU that the model predicts for each."""
-
-    def __init__(self, owner: ClickWidget):
-        self._owner, self._shown = owner, ()
-        self.choices = Row()
-        super().__init__(label("Masks"), self.choices, wrap=False, align_items="flex-start")
-
-    def refresh(self) -> None:
-        """Show the candidates of the active object's prompts."""
-        session = self._owner.session
-        prediction, chosen = session.prediction(), session.candidate()
-        shown = None if prediction is None else (tuple(prediction.scores.tolist()), prediction.choice, chosen)
-        if shown == self._shown:
-            return
-        self._shown = shown
-        text, made = "After a click the candidate masks are here, each with its predicted IoU.", []
-        for index, score in enumerate(() if prediction is None else prediction.scores):
-            best = index == prediction.choice
-            text = "predicted IoU; the star is the model's choice"
-            tooltip = f"Predicted IoU {score:.3f}" + ("; the model's choice" if best else "")
-            made.append(
-                self._owner.button(
-                    f"Mask {index + 1}: {score:.2f}",
-                    tooltip,
-                    lambda index=index: session.choose_candidate(index),
-                    icon="star" if best else "",
-                    width="136px",
-                )
-            )
-            made[-1].button_style = "primary" if index == chosen else ""
-        self.choices.children = [*made, label(text, width="auto", margin="0 0 0 6px" if made else "0 0 0 0")]
 
 
 class SaveRow(Row):
