@@ -136,6 +136,8 @@ def work(name: str, pages, folder: Path) -> None:
         for page in pages:
             page.click("button:has-text('Follow') >> nth=0")
         told(pages, "Followed through")
+        for page in pages:
+            page.click(".v-input:has-text('Preview')")  # its file bears the clip's name
     elif name == "products":
         for page in pages:
             page.click("button:has-text('Add') >> nth=0")

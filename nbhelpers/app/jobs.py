@@ -306,7 +306,7 @@ class ProductTask(Job):
         "Download the table and the cut-outs.",
     )
     accept, upload = PHOTO_TYPES, "Photos"
-    example = ("box.mp4", 3, ("coffee.png",), (450.0, 85.0))
+    example = ("box.mp4", 2, ("coffee.png",), (450.0, 85.0))
 
     def open_files(self, files: Sequence[Path]) -> None:
         """Open photos; what was found and marked before is restored."""

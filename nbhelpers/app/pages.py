@@ -145,8 +145,13 @@ def Folder(job: Job):  # noqa: N802
 
     def opened() -> None:
         def listed() -> Sequence[Path]:
-            source = Path(path).expanduser()
-            return [source] if source.is_file() else photos(source)
+            source = Path(path.strip()).expanduser()
+            if not source.exists():
+                raise NbHelpersError("there is no such folder or file", given=path, do="check how it is written")
+            try:
+                return [source] if source.is_file() else photos(source)
+            except NbHelpersError as error:
+                raise NbHelpersError("there is no photo in this folder", do="open another, or a clip") from error
 
         try:
             job.open(listed())

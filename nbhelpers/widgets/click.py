@@ -54,7 +54,7 @@ class CandidateRow(Row):
             text = self.after
             made.append(
                 self._owner.button(
-                    *self.text(index + 1, score, best),
+                    *self.text(index + 1, float(score), best),
                     lambda index=index: session.choose_candidate(index),
                     icon="star" if best else "",
                     width="136px",
