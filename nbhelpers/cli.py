@@ -80,6 +80,7 @@ def segment(
     point: Annotated[list[str] | None, typer.Option(help="x,y or x,y,1 to include; x,y,0 to exclude; repeat")] = None,
     box: Annotated[str | None, typer.Option(help="x0,y0,x1,y1")] = None,
     candidate: Annotated[int | None, typer.Option(help="0 to 3: another candidate mask than the suggested one")] = None,
+    whole: Annotated[bool, typer.Option(help="take a single click for the object that a detector finds there")] = True,
     name: Annotated[str, typer.Option(help="what the object is called")] = "object",
     replay: Annotated[Path | None, typer.Option(help="a saved prompt log, instead of points and box")] = None,
     model: Annotated[str | None, typer.Option(help="a segmenter of the catalog")] = None,
@@ -106,7 +107,7 @@ def segment(
             raise NbHelpersError("nothing to segment", expected="--point x,y or --box x0,y0,x1,y1")
         pixels = load_image(image)  # before the model: an unreadable photo fails early
         check_writable(output)
-        session = ClickSession(pixels, load("segmenter", model, device, models), name=image.stem)
+        session = ClickSession(pixels, load("segmenter", model, device, models), name=image.stem, detector=whole)
         session.rename_object(session.active, name)
         if corners is not None:
             session.set_box(corners)

@@ -7,21 +7,25 @@ the widget is one method call.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.promptlog import ObjectPrompts, PromptLog, object_name
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.export.masks import check_formats, save_masks
-from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.protocols import Detector, Segmenter
 from nbhelpers.models.values import Embedding, Prediction
+from nbhelpers.models.whole import choose_whole, detect_objects
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("masks", "cutouts", "coco", "prompts")
 """Formats of `ClickSession.export`."""
@@ -50,6 +54,8 @@ class ClickSession:
         segmenter: predicts the masks; by default from `nbhelpers.load`.
         name: of the photo in the log and in file names; by default the stem of the path.
         log: a prompt log to continue, see `open`.
+        detector: finds whole objects, one of which a single click is taken for rather than for a part. True: from
+            `nbhelpers.load`, as by default where ``segmenter`` is. False: a click is what the model recommends.
         max_hole_area: maximum area of holes that are filled, in cells of the segmenter's logits; see
             `Prediction.cleaned`. 0 keeps masks as predicted.
         max_sprinkle_area: maximum area of separate components that are removed, likewise.
@@ -65,6 +71,7 @@ class ClickSession:
         *,
         name: str | None = None,
         log: PromptLog | None = None,
+        detector: Detector | bool | None = None,
         max_hole_area: float = SMALL_AREA,
         max_sprinkle_area: float = SMALL_AREA,
     ):
@@ -73,11 +80,19 @@ class ClickSession:
             name = name or Path(image).stem
         self.image = load_image(image)
         self.name = name or "image"
-        if segmenter is None:
-            from nbhelpers.models.load import load
+        from nbhelpers.models.load import load
 
+        if detector is None:
+            detector = segmenter is None and log is None
+        if segmenter is None:
             segmenter = load("segmenter", log.model if log else None)
-        self.segmenter = segmenter
+        if detector is True:
+            try:
+                detector = load("detector")
+            except NbHelpersError as error:
+                logger.warning("a click is what the model recommends, without a detector: %s", error.what)
+                detector = False
+        self.segmenter, self.detector = segmenter, detector or None
         self.max_hole_area, self.max_sprinkle_area = max_hole_area, max_sprinkle_area
         about = {"name": self.name, "size": list(self.size), "sha256": hashlib.sha256(self.image).hexdigest()}
         if log is None:
@@ -101,6 +116,7 @@ class ClickSession:
         self._floor = 1  # the first object cannot be undone
         self._active = next(iter(self.log.objects()), None)
         self._embedding: Embedding | None = None
+        self._boxes: Float[np.ndarray, "n 4"] | None = None
         self._predictions: dict[tuple, Prediction] = {}
         self._listeners: list[Callable[[], object]] = []
         self.seconds: float | None = None
@@ -152,22 +168,34 @@ class ClickSession:
         return {name: self.mask(name) for name in self.objects if not self.prompts(name).is_empty}
 
     def encode(self) -> Embedding:
-        """The embedding of the photo, computed once."""
+        """The embedding of the photo, computed once; the detector looks for objects at the same time."""
         if self._embedding is None:
             self._embedding = self.segmenter.encode(self.image)
+            if self.detector is not None:
+                self._boxes = detect_objects(self.detector, self.image)
         return self._embedding
 
     def click(self, x: float, y: float, label: int = INCLUDE, *, name: str | None = None) -> Prediction:
-        """Add a point (label 1 includes, 0 excludes) in pixels of the photo and return the new prediction."""
-        return self._do("point.add", name, x=float(x), y=float(y), label=int(label))
+        """Add a point (label 1 includes, 0 excludes) in pixels of the photo and return the new prediction.
+
+        After another candidate than the model's was chosen, further clicks correct that mask.
+        """
+        prompts = self.prompts(name)
+        what = self._whole(x, y, label == INCLUDE and prompts.is_empty)
+        if prompts.points and (prompts.candidate is not None or prompts.base_rle is not None):
+            what["base"] = self.mask(name)
+        return self._do("point.add", name, x=float(x), y=float(y), label=int(label), **what)
 
     def move(self, index: int, x: float, y: float, *, name: str | None = None) -> Prediction:
         """Move point ``index`` of an object to ``(x, y)``."""
-        return self._do("point.move", name, index=int(index), x=float(x), y=float(y))
+        prompts = self.prompts(name)
+        alone = prompts.labels == (INCLUDE,) and prompts.box is None and prompts.mask_rle is None
+        what = {"base": None, **self._whole(x, y, alone)}
+        return self._do("point.move", name, index=int(index), x=float(x), y=float(y), **what)
 
     def remove(self, index: int, *, name: str | None = None) -> Prediction | None:
         """Remove point ``index`` of an object."""
-        return self._do("point.remove", name, index=int(index))
+        return self._do("point.remove", name, index=int(index), base=None)
 
     def set_box(self, box: Sequence[float] | None, *, name: str | None = None) -> Prediction | None:
         """Set the box ``(x0, y0, x1, y1)`` of an object, or remove it with None."""
@@ -291,6 +319,15 @@ class ClickSession:
         """Call ``callback()`` after every step; returns a function that stops it."""
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback) if callback in self._listeners else None
+
+    def _whole(self, x: float, y: float, alone: bool) -> dict[str, Any]:
+        """For a click without other prompts, the candidate mask of the whole object there, as a field of the log."""
+        height, width = self.size
+        if self.detector is None or not alone or not (0 <= x < width and 0 <= y < height):
+            return {}
+        embedding, prediction = self.encode(), self._predict(Prompt([(x, y)]))
+        chosen = choose_whole(self.segmenter, embedding, (x, y), prediction, self._boxes)
+        return {} if chosen == prediction.choice else {"candidate": chosen}
 
     def _do(self, op: str, name: str | None, **what) -> Prediction | None:
         """Record a step, predict, notify listeners; a step that fails changes nothing."""

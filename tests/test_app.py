@@ -525,6 +525,8 @@ def test_each_page_has_its_picture():
         ("a.jpg disagrees: its cycle consistency with the prompted mask is only 31%", "does not agree"),
         ("a.jpg agrees with the others, and 31 of 40 points of it lie inside", "agrees with the others"),
         ("consistency 0.82", "agrees 82 %"),
+        ("predicted IoU; the star is the model's choice; H takes the next", "suggested one; H takes the next"),
+        ("Mask 2: 0.93", "Outline 2"),
         ("consistency 0.05", "agrees 5 %"),
     ],
 )  # fmt: skip
@@ -542,6 +544,7 @@ def test_messages_of_the_engines_are_told_in_plain_words(message, told):
         "views",
         "consistency",
         "prompted",
+        "IoU",
     ):
         assert jargon not in words
 

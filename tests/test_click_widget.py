@@ -13,7 +13,9 @@ from PIL import Image
 from widget_tools import buttons, connect, is_following, key, page_event, record_messages
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import load_image
 from nbhelpers.segment import ClickSession
+from nbhelpers.widgets.candidates import window_of
 from nbhelpers.widgets.click import ENCODING, ClickWidget
 from nbhelpers.widgets.controls import text_on
 
@@ -170,13 +172,27 @@ def test_undo_redo_clear_by_button(widget, session):
 
 def test_candidates_are_offered_with_their_iou(widget, session):
     widget.pointer.press(300, 350)
-    offered = widget.candidates.choices.children[:4]
+    offered = widget.candidates.buttons
     assert [it.description for it in offered] == ["Mask 1: 0.90", "Mask 2: 0.60", "Mask 3: 0.95", "Mask 4: 0.70"]
     assert [it.icon for it in offered] == ["", "", "star", ""] and offered[2].button_style == "primary"
     offered[3].click()
-    assert session.candidate() == 3 and widget.candidates.choices.children[3].button_style == "primary"
+    assert session.candidate() == 3 and widget.candidates.buttons[3].button_style == "primary"
     session.undo()
-    assert session.candidate() == 2 and widget.candidates.choices.children[2].button_style == "primary"
+    assert session.candidate() == 2 and widget.candidates.buttons[2].button_style == "primary"
+
+
+def test_thumbnails_show_all_candidates_at_one_scale(widget, session):
+    widget.pointer.press(300, 350)
+    columns = widget.candidates.children[1].children[:4]
+    sizes = {(each.children[0].layout.width, each.children[0].layout.height) for each in columns}
+    pictures = [load_image(each.children[0].value) for each in columns]
+    assert len(sizes) == 1 and len({picture.shape for picture in pictures}) == 1
+    covered = session.prediction().masks.any(0)
+    x0, y0, x1, y1 = window_of(session.prediction())
+    outside = covered.copy()
+    outside[y0:y1, x0:x1] = False
+    assert covered.any() and not outside.any() and (x1 - x0) * (y1 - y0) < covered.size / 2
+    assert not np.array_equal(pictures[0], pictures[1])
 
 
 def test_objects_by_button(widget, session):
@@ -241,7 +257,7 @@ def test_the_photo_is_looked_at_once_the_page_shows_it(widget, session, monkeypa
 
 def test_code_in_another_cell_updates_the_widget(widget, session, sent):
     session.click(300, 350)
-    assert len(sent) == 1 and widget.candidates.choices.children[0].description == "Mask 1: 0.90"
+    assert len(sent) == 1 and widget.candidates.buttons[0].description == "Mask 1: 0.90"
     session.add_object("cup")
     assert widget.objects.name.value == "cup"
 

@@ -287,6 +287,15 @@ def test_the_next_meaning_of_a_click_is_one_key_away(widget, session, monkeypatc
     key(widget, "h")
     assert np.array_equal(session.mask(), whole)
     assert "Meaning 2 of 2" in status(widget)
+    assert [each.button_style for each in widget.candidates.buttons] == ["", "primary"]
+    widget.candidates.buttons[0].click()
+    assert np.array_equal(session.mask(), np.roll(whole, 9, 1))
+    session.go(1)
+    assert not widget.candidates.buttons
+    session.go(0)
+    assert len(widget.candidates.buttons) == 2
+    click(widget, 60, 50)  # a second click leaves no doubt
+    assert not widget.candidates.buttons
 
 
 def test_the_other_candidate_is_taken_with_one_key(widget, session, monkeypatch):

@@ -17,7 +17,7 @@ from nbhelpers.core.lazy import needs
 from nbhelpers.product_matching.report import Detection, MatchedPhoto
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.base import Panels, SessionWidget
-from nbhelpers.widgets.click import CandidateRow, ClickWidget
+from nbhelpers.widgets.click import ClickWidget
 from nbhelpers.widgets.frames import FramesWidget
 from nbhelpers.widgets.frames.strip import legend_html
 from nbhelpers.widgets.gallery import GalleryWidget
@@ -117,22 +117,8 @@ class OnPage(SessionWidget):
         self.children = [tools, stage]
 
 
-class OutlineRow(CandidateRow):
-    """The candidate masks without their scores."""
-
-    title = "Outlines"
-    before = "After a click, the outlines that it may mean are here."
-    after = "the star is the suggested one"
-
-    def text(self, number: int, score: float, best: bool) -> tuple[str, str]:
-        """Text and tooltip of a candidate's button."""
-        return f"Outline {number}", "Take this outline" + ("; it is the suggested one" if best else "")
-
-
 class PageClick(OnPage, ClickWidget):
     """The click widget on a page."""
-
-    candidate_row = OutlineRow
 
     def __init__(self, job: PhotoTask | ProductTask, session: ClickSession | None = None):
         super().__init__(job, session or job.session, width=WIDTH)

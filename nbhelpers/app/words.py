@@ -113,6 +113,14 @@ PLAIN = {  # a message as a regular expression: what a page says instead
     r"Then find it in all views, and correct the least consistent view\.": (
         "Then press Find in all views, and correct where it is wrong."
     ),
+    # which mask a click means
+    r"Mask (\d+): \d\.\d+": r"Outline \1",
+    r"Predicted IoU [\d.]+": "Take this outline",
+    r"Predicted IoU [\d.]+; the model's choice": "Take this outline; it is the suggested one",
+    r"predicted IoU; the star is the model's choice(.*)": r"the star is the suggested one\1",
+    r"After a click the candidate masks are here, each with its predicted IoU\.": (
+        "After a click, the outlines that it may mean are here."
+    ),
     # notes on products
     r"too few scores to calibrate \(.+\)": (
         "There are too few photos to tell well what is another product. Say Yes or No below some photos."

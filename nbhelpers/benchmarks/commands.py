@@ -49,7 +49,7 @@ def measure(
     bank: Annotated[str, typer.Option(help="words: a bank of regions of unlabelled photos")] = "",
     segmenter: Annotated[str | None, typer.Option(help="a segmenter of the catalog")] = None,
     jitter: Annotated[float, typer.Option(help="clicks: scatter over the error, as a fraction of its depth")] = 0.0,
-    candidate: Annotated[str, typer.Option(help="clicks: the mask of the model, or of the session")] = "model",
+    candidate: Annotated[str, typer.Option(help="clicks: the mask of the model, session, or whole")] = "model",
     feedback: Annotated[bool, typer.Option(help="clicks: give the last mask back to the model")] = False,
     upstream: Annotated[bool, typer.Option(help="clicks: by the sam2 package's own SAM2ImagePredictor")] = False,
     tracker: Annotated[str | None, typer.Option(help="clips: a tracker of the catalog")] = None,

@@ -21,7 +21,9 @@ from nbhelpers.core.images import load_image, save_image
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.sam2 import upstream_segmenter
+from nbhelpers.segment import ClickSession
 
+CANDIDATES = ("model", "session", "whole")
 Predict = Callable[[Prompt], Bool[np.ndarray, "h w"]]
 
 
@@ -40,9 +42,9 @@ class Clicks:
         folder: of it.
         segmenter: catalog name, or a model.
         jitter: 0: clicks in the middle of the largest error; see `next_click`.
-        candidate: ``model``: the mask that the model recommends, as upstream's predictor returns it; ``session``: that
-            of the candidates which agrees with the clicks, as `nbhelpers.ClickSession` shows it.
-        feedback: give the logits of the last mask back to the model with each click.
+        candidate: ``model``: the mask that the model recommends, as upstream's predictor returns it; ``session``: the
+            one that `nbhelpers.ClickSession` shows without a detector; ``whole``: the one it shows with a detector.
+        feedback: give the logits of the last mask back to the model with each click (``model`` only).
         upstream: take upstream's ``SAM2ImagePredictor`` on the same network.
         most: clicks after which an object is given up.
         seed: of the jitter.
@@ -63,11 +65,11 @@ class Clicks:
     measure_name = "NoC@90"
 
     def __post_init__(self):
-        if self.candidate not in ("model", "session") or self.jitter < 0 or self.most < 1:
+        if self.candidate not in CANDIDATES or self.jitter < 0 or self.most < 1:
             raise NbHelpersError(
                 "the clicks cannot be this",
                 given=f"candidate {self.candidate}, jitter {self.jitter}, most {self.most}",
-                expected="candidate model or session, jitter from 0, most from 1",
+                expected=f"candidate {', '.join(CANDIDATES)}; jitter from 0, most from 1",
             )
 
     def names(self) -> list[str]:
@@ -96,16 +98,19 @@ class Clicks:
         segmenter: Segmenter = resolve("segmenter", self.segmenter)
         if self.upstream:
             segmenter = upstream_segmenter(segmenter)
-        ious, clicks, encoding, decoding, embedding, image = {}, {}, 0.0, 0.0, None, None
+        ious, clicks, encoding, decoding, embedding, image, session = {}, {}, 0.0, 0.0, None, None, None
         for each in opened_objects(self.dataset, str(self.folder)).read(name):
             if embedding is None:
                 image, clock = load_image(each.path), time.perf_counter()
-                embedding = segmenter.encode(image)
+                if self.candidate == "model":
+                    embedding = segmenter.encode(image)
+                else:
+                    session = ClickSession(image, segmenter, detector=self.candidate == "whole")
+                    embedding = session.encode()
                 encoding = time.perf_counter() - clock
             clock = time.perf_counter()
-            found = click_object(
-                predictor(segmenter, embedding, self.candidate, self.feedback), each, self.most, self.jitter, self.seed
-            )
+            predict = session_predictor(session) if session else predictor(segmenter, embedding, self.feedback)
+            found = click_object(predict, each, self.most, self.jitter, self.seed)
             decoding += time.perf_counter() - clock
             ious[each.name] = [round(value, 4) for value in found.ious]
             clicks[each.name] = [[x, y, label] for (x, y), label in found.clicks]
@@ -135,18 +140,27 @@ class Clicked:
     mask: Bool[np.ndarray, "h w"]
 
 
-def predictor(segmenter: Segmenter, embedding: Any, candidate: str = "model", feedback: bool = False) -> Predict:
-    """The mask of some clicks on one photo; see `Clicks` for the arguments."""
+def predictor(segmenter: Segmenter, embedding: Any, feedback: bool = False) -> Predict:
+    """The masks that the model recommends for some clicks on one photo; see `Clicks`."""
     last: list[np.ndarray] = []
 
     def predict(prompt: Prompt) -> np.ndarray:
         if feedback and len(prompt.points) > 1 and last:
             prompt = Prompt(prompt.points, prompt.labels, mask=last[0])
         prediction = segmenter.predict(embedding, prompt)
-        points, labels = prompt.points.tolist(), prompt.labels.tolist()
-        chosen = prediction.agreeing(points, labels) if candidate == "session" else prediction.choice
-        last[:] = [prediction.logits[chosen]]
-        return prediction.mask(chosen)
+        last[:] = [prediction.logits[prediction.choice]]
+        return prediction.best
+
+    return predict
+
+
+def session_predictor(session: ClickSession) -> Predict:
+    """The masks of a new object of a session, on which the latest of some clicks is placed."""
+    name = session.add_object()
+
+    def predict(prompt: Prompt) -> np.ndarray:
+        session.click(*prompt.points[-1].tolist(), int(prompt.labels[-1]), name=name)
+        return session.mask(name)
 
     return predict
 

@@ -51,9 +51,10 @@ class ObjectPrompts:
         labels: one per point; 1 includes, 0 excludes.
         box: ``(x0, y0, x1, y1)`` pixels, or None.
         mask_rle: a mask prompt as COCO RLE ``{"size": [H, W], "counts": str}``, or None.
-        candidate: index of the candidate mask that the user chose, or None for the model's own choice.
+        candidate: index of the candidate mask that the user or the session chose, or None for the model's own choice.
         strokes: painted over the prediction for all the above, in this order.
-        base_rle: the mask that was tracked to the frame before it had prompts, and which they correct.
+        base_rle: the mask that the latest prompts correct: the one that was tracked to the frame before it had prompts,
+            or a candidate that had been chosen.
     """
 
     points: tuple[tuple[float, float], ...] = ()
@@ -158,12 +159,13 @@ class PromptLog:
         """Record one event; what had been undone is dropped.
 
         Args:
-            op: ``object.add``, ``object.rename`` (``to``), ``object.remove``, ``point.add`` (``x, y, label``),
-                ``point.move`` (``index, x, y``), ``point.remove`` (``index``), ``box.set`` (``box`` or None),
+            op: ``object.add``, ``object.rename`` (``to``), ``object.remove``, ``point.add`` (``x, y, label``
+                and, where it is not the model's, ``candidate``), ``point.move`` (``index, x, y``, ``candidate``),
+                ``point.remove`` (``index``), ``box.set`` (``box`` or None),
                 ``mask.set`` (``mask``: bool array or None), ``candidate.set`` (``index``), ``clear``; ``stroke.add``
                 (``points``, ``radius``, ``erase``), ``matte.set`` (``settings``); ``propagate`` (``start, stop``).
-            **what: ``object`` and the fields named above; for a clip the ``frame`` and, with the first prompt on a
-                tracked frame, ``base``: the mask that it corrects (bool array).
+            **what: ``object`` and the fields named above; for a clip the ``frame``; ``base``: the mask that a prompt
+                corrects (bool array), or None if it no longer corrects one.
 
         Raises:
             NbHelpersError: an unknown ``op``, object or index; nothing is recorded then.
@@ -318,16 +320,17 @@ def _applied(state: dict[str, ObjectEntry], event: Mapping[str, Any], number: in
 
 def _changed_prompts(old: ObjectPrompts, op: str, event: Mapping[str, Any]) -> ObjectPrompts:
     """The prompts on a frame after a step on it."""
-    if event.get("base") is not None:
+    if "base" in event:
         old = replace(old, base_rle=event["base"])
+    chosen = None if event.get("candidate") is None else int(event["candidate"])
     match op:
         case "point.add":
             at = (float(event["x"]), float(event["y"]))
-            return replace(old, points=(*old.points, at), labels=(*old.labels, int(event["label"])), candidate=None)
+            return replace(old, points=(*old.points, at), labels=(*old.labels, int(event["label"])), candidate=chosen)
         case "point.move":
             points = list(old.points)
             points[_index(event, points)] = (float(event["x"]), float(event["y"]))
-            return replace(old, points=tuple(points), candidate=None)
+            return replace(old, points=tuple(points), candidate=chosen)
         case "point.remove":
             i = _index(event, old.points)
             points, labels = old.points[:i] + old.points[i + 1 :], old.labels[:i] + old.labels[i + 1 :]

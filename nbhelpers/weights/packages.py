@@ -250,7 +250,7 @@ def _size_of(folder: Path) -> int:
     for root, _, names in os.walk(folder):  # unlike rglob, it passes over a folder that is gone
         for name in names:
             with contextlib.suppress(OSError):
-                total += os.stat(os.path.join(root, name)).st_size
+                total += (Path(root) / name).stat().st_size
     return total
 
 

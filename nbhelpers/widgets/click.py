@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import ClassVar
 
 import ipywidgets as widgets
 import numpy as np
@@ -15,54 +14,13 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.base import HistoryRow, ObjectRow, Panels, SessionWidget
+from nbhelpers.widgets.candidates import CandidateRow, Current
 from nbhelpers.widgets.controls import Row, folder_field, label, space
 from nbhelpers.widgets.stage import ModeRow, Pointer, Stage, ZoomRow
 from nbhelpers.widgets.still import still_of
 
 ENCODING = "Encoding the photo ..."
 SIGNS = {INCLUDE: "+", EXCLUDE: "\N{MINUS SIGN}"}
-
-
-class CandidateRow(Row):
-    """The candidate masks of the active object as buttons with the IoU that the model predicts for each."""
-
-    title: ClassVar[str] = "Masks"
-    before: ClassVar[str] = "After a click the candidate masks are here, each with its predicted IoU."
-    after: ClassVar[str] = "predicted IoU; the star is the model's choice"
-
-    def __init__(self, owner: SessionWidget):
-        self._owner, self._shown = owner, ()
-        self.choices = Row()
-        self.choices.layout.flex, self.choices.layout.min_width = "1 1 0", "0"
-        super().__init__(label(self.title), self.choices, wrap=False, align_items="flex-start")
-
-    def text(self, number: int, score: float, best: bool) -> tuple[str, str]:
-        """Text and tooltip of a candidate's button."""
-        return f"Mask {number}: {score:.2f}", f"Predicted IoU {score:.3f}" + ("; the model's choice" if best else "")
-
-    def refresh(self) -> None:
-        """Show the candidates of the active object's prompts."""
-        session = self._owner.session
-        prediction, chosen = session.prediction(), session.candidate()
-        shown = None if prediction is None else (tuple(prediction.scores.tolist()), prediction.choice, chosen)
-        if shown == self._shown:
-            return
-        self._shown = shown
-        text, made = self.before, []
-        for index, score in enumerate(() if prediction is None else prediction.scores):
-            best = index == prediction.choice
-            text = self.after
-            made.append(
-                self._owner.button(
-                    *self.text(index + 1, float(score), best),
-                    lambda index=index: session.choose_candidate(index),
-                    icon="star" if best else "",
-                    width="136px",
-                )
-            )
-            made[-1].button_style = "primary" if index == chosen else ""
-        about = widgets.HTML(text, layout=widgets.Layout(min_width="0", margin="0 0 0 6px" if made else "0"))
-        self.choices.children = [*made, about]
 
 
 class ClickWidget(SessionWidget):
@@ -87,8 +45,6 @@ class ClickWidget(SessionWidget):
         NbHelpersError: a width out of range.
     """
 
-    candidate_row: ClassVar[type[CandidateRow]] = CandidateRow
-
     def __init__(self, session: ClickSession, width: int = 1000):
         super().__init__(session, width, "nbhelpers-click")
         self._timing, self._encoded = "", False
@@ -97,7 +53,8 @@ class ClickWidget(SessionWidget):
         self.pointer = Pointer(self.stage)
         self.modes = ModeRow(self, self.pointer)
         self.history = HistoryRow(self, session.clear, "this object")
-        self.objects, self.candidates = ObjectRow(self), self.candidate_row(self)
+        empty = "After a click the candidate masks are here, each with its predicted IoU."
+        self.objects, self.candidates = ObjectRow(self), CandidateRow(self, self._candidates, empty)
         self.zoom, self.files, self.exact = ZoomRow(self, self.stage), SaveRow(self), ExactPanel(self)
         self.keys_of |= {"Tab": self.stage.screen.blur, "Escape": self.stage.screen.blur}
         steps = Row(self.modes, space(), self.history)
@@ -140,6 +97,11 @@ class ClickWidget(SessionWidget):
             yield
             if self.session.seconds != before:
                 self._show_time(time.perf_counter() - started)
+
+    def _candidates(self) -> Current | None:
+        """What `CandidateRow` shows."""
+        prediction, chosen = self.session.prediction(), self.session.candidate()
+        return None if prediction is None or chosen is None else (self.session.image, prediction, chosen)
 
     def _encode(self) -> None:
         """A page shows the photo: let the segmenter encode it while the user aims."""

@@ -193,7 +193,7 @@ def test_a_scene_from_photos_and_a_phrase_to_a_zip(visitor, samples):
     page.click(".nbhelpers-find")
     told(page, "was found in")
     expect(page.locator(".nbhelpers-overview img")).to_have_count(5)
-    assert "consisten" not in page.locator("main").inner_text()
+    assert "consistency" not in page.locator("main").inner_text()
     page.wait_for_selector(".nbhelpers-space iframe")
     names = set(download(page).namelist())
     assert {"results.csv", "scene.ply", "scene.glb", "masks/view0.png", "alpha/view4.png"} <= names

@@ -15,6 +15,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.background import Runner
 from nbhelpers.widgets.base import HistoryRow, Panels, SessionWidget
+from nbhelpers.widgets.candidates import CandidateRow, Current
 from nbhelpers.widgets.controls import Row, space
 from nbhelpers.widgets.frames.rows import (
     BrushSlider,
@@ -102,12 +103,15 @@ class FramesWidget(SessionWidget):
         self.brush = BrushSlider(self)
         self.time, self.tracking = TimeRow(self), TrackRow(self, self.brush)
         self.objects, self.zoom, self.display = FrameObjectRow(self), ZoomRow(self, self.stage), DisplayRow(self)
+        empty = "After one click on a frame the masks that it may mean are here."
+        self.candidates = CandidateRow(self, self._candidates, empty, "H")
         self.matte, self.export = MattePanel(self), ExportPanel(self)
         panels = Panels(Matte=self.matte, Export=self.export, Keys=widgets.HTML(_keys_html()))
         self._add_keys()
         self.legend = widgets.HTML(legend_html(), layout=widgets.Layout(margin="0"))
-        rows = (Row(self.modes, space(), self.history), self.objects, self.stage.screen, self.strip.screen, self.legend,
-                self.time, self.status, self.tracking, self.display, self.zoom, panels)  # fmt: skip
+        rows = (Row(self.modes, space(), self.history), self.objects, self.stage.screen, self.strip.screen,
+                self.legend, self.time, self.status, self.candidates, self.tracking, self.display, self.zoom,
+                panels)  # fmt: skip
         self.show_rows(rows)
 
     def refresh(self) -> None:
@@ -119,7 +123,7 @@ class FramesWidget(SessionWidget):
             else:
                 self.stage.paint(photo=False)
             self.history.refresh(self.session.prompts().is_empty)
-            for part in (self.objects, self.time, self.matte):
+            for part in (self.objects, self.time, self.candidates, self.matte):
                 part.refresh()
 
     def hint(self) -> str:
@@ -151,6 +155,16 @@ class FramesWidget(SessionWidget):
         with super().guard():
             yield
             self.stage.raise_unreadable()
+
+    def _candidates(self) -> Current | None:
+        """What `CandidateRow` shows; only on frames whose embedding a click has computed, and not while they pass."""
+        session = self.session
+        if session.frame not in self._encoded or self.time.playing or self.work.running:
+            return None
+        candidates, chosen = session.candidates(), session.prompts().candidate
+        if candidates is None:
+            return None
+        return session.image(), candidates, candidates.choice if chosen is None else chosen
 
     def stay(self) -> None:
         """Stop playing, and no longer show the frames that are being tracked."""
