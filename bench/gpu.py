@@ -9,17 +9,16 @@ after the other on the same weights. Random weights cost what trained ones do.
 
 import argparse
 
-import torch
-
+from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.measure import LIMIT, measure_networks
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", help="cuda where there is one")
+    parser.add_argument("--device", default="cuda", help="cpu takes minutes a network")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds after which nothing further is begun")
     given = parser.parse_args()
-    if given.device is None and not torch.cuda.is_available():
-        print("No CUDA device: the networks of these sizes take minutes each on a CPU (--device cpu runs them)")
-    else:
+    try:
         print(measure_networks(given.device, compiled=not given.no_compile, limit=given.limit))
+    except NbHelpersError as error:  # without a GPU it says what it would do
+        print(error)

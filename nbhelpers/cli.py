@@ -15,7 +15,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import parse_point
 from nbhelpers.geometry_fusion.commands import app as geometry_fusion
 from nbhelpers.multiview.commands import multiview
-from nbhelpers.options import Device, Models, numbers, several_values
+from nbhelpers.options import DetectorName, Device, Models, numbers, several_values
 from nbhelpers.product_matching.commands import app as product_matching
 from nbhelpers.rotoscoping.commands import app as rotoscoping
 
@@ -141,6 +141,7 @@ def clip_guided(
     min_region_size: Annotated[float, typer.Option(help="smallest region, in pixels")] = 100,
     iou_threshold: Annotated[float, typer.Option(help="from this IoU on, two masks of a class are one")] = 0.8,
     exclude: Annotated[list[str] | None, typer.Option(help="words that may win a place but are not segmented")] = None,
+    detector: DetectorName = None,
     device: Device = None,
     checkpoint: Annotated[Path | None, typer.Option(help="a SAM 2 file instead of the catalog's")] = None,
     model_cfg: Annotated[str | None, typer.Option(help="its configuration, e.g. sam2_hiera_l.yaml")] = None,
@@ -172,6 +173,7 @@ def clip_guided(
         settings=settings,
         segmenter=segmenter,
         text_encoder=load("text_encoder", None, device, models),
+        detector=load("detector", detector, device) if detector else None,
         render=batch.picture if edit == "segment" else painted,
         parameters={"edit": edit, "edit_prompt": edit_prompt, "inpainter": inpainter and inpainter.name},
     )

@@ -11,6 +11,9 @@ from nbhelpers.core.errors import NbHelpersError
 
 Models = Annotated[str | None, typer.Option(help="auto, lite or official (default: NBHELPERS_MODELS, else auto)")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; default: the best available")]
+DetectorName = Annotated[
+    str | None, typer.Option("--detector", help="a detector of the catalog; default: YOLOX with a lite text encoder")
+]
 
 
 def several_values(*flags: str) -> type[TyperCommand]:

@@ -7,7 +7,6 @@ the widget is one method call.
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,9 +22,7 @@ from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.export.masks import check_formats, save_masks
 from nbhelpers.models.protocols import Detector, Segmenter
 from nbhelpers.models.values import Embedding, Prediction
-from nbhelpers.models.whole import choose_whole, detect_objects
-
-logger = logging.getLogger(__name__)
+from nbhelpers.models.whole import choose_whole, detect_objects, use_detector
 
 FORMATS = ("masks", "cutouts", "coco", "prompts")
 """Formats of `ClickSession.export`."""
@@ -86,13 +83,7 @@ class ClickSession:
             detector = segmenter is None and log is None
         if segmenter is None:
             segmenter = load("segmenter", log.model if log else None)
-        if detector is True:
-            try:
-                detector = load("detector")
-            except NbHelpersError as error:
-                logger.warning("a click is what the model recommends, without a detector: %s", error.what)
-                detector = False
-        self.segmenter, self.detector = segmenter, detector or None
+        self.segmenter, self.detector = segmenter, use_detector(detector)
         self.max_hole_area, self.max_sprinkle_area = max_hole_area, max_sprinkle_area
         about = {"name": self.name, "size": list(self.size), "sha256": hashlib.sha256(self.image).hexdigest()}
         if log is None:
@@ -147,16 +138,12 @@ class ClickSession:
 
     def prediction(self, name: str | None = None) -> Prediction | None:
         """The candidate masks for an object's prompts; None before the first prompt."""
-        prompt = self.prompts(name).prompt()
-        return None if prompt is None else self._predict(prompt)
+        return self._predict_prompts(self.prompts(name))
 
     def candidate(self, name: str | None = None) -> int | None:
         """Index of the selected candidate: the user's choice, else the one that agrees best with the points."""
         prediction = self.prediction(name)
-        if prediction is None:
-            return None
-        prompts = self.prompts(name)
-        return prediction.agreeing(prompts.points, prompts.labels) if prompts.candidate is None else prompts.candidate
+        return None if prediction is None else _candidate(prediction, self.prompts(name))
 
     def mask(self, name: str | None = None) -> Bool[np.ndarray, "h w"]:
         """The mask of an object at photo size; empty before the first prompt."""
@@ -178,24 +165,25 @@ class ClickSession:
     def click(self, x: float, y: float, label: int = INCLUDE, *, name: str | None = None) -> Prediction:
         """Add a point (label 1 includes, 0 excludes) in pixels of the photo and return the new prediction.
 
-        After another candidate than the model's was chosen, further clicks correct that mask.
+        With a detector, and after another candidate than the model's was chosen, a click corrects the mask so far: its
+        logits are given back to the segmenter.
         """
         prompts = self.prompts(name)
         what = self._whole(x, y, label == INCLUDE and prompts.is_empty)
-        if prompts.points and (prompts.candidate is not None or prompts.base_rle is not None):
-            what["base"] = self.mask(name)
+        chosen = self.detector is not None or prompts.candidate is not None or prompts.before is not None
+        if chosen and prompts.points and prompts.box is None and prompts.mask_rle is None:
+            what["corrects"] = True
         return self._do("point.add", name, x=float(x), y=float(y), label=int(label), **what)
 
     def move(self, index: int, x: float, y: float, *, name: str | None = None) -> Prediction:
         """Move point ``index`` of an object to ``(x, y)``."""
         prompts = self.prompts(name)
         alone = prompts.labels == (INCLUDE,) and prompts.box is None and prompts.mask_rle is None
-        what = {"base": None, **self._whole(x, y, alone)}
-        return self._do("point.move", name, index=int(index), x=float(x), y=float(y), **what)
+        return self._do("point.move", name, index=int(index), x=float(x), y=float(y), **self._whole(x, y, alone))
 
     def remove(self, index: int, *, name: str | None = None) -> Prediction | None:
         """Remove point ``index`` of an object."""
-        return self._do("point.remove", name, index=int(index), base=None)
+        return self._do("point.remove", name, index=int(index))
 
     def set_box(self, box: Sequence[float] | None, *, name: str | None = None) -> Prediction | None:
         """Set the box ``(x0, y0, x1, y1)`` of an object, or remove it with None."""
@@ -335,16 +323,27 @@ class ClickSession:
         before = self.log.events, self.log.cursor
         self.log.append(op, object=name, **what)
         try:
-            prompt = self.log.objects()[name].prompt()
+            prompts = self.log.objects()[name]
+            prompt = prompts.prompt()
             if prompt is not None:
                 prompt.check_inside(self.size)
-            prediction = None if prompt is None else self._predict(prompt)
+            prediction = self._predict_prompts(prompts)
         except BaseException:
             self.log.events, self.log.cursor = before
             raise
         self._active = name
         self._changed()
         return prediction
+
+    def _predict_prompts(self, prompts: ObjectPrompts) -> Prediction | None:
+        """The candidate masks of prompts, given the logits of the mask that they correct; None without prompts."""
+        prompt = prompts.prompt()
+        if prompt is None:
+            return None
+        before = None if prompts.before is None else self._predict_prompts(prompts.before)
+        if before is not None:
+            prompt = Prompt(prompt.points, prompt.labels, mask=before.logits[_candidate(before, prompts.before)])
+        return self._predict(prompt)
 
     def _predict(self, prompt: Prompt) -> Prediction:
         mask = None if prompt.mask is None else hashlib.sha256(prompt.mask.tobytes()).digest()
@@ -372,3 +371,8 @@ class ClickSession:
     def _changed(self) -> None:
         for listener in tuple(self._listeners):
             listener()
+
+
+def _candidate(prediction: Prediction, prompts: ObjectPrompts) -> int:
+    """Index of the candidate of prompts: the chosen one, else the one that agrees best with the points."""
+    return prediction.agreeing(prompts.points, prompts.labels) if prompts.candidate is None else prompts.candidate

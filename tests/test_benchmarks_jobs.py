@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_benchmarks import CLASSES, SIZE, drawn_voc, put_clip, put_labels, put_photo
 from fake_tracker import FakeTracker
-from fake_words import COLOURS, FakeTextEncoder, FloodSegmenter, scene
+from fake_words import COLOURS, FakeDetector, FakeTextEncoder, FloodSegmenter, scene
 from test_geometry_fusion import textures
 from test_label_propagation import ColourSegmenter
 from typer.testing import CliRunner
@@ -17,6 +17,7 @@ from nbhelpers import NbHelpersError, cli
 from nbhelpers.benchmarks import commands, fusion, report
 from nbhelpers.benchmarks.datasets import Clips, read_values
 from nbhelpers.benchmarks.fusion import FusionComparison
+from nbhelpers.benchmarks.mattes import MatteSteadiness, steadiness
 from nbhelpers.benchmarks.open_vocabulary import OpenVocabulary
 from nbhelpers.benchmarks.products import CutOut, ProductPhotos, SyntheticPhoto, match_counts, synthetic_photos
 from nbhelpers.benchmarks.protocols import vocabulary_protocol
@@ -33,6 +34,7 @@ from nbhelpers.benchmarks.views import (
 )
 from nbhelpers.benchmarks.words import VOC_NAMES, WordMasks, vocabularies
 from nbhelpers.core.masks import encode_rle
+from nbhelpers.core.mattes import make_trimap
 from nbhelpers.geometry_fusion.comparison import ArmResult, TrueMasks, figures, frame_ious
 from nbhelpers.geometry_fusion.synthetic import render_clip
 from nbhelpers.models.label_propagation import LabelPropagation
@@ -75,6 +77,11 @@ def test_words_are_counted_as_a_person_counts(tmp_path):
     assert scores["mean_iou"] > 0.9 and scores["words"] == 1 and scores["present_mean_iou"] > 0.9
     assert scores["absent_words"] == 3 and scores["alone_absent_words"] == 3 and scores["present_absent_words"] == 0
     assert scores["absent_found"] == 0 and results["cost"]["prompts"] > 0
+    assert "detector" not in benchmark.facts()
+    detected = replace(benchmark, detector=FakeDetector({"ball": 0.9}), without=())
+    assert detected.facts()["detector"] == "fake-detector"
+    run_benchmark(detected, tmp_path / "detected")
+    assert detected.detector.asked
 
 
 def test_words_on_voc_have_a_miou_too(tmp_path):
@@ -249,6 +256,27 @@ def test_protocols_are_compared_where_both_speak():
     assert protocol_differences({"scale": 65, "x": 1}, {"scale": 40, "y": 2}) == [("scale", 65, 40)]
     with pytest.raises(NbHelpersError, match="nothing to report"):
         write_report([], "x.html")
+
+
+def test_mattes_are_steadier_when_smoothed_in_time(tmp_path):
+    put_clip(tmp_path / "davis", "a", 4)
+    benchmark = MatteSteadiness(tmp_path / "davis", refinements=(0, 4))
+    scores = run_benchmark(benchmark, tmp_path / "out")["scores"]
+    assert len(scores) == 9
+    assert all(scores[f"dtssd: {each}, steady 1"] < scores[f"dtssd: {each}, steady 0"] for each in (0, 4))
+    assert scores["change: truth"] < min(value for key, value in scores.items() if "steady" in key)
+    tracked = replace(benchmark, tracker=FakeTracker(), refinements=(0,), steady=(0,))
+    assert tracked.measure("a")["0, steady 0"]["dtssd"] >= 0 and tracked.facts()["masks"] == "fake-tracker"
+
+
+def test_a_matte_that_moves_with_the_picture_does_not_change():
+    alphas = [np.roll(square(20, 10, 24).astype(np.float32), 3 * step, 1) for step in range(3)]
+    rims = [make_trimap(alpha > 0.5, 4) == 128 for alpha in alphas]
+    flows = [np.broadcast_to(np.array([3, 0], np.float32), (60, 80, 2))] * 2
+    assert steadiness(alphas, alphas, rims, flows) == {"change": 0, "dtssd": 0}
+    still = steadiness(alphas, [alphas[0]] * 3, rims, flows)
+    assert still["change"] == 0 and still["dtssd"] > 0.2
+    assert steadiness(alphas, alphas, rims, [0 * flows[0]] * 2)["change"] > 0.05
 
 
 def test_the_command_runs_and_reports(runs, tmp_path, monkeypatch):

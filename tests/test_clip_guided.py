@@ -566,6 +566,7 @@ def command(monkeypatch, folder, tmp_path):
     from nbhelpers import cli
 
     loaded = {"segmenter": FloodSegmenter(), "text_encoder": FakeTextEncoder()}
+    loaded["detector"] = FakeDetector({"ball": 0.9})
     monkeypatch.setattr("nbhelpers.models.load.load", lambda task, *_: loaded[task])
     monkeypatch.chdir(tmp_path)
     return lambda *words: CliRunner().invoke(cli.app, ["clip-guided", "--image", "in/b9.png", *words])
@@ -576,6 +577,9 @@ def test_the_command_takes_several_words_after_one_flag(command, tmp_path):
     assert done.exit_code == 0, done.output
     assert "2 ball" in done.output and "models: fake-words, flood" in done.output
     assert json.loads((tmp_path / "o.json").read_text())["target"] == "ball"
+    done = command("--vocabulary", *WORDS, "--output", "o", "-v", "--detector", "fake-detector")
+    assert done.exit_code == 0 and "models: fake-words, flood, fake-detector" in done.output
+    assert json.loads((tmp_path / "o" / "run.json").read_text())["models"][2] == "fake-detector"
 
 
 @pytest.mark.parametrize(

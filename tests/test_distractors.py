@@ -147,8 +147,8 @@ def test_marked_objects_are_each_others_distractors(tracker):
     for number in (0, 1):
         tracker.add(state, 0, number + 1, Prompt(mask=clip.twin(number, 0)))
     found = followed(tracker, state, 0, LENGTH - 1)
-    assert state.tracks[1].anchors[0].marked_similar == {2}
-    assert not state.tracks[1].anchors[0].distractors
+    assert state.objects[1].anchors[0].marked_similar == {2}
+    assert not state.objects[1].anchors[0].distractors
     for number in (0, 1):
         assert iou(found[LENGTH - 1].predictions[number + 1].best, clip.twin(number, LENGTH - 1)) > 0.7
 

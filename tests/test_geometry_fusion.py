@@ -231,7 +231,7 @@ def test_an_untrained_merger_changes_no_bit_of_sam2(clip):
         tracker, SceneGeometry(), FeatureMerger(256, 8), scene=clip.scene, places=False, max_motion=1
     )
     (base, scores, _), (ours, own, state) = run(tracker, clip), run(fused, clip)
-    assert state.inner.inference["fusion"] is not None
+    assert state.inner.session["fusion"] is not None
     assert np.array_equal(base, ours) and np.array_equal(scores, own)
     merger = FeatureMerger(256, 8)
     torch.nn.init.normal_(merger.last.weight, std=0.5)

@@ -11,7 +11,8 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_propagation import LabelPropagation
-from nbhelpers.models.label_propagation.tracker import CACHE_SIZE, PackedMasks
+from nbhelpers.models.label_propagation.packed import PackedMasks
+from nbhelpers.models.label_propagation.tracker import CACHE_SIZE
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.models.values import Embedding, Prediction
 
@@ -280,7 +281,7 @@ def test_memory_does_not_grow_with_the_clip(tracker):
     state = tracker.open(clip)
     tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
     for tracked in tracker.propagate(state, 0, 59):
-        assert len(state.tracks[1].recent) <= 6
+        assert len(state.objects[1].recent) <= 6
         assert len(state._embeddings) <= CACHE_SIZE
         assert tracked.predictions[1].logits.nbytes < 1e5
     assert tracker.segmenter.encoded == 60  # each frame once
@@ -307,7 +308,7 @@ def test_bad_input_is_told_at_once(tracker):
         tracker.add(state, 0, 1, Prompt([(500, 1)]))
     with pytest.raises(NbHelpersError, match="excluding points alone"):
         tracker.add(state, 0, 1, Prompt([(5, 5)], [0]))
-    assert not state.tracks
+    assert not state.objects
     tracker.add(state, 0, 1, Prompt(mask=Clip.disc(0)))
     with pytest.raises(NbHelpersError, match="no such frame"):
         tracker.propagate(state, 0, 12)

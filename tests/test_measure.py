@@ -84,7 +84,9 @@ def test_without_a_gpu_the_command_says_so(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     told = CliRunner().invoke(app, ["doctor", "--gpu"])
-    assert isinstance(told.exception, NbHelpersError) and "cannot be used" in str(told.exception)
+    assert isinstance(told.exception, NbHelpersError) and "no CUDA device" in str(told.exception)
+    for network, cases in measuring.CASES.items():  # and what would be done on one
+        assert f"{network}: {', '.join(task for task, _, _ in cases)}" in str(told.exception)
 
 
 def test_the_real_networks_are_those_that_have_cases():

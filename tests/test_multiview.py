@@ -539,12 +539,17 @@ def test_the_command_tells_what_was_understood(folder, monkeypatch):
     from nbhelpers.cli import app
     from nbhelpers.models import load as loading
 
-    models = {"segmenter": Flood(), "text_encoder": FakeTextEncoder()}
-    monkeypatch.setattr(loading, "load", lambda task, *_, **__: models[task])
+    detector = FakeDetector({"ball": 0.9})
+    models = {"segmenter": Flood(), "text_encoder": FakeTextEncoder(), ("detector", "fake-detector"): detector}
+    monkeypatch.setattr(loading, "load", lambda task, name=None, *_, **__: models[(task, name) if name else task])
     arguments = ["multiview", "--images", str(folder / "photos"), "--phrase", "ball on the left", "--cameras", str(folder / "model"), "--output", str(folder / "out")]  # fmt: skip
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert 'looking for "ball"' in done.output and "view4.png" in done.output and "consistency" in done.output
+    detected = [*arguments[:-1], str(folder / "detected"), "--detector", "fake-detector"]
+    assert CliRunner().invoke(app, detected).exit_code == 0 and detector.asked
+    for where, model in (("out", None), ("detected", "fake-detector")):
+        assert json.loads((folder / where / "run.json").read_text())["models"].get("detector") == model
     bad = CliRunner().invoke(app, [*arguments[:5], "--output", str(folder / "two"), "--point", "here"])
     assert isinstance(bad.exception, NbHelpersError)
 

@@ -3,13 +3,18 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import tiny_networks
+import torch
 from local_server import LocalServer
 
 import nbhelpers
+from nbhelpers.core import device
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.models import protocols
+from nbhelpers.core.mattes import make_trimap
+from nbhelpers.core.prompts import Prompt
+from nbhelpers.models import adapters, protocols, tracking
 from nbhelpers.models.load import unload
 from nbhelpers.weights import cache, catalog
 from nbhelpers.weights.sources import HubFile, UrlFile
@@ -23,6 +28,7 @@ PROTOCOLS = {
     "matting": protocols.MattingModel,
     "patch_encoder": protocols.PatchEncoder,
 }
+TOLERANCE = {torch.bfloat16: 0.15, torch.float16: 0.02}  # of the largest value; from Ampere on, and on a T4
 each_row = pytest.mark.parametrize("row", tiny_networks.ROWS)
 
 
@@ -43,7 +49,6 @@ def nothing_loaded(home, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hf" / "hub"))
     for name in ("HF_HUB_OFFLINE", "NBHELPERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    unload()
     yield
     unload()
 
@@ -63,6 +68,54 @@ def test_a_checkpoint_in_the_folder_is_loaded(row, checkpoints, home):
     task = catalog.find(row).task
     model = nbhelpers.load(task, row, device="cpu")
     assert isinstance(model, PROTOCOLS[task]) and (model.name, model.device) == (row, "cpu")
+
+
+def result(task, model, photo):
+    """What a model computes for a photo that is no square, as one array."""
+    box = Prompt(box=(25, 35, 75, 85))
+    if task == "segmenter":
+        return model.predict(model.encode(photo), box).logits
+    if task == "tracker":
+        model.model.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(20)  # else gone at random
+        state = model.open(Moving(photo))
+        model.add(state, 0, 1, box)
+        return np.concatenate([each.predictions[1].logits for each in model.propagate(state, 0, 2)])
+    if task == "text_encoder":
+        return model.dense(photo, ["cat", "dog"]).probabilities
+    if task == "matting":
+        return model.alphas([photo], [make_trimap(photo[:, :, 0] > 180, 6)])[0]
+    if task == "patch_encoder":
+        return model.tokens([photo])[0]
+    return {"concept_segmenter": model.segment, "detector": model.detect}[task](photo, ["cat"], 0.0).confidence
+
+
+class Moving:
+    """A clip of a photo that moves."""
+
+    size = (120, 160)
+
+    def __init__(self, photo):
+        self.photo = photo
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return np.roll(self.photo, 3 * index, axis=1)
+
+
+@each_row
+def test_half_precision_gives_nearly_the_same(row, checkpoints, home, monkeypatch, photo):
+    place(row, checkpoints, home)
+    task = catalog.find(row).task
+    model = nbhelpers.load(task, row, device="cpu")
+    exact = result(task, model, photo)
+    for half, tolerance in TOLERANCE.items():
+        for module in (device, adapters, tracking):
+            monkeypatch.setattr(module, "half_precision", lambda *_, half=half: half)
+        rough = result(task, model, photo)
+        assert rough.shape == exact.shape and rough.dtype == exact.dtype == np.float32
+        assert 0 < np.abs(rough - exact).max() < tolerance * np.abs(exact).max(), half
 
 
 @each_row

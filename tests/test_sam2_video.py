@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from nbhelpers.core import device
 from nbhelpers.core.device import MemoryWarning
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video import Frames
-from nbhelpers.models import adapters
+from nbhelpers.models import adapters, tracking
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.models.sam2_video import tracker as sam2_video
 from nbhelpers.weights import catalog
@@ -178,7 +179,7 @@ def test_expectation_is_off_by_default_and_follows_the_mask_before(tracker, clip
         tracked = [*tracker.propagate(state, 3, 9), *tracker.propagate(state, 3, 0)]
         runs[weight] = {t.frame: t.predictions[1] for t in tracked}
         if weight:
-            expected = tracker._expected(state, 1, 6, 1)
+            expected = tracker._expected(state.objects[1], 6, 1)
     tracker.expectation = 0.0
     assert expected.shape == runs[1.0][5].logits.shape[1:]
     change = [np.mean((runs[w][5].logits > 0) != (runs[w][4].logits > 0)) for w in (1.0, 0.0)]
@@ -242,7 +243,7 @@ def test_a_removed_correction_leaves_nothing(tracker, clip):
     list(tracker.propagate(state, 0, 15))
     tracker.remove(state, 1, 8)
     assert_equal(logits_of(tracker.propagate(state, 0, 15)), before)
-    assert list(state.prompts[1]) == [0]
+    assert list(state.objects[1].prompts) == [0]
 
 
 def test_objects_come_and_go_at_any_time(tracker, clip):
@@ -296,12 +297,12 @@ def test_memory_stays_flat_however_long_the_clip(photo):
     tracker.add(state, 0, 1, CLICK)
     kept = {}
     for tracked in tracker.propagate(state, 0, 59):
-        kept[tracked.frame] = bytes_kept([state.inference, list(state.before.values())])
+        kept[tracked.frame] = bytes_kept([state.session, list(state.objects[1].before.values())])
     assert tracker.kept == 8
     assert len({kept[frame] for frame in range(12, 60)}) == 1
     assert kept[59] < 1e6
-    assert len(state.before) == 1
-    assert sum(map(len, state.outputs(1).values())) <= 2 + tracker.kept
+    assert len(state.objects[1].before) == 1
+    assert sum(map(len, state.objects[1].outputs.values())) <= 2 + tracker.kept
 
 
 def test_features_are_computed_once_a_frame_for_all_objects(tracker, clip):
@@ -368,7 +369,7 @@ def test_a_saved_memory_goes_on_as_if_nothing_had_happened(tracker, clip, tmp_pa
     for frame in range(13):
         np.savez(tmp_path / f"{frame}.npz", **tracker.memory(state, frame))
     after = tracker.open(clip)
-    said = {frame: {i: p[frame] for i, p in state.prompts.items() if frame in p} for frame in range(13)}
+    said = {frame: {i: o.prompts[frame] for i, o in state.objects.items() if frame in o.prompts} for frame in range(13)}
     for frame in range(13):
         with np.load(tmp_path / f"{frame}.npz") as memory:
             tracker.recall(after, frame, memory, said[frame])
@@ -380,6 +381,27 @@ def test_a_saved_memory_goes_on_as_if_nothing_had_happened(tracker, clip, tmp_pa
     assert_equal(logits_of(tracker.propagate(after, 5, 12)), logits_of(tracker.propagate(state, 5, 12)))
     with np.load(tmp_path / "8.npz") as memory, pytest.raises(NbHelpersError, match="does not match"):
         tracker.recall(tracker.open(clip), 8, memory)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["ampere", "t4"])
+def test_half_precision_gives_nearly_the_same_masks_and_a_saved_memory_is_of_any_machine(half, clip, monkeypatch):
+    tracker, whole = small("2.1", *SHORT), {}
+    for precision in (None, half):
+        for module in (device, adapters, tracking):
+            monkeypatch.setattr(module, "half_precision", lambda *_, own=precision: own)
+        state = tracker.open(clip)
+        tracker.add(state, 2, 1, CLICK)
+        whole[precision] = logits_of([*tracker.propagate(state, 2, 7), *tracker.propagate(state, 2, 0)])
+    for key, exact in whole[None].items():
+        assert 0 < np.abs(whole[half][key] - exact).max() < 0.1 * np.abs(exact).max()
+    memory = {frame: tracker.memory(state, frame) for frame in range(8)}
+    for precision in (None, torch.bfloat16, torch.float16):
+        for module in (device, adapters, tracking):
+            monkeypatch.setattr(module, "half_precision", lambda *_, own=precision: own)
+        after = tracker.open(clip)
+        for frame in sorted(memory, key=lambda frame: frame != 2):
+            tracker.recall(after, frame, memory[frame], {1: CLICK} if frame == 2 else None)
+        assert len(list(tracker.propagate(after, 8, 9))) == 2
 
 
 def test_nothing_is_left_switched_on_between_frames(tracker, clip):
@@ -398,7 +420,7 @@ def test_full_memory_goes_on_on_the_cpu(tracker, clip, monkeypatch):
     monkeypatch.setattr(tracker, "device", "cuda")
     monkeypatch.setattr(adapters, "autocast", lambda *_: torch.no_grad())
     monkeypatch.setattr(adapters, "half_precision", lambda *_: None)
-    state.inference["device"] = torch.device("meta")  # stands for the device that was full
+    state.device = "cuda"  # stands for the device that was full
     step = type(tracker.model).step
 
     def limited(self, *args):

@@ -1,16 +1,18 @@
 """What a single click means where a detector finds whole objects: a person of a shirt and trousers, drawn."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import supervision
+from fake_tracker import FakeTracker
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.models.values import Embedding, Prediction
 from nbhelpers.models.whole import choose_whole, detect_objects
+from nbhelpers.rotoscoping import RotoSession
 from nbhelpers.segment import ClickSession
 
 SHIRT, PERSON, CHAIR = (30, 20, 60, 50), (30, 20, 60, 100), (90, 10, 110, 40)
@@ -33,6 +35,7 @@ class Tailor:
         return Embedding(image.shape[:2], self.name, {})
 
     def predict(self, embedding, prompt):
+        self.corrected = prompt.mask
         boxes = [SHIRT, PERSON] if prompt.box is None else [prompt.box.astype(int)]
         logits = np.stack([np.where(box_mask(box), 1, -1) for box in boxes]).astype(np.float32)
         scores = np.array([0.95, 0.8][: len(boxes)], np.float32)
@@ -101,11 +104,10 @@ def test_a_session_takes_a_click_for_the_whole(session):
     session.click(*CHEST)
     assert np.array_equal(session.mask(), box_mask(PERSON)) and session.prediction().choice == 0
     session.click(45, 90)
-    assert session.prompts().candidate is None and np.array_equal(
-        decode_rle(session.prompts().base_rle), box_mask(PERSON)
-    )
+    assert session.prompts().candidate is None
+    assert np.array_equal(session.segmenter.corrected > 0, box_mask(PERSON))
     session.remove(1)
-    assert session.prompts().base_rle is None
+    assert session.prompts().before is None
     session.undo()
     session.undo()
     assert np.array_equal(session.mask(), box_mask(PERSON))
@@ -152,3 +154,34 @@ def test_without_the_detector_s_files_the_model_decides(monkeypatch, caplog):
     session.click(*CHEST)
     assert np.array_equal(session.mask(), box_mask(SHIRT))
     assert "could not be downloaded" in caplog.text
+
+
+class TailorTracker(FakeTracker):
+    """A tracker whose click has the two meanings of `Tailor`."""
+
+    segmenter = Tailor()
+
+    def candidates(self, state, frame, point, boxes=None):
+        embedding = self.segmenter.encode(PHOTO)
+        prediction = self.segmenter.predict(embedding, Prompt([point]))
+        choice = 0 if boxes is None else choose_whole(self.segmenter, embedding, point, prediction, boxes)
+        return replace(prediction, choice=choice)
+
+
+def test_a_click_in_a_clip_is_taken_for_the_whole_and_a_project_keeps_it(tmp_path):
+    frames = np.stack([PHOTO] * 3)
+    session = RotoSession(frames, TailorTracker(), detector=FakeDetector((PERSON, 0.8)), project=tmp_path / "p")
+    session.click(*CHEST)
+    assert np.array_equal(session.mask(), box_mask(PERSON)) and session.prompts().candidate == 1
+    again = RotoSession(frames, TailorTracker(), project=tmp_path / "p")
+    assert np.array_equal(again.mask(), box_mask(PERSON))
+    again.next_candidate()
+    assert np.array_equal(again.mask(), box_mask(SHIRT))
+    assert again.undo() and again.undo() and again.state() == "empty"
+
+
+@pytest.mark.parametrize("detector", [False, None])
+def test_a_tracker_of_one_s_own_decides_alone(detector):
+    session = RotoSession(np.stack([PHOTO] * 3), TailorTracker(), detector=detector)
+    session.click(*CHEST)
+    assert session.prompts().candidate is None

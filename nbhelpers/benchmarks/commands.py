@@ -63,11 +63,12 @@ def measure(
         str, typer.Option(help="fusion: given, colmap, da3, must3r, vggt or off (default: the dataset's)")
     ] = "",
     arms: Annotated[str, typer.Option(help="fusion: names with commas, the baseline first")] = "baseline,geometry",
-    first: Annotated[int, typer.Option(help="fusion, shell-game, davis2016-doubt: frames of a clip; 0: all")] = 0,
+    first: Annotated[int, typer.Option(help="fusion, shell-game, davis2016: frames of a clip; 0: all")] = 0,
     step: Annotated[int, typer.Option(help="fusion: every Nth frame of the red kitchen")] = 1,
     cache: Annotated[Path | None, typer.Option(help="fusion, products, shell-game: kept between runs")] = None,
     vocabularies: Annotated[str, typer.Option(help="words to masks: all, present, alone")] = "all",
     without: Annotated[str, typer.Option(help="words to masks: surroundings, detector")] = "",
+    detector: Annotated[str | None, typer.Option(help="words to masks, phrases: a detector of the catalog")] = None,
     poses: Annotated[str, typer.Option(help="views: folder for estimated cameras; none does without")] = "",
     quick: Annotated[
         bool, typer.Option(help="views: one reference an object, no correction; phrases: no photos")
@@ -96,7 +97,7 @@ def measure(
         from nbhelpers.benchmarks.words import WordMasks
 
         benchmark = WordMasks(
-            dataset, data_dir, _parts(vocabularies), text_encoder(model), segmenter, without=_parts(without)
+            dataset, data_dir, _parts(vocabularies), text_encoder(model), segmenter, detector, _parts(without)
         )
     elif kind == "views":
         from nbhelpers.benchmarks.views import SceneViews
@@ -110,7 +111,7 @@ def measure(
         from nbhelpers.benchmarks.views import CameraRecovery, SpatialPhrases
 
         phrases = dataset == "phrases"
-        benchmark = SpatialPhrases(data_dir, quick, segmenter=segmenter) if phrases else CameraRecovery(data_dir)
+        benchmark = SpatialPhrases(data_dir, quick, None, segmenter, detector) if phrases else CameraRecovery(data_dir)
     elif kind == "fusion":
         from nbhelpers.benchmarks.fusion import FusionComparison
 
@@ -126,6 +127,10 @@ def measure(
 
         how = {"start": start, "frames": first or None, "distractors": distractors, "cache": cache or ""}
         benchmark = OneObject(dataset, data_dir, tracker, _parts(clips), **how)
+    elif kind == "mattes":
+        from nbhelpers.benchmarks.mattes import MatteSteadiness
+
+        benchmark = MatteSteadiness(data_dir, tracker=tracker, clips=_parts(clips), frames=first or None)
     elif kind == "clips":
         from nbhelpers.benchmarks.video import VideoObjects
 
@@ -160,7 +165,7 @@ def compare(
 
 def _datasets() -> dict[str, tuple[str, ...]]:
     """The datasets by kind."""
-    from nbhelpers.benchmarks import fusion, identity, products, views, words
+    from nbhelpers.benchmarks import fusion, identity, mattes, products, views, words
     from nbhelpers.benchmarks.datasets import LAYOUTS, VIDEO_LAYOUTS, ObjectPhotos
 
     return {
@@ -172,6 +177,7 @@ def _datasets() -> dict[str, tuple[str, ...]]:
         "scenes": ("phrases", "cameras"),
         "fusion": tuple(fusion.DATASETS),
         "identity": identity.DATASETS,
+        "mattes": mattes.DATASETS,
         "products": products.DATASETS,
     }
 

@@ -157,11 +157,11 @@ def switches(wrong: Sequence[int]) -> list[int]:
 
 
 class DavisClip:
-    """The first frames of a clip of DAVIS with its truth, as `OneObject` needs it."""
+    """The first ``frames`` of a clip of DAVIS in the ``folder`` of a benchmark, with their truth."""
 
     instances = 1
 
-    def __init__(self, benchmark: OneObject, name: str):
+    def __init__(self, benchmark: Any, name: str):
         clips = opened_clips("davis2016", str(benchmark.folder))
         self._frames = ClipFrames(clips, name)
         self._truth = Truth(clips, self._frames)

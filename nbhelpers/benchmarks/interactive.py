@@ -18,6 +18,7 @@ from nbhelpers.benchmarks.metrics import LEVELS, MAX_CLICKS, click_scores, next_
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
+from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.sam2 import upstream_segmenter
@@ -98,7 +99,8 @@ class Clicks:
         segmenter: Segmenter = resolve("segmenter", self.segmenter)
         if self.upstream:
             segmenter = upstream_segmenter(segmenter)
-        ious, clicks, encoding, decoding, embedding, image, session = {}, {}, 0.0, 0.0, None, None, None
+        ious, best, clicks, embedding, image, session = {}, {}, {}, None, None, None
+        encoding = decoding = 0.0
         for each in opened_objects(self.dataset, str(self.folder)).read(name):
             if embedding is None:
                 image, clock = load_image(each.path), time.perf_counter()
@@ -113,21 +115,24 @@ class Clicks:
             found = click_object(predict, each, self.most, self.jitter, self.seed)
             decoding += time.perf_counter() - clock
             ious[each.name] = [round(value, 4) for value in found.ious]
+            first = segmenter.predict(embedding, Prompt(found.clicks[0][0])) if found.clicks else ()
+            best[each.name] = round(max((_counted_iou(first.mask(i), each) for i in range(len(first))), default=1.0), 4)
             clicks[each.name] = [[x, y, label] for (x, y), label in found.clicks]
             if self.pictures:
                 file = Path(self.pictures) / f"{each.name.replace('/', '-')}.png"
                 save_image(file, click_picture(image, each.mask, found))
         cost = {"prompts": sum(map(len, ious.values())), "image": round(encoding, 4), "decoder": round(decoding, 4)}
-        return {"ious": ious, "clicks": clicks, "cost": cost}
+        return {"ious": ious, "best_of_first": best, "clicks": clicks, "cost": cost}
 
     def summarize(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """NoC, failures and IoU over all objects."""
+        """NoC, failures and IoU over all objects; also of the best candidate of the first click."""
         ious = [each for record in records for each in record["ious"].values()]
         if not ious:
             return {"noc90": None, "objects": 0}
         scores = click_scores(ious, self.most)
         mean = [float(np.mean([each[min(n, len(each)) - 1] for each in ious])) for n in range(1, self.most + 1)]
-        scores = {"noc90": scores.pop("noc90"), **scores, "objects": len(ious)}
+        best = float(np.mean([each for record in records for each in record["best_of_first"].values()]))
+        scores = {"noc90": scores.pop("noc90"), **scores, "best_of_first": best, "objects": len(ious)}
         return {**rounded(scores), "iou_by_click": [round(value, 4) for value in mean]}
 
 
@@ -178,7 +183,7 @@ def click_object(
         seed: of the jitter, together with the object's name.
     """
     rng = np.random.default_rng([seed, zlib.crc32(each.name.encode())])
-    found, points, labels, ious, counted = np.zeros_like(each.mask), [], [], [], ~each.void
+    found, points, labels, ious = np.zeros_like(each.mask), [], [], []
     for _ in range(most):
         click = next_click(each.mask, found, each.void, points, jitter, rng)
         if click is None:
@@ -186,11 +191,15 @@ def click_object(
         points.append(click[0])
         labels.append(click[1])
         found = predict(Prompt(points=points, labels=labels))
-        union = np.count_nonzero((each.mask | found) & counted)
-        ious.append(float(np.count_nonzero(each.mask & found & counted) / union) if union else 1.0)
+        ious.append(_counted_iou(found, each))
         if ious[-1] >= max(LEVELS):
             break
     return Clicked(ious, list(zip(points, labels, strict=True)), found)
+
+
+def _counted_iou(mask: Bool[np.ndarray, "h w"], each: ObjectOnPhoto) -> float:
+    """IoU with an object, void left out."""
+    return iou(mask & ~each.void, each.mask & ~each.void)
 
 
 def click_picture(

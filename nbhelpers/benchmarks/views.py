@@ -408,12 +408,14 @@ class SpatialPhrases:
         synthetic_only: leave the photos out.
         text_encoder: catalog name, or a model.
         segmenter: likewise.
+        detector: likewise; None: the one that `nbhelpers.multiview` chooses.
     """
 
     folder: str | Path
     synthetic_only: bool = False
     text_encoder: Any = None
     segmenter: Any = None
+    detector: Any = None
     kind = "phrases"
     measure_name = "right"
     dataset = "phrases"
@@ -434,6 +436,8 @@ class SpatialPhrases:
         if not self.synthetic_only:
             facts["text_encoder"] = model_name("text_encoder", self.text_encoder)
             facts["segmenter"] = model_name("segmenter", self.segmenter)
+            if self.detector is not None:
+                facts["detector"] = model_name("detector", self.detector)
         return facts
 
     def measure(self, name: str) -> dict[str, Any]:
@@ -447,7 +451,9 @@ class SpatialPhrases:
             found, wanted = choice.best.name if choice.best else None, entry.get("right")
         else:
             photos, scene = _photo_scene(str(self.folder), entry["scene"], self.segmenter)
-            grounded = ground_phrase(photos, phrase, resolve("text_encoder", self.text_encoder), scene, entry["view"])
+            encoder, detector = resolve("text_encoder", self.text_encoder), self.detector
+            detector = detector and resolve("detector", detector)
+            grounded = ground_phrase(photos, phrase, encoder, scene, entry["view"], detector=detector)
             choice, wanted = grounded.resolution, "marked"
             marks = entry.get("points") or [entry["point"]]
             found = "marked" if any(_holds(grounded, scene, entry["view"], mark) for mark in marks) else "another"

@@ -78,7 +78,7 @@ class WordMasks:
             ``present``: the words that are there; ``alone``: each of these and of three that are not, by itself.
         text_encoder: catalog name, or a model.
         segmenter: likewise.
-        detector: a model; None: the one that `segment` chooses.
+        detector: likewise; None: the one that `segment` chooses.
         without: of ``surroundings`` and ``detector``, what is left out, for comparison.
     """
 
@@ -125,6 +125,7 @@ class WordMasks:
             "without": list(self.without),
             "absent_from": MIN_AREA,
             "metric": "IoU of all that is found for a word, void left out; mean over the words present",
+            **({"detector": model_name("detector", self.detector)} if self.detector is not None else {}),
         }
 
     def read(self, name: str) -> NamedTruth:
@@ -151,7 +152,8 @@ class WordMasks:
         settings = ClipGuidedSettings(
             surroundings="surroundings" not in self.without, detect=False if "detector" in self.without else None
         )
-        models = {"segmenter": segmenter, "text_encoder": encoder, "settings": settings, "detector": self.detector}
+        detector = self.detector and resolve("detector", self.detector)
+        models = {"segmenter": segmenter, "text_encoder": encoder, "settings": settings, "detector": detector}
         clock = time.perf_counter()
         embedding = segmenter.encode(image)
         cost = {"prompts": 0, "text": 0.0, "image": time.perf_counter() - clock, "decoder": 0.0, "segment": 0.0}

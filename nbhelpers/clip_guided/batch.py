@@ -23,7 +23,7 @@ from nbhelpers.core.images import photos, save_image
 from nbhelpers.core.masks import encode_rle
 from nbhelpers.export.masks import save_coco, to_coco
 from nbhelpers.models.adapters import model_signature
-from nbhelpers.models.protocols import Segmenter, TextEncoder
+from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
 from nbhelpers.plots import overlay
 
 FORMAT = "nbhelpers clip-guided run"
@@ -43,6 +43,7 @@ def run(
     settings: ClipGuidedSettings | None = None,
     segmenter: Segmenter | None = None,
     text_encoder: TextEncoder | None = None,
+    detector: Detector | None = None,
     render: Callable[[ClipGuidedResult], UInt8[np.ndarray, "h w c"]] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
@@ -65,6 +66,7 @@ def run(
         settings: see `nbhelpers.clip_guided.segment`.
         segmenter: see `nbhelpers.clip_guided.segment`.
         text_encoder: see `nbhelpers.clip_guided.segment`.
+        detector: see `nbhelpers.clip_guided.segment`.
         render: draws a result; by default the photo with its masks overlaid.
         parameters: further parameters that the results depend on, for the signature.
 
@@ -83,7 +85,7 @@ def run(
 
         segmenter, text_encoder = segmenter or load("segmenter"), text_encoder or load("text_encoder")
     settings = settings or ClipGuidedSettings()
-    how = {"settings": settings, "segmenter": segmenter, "text_encoder": text_encoder}
+    how = {"settings": settings, "segmenter": segmenter, "text_encoder": text_encoder, "detector": detector}
     prepare_vocabulary(vocabulary, target, settings)  # an invalid vocabulary raises before anything is written
     if output.suffix.lower() in IMAGE_SUFFIXES:
         if len(paths) > 1:
@@ -98,7 +100,7 @@ def run(
         "vocabulary": [entry if isinstance(entry, str) else list(entry) for entry in vocabulary],
         "target": target,
         "settings": asdict(settings),
-        "models": [model_signature(text_encoder), model_signature(segmenter)],
+        "models": [model_signature(model) for model in (text_encoder, segmenter, detector) if model is not None],
         **(parameters or {}),
     }
     sign(output / "run.json", signature)

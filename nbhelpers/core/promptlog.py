@@ -53,8 +53,8 @@ class ObjectPrompts:
         mask_rle: a mask prompt as COCO RLE ``{"size": [H, W], "counts": str}``, or None.
         candidate: index of the candidate mask that the user or the session chose, or None for the model's own choice.
         strokes: painted over the prediction for all the above, in this order.
-        base_rle: the mask that the latest prompts correct: the one that was tracked to the frame before it had prompts,
-            or a candidate that had been chosen.
+        base_rle: the mask that was tracked to the frame before it had prompts, and which they correct.
+        before: the prompts without the last point, if it corrects their mask.
     """
 
     points: tuple[tuple[float, float], ...] = ()
@@ -64,6 +64,7 @@ class ObjectPrompts:
     candidate: int | None = None
     strokes: tuple[Stroke, ...] = ()
     base_rle: Mapping[str, Any] | None = None
+    before: ObjectPrompts | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -80,7 +81,8 @@ class ObjectPrompts:
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits that change with the prompts."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        fields = {name: value for name, value in asdict(self).items() if name != "before" or value is not None}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -159,13 +161,14 @@ class PromptLog:
         """Record one event; what had been undone is dropped.
 
         Args:
-            op: ``object.add``, ``object.rename`` (``to``), ``object.remove``, ``point.add`` (``x, y, label``
-                and, where it is not the model's, ``candidate``), ``point.move`` (``index, x, y``, ``candidate``),
-                ``point.remove`` (``index``), ``box.set`` (``box`` or None),
-                ``mask.set`` (``mask``: bool array or None), ``candidate.set`` (``index``), ``clear``; ``stroke.add``
-                (``points``, ``radius``, ``erase``), ``matte.set`` (``settings``); ``propagate`` (``start, stop``).
-            **what: ``object`` and the fields named above; for a clip the ``frame``; ``base``: the mask that a prompt
-                corrects (bool array), or None if it no longer corrects one.
+            op: ``object.add``, ``object.rename`` (``to``), ``object.remove``, ``point.add`` (``x, y, label``;
+                ``candidate``, where it is not the model's; ``corrects``: whether it corrects the mask so far),
+                ``point.move`` (``index, x, y, candidate``), ``point.remove`` (``index``), ``box.set`` (``box`` or
+                None), ``mask.set`` (``mask``: bool array or None), ``candidate.set`` (``index``), ``clear``;
+                ``stroke.add`` (``points``, ``radius``, ``erase``), ``matte.set`` (``settings``); ``propagate``
+                (``start, stop``).
+            **what: ``object`` and the fields named above; for a clip the ``frame`` and, with the first prompt on a
+                tracked frame, ``base``: the mask that it corrects (bool array).
 
         Raises:
             NbHelpersError: an unknown ``op``, object or index; nothing is recorded then.
@@ -320,26 +323,27 @@ def _applied(state: dict[str, ObjectEntry], event: Mapping[str, Any], number: in
 
 def _changed_prompts(old: ObjectPrompts, op: str, event: Mapping[str, Any]) -> ObjectPrompts:
     """The prompts on a frame after a step on it."""
-    if "base" in event:
+    if event.get("base") is not None:
         old = replace(old, base_rle=event["base"])
     chosen = None if event.get("candidate") is None else int(event["candidate"])
     match op:
         case "point.add":
-            at = (float(event["x"]), float(event["y"]))
-            return replace(old, points=(*old.points, at), labels=(*old.labels, int(event["label"])), candidate=chosen)
+            points = (*old.points, (float(event["x"]), float(event["y"])))
+            labels, before = (*old.labels, int(event["label"])), old if event.get("corrects") else None
+            return replace(old, points=points, labels=labels, candidate=chosen, before=before)
         case "point.move":
             points = list(old.points)
             points[_index(event, points)] = (float(event["x"]), float(event["y"]))
-            return replace(old, points=tuple(points), candidate=chosen)
+            return replace(old, points=tuple(points), candidate=chosen, before=None)
         case "point.remove":
             i = _index(event, old.points)
             points, labels = old.points[:i] + old.points[i + 1 :], old.labels[:i] + old.labels[i + 1 :]
-            return replace(old, points=points, labels=labels, candidate=None)
+            return replace(old, points=points, labels=labels, candidate=None, before=None)
         case "box.set":
             box = event["box"]
-            return replace(old, box=None if box is None else tuple(map(float, box)), candidate=None)
+            return replace(old, box=None if box is None else tuple(map(float, box)), candidate=None, before=None)
         case "mask.set":
-            return replace(old, mask_rle=event["mask"], candidate=None)
+            return replace(old, mask_rle=event["mask"], candidate=None, before=None)
         case "stroke.add":
             return replace(old, strokes=(*old.strokes, _stroke(event)))
         case "candidate.set":

@@ -25,6 +25,7 @@ from nbhelpers.core.device import (
     half_precision,
     release_memory,
 )
+from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.prompts import Prompt
 
@@ -116,10 +117,18 @@ def measure_networks(
         rounds: how often each run is timed, after one that is not.
 
     Raises:
-        NbHelpersError: the device cannot be used.
+        NbHelpersError: the device cannot be used; without a CUDA device, what would be measured on one.
     """
     import torch
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise NbHelpersError(
+            "there is no CUDA device to measure",
+            given=describe_device("cpu"),
+            expected="a GPU; measured would be, with random weights, in half precision, float32 and partly compiled, "
+            f"seconds and peak memory of {'; '.join(map(_described, CASES))}",
+            do=f"run it on a GPU, for up to {LIMIT / 60:.0f} minutes, or python bench/gpu.py --device cpu, for longer",
+        )
     device = choose_device(device)
     networks = real_networks() if networks is None else networks
     half = half_precision(device)
@@ -140,6 +149,11 @@ def measure_networks(
             release_memory()
     versions = f"torch {torch.__version__}, CUDA {torch.version.cuda or '-'}"
     return GpuReport(f"{describe_device(device)}, {versions}", tuple(rows))
+
+
+def _described(network: str) -> str:
+    """A network and its tasks."""
+    return f"{network}: {', '.join(task for task, _, _ in CASES[network])}"
 
 
 def _measure_network(

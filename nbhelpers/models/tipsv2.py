@@ -18,7 +18,7 @@ from nbhelpers.core.device import in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import precision_of, with_cpu_fallback
+from nbhelpers.models.adapters import in_precision, with_cpu_fallback
 from nbhelpers.models.dense import DenseSettings, as_classes, class_probabilities, pamr
 from nbhelpers.models.openclip import prompt_sentences
 from nbhelpers.models.patches import encode_patches
@@ -97,8 +97,7 @@ class Tipsv2Encoder:
         def run():
             import torch
 
-            with precision_of(self):
-                tokens = self._encode([image], (rows, columns))[0]
+            tokens = in_precision(self, lambda: self._encode([image], (rows, columns)))[0]
             units = torch.nn.functional.normalize(tokens.float(), dim=-1)
             logits = torch.einsum("hwd,nd->nhw", units, texts.to(self.device))
             if settings.at_image_size:

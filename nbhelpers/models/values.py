@@ -298,33 +298,3 @@ def check_same_model(first: LocalFeatures, second: LocalFeatures, model: str) ->
 def is_mask_prompt(prompt: Prompt) -> bool:
     """Whether a prompt is only a mask, painted or imported, which is used unchanged."""
     return prompt.mask is not None and prompt.box is None and not len(prompt.points)
-
-
-def arrays_by_object(
-    arrays: Mapping[str, np.ndarray], frame: int, prompts: Mapping[int, Prompt]
-) -> dict[int, dict[str, np.ndarray]]:
-    """The saved memory of a frame, grouped by object.
-
-    Args:
-        arrays: by ``<object id>/<name>``; objects prompted on the frame have a ``score``.
-        frame: for the error.
-        prompts: of the frame, by object id.
-
-    Returns:
-        Arrays by object id and ``<name>``.
-
-    Raises:
-        NbHelpersError: prompted objects without prompts, or prompts of objects that were not prompted.
-    """
-    objects: dict[int, dict[str, np.ndarray]] = {}
-    for key, value in arrays.items():
-        object_id, _, name = key.partition("/")
-        objects.setdefault(int(object_id), {})[name] = value
-    prompted = {object_id for object_id, own in objects.items() if "score" in own}
-    if prompted != set(prompts):
-        raise NbHelpersError(
-            "the memory does not match the prompts",
-            given=f"frame {frame}: prompted objects {sorted(prompts)}, memory of {sorted(prompted)}",
-            expected="the prompts at the time when the memory was saved",
-        )
-    return objects

@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from nbhelpers.core.device import in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import precision_of, with_cpu_fallback
+from nbhelpers.models.adapters import in_precision
 from nbhelpers.models.pretrained import load_network, load_processor
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class VitMatteMatting:
             def run(start, stop, same=same):
                 chosen = same[start:stop]
                 pairs = [images[index] for index in chosen], [trimaps[index] for index in chosen]
-                return with_cpu_fallback(self, lambda: self._run(*pairs))
+                return in_precision(self, lambda: self._run(*pairs))
 
             parts = in_batches(run, len(same), at_once, "pictures")
             for index, alpha in zip(same, (alpha for part in parts for alpha in part), strict=True):
@@ -90,8 +90,7 @@ class VitMatteMatting:
             input_data_format="channels_last",
             return_tensors="pt",
         )
-        with precision_of(self):
-            alphas = self.model(pixel_values=batch["pixel_values"].to(self.device)).alphas
+        alphas = self.model(pixel_values=batch["pixel_values"].to(self.device)).alphas
         return alphas[:, 0, :height, :width].float().cpu().numpy()
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import intersections, iou_matrix
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Detector, Segmenter
 from nbhelpers.models.values import Embedding, Prediction
+
+log = logging.getLogger(__name__)
 
 MIN_SCORE = 0.25  # of a box
 MAX_BOXES = 3  # around a point, the most confident ones; each takes one more prediction
@@ -18,10 +23,23 @@ MIN_AGREEMENT = 0.5  # IoU of a candidate with the mask of a box, from which the
 WEIGHT = 2.5
 
 
+def use_detector(detector: Detector | bool) -> Detector | None:
+    """The detector of a session: as given; True: from `nbhelpers.load`, None with a warning if there is none."""
+    if detector is not True:
+        return detector or None
+    from nbhelpers.models.load import load
+
+    try:
+        return load("detector")
+    except NbHelpersError as error:
+        log.warning("a click is what the model recommends, without a detector: %s", error.what)
+        return None
+
+
 def detect_objects(detector: Detector, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "n 4"]:
     """Boxes ``(x0, y0, x1, y1)`` of all objects of an image, by decreasing score."""
     found = detector.detect(image, ["object"], MIN_SCORE)
-    return found.xyxy[np.argsort(-found.confidence, kind="stable")]
+    return found.xyxy[np.argsort(-np.asarray(found.confidence), kind="stable")]
 
 
 def choose_whole(
@@ -46,10 +64,10 @@ def choose_whole(
     """
     x, y = point
     around = (boxes[:, 0] <= x) & (x <= boxes[:, 2]) & (boxes[:, 1] <= y) & (y <= boxes[:, 3])
-    wholes = [segmenter.predict(embedding, Prompt([point], box=box)) for box in boxes[around][:MAX_BOXES]]
-    if not wholes or len(prediction) < 2:
+    boxed = [segmenter.predict(embedding, Prompt([point], box=box)) for box in boxes[around][:MAX_BOXES]]
+    if not boxed or len(prediction) < 2:
         return prediction.choice
-    masks = np.concatenate([prediction.logits, *(each.logits[each.choice][None] for each in wholes)]) > 0
+    masks = np.concatenate([prediction.logits, *(each.logits[each.choice][None] for each in boxed)]) > 0
     agreement = iou_matrix(intersections(masks))[: len(prediction), len(prediction) :].max(1)
     if agreement.max() < MIN_AGREEMENT:
         return prediction.choice

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nbhelpers.core.prompts import parse_point
-from nbhelpers.options import Device, Models
+from nbhelpers.options import DetectorName, Device, Models
 
 
 def multiview(
@@ -22,19 +22,22 @@ def multiview(
     cameras: Annotated[
         Path | None, typer.Option(help="known cameras: a COLMAP model, transforms.json or a Bundler file")
     ] = None,
+    detector: DetectorName = None,
     models: Models = None,
     device: Device = None,
 ) -> None:
     """Segment one object in all photos of a scene, from a phrase or from clicks; an interrupted run resumes."""
     from tqdm.auto import tqdm
 
+    from nbhelpers.models.load import load
     from nbhelpers.multiview.pipeline import MultiviewSegmenter, segment_scene
 
     clicks: dict[int, list[tuple[float, ...]]] = {}
     for text in point or ():
         view, *click = parse_point(text, "VIEW")
         clicks.setdefault((reference_view or 0) if view is None else view, []).append(tuple(click))
-    segmenter = MultiviewSegmenter(models=models, device=device)
+    found = load("detector", detector, device) if detector else None
+    segmenter = MultiviewSegmenter(detector=found, models=models, device=device)
     with tqdm(desc="multiview", bar_format="{desc}: {n}/{total} {postfix}", leave=False) as bar:
 
         def progress(done: int, total: int, what: str) -> None:

@@ -62,7 +62,7 @@ class MultiviewSegmenter:
         device: str | None = None,
     ):
         self._given = {"segmenter": segmenter, "text_encoder": text_encoder, "scene_estimator": estimator}
-        self._models, self._device, self._detector = models, device, detector
+        self._models, self._device, self.detector = models, device, detector
 
     def model(self, task: str):
         """The model of a task, loaded at first use."""
@@ -112,7 +112,7 @@ class MultiviewSegmenter:
         grounding = None
         if parsed is not None:
             encoder = self.model("text_encoder")
-            grounding = ground_phrase(photos, parsed, encoder, session.scene, reference_view, progress, self._detector)
+            grounding = ground_phrase(photos, parsed, encoder, session.scene, reference_view, progress, self.detector)
             notes += grounding.notes
             if grounding.target is not None:
                 best = grounding.target.best_view
@@ -205,6 +205,8 @@ def segment_scene(
         "reference_view": reference_view,
         "models": {task: segmenter.model(task).name for task in tasks},
     }
+    if phrase is not None and segmenter.detector is not None:
+        signature["models"]["detector"] = segmenter.detector.name
     turned = {path.name: orientation_of(path) for path in paths if orientation_of(path) != UPRIGHT}
     if turned:  # cameras cached by an earlier version that stored them upright are invalid
         signature["stored turned"] = turned

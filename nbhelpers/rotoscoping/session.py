@@ -17,12 +17,13 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import Mattes, MatteSettings
 from nbhelpers.core.promptlog import ObjectEntry, ObjectPrompts, PromptLog, object_name
-from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.core.video.frames import find_cuts
 from nbhelpers.export.verify import ExportReport
 from nbhelpers.models.adapters import precision_name
-from nbhelpers.models.protocols import FrameSequence, Tracker
+from nbhelpers.models.protocols import Detector, FrameSequence, Tracker
 from nbhelpers.models.values import Prediction
+from nbhelpers.models.whole import use_detector
 from nbhelpers.rotoscoping import schedule
 from nbhelpers.rotoscoping.drift import Drift
 from nbhelpers.rotoscoping.export import export_mattes
@@ -56,6 +57,9 @@ class RotoSession:
         tracker: tracks the objects; by default that of an existing project, else from `nbhelpers.load`.
         project: the folder, created or continued; by default a temporary one that is deleted with the session.
         name: of the clip in the log and in messages; by default the stem of the path.
+        detector: finds whole objects, one of which a single click is taken for rather than for a part, unless something
+            moves along with it. True: from `nbhelpers.load`, as by default where ``tracker`` is. Trackers without
+            ``candidates`` decide alone.
 
     Attributes:
         frames: the clip.
@@ -74,9 +78,11 @@ class RotoSession:
         *,
         project: str | Path | None = None,
         name: str | None = None,
+        detector: Detector | bool | None = None,
     ):
         self.frames = open_clip(frames)
         clip = identify(self.frames, name)
+        self._detector = tracker is None if detector is None else detector
         if tracker is None:
             from nbhelpers.models.load import load
 
@@ -204,7 +210,8 @@ class RotoSession:
         self, x: float, y: float, label: int = 1, *, name: str | None = None, frame: int | None = None
     ) -> Prediction:
         """Add a point in pixels of the frame, 1 to include or 0 to exclude, and return the new prediction."""
-        return self._prompt("point.add", name, frame, x=float(x), y=float(y), label=int(label))
+        what = {} if label != INCLUDE else self._whole(self._at(frame), name, (float(x), float(y)))
+        return self._prompt("point.add", name, frame, x=float(x), y=float(y), label=int(label), **what)
 
     def candidates(self, *, name: str | None = None, frame: int | None = None) -> Prediction | None:
         """The masks that the only click on a frame may mean, such as a part and the whole; None for other prompts.
@@ -553,6 +560,19 @@ class RotoSession:
         prompted = self._project.record(frame, entry.number).prompted
         is_prompted = self._project.state(frame, entry) == "prompted"
         return Prediction.of_mask(self.mask(frame, name), prompted.score if is_prompted and prompted else 0.0)
+
+    def _whole(self, frame: int, name: str | None, point: tuple[float, float]) -> dict[str, int]:
+        """For a click on a frame without prompt and mask, the candidate of the whole object, as a field of the log."""
+        if self._detector is False or not hasattr(self.tracker, "candidates") or self.state(frame, name) != "empty":
+            return {}
+        if not self.prompts(name, frame).is_empty or not all(
+            0 <= a < b for a, b in zip(point, self.size[::-1], strict=True)
+        ):
+            return {}
+        detector = use_detector(self._detector)
+        self._detector = False if detector is None else detector
+        chosen = None if detector is None else self._sync.whole(frame, point, detector)
+        return {} if chosen is None else {"candidate": chosen}
 
     def _step(self, op: str, name: str | None, **what: Any) -> None:
         """Do a step on one object and make it the active one."""

@@ -18,8 +18,9 @@ from jaxtyping import Bool, UInt8
 from nbhelpers.core.masks import decode_rle, encode_rle
 from nbhelpers.core.promptlog import ObjectPrompts, Stroke
 from nbhelpers.core.prompts import INCLUDE, Prompt
-from nbhelpers.models.protocols import FrameSequence, Tracker
+from nbhelpers.models.protocols import Detector, FrameSequence, Tracker
 from nbhelpers.models.values import Prediction, TrackedFrame
+from nbhelpers.models.whole import detect_objects
 from nbhelpers.rotoscoping.drift import MIN_EXCHANGED, flow_agreement, to_small_grey
 from nbhelpers.rotoscoping.project import Project
 from nbhelpers.rotoscoping.schedule import Digests, PromptedMask, TrackedMask, is_current, source_frame
@@ -168,6 +169,13 @@ class TrackerSync:
             self._candidates.clear()
             self._candidates[frame, prompts.points] = self.tracker.candidates(self.state, frame, prompts.points[0])
         return self._candidates[frame, prompts.points]
+
+    def whole(self, frame: int, point: tuple[float, float], detector: Detector) -> int | None:
+        """Index of the candidate that is a whole object under a click; None if it is the tracker's choice."""
+        plain = self.tracker.candidates(self.state, frame, point)
+        boxes = detect_objects(detector, self._frames[frame])
+        chosen = self.tracker.candidates(self.state, frame, point, boxes).choice if len(boxes) else plain.choice
+        return None if chosen == plain.choice else chosen
 
     def _add_prompts(self, prompts: TrackerPrompts, every: TrackerPrompts) -> None:
         """Add changed ``prompts`` to the tracker, and remove those that are not in ``every``."""

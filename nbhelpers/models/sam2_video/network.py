@@ -157,9 +157,11 @@ class VideoPredictor(SAM2VideoPredictor):
     def position_encoding(self, inference: dict[str, Any], features: torch.Tensor) -> list[torch.Tensor]:
         """The encoding of a memory ``(1, c, h, w)``, the same for all, so upstream caches it; computed if necessary."""
         if "maskmem_pos_enc" not in inference["constants"]:
-            half = torch.is_autocast_enabled(features.device.type)
+            kind = features.device.type
             encoding = self.memory_encoder.position_encoding(features.float())
-            inference["constants"]["maskmem_pos_enc"] = [encoding.to(torch.bfloat16 if half else torch.float32)]
+            if torch.is_autocast_enabled(kind):
+                encoding = encoding.to(torch.get_autocast_dtype(kind))
+            inference["constants"]["maskmem_pos_enc"] = [encoding]
         return inference["constants"]["maskmem_pos_enc"]
 
     def _get_image_feature(self, inference_state: dict[str, Any], frame_idx: int, batch_size: int):
