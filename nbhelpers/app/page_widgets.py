@@ -23,6 +23,7 @@ from nbhelpers.widgets.frames.strip import legend_html
 from nbhelpers.widgets.gallery import GalleryWidget
 from nbhelpers.widgets.views import ViewsWidget
 
+needs("app", "solara", "traitlets")
 needs("widgets", "ipywidgets", "ipycanvas")
 
 WIDTH = 860  # pixels of the picture

@@ -197,7 +197,7 @@ def NoticeBar(job: Job):  # noqa: N802
     use_changes(job)
     notice = job.notice
     if job.working and not notice.error:
-        return  # it told what to do before; the bar tells what is done
+        return  # the bar shows what is being done
     kind = "error" if notice.error else "info"
     v.Alert(
         type=kind, text=True, dense=True, children=[v.Html(tag="span", class_="text--primary", children=[notice.text])],
