@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ def app(
     models: Models = None,
 ) -> None:
     """Serve pages that need no code: upload, click, download. They are open to this computer alone, unless shared."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # work side by side would wait for its own threads busily
     from nbhelpers.app.server import Serving, serve
 
     serving = Serving(host, port, shared, keep, hours, workers, models, folder, root_path.rstrip("/"))

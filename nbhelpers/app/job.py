@@ -101,6 +101,8 @@ class Job:
     Attributes:
         folder: as given.
         room: folder of the work on the opened files.
+        session: of the opened files; None before.
+        opening: whether other files are being opened, so that the session is not ready.
         files: the opened files.
         state: values that JSON can hold, saved with the names of the files.
         notice: what the page says.
@@ -123,6 +125,8 @@ class Job:
         self.folder, self.models = folder, models
         self._workers = workers
         self.room = folder / "work-0"
+        self.session: Any = None
+        self.opening = False
         self.files: list[Path] = []
         self.state: dict[str, Any] = {}
         self.notice = Notice(self.steps[0])
@@ -131,7 +135,7 @@ class Job:
         self._listeners: list[Callable[[], object]] = []
         self._lock = threading.RLock()
         self._stopping = self._closed = False
-        self._began = 0.0
+        self._began = self._fraction = 0.0
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
 
@@ -162,6 +166,14 @@ class Job:
         from nbhelpers.models.load import load
 
         return load(task, None, None, self.models)
+
+    def detector(self) -> Any:
+        """The detector that tells what a click means; False if it cannot be had."""
+        try:
+            return self.load("detector")
+        except NbHelpersError as error:
+            log.warning("a click is what the model recommends: %s", error)
+            return False
 
     @property
     def is_open(self) -> bool:
@@ -225,17 +237,20 @@ class Job:
             first: done before the page shows them.
             **state: of the work on them.
         """
-        before, number = (self.room, self.state), int(self.room.name.rpartition("-")[2])
+        before, number = (self.room, self.state, self.session), int(self.room.name.rpartition("-")[2])
         self.room, self.state = self.folder / f"work-{number + 1}", state
         shutil.rmtree(self.room, ignore_errors=True)
+        self.opening = True
         try:
             self.room.mkdir(parents=True)
             self.open_files(files)
             first()
         except BaseException:
             shutil.rmtree(self.room, ignore_errors=True)
-            self.room, self.state = before
+            self.room, self.state, self.session = before
             raise
+        finally:
+            self.opening = False
         self.files, self.download = list(files), None
         self.save_state()
         shutil.rmtree(before[0], ignore_errors=True)
@@ -288,6 +303,9 @@ class Job:
         if self._stopping:
             raise StopWorkError
         fraction = min(done / total, 1.0) if total > 1 else None
+        if (fraction or 0) < self._fraction:  # another step of the work
+            self.restart_clock()
+        self._fraction = fraction or 0.0
         passed = time.monotonic() - self._began
         left = passed * (1 - fraction) / fraction if fraction and done >= 1 and passed > 2 else None
         self.progress = Progress(plain(text), fraction, left)
@@ -295,7 +313,7 @@ class Job:
 
     def restart_clock(self) -> None:
         """Measure the time left from here: what was done before was of another kind."""
-        self._began = time.monotonic()
+        self._began, self._fraction = time.monotonic(), 0.0
 
     def stop(self) -> None:
         """End the work after the step in progress; what is done is kept."""
@@ -363,7 +381,7 @@ class Job:
         """Run work in a thread of the pool."""
         if self._closed:
             return
-        self._began = time.monotonic()
+        self.restart_clock()
         self.progress = Progress(text)
         self.changed()
         with self._ending():

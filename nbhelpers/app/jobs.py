@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.segment import ClickSession
 
 log = logging.getLogger(__name__)
+NO_CAMERAS = "no cameras are known: views were compared by appearance only"
 PHOTO_TYPES = ("image/*", *IMAGE_SUFFIXES)
 CLIP_TYPES = ("video/*", *VIDEO_SUFFIXES)
 MATTES = {  # name of an export: its text, and what it is
@@ -54,6 +56,7 @@ class PhotoTask(Job):
         index: its number.
     """
 
+    session: ClickSession | None
     page, title = "photo", "Cut out an object"
     steps = (
         "Choose photos, or look at the example.",
@@ -64,7 +67,6 @@ class PhotoTask(Job):
     example = ("quokka.jpg", (349.0, 346.0), "quokka")
 
     def __init__(self, folder: Path, workers: Workers, models: str | None = None):
-        self.session: ClickSession | None = None
         self.index = 0
         super().__init__(folder, workers, models)
 
@@ -117,7 +119,8 @@ class PhotoTask(Job):
         prompts = self.room / f"{index}.prompts.json"
         segmenter = self.load("segmenter")
         self.report(0, 1, "Looking at the photo")
-        session = ClickSession.open(prompts, path, segmenter) if prompts.is_file() else ClickSession(path, segmenter)
+        log = PromptLog.open(prompts) if prompts.is_file() else None
+        session = ClickSession(path, segmenter, log=log, detector=self.detector())
         session.encode()
 
         def changed() -> None:
@@ -149,6 +152,7 @@ class ClipTask(Job):
         frame: that was tracked last.
     """
 
+    session: RotoSession | None
     page, title = "clip", "Cut an object out of a clip"
     steps = (
         "Choose a clip, or look at the example.",
@@ -156,10 +160,9 @@ class ClipTask(Job):
         "Choose a format and download.",
     )
     accept, upload = (*CLIP_TYPES, *PHOTO_TYPES), "A clip"
-    example = ("bikes.mp4", {"start": 76, "stop": 84}, (440.0, 130.0), "cyclist")
+    example = ("bikes.mp4", {"start": 118, "stop": 126}, (428.0, 95.0), "cyclist")
 
     def __init__(self, folder: Path, workers: Workers, models: str | None = None):
-        self.session: RotoSession | None = None
         self.formats = ["rgba"]
         self.frame: int | None = None
         super().__init__(folder, workers, models)
@@ -169,12 +172,16 @@ class ClipTask(Job):
         frames = Frames(files[0] if len(files) == 1 else files, **self.state.get("part", {}))
         tracker = self.load("tracker")
         self.report(0, 1, "Opening the clip")
-        session = RotoSession(frames, tracker, project=self.room / "project", name=files[0].stem)
+        session = RotoSession(
+            frames, tracker, project=self.room / "project", name=files[0].stem, detector=self.detector()
+        )
         session.on_change(self.outdate)
         self.session, self.frame = session, None
         seconds = f", {len(frames) / frames.fps:.1f} s" if frames.fps else ""
         problems = [str(problem) for problem in frames.problems]
-        self.say(f"{len(frames)} frames{seconds}. Click the object that you want to cut out.", problems)
+        followed = sum(session.state(frame) not in ("empty", "outdated") for frame in range(len(frames)))
+        text = f"{len(frames)} frames{seconds}. Click the object that you want to cut out."
+        self.say(f"Your work is back: {followed} of {len(frames)} frames are done." if followed else text, problems)
 
     def go_on(self) -> None:
         """Follow on, if that was cut off."""
@@ -294,6 +301,7 @@ class ProductTask(Job):
         session: of the photos.
     """
 
+    session: ProductSession | None
     page, title = "products", "Find a product in photos"
     steps = (
         "Choose photos, or look at the example.",
@@ -301,11 +309,7 @@ class ProductTask(Job):
         "Download the table and the cut-outs.",
     )
     accept, upload = PHOTO_TYPES, "Photos"
-    example = ("box.mp4", 3, ("coffee.png",), (450.0, 85.0))
-
-    def __init__(self, folder: Path, workers: Workers, models: str | None = None):
-        self.session: ProductSession | None = None
-        super().__init__(folder, workers, models)
+    example = ("box.mp4", 2, ("coffee.png",), (450.0, 85.0))
 
     def open_files(self, files: Sequence[Path]) -> None:
         """Open photos; what was found and marked before is restored."""
@@ -364,7 +368,7 @@ class ProductTask(Job):
         """Write table, COCO file, masks and cut-outs."""
         if self.session is None or not self.session.results:
             raise NbHelpersError("there is nothing to download yet", do="add the product, then press Search")
-        self.session.export(folder)
+        self.session.export(folder, full_paths=False)
         return "a table (CSV), a COCO file, a page to look at, and a cut-out of each product"
 
     def forget(self) -> None:
@@ -412,6 +416,7 @@ class SceneTask(Job):
         phrase: what to look for, in words; may be empty.
     """
 
+    session: ViewsSession | None
     page, title = "multiview", "The same object from all sides"
     steps = (
         "Choose photos of one scene from several sides, or a video that goes around it, or look at the example.",
@@ -422,7 +427,6 @@ class SceneTask(Job):
     example = ("BalbianelloMedium-{}.jpg", 5, "Balbianello.out", "tower on the left")
 
     def __init__(self, folder: Path, workers: Workers, models: str | None = None, segmenter: Any = None):
-        self.session: ViewsSession | None = None
         self.paths: list[Path] = []
         self.result: MultiviewResult | None = None
         self.phrase = ""
@@ -475,7 +479,8 @@ class SceneTask(Job):
         if self.result is None:
             raise NbHelpersError("there is nothing to download yet", do="type a phrase or click, then press Find")
         save_result(self.result, folder, self.paths)
-        return "masks, cut-outs, overlays, point clouds, cameras and tables"
+        space = ", point clouds, cameras" if self.result.scene and len(self.result.scene.points) else ""
+        return f"masks, cut-outs, overlays{space} and tables"
 
     def forget(self) -> None:
         """Drop the session."""
@@ -525,7 +530,8 @@ class SceneTask(Job):
 def _notice_of(result: MultiviewResult) -> Notice:
     """The result of a scene in plain words."""
     found = [view for view in result if view.found]
-    text = f"The {result.name} was found in {len(found)} of {len(result)} photos."
+    name = re.sub(r" \d+$", "", result.name)  # of several candidates, each has a number
+    text = f"The {name} was found in {len(found)} of {len(result)} photos."
     doubtful = [view for view in result.views if view.consistency.is_doubtful and view.found]
     details = [] if result.grounding is None else [result.grounding.resolution.phrase.understood]
     if len(found) < len(result) or doubtful:
@@ -535,12 +541,15 @@ def _notice_of(result: MultiviewResult) -> Notice:
         details.append(f"Look at {names}: these masks agree least with the other photos.")
     scene = result.scene
     if scene is None:
-        details.append("The positions of the camera are not known; the photos were compared by what they look like.")
+        details.append(plain(NO_CAMERAS))
     elif not all(scene.placed):
         details.append(f"The position of the camera is known for {int(sum(scene.placed))} of {len(result)} photos.")
-    details += [f"{view.name}: agrees {100 * view.consistency:.0f} % with the others" for view in result if view.found]
-    details += [view.name + ": not found" for view in result if not view.found]
-    return Notice(text, tuple(dict.fromkeys((*map(plain, result.notes), *details))))
+    if found:
+        each = (f"{view.name} {view.consistency:.0%}" for view in found)
+        details.append(f"How well the outline in a photo agrees with the others: {', '.join(each)}.")
+    if absent := [view.name for view in result if not view.found]:
+        details.append(f"Not found in {', '.join(absent)}.")
+    return Notice(text, tuple(dict.fromkeys(map(plain, (*result.notes, *details)))))
 
 
 JOBS = {job.page: job for job in (PhotoTask, ClipTask, ProductTask, SceneTask)}

@@ -5,40 +5,32 @@ from __future__ import annotations
 import base64
 import functools
 import logging
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import ipywidgets as widgets
 import reacton.ipyvuetify as v
 import solara
 import solara.lab
-from solara.server import kernel_context
-from traitlets import Undefined
 
 from nbhelpers.app.job import Job, Workers
 from nbhelpers.app.jobs import JOBS, MATTES, ClipTask, PhotoTask, ProductTask, SceneTask
+from nbhelpers.app.page_widgets import PageClick, PageFrames, PageGallery, PageViews, on_page
 from nbhelpers.app.visits import Visit, Visits
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit, photos
 from nbhelpers.core.lazy import needs
 from nbhelpers.multiview.referring import parse_phrase
 from nbhelpers.plots3d import as_frame
-from nbhelpers.widgets.base import Panels, SessionWidget, thumbnails
-from nbhelpers.widgets.click import ClickWidget
+from nbhelpers.widgets.base import thumbnails
 from nbhelpers.widgets.drawing import encode_photo
-from nbhelpers.widgets.frames import FramesWidget
-from nbhelpers.widgets.gallery import GalleryWidget
-from nbhelpers.widgets.views import ViewsWidget
 
 needs("app", "solara", "reacton", "traitlets", "ipyvue", "ipyvuetify")
 needs("widgets", "ipywidgets", "ipycanvas")
 
 log = logging.getLogger(__name__)
-WIDTH = 860  # pixels of the picture
 THUMBNAIL_SIDE = 240
 SAYS = {
     "photo": "Click a thing in a photo and take it away from its background.",
@@ -46,180 +38,6 @@ SAYS = {
     "products": "Click a product once; find that very product in all your photos.",
     "multiview": "Name a thing, or click it once; it is cut out in photos from all sides.",
 }
-
-
-def on_page() -> Callable[[Callable], Callable[..., None]]:
-    """A decorator for functions that other threads call: they run for the page that is being made, while it is open."""
-    context = kernel_context.get_current_context()
-
-    def bind(function: Callable) -> Callable:
-        @functools.wraps(function)
-        def call(*args: Any) -> None:
-            def run() -> None:
-                if not context.closed_event.is_set():
-                    with context:
-                        function(*args)
-
-            if kernel_context.has_current_context() and kernel_context.get_current_context() is context:
-                function(*args)
-            elif context.event_loop.is_running():  # that of the page's own thread: drawing takes its turn there
-                context.event_loop.call_soon_threadsafe(run)
-            else:
-                run()
-
-        return call
-
-    return bind
-
-
-def each_visitor_draws_apart() -> None:
-    """Give the canvases of each page a manager of their own.
-
-    ipycanvas makes one when it is imported, for the one page of a notebook; it would belong to no visitor.
-    """
-    from ipycanvas import canvas
-
-    managers: weakref.WeakKeyDictionary[Any, canvas._CanvasManager] = weakref.WeakKeyDictionary()
-
-    def manager() -> canvas._CanvasManager:
-        key = kernel_context.get_current_context().kernel
-        if key not in managers:
-            managers[key] = canvas._CanvasManager()
-        return managers[key]
-
-    trait = canvas._CanvasBase._canvas_manager
-    trait.default_value, trait.make_dynamic_default = Undefined, manager
-
-
-class OnPage(SessionWidget):
-    """A session's widget on a page: changes that other threads make are shown; it has no field for paths.
-
-    The picture is large, with the controls beside it, or below it where the page is narrow.
-    """
-
-    def __init__(self, job: Any, session: Any, **options: Any):
-        self.job, self._bind = job, on_page()
-        super().__init__(session, **options)
-        self.layout.width = "100%"
-
-    def fail(self, error: BaseException) -> None:
-        """Put an error into the status line, unless the page is closed."""
-        if self.comm is not None:
-            super().fail(error)
-
-    def _session_changed(self) -> None:
-        self._bind(super()._session_changed)()
-
-    def place_beside(self, *large: widgets.Widget) -> None:
-        """Show some rows large, the others beside them; in the order of Tab the canvases stay last."""
-        others = [row for row in self.children if row not in large]
-        stage = widgets.VBox(large, layout=widgets.Layout(order="1", flex="1 1 560px", min_width="0", grid_gap="6px"))
-        tools = widgets.VBox(others, layout=widgets.Layout(order="2", flex="1 1 340px", min_width="0", grid_gap="6px"))
-        stage.layout.overflow = tools.layout.overflow = "visible"
-        self.layout.flex_flow, self.layout.grid_gap = "row wrap", "16px"
-        self.children = [tools, stage]
-
-
-class PageClick(OnPage, ClickWidget):
-    """The click widget on a page."""
-
-    def __init__(self, job: PhotoTask):
-        super().__init__(job, job.session, width=WIDTH)
-        self.children = [row for row in self.children if row is not self.files]
-        close_all(self.files)
-        self.place_beside(self.stage.screen.widget, self.status)
-
-
-class PageFrames(OnPage, FramesWidget):
-    """The frames widget on a page; the job follows the objects, so that a reload does not end it."""
-
-    def __init__(self, job: ClipTask):
-        super().__init__(job, job.session, width=WIDTH)
-        panels = next(row for row in self.children if isinstance(row, Panels))
-        toggle = panels.toggles.pop("Export")
-        panels.children = [each for each in panels.children if each is not self.export]
-        panels.children[0].children = [each for each in panels.children[0].children if each is not toggle]
-        follow = [
-            self.button(
-                "Back",
-                "Follow the objects back to the first frame (Shift+F)",
-                lambda: job.follow("back"),
-                icon="backward",
-            ),
-            self.button(
-                "Follow", "Follow the objects to the last frame (F)", lambda: job.follow("forward"), icon="forward"
-            ),
-            self.button(
-                "All", "Follow through each frame that is empty or outdated (A)", lambda: job.follow("all"), icon="film"
-            ),
-        ]
-        title, old, rest = self.tracking.children[0], self.tracking.children[1:5], self.tracking.children[5:]
-        title.value = "Follow"
-        self.tracking.children = [title, *follow, *rest]
-        close_all(self.export, toggle, *old)
-        self.keys_of |= {
-            "f": lambda: job.follow("forward"),
-            "Shift+f": lambda: job.follow("back"),
-            "a": lambda: job.follow("all"),
-            "Escape": lambda: job.stop() if job.working else self.stage.screen.blur(),
-        }
-        self._tracked, self._running = job.frame, job.working
-        screens = self.stage.screen.widget, self.strip.screen.widget
-        legend = self.children[self.children.index(self.time) - 1] if self.time in self.children else None
-        self.place_beside(*screens, *([legend] if legend is not None else []), self.time, self.status)
-
-    def show_progress(self) -> None:
-        """Show the frame that was tracked last, unless the visitor looks at another one."""
-        frame, before = self.job.frame, self._running
-        self._running = self.job.working
-        if frame is not None and frame != self._tracked:
-            follow = not before or self.session.frame == self._tracked
-            self._tracked = frame
-            self.show_tracked(frame, follow)
-        if before and not self._running:
-            self.strip.update()
-            self.refresh()
-
-
-class PageGallery(OnPage, GalleryWidget):
-    """The gallery on a page; the job searches, with a bar and a stop button."""
-
-    def __init__(self, job: ProductTask):
-        super().__init__(job, job.session, across=3)
-        last = self.threshold  # below the photos: few need it
-        self.children = [*(row for row in self.children if row is not last), last]
-        last.layout.order = str(len(self.children))
-        self.references.clicking.observe(self._clean, "children")
-
-    def search(self) -> None:
-        """Let the job search."""
-        self.job.find()
-
-    def _clean(self, change: dict) -> None:
-        """A click widget was opened: take its field for a path away."""
-        for widget in change["new"]:
-            if isinstance(widget, ClickWidget):
-                widget.children = [row for row in widget.children if row is not widget.files]
-                close_all(widget.files)
-
-
-class PageViews(OnPage, ViewsWidget):
-    """The views widget on a page; the job solves, with a bar and a stop button."""
-
-    def __init__(self, job: SceneTask):
-        super().__init__(job, job.session, width=WIDTH)
-        self.place_beside(self.stage.screen.widget, self.status)
-
-    def solve(self) -> None:
-        """Let the job solve."""
-        self.job.solve()
-
-
-def close_all(*parts: widgets.Widget) -> None:
-    """Close widgets with all in them: what a page does not show, a visitor cannot reach either."""
-    for part in parts:
-        close_all(*getattr(part, "children", ()))
-        part.close()
 
 
 WIDGETS = {PhotoTask: PageClick, ClipTask: PageFrames, ProductTask: PageGallery, SceneTask: PageViews}
@@ -306,7 +124,7 @@ def JobPage(visit: Visit, job: Job, local: bool):  # noqa: N802
                        "mdi-delete", job.working)  # fmt: skip
         Work(job)
         NoticeBar(job)
-        if job.is_open and job.session is not None:
+        if job.is_open and job.session is not None and not job.opening:
             Stage(job)
 
 
@@ -327,8 +145,13 @@ def Folder(job: Job):  # noqa: N802
 
     def opened() -> None:
         def listed() -> Sequence[Path]:
-            source = Path(path).expanduser()
-            return [source] if source.is_file() else photos(source)
+            source = Path(path.strip()).expanduser()
+            if not source.exists():
+                raise NbHelpersError("there is no such folder or file", given=path, do="check how it is written")
+            try:
+                return [source] if source.is_file() else photos(source)
+            except NbHelpersError as error:
+                raise NbHelpersError("there is no photo in this folder", do="open another, or a clip") from error
 
         try:
             job.open(listed())
@@ -373,15 +196,18 @@ def NoticeBar(job: Job):  # noqa: N802
     """What the page says, with details folded."""
     use_changes(job)
     notice = job.notice
+    if job.working and not notice.error:
+        return  # the bar shows what is being done
     kind = "error" if notice.error else "info"
     v.Alert(
         type=kind, text=True, dense=True, children=[v.Html(tag="span", class_="text--primary", children=[notice.text])],
         class_="nbhelpers-notice", attributes={"role": "alert" if notice.error else "status"},
     )  # fmt: skip
     if notice.details:
-        with solara.Details("Details", expand=False), v.Html(tag="ul", style_="padding-left: 1.4em"):
-            for line in notice.details:
-                v.Html(tag="li", children=[line])
+        with v.Html(tag="div", attributes={"title": "What was noticed, and what to do about it"}):  # noqa: SIM117
+            with solara.Details("Details", expand=False), v.Html(tag="ul", style_="padding-left: 1.4em"):
+                for line in notice.details:
+                    v.Html(tag="li", children=[line])
 
 
 @solara.component
@@ -589,7 +415,8 @@ def Layout(children: list = []):  # noqa: B006, N802
                     attributes={"title": "All pages" if not path else JOBS[path].title},
                 )  # fmt: skip
             v.Spacer()
-            solara.lab.ThemeToggle()
+            with v.Html(tag="span", attributes={"title": "Light, dark, or as this device is set"}):
+                solara.lab.ThemeToggle()
         v.Html(tag="main", children=children)
     return main
 

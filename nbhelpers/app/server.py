@@ -111,7 +111,7 @@ def starting(serving: Serving, jobs: Mapping[str, Any] | None = None) -> Iterato
     needs("app", "solara", "starlette")
     from solara.server import settings
 
-    from nbhelpers.app import pages
+    from nbhelpers.app import page_widgets, pages
 
     settings.assets.extra_locations = [str(Path(__file__).parent / "assets")]
     made = jobs or {
@@ -120,7 +120,7 @@ def starting(serving: Serving, jobs: Mapping[str, Any] | None = None) -> Iterato
     workers = Workers(serving.workers or max(2, os.cpu_count() or 2))
     visits = Visits(folder / "visits", keep=serving.keep, hours=serving.hours)
     warnings.filterwarnings("ignore", "Cookies with samesite=none require https", UserWarning)  # for frames of others
-    pages.each_visitor_draws_apart()
+    page_widgets.each_visitor_draws_apart()
     pages.site = pages.Site(visits, workers, serving.local, dict(made))
     ended = threading.Event()
     threading.Thread(target=_sweep, args=(visits, ended), name="nbhelpers-visits", daemon=True).start()

@@ -52,7 +52,7 @@ def check_upload(path: Path, name: str) -> None:
             return
         height, width = image_size(path)
     except NbHelpersError as error:
-        raise NbHelpersError(f"the file {name} cannot be read: {error.what}", expected=WANTED) from error
+        raise NbHelpersError(f"the file {name} cannot be used: {error.what}", expected=WANTED) from error
     if height * width > MAX_PIXELS:
         raise NbHelpersError(
             f"the photo {name} is too large",

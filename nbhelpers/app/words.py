@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+UNKNOWN = (
+    "It is not known from where the photos were taken, so they were compared by what they look like. "
+    "More photos, taken closer together, help."
+)
 PLAIN = {  # a message as a regular expression: what a page says instead
     # progress
     r"judging": "Comparing the photos with each other",
@@ -23,9 +27,7 @@ PLAIN = {  # a message as a regular expression: what a page says instead
     r"only the run with .+ found cameras, and no other confirmed them|the runs registered different photos.+": (
         "It is not certain from where these photos were taken. More photos, taken closer together, help."
     ),
-    r"the scene could not be reconstructed: no photo is registered": (
-        "It could not be found out from where the photos were taken. More photos, taken closer together, help."
-    ),
+    r"the scene could not be reconstructed: no photo is registered": UNKNOWN,
     r"cameras from .+; a run with .+ agrees within (\S+) degrees .+ on (\d+) photos": (
         r"Two ways agree from where \2 photos were taken, within \1 degrees."
     ),
@@ -42,10 +44,11 @@ PLAIN = {  # a message as a regular expression: what a page says instead
     r"the photos fall into (\d+) groups without common matches, of which the largest is kept: .+": (
         r"The photos form \1 groups with nothing in common; the largest was used. Photos from in between help."
     ),
-    r"no cameras are known: views were compared by appearance only": (
-        "It is not known from where the photos were taken, so they were compared by what they look like. "
-        "Photos taken closer together, with much in common, help."
+    r"no cameras are known: views were compared by appearance only": UNKNOWN,
+    r"no camera is known: left, right, above and below are those of the image, .+": (
+        "Left, right, above and below are meant as in the picture."
     ),
+    r"looking for (.+)": r"Looked for \1.",
     r"no camera is known for (.+): the object was found there by its appearance only": (
         r"It is not known from where \1 was taken, so the object was found there by its look. "
         "Another photo from between it and the next one helps."
@@ -85,6 +88,38 @@ PLAIN = {  # a message as a regular expression: what a page says instead
     ),
     r"\"(.+)\" is not a known relation; it was kept in the noun phrase": (
         r'"\1" was taken as part of the name. To say where a thing is, use left of, right of, behind or on.'
+    ),
+    # how well views agree
+    r"all (\d+) views agree; the least certain is (.+)": r"All \1 photos agree. If you check one, check \2.",
+    r"(\d+) of (\d+) views should be inspected, first (.+)": r"\1 of \2 photos may be wrong: look at \3 first.",
+    r"the object was prompted here": "You clicked it here.",
+    r"the prompt in (.+) does not agree with the other views": (
+        r"The click in \1 seems to be on another object than in the other photos."
+    ),
+    r"(.+) agrees with the others, and .+ points of it lie inside|(.+) agrees with the others": (
+        "This photo agrees with the others."
+    ),
+    r"(.+) disagrees: .+": (
+        "This photo does not agree well with the others. If the outline is wrong, click to correct it."
+    ),
+    r"the object was not found here, and there is no evidence that it should be visible": (
+        "It was not found here. If it can be seen, click it."
+    ),
+    r"not found, though \d+ points of it should be visible": (
+        "It was not found here, though it should be in sight. If it can be seen, click it."
+    ),
+    r"consistency 1\.00": "agrees 100 %",
+    r"consistency 0\.0?(\d\d?)": r"agrees \1 %",
+    r"Then find it in all views, and correct the least consistent view\.": (
+        "Then press Find in all views, and correct where it is wrong."
+    ),
+    # which mask a click means
+    r"Mask (\d+): \d\.\d+": r"Outline \1",
+    r"Predicted IoU [\d.]+": "Take this outline",
+    r"Predicted IoU [\d.]+; the model's choice": "Take this outline; it is the suggested one",
+    r"predicted IoU; the star is the model's choice(.*)": r"the star is the suggested one\1",
+    r"After a click the candidate masks are here, each with its predicted IoU\.": (
+        "After a click, the outlines that it may mean are here."
     ),
     # notes on products
     r"too few scores to calibrate \(.+\)": (

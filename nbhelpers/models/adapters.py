@@ -125,7 +125,8 @@ def onnx_session(model: str | Path | bytes, device: str = "cpu") -> tuple[Any, s
     """A session of ONNX Runtime, and the device that it computes on: ``"cuda"`` where it can, else ``"cpu"``.
 
     It uses as many threads as ``OMP_NUM_THREADS`` says, which ONNX Runtime itself does not read, so that workers beside
-    each other can share the cores; all cores where that is not set.
+    each other can share the cores; all cores where that is not set. Its threads wait without using a core where
+    ``OMP_WAIT_POLICY`` is ``PASSIVE``.
 
     Args:
         model: a file, or a serialized graph.
@@ -139,6 +140,8 @@ def onnx_session(model: str | Path | bytes, device: str = "cpu") -> tuple[Any, s
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdigit() and int(threads):
         options.intra_op_num_threads = int(threads)
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
     given = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(given, options, providers=providers), "cuda" if cuda else "cpu"

@@ -303,6 +303,7 @@ def parse_phrase(text: str) -> Phrase:
             "the phrase names no object",
             given=f"{text!r}, understood: {where}",
             expected='a noun too, as "object on the left"',
+            do="say what it is, as in: red chair on the left",
         )
     return replace(phrase, text=text, notes=tuple(dict.fromkeys(parser.notes)))
 

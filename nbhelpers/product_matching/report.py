@@ -232,7 +232,7 @@ class ProductReport:
     threshold_from: str
     calibration: Calibration | None = None
 
-    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, full_paths: bool = True) -> list[Path]:
         """Write all results; photos whose files are complete and have the same content are left as they are.
 
         A number is appended to names that are taken by another photo, see `nbhelpers.core.files.own_name`.
@@ -240,6 +240,7 @@ class ProductReport:
         Args:
             folder: see `nbhelpers.product_matching.match_product` for its content.
             formats: some of `FORMATS`; each photo's masks and the tables are always written.
+            full_paths: whether tables name photos by path; otherwise by file name, for files that leave this computer.
 
         Returns:
             The files about all photos; each photo's own are beside them.
@@ -252,30 +253,31 @@ class ProductReport:
         for each in self.results:
             result = replace(each, name=own_name(folder, each.name, each.sha256))
             results.append(result)
-            record = _record_of_earlier_run(folder / f"{result.name}.json", result)
-            records.append(save_photo_results(result, folder) if record is None else record)
+            path = _path_of(result, full_paths)
+            record = _record_of_earlier_run(folder / f"{result.name}.json", result, path)
+            records.append(save_photo_results(result, folder, path=path) if record is None else record)
             _remove_outdated(folder, result)
         paths = save_tables(records, folder)
         if "sheet" in formats:
             paths.append(save_match_sheet(results, folder / "gallery.jpg"))
         if "page" in formats:
-            paths.append(self.save_page(folder / "index.html"))
+            paths.append(self.save_page(folder / "index.html", full_paths=full_paths))
         return paths
 
-    def save_page(self, path: str | Path) -> Path:
-        """Write the results as one self-contained HTML page; return its path.
+    def save_page(self, path: str | Path, *, full_paths: bool = True) -> Path:
+        """Write the results as one self-contained HTML page; return its path. See `export` for ``full_paths``.
 
         With 1,000 photos it has about 20 MB; thumbnails get smaller as the number of photos grows.
         """
-        return write_text(path, self.page())
+        return write_text(path, self.page(full_paths=full_paths))
 
-    def page(self) -> str:
+    def page(self, *, full_paths: bool = True) -> str:
         """The HTML text that `save_page` writes."""
         count = len(self.results)
         side = next(size for limit, size in PAGE_PHOTO if count <= limit)
         crops = next(number for limit, number in PAGE_CROPS if count <= limit)
         data = {
-            "photos": [_page_photo(result, side, crops) for result in self.results],
+            "photos": [_page_photo(result, _path_of(result, full_paths), side, crops) for result in self.results],
             "references": [
                 {"name": each.photo, "how": each.how, "picture": png_url(each.picture)} for each in self.references
             ],
@@ -449,8 +451,13 @@ def _jpeg_url(image: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
+def _path_of(result: MatchedPhoto, full_paths: bool) -> str:
+    """What tables and pages call a photo."""
+    return result.photo.as_posix() if full_paths else result.photo.name
+
+
 def save_photo_results(
-    result: MatchedPhoto, folder: Path, image: UInt8[np.ndarray, "h w 3"] | None = None
+    result: MatchedPhoto, folder: Path, image: UInt8[np.ndarray, "h w 3"] | None = None, path: str | None = None
 ) -> dict[str, Any]:
     """Write the masks, cut-outs, crops and record of a photo; return the record.
 
@@ -461,6 +468,7 @@ def save_photo_results(
         result: of the photo.
         folder: created if necessary.
         image: the photo, if already loaded.
+        path: what the record calls the photo; its path by default.
     """
     matches = []
     for index, match in enumerate(result.matches):
@@ -473,7 +481,7 @@ def save_photo_results(
         matches.append(_match_record(match, mask, stem, result.panorama))
     record = {
         "photo": result.photo.name,
-        "path": result.photo.as_posix(),
+        "path": path or result.photo.as_posix(),
         "sha256": result.sha256,
         "name": result.name,
         "status": result.status,
@@ -512,17 +520,17 @@ def _detection_record(detection: Detection) -> dict[str, Any]:
     }
 
 
-def _record_of_earlier_run(path: Path, result: MatchedPhoto) -> dict[str, Any] | None:
+def _record_of_earlier_run(file: Path, result: MatchedPhoto, path: str) -> dict[str, Any] | None:
     """The record of an earlier run, if it has the same content and its files exist."""
     dropped = [each.decision for each in result.detections if not each.kept]
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
         scores = [match["score"] for match in record["matches"]]
-        same = record["path"] == result.photo.as_posix() and record["status"] == result.status != "failed"
+        same = record["path"] == path and record["status"] == result.status != "failed"
         same &= scores == [round(each.score, 5) for each in result.matches]
         same &= [each["verdict"] for each in record["considered"]] == dropped
         same &= record["threshold"] == round(result.threshold, 5) and record["size"] == list(result.size)
-        same &= all((path.parent / name).is_file() for match in record["matches"] for name in match["files"].values())
+        same &= all((file.parent / name).is_file() for match in record["matches"] for name in match["files"].values())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if same else None
@@ -649,11 +657,11 @@ def _svg_text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{text}</text>'
 
 
-def _page_photo(result: MatchedPhoto, side: int, crops: int) -> dict[str, Any]:
+def _page_photo(result: MatchedPhoto, path: str, side: int, crops: int) -> dict[str, Any]:
     """A photo in the form that the script of the page reads."""
     about = {
         "name": result.photo.name,
-        "folder": result.photo.parent.as_posix(),
+        "path": path,
         "status": result.status,
         "score": round(result.score, 3),
         "error": result.error,

@@ -192,17 +192,18 @@ class ProductSession:
         }
         return write_text(Path(path).expanduser(), json.dumps(about, indent=1, ensure_ascii=False))
 
-    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    def export(self, folder: str | Path, formats: Sequence[str] = FORMATS, *, full_paths: bool = True) -> list[Path]:
         """Write the results as `nbhelpers.product_matching.match_product` does; return the files about all photos.
 
         Args:
             folder: see `nbhelpers.product_matching.match_product` for its content.
             formats: some of `nbhelpers.product_matching.report.FORMATS`.
+            full_paths: whether tables name photos by path; otherwise by file name, for files that leave this computer.
 
         Raises:
             NbHelpersError: an unknown format, or the folder cannot be written.
         """
-        return self.report.export(folder, formats)
+        return self.report.export(folder, formats, full_paths=full_paths)
 
     @property
     def photos(self) -> tuple[Path, ...]:

@@ -108,6 +108,10 @@ class SessionWidget(widgets.VBox):
         """What the right end of the status line shows."""
         return ""
 
+    def words(self, message: str) -> str:
+        """A message of the session as the widget shows it; widgets for other readers override this."""
+        return message
+
     def still(self) -> tuple[UInt8[np.ndarray, "h w 3"], str] | None:
         """What the widget shows as a picture, and in words; None where that would say nothing."""
         return None
@@ -349,7 +353,10 @@ class Panels(widgets.VBox):
     def __init__(self, **panels: widgets.Widget):
         self.toggles = {
             title: widgets.ToggleButton(
-                description=title, icon="caret-right", layout=widgets.Layout(width="auto", margin="0")
+                description=title,
+                tooltip=f"Show or hide: {title}",
+                icon="caret-right",
+                layout=widgets.Layout(width="auto", margin="0"),
             )
             for title in panels
         }
@@ -371,10 +378,12 @@ def thumbnails(images: Sequence[bytes], captions: Sequence[str], side: int = 240
     for image, caption in zip(images, captions, strict=True):
         text = html.escape(caption)
         items.append(
-            f'<figure style="margin: 0; width: {side}px"><img alt="{text}" style="width: 100%" '
+            f'<figure style="margin: 0; min-width: 0"><img alt="{text}" style="width: 100%" '
             f'src="data:image/jpeg;base64,{base64.b64encode(image).decode()}"><figcaption>{text}</figcaption></figure>'
         )
-    return f'<div style="display: flex; flex-wrap: wrap; gap: 8px; line-height: 1.3">{"".join(items)}</div>'
+    columns = f"repeat(auto-fill, minmax(min({side}px, 45%), 1fr))"
+    style = f"display: grid; grid-template-columns: {columns}; gap: 8px; line-height: 1.3"
+    return f'<div style="{style}">{"".join(items)}</div>'
 
 
 def _colab_notice() -> str:

@@ -40,6 +40,7 @@ class CandidateRow(Row):
         self._shown: tuple | None = ()
         self.buttons: list[widgets.Button] = []
         self._choices = Row(align_items="flex-end")
+        self._choices.layout.flex, self._choices.layout.min_width = "1 1 0", "0"
         super().__init__(label("Masks"), self._choices, wrap=False, align_items="flex-start")
 
     def refresh(self) -> None:
@@ -51,23 +52,23 @@ class CandidateRow(Row):
         self._shown = shown
         self.buttons, columns = [], []
         if current is None:
-            self._choices.children = [label(self._empty, width="auto")]
+            self._choices.children = [widgets.HTML(self._owner.words(self._empty))]
             return
         image, prediction, chosen = current
         for index, thumbnail in enumerate(candidate_pictures(image, prediction)):
             self.buttons.append(self._button(index, prediction, chosen))
             columns.append(widgets.VBox([thumbnail, self.buttons[-1]], layout=widgets.Layout(align_items="center")))
         key = f"; {self._key} takes the next" if self._key else ""
-        text = label(f"predicted IoU; the star is the model's choice{key}", width="auto", margin="0 0 0 6px")
-        self._choices.children = [*columns, text]
+        text = self._owner.words(f"predicted IoU; the star is the model's choice{key}")
+        self._choices.children = [*columns, widgets.HTML(text, layout=widgets.Layout(margin="0 0 0 6px"))]
 
     def _button(self, index: int, prediction: Prediction, chosen: int) -> widgets.Button:
         """The button that takes a candidate."""
         score, best = prediction.scores[index], index == prediction.choice
         tooltip = f"Predicted IoU {score:.3f}" + ("; the model's choice" if best else "")
         button = self._owner.button(
-            f"Mask {index + 1}: {score:.2f}",
-            tooltip,
+            self._owner.words(f"Mask {index + 1}: {score:.2f}"),
+            self._owner.words(tooltip),
             lambda: self._owner.session.choose_candidate(index),
             icon="star" if best else "",
             width="136px",

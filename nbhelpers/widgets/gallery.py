@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit, load_image
-from nbhelpers.product_matching.report import MatchedPhoto, detection_crop, result_sheet, thumbnail
+from nbhelpers.product_matching.report import Detection, MatchedPhoto, detection_crop, result_sheet, thumbnail
 from nbhelpers.product_matching.session import ProductSession
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.base import HistoryRow, SessionWidget
@@ -184,6 +184,25 @@ class GalleryWidget(SessionWidget):
                         lambda: self.mark(photo(), detection(), "rejected"), icon="times", width="64px"),
         )  # fmt: skip
 
+    def click_widget(self, session: ClickSession) -> ClickWidget:
+        """The widget in which a new reference is clicked."""
+        return ClickWidget(session, width=CLICK_WIDTH)
+
+    def score_text(self, result: MatchedPhoto | None) -> str:
+        """The result of a photo in a few words."""
+        if result is None:
+            return "not searched"
+        return "cannot be read" if result.error else f"{result.score:.2f}" + (" absent" if result.absent else "")
+
+    def outcome_text(self, result: MatchedPhoto) -> str:
+        """The result of a photo in a sentence."""
+        return result.error or f"threshold {result.threshold:.2f} ({result.threshold_from})"
+
+    def detection_texts(self, detection: Detection) -> tuple[str, str, str]:
+        """The decision about a detection, the reason, and the terms of its score."""
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in detection.parts.items())
+        return f"{detection.score:.2f} {detection.decision}", detection.why, parts
+
     def _show_kind(self, kind: str) -> None:
         self._page = 0
         self.refresh()
@@ -235,6 +254,7 @@ class Card(widgets.VBox):
         more = owner.button(
             "", "All detections in this photo", lambda: owner.open_photo(self.photo), icon="search-plus"
         )
+        self._owner = owner
         super().__init__(
             [self.picture, self.caption, Row(self.yes, self.no, more, padding="0 6px 6px 6px")],
             layout=widgets.Layout(border=f"1px solid {BORDER}", overflow="hidden"),
@@ -253,7 +273,7 @@ class Card(widgets.VBox):
         self.caption.value = (
             '<div style="display:flex;justify-content:space-between;gap:8px;line-height:1.6">'
             f'<span style="overflow:hidden;text-overflow:ellipsis;white-space:nowrap" title="{name}">'
-            f'{name}</span><b style="white-space:nowrap">{_score(result)}</b></div>'
+            f'{name}</span><b style="white-space:nowrap">{html.escape(self._owner.score_text(result))}</b></div>'
         )
         drawn = (photo, result and [(each.number, each.kept) for each in result.detections if each.kept])
         if drawn != self._drawn:
@@ -291,8 +311,8 @@ class DetailPanel(widgets.VBox):
         if drawn == self._drawn:
             return
         self._drawn = drawn
-        name, notes = html.escape(result.photo.name), html.escape("; ".join(result.notes))
-        outcome = html.escape(result.error) or f"threshold {result.threshold:.2f} ({result.threshold_from})"
+        name, notes = html.escape(result.photo.name), html.escape("; ".join(map(self._owner.words, result.notes)))
+        outcome = html.escape(self._owner.outcome_text(result))
         self.title.value = f"<b>{name}</b>: {outcome}. {notes}"
         try:
             small = fit(load_image(result.photo), DETAIL_SIDE)
@@ -314,11 +334,10 @@ class DetectionRow(Row):
         crop = encode_photo(detection_crop(small, detection, CROP_SIDE), preview=True)
         picture = widgets.Image(value=crop, format="jpeg")
         picture.layout = widgets.Layout(width=f"{CROP_SIDE}px", height="64px", object_fit="contain", flex="0 0 auto")
-        parts = ", ".join(f"{name} {value:.2f}" for name, value in detection.parts.items())
+        decision, why, parts = map(html.escape, owner.detection_texts(detection))
         self.reason = widgets.HTML(
-            f'<div style="line-height:1.4"><b>{detection.score:.2f} {html.escape(detection.decision)}</b>: '
-            f'{html.escape(detection.why)}<br><span style="color:var(--jp-ui-font-color2, inherit)">'
-            f"{html.escape(parts)}</span></div>",
+            f'<div style="line-height:1.4"><b>{decision}</b>: {why}'
+            f'<br><span style="color:var(--jp-ui-font-color2, inherit)">{parts}</span></div>',
             layout=widgets.Layout(flex="1 1 320px", margin="0 8px"),
         )
         self.yes, self.no = owner.mark_buttons(lambda: photo, lambda: number)
@@ -361,9 +380,11 @@ class ReferenceRow(widgets.VBox):
         self._photo = self._session.photos[self._owner.detail_panel.photo or 0]
         self.clicks = ClickSession(self._photo, self._session.segmenter)
         button = self._owner.button
-        self.take = button("Use mask", "Use the mask as a reference of the product", self._take, icon="check")
+        self.take = button(
+            "Use mask", "Use the mask as a reference of the product", self._take, icon="check", width="112px"
+        )
         self.cancel = button("Cancel", "Close without a new reference", self.stop, icon="times")
-        widget = ClickWidget(self.clicks, width=CLICK_WIDTH)
+        widget = self._owner.click_widget(self.clicks)
         self.clicking.children = (widget, Row(label(""), self.take, self.cancel))
 
     def stop(self) -> None:
@@ -422,9 +443,3 @@ def _show_mark(row, mark: str) -> None:
     """Colour the button of the user's mark."""
     row.yes.button_style = "success" if mark == "confirmed" else ""
     row.no.button_style = "warning" if mark == "rejected" else ""
-
-
-def _score(result: MatchedPhoto | None) -> str:
-    if result is None:
-        return "not searched"
-    return "cannot be read" if result.error else f"{result.score:.2f}" + (" absent" if result.absent else "")

@@ -100,7 +100,7 @@ class ViewsWidget(SessionWidget):
         self.solve_button = self.button(
             "Find in all views", "Find the object in all photos", self.solve, icon="search", width="160px"
         )
-        worst = self.button(
+        self.worst_button = self.button(
             "Least consistent", "Show the view to check first", self.show_worst, icon="exclamation", width="150px"
         )
         before = self.button("", "The previous view", lambda: self.step(-1), icon="chevron-left")
@@ -114,7 +114,10 @@ class ViewsWidget(SessionWidget):
             "Escape": self.stage.screen.blur,
         }
         steps = Row(self.modes, space(), self.history)
-        pick_row, find = Row(label("View"), pick, self.caption), Row(self.solve_button, worst, self.progress)
+        pick_row, find = (
+            Row(label("View"), pick, self.caption),
+            Row(self.solve_button, self.worst_button, self.progress),
+        )
         self.show_rows([steps, pick_row, self.stage.screen, self.status, find, self.zoom])
 
     @property
@@ -145,13 +148,13 @@ class ViewsWidget(SessionWidget):
         self.history.refresh(self.session.prompts(self.view).is_empty)
         (views, *prompts), (views_before, *prompts_before), self._basis = self._state, self._basis, self._state
         if views is not views_before:
-            self._hint = "; ".join((views.overall.why, *views.notes))
+            self._hint = "; ".join(map(self.words, (views.overall.why, *views.notes)))
         elif views is not None and prompts != prompts_before:
             self._hint = CHANGED
 
     def hint(self) -> str:
         """The outcome of the last search, how consistent the view is, or what a press on the photo means."""
-        return self._hint or f"{self.modes.hint()} {HINT}"
+        return self._hint or f"{self.modes.hint()} {self.words(HINT)}"
 
     def still(self) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
         """The photo with its mask and markers."""
@@ -185,7 +188,8 @@ class ViewsWidget(SessionWidget):
             consistency = ": changed"
         elif views is not None:
             value = views.consistency(view)
-            consistency = f": consistency {value.value:.2f}{' &#9888;' if value.is_doubtful else ''}"
+            text = self.words(f"consistency {value.value:.2f}")
+            consistency = f": {text}{' &#9888;' if value.is_doubtful else ''}"
         short = f'<span style="overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{name}</span>'
         # A width of 0 that grows to the available room: the name takes none of its own.
         style = "display:flex;width:0;min-width:100%;white-space:nowrap"
@@ -198,7 +202,7 @@ class ViewsWidget(SessionWidget):
 
     def _show_view(self) -> None:
         views = self.session.views
-        self._hint = "" if views is None else views.consistency(self.view).why
+        self._hint = "" if views is None else self.words(views.consistency(self.view).why)
         self.stage.show_photo()
         self.refresh()
 

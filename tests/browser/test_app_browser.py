@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -138,6 +139,8 @@ def test_a_photo_from_upload_to_cut_out_and_back_after_a_reload(visitor, samples
     told(page, "Click the object")
     click_disc(page)
     page.wait_for_selector("button:has-text('Undo'):enabled")
+    expect(page.locator("main")).not_to_contain_text("IoU")
+    expect(page.locator("main")).not_to_contain_text("segmenter")
     archive = download(page)
     (cut,) = [name for name in archive.namelist() if name.endswith("_cutout.png")]
     (tmp_path / "cut.png").write_bytes(archive.read(cut))
@@ -170,6 +173,11 @@ def test_products_from_the_example_to_a_table(visitor):
     page.click(".nbhelpers-example", timeout=SECONDS * 1000)
     told(page, "Found in 4 of 6 photos")
     expect(page.locator(".nbhelpers-card")).to_have_count(6)
+    assert "threshold" not in page.locator("main").inner_text()  # it is folded
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(page.locator(".nbhelpers-card").first).to_have_css("width", re.compile(r"3\d\d(\.\d+)?px"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.locator(".nbhelpers-card").first.locator("button:has-text('Yes')").click()
     page.wait_for_selector(".nbhelpers-message:has-text('2 references')")
     assert {"matches.csv", "annotations.coco.json"} <= set(download(page).namelist())
@@ -185,6 +193,7 @@ def test_a_scene_from_photos_and_a_phrase_to_a_zip(visitor, samples):
     page.click(".nbhelpers-find")
     told(page, "was found in")
     expect(page.locator(".nbhelpers-overview img")).to_have_count(5)
+    assert "consistency" not in page.locator("main").inner_text()
     page.wait_for_selector(".nbhelpers-space iframe")
     names = set(download(page).namelist())
     assert {"results.csv", "scene.ply", "scene.glb", "masks/view0.png", "alpha/view4.png"} <= names
@@ -196,7 +205,7 @@ def test_what_is_no_photo_is_told_and_another_visitor_sees_nothing(visitor, samp
     expect(page.locator(CANVAS)).to_have_count(0)  # the photo of the visitor before is not shown
     (tmp_path / "text.jpg").write_text("hello")
     upload(page, tmp_path / "text.jpg")
-    told(page, "cannot be read")
+    told(page, "cannot be used")
     response = page.request.get(f"{server.url}/download/photo/photo.zip")
     assert response.status == 404
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import cv2
@@ -235,8 +235,8 @@ class FilmStrip:
             layer.stroke_rect(min(max(middle - width / 2, 2), self.width - width - 2), 2, width, THUMB + GAP + BAR - 4)
 
 
-def legend_html() -> str:
-    """What the colours of the strip mean."""
+def legend_html(words: Mapping[str, str] | None = None) -> str:
+    """What the colours of the strip mean; ``words`` are given in place of some texts of `LEGEND`."""
     items = []
     for state, text in LEGEND:
         colour = COLOURS.get(state, COLOURS["sure"])
@@ -244,7 +244,7 @@ def legend_html() -> str:
         items.append(
             '<span style="white-space:nowrap">'
             '<span style="display:inline-block;width:12px;height:12px;margin-right:4px;'
-            f'vertical-align:-1px;background:{fill}"></span>{text}</span>'
+            f'vertical-align:-1px;background:{fill}"></span>{(words or {}).get(state, text)}</span>'
         )
     return (
         '<div class="nbhelpers-legend" style="display:flex;flex-wrap:wrap;gap:2px 14px;line-height:1.5;'

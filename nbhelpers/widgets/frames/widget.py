@@ -108,9 +108,10 @@ class FramesWidget(SessionWidget):
         self.matte, self.export = MattePanel(self), ExportPanel(self)
         panels = Panels(Matte=self.matte, Export=self.export, Keys=widgets.HTML(_keys_html()))
         self._add_keys()
-        legend = widgets.HTML(legend_html(), layout=widgets.Layout(margin="0"))
-        rows = (Row(self.modes, space(), self.history), self.objects, self.stage.screen, self.strip.screen, legend,
-                self.time, self.status, self.candidates, self.tracking, self.display, self.zoom, panels)  # fmt: skip
+        self.legend = widgets.HTML(legend_html(), layout=widgets.Layout(margin="0"))
+        rows = (Row(self.modes, space(), self.history), self.objects, self.stage.screen, self.strip.screen,
+                self.legend, self.time, self.status, self.candidates, self.tracking, self.display, self.zoom,
+                panels)  # fmt: skip
         self.show_rows(rows)
 
     def refresh(self) -> None:
@@ -185,7 +186,7 @@ class FramesWidget(SessionWidget):
             else:
                 self.visit(frame)
                 other = " T takes the other one." if self.session.other_candidate() is not None else ""
-                self.note(f"Frame {frame}: {self.session.drift().why}.{other}")
+                self.note(f"Frame {frame}: {self.words(self.session.drift().why)}.{other}")
 
     def next_candidate(self) -> None:
         """Take the next mask that the only click on this frame may mean."""
