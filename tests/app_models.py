@@ -49,6 +49,7 @@ def make_jobs(samples, seconds=0.0, patch=setattr):
     """What makes the job of each page; the examples lie in ``samples``."""
     models = {"segmenter": FakePointSegmenter(), "encoder": FakePatchEncoder(), "tracker": FakeTracker(seconds)}
     loaded = {"segmenter": models["segmenter"], "patch_encoder": models["encoder"], "tracker": models["tracker"]}
+    loaded["detector"] = False
     shelf, scene = (sorted(samples.glob(names)) for names in ("photo ?.png", "scene/*.png"))
     patch(Job, "load", lambda self, task: loaded[task])
     patch(jobs, "sample_file", lambda name: samples / name)

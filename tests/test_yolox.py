@@ -82,6 +82,11 @@ def test_what_nobody_asked_for_is_told_apart():
     assert found.class_id.tolist() == [-1] and found.data["class_name"].tolist() == ["person"]
 
 
+def test_without_a_vocabulary_all_is_of_other_classes():
+    found = YoloxDetector(FakeSession("dog", 0.4)).detect(red_box(300, 300, 60, 60, 200, 200), [])
+    assert len(found) == 1 and found.class_id.tolist() == [-1] and found.data["class_name"].tolist() == ["dog"]
+
+
 def test_nothing_is_found_on_a_plain_photo():
     found = YoloxDetector(FakeSession("person")).detect(np.full((50, 60, 3), 128, np.uint8), ["dog"])
     assert len(found) == 0 and found.xyxy.shape == (0, 4) and len(found.data["detected"]) == 0

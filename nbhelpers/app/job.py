@@ -169,6 +169,14 @@ class Job:
 
         return load(task, None, None, self.models)
 
+    def detector(self) -> Any:
+        """The detector that tells what a click means; False if it cannot be had."""
+        try:
+            return self.load("detector")
+        except NbHelpersError as error:
+            log.warning("a click is what the model recommends: %s", error)
+            return False
+
     @property
     def is_open(self) -> bool:
         """Whether files were opened."""

@@ -119,7 +119,8 @@ class PhotoTask(Job):
         prompts = self.room / f"{index}.prompts.json"
         segmenter = self.load("segmenter")
         self.report(0, 1, "Looking at the photo")
-        session = ClickSession.open(prompts, path, segmenter) if prompts.is_file() else ClickSession(path, segmenter)
+        log = PromptLog.open(prompts) if prompts.is_file() else None
+        session = ClickSession(path, segmenter, log=log, detector=self.detector())
         session.encode()
 
         def changed() -> None:
@@ -171,7 +172,9 @@ class ClipTask(Job):
         frames = Frames(files[0] if len(files) == 1 else files, **self.state.get("part", {}))
         tracker = self.load("tracker")
         self.report(0, 1, "Opening the clip")
-        session = RotoSession(frames, tracker, project=self.room / "project", name=files[0].stem)
+        session = RotoSession(
+            frames, tracker, project=self.room / "project", name=files[0].stem, detector=self.detector()
+        )
         session.on_change(self.outdate)
         self.session, self.frame = session, None
         seconds = f", {len(frames) / frames.fps:.1f} s" if frames.fps else ""

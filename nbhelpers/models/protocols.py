@@ -123,7 +123,7 @@ class Detector(Protocol):
     def detect(
         self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str | Sequence[str]], min_score: float = 0.1
     ) -> supervision.Detections:
-        """Boxes of all detected objects, with ``class_id`` -1 for objects that match none of the names.
+        """Boxes of all detected objects, with ``class_id`` -1 for objects that match none of the names, if any.
 
         ``xyxy`` in pixels of the image, ``confidence`` 0 to 1, ``data["detected"]`` the detector's class and
         ``data["class_name"]`` the first name of the class in ``names``. A detector that also segments gives ``mask``.

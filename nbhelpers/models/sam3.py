@@ -123,6 +123,11 @@ class Sam3ConceptSegmenter:
         self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str | Sequence[str]], min_score: float = 0.1
     ) -> supervision.Detections:
         """The instances of `segment`, with their masks; every one is of one of the names. See `Detector.detect`."""
+        if not len(names):
+            needs("text", "supervision")
+            import supervision
+
+            return supervision.Detections.empty()
         found = self.segment(image, names, min_score)
         found.data["detected"] = found.data["class_name"].copy()
         return found

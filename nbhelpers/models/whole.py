@@ -38,7 +38,7 @@ def use_detector(detector: Detector | bool) -> Detector | None:
 
 def detect_objects(detector: Detector, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "n 4"]:
     """Boxes ``(x0, y0, x1, y1)`` of all objects of an image, by decreasing score."""
-    found = detector.detect(image, ["object"], MIN_SCORE)
+    found = detector.detect(image, [], MIN_SCORE)
     return found.xyxy[np.argsort(-np.asarray(found.confidence), kind="stable")]
 
 

@@ -7,7 +7,7 @@ Ge et al. 2021, arXiv 2107.08430. Pre- and post-processing follow ``demo/ONNXRun
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +171,7 @@ class YoloxDetector:
 
         Args:
             image: RGB of any size from 1 x 1.
-            names: the vocabulary; a class may have several names.
+            names: the vocabulary; a class may have several names. It may be empty.
             min_score: minimum score of a box.
 
         Returns:
@@ -183,7 +183,8 @@ class YoloxDetector:
         needs("text", "supervision")
         import supervision
 
-        known = self.classes(names)
+        classes = as_classes(names) if len(names) else ()
+        known = self.classes(classes) if classes else []
         index = {own: number for number in reversed(range(len(known))) for own in known[number]}
         boxes, scores, labels = self._boxes(image, min_score)
         found: Any = supervision.Detections(xyxy=boxes, confidence=scores, class_id=labels).with_nms(NMS_IOU)
@@ -194,7 +195,7 @@ class YoloxDetector:
             )
         found = found[found.confidence >= min_score]
         detected = [CLASSES[label] for label in found.class_id]
-        firsts = [group[0] for group in as_classes(names)]
+        firsts = [group[0] for group in classes]
         found.class_id = np.array([index.get(own, -1) for own in detected], int)
         found.data = {
             "detected": np.array(detected, str),
@@ -344,8 +345,8 @@ def build(name: str, files: dict[str, Path], device: str) -> YoloxDetector:
         ) from error
     if list(shape[1:]) != [sum((SIDE // stride) ** 2 for stride in STRIDES), 5 + len(CLASSES)]:
         raise NbHelpersError("the detector is another network", given=f"output {shape}", expected="(1, 3549, 85)")
-    sentences = SentenceEncoder.from_files(files["text"], files["config"], files["tokenizer"])
-    return YoloxDetector(session, sentences, name, device)
+    encoder = cache(lambda: SentenceEncoder.from_files(files["text"], files["config"], files["tokenizer"]))
+    return YoloxDetector(session, lambda sentences: encoder()(sentences), name, device)
 
 
 def _table() -> dict[str, tuple[str, ...]]:
