@@ -170,7 +170,7 @@ class Job:
         return load(task, None, None, self.models)
 
     def detector(self) -> Any:
-        """The detector that tells what a click means; False if it cannot be had."""
+        """The detector that finds the whole object of a click; False without its weights."""
         try:
             return self.load("detector")
         except NbHelpersError as error:

@@ -114,7 +114,7 @@ PLAIN = {  # a message as a regular expression: what a page says instead
         "Then press Find in all views, and correct where it is wrong."
     ),
     r"the file does not name its photos: they were taken in the order given": (
-        "The file of camera positions does not name its photos; their order tells which is which."
+        "The file of camera positions does not name its photos; their order is used."
     ),
     r"After one click on a frame the masks that it may mean are here\.": (
         "After one click on a frame, the outlines that it may mean are here."
