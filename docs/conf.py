@@ -14,6 +14,8 @@ templates_path = ["_templates"]
 default_role = "code"  # a name in single backticks
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+nb_merge_streams = True
+nb_render_markdown_format = "myst"  # with tables
 nb_execution_mode = "off"  # the pages are those of executed notebooks, see tools/site_pages.py
 
 autosummary_generate = True
@@ -30,6 +32,8 @@ html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_extra_path = ["_extra"]
 html_css_files = ["site.css"]
+# Navigation at the left is for the package alone; elsewhere the room is for code, figures and tables.
+html_sidebars = {page: [] for page in ("notebooks/*", "where", "models", "measurements", "teaching")}
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

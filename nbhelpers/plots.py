@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
@@ -42,26 +42,44 @@ def colour_of(number: int) -> str:
 
 
 def contrasting_colours(image: UInt8[np.ndarray, "h w 3"], masks: Any) -> tuple[str, ...]:
-    """A colour of `PALETTE` for each mask, chosen for contrast with the pixels it covers.
-
-    Each mask in turn gets the unused colour with the largest CIELAB distance to the median pixel of the mask and to the
-    colours in use; after seven masks all colours are available again.
+    """A colour of `PALETTE` for each mask in turn; see `contrasting_colour`.
 
     Args:
         image: RGB.
         masks: as for `overlay`.
     """
-    lab = cv2.cvtColor(fit(image, THUMBNAIL).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    palette = cv2.cvtColor(np.array([[rgb(colour) for colour in PALETTE]], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
-    chosen: list[int] = []
+    small, chosen = fit(image, THUMBNAIL), []
     for mask in _listed(masks).values():
-        small = cv2.resize(mask.astype(np.uint8), lab.shape[1::-1], interpolation=cv2.INTER_AREA) > 0
-        used = chosen[len(chosen) // len(PALETTE) * len(PALETTE) :]
-        free = [k for k in range(len(PALETTE)) if k not in used]
-        avoided = [*palette[used], *([np.median(lab[small], axis=0)] if small.any() else [])]
-        distance = [min((float(np.linalg.norm(palette[k] - each)) for each in avoided), default=0.0) for k in free]
-        chosen.append(free[int(np.argmax(distance))])
-    return tuple(PALETTE[k] for k in chosen)
+        part = cv2.resize(mask.astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_AREA) > 0
+        chosen.append(contrasting_colour(small, part, chosen))
+    return tuple(chosen)
+
+
+def contrasting_colour(
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], used: Sequence[str] = ()
+) -> str:
+    """The colour of `PALETTE`, not yet in use, that differs most from the pixels under a mask and from those in use.
+
+    That is the one with the largest CIELAB distance to the median pixel of the mask and to the colours in use; after
+    seven masks all colours are available again.
+
+    Args:
+        image: RGB.
+        mask: of an object; an empty one has no pixels to differ from.
+        used: colours of the masks so far, in their order.
+    """
+    used = used[len(used) // len(PALETTE) * len(PALETTE) :]
+    free = [colour for colour in PALETTE if colour not in used] or list(PALETTE)
+    lab = dict(zip(PALETTE, _lab(np.array([*map(rgb, PALETTE)], np.uint8)), strict=True))
+    avoided = [lab[colour] for colour in used]
+    if mask.any():
+        avoided.append(np.median(_lab(image[mask]), axis=0))
+    return max(free, key=lambda colour: min((np.linalg.norm(lab[colour] - each) for each in avoided), default=0.0))
+
+
+def _lab(colours: UInt8[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n 3"]:
+    """RGB as CIELAB."""
+    return cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
 
 
 def overlay(
@@ -240,16 +258,18 @@ def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=Fa
     height, width = image.shape[:2]
     shown, colours = fit(image, LONGEST), ()
     if masks is not None:
-        size = shown.shape[1], shown.shape[0]
-        reduced = []
+        enlarged = 1 if small else max(1, LONGEST // max(height, width))  # contours as fine as the figure's pixels
+        size = enlarged * shown.shape[1], enlarged * shown.shape[0]
+        shown = cv2.resize(shown, size, interpolation=cv2.INTER_CUBIC)
+        sized = []
         for mask in _listed(masks).values():
             if mask.shape != (height, width):
                 raise NbHelpersError(
                     "the mask and the image differ in size", given=mask.shape, expected=str((height, width))
                 )
-            reduced.append(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool))
-        colours = contrasting_colours(shown, reduced)
-        shown = overlay(shown, reduced, alpha, colours=colours)
+            sized.append(cv2.resize(255 * mask.astype(np.uint8), size, interpolation=cv2.INTER_LINEAR) > 127)
+        colours = contrasting_colours(shown, sized)
+        shown = overlay(shown, sized, alpha, colours=colours)
     grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if shown.ndim == 2 else {}
     axes.imshow(shown, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="antialiased", **grey)
     axes.axis("off")

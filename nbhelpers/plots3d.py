@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +20,14 @@ from nbhelpers.core.lazy import needs
 from nbhelpers.core.scenes import Scene
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure as StillFigure
     from plotly.graph_objects import Figure
 
 MAX_POINTS = 20_000  # points that are drawn
 FRUSTUM = 0.06  # length of a camera's pyramid, as a fraction of the scene's extent
 CAMERA, REFERENCE, ARROW, TEXT = "#8A8A8A", "#D55E00", "#C2478F", "#858585"  # legible on white and on black
 CLEAR = "rgba(0,0,0,0)"  # the page's own background, light or dark
+STILL_WIDTH, DPI = 9.0, 100  # inches, and page pixels per inch, of the still picture
 MAX_DISTANCE = 4.0  # from the median, in median distances; farther points are not drawn
 
 
@@ -125,22 +130,72 @@ def save_html(path: str | Path, figure: Figure) -> Path:
     return write_text(path, figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False}))
 
 
-def show_scene(scene: Scene, labels: Any = None, names: Sequence[str] = (), colours: Sequence[str] = (), **what: Any):
-    """Display the figure of `draw_scene` in JupyterLab, Colab or voila, without a network."""
+def show_scene(
+    scene: Scene,
+    labels: Any = None,
+    names: Sequence[str] = (),
+    colours: Sequence[str] = (),
+    *,
+    alt: str | None = None,
+    **options: Any,
+) -> None:
+    """Display the figure of `draw_scene` in JupyterLab, Colab or voila, without a network.
+
+    A still picture goes with it, for pages without scripts; ``alt`` describes both to a screen reader.
+    """
     needs("widgets", "IPython")
-    from IPython.display import HTML, display
+    from IPython.display import display
 
-    figure = draw_scene(scene, labels, names, colours, **what)
-    display(HTML(as_frame(figure)))
+    figure = draw_scene(scene, labels, names, colours, **options)
+    still = draw_still(figure)
+    alt = alt or "scene in 3D"
+    width, height = (round(inches * DPI) for inches in still.get_size_inches())
+    file = io.BytesIO()
+    still.savefig(file, format="jpeg", dpi=2 * DPI)
+    data = {"text/html": as_frame(figure, alt), "image/jpeg": base64.b64encode(file.getvalue()).decode()}
+    display(data, metadata={"image/jpeg": {"alt": alt, "width": width, "height": height}}, raw=True)
 
 
-def as_frame(figure: Figure) -> str:
+def as_frame(figure: Figure, title: str = "scene in 3D") -> str:
     """A figure as an HTML iframe with its own page, independent of the surrounding page."""
     page = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
     height = int(figure.layout.height or 560) + 20
     # browsers paint an iframe white if its colour scheme differs from that of the page
     style = f"width: 100%; height: {height}px; border: none; color-scheme: light"
-    return f'<div><iframe title="scene in 3D" style="{style}" srcdoc="{html.escape(page)}"></iframe></div>'
+    return f'<div><iframe title="{html.escape(title)}" style="{style}" srcdoc="{html.escape(page)}"></iframe></div>'
+
+
+def draw_still(figure: Figure) -> StillFigure:
+    """The plotly figure of `draw_scene` as Matplotlib draws it, seen from the same side."""
+    needs("widgets", "matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as StillFigure
+
+    still = StillFigure(figsize=(STILL_WIDTH, (figure.layout.height or 560) / DPI), dpi=DPI)
+    FigureCanvasAgg(still)
+    axes = still.add_axes((0, 0, 1, 1), projection="3d")
+    for trace in figure.data:
+        x, y, z = (np.asarray(trace[axis], float) for axis in "xyz")
+        label = trace.name if trace.showlegend is not False else "_"  # Matplotlib leaves it out of the legend
+        if trace.mode == "markers":
+            own = trace.marker.color
+            colour = own if isinstance(own, str) else [[int(c) / 255 for c in each[4:-1].split(",")] for each in own]
+            size = trace.marker.size**2
+            axes.scatter(x, y, z, s=size, c=colour, alpha=trace.marker.opacity, linewidths=0, label=label)
+        else:
+            axes.plot(x, y, z, color=trace.line.color, linewidth=trace.line.width / 2, label=label)
+            for number, text in enumerate(trace.text or ()):
+                axes.text(x[number], y[number], z[number], text, color=trace.line.color)
+    eye = figure.layout.scene.camera.eye
+    direction = (eye.x, eye.y, eye.z) if eye.x is not None else (1.25, 1.25, 1.25)  # plotly's own
+    axes.view_init(
+        elev=math.degrees(math.atan2(direction[2], math.hypot(*direction[:2]))),
+        azim=math.degrees(math.atan2(direction[1], direction[0])),
+    )
+    axes.set_box_aspect([np.ptp(limits) for limits in (axes.get_xlim(), axes.get_ylim(), axes.get_zlim())], zoom=1.5)
+    axes.set_axis_off()
+    axes.legend(loc="upper left", frameon=False)
+    return still
 
 
 def _upright(scene: Scene) -> tuple[np.ndarray, np.ndarray]:

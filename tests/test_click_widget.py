@@ -14,6 +14,7 @@ from widget_tools import buttons, connect, is_following, key, page_event, record
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
+from nbhelpers.plots import contrasting_colour, rgb
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.candidates import window_of
 from nbhelpers.widgets.click import ENCODING, ClickWidget
@@ -55,6 +56,26 @@ def drag(widget, start, *stops):
     for stop in stops:
         widget.pointer.move(*stop)
     widget.pointer.release(*stops[-1])
+
+
+def test_an_object_has_a_colour_that_contrasts_with_what_it_covers_and_keeps_it(widget, session):
+    def colours():
+        return {chip.description: chip.style.button_color for chip in widget.objects._chips.children[:-1]}
+
+    assert colours() == {"object 1": None}, "no mask, no colour yet"
+    session.click(300, 350)
+    red = contrasting_colour(session.image, session.mask())
+    assert colours() == {"object 1": red} and red not in ("#D55E00", "#CC79A7"), "unlike the red disc"
+    still, _ = widget.still()
+    assert np.abs(still[340, 290].astype(int) - (np.array([200, 30, 30]) + rgb(red)) / 2).max() < 12
+    session.add_object()
+    session.click(700, 350)
+    assert colours() == {"object 1": red, "object 2": contrasting_colour(session.image, session.mask(), [red])}
+    session.select("object 1")
+    session.move(0, 700, 350)
+    assert colours()["object 1"] == red, "it stays while the mask changes"
+    session.clear()
+    assert colours()["object 1"] is None
 
 
 def test_a_press_is_a_click_at_that_photo_pixel(widget, session):
@@ -354,8 +375,8 @@ def test_its_output_holds_a_still_picture_for_pages_without_a_kernel(widget, ses
     picture = np.array(Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))))
     assert picture.shape[1] == about["image/jpeg"]["width"] == before.size[0]
     x, y = (round(place) for place in widget.stage.viewport.to_canvas(250, 300))
-    red, tint = session.image[300, 250].astype(float), (230, 159, 0)
-    assert picture[y, x] == pytest.approx((red + tint) / 2, abs=6)
+    red, tint = session.image[300, 250].astype(float), rgb(contrasting_colour(session.image, session.mask()))
+    assert picture[y, x] == pytest.approx((red + np.array(tint)) / 2, abs=6)
     assert session.active in about["image/jpeg"]["alt"] and widget.stage.screen is before
 
 

@@ -1,6 +1,8 @@
 """From photos and a phrase to masks, files and pictures, on drawn scenes with a text encoder of colours."""
 
+import base64
 import csv
+import io
 import json
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ import pytest
 import trimesh
 from fake_words import COLOURS, FakeDetector, FakeTextEncoder
 from page_models import THINGS, Flood, drawn, without_networks
+from PIL import Image
 from scene_maker import SIZE, make_scene
 from typer.testing import CliRunner
 
@@ -33,7 +36,7 @@ from nbhelpers.multiview.grounding import (
 )
 from nbhelpers.multiview.referring import parse_phrase
 from nbhelpers.multiview.views import Photos, photo_files, sharpness
-from nbhelpers.plots3d import Arrow, as_frame, draw_scene, save_html
+from nbhelpers.plots3d import Arrow, as_frame, draw_scene, save_html, show_scene
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +325,25 @@ def test_the_picture_of_a_scene_has_objects_cameras_and_relations(made, tmp_path
     assert "color-scheme: light" in as_frame(figure)  # or browsers fill it with white
     with pytest.raises(NbHelpersError, match="do not match"):
         draw_scene(scene, labels[:5])
+
+
+def test_a_scene_is_displayed_with_a_still_picture_for_pages_without_scripts(made, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, metadata, raw: shown.append((data, metadata)))
+    scene, numbers, _ = made
+    labels = np.full(len(scene.points), -1)
+    labels[numbers["ball 1"]] = 0
+    show_scene(scene, labels, ["ball"], ["#E69F00"], arrows=[Arrow(0, -1, "nearest")], alt="Two <balls>", height=300)
+    ((data, metadata),) = shown
+    assert 'title="Two &lt;balls&gt;"' in data["text/html"]
+    about = metadata["image/jpeg"]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))).convert("RGB")).astype(int)
+    assert about["alt"] == "Two <balls>" and pixels.shape[:2] == (2 * about["height"], 2 * about["width"]) == (
+        600,
+        1800,
+    )
+    orange = np.abs(pixels - (230, 159, 0)).max(axis=2) < 30
+    assert 200 < orange.sum() < orange.size / 4, "the ball's points, in the colour of the object"
 
 
 def test_a_picture_without_an_up_or_points_is_still_drawn(made):

@@ -23,6 +23,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SAME_NAME = {"start_here": "segment"}  # the first notebook tells about the first job
 
 CELLS, CODE_LINES, LINES_A_CELL, MARKDOWN = 60, 150, 25, 2 / 5
+ALT_WORDS = 5  # at least, of a figure's description
+NO_ALT = {("plt", "show"), ("", "SVG"), ("", "Image"), ("IPython.display", "SVG"), ("IPython.display", "Image")}
 CLOSING = ("What to try", "Where to look in nbhelpers")
 COLAB = "https://colab.research.google.com/github/"
 
@@ -77,6 +79,8 @@ def outline(notebook):
     complaints += [f"no number: {title}" for title, number in zip(numbered, numbers, strict=True) if not number]
     if all(numbers) and [int(number[1]) for number in numbers] != list(range(1, len(numbers) + 1)):
         complaints.append("the numbers of the sections do not run from 1")
+    if not any(title.endswith("result first") or "result first:" in title for title in numbered[:2]):
+        complaints.append("the result does not come first")
     every = [title for level in (2, 3) for title in headings(notebook, level)]
     complaints += [f"no section '{end}'" for end in CLOSING if not any(title.endswith(end) for title in every)]
     last = next((text for text in reversed(markdown(notebook)) if text.strip()), "").replace("`", "")
@@ -92,7 +96,7 @@ def opening(notebook, stem):
     complaints = [] if "You will" in text else ["no 'You will'"]
     needs = re.search(r"\bneeds?\b", text, re.IGNORECASE)
     complaints += [] if needs else ["does not say what it needs"]
-    for word in ("memory", "minute|second", "model"):
+    for word in ("memory", "minute|second", "model", "download"):
         complaints += [] if re.search(word, text, re.IGNORECASE) else [f"the needs do not tell of: {word}"]
     badge = (
         rf"\(https://colab\.research\.google\.com/github/[\w-]+/[\w.-]+/blob/main/notebooks/{re.escape(stem)}\.ipynb\)"
@@ -128,6 +132,29 @@ def definitions(notebook):
     return found
 
 
+def mistake(notebook):
+    """Complaints where no mistake is shown and mended."""
+    text = " ".join(" ".join(markdown(notebook)).lower().split())
+    return [f"no '{words}'" for words in ("what goes wrong", "it is mended") if words not in text]
+
+
+def descriptions(notebook):
+    """Figures without alt text of their own, which describes them; the title is no description."""
+    found = []
+    for number, cell in enumerate(code(notebook)):
+        for node in ast.walk(ast.parse(plain_python(cell.source))):
+            if not isinstance(node, ast.Call):
+                continue
+            owner, _, name = ast.unparse(node.func).rpartition(".")
+            alt = next((each.value for each in node.keywords if each.arg == "alt"), None)
+            if owner in ("plots", "plots3d") and name.startswith("show"):
+                bare = alt is None or (isinstance(alt, ast.Constant) and len(str(alt.value).split()) < ALT_WORDS)
+                found += [f"code cell {number}: {owner}.{name} without a description (alt)"] if bare else []
+            elif (owner, name) in NO_ALT:
+                found.append(f"code cell {number}: {owner}.{name} cannot have alt text; use plots.show_figure")
+    return found
+
+
 def exercises(notebook):
     """Complaints about the exercises: a question to guess at, code that runs, and its answer, folded."""
     cells, whole = notebook.cells, 0
@@ -146,7 +173,8 @@ def left_over(notebook):
 
 def complaints(notebook, stem):
     every = budget(notebook), outline(notebook), opening(notebook, stem), special_cells(notebook), exercises(notebook)
-    return [*(complaint for some in every for complaint in some), *definitions(notebook), *left_over(notebook)]
+    every += mistake(notebook), descriptions(notebook), definitions(notebook), left_over(notebook)
+    return [complaint for some in every for complaint in some]
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -249,14 +277,14 @@ def good():
     badge = f"[![Colab](badge.svg)]({COLAB}owner/repo/blob/main/notebooks/09_good.ipynb)"
     cells = [
         new_markdown_cell(
-            f"# Good\n\n{badge}\n\n**You will** click.\n\n**Needs**: 1 minute, 2 GB of memory, any model."
+            f"# Good\n\n{badge}\n\n**You will** click.\n\n**Needs**: 1 minute, 2 GB of memory, a model to download."
         ),
         new_code_cell(SETUP),
         new_code_cell('photo = "cat.jpg"', metadata={"tags": ["parameters"]}),
-        new_markdown_cell("## 1. A photo\n\n```python\n# not a heading\n```"),
+        new_markdown_cell("## 1. The result first\n\n```python\n# not a heading\n```"),
         new_code_cell("photo"),
-        new_markdown_cell("## 2. A click"),
-        new_code_cell("len(photo)"),
+        new_markdown_cell("## 2. A click\n\n**What goes wrong:** one click. **How it is mended:** two."),
+        new_code_cell('plots.show(photo, alt="A cat on a red sofa")'),
         *(new() for _ in range(2) for new in EXERCISE),
         new_markdown_cell(
             "## What to try\n\nAnother photo.\n\n## Where to look in `nbhelpers`\n\n`nbhelpers/segment.py`"
@@ -327,6 +355,9 @@ def state(notebook):
         (word("You will", "We"), "You will"),
         (word("Needs", "With"), "what it needs"),
         (word("memory", "disk"), "memory"),
+        (word("download", "buy"), "download"),
+        (word("The result first", "Theory"), "result does not come first"),
+        (word("What goes wrong", "Also"), "what goes wrong"),
         (word("09_good.ipynb", "08_other.ipynb"), "Colab badge"),
         (without(1), "0 set-up cells"),
         (word("output.enable_custom_widget_manager()", "pass"), "widget manager"),
@@ -334,6 +365,9 @@ def state(notebook):
         (without(2), "0 cells are tagged"),
         (source(2, "photo = 1\nprint(photo)"), "more than to set values"),
         (source(4, "def helper():\n    pass"), "helper"),
+        (source(4, "plots.show(photo)"), "plots.show without a description"),
+        (source(4, 'plots3d.show_scene(scene, alt="a scene")'), "plots3d.show_scene without a description"),
+        (source(4, "plt.show()"), "plt.show cannot have alt text"),
         (output, "2"),
         (counter, "2"),
         (state, "widget state"),

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -172,6 +173,24 @@ def test_a_release_is_built_once_and_published_without_a_password():
     assert "secrets." not in (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
 
 
+def test_a_release_makes_the_tag_that_the_notebooks_install(tmp_path):
+    jobs, commands = workflow("release")
+    assert jobs["tag"]["needs"] == ["build", "publish"] and 'gh release create "$TAG"' in commands["tag"][0]
+    check = next(command for command in commands["build"] if "GITHUB_OUTPUT" in command).replace(
+        "git ls-remote", ": ls"
+    )
+    output = tmp_path / "output"
+    bash = ["bash", "-e", "-c", check]
+    assert subprocess.run(bash, cwd=ROOT, env={**os.environ, "GITHUB_OUTPUT": str(output)}, check=False).returncode == 0
+    assert output.read_text() == f"tag=v{PROJECT['version']}\n"
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    one = tmp_path / "notebooks" / "01_clip_guided.ipynb"
+    one.write_text(one.read_text(encoding="utf-8").replace(f"@v{PROJECT['version']}", "@v0.0.9"), encoding="utf-8")
+    env = {**os.environ, "GITHUB_OUTPUT": str(output)}
+    assert subprocess.run(bash, cwd=tmp_path, env=env, check=False).returncode == 1
+
+
 @pytest.mark.parametrize("name", ["bug", "model"])
 def test_an_issue_form_asks_for_something(name):
     form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml").read_text(encoding="utf-8"))
@@ -213,9 +232,10 @@ COLAB = "https://colab.research.google.com/github/{}/blob/main/notebooks/00_star
 
 @pytest.fixture
 def tree(tmp_path):
-    """A small repository whose address has just been changed in pyproject.toml."""
-    (tmp_path / "pyproject.toml").write_text(f'[project.urls]\nRepository = "{NEW}"\n')
-    (tmp_path / "CITATION.cff").write_text(f'repository-code: "{OLD}"\n')
+    """A small repository whose address and version have just been changed in pyproject.toml."""
+    text = f'[project]\nname = "small"\nversion = "2.0.1"\n[project.urls]\nRepository = "{NEW}"\n'
+    (tmp_path / "pyproject.toml").write_text(text)
+    (tmp_path / "CITATION.cff").write_text(f'cff-version: 1.2.0\nversion: 1.9\nrepository-code: "{OLD}"\n')
     (tmp_path / "README.md").write_text(
         f"[![CI]({OLD}/actions/workflows/ci.yml/badge.svg)]({OLD}/actions) [colab]({COLAB.format('old/place')})\n"
         f"git clone {OLD}.git\nSAM 2 is https://github.com/facebookresearch/sam2, not {OLD}-holder. See {OLD}.\n"
@@ -223,7 +243,11 @@ def tree(tmp_path):
     (tmp_path / "notebooks").mkdir()
     cell = {
         "cell_type": "code",
-        "source": ["!pip install git+https://github.com/third/fork\n", COLAB.format("third/fork")],
+        "source": [
+            "!pip install git+https://github.com/third/fork@v1.9\n",
+            f"git+{OLD}@v1.9",
+            COLAB.format("third/fork"),
+        ],
     }
     (tmp_path / "notebooks" / "00_start_here.ipynb").write_text(json.dumps({"cells": [cell]}, indent=1))
     return tmp_path
@@ -238,12 +262,15 @@ def test_a_changed_address_is_carried_everywhere_and_other_projects_keep_theirs(
     readme = (tree / "README.md").read_text()
     assert readme.count(NEW) == 4 and COLAB.format("new-owner/new.place") in readme
     assert "facebookresearch/sam2" in readme and f"not {OLD}-holder" in readme and readme.count("old/place") == 1
-    assert "third/fork" not in (tree / "notebooks" / "00_start_here.ipynb").read_text()
+    notebook = (tree / "notebooks" / "00_start_here.ipynb").read_text()
+    assert "third/fork" not in notebook and f"{NEW}@v2.0.1" in notebook and "1.9" not in notebook
+    citation = yaml.safe_load((tree / "CITATION.cff").read_text())
+    assert citation == {"cff-version": "1.2.0", "version": "2.0.1", "repository-code": NEW}
     assert address.disagreeing(tree) == {}
 
 
 def test_the_address_needs_neither_readme_nor_notebooks(tmp_path):
-    (tmp_path / "pyproject.toml").write_text(f'[project.urls]\nRepository = "{NEW}"\n')
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nversion = "1"\n[project.urls]\nRepository = "{NEW}"\n')
     assert tool("address").disagreeing(tmp_path) == {}
 
 

@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from fake_segmenter import FakeSegmenter
@@ -47,6 +48,15 @@ def test_a_mask_has_a_colour_that_differs_from_what_it_covers():
     assert plots.contrasting_colours(image, [left] * 8)[7] == on_orange
 
 
+def test_the_next_colour_differs_from_those_in_use():
+    image, nothing = np.zeros((9, 16, 3), np.uint8), np.zeros((9, 16), bool)
+    used = []
+    for _ in range(7):
+        used.append(plots.contrasting_colour(image, nothing, used))
+    assert sorted(used) == sorted(plots.PALETTE) and used[0] == plots.PALETTE[0]
+    assert plots.contrasting_colour(image, ~nothing, used) == plots.contrasting_colour(image, ~nothing) == "#F0E442"
+
+
 def test_contours_have_two_tones(photo):
     mask = np.zeros((120, 160), bool)
     mask[20:80, 20:80] = True
@@ -84,6 +94,17 @@ def test_a_large_photo_makes_a_small_figure():
     figure = plots.draw(np.zeros((3000, 4500, 3), np.uint8), masks=np.ones((3000, 4500), bool))
     (shown,) = figure.axes[0].images
     assert max(shown.get_array().shape) == plots.LONGEST and figure.axes[0].get_xlim()[1] == 4499.5
+
+
+def test_the_contour_of_a_small_photo_is_as_fine_as_the_figure(photo):
+    mask = np.zeros((120, 160), bool)
+    mask[20:80, 20:80] = True
+    (shown,) = plots.draw(photo, masks=mask).axes[0].images
+    pixels = shown.get_array()
+    assert pixels.shape[:2] == (1200, 1600) and shown.get_extent() == [-0.5, 159.5, 119.5, -0.5]
+    changed = (pixels != cv2.resize(photo, (1600, 1200), interpolation=cv2.INTER_CUBIC)).any(axis=2)
+    rows, columns = changed.any(axis=1).nonzero()[0], changed.any(axis=0).nonzero()[0]
+    assert [rows[0], rows[-1], columns[0], columns[-1]] == pytest.approx([200, 800, 200, 800], abs=8)
 
 
 def test_candidates_side_by_side(photo):

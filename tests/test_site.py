@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import html
 import io
 import sys
 from pathlib import Path
@@ -10,13 +11,13 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
+from plotly.offline import get_plotlyjs
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import site_pages as site  # noqa: E402
 
 
-@functools.cache
 def figure(alt=None, size=(2400, 1200)):
     file = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (size[1] // 40, size[0] // 40, 3), np.uint8)
@@ -28,14 +29,21 @@ def figure(alt=None, size=(2400, 1200)):
 
 
 def executed(name):
-    widget = nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}})
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
+    widget = nbformat.v4.new_output("display_data", view)
+    bar = nbformat.v4.new_output("display_data", {**view, "text/plain": "  0%|          | 0/10 [00:00<?, ?it/s]"})
+    page = f"<script>{get_plotlyjs()}</script><b>cameras</b>"
+    frame = f'<div><iframe title="A scene" srcdoc="{html.escape(page)}"></iframe></div>'
+    scene = figure("Cameras around a cat")
+    scene.data["text/html"] = frame
     badge = f"[![Open in Colab](https://example.com/colab-badge.svg)](https://example.com/{name})"
     cells = [
         nbformat.v4.new_markdown_cell(f"# About {name}\n\n{badge}\n\n**You will** see a cat."),
         nbformat.v4.new_markdown_cell("## First figure"),
         nbformat.v4.new_code_cell("show(cat)", outputs=[figure("A cat & its mask")]),
         nbformat.v4.new_code_cell("show(dog)", outputs=[figure()]),
-        nbformat.v4.new_code_cell("widget", outputs=[widget]),
+        nbformat.v4.new_code_cell("widget", outputs=[bar, widget]),
+        nbformat.v4.new_code_cell("show_scene()", outputs=[scene]),
     ]
     about = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}, "widgets": {"1": "x" * 1000}}
     return nbformat.v4.new_notebook(cells=cells, metadata=about)
@@ -64,13 +72,21 @@ def test_figures_are_small_files_with_their_descriptions(built):
     page = (built / "notebooks" / "00_one.html").read_text(encoding="utf-8")
     assert 'alt="A cat &amp; its mask" width="800" height="400"' in page
     assert 'alt="Figure of the section: First figure"' in page
-    assert "A widget stands here" in page and "x" * 1000 not in page
+    assert page.count("A widget stands here") == 1 and "0/10" not in page and "x" * 1000 not in page
     assert "colab-badge" not in page and 'href="https://example.com/00_one"' in page
     files = sorted((built / "notebooks" / "figures").glob("*.webp"))
-    assert len(files) == 4
+    assert len(files) == 6
     for file in files:
         with Image.open(file) as image:
             assert max(image.size) <= site.WIDEST
+
+
+def test_a_scene_is_a_picture_with_a_link_to_its_own_page(built):
+    page = (built / "notebooks" / "01_two.html").read_text(encoding="utf-8")
+    assert 'alt="Cameras around a cat"' in page and 'href="figures/01_two-5-0.html"' in page and "iframe" not in page
+    scene = (built / "notebooks" / "figures" / "01_two-5-0.html").read_text(encoding="utf-8")
+    assert scene == '<script src="plotly.min.js"></script><b>cameras</b>'
+    assert (built / "notebooks" / "figures" / "plotly.min.js").stat().st_size > 1e6
 
 
 def test_the_index_has_a_card_for_each_notebook(built):

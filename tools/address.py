@@ -1,10 +1,11 @@
-"""Carry the public address of the repository from pyproject.toml to badges, notebooks and citation.
+"""Carry the public address and the version of the repository from pyproject.toml to badges, notebooks and citation.
 
     python tools/address.py            rewrites what disagrees (`make address`)
     python tools/address.py --check    only tells
 
 The address is one value, `[project.urls] Repository`. Addresses of other projects are left alone: ours are the one in
-CITATION.cff (`repository-code`) and those that a Colab link to `notebooks/` names.
+CITATION.cff (`repository-code`) and those that a Colab link to `notebooks/` names. The version is the tag that the
+set-up cells of the notebooks install, and that of CITATION.cff.
 """
 
 import argparse
@@ -31,6 +32,12 @@ def address(root: Path = ROOT) -> str:
     return match[1]
 
 
+def tagged(text: str, new: str, version: str) -> str:
+    """``text`` with the tag of ``version`` where the repository at ``new`` is installed, and in the citation."""
+    text = re.sub(rf"(github\.com/{re.escape(new)}@v)\w+(?:\.\w+)*", rf"\g<1>{version}", text)
+    return re.sub(r"^(cff-version: .*\n(?:.*\n)*?version: ).*$", rf"\g<1>{version}", text, flags=re.MULTILINE)
+
+
 def files(root: Path = ROOT) -> list[Path]:
     """The files that name the address, as far as they exist."""
     named = [root / name for name in ("CITATION.cff", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -45,14 +52,15 @@ def carried(text: str, new: str, cited: str | None) -> str:
 
 
 def disagreeing(root: Path = ROOT) -> dict[Path, str]:
-    """Files that name another address than pyproject.toml, with the text that they should have."""
+    """Files that name another address or version than pyproject.toml, with the text that they should have."""
     new = address(root)
+    version = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     citation = root / "CITATION.cff"
     match = CITED.search(citation.read_text(encoding="utf-8")) if citation.is_file() else None
     out = {}
     for path in files(root):
         text = path.read_text(encoding="utf-8")
-        wanted = carried(text, new, match[1] if match else None)
+        wanted = tagged(carried(text, new, match[1] if match else None), new, version)
         if wanted != text:
             out[path] = wanted
     return out

@@ -19,7 +19,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
-from PIL import Image
+from PIL import Image, ImageOps
+from plotly.offline import get_plotlyjs
 from run_notebook import headings, run
 
 from nbhelpers.core.files import outputs_dir
@@ -28,10 +29,13 @@ from nbhelpers.weights.catalog import models
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 FIGURES = ("image/png", "image/jpeg", "image/webp")
-LIVE = ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+FRAME = re.compile(r'<iframe [^>]*srcdoc="([^"]*)"')
 WIDEST = 1600  # pixels of a figure, twice the width of a page's text
 THUMBNAIL = 640, 400  # pixels of a card's picture in the index
+PROGRESS = "%|"  # tqdm's bar as text
 BADGE = re.compile(r"\[!\[[^]]*\]\([^)]*colab-badge[^)]*\)\]\(([^)]*)\)")
+HERE = re.compile(r" \[The executed page\]\([^)]*\)")
 QUALITY = 80  # of WebP
 PAGE_MB, SITE_MB = 3, 40  # most of a page with its pictures, and of the whole site
 
@@ -88,7 +92,7 @@ def write_page(name: str, notebook: nbformat.NotebookNode, source: Path) -> str:
     notebook.metadata.pop("widgets", None)
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
-            cell.source = BADGE.sub(r"[Open in Colab](\1)", cell.source)  # the badge's picture lies on another host
+            cell.source = HERE.sub("", BADGE.sub(r"[Open in Colab](\1)", cell.source))  # the badge lies on another host
             continue
         if "google.colab" in cell.source:
             cell.metadata.setdefault("tags", []).append("hide-input")
@@ -98,10 +102,15 @@ def write_page(name: str, notebook: nbformat.NotebookNode, source: Path) -> str:
             kind = next((kind for kind in FIGURES if kind in data), None)
             if kind:
                 file = figures / f"{name}-{index}-{number}.webp"
+                scene = FRAME.search(data.get("text/html", ""))
                 output = picture(output, kind, file, alt_of(output, kind, titles[index]))
+                if scene:
+                    output.data["text/html"] += write_scene(file.with_suffix(".html"), html.unescape(scene[1]))
                 if thumbnail is None or "thumbnail" in cell.metadata.get("tags", []):
                     thumbnail = file
-            elif LIVE[0] in data:
+            elif WIDGET in data and PROGRESS in data.get("text/plain", ""):
+                continue
+            elif WIDGET in data:
                 output = note("A widget stands here when the notebook runs.")
             outputs.append(output)
         cell.outputs = outputs
@@ -124,10 +133,20 @@ def picture(output: nbformat.NotebookNode, kind: str, file: Path, alt: str) -> n
     width = own.get("width") or image.width
     height = round(width * image.height / image.width)
     tag = (
-        f'<img src="figures/{file.name}" alt="{html.escape(alt)}" width="{width}" height="{height}" loading="lazy" '
-        f'class="figure">'
+        f'<a href="figures/{file.name}"><img src="figures/{file.name}" alt="{html.escape(alt)}" width="{width}" '
+        f'height="{height}" loading="lazy" class="figure"></a>'
     )
     return nbformat.v4.new_output("display_data", data={"text/html": tag})
+
+
+def write_scene(file: Path, page: str) -> str:
+    """Write the page of an interactive figure, with one copy of its script for all; return a link to it."""
+    script = get_plotlyjs()
+    assert script in page, "an interactive figure of another version of plotly"
+    (file.parent / "plotly.min.js").write_text(script, encoding="utf-8")
+    text = page.replace(f">{script}</script>", ' src="plotly.min.js"></script>')
+    file.write_text(text, encoding="utf-8")
+    return f'<p><a href="figures/{file.name}">Turn and zoom this scene</a> (loads a script of 5 MB)</p>'
 
 
 def note(text: str) -> nbformat.NotebookNode:
@@ -143,8 +162,7 @@ def card(name: str, notebook: nbformat.NotebookNode, thumbnail: Path | None, sou
     words = " ".join(sentence[1].split()).rstrip(".:") if sentence else ""
     lines = [f":::{{grid-item-card}} {title}", f":link: notebooks/{name}", ":link-type: doc"]
     if thumbnail:
-        image = Image.open(thumbnail)
-        image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
+        image = ImageOps.fit(Image.open(thumbnail), THUMBNAIL, Image.Resampling.LANCZOS, centering=(0.5, 0.3))
         small = source / "_static" / f"{name}.webp"
         image.save(small, quality=QUALITY, method=6)
         lines += [f":img-top: _static/{small.name}", f":img-alt: {title}"]
@@ -184,7 +202,7 @@ def problems(site: Path) -> list[str]:
     for page in sorted(set(site.rglob("*.html")) - set((site / "_static").rglob("*"))):
         here, name = Links(page), page.relative_to(site)
         found += [f"{name}: {source} has no alt text" for source in here.undescribed]
-        found += [f"{name}: {source} lies on another host" for source in here.pictures if "//" in source]
+        found += [f"{name}: {source} lies on another host" for source in here.pictures if urlsplit(source).netloc]
         files = {link: page.parent / unquote(urlsplit(link).path) for link in here.links if local(link)}
         found += [f"{name}: {link} is broken" for link, file in sorted(files.items()) if not file.exists()]
         size = page.stat().st_size + sum(files[link].stat().st_size for link in here.pictures & files.keys())

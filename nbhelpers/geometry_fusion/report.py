@@ -97,15 +97,20 @@ def telling_frames(comparison: Comparison, count: int = 1) -> list[int]:
 
 
 def curves(comparison: Comparison) -> str:
-    """IoU by frame of all arms, as SVG; frames on which the object has returned are shaded."""
+    """IoU by frame of all arms, as SVG in the text colour; frames on which the object has returned are shaded."""
     count = len(comparison.arms[0].masks)
     step = (WIDTH - 2 * MARGIN) / max(1, count - 1)
 
     def place(frame: float, value: float) -> str:
         return f"{MARGIN + frame * step:.1f},{HEIGHT - MARGIN - value * (HEIGHT - 2 * MARGIN):.1f}"
 
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-size="11">']
-    parts.append("<title>IoU by frame</title>")
+    parts, means = (
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" '
+            f'style="max-width:{WIDTH}px" fill="currentColor" font-family="sans-serif" font-size="11">'
+        ],
+        [],
+    )
     truth = comparison.truth
     for frame in truth.returns if truth is not None else ():
         x = MARGIN + (frame - 0.5) * step
@@ -119,10 +124,13 @@ def curves(comparison: Comparison) -> str:
     for number, arm in enumerate(comparison.arms):
         colour = COLOURS[number % len(COLOURS)]
         values = frame_ious(truth, arm) if truth is not None else dict(enumerate(arm.scores))
+        means.append(f"{arm.name} {np.mean(list(values.values())):.2f}")
         line = " ".join(place(frame, value) for frame, value in values.items())
         parts.append(f'<polyline points="{line}" stroke="{colour}" stroke-width="2" fill="none"/>')
         parts.append(f'<text x="{MARGIN + 150 * number}" y="16" fill="{colour}">{html.escape(arm.name)}</text>')
     what = "frame (shaded: the object has returned)" if truth is not None else "frame; confidence, no true masks given"
+    measure = "IoU" if truth is not None else "Confidence"
+    parts.insert(1, f"<title>{measure} by frame; means: {html.escape(', '.join(means))}</title>")
     parts.append(f'<text x="{WIDTH // 2 - 90}" y="{HEIGHT - 8}">{what}</text></svg>')
     return "\n".join(parts)
 

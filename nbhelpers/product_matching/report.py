@@ -327,7 +327,7 @@ class ProductReport:
             parts = ", ".join(f"{name} {value:.2f}" for name, value in detection.parts.items())
             crop = detection_crop(fit(load_image(result.photo), TABLE_PHOTO), detection, TABLE_CROP)
             rows.append(
-                f'<tr><td><img alt="" src="{png_url(crop)}"></td>'
+                f'<tr><td><img alt="candidate in {html.escape(result.photo.name)}" src="{png_url(crop)}"></td>'
                 f"<td>{html.escape(result.photo.name)}</td><td>{detection.score:.2f}</td>"
                 f"<td>{html.escape(detection.decision)}</td>"
                 f'<td style="text-align:left">{html.escape(detection.why)}</td>'

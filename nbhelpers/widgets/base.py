@@ -116,6 +116,10 @@ class SessionWidget(widgets.VBox):
         """What the widget shows as a picture, and in words; None where that would say nothing."""
         return None
 
+    def number_of(self, name: str) -> int | None:
+        """The number whose colour an object has; None while it has none."""
+        return self.session.objects.index(name)
+
     def close_parts(self) -> None:
         """Close what else the widget holds; called once, before it leaves the page."""
 
@@ -312,22 +316,26 @@ class ObjectRow(Row):
             self._shown = shown
             self.name.value = session.active
             self._delete.disabled = len(session.objects) == 1
-            self._chips.children = [*map(self.chip, range(len(session.objects)), session.objects), self.add]
+            self._chips.children = [*map(self.chip, session.objects), self.add]
 
     def shown(self) -> tuple:
         """All that the buttons depend on."""
-        return self._session.objects, self._session.active
+        objects = self._session.objects
+        return objects, self._session.active, tuple(map(self.owner.number_of, objects))
 
-    def chip(self, number: int, name: str) -> widgets.Widget:
+    def chip(self, name: str) -> widgets.Widget:
         """An object's button; the active one carries a pen."""
         active = name == self._session.active
         tooltip = "Clicks go to this object" if active else "Let clicks go to this object"
         chip = self.owner.button(
             name, tooltip, lambda: self._session.select(name), icon="pencil" if active else "", width="auto"
         )
-        chip.style.button_color = colour_of(number)
-        chip.style.text_color = text = text_on(colour_of(number))
-        chip.add_class(f"nbhelpers-{'black' if text == '#000000' else 'white'}-text")  # ipywidgets 7 has no text_color
+        number = self.owner.number_of(name)
+        if number is not None:
+            chip.style.button_color = colour_of(number)
+            chip.style.text_color = text = text_on(colour_of(number))
+            black = text == "#000000"
+            chip.add_class(f"nbhelpers-{'black' if black else 'white'}-text")  # ipywidgets 7 has no text_color
         chip.style.font_weight = "bold" if active else "normal"
         return chip
 

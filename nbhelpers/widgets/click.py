@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import fit
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE
+from nbhelpers.plots import PALETTE, THUMBNAIL, contrasting_colour
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.base import HistoryRow, ObjectRow, Panels, SessionWidget
 from nbhelpers.widgets.candidates import CandidateRow, Current
@@ -48,6 +50,7 @@ class ClickWidget(SessionWidget):
     def __init__(self, session: ClickSession, width: int = 1000):
         super().__init__(session, width, "nbhelpers-click")
         self._timing, self._encoded = "", False
+        self._colours: dict[str, str] = {}
         self.stage = Stage(self, width)
         self.stage.on_ready = self._encode
         self.pointer = Pointer(self.stage)
@@ -84,6 +87,20 @@ class ClickWidget(SessionWidget):
         objects = [name for name in self.session.objects if self.session.prediction(name) is not None]
         masks = f"the masks of {', '.join(objects)}" if objects else "no mask yet"
         return still_of(self.stage), f"The click widget: {self.session.name} with {masks}"
+
+    def number_of(self, name: str) -> int | None:
+        """The number of the colour of an object with a mask: it contrasts with what the mask covered at first."""
+        objects, session = self.session.objects, self.session
+        masked = {each: session.prediction(each) for each in objects}
+        self._colours = {each: own for each, own in self._colours.items() if masked.get(each) is not None}
+        if masked[name] is None:
+            return None
+        if name not in self._colours:
+            small = fit(session.image, THUMBNAIL)
+            height, width = session.size
+            mask = masked[name].view(session.candidate(name), (0, 0, width, height), small.shape[:2])
+            self._colours[name] = contrasting_colour(small, mask, [*self._colours.values()])
+        return PALETTE.index(self._colours[name]) + len(PALETTE) * objects.index(name)  # no two objects have one number
 
     def close_parts(self) -> None:
         """Close the canvas."""

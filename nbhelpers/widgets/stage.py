@@ -100,11 +100,11 @@ class Stage:
         """Number, whether it is active, and the visible part of each mask in canvas pixels."""
         (x0, y0, x1, y1), window = self.fine.placed()
         shown = []
-        for number, name in enumerate(self.session.objects):
+        for name in self.session.objects:
             prediction = self.session.prediction(name)
             if prediction is not None:
                 part = prediction.view(self.session.candidate(name), window, (y1 - y0, x1 - x0))
-                shown.append((number, name == self.session.active, part))
+                shown.append((self.owner.number_of(name), name == self.session.active, part))
         return shown
 
     def outlines(self) -> list[tuple[str, Bool[np.ndarray, "vh vw"]]]:

@@ -96,7 +96,7 @@ def lab_server(folder: Path, *, theme: str = "JupyterLab Light"):
 
 
 @contextlib.contextmanager
-def chromium(profile: Path, width: int = 1360, height: int = 1150):
+def chromium(profile: Path, width: int = 1400, height: int = 1150):
     """A page of a fresh headless Chromium."""
     from playwright.sync_api import expect, sync_playwright
 

@@ -9,6 +9,8 @@ from PIL import Image
 from playwright.sync_api import TimeoutError as PageTimeout
 from playwright.sync_api import expect
 
+from nbhelpers.plots import contrasting_colour, rgb
+
 CANVAS = "canvas.nbhelpers-canvas"
 GREY, RED, BLUE = (180, 180, 180), (200, 30, 30), (30, 30, 200)
 CELL = """
@@ -47,9 +49,14 @@ def near(colour, tolerance=3):
     return lambda rgba: rgba[3] == 255 and max(abs(a - b) for a, b in zip(rgba, colour, strict=False)) <= tolerance
 
 
-def tinted(colour):
-    """Half the orange of the first object over a colour."""
-    return near([(a + b) / 2 for a, b in zip(colour, (230, 159, 0), strict=True)], 4)
+def colour_on(colour, used=()):
+    """The colour of an object whose first mask covers this one."""
+    return contrasting_colour(np.full((9, 9, 3), colour, np.uint8), np.ones((9, 9), bool), used)
+
+
+def tinted(colour, first=None):
+    """Half the colour of an object over a colour, or over another one than its mask covered at ``first``."""
+    return near([(a + b) / 2 for a, b in zip(colour, rgb(colour_on(first or colour)), strict=True)], 4)
 
 
 def test_the_canvas_shows_the_photo_unstretched(notebook):
@@ -129,7 +136,7 @@ def test_a_marker_is_dragged_and_removed(notebook):
     notebook.drag((302, 338), (630, 300))
     notebook.eventually("len(session.log.events)", 3)
     assert notebook.value("session.prompts().points[0]") == pytest.approx((630, 300), abs=0.6)
-    notebook.wait_pixel(600, 260, tinted(BLUE))
+    notebook.wait_pixel(600, 260, tinted(BLUE, RED))
     notebook.press("Remove")
     notebook.click(632, 302)
     notebook.eventually("session.prompts().points", ())
@@ -173,7 +180,8 @@ def test_a_second_object_has_its_own_colour(notebook):
     notebook.press("Add")
     notebook.eventually("session.active", "object 2")
     notebook.click(630, 300)
-    notebook.wait_pixel(600, 260, near([(a + b) / 2 for a, b in zip(BLUE, (86, 180, 233), strict=True)], 4))
+    second = rgb(colour_on(BLUE, [colour_on(RED)]))
+    notebook.wait_pixel(600, 260, near([(a + b) / 2 for a, b in zip(BLUE, second, strict=True)], 4))
     assert tinted(RED)(notebook.pixel(230, 260))
 
 
@@ -335,7 +343,7 @@ def test_the_state_outlives_a_page_reload(notebook):
     notebook.wait_pixel(230, 260, tinted(RED))
     notebook.page.wait_for_selector("text=Mask 3: 0.95")
     notebook.click(630, 300)
-    notebook.wait_pixel(600, 260, tinted(BLUE))
+    notebook.wait_pixel(600, 260, tinted(BLUE, RED))
     assert notebook.value("session.segmenter.encoded") == notebook.value("encoded")
     notebook.press("Undo")
     notebook.wait_pixel(600, 260, near(BLUE))
@@ -351,7 +359,7 @@ def test_two_views_of_one_widget_show_the_same_and_both_take_clicks(lab):
     shown = f"(a) => ({both})(a).every(blue => Math.abs(blue - a[3]) <= 3)"
     two.page.wait_for_function(shown, arg=[CANVAS, 230, 260, RED[2]])
     canvases.nth(1).click(position={"x": 270, "y": 300})
-    two.page.wait_for_function(shown, arg=[CANVAS, 230, 260, RED[2] // 2])
+    two.page.wait_for_function(shown, arg=[CANVAS, 230, 260, (RED[2] + rgb(colour_on(RED))[2]) // 2])
     canvases.nth(0).click(position={"x": 300, "y": 260}, button="right")
     two.page.wait_for_function(shown, arg=[CANVAS, 230, 260, RED[2]])
     canvases.nth(1).click(position={"x": 240, "y": 340}, button="right")

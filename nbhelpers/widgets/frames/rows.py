@@ -203,13 +203,13 @@ class FrameObjectRow(ObjectRow):
         self.owner.stage.hidden &= {*self.owner.session.objects}
         return (*super().shown(), frozenset(self.owner.stage.hidden))
 
-    def chip(self, number: int, name: str) -> widgets.Widget:
+    def chip(self, name: str) -> widgets.Widget:
         """An object's button, and its eye."""
         hidden = name in self.owner.stage.hidden
         icon, tooltip = "eye-slash" if hidden else "eye", f"{'Show' if hidden else 'Hide'} {name}"
         eye = self.owner.button("", tooltip, lambda: self.toggle(name), icon=icon, width="36px")
         eye.style.button_color = "transparent"
-        return Row(super().chip(number, name), eye, wrap=False, grid_gap="0")
+        return Row(super().chip(name), eye, wrap=False, grid_gap="0")
 
     def toggle(self, name: str) -> None:
         """Show or hide an object."""
