@@ -104,6 +104,7 @@ class Job:
         session: of the opened files; None before.
         opening: whether other files are being opened, so that the session is not ready.
         files: the opened files.
+        changes: number of changes so far.
         state: values that JSON can hold, saved with the names of the files.
         notice: what the page says.
         progress: of the work; None when there is none.
@@ -127,6 +128,7 @@ class Job:
         self.room = folder / "work-0"
         self.session: Any = None
         self.opening = False
+        self.changes = 0
         self.files: list[Path] = []
         self.state: dict[str, Any] = {}
         self.notice = Notice(self.steps[0])
@@ -168,7 +170,7 @@ class Job:
         return load(task, None, None, self.models)
 
     def detector(self) -> Any:
-        """The detector that tells what a click means; False if it cannot be had."""
+        """The detector that finds the whole object of a click; False without its weights."""
         try:
             return self.load("detector")
         except NbHelpersError as error:
@@ -192,6 +194,7 @@ class Job:
 
     def changed(self) -> None:
         """Tell the page."""
+        self.changes += 1
         for listener in tuple(self._listeners):
             with contextlib.suppress(Exception):  # a page that is going away
                 listener()

@@ -105,6 +105,16 @@ class OnPage(SessionWidget):
     def _session_changed(self) -> None:
         self._bind(super()._session_changed)()
 
+    def show_tips(self, box: widgets.Widget | None = None) -> None:
+        """Give each box with one slider the slider's tip, which ipywidgets shows on descriptions alone."""
+        box = box or self
+        children = getattr(box, "children", ())
+        sliders = [child for child in children if hasattr(child, "readout")]
+        if len(sliders) == 1 and sliders[0].tooltip:
+            box.tooltip = sliders[0].tooltip
+        for child in children:
+            self.show_tips(child)
+
     def place_beside(self, *large: widgets.Widget) -> None:
         """Show some rows large, the others beside them; in the order of Tab the canvases stay last."""
         others = [row for row in self.children if row not in large]
@@ -116,6 +126,7 @@ class OnPage(SessionWidget):
         stage.layout.overflow = tools.layout.overflow = "visible"
         self.layout.flex_flow, self.layout.grid_gap = "row wrap", "16px"
         self.children = [tools, stage]
+        self.show_tips()
 
 
 class PageClick(OnPage, ClickWidget):
@@ -196,6 +207,7 @@ class PageGallery(OnPage, GalleryWidget):
         self.cards.layout.grid_template_columns = f"repeat(auto-fill, {CARD})"
         rows = [row for row in self.children if row is not self.threshold]
         self.children = [*rows, Panels(**{"How alike it must be": self.threshold})]  # few need it
+        self.show_tips()
 
     def score_text(self, result: MatchedPhoto | None) -> str:
         """The result of a photo in a few words."""
@@ -228,6 +240,7 @@ class PageViews(OnPage, ViewsWidget):
     def __init__(self, job: SceneTask):
         super().__init__(job, job.session, width=WIDTH)
         self.worst_button.description, self.worst_button.tooltip = "Most doubtful", "Show the photo to check first"
+        self.slider.tooltip = "The photo that is shown"
         self.place_beside(self.stage.screen.widget, self.status)
 
     def solve(self) -> None:

@@ -51,10 +51,14 @@ def Upload(label: str, accept: str, tip: str, disabled: bool = False, event_arri
 def use_changes(job: Job) -> None:
     """Draw a component again when its job changes."""
     _, tick = solara.use_state(0)
+    drawn = job.changes
 
     def listen() -> Callable[[], None]:
         bound = on_page()(lambda: tick(lambda count: count + 1))
-        return job.on_change(bound)
+        stop = job.on_change(bound)
+        if job.changes != drawn:  # since it was drawn
+            bound()
+        return stop
 
     solara.use_effect(listen, [job])
 
@@ -159,15 +163,16 @@ def Folder(job: Job):  # noqa: N802
             job.fail(error)
 
     with solara.Row(gap="12px", style="align-items: center"):
-        solara.InputText(
-            "or a folder on this computer",
-            value=path,
-            on_value=set_path,
-            continuous_update=True,
-            dense=True,
-            hide_details=True,
-            style="width: 260px",
-        )
+        with v.Html(tag="div", attributes={"title": "A folder of photos, or a clip, on this computer"}):
+            solara.InputText(
+                "or a folder on this computer",
+                value=path,
+                on_value=set_path,
+                continuous_update=True,
+                dense=True,
+                hide_details=True,
+                style="width: 260px",
+            )
         Button("Open", "Open the folder, or the file", opened, "mdi-folder-open", job.working or not path.strip())
 
 
@@ -244,15 +249,16 @@ def Phrase(job: SceneTask):  # noqa: N802
     use_changes(job)
     phrase, set_phrase = solara.use_state(job.phrase)
     with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center"):
-        solara.InputText(
-            "Look for, e.g. red chair behind the desk",
-            value=phrase,
-            on_value=set_phrase,
-            continuous_update=True,
-            dense=True,
-            hide_details=True,
-            style="width: 380px; max-width: 100%",
-        )
+        with v.Html(tag="div", attributes={"title": "What it is, and where it is if there are several"}):
+            solara.InputText(
+                "Look for, e.g. red chair behind the desk",
+                value=phrase,
+                on_value=set_phrase,
+                continuous_update=True,
+                dense=True,
+                hide_details=True,
+                style="width: 340px; max-width: 100%",
+            )
         tip = "Find what the words mean in all photos"
         Button("Find", tip, lambda: job.find(phrase), "mdi-magnify", job.working, primary=True)
         if phrase.strip():

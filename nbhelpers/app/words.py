@@ -113,6 +113,12 @@ PLAIN = {  # a message as a regular expression: what a page says instead
     r"Then find it in all views, and correct the least consistent view\.": (
         "Then press Find in all views, and correct where it is wrong."
     ),
+    r"the file does not name its photos: they were taken in the order given": (
+        "The file of camera positions does not name its photos; their order is used."
+    ),
+    r"After one click on a frame the masks that it may mean are here\.": (
+        "After one click on a frame, the outlines that it may mean are here."
+    ),
     # which mask a click means
     r"Mask (\d+): \d\.\d+": r"Outline \1",
     r"Predicted IoU [\d.]+": "Take this outline",

@@ -90,6 +90,11 @@ def visitor(server, browser_page):
     assert [url for url in asked if not url.startswith((server.url, f"blob:{server.url}", "data:"))] == []
 
 
+WITHOUT_TIP = """() => [...document.querySelectorAll(
+    "main :is(button, input, select, textarea, [role=slider]), nav :is(button, a)")]
+    .filter(each => each.checkVisibility() && !each.closest("[title]")).map(each => each.outerHTML.slice(0, 200))"""
+
+
 def upload(page, *paths):
     with page.expect_file_chooser() as choosing:
         page.click(".nbhelpers-upload")
@@ -164,6 +169,8 @@ def test_a_clip_is_followed_stopped_and_goes_on_after_the_server_was_killed(visi
     server.start()
     page.reload()
     told(page, "Followed through")
+    page.wait_for_selector(CANVAS)
+    assert page.evaluate(WITHOUT_TIP) == []
     archive = download(page)
     assert len([name for name in archive.namelist() if name.endswith(".png")]) == 12
 
@@ -195,6 +202,7 @@ def test_a_scene_from_photos_and_a_phrase_to_a_zip(visitor, samples):
     expect(page.locator(".nbhelpers-overview img")).to_have_count(5)
     assert "consistency" not in page.locator("main").inner_text()
     page.wait_for_selector(".nbhelpers-space iframe")
+    assert page.evaluate(WITHOUT_TIP) == []
     names = set(download(page).namelist())
     assert {"results.csv", "scene.ply", "scene.glb", "masks/view0.png", "alpha/view4.png"} <= names
 
