@@ -235,6 +235,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(make, monkeypatch):
         assert (
             finished(job).notice.error and "disk is full" in job.notice.text and "make room" in job.notice.text.lower()
         )
+        assert job.notice.details and str(job.folder.parent) not in " ".join(job.notice.details)
     assert job.session.masks() and job.download.path.read_bytes() == before
     assert [path.name for path in job.download.path.parent.iterdir()] == ["photo.zip"]
     job.pack()

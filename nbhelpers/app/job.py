@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
 import threading
 import time
@@ -214,7 +215,8 @@ class Job:
         details = [
             f"{name}: {value}" for name, value in (("given", error.given), ("expected", error.expected)) if value
         ]
-        self.say(text, details, error=True)
+        own = f"{self.folder.parent}{os.sep}"  # a visitor need not know where the server keeps files
+        self.say(text, [line.replace(own, "") for line in details], error=True)
 
     def open(self, files: Sequence[Path]) -> None:
         """Open uploaded files, or those of a folder; the page shows what comes of it."""

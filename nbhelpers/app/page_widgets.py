@@ -13,6 +13,7 @@ from traitlets import Undefined
 
 from nbhelpers.app.jobs import ClipTask, PhotoTask, ProductTask, SceneTask
 from nbhelpers.app.words import plain
+from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
 from nbhelpers.product_matching.report import Detection, MatchedPhoto
 from nbhelpers.segment import ClickSession
@@ -98,9 +99,9 @@ class OnPage(SessionWidget):
         return plain(message)
 
     def fail(self, error: BaseException) -> None:
-        """Put an error into the status line, unless the page is closed."""
+        """Put an error into the status line, without paths of the server, unless the page is closed."""
         if self.comm is not None:
-            super().fail(error)
+            super().fail(NbHelpersError(error.what, do=error.do) if isinstance(error, NbHelpersError) else error)
 
     def _session_changed(self) -> None:
         self._bind(super()._session_changed)()
