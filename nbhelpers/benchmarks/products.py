@@ -92,10 +92,15 @@ def sample_cut_outs(segmenter) -> list[CutOut]:
     for name, (frame, box) in CUT_OUT_FRAMES.items():
         photo = _frame(sample(name), frame)
         found.append(CutOut(name.partition(".")[0], photo, _cut(segmenter, photo, box)))
+    return [*found, quokka_cut_out()]
+
+
+def quokka_cut_out() -> CutOut:
+    """The quokka with its true outline, which needs no segmenter."""
     photo = load_image(sample("quokka"))
     outline = json.loads(Path(sample("quokka_annotations.json")).read_text())["polygons"][0]["keypoints"]
     points = [(point["x"], point["y"]) if isinstance(point, dict) else tuple(point) for point in outline]
-    return [*found, CutOut("quokka", photo, polygon_mask(points, photo.shape[:2]))]
+    return CutOut("quokka", photo, polygon_mask(points, photo.shape[:2]))
 
 
 def backgrounds(files: Sequence[Path]) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.lazy import needs
 from nbhelpers.core.masks import intersections, iou_matrix
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Detector, Segmenter
@@ -30,6 +31,7 @@ def use_detector(detector: Detector | bool) -> Detector | None:
     from nbhelpers.models.load import load
 
     try:
+        needs("text", "supervision")  # an installation for clicks alone goes on without
         return load("detector")
     except NbHelpersError as error:
         log.warning("a click is what the model recommends, without a detector: %s", error.what)
