@@ -70,7 +70,7 @@ def contrasting_colour(
     """
     used = used[len(used) // len(PALETTE) * len(PALETTE) :]
     free = [colour for colour in PALETTE if colour not in used] or list(PALETTE)
-    lab = dict(zip(PALETTE, _lab(np.array([*map(rgb, PALETTE)], np.uint8)), strict=True))
+    lab: dict[str, np.ndarray] = dict(zip(PALETTE, _lab(np.array([*map(rgb, PALETTE)], np.uint8)), strict=True))
     avoided = [lab[colour] for colour in used]
     if mask.any():
         avoided.append(np.median(_lab(image[mask]), axis=0))

@@ -173,8 +173,9 @@ def draw_still(figure: Figure) -> StillFigure:
 
     still = StillFigure(figsize=(STILL_WIDTH, (figure.layout.height or 560) / DPI), dpi=DPI)
     FigureCanvasAgg(still)
-    axes = still.add_axes((0, 0, 1, 1), projection="3d")
-    for trace in figure.data:
+    axes: Any = still.add_axes((0, 0, 1, 1), projection="3d")  # Matplotlib declares the axes of two dimensions
+    traces: Any = figure.data
+    for trace in traces:
         x, y, z = (np.asarray(trace[axis], float) for axis in "xyz")
         label = trace.name if trace.showlegend is not False else "_"  # Matplotlib leaves it out of the legend
         if trace.mode == "markers":
