@@ -408,11 +408,13 @@ def test_a_notebook_is_run_with_a_line_for_each_cell_and_kept_as_it_ran(home):
 def test_its_page_has_still_pictures_in_place_of_widgets(home):
     pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
     view = '{"model_id": "gone", "version_major": 2, "version_minor": 0}'
-    show = f'display({{"application/vnd.jupyter.widget-view+json": {view}, "image/png": "{pixel}"}}, raw=True)'
+    data = f'{{"application/vnd.jupyter.widget-view+json": {view}, "image/png": "{pixel}"}}'
+    show = f'display({data}, metadata={{"image/png": {{"alt": "one <pixel>"}}}}, raw=True)'
     done, folder = run_tool(home, show)
     assert done.returncode == 0, done.stderr
     page = (folder / "small.html").read_text(encoding="utf-8")
     assert f'src="data:image/png;base64,{pixel}"' in page and "output_widget_view" not in page
+    assert 'alt="one &lt;pixel&gt;"' in page
     assert len(nbformat.read(folder / "small.ipynb", as_version=4).cells[1].outputs[0].data) == 2
 
 

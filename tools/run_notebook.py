@@ -6,6 +6,7 @@ writes `outputs/00_start_here/00_start_here.ipynb` and `.html`. The notebook its
 """
 
 import argparse
+import html
 import re
 import sys
 import time
@@ -18,7 +19,6 @@ from nbconvert import HTMLExporter
 
 from nbhelpers.core.files import outputs_dir, write_text
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -76,12 +76,17 @@ def run(path: Path, timeout: int) -> int:
 
 
 def stilled(notebook):
-    """A copy with still pictures in place of widgets, which a page without a kernel cannot show."""
+    """A copy for a page without a kernel: pictures with their descriptions, which nbconvert drops, and no widgets."""
     copy = nbformat.from_dict(notebook)
     copy.metadata.pop("widgets", None)
     for output in (output for cell in copy.cells for output in cell.get("outputs", ())):
-        if any(kind.startswith("image/") for kind in output.get("data", {})):
-            output.data.pop(WIDGET, None)
+        kind = next((kind for kind in ("image/png", "image/jpeg") if kind in output.get("data", {})), None)
+        if kind is not None:
+            about = output.metadata.get(kind, {})
+            size = "".join(f' {side}="{about[side]}"' for side in ("width", "height") if side in about)
+            alt = html.escape(about.get("alt", "figure"))
+            picture = output.data[kind].replace("\n", "")
+            output.data = {"text/html": f'<img src="data:{kind};base64,{picture}" alt="{alt}"{size}>'}
     return copy
 
 
