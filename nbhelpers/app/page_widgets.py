@@ -18,6 +18,7 @@ from nbhelpers.core.lazy import needs
 from nbhelpers.product_matching.report import Detection, MatchedPhoto
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.base import Panels, SessionWidget
+from nbhelpers.widgets.candidates import Current
 from nbhelpers.widgets.click import ClickWidget
 from nbhelpers.widgets.frames import FramesWidget
 from nbhelpers.widgets.frames.strip import legend_html
@@ -186,6 +187,10 @@ class PageFrames(OnPage, FramesWidget):
         """The state of the active object on the current frame."""
         state = self.session.state()
         return f"Frame {self.session.frame}: {self.session.active}: {FRAME_STATES.get(state, state)}"
+
+    def current_candidates(self) -> Current | None:
+        """None while the job uses the tracker."""
+        return None if self.job.working else super().current_candidates()
 
     def show_progress(self) -> None:
         """Show the frame that was tracked last, unless the visitor looks at another one."""

@@ -57,7 +57,7 @@ class ClickWidget(SessionWidget):
         self.modes = ModeRow(self, self.pointer)
         self.history = HistoryRow(self, session.clear, "this object")
         empty = "After a click the candidate masks are here, each with its predicted IoU."
-        self.objects, self.candidates = ObjectRow(self), CandidateRow(self, self._candidates, empty)
+        self.objects, self.candidates = ObjectRow(self), CandidateRow(self, self.current_candidates, empty)
         self.zoom, self.files, self.exact = ZoomRow(self, self.stage), SaveRow(self), ExactPanel(self)
         self.keys_of |= {"Tab": self.stage.screen.blur, "Escape": self.stage.screen.blur}
         steps = Row(self.modes, space(), self.history)
@@ -115,7 +115,7 @@ class ClickWidget(SessionWidget):
             if self.session.seconds != before:
                 self._show_time(time.perf_counter() - started)
 
-    def _candidates(self) -> Current | None:
+    def current_candidates(self) -> Current | None:
         """What `CandidateRow` shows."""
         prediction, chosen = self.session.prediction(), self.session.candidate()
         return None if prediction is None or chosen is None else (self.session.image, prediction, chosen)

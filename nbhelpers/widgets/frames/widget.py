@@ -104,7 +104,7 @@ class FramesWidget(SessionWidget):
         self.time, self.tracking = TimeRow(self), TrackRow(self, self.brush)
         self.objects, self.zoom, self.display = FrameObjectRow(self), ZoomRow(self, self.stage), DisplayRow(self)
         empty = "After one click on a frame the masks that it may mean are here."
-        self.candidates = CandidateRow(self, self._candidates, empty, "H")
+        self.candidates = CandidateRow(self, self.current_candidates, empty, "H")
         self.matte, self.export = MattePanel(self), ExportPanel(self)
         panels = Panels(Matte=self.matte, Export=self.export, Keys=widgets.HTML(_keys_html()))
         self._add_keys()
@@ -156,7 +156,7 @@ class FramesWidget(SessionWidget):
             yield
             self.stage.raise_unreadable()
 
-    def _candidates(self) -> Current | None:
+    def current_candidates(self) -> Current | None:
         """What `CandidateRow` shows; only on frames whose embedding a click has computed, and not while they pass."""
         session = self.session
         if session.frame not in self._encoded or self.time.playing or self.work.running:
