@@ -46,7 +46,7 @@ class CandidateRow(Row):
     def refresh(self) -> None:
         """Show the candidates of the active object's prompts."""
         current = self._current()
-        shown = None if current is None else (id(current[0]), current[1].logits.tobytes(), current[2])
+        shown = None if current is None else (current[1].logits.tobytes(), current[2])
         if shown == self._shown:
             return
         self._shown = shown
