@@ -22,10 +22,10 @@ from nbhelpers.segment import ClickSession
 
 
 class MaskSegmenter(FakePointSegmenter):
-    """Predicts a mask prompt as it is."""
+    """Predicts a mask prompt as it is; the logits of an earlier mask change nothing."""
 
     def predict(self, embedding, prompt):
-        if prompt.mask is not None:
+        if prompt.mask is not None and prompt.mask.dtype == bool:
             return Prediction.of_mask(prompt.mask)
         return super().predict(embedding, prompt)
 
