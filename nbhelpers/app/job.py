@@ -170,14 +170,6 @@ class Job:
 
         return load(task, None, None, self.models)
 
-    def detector(self) -> Any:
-        """The detector that finds the whole object of a click; False without its weights."""
-        try:
-            return self.load("detector")
-        except NbHelpersError as error:
-            log.warning("a click is what the model recommends: %s", error)
-            return False
-
     @property
     def is_open(self) -> bool:
         """Whether files were opened."""
@@ -396,14 +388,12 @@ class Job:
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:
-        """Show how work ended."""
+        """Show how work ended; only then it is no longer under way."""
         try:
             yield
         except StopWorkError:
-            self.progress = None
             self.say("Stopped. What was finished is kept.")
         except Exception as error:
-            self.progress = None
             self.fail(error)
         finally:
             self.progress = None

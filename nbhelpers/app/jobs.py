@@ -19,6 +19,7 @@ from nbhelpers.core.images import image_size, save_image
 from nbhelpers.core.promptlog import PromptLog
 from nbhelpers.core.scenes.files import read_scene
 from nbhelpers.core.video import Frames
+from nbhelpers.models.whole import use_detector
 from nbhelpers.multiview.pipeline import MultiviewSegmenter
 from nbhelpers.multiview.referring import parse_phrase
 from nbhelpers.multiview.results import MultiviewResult, save_result
@@ -120,7 +121,7 @@ class PhotoTask(Job):
         segmenter = self.load("segmenter")
         self.report(0, 1, "Looking at the photo")
         log = PromptLog.open(prompts) if prompts.is_file() else None
-        session = ClickSession(path, segmenter, log=log, detector=self.detector())
+        session = ClickSession(path, segmenter, log=log, detector=use_detector(True, self.load) or False)
         session.encode()
 
         def changed() -> None:
@@ -173,7 +174,11 @@ class ClipTask(Job):
         tracker = self.load("tracker")
         self.report(0, 1, "Opening the clip")
         session = RotoSession(
-            frames, tracker, project=self.room / "project", name=files[0].stem, detector=self.detector()
+            frames,
+            tracker,
+            project=self.room / "project",
+            name=files[0].stem,
+            detector=use_detector(True, self.load) or False,
         )
         session.on_change(self.outdate)
         self.session, self.frame = session, None

@@ -143,6 +143,21 @@ def _start_over(visit: Visit, job: Job) -> None:
 
 
 @solara.component
+def Text(label: str, tip: str, value: str, on_value: Callable[[str], None], width: int):  # noqa: N802
+    """A field for text with a tip, so many pixels wide where the page is."""
+    with v.Html(tag="div", attributes={"title": tip}):
+        solara.InputText(
+            label,
+            value=value,
+            on_value=on_value,
+            continuous_update=True,
+            dense=True,
+            hide_details=True,
+            style=f"width: {width}px; max-width: 100%",
+        )
+
+
+@solara.component
 def Folder(job: Job):  # noqa: N802
     """A field for a folder on this computer; only where the page is served to it alone."""
     path, set_path = solara.use_state("")
@@ -163,16 +178,7 @@ def Folder(job: Job):  # noqa: N802
             job.fail(error)
 
     with solara.Row(gap="12px", style="align-items: center"):
-        with v.Html(tag="div", attributes={"title": "A folder of photos, or a clip, on this computer"}):
-            solara.InputText(
-                "or a folder on this computer",
-                value=path,
-                on_value=set_path,
-                continuous_update=True,
-                dense=True,
-                hide_details=True,
-                style="width: 260px",
-            )
+        Text("or a folder on this computer", "A folder of photos, or a clip, on this computer", path, set_path, 260)
         Button("Open", "Open the folder, or the file", opened, "mdi-folder-open", job.working or not path.strip())
 
 
@@ -249,16 +255,8 @@ def Phrase(job: SceneTask):  # noqa: N802
     use_changes(job)
     phrase, set_phrase = solara.use_state(job.phrase)
     with solara.Row(gap="12px", style="flex-wrap: wrap; align-items: center"):
-        with v.Html(tag="div", attributes={"title": "What it is, and where it is if there are several"}):
-            solara.InputText(
-                "Look for, e.g. red chair behind the desk",
-                value=phrase,
-                on_value=set_phrase,
-                continuous_update=True,
-                dense=True,
-                hide_details=True,
-                style="width: 340px; max-width: 100%",
-            )
+        text = "Look for, e.g. red chair behind the desk"
+        Text(text, "What it is, and where it is if there are several", phrase, set_phrase, 340)
         tip = "Find what the words mean in all photos"
         Button("Find", tip, lambda: job.find(phrase), "mdi-magnify", job.working, primary=True)
         if phrase.strip():

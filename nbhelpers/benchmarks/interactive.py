@@ -72,6 +72,8 @@ class Clicks:
                 given=f"candidate {self.candidate}, jitter {self.jitter}, most {self.most}",
                 expected=f"candidate {', '.join(CANDIDATES)}; jitter from 0, most from 1",
             )
+        if self.feedback and self.candidate != "model":
+            raise NbHelpersError("a session gives masks back by itself", given=self.candidate, do="leave out feedback")
 
     def names(self) -> list[str]:
         """The photos."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -24,15 +26,20 @@ MIN_AGREEMENT = 0.5  # IoU of a candidate with the mask of a box, from which the
 WEIGHT = 2.5
 
 
-def use_detector(detector: Detector | bool) -> Detector | None:
-    """The detector of a session: as given; True: from `nbhelpers.load`, None with a warning if there is none."""
+def use_detector(detector: Detector | bool, load: Callable[[str], Any] | None = None) -> Detector | None:
+    """The detector of a session: as given; True: by ``load``, None with a warning if there is none.
+
+    Args:
+        detector: see above.
+        load: loads the model of a task; by default `nbhelpers.load`.
+    """
     if detector is not True:
         return detector or None
-    from nbhelpers.models.load import load
+    from nbhelpers.models.load import load as any_model
 
     try:
         needs("text", "supervision")  # an installation for clicks alone goes on without
-        return load("detector")
+        return (load or any_model)("detector") or None
     except NbHelpersError as error:
         log.warning("a click is what the model recommends, without a detector: %s", error.what)
         return None

@@ -172,7 +172,7 @@ class TrackerSync:
 
     def whole(self, frame: int, point: tuple[float, float], detector: Detector) -> int | None:
         """Index of the candidate that is a whole object under a click; None if it is the tracker's choice."""
-        plain = self.tracker.candidates(self.state, frame, point)
+        plain = self.candidates(frame, ObjectPrompts((point,), (INCLUDE,)))
         boxes = detect_objects(detector, self._frames[frame])
         chosen = self.tracker.candidates(self.state, frame, point, boxes).choice if len(boxes) else plain.choice
         return None if chosen == plain.choice else chosen
