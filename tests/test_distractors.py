@@ -104,9 +104,9 @@ def test_an_exchange_is_probable_where_two_things_are_expected_at_one_place():
 def test_touching_masks():
     a, b = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
     a[5:10, 5:10], b[5:10, 20:25] = True, True
-    assert not touches(a, [b], 4)
-    assert touches(a, [b], 8)
-    assert not touches(a, [], 8)
+    assert not touches(a, [b], 6)
+    assert touches(a, [b], 12)
+    assert not touches(a, [], 12)
 
 
 def test_a_far_piece_is_no_part_of_the_object_and_a_near_one_is():

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 MAX_PAST = 24  # frames from which a position is predicted
-MEASURED, MEASURED_TOUCHING = 0.05, 0.2  # standard deviation of a measured position, of the object's size
-ACCELERATION = 0.04  # standard deviation of the change of velocity from frame to frame, of the object's size
+MEASURED, MEASURED_TOUCHING = 0.05, 0.15  # standard deviation of a measured position, of the object's size
+ACCELERATION = 0.06  # standard deviation of the change of velocity from frame to frame, of the object's size
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 
+from nbhelpers.core.lazy import needs
 from nbhelpers.core.masks import box_of, components, distance_to
 from nbhelpers.models.expectation import Expectation, Place, expect, place_of
 from nbhelpers.models.label_propagation.decoding import map_logits, prompt_variants, soft_iou
@@ -32,6 +33,7 @@ from nbhelpers.models.label_propagation.votes import (
 from nbhelpers.models.protocols import FeatureSegmenter
 from nbhelpers.models.values import Embedding
 
+FIT_PASSES = 2
 FIT_WEIGHT = 10.0  # of the fraction of a shape that fits, in the log probability of its place
 MIN_VOTE = 0.1  # of a cell, below which it belongs to no instance
 MIN_AGREEMENT = 0.3  # IoU of the decoder's mask of a distractor with its map, below which the map is taken
@@ -163,45 +165,84 @@ def fit_centers(votes: Float[np.ndarray, "s s"], instances: Sequence[Instance]) 
     """Where the instances are: each one's last shape is shifted, within what is expected, to fit the votes.
 
     A shape fits well where its cells are voted for and no other instance has them; where another one is, it may be
-    hidden. The instances whose place is known best come first.
+    hidden. The instances whose place is known best come first. In further passes each is fitted anew, now that the
+    places of all others are known. After each pass the places are assigned to the instances that are expected there
+    (Kuhn 1955, doi 10.1002/nav.3800020109), since shapes that look the same fit each other's places.
 
     Args:
         votes: that a cell belongs to any of the instances.
         instances: as they are expected.
     """
     side = len(votes) // 2
-    free = np.where(resize_map(votes, side) > 0.5, np.float32(1), np.float32(-1))
-    centers = [each.expected.center for each in instances]
-    for number in sorted(range(len(instances)), key=lambda index: instances[index].expected.spread):
-        expected, mask = instances[number].expected, instances[number].masks.get(instances[number].expected.seen)
-        if mask is None:
-            continue
-        shape = (resize_map(mask.astype(np.float32), side) > 0.5).astype(np.float32)
-        if (box := box_of(shape > 0)) is None:
-            continue
-        x0, y0, x1, y1 = box
-        there = instances[number].places[expected.seen].center
-        dx, dy = ((np.array(expected.center) - np.array(there)) / 2).tolist()
-        spread = expected.spread / 2 + 0.5
-        reach = min(int(np.ceil(3 * spread)) + 1, side)
-        left, top = round(dx) - reach + x0, round(dy) - reach + y0
-        padded = cv2.copyMakeBorder(free, 2 * side, 2 * side, 2 * side, 2 * side, cv2.BORDER_CONSTANT, value=0)
-        window = padded[top + 2 * side : top + y1 - y0 + 2 * reach + 2 * side, left + 2 * side :][
-            :, : x1 - x0 + 2 * reach
-        ]
-        if window.shape[0] < y1 - y0 or window.shape[1] < x1 - x0:
-            continue
-        fits = cv2.matchTemplate(window, shape[y0:y1, x0:x1], cv2.TM_CCORR) / shape.sum()
-        rows, columns = np.mgrid[: fits.shape[0], : fits.shape[1]]
-        shift_x, shift_y = columns + round(dx) - reach, rows + round(dy) - reach
-        away = ((shift_x - dx) ** 2 + (shift_y - dy) ** 2) / spread**2
-        best = np.unravel_index((FIT_WEIGHT * fits - away / 2).argmax(), fits.shape)
-        moves = float(shift_x[best]), float(shift_y[best])
-        centers[number] = there[0] + 2 * moves[0], there[1] + 2 * moves[1]
-        move = np.array([[1, 0, moves[0]], [0, 1, moves[1]]], np.float32)
-        claimed = cv2.warpAffine(shape, move, (side, side), flags=cv2.INTER_NEAREST) > 0
-        free[claimed & (free > 0)] = 0
-    return centers
+    voted = resize_map(votes, side) > 0.5
+    centers = np.array([each.expected.center for each in instances], float)
+    shapes = {number: shape for number, each in enumerate(instances) if (shape := _last_shape(each, side)) is not None}
+    spreads = np.array([each.expected.spread for each in instances])
+    claimed = {number: np.zeros_like(voted) for number in shapes}
+    for _ in range(FIT_PASSES):
+        for number in sorted(shapes, key=lambda index: spreads[index]):
+            taken = np.any([cells for other, cells in claimed.items() if other != number] or [~voted], axis=0)
+            free = np.where(voted, np.where(taken, 0, 1), -1).astype(np.float32)
+            centers[number] = _fit_center(free, shapes[number], instances[number])
+            claimed[number] = _shifted(shapes[number], instances[number], centers[number])
+        own = np.array(sorted(shapes), int)
+        expected = np.array([instances[number].expected.center for number in own])
+        away = ((expected[:, None] - centers[own]) ** 2).sum(2) / spreads[own, None] ** 2
+        centers[own] = centers[own[_assign(away)]]
+        claimed = {number: _shifted(shapes[number], instances[number], centers[number]) for number in shapes}
+    return [(x, y) for x, y in centers.tolist()]
+
+
+def _last_shape(instance: Instance, side: int) -> Bool[np.ndarray, "h h"] | None:
+    """The mask of the last frame on which the instance was alone, on a grid of half the cells; None if it is empty."""
+    mask = instance.masks.get(instance.expected.seen)
+    shape = None if mask is None else resize_map(mask.astype(np.float32), side) > 0.5
+    return shape if shape is not None and shape.any() else None
+
+
+def _fit_center(
+    free: Float32[np.ndarray, "h h"], shape: Bool[np.ndarray, "h h"], instance: Instance
+) -> tuple[float, float]:
+    """Where a shape fits best within what is expected.
+
+    Args:
+        free: 1 where a cell is voted for, 0 where another instance has it, -1 elsewhere.
+        shape: see `_last_shape`.
+        instance: its place on that frame, and where it is expected.
+    """
+    side, there = len(free), instance.places[instance.expected.seen].center
+    x0, y0, x1, y1 = box_of(shape) or (0, 0, side, side)
+    dx, dy = ((np.array(instance.expected.center) - np.array(there)) / 2).tolist()
+    spread = instance.expected.spread / 2 + 0.5
+    reach = min(int(np.ceil(3 * spread)) + 1, side)
+    left, top = round(dx) - reach + x0 + 2 * side, round(dy) - reach + y0 + 2 * side
+    padded = cv2.copyMakeBorder(free, *[2 * side] * 4, cv2.BORDER_CONSTANT, value=0)
+    window = padded[max(0, top) : top + y1 - y0 + 2 * reach, max(0, left) : left + x1 - x0 + 2 * reach]
+    if window.shape != (y1 - y0 + 2 * reach, x1 - x0 + 2 * reach):  # expected far outside the frame
+        return instance.expected.center
+    fits = cv2.matchTemplate(window, shape[y0:y1, x0:x1].astype(np.float32), cv2.TM_CCORR) / np.count_nonzero(shape)
+    rows, columns = np.mgrid[: fits.shape[0], : fits.shape[1]]
+    shift_x, shift_y = columns + round(dx) - reach, rows + round(dy) - reach
+    away = ((shift_x - dx) ** 2 + (shift_y - dy) ** 2) / spread**2
+    best = np.unravel_index((FIT_WEIGHT * fits - away / 2).argmax(), fits.shape)
+    return there[0] + 2 * float(shift_x[best]), there[1] + 2 * float(shift_y[best])
+
+
+def _shifted(
+    shape: Bool[np.ndarray, "h h"], instance: Instance, center: Float[np.ndarray, " 2"]
+) -> Bool[np.ndarray, "h h"]:
+    """A shape moved from where it was seen to a centre."""
+    dx, dy = (center - np.array(instance.places[instance.expected.seen].center)) / 2
+    move = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
+    return cv2.warpAffine(shape.astype(np.uint8), move, shape.shape[::-1], flags=cv2.INTER_NEAREST) > 0
+
+
+def _assign(cost: Float[np.ndarray, "n n"]) -> Int[np.ndarray, " n"]:
+    """The column of each row, with the least sum."""
+    needs("video", "scipy")
+    from scipy.optimize import linear_sum_assignment
+
+    return linear_sum_assignment(cost)[1]
 
 
 def _moved(

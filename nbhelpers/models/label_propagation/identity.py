@@ -109,15 +109,15 @@ def _misfit(expected: Expectation, found: Place, error: float) -> float:
     return float(away.sum() / (expected.spread**2 + error**2))
 
 
-def touches(mask: Bool[np.ndarray, "s s"], others: Sequence[Bool[np.ndarray, "s s"]], cell: float) -> bool:
-    """Whether a mask is within `TOUCHING` coarse cells of another one.
+def touches(mask: Bool[np.ndarray, "s s"], others: Sequence[Bool[np.ndarray, "s s"]], reach: float) -> bool:
+    """Whether a mask is near another one.
 
     Args:
         mask: of an instance.
         others: masks of other instances.
-        cell: cells of the masks' grid in a coarse cell.
+        reach: the largest distance that is near, in cells of the masks' grid; `TOUCHING` coarse cells for a touch.
     """
     if not mask.any() or not len(others):
         return False
     away = distance_to(mask)
-    return any(bool((away[other] <= TOUCHING * cell).any()) for other in others if other.any())
+    return any(bool((away[other] <= reach).any()) for other in others if other.any())

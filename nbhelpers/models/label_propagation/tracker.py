@@ -44,7 +44,7 @@ from nbhelpers.models.label_propagation.distractors import (
     separate,
     strays,
 )
-from nbhelpers.models.label_propagation.identity import MAX_DISTRACTORS, exchange_probability, touches
+from nbhelpers.models.label_propagation.identity import MAX_DISTRACTORS, TOUCHING, exchange_probability, touches
 from nbhelpers.models.label_propagation.track import Anchor, Track, with_prefix
 from nbhelpers.models.label_propagation.votes import (
     FeatureMaps,
@@ -68,6 +68,7 @@ MAX_RECENT = 4  # tracked frames that vote
 MAX_ANCHORS = 4  # prompted frames that vote: the nearest in time
 MIN_SIMILARITY = 2 / 3  # below which the mask shows another object: the object is gone
 MIN_AREA = 0.02  # of the area on the nearest prompted frame, below which the object is gone
+NEAR = 0.5  # of a distractor's size: the distance to another instance from which its outline is decoded
 CACHE_SIZE = 8  # embeddings, 17 MB each
 LEVEL_NAMES = ("image_embed", "high_res_feats_1", "high_res_feats_0")  # in saved memory, the coarsest first
 
@@ -347,7 +348,7 @@ class LabelPropagation(ClipTracker):
         if inside.sum() < MIN_AREA * track.anchors[anchors[0]].area:
             return None, 1 - decoded.agreement, None
         alone = not touches(
-            inside > 0, [distractor > 0 for _, distractor in distractors], len(inside) / maps[0].shape[0]
+            inside > 0, [distractor > 0 for _, distractor in distractors], TOUCHING * len(inside) / maps[0].shape[0]
         )
         here = place_of(inside > 0, alone)
         if here is None:
@@ -383,7 +384,8 @@ class LabelPropagation(ClipTracker):
                 continue
             logits = np.where(anchor.inside, -CERTAIN_LOGIT, logits)
             distractors.append(Distractor())
-            distractors[-1].put(frame, logits, not touches(logits > 0, [anchor.inside], len(mask) / maps[0].shape[0]))
+            reach = TOUCHING * len(mask) / maps[0].shape[0]
+            distractors[-1].put(frame, logits, not touches(logits > 0, [anchor.inside], reach))
         track.anchors[frame] = replace(anchor, distractors=distractors, marked_similar=frozenset(marked_similar))
         if distractors or marked_similar:
             self._remember_distractors(state, track, frame)
@@ -441,12 +443,19 @@ class LabelPropagation(ClipTracker):
         if len(instances) > 1:
             shares, centers = separate(maps, state.means, votes, instances, memory)
         probability, out = votes * shares[0], []
-        found = [decode_distractor(self.segmenter, embedding, votes * share) for share in shares[1 : 1 + len(known)]]
+        voted = [votes * share > 0.5 for share in shares]
+        found = []
+        for number, (_, instance) in enumerate(known, 1):
+            near = touches(voted[number], voted[:number] + voted[number + 1 :], NEAR * instance.expected.area**0.5)
+            # the outline is needed where instances meet; elsewhere the map tells where the distractor is
+            decoded = decode_distractor(self.segmenter, embedding, votes * shares[number]) if near else None
+            found.append(map_logits(votes * shares[number]) if decoded is None and voted[number].any() else decoded)
         masks = [probability > 0.5, *(each > 0 for each in found if each is not None)]
+        reach = TOUCHING * len(votes) / maps[0].shape[0]
         for (distractor, instance), logits, center in zip(known, found, centers[1:], strict=False):
             if logits is not None:
-                inside, cell = logits > 0, len(votes) / maps[0].shape[0]
-                alone = not touches(inside, [each for each in masks if not np.array_equal(each, inside)], cell)
+                inside = logits > 0
+                alone = not touches(inside, [each for each in masks if not np.array_equal(each, inside)], reach)
                 distractor.put(frame, logits, alone, center)
                 out.append((instance, distractor.masks[frame]))
         # other prompted objects have their own masks; here only where they touch counts
