@@ -752,7 +752,55 @@ def test_a_box_finds_what_the_text_encoder_does_not_know():
     boxes = [prompt for prompt in found.prompts if prompt.box is not None]
     assert len(boxes) == 2 and all(prompt.candidate == 0 and prompt.region == -1 for prompt in boxes)
     assert found.summary()["evidence"] == {"detector": 2} and found.models[-1] == "fake-detector"
-    assert not detect(["ball", "box"], {"ball": 0.3}, encoder=BlindTextEncoder()).mask("ball").any()
+    assert not detect(["ball", "box"], {"ball": 0.12}, encoder=BlindTextEncoder()).mask("ball").any()
+
+
+class Sure(FakeDetector):
+    """Its boxes have the given scores in turn."""
+
+    def __init__(self, scores, turns):
+        super().__init__(scores)
+        self.turns = turns
+
+    def detect(self, image, names, min_score=0.1):
+        found = super().detect(image, names, min_score)
+        found.confidence = np.array([self.turns[own].pop(0) for own in found.data["detected"]], np.float32)
+        return found
+
+
+@pytest.mark.parametrize(("turns", "count"), [([0.3, 0.28], 2), ([0.3, 0.16], 1), ([0.9, 0.4], 1), ([0.9, 0.6], 2)])
+def test_a_word_without_a_sure_box_takes_the_best_ones(turns, count):
+    detector = Sure({"ball": 1.0}, {"ball": list(turns)})
+    found = segment(
+        scene(), ["ball", "box"], segmenter=FloodSegmenter(), text_encoder=BlindTextEncoder(), detector=detector
+    )
+    assert sum(name.startswith("ball") for name in found.names) == count
+
+
+def test_a_word_that_is_asked_for_comes_before_one_that_is_not():
+    class Both(FakeDetector):
+        """Takes each ball for a box as well, and more so."""
+
+        def detect(self, image, names, min_score=0.1):
+            ball = super().detect(image, names, min_score)
+            box = ball[:]
+            box.confidence, box.class_id = ball.confidence + np.float32(0.2), np.full(len(ball), -1)
+            box.data = {key: np.full(len(ball), "box") for key in ball.data}
+            import supervision
+
+            return supervision.Detections.merge([box, ball])
+
+    def names(words):
+        detector = Both({"ball": 0.6})
+        detector.classes = lambda asked: [
+            tuple({name} & {"ball", "box"}) for name in (each if isinstance(each, str) else each[0] for each in asked)
+        ]
+        return segment(
+            scene(), words, segmenter=FloodSegmenter(), text_encoder=BlindTextEncoder(), detector=detector
+        ).names
+
+    assert names(["ball"]) == ("ball 1", "ball 2")
+    assert names(["ball", "box"]) == ("box 1", "box 2")
 
 
 def test_each_instance_tells_what_found_it():

@@ -2,7 +2,8 @@
 
 A detector is accurate on few classes; a text encoder takes any class name but is coarse. Each box is segmented, and the
 class map is averaged over the mask. The class of the box is the one with the largest product of detector score and mean
-probability (a product of experts; Hinton 2002, doi 10.1162/089976602760128018). Later steps use the fused class map.
+probability (a product of experts; Hinton 2002, doi 10.1162/089976602760128018), where classes that nobody asked for
+have a lower prior. Later steps use the fused class map.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ RIVAL_FRACTION = (
 WEARERS = ("person",)  # ... but a person who wears or holds an object is not the object
 MIN_TEXT_PROBABILITY = 0.2  # lower bound of the text encoder's probability in the product: it may be wrong
 MIN_PROBABILITY = MIN_AGREEMENT  # of a box that is kept; one that is dropped later must not keep points from its area
+MIN_BEST = 0.15  # likewise for a class of the vocabulary that has no such box ...
+RELATIVE = 0.7  # ... and for its further boxes, as a fraction of the best
+UNASKED = 0.15  # prior of a class that is not in the vocabulary, relative to one that is
 OUTSIDE_FACTOR = 0.3  # factor on the probability of a class that the detector knows, outside its boxes
 
 
@@ -143,10 +147,12 @@ def propose(
     The masks of a detector that segments are taken as they are, on the grid of the segmenter.
 
     Returns:
-        The proposals with a probability of at least `MIN_PROBABILITY`; duplicates are merged into one with the class of
-        the most probable and the outline of the highest quality. Also one prediction, for its size and extent.
+        The proposals with a probability of at least `MIN_PROBABILITY`, and where a class of the vocabulary has none its
+        best ones from `MIN_BEST` on; duplicates are merged into one with the class of the most probable and the outline
+        of the highest quality. Also one prediction, for its size and extent.
     """
     height, width = embedding.size
+    asked = found.words.count
     candidates: list[tuple[float, float, MaskProposal]] = []
     prediction = None
     for number, (box, scores) in enumerate(zip(found.boxes, found.scores, strict=True)):
@@ -160,16 +166,21 @@ def propose(
         if not (logits > 0).any():
             continue
         mean = mean_probabilities(class_map, logits > 0)
-        joint = scores * np.maximum(mean, MIN_TEXT_PROBABILITY)
+        strongest = float(scores.max())
+        prior = np.where(np.arange(len(scores)) < asked, 1.0, UNASKED)
+        contested = scores[:asked][
+            list(found.known[:asked])
+        ].any()  # else all that speaks for a class asked for is text
+        joint = scores * (prior if contested else 1.0) * np.maximum(mean, MIN_TEXT_PROBABILITY)
         class_id = int(joint.argmax())
-        probability = float(scores[class_id] if found.known[class_id] else scores.max() * mean[class_id])
+        probability = float((prior * scores)[class_id] if found.known[class_id] else strongest * mean[class_id])
         evidence = "both" if mean[class_id] > np.delete(mean, class_id).max(initial=0.0) else "detector"
-        if probability >= MIN_PROBABILITY:
-            predicted_iou = float(scores.max() if found.masks else prediction.scores[prediction.choice])
+        if probability >= MIN_BEST or class_id >= asked:
+            predicted_iou = float(strongest if found.masks else prediction.scores[prediction.choice])
             proposal = MaskProposal(
                 logits.astype(np.float16), class_id, 0, predicted_iou, probability, tuple(box.tolist()), evidence
             )
-            candidates.append((float(joint[class_id]), predicted_iou * float(scores.max()), proposal))
+            candidates.append((float(joint[class_id]), predicted_iou * strongest, proposal))
     kept: list[tuple[float, MaskProposal]] = []
     for _, quality, proposal in sorted(candidates, key=lambda each: -each[0]):
         mask = proposal.logits > 0
@@ -180,6 +191,11 @@ def propose(
             better = {"logits": proposal.logits, "box": proposal.box, "predicted_iou": proposal.predicted_iou}
             kept[same] = quality, replace(kept[same][1], **better)
     proposals = [proposal for _, proposal in kept]
+    enough = {}
+    for proposal in proposals:
+        needed = max(MIN_BEST, RELATIVE * proposal.agreement) if proposal.class_id < asked else 0.0
+        enough[proposal.class_id] = min(MIN_PROBABILITY, max(needed, enough.get(proposal.class_id, 0.0)))
+    proposals = [proposal for proposal in proposals if proposal.agreement >= enough[proposal.class_id]]
     return proposals, prediction
 
 

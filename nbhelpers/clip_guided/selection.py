@@ -291,7 +291,7 @@ def merge(
     """
     fates = ["kept"] * len(proposals)
     for i, proposal in enumerate(proposals):
-        if proposal.class_id not in wanted or proposal.agreement < MIN_AGREEMENT:
+        if proposal.class_id not in wanted or (proposal.box is None and proposal.agreement < MIN_AGREEMENT):
             fates[i] = "disagrees"
         elif np.count_nonzero(proposal.logits > 0) * cell < settings.min_region_size:
             fates[i] = "small"
