@@ -34,6 +34,8 @@ from nbhelpers.models.protocols import FeatureSegmenter
 from nbhelpers.models.values import Embedding
 
 FIT_PASSES = 2
+MIN_FIT = -4.0  # log probability of the place below which an instance is out of sight ...
+MIN_VISIBLE = 0.1  # ... as it is where less than that fraction of its shape is visible
 FIT_WEIGHT = 10.0  # of the fraction of a shape that fits, in the log probability of its place
 MIN_VOTE = 0.1  # of a cell, below which it belongs to no instance
 MIN_AGREEMENT = 0.3  # IoU of the decoder's mask of a distractor with its map, below which the map is taken
@@ -142,14 +144,16 @@ def separate(
     grid, side = maps[0].shape[0], len(votes)
     cells = np.flatnonzero(resize_map(votes, grid).reshape(-1) > MIN_VOTE)
     shares = np.zeros((len(instances), side, side), np.float32)
-    centers = fit_centers(votes, instances)
+    centers, hidden = fit_centers(votes, instances)
     if not len(cells):
         return shares, centers
     queries = sample_features(maps, means, cells, grid, COARSE_WEIGHTS).cpu().numpy()
     positions = cell_centers(cells, grid, grid).numpy()
-    owned = ownership(
-        queries, positions, [_moved(*each, memory, grid, side) for each in zip(instances, centers, strict=True)]
-    )
+    moved = [
+        _moved(instance, center, memory if number not in hidden else (), grid, side)
+        for number, (instance, center) in enumerate(zip(instances, centers, strict=True))
+    ]
+    owned = ownership(queries, positions, moved)
     for number, values in enumerate(owned):
         coarse = np.zeros(grid**2, np.float32)
         coarse[cells] = values
@@ -161,7 +165,9 @@ def separate(
     return shares, centers
 
 
-def fit_centers(votes: Float[np.ndarray, "s s"], instances: Sequence[Instance]) -> list[tuple[float, float]]:
+def fit_centers(
+    votes: Float[np.ndarray, "s s"], instances: Sequence[Instance]
+) -> tuple[list[tuple[float, float]], set[int]]:
     """Where the instances are: each one's last shape is shifted, within what is expected, to fit the votes.
 
     A shape fits well where its cells are voted for and no other instance has them; where another one is, it may be
@@ -172,25 +178,39 @@ def fit_centers(votes: Float[np.ndarray, "s s"], instances: Sequence[Instance]) 
     Args:
         votes: that a cell belongs to any of the instances.
         instances: as they are expected.
+
+    Returns:
+        The centres, and which instances are out of sight: their shape fits nowhere (`MIN_FIT`), or less than
+        `MIN_VISIBLE` of it is voted for and not that of an instance which is rather expected there.
     """
     side = len(votes) // 2
     voted = resize_map(votes, side) > 0.5
     centers = np.array([each.expected.center for each in instances], float)
+    expected, spreads = centers.copy(), np.array([each.expected.spread for each in instances])
     shapes = {number: shape for number, each in enumerate(instances) if (shape := _last_shape(each, side)) is not None}
-    spreads = np.array([each.expected.spread for each in instances])
     claimed = {number: np.zeros_like(voted) for number in shapes}
+    hidden: set[int] = set()
     for _ in range(FIT_PASSES):
+        hidden.clear()
         for number in sorted(shapes, key=lambda index: spreads[index]):
             taken = np.any([cells for other, cells in claimed.items() if other != number] or [~voted], axis=0)
             free = np.where(voted, np.where(taken, 0, 1), -1).astype(np.float32)
-            centers[number] = _fit_center(free, shapes[number], instances[number])
+            center, fit = _fit_center(free, shapes[number], instances[number])
+            if fit < MIN_FIT:
+                hidden.add(number)
+            centers[number] = expected[number] if number in hidden else center
             claimed[number] = _shifted(shapes[number], instances[number], centers[number])
-        own = np.array(sorted(shapes), int)
-        expected = np.array([instances[number].expected.center for number in own])
-        away = ((expected[:, None] - centers[own]) ** 2).sum(2) / spreads[own, None] ** 2
+        own = np.array(sorted(set(shapes) - hidden), int)
+        away = ((expected[own, None] - centers[own]) ** 2).sum(2) / spreads[own, None] ** 2
         centers[own] = centers[own[_assign(away)]]
         claimed = {number: _shifted(shapes[number], instances[number], centers[number]) for number in shapes}
-    return [(x, y) for x, y in centers.tolist()]
+    away = ((expected - centers) ** 2).sum(1) / spreads**2
+    free = voted.copy()
+    for number in sorted(set(shapes) - hidden, key=lambda index: away[index]):
+        if np.count_nonzero(claimed[number] & free) < MIN_VISIBLE * np.count_nonzero(shapes[number]):
+            hidden.add(number)
+        free &= ~claimed[number]
+    return [(x, y) for x, y in centers.tolist()], hidden
 
 
 def _last_shape(instance: Instance, side: int) -> Bool[np.ndarray, "h h"] | None:
@@ -202,8 +222,8 @@ def _last_shape(instance: Instance, side: int) -> Bool[np.ndarray, "h h"] | None
 
 def _fit_center(
     free: Float32[np.ndarray, "h h"], shape: Bool[np.ndarray, "h h"], instance: Instance
-) -> tuple[float, float]:
-    """Where a shape fits best within what is expected.
+) -> tuple[tuple[float, float], float]:
+    """Where a shape fits best within what is expected, and how well.
 
     Args:
         free: 1 where a cell is voted for, 0 where another instance has it, -1 elsewhere.
@@ -219,13 +239,14 @@ def _fit_center(
     padded = cv2.copyMakeBorder(free, *[2 * side] * 4, cv2.BORDER_CONSTANT, value=0)
     window = padded[max(0, top) : top + y1 - y0 + 2 * reach, max(0, left) : left + x1 - x0 + 2 * reach]
     if window.shape != (y1 - y0 + 2 * reach, x1 - x0 + 2 * reach):  # expected far outside the frame
-        return instance.expected.center
+        return instance.expected.center, -np.inf
     fits = cv2.matchTemplate(window, shape[y0:y1, x0:x1].astype(np.float32), cv2.TM_CCORR) / np.count_nonzero(shape)
     rows, columns = np.mgrid[: fits.shape[0], : fits.shape[1]]
     shift_x, shift_y = columns + round(dx) - reach, rows + round(dy) - reach
     away = ((shift_x - dx) ** 2 + (shift_y - dy) ** 2) / spread**2
-    best = np.unravel_index((FIT_WEIGHT * fits - away / 2).argmax(), fits.shape)
-    return there[0] + 2 * float(shift_x[best]), there[1] + 2 * float(shift_y[best])
+    score = FIT_WEIGHT * fits - away / 2
+    best = np.unravel_index(score.argmax(), fits.shape)
+    return (there[0] + 2 * float(shift_x[best]), there[1] + 2 * float(shift_y[best])), float(score[best])
 
 
 def _shifted(
