@@ -775,6 +775,7 @@ def test_a_word_without_a_sure_box_takes_the_best_ones(turns, count):
         scene(), ["ball", "box"], segmenter=FloodSegmenter(), text_encoder=BlindTextEncoder(), detector=detector
     )
     assert sum(name.startswith("ball") for name in found.names) == count
+    assert ('"ball" is uncertain: its best box has a probability of 30%' in found.notes) == (max(turns) < 0.5)
 
 
 def test_a_word_that_is_asked_for_comes_before_one_that_is_not():

@@ -199,6 +199,18 @@ def propose(
     return proposals, prediction
 
 
+def uncertain(proposals: Sequence[MaskProposal], words: Vocabulary) -> tuple[str, ...]:
+    """Notes on the classes of a vocabulary of which no box is certain."""
+    best: dict[int, float] = {}
+    for proposal in proposals:
+        best[proposal.class_id] = max(proposal.agreement, best.get(proposal.class_id, 0.0))
+    return tuple(
+        f'"{words.classes[index][0]}" is uncertain: its best box has a probability of {probability:.0%}'
+        for index, probability in best.items()
+        if index < words.count and probability < MIN_PROBABILITY
+    )
+
+
 def fuse(class_map: ClassMap, proposals: Sequence[MaskProposal], known: Sequence[bool]) -> ClassMap:
     """The class map, updated with the detector's proposals.
 

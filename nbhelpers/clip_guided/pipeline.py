@@ -220,7 +220,8 @@ def _locate(
         proposals, shape = detection.propose(boxes, text_map, photo.segmenter, photo.embed())
     class_map = detection.fuse(text_map, proposals, boxes.known)
     clock.lap("decoder")
-    return _Located(words, text_map, class_map, proposals, shape, boxes.notes)
+    notes = (*boxes.notes, *detection.uncertain(proposals, words))
+    return _Located(words, text_map, class_map, proposals, shape, notes)
 
 
 @dataclass(frozen=True)
