@@ -236,7 +236,7 @@ def _fit_center(
     spread = instance.expected.spread / 2 + 0.5
     reach = min(int(np.ceil(3 * spread)) + 1, side)
     left, top = round(dx) - reach + x0 + 2 * side, round(dy) - reach + y0 + 2 * side
-    padded = cv2.copyMakeBorder(free, *[2 * side] * 4, cv2.BORDER_CONSTANT, value=0)
+    padded = np.pad(free, 2 * side)
     window = padded[max(0, top) : top + y1 - y0 + 2 * reach, max(0, left) : left + x1 - x0 + 2 * reach]
     if window.shape != (y1 - y0 + 2 * reach, x1 - x0 + 2 * reach):  # expected far outside the frame
         return instance.expected.center, -np.inf
