@@ -42,7 +42,7 @@ MIN_PROBABILITY = MIN_AGREEMENT  # of a box that is kept; one that is dropped la
 MIN_BEST = 0.15  # likewise for a class of the vocabulary that has no such box ...
 RELATIVE = 0.7  # ... and for its further boxes, as a fraction of the best
 UNASKED = 0.15  # prior of a class that is not in the vocabulary, relative to one that is
-OUTSIDE_FACTOR = 0.3  # factor on the probability of a class that the detector knows, outside its boxes
+OUTSIDE_FACTOR = 0.03  # factor on the probability of a class that the detector knows, outside its boxes
 
 
 @dataclass(frozen=True, eq=False)
