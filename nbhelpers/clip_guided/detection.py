@@ -2,8 +2,8 @@
 
 A detector is accurate on few classes; a text encoder takes any class name but is coarse. Each box is segmented, and the
 class map is averaged over the mask. The class of the box is the one with the largest product of detector score and mean
-probability (a product of experts; Hinton 2002, doi 10.1162/089976602760128018), where classes that nobody asked for
-have a lower prior. Later steps use the fused class map.
+probability (a product of experts; Hinton 2002, doi 10.1162/089976602760128018), where classes outside the
+vocabulary have a lower prior. Later steps use the fused class map.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def propose(
         of the highest quality. Also one prediction, for its size and extent.
     """
     height, width = embedding.size
-    asked = found.words.count
+    queried = found.words.count  # the first classes; the others are rivals
     candidates: list[tuple[float, float, MaskProposal]] = []
     prediction = None
     for number, (box, scores) in enumerate(zip(found.boxes, found.scores, strict=True)):
@@ -167,15 +167,15 @@ def propose(
             continue
         mean = mean_probabilities(class_map, logits > 0)
         strongest = float(scores.max())
-        prior = np.where(np.arange(len(scores)) < asked, 1.0, UNASKED)
-        contested = scores[:asked][
-            list(found.known[:asked])
-        ].any()  # else all that speaks for a class asked for is text
+        prior = np.where(np.arange(len(scores)) < queried, 1.0, UNASKED)
+        contested = scores[:queried][
+            list(found.known[:queried])
+        ].any()  # else only the text encoder supports a queried class
         joint = scores * (prior if contested else 1.0) * np.maximum(mean, MIN_TEXT_PROBABILITY)
         class_id = int(joint.argmax())
         probability = float((prior * scores)[class_id] if found.known[class_id] else strongest * mean[class_id])
         evidence = "both" if mean[class_id] > np.delete(mean, class_id).max(initial=0.0) else "detector"
-        if probability >= MIN_BEST or class_id >= asked:
+        if probability >= MIN_BEST or class_id >= queried:
             predicted_iou = float(strongest if found.masks else prediction.scores[prediction.choice])
             proposal = MaskProposal(
                 logits.astype(np.float16), class_id, 0, predicted_iou, probability, tuple(box.tolist()), evidence
@@ -193,7 +193,7 @@ def propose(
     proposals = [proposal for _, proposal in kept]
     enough = {}
     for proposal in proposals:
-        needed = max(MIN_BEST, RELATIVE * proposal.agreement) if proposal.class_id < asked else 0.0
+        needed = max(MIN_BEST, RELATIVE * proposal.agreement) if proposal.class_id < queried else 0.0
         enough[proposal.class_id] = min(MIN_PROBABILITY, max(needed, enough.get(proposal.class_id, 0.0)))
     proposals = [proposal for proposal in proposals if proposal.agreement >= enough[proposal.class_id]]
     return proposals, prediction

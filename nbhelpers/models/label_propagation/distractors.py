@@ -35,7 +35,7 @@ from nbhelpers.models.values import Embedding
 
 FIT_PASSES = 2
 MIN_FIT = -4.0  # log probability of the place below which an instance is out of sight ...
-MIN_VISIBLE = 0.1  # ... as it is where less than that fraction of its shape is visible
+MIN_VISIBLE = 0.1  # ... and the fraction of its shape below which it is out of sight too
 FIT_WEIGHT = 10.0  # of the fraction of a shape that fits, in the log probability of its place
 MIN_VOTE = 0.1  # of a cell, below which it belongs to no instance
 MIN_AGREEMENT = 0.3  # IoU of the decoder's mask of a distractor with its map, below which the map is taken
@@ -171,8 +171,8 @@ def fit_centers(
     """Where the instances are: each one's last shape is shifted, within what is expected, to fit the votes.
 
     A shape fits well where its cells are voted for and no other instance has them; where another one is, it may be
-    hidden. The instances whose place is known best come first. In further passes each is fitted anew, now that the
-    places of all others are known. After each pass the places are assigned to the instances that are expected there
+    hidden. The instances whose place is known best come first. Further passes fit each one again, with the places of
+    all others known. After each pass the places are assigned to the instances that are expected there
     (Kuhn 1955, doi 10.1002/nav.3800020109), since shapes that look the same fit each other's places.
 
     Args:

@@ -447,7 +447,7 @@ class LabelPropagation(ClipTracker):
         found = []
         for number, (_, instance) in enumerate(known, 1):
             near = touches(voted[number], voted[:number] + voted[number + 1 :], NEAR * instance.expected.area**0.5)
-            # the outline is needed where instances meet; elsewhere the map tells where the distractor is
+            # the outline is needed where instances meet; elsewhere the map suffices
             decoded = decode_distractor(self.segmenter, embedding, votes * shares[number]) if near else None
             found.append(map_logits(votes * shares[number]) if decoded is None and voted[number].any() else decoded)
         masks = [probability > 0.5, *(each > 0 for each in found if each is not None)]
