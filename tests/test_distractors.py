@@ -242,7 +242,7 @@ def tracked_by_motion(seed, instances=4, frames=60, side=128):
     rows, columns = np.mgrid[:side, :side]
 
     def discs(frame):
-        """The visible part of each, and all of them."""
+        """The visible part of each."""
         labels = np.full((side, side), -1)
         for number in plan.depth[:, frame].argsort():
             x, y = centers[number, frame]

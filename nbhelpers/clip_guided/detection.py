@@ -26,7 +26,7 @@ from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
 from nbhelpers.models.values import ClassMap, Embedding, Prediction
 from nbhelpers.weights import catalog
 
-MIN_SCORE = 0.1  # of a box; combined with the class map it must reach `MIN_PROBABILITY`
+MIN_SCORE = 0.1  # of a box; combined with the class map it must reach `MIN_PROBABILITY` or `MIN_BEST`
 MIN_RIVAL = 0.6  # score of a box whose class is not in the vocabulary
 MAX_BOXES = 48
 MAX_RIVALS = 12
@@ -168,9 +168,8 @@ def propose(
         mean = mean_probabilities(class_map, logits > 0)
         strongest = float(scores.max())
         prior = np.where(np.arange(len(scores)) < queried, 1.0, UNASKED)
-        contested = scores[:queried][
-            list(found.known[:queried])
-        ].any()  # else only the text encoder supports a queried class
+        # without the detector's support for a queried class only the text encoder can tell one from a rival
+        contested = scores[:queried][np.array(found.known[:queried], bool)].any()
         joint = scores * (prior if contested else 1.0) * np.maximum(mean, MIN_TEXT_PROBABILITY)
         class_id = int(joint.argmax())
         probability = float((prior * scores)[class_id] if found.known[class_id] else strongest * mean[class_id])
@@ -191,22 +190,26 @@ def propose(
             better = {"logits": proposal.logits, "box": proposal.box, "predicted_iou": proposal.predicted_iou}
             kept[same] = quality, replace(kept[same][1], **better)
     proposals = [proposal for _, proposal in kept]
-    enough = {}
+    enough = {
+        index: min(MIN_PROBABILITY, max(MIN_BEST, RELATIVE * best)) if index < queried else 0.0
+        for index, best in _best_probabilities(proposals).items()
+    }
+    return [proposal for proposal in proposals if proposal.agreement >= enough[proposal.class_id]], prediction
+
+
+def _best_probabilities(proposals: Sequence[MaskProposal]) -> dict[int, float]:
+    """The probability of the best box of each class."""
+    best: dict[int, float] = {}
     for proposal in proposals:
-        needed = max(MIN_BEST, RELATIVE * proposal.agreement) if proposal.class_id < queried else 0.0
-        enough[proposal.class_id] = min(MIN_PROBABILITY, max(needed, enough.get(proposal.class_id, 0.0)))
-    proposals = [proposal for proposal in proposals if proposal.agreement >= enough[proposal.class_id]]
-    return proposals, prediction
+        best[proposal.class_id] = max(proposal.agreement, best.get(proposal.class_id, 0.0))
+    return best
 
 
 def uncertain(proposals: Sequence[MaskProposal], words: Vocabulary) -> tuple[str, ...]:
     """Notes on the classes of a vocabulary of which no box is certain."""
-    best: dict[int, float] = {}
-    for proposal in proposals:
-        best[proposal.class_id] = max(proposal.agreement, best.get(proposal.class_id, 0.0))
     return tuple(
         f'"{words.classes[index][0]}" is uncertain: its best box has a probability of {probability:.0%}'
-        for index, probability in best.items()
+        for index, probability in _best_probabilities(proposals).items()
         if index < words.count and probability < MIN_PROBABILITY
     )
 
