@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
@@ -46,7 +47,16 @@ def pytest_sessionstart(session):
     """What this process and its children (kernels, servers, browsers) leave in the temporary folder is removed."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps there what failed tests wrote
     tempfile.tempdir = os.environ["TMPDIR"] = folder = tempfile.mkdtemp(prefix="nbhelpers-tests-")
-    session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+    def remove():
+        if list(
+            Path(folder).glob("pymp-*")
+        ):  # multiprocessing removes its folder when the process ends, and must find it
+            Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=-200)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    session.config.add_cleanup(remove)
 
 
 def _rank(nodeid: str) -> int:

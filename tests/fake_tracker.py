@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.models.tracking import track_in_steps
 from nbhelpers.models.values import Prediction, TrackedFrame
 
 REACH = 45.0  # colour distance within which a pixel belongs to an object
@@ -82,11 +83,12 @@ class FakeTracker:
         if not state.prompts[object_id]:
             del state.prompts[object_id], state.memory[object_id]
 
-    def propagate(self, state, start, stop):
+    def propagate(self, state, start, stop, step=None):
         if not state.prompts:
             raise NbHelpersError("there is no prompt yet")
-        step = 1 if stop >= start else -1
-        return (self._track(state, frame, step) for frame in range(start, stop + step, step))
+        step = step or (1 if stop >= start else -1)
+        prompted = {frame for prompts in state.prompts.values() for frame in prompts}
+        return track_in_steps(state.frames, lambda frame: self._track(state, frame, step), prompted, start, stop, step)
 
     def _track(self, state, frame, step):
         time.sleep(self.seconds)

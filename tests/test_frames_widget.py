@@ -249,6 +249,20 @@ def test_following_fills_the_strip_and_tells_the_outcome(widget, session):
     assert "up to date" in status(widget)
 
 
+def test_a_draft_is_tracked_by_a_button_and_said_to_be_one(widget, session):
+    click(widget, 14, 20)
+    draft = widget.tracking.draft
+    draft.value = True
+    key(widget, "f")
+    session.go(4)
+    assert session.quality == "draft" and "tracked (draft)" in status(widget)
+    draft.value = False
+    session.go(0)
+    key(widget, "f")
+    session.go(4)
+    assert not session.is_draft() and "(draft)" not in status(widget)
+
+
 def test_a_correction_makes_frames_stale_and_following_again_keeps_it(widget, session):
     click(widget, 14, 20)
     key(widget, "f")

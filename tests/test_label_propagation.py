@@ -367,3 +367,40 @@ def test_the_encoder_takes_bfloat16_where_the_processor_has_it(monkeypatch, proc
         monkeypatch.setenv("NBHELPERS_PRECISION", setting)
     tracker.build("label-propagation", {}, "cpu", segmenter="sam2-hiera-tiny-lite")
     assert seen == [taken]  # None: as the environment says
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_every_third_frame_is_tracked_and_masks_between_are_interpolated(tracker, backwards):
+    clip = Clip(12)
+    start, stop = (11, 0) if backwards else (0, 11)
+    state = tracker.open(clip)
+    tracker.add(state, start, 1, Prompt(mask=clip.disc(start)))
+    tracker.add(state, 5, 2, Prompt(mask=clip.box()))
+    encoded = tracker.segmenter.encoded
+    frames = list(tracker.propagate(state, start, stop, -3 if backwards else 3))
+    assert [tracked.frame for tracked in frames] == (list(range(12))[::-1] if backwards else list(range(12)))
+    decoded = [tracked.frame for tracked in frames if not tracked.is_interpolated]
+    assert decoded == (
+        [11, 8, 5, 2, 0] if backwards else [0, 3, 5, 8, 11]
+    )  # a prompted frame and the last are among them
+    assert tracker.segmenter.encoded - encoded == 3
+    for tracked in frames:
+        assert tracked.predictions[1].best.shape == SIZE and 0 < tracked.predictions[1].scores[0] <= 1
+        assert iou(tracked.predictions[1].best, clip.disc(tracked.frame)) > 0.85, tracked.frame
+        assert iou(tracked.predictions[2].best, clip.box()) > 0.85
+    assert [tracked.prompted for tracked in frames if tracked.frame == 5] == [{2}]
+
+
+def test_a_step_that_leads_away_is_refused(tracker):
+    state = tracker.open(Clip(4))
+    tracker.add(state, 0, 1, Prompt(mask=Clip.disc(0)))
+    with pytest.raises(NbHelpersError, match="leads away"):
+        tracker.propagate(state, 0, 3, -3)
+
+
+def test_a_single_frame_is_tracked_backwards(tracker):
+    clip = Clip(4)
+    state = tracker.open(clip)
+    tracker.add(state, 1, 1, Prompt(mask=clip.disc(1)))
+    list(tracker.propagate(state, 0, 0, -1))
+    assert 0 in state.objects[1].tracked[-1] and 0 not in state.objects[1].tracked[1]

@@ -319,8 +319,8 @@ def test_what_a_click_means_can_be_chosen_and_corrected(tmp_path):
 class Unsure(FakeTracker):
     """On frame 5 the box may be the object too."""
 
-    def propagate(self, state, start, stop):
-        for tracked in super().propagate(state, start, stop):
+    def propagate(self, state, start, stop, step=None):
+        for tracked in super().propagate(state, start, stop, step):
             other = Prediction.of_mask(np.roll(tracked.predictions[1].best, 12, 0), 0.3)
             yield replace(tracked, others={1: other}) if tracked.frame == 5 else tracked
 
@@ -341,6 +341,61 @@ def test_another_candidate_makes_a_frame_doubtful_and_can_be_taken(tmp_path):
     assert again.state(5) == "prompted" and np.array_equal(again.mask(5), other)
     assert again.state(6) == "outdated" and not again.drift(5).is_doubtful
     assert again.other_candidate(5) is None
+
+
+def test_a_draft_is_a_quick_look_and_tracked_again_for_the_full_quality(tmp_path, caplog):
+    tracker = FakeTracker()
+    session = RotoSession(Clip(), tracker, project=tmp_path / "p", quality="draft")
+    session.click(14, 20)
+    assert list(session.propagate()) == list(range(1, 12))
+    assert tracker.followed == [0, 3, 6, 9, 11]  # those between are interpolated
+    assert all(session.is_draft(frame) for frame in range(1, 12)) and not session.is_draft(0)
+    assert all(iou(session.mask(frame), Clip().truth(frame)) > 0.85 for frame in range(12))
+    assert list(session.propagate_all()) == []  # a draft is good enough for a draft
+    session.export(tmp_path / "e", ["mattes"])
+    assert "11 of 12 frames are drafts, the first is 1" in caplog.text
+    del session
+    again = RotoSession(Clip(), FakeTracker(), project=tmp_path / "p")  # full, and the project knows what is a draft
+    assert again.quality == "full" and again.is_draft(4) and again.state(4) == "tracked"
+    assert list(again.propagate(3, 5)) == [3, 4, 5]
+    assert [frame for frame in range(12) if again.is_draft(frame)] == [1, 2, *range(6, 12)]
+    again.quality = "draft"
+    assert list(again.propagate_all()) == []  # what is better than a draft stays
+    again.quality = "full"
+    assert list(again.propagate_all()) == [1, 2, *range(6, 12)] and not any(map(again.is_draft, range(12)))
+    straight = RotoSession(Clip(), FakeTracker())
+    straight.click(14, 20)
+    list(straight.propagate())
+    assert all((again.mask(frame) == straight.mask(frame)).all() for frame in range(3))
+    with pytest.raises(NbHelpersError, match=r"(?s)unknown quality.*full or draft"):
+        again.quality = "rough"
+
+
+def test_a_draft_ends_and_goes_on_at_any_frame_and_goes_backwards():
+    session = RotoSession(Clip(), FakeTracker(), quality="draft")
+    session.click(24, 20, frame=10)
+    running = session.propagate(10, 0, backwards=True)
+    assert [next(running) for _ in range(4)] == [9, 8, 7, 6]  # 7 and 4 are tracked
+    running.close()
+    assert states(session)[:6] == "eeeeee"
+    assert list(session.propagate(10, 0, backwards=True)) == [5, 4, 3, 2, 1, 0] and list(session.propagate()) == [11]
+    assert all(iou(session.mask(frame), Clip().truth(frame)) > 0.8 for frame in range(12))
+    session.click(14, 20, frame=4)  # corrected: up to there frames are outdated
+    assert list(session.propagate_all()) == [3, 2, 1, 0] and all(map(session.is_draft, range(4)))
+
+
+def test_a_draft_replays_as_one_and_a_full_replay_tracks_it_again(tmp_path):
+    session = RotoSession(Clip(), FakeTracker(), project=tmp_path / "p", quality="draft")
+    session.click(14, 20)
+    list(session.propagate(0, 7))
+    log = PromptLog.open(session.project / "prompts.json")
+    trackers = {quality: FakeTracker() for quality in ("draft", "full")}
+    for quality, tracker in trackers.items():
+        replay_clip(Clip(), log, tmp_path / quality, tracker=tracker, quality=quality)
+    draft, full = (RotoSession(Clip(), FakeTracker(), project=tmp_path / each / "project") for each in trackers)
+    assert all((draft.mask(frame) == session.mask(frame)).all() for frame in range(8))
+    assert all(map(draft.is_draft, range(1, 12))) and not any(map(full.is_draft, range(12)))
+    assert len(trackers["draft"].followed) < len(trackers["full"].followed)
 
 
 def test_the_next_doubtful_frame_is_found_round_the_end():
@@ -714,6 +769,8 @@ def test_commands_extract_and_run(tmp_path, monkeypatch):
     arguments = ["run", str(tmp_path / "few"), "--prompts", str(tmp_path / "by hand" / "prompts.json")]
     result = runner.invoke(app, [*arguments, "--export", "postshot,colmap", "--output", str(tmp_path / "out")])
     assert result.exit_code == 0 and "2 tracked now" in result.output and result.output.count("all good") == 2
+    result = runner.invoke(app, [*arguments, "--quality", "draft", "--output", str(tmp_path / "quick")])
+    assert result.exit_code == 0 and "a draft: run it again with --quality full" in result.output
     result = runner.invoke(app, [*arguments, "--export", "polaroid", "--output", str(tmp_path / "out")])
     assert isinstance(result.exception, NbHelpersError)
 

@@ -83,7 +83,7 @@ class Follower:
     def remove(self, state, object_id, frame=None):
         raise AssertionError("nothing is removed")
 
-    def propagate(self, state, start, stop):
+    def propagate(self, state, start, stop, step=None):
         for frame in range(start, stop + 1):
             mask = state.mask(frame, 1 if frame < self.switch else 2)
             yield TrackedFrame(frame, {1: Prediction.of_mask(mask)})

@@ -64,7 +64,7 @@ def measure(
     ] = "",
     arms: Annotated[str, typer.Option(help="fusion: names with commas, the baseline first")] = "baseline,geometry",
     first: Annotated[int, typer.Option(help="fusion, shell-game, davis2016: frames of a clip; 0: all")] = 0,
-    step: Annotated[int, typer.Option(help="fusion: every Nth frame of the red kitchen")] = 1,
+    step: Annotated[int, typer.Option(help="fusion: every Nth frame of the red kitchen; clips: 3 for a draft")] = 1,
     cache: Annotated[Path | None, typer.Option(help="fusion, products, shell-game: kept between runs")] = None,
     vocabularies: Annotated[str, typer.Option(help="words to masks: all, present, alone")] = "all",
     without: Annotated[str, typer.Option(help="words to masks: surroundings, detector")] = "",
@@ -134,7 +134,7 @@ def measure(
     elif kind == "clips":
         from nbhelpers.benchmarks.video import VideoObjects
 
-        benchmark = VideoObjects(dataset, data_dir, tracker, _parts(start), corrections, _parts(clips))
+        benchmark = VideoObjects(dataset, data_dir, tracker, _parts(start), corrections, _parts(clips), step)
     else:
         every = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items()]
         raise NbHelpersError("there is no such dataset", given=dataset, expected="; ".join(every))

@@ -17,9 +17,9 @@ from nbhelpers.benchmarks.identity import DavisClip
 from nbhelpers.benchmarks.metrics import rounded
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.benchmarks.video import opened_clips
+from nbhelpers.core.flow import optical_flow
 from nbhelpers.core.masks import distance_to
 from nbhelpers.core.mattes import UNKNOWN, Mattes, MatteSettings, make_trimap
-from nbhelpers.rotoscoping.drift import optical_flow
 from nbhelpers.rotoscoping.session import RotoSession
 
 DATASETS = ("davis2016-mattes",)
@@ -84,7 +84,7 @@ class MatteSteadiness:
         if self.tracker is not None:
             masks = self._track(clip)
         greys = [cv2.cvtColor(clip[frame], cv2.COLOR_RGB2GRAY) for frame in range(count)]
-        flows = [optical_flow(here, there) for here, there in pairwise(greys)]
+        flows = [optical_flow(here, there, fast=True) for here, there in pairwise(greys)]
         rims = [make_trimap(mask, RIM) == UNKNOWN for mask in truth]
         hard = [mask.astype(np.float32) for mask in truth]
         record: dict[str, Any] = {"cost": {}}

@@ -94,6 +94,7 @@ class VideoObjects:
         corrections: clicks after those of ``click``: each on the frame of the lowest J&F, at the deepest point of the
             largest error; the clip is then tracked from there, both ways.
         clips: names; default: all.
+        step: 3 tracks every third frame and interpolates the masks between, as a draft does.
     """
 
     dataset: str
@@ -102,6 +103,7 @@ class VideoObjects:
     starts: tuple[str, ...] = ("mask",)
     corrections: int = 0
     clips: tuple[str, ...] = ()
+    step: int = 1
     kind = "video"
     measure_name = "J&F"
 
@@ -123,6 +125,7 @@ class VideoObjects:
             "tracker": model_name("tracker", self.tracker),
             "start": " and ".join(self.starts),
             "corrections": self.corrections,
+            **({"step": self.step} if self.step > 1 else {}),
             "metric": "J and F of davis2017-evaluation; mean over objects; the first and the last frame not counted",
             "void": "is background, as there",
         }
@@ -136,7 +139,7 @@ class VideoObjects:
         record: dict[str, Any] = {"frames": len(frames)}
         prompts, tracking, tracked = 0, 0.0, 0
         for start in self.starts:
-            run = Tracking(tracker, frames, truth)
+            run = Tracking(tracker, frames, truth, self.step)
             prompts += run.start(start)
             clock = time.perf_counter()
             run.propagate()
@@ -173,8 +176,8 @@ def _mean(objects: Sequence[Mapping[str, float]], key: str) -> float:
 class Tracking:
     """One clip being tracked: its objects, their latest masks, and the clicks so far."""
 
-    def __init__(self, tracker: Any, frames: ClipFrames, truth: Truth):
-        self.tracker, self.frames, self.truth = tracker, frames, truth
+    def __init__(self, tracker: Any, frames: ClipFrames, truth: Truth, step: int = 1):
+        self.tracker, self.frames, self.truth, self.step = tracker, frames, truth, step
         self.state = tracker.open(frames)
         self.first: dict[int, int] = {}
         for frame in truth.frames:  # an object's first frame is where it is prompted
@@ -207,7 +210,8 @@ class Tracking:
         """Track from a frame to both ends; by default from the first prompt."""
         start = min(self.first.values(), default=0) if frame is None else frame
         for stop in (len(self.frames) - 1, 0):
-            for tracked in self.tracker.propagate(self.state, start, stop):
+            by = self.step if stop >= start else -self.step
+            for tracked in self.tracker.propagate(self.state, start, stop, by):
                 for number, prediction in tracked.predictions.items():
                     self.found[number][tracked.frame] = prediction.best
                     self.confidence[number][tracked.frame] = float(prediction.scores[0])

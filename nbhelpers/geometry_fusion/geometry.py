@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
+from nbhelpers.core.flow import optical_flow
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.geometry import GRID, cell_centers_of
 from nbhelpers.models.protocols import FrameSequence, GeometryEncoder
@@ -186,7 +187,7 @@ def follow_cells(frames: FrameSequence, first: int, step: int = 1) -> CellChain:
     known, end, steps = _sample(texture, start) > MIN_TEXTURE, start, 0
     while steps < CHAIN and 0 <= first + (steps + 1) * step < len(frames):
         after = _grey(frames[first + (steps + 1) * step])
-        there, back = _flow(grey, after), _flow(after, grey)
+        there, back = optical_flow(grey, after), optical_flow(after, grey)
         place = (end + _sample(there, end)).astype(np.float32)
         missed = np.linalg.norm(place + _sample(back, place) - end, axis=-1)
         inside = ((place >= 0) & (place <= (width - 1, height - 1))).all(-1)
@@ -207,10 +208,6 @@ def _grey(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2"]:
     size = round(image.shape[1] * scale), round(image.shape[0] * scale)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-
-
-def _flow(grey: UInt8[np.ndarray, "h w"], other: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w 2"]:
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(grey, other, None)
 
 
 def point_motion(frames: FrameSequence, geometry: Geometry) -> Motion:
@@ -244,7 +241,7 @@ def point_errors(
     Twice the median, but no more than one cell, is subtracted: by so much are cameras and depth of real scenes off.
     """
     grey = [_grey(each) for each in (image, other)]
-    there, back = _flow(*grey), _flow(*grey[::-1])
+    there, back = optical_flow(*grey), optical_flow(*grey[::-1])
     grid = geometry.valid.shape[1]
     height, width = grey[0].shape
     start = cell_centers_of((height, width), grid).astype(np.float32)

@@ -365,16 +365,19 @@ class GeometryTracker:
             for each in range(len(state.frames)) if frame is None else (frame,):
                 state.places.forget(object_id, each)
 
-    def propagate(self, state: GeometryState, start: int, stop: int) -> Iterator[TrackedFrame]:
-        """Track all objects from frame ``start`` to frame ``stop``; see the wrapped tracker."""
-        tracked = self.tracker.propagate(state.inner, start, stop)
-        return tracked if state.places is None else self._prompted_again(state, start, stop)
+    def propagate(self, state: GeometryState, start: int, stop: int, step: int | None = None) -> Iterator[TrackedFrame]:
+        """Track all objects from frame ``start`` to frame ``stop``; see the wrapped tracker.
 
-    def _prompted_again(self, state: GeometryState, start: int, stop: int) -> Iterator[TrackedFrame]:
+        With a larger ``step``, objects that return are not prompted again.
+        """
+        tracked = self.tracker.propagate(state.inner, start, stop, step)
+        step = step or (1 if stop >= start else -1)
+        return tracked if state.places is None or abs(step) > 1 else self._prompted_again(state, start, stop, step)
+
+    def _prompted_again(self, state: GeometryState, start: int, stop: int, step: int) -> Iterator[TrackedFrame]:
         """Frame by frame, so that a returning object can be prompted in between."""
-        step = 1 if stop >= start else -1
         for frame in range(start, stop + step, step):
-            tracked = next(iter(self.tracker.propagate(state.inner, frame, frame)))
+            tracked = next(iter(self.tracker.propagate(state.inner, frame, frame, step)))
             predictions, gone, prompted = dict(tracked.predictions), set(tracked.gone), set(tracked.prompted)
             for object_id, prediction in tracked.predictions.items():
                 if (frame, object_id) in state.returns:

@@ -277,11 +277,12 @@ class Tracker(Protocol):
         """Remove the prompt of an object on one frame, or the object with all its prompts."""
         ...
 
-    def propagate(self, state: Any, start: int, stop: int) -> Iterator[TrackedFrame]:
+    def propagate(self, state: Any, start: int, stop: int, step: int | None = None) -> Iterator[TrackedFrame]:
         """Track all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
 
         The masks of earlier calls are kept and used, so a range can be tracked in pieces, and the iterator can be
-        stopped at any frame.
+        stopped at any frame. With a ``step`` of 3 or -3 only every third frame is tracked, and masks of the others are
+        interpolated.
         """
         ...
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import cv2
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.device import half_precision
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.flow import optical_flow, resize_flow, warp_mask
+from nbhelpers.core.images import fit
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import INCLUDE, Prompt
 from nbhelpers.models.adapters import in_precision, moved, packed, unpacked
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_CONDITIONING = 16  # frames that a frame attends to, 4096 tokens each, to bound the memory
+FLOW_SIDE = 960  # pixels of the longer side at which masks between tracked frames are warped
 FORWARD, BACKWARD = 1, 2
 CONDITIONED, TRACKED = "cond_frame_outputs", "non_cond_frame_outputs"
 Result = TypeVar("Result")
@@ -34,11 +38,12 @@ class ClipState:
     Attributes:
         frames: the clip.
         objects: by id; each has its ``prompts`` by frame.
+        stride: how many frames apart the tracked ones are.
     """
 
     def __init__(self, frames: FrameSequence):
-        self.frames, self.objects = frames, {}
-        self.objects: dict[int, Any]
+        self.frames, self.stride = frames, 1
+        self.objects: dict[int, Any] = {}
 
     def check(self, frame: int) -> None:
         """Raise an error unless the clip has this frame."""
@@ -70,21 +75,36 @@ class ClipTracker:
         else:
             self._forget(state, object_id, frame)
 
-    def propagate(self, state: Any, start: int, stop: int) -> Iterator[TrackedFrame]:
+    def propagate(self, state: Any, start: int, stop: int, step: int | None = None) -> Iterator[TrackedFrame]:
         """Track all objects from frame ``start`` to frame ``stop``, both included; backwards if ``stop < start``.
 
         Prompted frames keep the mask from `add`. The masks of earlier calls are kept and used, except that a network's
         memory from before a change of an object's prompts is dropped: it would reproduce the error that was corrected.
 
+        Args:
+            state: of `open`.
+            start: first frame.
+            stop: last frame.
+            step: 1 or -1, by default what leads from ``start`` to ``stop``. 3 or -3: only every third frame, prompted
+                frames and the last one are tracked; the masks between are interpolated along the optical flow.
+
         Raises:
-            NbHelpersError: an invalid frame, or no prompt, raised by the call; a frame that cannot be read.
+            NbHelpersError: an invalid frame or step, or no prompt, raised by the call; a frame that cannot be read.
         """
         state.check(start)
         state.check(stop)
         if not state.objects:
             raise NbHelpersError("there is no prompt yet", do="prompt an object on a frame first")
-        step = 1 if stop >= start else -1
-        return (self._track(state, frame, step) for frame in range(start, stop + step, step))
+        step = step or (1 if stop >= start else -1)
+        if (stop - start) * step < 0:
+            raise NbHelpersError("the step leads away from the last frame", given=f"{start} to {stop} by {step}")
+
+        def track(frame: int) -> TrackedFrame:
+            state.stride = abs(step)
+            return self._track(state, frame, 1 if step > 0 else -1)
+
+        prompted = {frame for item in state.objects.values() for frame in item.prompts}
+        return track_in_steps(state.frames, track, prompted, start, stop, step)
 
     def memory(self, state: Any, frame: int) -> dict[str, np.ndarray]:
         """The memory of one frame as arrays that `recall` restores, after a restart for example.
@@ -148,6 +168,64 @@ class ClipTracker:
     ) -> None:
         """Restore what `_arrays` gave of each object; ``prompts`` are those of the prompted ones."""
         raise NotImplementedError
+
+
+def track_in_steps(
+    frames: FrameSequence,
+    track: Callable[[int], TrackedFrame],
+    prompted: Container[int],
+    start: int,
+    stop: int,
+    step: int,
+) -> Iterator[TrackedFrame]:
+    """All frames from ``start`` to ``stop``: some are tracked, those between have interpolated masks.
+
+    Args:
+        frames: the clip.
+        track: tracks one frame.
+        prompted: frames that are not left out, beside the last one.
+        start: first frame.
+        stop: last frame.
+        step: from one tracked frame to the next, negative for backwards.
+    """
+    sign = 1 if step > 0 else -1
+    before = None
+    for frame in range(start, stop + sign, sign):
+        near = before is not None and abs(frame - before.frame) < abs(step)
+        if near and frame != stop and frame not in prompted:
+            continue
+        tracked = track(frame)
+        if before is not None:
+            yield from _between(frames, before, tracked, sign)
+        yield tracked
+        before = tracked
+
+
+def _between(frames: FrameSequence, before: TrackedFrame, after: TrackedFrame, sign: int) -> Iterator[TrackedFrame]:
+    """The frames between two tracked ones: masks of both, warped by optical flow, their mean weighted by distance."""
+    between = range(before.frame + sign, after.frame, sign)
+    ends = [_small_grey(frames[end.frame]) for end in (before, after)] if between else []
+    for frame in between:
+        grey = _small_grey(frames[frame])
+        flows = [resize_flow(optical_flow(grey, end), (frames.size[0], frames.size[1])) for end in ends]
+        weight = (frame - before.frame) / (after.frame - before.frame)
+        predictions, gone = {}, set()
+        for object_id, last in after.predictions.items():
+            first = before.predictions.get(object_id, last)
+            near, far = (
+                warp_mask(end.best, flow, cv2.BORDER_REPLICATE) for end, flow in zip((first, last), flows, strict=True)
+            )
+            mask = (1 - weight) * near + weight * far > 0.5
+            score = (1 - weight) * first.scores[first.choice] + weight * last.scores[last.choice]
+            predictions[object_id] = Prediction.of_mask(mask, float(score))
+            if not mask.any():
+                gone.add(object_id)
+        yield TrackedFrame(frame, predictions, frozenset(gone), is_interpolated=True)
+
+
+def _small_grey(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "sh sw"]:
+    """A greyscale copy of a frame, small enough for optical flow in a fraction of a second."""
+    return cv2.cvtColor(fit(image, FLOW_SIDE), cv2.COLOR_RGB2GRAY)
 
 
 class Before(NamedTuple):

@@ -240,6 +240,7 @@ class TrackedFrame:
         prompted: ids of the objects with prompts on this frame.
         others: by object id, another candidate for the object, such as a thing that looks the same; its score is the
             probability that this one is meant. Only for objects that have one, and from trackers that know.
+        is_interpolated: the frame was not decoded; its masks lie between those of two tracked frames.
     """
 
     frame: int
@@ -247,6 +248,7 @@ class TrackedFrame:
     gone: frozenset[int] = frozenset()
     prompted: frozenset[int] = frozenset()
     others: Mapping[int, Prediction] = field(default_factory=dict)
+    is_interpolated: bool = False
 
 
 @dataclass(frozen=True, eq=False)

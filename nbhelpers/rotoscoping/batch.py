@@ -71,6 +71,7 @@ def replay_clip(
     formats: Sequence[str] = (),
     *,
     tracker: Tracker | None = None,
+    quality: str = "full",
     on_frame: Callable[[int], object] | None = None,
     **options: Any,
 ) -> Outcome:
@@ -89,6 +90,7 @@ def replay_clip(
         output: the folder for the project and the exports.
         formats: of exports, see `nbhelpers.rotoscoping.export.export_mattes`.
         tracker: by default the one that the log names.
+        quality: of the remaining frames, see `RotoSession`; with ``"full"`` these include drafts.
         on_frame: called with the index of each tracked frame.
         **options: of `nbhelpers.core.video.Frames`, the same as for the log.
 
@@ -106,7 +108,7 @@ def replay_clip(
         tracker = load("tracker", prompts.model)
     check_log(prompts, identify(frames, name), tracker.name)
     output = Path(output).expanduser()
-    session = RotoSession(frames, tracker, project=output / "project", name=name)
+    session = RotoSession(frames, tracker, project=output / "project", name=name, quality=quality)
     tracked = 0
     for frame in replay_log(session, prompts):
         tracked += 1

@@ -60,6 +60,9 @@ def run_command(
     stop: Stop = None,
     on_bad: OnBad = "error",
     on_size: OnSize = "error",
+    quality: Annotated[
+        str, typer.Option(help="full, or draft: every third frame is tracked, for a quick look")
+    ] = "full",
     device: Device = None,
 ) -> None:
     """Track the objects of a prompt log, or one object, and export verified mattes; an interrupted run resumes."""
@@ -82,13 +85,16 @@ def run_command(
     with tqdm(unit="frame", desc=clip.name) as bar:
         tracker = load("tracker", None if log is None else log.model, device)
         log = log or log_of_points(frames, tracker.name, clicks)
-        outcome = replay_clip(frames, log, output, formats, tracker=tracker, on_frame=lambda _: bar.update())
+        report = {"quality": quality, "on_frame": lambda _: bar.update()}
+        outcome = replay_clip(frames, log, output, formats, tracker=tracker, **report)
     for problem in frames.problems:
         typer.echo(f"note: {problem}")
     typer.echo(f"{outcome.frames} frames, {outcome.tracked} tracked now; tracker: {tracker.name} on {tracker.device}")
     for name, doubtful in outcome.doubtful.items():
         if doubtful:
             typer.echo(f"{name}: {len(doubtful)} doubtful frames: {_ranges(doubtful)}")
+    if quality == "draft":
+        typer.echo("the masks are a draft: run it again with --quality full")
     for report in outcome.reports:
         typer.echo(report)
 

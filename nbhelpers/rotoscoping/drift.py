@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, UInt8
 
+from nbhelpers.core.flow import optical_flow, warp_mask
 from nbhelpers.core.images import fit
 from nbhelpers.core.metrics import iou
 
@@ -109,7 +110,7 @@ def flow_agreement(
     area = [cv2.resize(m.astype(np.float32), shape, interpolation=cv2.INTER_AREA) > 0.5 for m in (mask, before)]
     if np.count_nonzero(area[1]) < MIN_AREA:
         return None, None
-    warped = warp_mask(area[1], optical_flow(here, there))
+    warped = warp_mask(area[1], optical_flow(here, there, fast=True)) > 0.5
     size = np.count_nonzero(warped)
     if size < MIN_AREA:  # it leaves the frame
         return None, None
@@ -117,23 +118,8 @@ def flow_agreement(
 
 
 def to_small_grey(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "sh sw"]:
-    """A greyscale copy of a frame, small enough for a fast `optical_flow`."""
+    """A greyscale copy of a frame, small enough for fast optical flow."""
     return cv2.cvtColor(fit(image, FLOW_SIDE), cv2.COLOR_RGB2GRAY)
-
-
-def optical_flow(here: UInt8[np.ndarray, "h w"], there: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w 2"]:
-    """Displacement of each pixel from one greyscale image to the other.
-
-    Source: dense inverse search, Kroeger et al. 2016, arXiv 1603.03590; OpenCV's ``DISOpticalFlow``.
-    """
-    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(here, there, None)
-
-
-def warp_mask(mask: Bool[np.ndarray, "h w"], moved: Float32[np.ndarray, "h w 2"]) -> Bool[np.ndarray, "h w"]:
-    """A mask of the other image, warped to the image that the flow starts from."""
-    rows, columns = np.indices(mask.shape, np.float32)
-    at = columns + moved[..., 0], rows + moved[..., 1]
-    return cv2.remap(mask.astype(np.float32), *at, cv2.INTER_LINEAR) > 0.5
 
 
 def _doubt(value: float, usual: float, drop: float, bad: float) -> float:

@@ -25,6 +25,7 @@ class TrackedMask:
         jump: area divided by that of the warped mask.
         exchanged: probability that the other candidate is the object; None if there is no other.
         other: the mask of the other candidate as COCO RLE, where it is probable enough to be offered.
+        draft: it was tracked as a draft, see `nbhelpers.rotoscoping.RotoSession`.
     """
 
     rle: Mapping[str, Any] = field(repr=False)
@@ -37,6 +38,7 @@ class TrackedMask:
     jump: float | None = None
     exchanged: float | None = None
     other: Mapping[str, Any] | None = field(default=None, repr=False)
+    draft: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ class MaskRecord:
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON data, with the field names of the project files."""
         parts = {"tracked": self.tracked, "prompted": self.prompted}
-        return {name: dict(vars(part)) for name, part in parts.items() if part is not None}
+        data = {name: dict(vars(part)) for name, part in parts.items() if part is not None}
+        if self.tracked is not None and not self.tracked.draft:
+            del data["tracked"]["draft"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MaskRecord:

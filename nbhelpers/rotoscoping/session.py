@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from nbhelpers.rotoscoping.export import export_mattes
 from nbhelpers.rotoscoping.project import Project, State, identify, open_clip, read_about
 from nbhelpers.rotoscoping.schedule import BACKWARD, FORWARD
 from nbhelpers.rotoscoping.tracker_sync import TrackerSync
+
+QUALITIES = ("full", "draft")
+log = logging.getLogger(__name__)
 
 
 class RotoSession:
@@ -57,6 +61,9 @@ class RotoSession:
         tracker: tracks the objects; by default that of an existing project, else from `nbhelpers.load`.
         project: the folder, created or continued; by default a temporary one that is deleted with the session.
         name: of the clip in the log and in messages; by default the stem of the path.
+        quality: ``"draft"`` for a quick look: `propagate` tracks every third frame, and interpolates the masks between
+            along the optical flow, in about a third of the time. Once `quality` is ``"full"``, drafts are outdated and
+            `propagate` tracks their frames again.
         detector: finds whole objects, one of which a single click is taken for rather than for a part, unless something
             moves along with it. True: from `nbhelpers.load`, as by default where ``tracker`` is. Trackers without
             ``candidates`` decide alone.
@@ -68,7 +75,8 @@ class RotoSession:
         project: the folder, as a path.
 
     Raises:
-        NbHelpersError: an unreadable clip; a project of another clip or model, or a folder with other files.
+        NbHelpersError: an unreadable clip; a project of another clip or model, or a folder with other files; an unknown
+            quality.
     """
 
     def __init__(
@@ -78,8 +86,10 @@ class RotoSession:
         *,
         project: str | Path | None = None,
         name: str | None = None,
+        quality: str = "full",
         detector: Detector | bool | None = None,
     ):
+        self.quality = quality
         self.frames = open_clip(frames)
         clip = identify(self.frames, name)
         self._detector = tracker is None if detector is None else detector
@@ -142,6 +152,24 @@ class RotoSession:
     def size(self) -> tuple[int, int]:
         """``(H, W)`` of every frame."""
         return tuple(self.frames.size)
+
+    @property
+    def quality(self) -> str:
+        """``"full"`` or ``"draft"``: how the next `propagate` tracks."""
+        return self._quality
+
+    @quality.setter
+    def quality(self, quality: str) -> None:
+        """Set how the next `propagate` tracks."""
+        if quality not in QUALITIES:
+            raise NbHelpersError("unknown quality", given=quality, expected=" or ".join(QUALITIES))
+        self._quality = quality
+
+    def is_draft(self, frame: int | None = None, name: str | None = None) -> bool:
+        """Whether the mask of an object (the active one) on a frame (the current one) was tracked as a draft."""
+        frame, entry = self._at(frame), self._entry(name)
+        tracked = self._project.record(frame, entry.number).tracked
+        return self._project.state(frame, entry) in ("tracked", "gone") and tracked is not None and tracked.draft
 
     @property
     def frame(self) -> int:
@@ -396,8 +424,8 @@ class RotoSession:
         """Track all objects and yield the index of each frame once its new masks are saved.
 
         Prompted frames keep their masks, and so do frames that are current: up to the next prompted frame those tracked
-        in this direction, after it all of them. The iterator can be stopped at any frame; a step on the session, or
-        `cancel`, ends it after the frame in progress.
+        in this direction, after it all of them. Drafts are current for a draft only. The iterator can be stopped at any
+        frame; a step on the session, or `cancel`, ends it after the frame in progress.
 
         Args:
             start: first frame; by default the current one.
@@ -526,6 +554,12 @@ class RotoSession:
         """
         mattes = self.mattes(objects, invert)
         missing = self._project.frames_without_masks([self._entry(name) for name in mattes.objects])
+        drafts = [f for f in range(len(self.frames)) if any(self.is_draft(f, name) for name in mattes.objects)]
+        if drafts:
+            log.warning(
+                "%d of %d frames are drafts, the first is %d: propagate_all() with quality = 'full' tracks them",
+                len(drafts), len(mattes), drafts[0],
+            )  # fmt: skip
         clip, how = {**self._project.clip, "name": self.name}, {"replace": replace, "progress": progress}
         return export_mattes(mattes, folder, formats, clip, missing=missing, apart=apart, bits=bits, **how)
 
@@ -633,16 +667,23 @@ class RotoSession:
         runs = self._runs
         for start, stop, backwards in ((0, last, False), (last, 0, True)):
             event = {"start": start, "stop": stop, "backwards": backwards, "missing": True}
-            if runs == self._runs and self._todo(event):
+            if runs == self._runs and self._todo({**event, "draft": self.quality == "draft"}):
                 yield from self._propagate(event, on_frame)
 
     def _todo(self, event: Mapping[str, Any]) -> dict[int, set[int]]:
         """Frames that a propagation has to track, with the numbers of the objects."""
         select = schedule.missing_frames if event.get("missing") else schedule.frames_in_range
         step = BACKWARD if event["backwards"] else FORWARD
+
+        def find(number: int, frame: int) -> schedule.TrackedMask | None:
+            tracked = self._project.record(frame, number).tracked
+            if tracked is None or not tracked.draft or event.get("draft"):
+                return tracked
+            return replace(tracked, digest="")  # outdated
+
         return select(
             self._project.digests(),
-            lambda number, frame: self._project.record(frame, number).tracked,
+            find,
             event["start"],
             event["stop"],
             step,
@@ -653,6 +694,8 @@ class RotoSession:
     ) -> Iterator[int]:
         """Run a propagation and record in the log how far it came."""
         step = BACKWARD if event["backwards"] else FORWARD
+        if record and self.quality == "draft":
+            event = {**event, "draft": True}
         with self._lock:
             todo = self._todo(event)
             if record and todo:
@@ -668,7 +711,7 @@ class RotoSession:
         reached = None
         try:
             for start, stop in schedule.contiguous_ranges(todo, step):
-                tracking = self._sync.track(todo, start, stop, step)
+                tracking = self._sync.track(todo, start, stop, step, bool(event.get("draft")))
                 while (frame := self._next_frame(tracking, runs)) is not None:
                     if frame not in todo:
                         continue

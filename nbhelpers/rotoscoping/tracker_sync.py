@@ -27,6 +27,7 @@ from nbhelpers.rotoscoping.schedule import Digests, PromptedMask, TrackedMask, i
 
 MEMORY_FRAMES = 32  # memory frames that are kept, unless the tracker specifies it
 MAX_WARM_UP = 16  # frames that are tracked again to restore a tracker whose memory cannot be saved
+DRAFT_STEP = 3  # frames from one that a draft tracks to the next
 MASK_CACHE_SIZE = 16  # masks beneath strokes, as RLE
 GREY_CACHE_SIZE = 4  # small greyscale copies of frames
 STROKE_BITS = 4  # fractional binary digits of the coordinates that OpenCV draws with
@@ -75,7 +76,9 @@ class TrackerSync:
                     frame, {entry.number: replace(self._project.full(frame, entry.number), prompted=prompted)}
                 )
 
-    def track(self, todo: Mapping[int, set[int]], start: int, stop: int, step: int) -> Generator[int]:
+    def track(
+        self, todo: Mapping[int, set[int]], start: int, stop: int, step: int, draft: bool = False
+    ) -> Generator[int]:
         """Track the objects from ``start`` to ``stop``, both included, and write the masks of ``todo`` to the project.
 
         Args:
@@ -83,6 +86,7 @@ class TrackerSync:
             start: first frame.
             stop: last frame.
             step: 1 or -1.
+            draft: track every third frame and interpolate the masks between.
 
         Yields:
             the index of each frame once its masks and memory are saved, including frames before ``start`` that had to
@@ -92,7 +96,16 @@ class TrackerSync:
         self._add_prompts(prompts, prompts)
         first = self._warm_up_start(todo[start], digests, start, step)
         self._save_changed(prompts)
-        for tracked in self.tracker.propagate(self.state, first, stop):
+        if draft and 0 <= first - step < len(self._frames):
+            first -= step  # one end of the first interpolation
+        by = step * DRAFT_STEP if draft else step
+        by = () if by == (1 if stop >= first else -1) else (by,)  # trackers need not know of steps
+        for tracked in self.tracker.propagate(self.state, first, stop, *by):
+            if tracked.is_interpolated:
+                if tracked.frame in todo:
+                    self._write_masks(tracked, todo[tracked.frame], digests, step, draft)
+                yield tracked.frame
+                continue
             for number in tracked.predictions:
                 frames = self._memory.setdefault(number, {})
                 frames[tracked.frame] = prompts_digest(prompts, number)
@@ -100,7 +113,7 @@ class TrackerSync:
                     del frames[far]
             self._save_frame(prompts, tracked.frame)
             if tracked.frame in todo:
-                self._write_masks(tracked, todo[tracked.frame], digests, step)
+                self._write_masks(tracked, todo[tracked.frame], digests, step, draft)
             yield tracked.frame
 
     def restore_memory(self) -> None:
@@ -284,7 +297,7 @@ class TrackerSync:
         """Whether the tracker has an object's mask on a frame in memory and can continue from it."""
         return frame in self._memory.get(number, {}) or (number, frame) in self._added
 
-    def _write_masks(self, tracked: TrackedFrame, numbers: set[int], digests: Digests, step: int) -> None:
+    def _write_masks(self, tracked: TrackedFrame, numbers: set[int], digests: Digests, step: int, draft: bool) -> None:
         """Write the masks of a tracked frame and their agreement with optical flow to the project."""
         frame, neighbour = tracked.frame, tracked.frame - step
         records = {}
@@ -294,12 +307,14 @@ class TrackerSync:
             prediction, gone = tracked.predictions[number], number in tracked.gone
             mask = np.zeros(tuple(self._frames.size), bool) if gone else prediction.best
             overlap = jump = None
-            if 0 <= neighbour < len(self._frames) and self._project.state(neighbour, entry) != "empty":
+            known = 0 <= neighbour < len(self._frames) and self._project.state(neighbour, entry) != "empty"
+            if known and not tracked.is_interpolated:
                 before = self._project.current_mask(neighbour, entry)
                 overlap, jump = flow_agreement(mask, self._grey(frame), before, self._grey(neighbour))
             source = source_frame(digests[number], frame, step)
             score = round(float(prediction.scores[prediction.choice]), 6)
-            found = TrackedMask(encode_rle(mask), score, gone, step, source, digests[number][source], overlap, jump)
+            digest = digests[number][source]
+            found = TrackedMask(encode_rle(mask), score, gone, step, source, digest, overlap, jump, draft=draft)
             if (other := tracked.others.get(number)) is not None:
                 exchanged = round(float(other.scores[0]), 4)
                 rle = encode_rle(other.best) if exchanged >= MIN_EXCHANGED / 2 else None

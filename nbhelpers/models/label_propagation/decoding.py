@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.flow import optical_flow
 from nbhelpers.core.masks import box_of, components, deepest_points, upsample
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE, Prompt
 from nbhelpers.models.protocols import FeatureSegmenter
@@ -337,7 +338,7 @@ def _relative_motion(
     if min(height, width) < 4 * FLOW_SPACING:
         return None
     near, far = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (frame, other))
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(near, far, None)  # pyright: ignore - the stubs want a flow to begin with
+    flow = optical_flow(near, far)
     rows, columns = np.mgrid[0:height:FLOW_SPACING, 0:width:FLOW_SPACING]
     around = cv2.dilate(part.astype(np.uint8), np.ones((2 * FLOW_MARGIN + 1,) * 2)).astype(bool)
     outside = ~around[rows, columns]

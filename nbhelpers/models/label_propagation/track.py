@@ -163,18 +163,17 @@ class Track:
         """The prompted frames nearest in time, in order of distance."""
         return sorted(self.anchors, key=lambda index: (abs(index - frame), index))[:count]
 
-    def before(self, frame: int, step: int, count: int) -> list[int]:
+    def before(self, frame: int, step: int, count: int, stride: int = 1) -> list[int]:
         """Tracked frames just before ``frame`` in the direction ``step``, back to a prompted or a missing one.
 
-        Masks beyond a prompted frame are older than its correction.
+        Masks beyond a prompted frame are older than its correction. Neighbours are at most ``stride`` frames apart.
         """
         frames, alone = [], []
-        while (
-            len(alone) < count
-            and len(frames) < MAX_PAST
-            and (frame := frame - step) not in self.anchors
-            and any(frame in masks for masks in self.tracked.values())
-        ):
+        while len(alone) < count and len(frames) < MAX_PAST:
+            near = range(frame - step, frame - step * (stride + 1), -step)
+            known = [each for each in near if each in self.anchors or any(each in m for m in self.tracked.values())]
+            if not known or (frame := known[0]) in self.anchors:
+                break
             frames.append(frame)
             if all(places[frame].alone for places in self.places.values() if frame in places):
                 alone.append(frame)

@@ -310,7 +310,7 @@ class LabelPropagation(ClipTracker):
                 self._search(state, object_id, index)
         memory = [track.anchors[index].memory for index in anchors]
         source = track.source(frame, step)
-        for index in track.before(frame, step, MAX_RECENT):
+        for index in track.before(frame, step, MAX_RECENT, state.stride):
             if index not in track.recent:
                 if (joined := track.joined(index)) is None:
                     continue

@@ -184,12 +184,19 @@ class TrackRow(Row):
                           width="136px")  # fmt: skip
         other = button("Take other", "Take the other candidate on this frame (T)", owner.take_other, icon="exchange",
                        width="112px")  # fmt: skip
-        super().__init__(label("Track"), *self.starts, self.stop, doubtful, other, space(), right)
+        self.draft = widgets.ToggleButton(
+            value=owner.session.quality == "draft",
+            description="Draft",
+            tooltip="Track every third frame only, for a quick look; without, drafts are tracked again",
+            layout=widgets.Layout(width="72px", margin="0"),
+        )
+        owner.bind(self.draft, lambda draft: setattr(owner.session, "quality", "draft" if draft else "full"))
+        super().__init__(label("Track"), *self.starts, self.draft, self.stop, doubtful, other, space(), right)
         self.show_running(False)
 
     def show_running(self, running: bool) -> None:
         """Enable the buttons that can be used while something runs, or does not."""
-        for each in self.starts:
+        for each in (*self.starts, self.draft):
             each.disabled = running
         self.stop.disabled = not running
         self.stop.button_style = "warning" if running else ""

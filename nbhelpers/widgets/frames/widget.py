@@ -135,6 +135,7 @@ class FramesWidget(SessionWidget):
         session = self.session
         state, drift = session.state(), session.drift()
         text = f"Frame {session.frame}: {session.active}: {STATES[state]}"
+        text += " (draft)" if session.is_draft() else ""
         return f"{text}, drift {drift.score:.2f}" if state in ("tracked", "outdated") else text
 
     def still(self) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
