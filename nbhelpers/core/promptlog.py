@@ -166,7 +166,7 @@ class PromptLog:
                 ``point.move`` (``index, x, y, candidate``), ``point.remove`` (``index``), ``box.set`` (``box`` or
                 None), ``mask.set`` (``mask``: bool array or None), ``candidate.set`` (``index``), ``clear``;
                 ``stroke.add`` (``points``, ``radius``, ``erase``), ``matte.set`` (``settings``); ``propagate``
-                (``start, stop``).
+                (``start, stop``; ``draft``).
             **what: ``object`` and the fields named above; for a clip the ``frame`` and, with the first prompt on a
                 tracked frame, ``base``: the mask that it corrects (bool array).
 

@@ -210,14 +210,17 @@ def _between(frames: FrameSequence, before: TrackedFrame, after: TrackedFrame, s
         flows = [resize_flow(optical_flow(grey, end), (frames.size[0], frames.size[1])) for end in ends]
         weight = (frame - before.frame) / (after.frame - before.frame)
         predictions, gone = {}, set()
-        for object_id, last in after.predictions.items():
-            first = before.predictions.get(object_id, last)
-            near, far = (
-                warp_mask(end.best, flow, cv2.BORDER_REPLICATE) for end, flow in zip((first, last), flows, strict=True)
-            )
-            mask = (1 - weight) * near + weight * far > 0.5
-            score = (1 - weight) * first.scores[first.choice] + weight * last.scores[last.choice]
-            predictions[object_id] = Prediction.of_mask(mask, float(score))
+        for object_id in after.predictions:
+            sides = [
+                (part, end.predictions[object_id], flow)
+                for part, end, flow in zip((1 - weight, weight), (before, after), flows, strict=True)
+                if object_id in end.predictions
+            ]
+            total = sum(part for part, _, _ in sides)
+            cover = sum(part * warp_mask(side.best, flow, cv2.BORDER_REPLICATE) for part, side, flow in sides)
+            score = sum(part * float(side.scores[side.choice]) for part, side, _ in sides) / total
+            mask = np.asarray(cover) > total / 2
+            predictions[object_id] = Prediction.of_mask(mask, score)
             if not mask.any():
                 gone.add(object_id)
         yield TrackedFrame(frame, predictions, frozenset(gone), is_interpolated=True)
