@@ -33,8 +33,10 @@ from nbhelpers.benchmarks.views import (
     read_scene_masks,
 )
 from nbhelpers.benchmarks.words import VOC_NAMES, WordMasks, vocabularies
+from nbhelpers.core.images import load_image
 from nbhelpers.core.masks import encode_rle
 from nbhelpers.core.mattes import make_trimap
+from nbhelpers.core.metrics import iou
 from nbhelpers.geometry_fusion.comparison import ArmResult, TrueMasks, figures, frame_ious
 from nbhelpers.geometry_fusion.synthetic import render_clip
 from nbhelpers.models.label_propagation import LabelPropagation
@@ -71,6 +73,7 @@ def test_words_are_counted_as_a_person_counts(tmp_path):
         Named(),
         FloodSegmenter(),
         without=("detector",),
+        pictures=tmp_path / "vis",
     )
     results = run_benchmark(benchmark, tmp_path / "out")
     scores = results["scores"]
@@ -78,10 +81,14 @@ def test_words_are_counted_as_a_person_counts(tmp_path):
     assert scores["absent_words"] == 3 and scores["alone_absent_words"] == 3 and scores["present_absent_words"] == 0
     assert scores["absent_found"] == 0 and results["cost"]["prompts"] > 0
     assert "detector" not in benchmark.facts()
-    detected = replace(benchmark, detector=FakeDetector({"ball": 0.9}), without=())
+    detected = replace(benchmark, detector=FakeDetector({"ball": 0.9}), without=(), pictures="")
     assert detected.facts()["detector"] == "fake-detector"
     run_benchmark(detected, tmp_path / "detected")
     assert detected.detector.asked
+    (picture,) = (tmp_path / "vis").iterdir()
+    photo = load_image(tmp_path / "d" / "images" / "a.png")
+    true, found = ((side != photo).any(2) for side in np.split(load_image(picture), 2, axis=1))
+    assert true.any() and iou(true, found) > 0.85
 
 
 def test_words_on_voc_have_a_miou_too(tmp_path):
@@ -293,6 +300,8 @@ def test_the_command_runs_and_reports(runs, tmp_path, monkeypatch):
     assert shown.exit_code == 0, shown.output
     assert "miou" in shown.output and "pamr_steps: 10" in shown.output
     assert len(list((tmp_path / "cli" / "visualizations").iterdir())) == 1
+    shown = runner.invoke(cli.app, ["benchmarks", "run", "--dataset", "davis2016", "--save-vis"])
+    assert isinstance(shown.exception, NbHelpersError) and "no pictures of this dataset" in str(shown.exception)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def measure(
         from nbhelpers.benchmarks.words import WordMasks
 
         benchmark = WordMasks(
-            dataset, data_dir, _parts(vocabularies), text_encoder(model), segmenter, detector, _parts(without)
+            dataset, data_dir, _parts(vocabularies), text_encoder(model), segmenter, detector, _parts(without), pictures
         )
     elif kind == "views":
         from nbhelpers.benchmarks.views import SceneViews
@@ -138,6 +138,8 @@ def measure(
     else:
         every = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items()]
         raise NbHelpersError("there is no such dataset", given=dataset, expected="; ".join(every))
+    if save_vis and not hasattr(benchmark, "pictures"):
+        raise NbHelpersError("there are no pictures of this dataset", given=dataset, do="leave out --save-vis")
     with local_client(workers) as client, progress_bar(dataset) as bar:
         results = run_benchmark(benchmark, output_dir, num_samples=num_samples, client=client, progress=bar)
     typer.echo(summary_text(results))

@@ -19,8 +19,9 @@ from nbhelpers.benchmarks.open_vocabulary import model_name, opened_photos, reso
 from nbhelpers.benchmarks.protocols import VOC_NAMES
 from nbhelpers.clip_guided import ClipGuidedSettings, segment
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import load_image
+from nbhelpers.core.images import load_image, save_image
 from nbhelpers.models.yolox import CLASSES as COCO_NAMES
+from nbhelpers.plots import overlay
 
 DATASETS = ("voc-words", "coco-words")
 VOCABULARIES = ("all", "present", "alone")
@@ -80,6 +81,8 @@ class WordMasks:
         segmenter: likewise.
         detector: likewise; None: the one that `segment` chooses.
         without: of ``surroundings`` and ``detector``, what is left out, for comparison.
+        pictures: folder for pictures of the first vocabulary: the photo with the true masks, and beside it with those
+            that were found, a word in the same colour; empty for none.
     """
 
     dataset: str
@@ -89,6 +92,7 @@ class WordMasks:
     segmenter: Any = None
     detector: Any = None
     without: tuple[str, ...] = ()
+    pictures: str | Path = ""
     kind = "words to masks"
     measure_name = "mean IoU of present words"
 
@@ -163,10 +167,11 @@ class WordMasks:
             if kind not in self.vocabularies:
                 continue
             ious, absent = {}, {}
+            masks = {word: np.zeros(image.shape[:2], bool) for word in photo.truth}  # first, for their colours
             for vocabulary in lists:
                 result = segment(image, vocabulary, embedding=embedding, **models)
                 for word in result.vocabulary:
-                    found = result.mask(word) & photo.counted
+                    masks[word] = found = result.mask(word) & photo.counted
                     if word not in photo.truth:
                         absent[word] = round(float(found.mean()), 5)
                         continue
@@ -182,6 +187,9 @@ class WordMasks:
                     found = result.labels.astype(np.int64) + 1
                     record["areas"] = sparse(class_areas(photo.labels, found, VOC_CLASSES))
             record["present"][kind], record["absent"][kind] = ious, absent
+            if self.pictures and kind == self.vocabularies[0]:
+                sides = [overlay(image, each) for each in (photo.truth, masks)]
+                save_image(Path(self.pictures) / f"{Path(name).stem}.png", np.concatenate(sides, axis=1))
         return record | {"cost": {key: round(value, 4) for key, value in cost.items()}}
 
     def summarize(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
