@@ -49,9 +49,8 @@ def pytest_sessionstart(session):
     tempfile.tempdir = os.environ["TMPDIR"] = folder = tempfile.mkdtemp(prefix="nbhelpers-tests-")
 
     def remove():
-        if list(
-            Path(folder).glob("pymp-*")
-        ):  # multiprocessing removes its folder when the process ends, and must find it
+        # multiprocessing removes its own folder when the process ends, and must find it
+        if any(Path(folder).glob("pymp-*")):
             Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=-200)
         else:
             shutil.rmtree(folder, ignore_errors=True)
