@@ -87,8 +87,11 @@ class FakeTracker:
         if not state.prompts:
             raise NbHelpersError("there is no prompt yet")
         step = step or (1 if stop >= start else -1)
-        prompted = {frame for prompts in state.prompts.values() for frame in prompts}
-        return track_in_steps(state.frames, lambda frame: self._track(state, frame, step), prompted, start, stop, step)
+        track, is_prompted = (
+            lambda frame: self._track(state, frame, step),
+            lambda frame: any(frame in prompts for prompts in state.prompts.values()),
+        )
+        return track_in_steps(state.frames, track, is_prompted, start, stop, step)
 
     def _track(self, state, frame, step):
         time.sleep(self.seconds)

@@ -380,15 +380,26 @@ def test_every_third_frame_is_tracked_and_masks_between_are_interpolated(tracker
     frames = list(tracker.propagate(state, start, stop, -3 if backwards else 3))
     assert [tracked.frame for tracked in frames] == (list(range(12))[::-1] if backwards else list(range(12)))
     decoded = [tracked.frame for tracked in frames if not tracked.is_interpolated]
-    assert decoded == (
-        [11, 8, 5, 2, 0] if backwards else [0, 3, 5, 8, 11]
-    )  # a prompted frame and the last are among them
+    # a prompted frame and the last are among them
+    assert decoded == ([11, 8, 5, 2, 0] if backwards else [0, 3, 5, 8, 11])
     assert tracker.segmenter.encoded - encoded == 3
     for tracked in frames:
         assert tracked.predictions[1].best.shape == SIZE and 0 < tracked.predictions[1].scores[0] <= 1
         assert iou(tracked.predictions[1].best, clip.disc(tracked.frame)) > 0.85, tracked.frame
         assert iou(tracked.predictions[2].best, clip.box()) > 0.85
     assert [tracked.prompted for tracked in frames if tracked.frame == 5] == [{2}]
+
+
+def test_an_object_that_is_added_on_the_way_is_interpolated_from_its_own_side(tracker):
+    clip = Clip(8)
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.disc(0)))
+    frames = tracker.propagate(state, 0, 7, 3)
+    assert next(frames).frame == 0
+    tracker.add(state, 2, 2, Prompt(mask=clip.box()))
+    between, prompted = next(frames), next(frames)
+    assert between.is_interpolated and iou(between.predictions[2].best, clip.box()) > 0.95
+    assert prompted.prompted == {2} and (prompted.predictions[2].best == clip.box()).all()
 
 
 def test_a_step_that_leads_away_is_refused(tracker):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -103,8 +103,10 @@ class ClipTracker:
             state.stride = abs(step)
             return self._track(state, frame, 1 if step > 0 else -1)
 
-        prompted = {frame for item in state.objects.values() for frame in item.prompts}
-        return track_in_steps(state.frames, track, prompted, start, stop, step)
+        def is_prompted(frame: int) -> bool:
+            return any(frame in item.prompts for item in state.objects.values())
+
+        return track_in_steps(state.frames, track, is_prompted, start, stop, step)
 
     def memory(self, state: Any, frame: int) -> dict[str, np.ndarray]:
         """The memory of one frame as arrays that `recall` restores, after a restart for example.
@@ -173,7 +175,7 @@ class ClipTracker:
 def track_in_steps(
     frames: FrameSequence,
     track: Callable[[int], TrackedFrame],
-    prompted: Container[int],
+    is_prompted: Callable[[int], bool],
     start: int,
     stop: int,
     step: int,
@@ -183,7 +185,7 @@ def track_in_steps(
     Args:
         frames: the clip.
         track: tracks one frame.
-        prompted: frames that are not left out, beside the last one.
+        is_prompted: which frames are not left out, beside the last one.
         start: first frame.
         stop: last frame.
         step: from one tracked frame to the next, negative for backwards.
@@ -192,7 +194,7 @@ def track_in_steps(
     before = None
     for frame in range(start, stop + sign, sign):
         near = before is not None and abs(frame - before.frame) < abs(step)
-        if near and frame != stop and frame not in prompted:
+        if near and frame != stop and not is_prompted(frame):
             continue
         tracked = track(frame)
         if before is not None:

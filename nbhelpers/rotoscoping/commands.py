@@ -85,8 +85,9 @@ def run_command(
     with tqdm(unit="frame", desc=clip.name) as bar:
         tracker = load("tracker", None if log is None else log.model, device)
         log = log or log_of_points(frames, tracker.name, clicks)
-        report = {"quality": quality, "on_frame": lambda _: bar.update()}
-        outcome = replay_clip(frames, log, output, formats, tracker=tracker, **report)
+        outcome = replay_clip(
+            frames, log, output, formats, tracker=tracker, quality=quality, on_frame=lambda _: bar.update()
+        )
     for problem in frames.problems:
         typer.echo(f"note: {problem}")
     typer.echo(f"{outcome.frames} frames, {outcome.tracked} tracked now; tracker: {tracker.name} on {tracker.device}")

@@ -29,6 +29,7 @@ def export_mattes(
     clip: Mapping[str, Any],
     *,
     missing: Sequence[int] = (),
+    drafts: Sequence[int] = (),
     apart: bool = False,
     bits: int | None = None,
     replace: bool = False,
@@ -48,6 +49,7 @@ def export_mattes(
         formats: what to write; or a mapping from format to its folder, such as ``{"nerfstudio": "scene"}``.
         clip: its ``name`` and ``signature``, see `nbhelpers.rotoscoping.project.identify`.
         missing: frames whose masks are outdated or missing; a warning if some are, an error if all are.
+        drafts: frames whose masks are drafts; a warning if some are.
         apart: write a folder, or file, per object.
         bits: 8 or 16 per channel, if the format allows it.
         replace: overwrite an earlier export of other masks or settings.
@@ -64,6 +66,11 @@ def export_mattes(
         log.warning(
             "%d of %d frames have outdated masks or none, the first is %d: propagate_all() tracks them",
             len(missing), len(mattes), missing[0],
+        )  # fmt: skip
+    if drafts:
+        log.warning(
+            "%d of %d frames are drafts, the first is %d: propagate_all() with quality = 'full' tracks them",
+            len(drafts), len(mattes), drafts[0],
         )  # fmt: skip
     parts = {f"-{file_stem(name)}": mattes.only([name]) for name in mattes.objects} if apart else {}
     reports = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -33,7 +32,6 @@ from nbhelpers.rotoscoping.schedule import BACKWARD, FORWARD
 from nbhelpers.rotoscoping.tracker_sync import TrackerSync
 
 QUALITIES = ("full", "draft")
-log = logging.getLogger(__name__)
 
 
 class RotoSession:
@@ -445,7 +443,7 @@ class RotoSession:
                 do="swap start and stop" if backwards else "pass backwards=True",
             )
         self._need_prompts()
-        return self._propagate({"start": start, "stop": stop, "backwards": backwards}, on_frame)
+        return self._propagate(self._event(start, stop, backwards), on_frame)
 
     def propagate_all(self, on_frame: Callable[[int], object] | None = None) -> Iterator[int]:
         """Track all objects to every frame that is empty or outdated, forwards and then backwards; see `propagate`."""
@@ -555,13 +553,9 @@ class RotoSession:
         mattes = self.mattes(objects, invert)
         missing = self._project.frames_without_masks([self._entry(name) for name in mattes.objects])
         drafts = [f for f in range(len(self.frames)) if any(self.is_draft(f, name) for name in mattes.objects)]
-        if drafts:
-            log.warning(
-                "%d of %d frames are drafts, the first is %d: propagate_all() with quality = 'full' tracks them",
-                len(drafts), len(mattes), drafts[0],
-            )  # fmt: skip
         clip, how = {**self._project.clip, "name": self.name}, {"replace": replace, "progress": progress}
-        return export_mattes(mattes, folder, formats, clip, missing=missing, apart=apart, bits=bits, **how)
+        how |= {"missing": missing, "drafts": drafts}
+        return export_mattes(mattes, folder, formats, clip, apart=apart, bits=bits, **how)
 
     def _entry(self, name: str | None) -> ObjectEntry:
         """The prompts of an object (the active one)."""
@@ -666,9 +660,14 @@ class RotoSession:
         last = len(self.frames) - 1
         runs = self._runs
         for start, stop, backwards in ((0, last, False), (last, 0, True)):
-            event = {"start": start, "stop": stop, "backwards": backwards, "missing": True}
-            if runs == self._runs and self._todo({**event, "draft": self.quality == "draft"}):
+            event = self._event(start, stop, backwards) | {"missing": True}
+            if runs == self._runs and self._todo(event):
                 yield from self._propagate(event, on_frame)
+
+    def _event(self, start: int, stop: int, backwards: bool) -> dict[str, Any]:
+        """A propagation in the present quality, as the log records it."""
+        draft = {"draft": True} if self.quality == "draft" else {}
+        return {"start": start, "stop": stop, "backwards": backwards, **draft}
 
     def _todo(self, event: Mapping[str, Any]) -> dict[int, set[int]]:
         """Frames that a propagation has to track, with the numbers of the objects."""
@@ -694,8 +693,6 @@ class RotoSession:
     ) -> Iterator[int]:
         """Run a propagation and record in the log how far it came."""
         step = BACKWARD if event["backwards"] else FORWARD
-        if record and self.quality == "draft":
-            event = {**event, "draft": True}
         with self._lock:
             todo = self._todo(event)
             if record and todo:
