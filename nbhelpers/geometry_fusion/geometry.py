@@ -35,6 +35,7 @@ DENSE = 0.8  # confidence from which a cell's point is exact enough to predict w
 UNKNOWN_DEPTH = 65535  # of 7-Scenes
 MILLIMETRES = 1000.0
 PAIRS = 16  # of frames that are compared, at most
+VERSION = 2  # of the depth of cells: geometry that was kept by another is encoded again
 
 
 @dataclass(frozen=True)
@@ -359,12 +360,12 @@ def kept_geometry(
 ) -> Geometry:
     """Geometry of a clip from a folder, encoded and written there when it is first asked for.
 
-    The file's name holds the encoder's and a hash of all frames; a clip that cannot be encoded is remembered as well.
+    The file's name holds the encoder's and a hash of all frames and of `VERSION`; a clip that cannot be encoded is remembered as well.
 
     Raises:
         NbHelpersError: geometry cannot be had.
     """
-    digest = hashlib.sha256(encoder.name.encode())
+    digest = hashlib.sha256(f"{encoder.name} {VERSION}".encode())
     for number in range(len(frames)):
         digest.update(np.ascontiguousarray(frames[number]))
     if scene is not None:

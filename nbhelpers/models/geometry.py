@@ -1,7 +1,9 @@
 """From a scene to what each frame's cells know of it: the geometry encoders that need no network of their own.
 
-* `SceneGeometry` takes cameras with depth, or with sparse points, from whoever knows them.
+* `SceneGeometry` takes known cameras with depth, or with sparse points.
 * `EstimatedGeometry` lets a scene estimator (structure from motion, VGGT) find them first.
+
+Where there are only sparse points, the depth between them comes from plane-sweep stereo.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from jaxtyping import Bool, Float, Float32
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.scenes.files import few
+from nbhelpers.models.plane_sweep import sweep_depth
 from nbhelpers.models.protocols import FrameSequence, SceneEstimator
 from nbhelpers.models.values import Geometry
 
@@ -64,7 +67,7 @@ class SceneGeometry:
                 expected="cameras with depth or points, e.g. transforms.json, or a folder of RGB-D frames",
                 do="name them, or take another source such as colmap",
             )
-        return cells_of_scene(scene, len(frames), self.grid)
+        return cells_of_scene(_with_depth(scene, frames), len(frames), self.grid)
 
 
 class EstimatedGeometry:
@@ -93,15 +96,20 @@ class EstimatedGeometry:
         if scene is None:
             images: Any = frames  # a sequence as far as an estimator reads it
             scene = self.estimator.reconstruct(images, [f"{number:05d}" for number in range(len(frames))])
-        return cells_of_scene(scene, len(frames), self.grid)
+        return cells_of_scene(_with_depth(scene, frames), len(frames), self.grid)
+
+
+def _with_depth(scene: Scene, frames: FrameSequence) -> Scene:
+    """The scene with depth: its own, or that of `sweep_depth` where it has a view for each frame."""
+    return scene if scene.depth is not None or len(scene) != len(frames) else sweep_depth(scene, frames)
 
 
 def cells_of_scene(scene: Scene, frames: int, grid: int = GRID) -> Geometry:
-    """A scene's depth, or else its points, on a grid of cells over each view.
+    """A scene's depth and points on a grid of cells over each view.
 
-    Of a view with depth, each cell has the depth at its middle, or the median of what is known in it. Of a view
-    without, a cell takes the depth of the nearest points that were observed there, up to 1.5 cells away, with a
-    confidence that falls with the distance; the rest are not valid.
+    A cell has the depth at its middle, or the median of what is known in it. Where no depth is known, it takes that of
+    the nearest points that were observed in the view, up to 1.5 cells away, with a confidence that falls with the
+    distance; the rest are not valid.
 
     Args:
         scene: one view a frame.
@@ -127,14 +135,14 @@ def cells_of_scene(scene: Scene, frames: int, grid: int = GRID) -> Geometry:
     unknown = 0
     for view in placed.tolist():
         directions = cell_rays(scene, view, grid)
+        depth, certainty = _carried_depth(scene, view, grid)
         if scene.depth is not None:
             unknown += int((~np.isfinite(scene.depth[view])).sum())
-            depth = _cell_depth(scene.depth[view], grid)
-            certainty = (depth > 0).astype(np.float32)
+            dense = _cell_depth(scene.depth[view], grid)
+            sure = np.ones_like(certainty)
             if scene.confidence is not None:
-                certainty = certainty * _relative(_cell_depth(scene.confidence[view], grid))
-        else:
-            depth, certainty = _carried_depth(scene, view, grid)
+                sure = _relative(_cell_depth(scene.confidence[view], grid))
+            depth, certainty = np.where(dense > 0, dense, depth), np.where(dense > 0, sure, certainty)
         turn, center = scene.world_to_camera[view][:, :3], scene.centers[view]
         points[view] = (directions * depth[..., None]) @ turn + center
         rays[view] = directions @ turn

@@ -231,7 +231,7 @@ LITE = (
         "seconds to minutes for a clip of 20 frames",
         "nbhelpers.models.geometry:build_estimated",
         options={"estimator": "colmap", "install": "pip install 'nbhelpers[multiview]'"},
-        note="Points of structure from motion, carried to the cells around them.",
+        note="Structure from motion, with the depth between its points from plane-sweep stereo.",
     ),
     Model(
         "given-geometry",
