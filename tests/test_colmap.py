@@ -6,18 +6,21 @@ from fake_matcher import FOCAL, SIZE, FakeMatcher, cloud, looking, photos, ring,
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.colmap import ColmapEstimator, build
+from nbhelpers.models.colmap import ColmapEstimator, build, estimator, mapping
 from nbhelpers.models.colmap.estimator import agreement, center_difference, rotation_differences, similarity_transform
-from nbhelpers.models.colmap.mapping import run_mapping, triangulate
+from nbhelpers.models.colmap.mapping import run_global_mapping, run_mapping, triangulate
 from nbhelpers.models.colmap.matching import (
     FeatureStore,
     candidate_pairs,
     connected_groups,
     moving_matches,
+    mutual_neighbours,
     pairs_of_runs,
     verified_pairs,
+    vlad,
 )
 from nbhelpers.models.protocols import Matcher, SceneEstimator
+from nbhelpers.models.values import LocalFeatures
 
 pytest.importorskip("pycolmap")
 
@@ -112,6 +115,44 @@ def test_a_quick_check_that_does_not_confirm_all_changes_nothing(fault):
     scene = ColmapEstimator(twice(poses, cloud()), check=check).reconstruct(photos(8))
     np.testing.assert_array_equal(scene.world_to_camera, without.world_to_camera)
     assert scene.notes == without.notes
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """Let ten photos be many."""
+    for module in (estimator, mapping):
+        monkeypatch.setattr(module, "MANY", 9)
+
+
+def test_many_photos_are_checked_by_mapping_all_cameras_at_once(many, monkeypatch):
+    poses, found = ring(10), []
+
+    def run(*given):
+        found.append(run_global_mapping(*given))
+        return found[-1]
+
+    monkeypatch.setattr(estimator, "run_global_mapping", run)
+    scenes = []
+    for _ in range(2):
+        first, check = twice(poses, cloud())
+        second = FakeMatcher(poses, cloud(), "second", seed=3)
+        scenes.append(ColmapEstimator([first, second], check=check).reconstruct(photos(10)))
+        assert second.asked == 0 and "fake 2 agrees" in told(scenes[-1])
+    assert scenes[0].placed.all() and worst_turn(scenes[0], poses) < 0.5
+    np.testing.assert_array_equal(scenes[0].world_to_camera, scenes[1].world_to_camera)
+    np.testing.assert_array_equal(found[0].poses, found[1].poses)
+    assert found[0].placed.all() and center_difference(poses, found[0].poses) < 0.02
+
+
+@pytest.mark.parametrize("fault", ["other cameras", "a photo missing", "nothing in common"])
+def test_many_photos_that_the_check_does_not_confirm_are_mapped_again(many, fault):
+    poses = ring(10)
+    seen = [cloud()] * 9 + [cloud()[:10]]
+    if fault == "nothing in common":
+        seen = [cloud(seed=number) for number in range(10)]
+    cameras, points = (ring(10, arc=-260.0), cloud()) if fault == "other cameras" else (poses, seen)
+    scene = ColmapEstimator(twice(poses, cloud()), check=FakeMatcher(cameras, points, "check")).reconstruct(photos(10))
+    assert scene.placed.all() and "fake 2 agrees" in told(scene)
 
 
 def test_one_run_alone_is_not_believed():
@@ -297,6 +338,50 @@ def test_many_photos_are_matched_with_their_neighbours_only(tmp_path):
     chosen = candidate_pairs(store)
     assert len(chosen) < views * (views - 1) / 2
     assert {(view, view + 1) for view in range(views - 1)} <= set(chosen)
+
+
+def along_a_street(views, shown=60, step=5, seed=0):
+    """Descriptors of photos along a street: each shows some of the last one's features, and new ones."""
+    random = np.random.default_rng(seed)
+    street = random.normal(size=(shown + step * views, 32)).astype(np.float32)
+    seen = [street[step * view : step * view + shown] + random.normal(0, 0.1, (shown, 32)) for view in range(views)]
+    return [(each / np.linalg.norm(each, axis=1, keepdims=True)).astype(np.float32) for each in seen]
+
+
+def test_global_descriptors_are_alike_where_photos_share_features():
+    views = 70
+    alike = vlad(along_a_street(views))
+    np.testing.assert_allclose(np.linalg.norm(alike, axis=1), 1, atol=1e-5)
+    nearest = np.argsort(-(alike @ alike.T), axis=1)[:, 1:5]
+    assert (np.abs(nearest - np.arange(views)[:, None]) <= 4).mean() > 0.95
+    assert not vlad([np.zeros((0, 32), np.float32)] * 3).any()
+    bare = vlad([*along_a_street(2), np.zeros((0, 32), np.float32)])
+    assert bare[0].any() and not bare[2].any()
+
+
+class StreetMatcher(FakeMatcher):
+    """Gives each photo the features of its place along a street."""
+
+    def __init__(self, views):
+        super().__init__(ring(2), cloud(), "street")
+        self.seen = along_a_street(views)
+
+    def features(self, image):
+        descriptors = self.seen[int(image[0, 0, 0])]
+        count = len(descriptors)
+        return LocalFeatures(SIZE, self.name, np.zeros((count, 2), np.float32), descriptors, np.ones(count, np.float32))
+
+
+def test_neighbours_of_many_photos_are_those_of_all_pairs(tmp_path, monkeypatch):
+    views = 70
+    store = FeatureStore(StreetMatcher(views), photos(views), tmp_path)
+    compared = mutual_neighbours(store)
+    monkeypatch.setattr("nbhelpers.models.colmap.matching.SHORTLIST", views)
+    every = mutual_neighbours(store)
+    assert np.count_nonzero(compared == 0) > np.count_nonzero(every == 0)
+    chosen = [np.argsort(-each, axis=1, kind="stable")[:, :6] for each in (compared, every)]
+    same = [len(set(first) & set(second)) for first, second in zip(*map(np.ndarray.tolist, chosen), strict=True)]
+    assert np.mean(same) > 5.7
 
 
 def test_known_cameras_get_points():

@@ -84,11 +84,13 @@ def test_a_lens_is_undone_and_the_map_is_that_of_the_photo(clip, sparse):
     scene = clip.scene
     curve = np.tile([-0.2, 0.0], (len(scene), 1))
     straight = np.indices(SIZE)[::-1].reshape(2, -1).T[:, None].astype(np.float64)
-    K = scene.K[0]
-    seen = cv2.undistortPoints(straight, K, np.array([-0.2, 0, 0, 0, 0]), P=K).reshape(*SIZE, 2).astype(np.float32)
+    inner = scene.K[0]
+    seen = (
+        cv2.undistortPoints(straight, inner, np.array([-0.2, 0, 0, 0, 0]), P=inner).reshape(*SIZE, 2).astype(np.float32)
+    )
     photos = [cv2.remap(frame, seen, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for frame in clip]
     true = cv2.remap(scene.depth[4], seen, None, cv2.INTER_NEAREST)
-    bent, part = replace(sparse, distortion=curve), slice(0, 9)
+    bent = replace(sparse, distortion=curve)
     inside = (seen >= 0).all(-1) & (seen <= (SIZE[1] - 1, SIZE[0] - 1)).all(-1)
     known, errors = compare(np.where(inside, sweep_depth(bent, photos).depth[4], 0), np.where(inside, true, 1))
     assert known > 0.4 and np.median(errors) < 0.03
@@ -141,8 +143,6 @@ def test_geometry_encoders_fill_the_depth_between_points(clip, sparse):
     estimated = EstimatedGeometry(KnownCameras(sparse), "known", 32).encode(clip)
     exact = SceneGeometry(grid=32).encode(clip, clip.scene)
     assert np.array_equal(given.points, estimated.points) and given.coverage > 0.7
-    off = np.linalg.norm(
-        (given.points * given.scale + given.shift - exact.points * exact.scale - exact.shift), axis=-1
-    )
+    off = np.linalg.norm((given.points * given.scale + given.shift - exact.points * exact.scale - exact.shift), axis=-1)
     assert np.median(off[given.valid]) < 0.05 * exact.scale
     assert (given.confidence[given.valid] == 1).mean() > 0.6  # dense, not carried from points

@@ -360,7 +360,8 @@ def kept_geometry(
 ) -> Geometry:
     """Geometry of a clip from a folder, encoded and written there when it is first asked for.
 
-    The file's name holds the encoder's and a hash of all frames and of `VERSION`; a clip that cannot be encoded is remembered as well.
+    The file's name holds the encoder's and a hash of all frames and of `VERSION`; a clip that cannot be encoded is
+    remembered as well.
 
     Raises:
         NbHelpersError: geometry cannot be had.

@@ -1,10 +1,11 @@
 """Structure from motion on a CPU by pycolmap, verified by runs on different features.
 
 The first run uses SIFT, which is accurate and needs no weights. A second run on learned features must give the same
-cameras. These features are first matched as nearest neighbours, which is fast; only if that run does not confirm every
-photo, LightGlue matches them, and if photos are still missing, a further run uses finer learned features. Photos on
-which no two runs agree remain unregistered: a run can register all photos with a reprojection error below a pixel and
-still be wrong, for example for a rotating object on a black background, or a building with two similar sides.
+cameras. These features are first matched as nearest neighbours, which is fast; of many photos that run maps all cameras
+at once, while the first run still maps. Only if it does not confirm every photo, LightGlue matches the features, and if
+photos are still missing, a further run uses finer learned features. Photos on which no two runs agree remain
+unregistered: a run can register all photos with a reprojection error below a pixel and still be wrong, for example for
+a rotating object on a black background, or a building with two similar sides.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,10 +29,12 @@ from nbhelpers.core.scenes.files import few
 from nbhelpers.models.colmap.mapping import (
     CLEAR_FRACTION,
     FIRST_PAIR_MATCHES,
+    MANY,
     MIN_ANGLE,
     Run,
     point_colors,
     quiet_log,
+    run_global_mapping,
     run_mapping,
 )
 from nbhelpers.models.colmap.matching import (
@@ -114,12 +118,13 @@ class ColmapEstimator:
             raise NbHelpersError("photos and names differ in number", given=f"{len(images)} photos, {len(names)} names")
         if len(images) == 1:
             return self._empty_scene(images, names, ["a single photo shows no depth, so it is not registered"])
-        with tempfile.TemporaryDirectory(prefix="nbhelpers-features-") as folder, quiet_log():
-            return self._solve(images, names, Path(folder))
+        folder = tempfile.TemporaryDirectory(prefix="nbhelpers-features-")
+        with folder as name, quiet_log(), ThreadPoolExecutor(1) as pool:
+            return self._solve(images, names, Path(name), pool)
 
-    def _solve(self, images: Sequence[np.ndarray], names: tuple[str, ...], folder: Path) -> Scene:
+    def _solve(self, images: Sequence[np.ndarray], names: tuple[str, ...], folder: Path, pool: Executor) -> Scene:
         runs, stores, notes = [], [], []
-        checked = None
+        checked = ahead = None
         for number, matcher in enumerate(self.matchers):
             try:
                 matcher = matcher if isinstance(matcher, Matcher) else matcher()
@@ -127,10 +132,13 @@ class ColmapEstimator:
                 notes.append(f"learned features are not available, so fewer runs were made: {error.what}")
                 continue
             stores.append(FeatureStore(matcher, images, folder / str(number)))
+            if not number and len(images) > MANY:
+                ahead = pool.submit(self._quick_run, self._quick_store(images, folder))
             runs.append(self._run(stores[-1], runs))
             checked = self._check(stores, runs, number == len(self.matchers) - 1)
-            if not number and runs[0].placed.all():
-                checked = self._quick_check(stores[0], runs[0], images, folder)
+            if not number and runs[0].placed.all() and not shows_no_depth(runs[0].all_pairs):
+                other = ahead.result() if ahead else self._quick_run(self._quick_store(images, folder))
+                checked = _quick_check(runs[0], other)
             if checked is not None and checked.confirmed.all():
                 break
         if checked is None:
@@ -138,20 +146,20 @@ class ColmapEstimator:
         notes = [*checked.notes, *_missing_notes(checked, names, stores, runs), *notes]
         return _scene(images, names, checked, stores[0].sizes, self.name, notes)
 
-    def _quick_check(
-        self, store: FeatureStore, run: Run, images: Sequence[np.ndarray], folder: Path
-    ) -> CheckedRun | None:
-        """A run that registered all photos, if one on quickly matched features agrees on all of them."""
+    def _quick_store(self, images: Sequence[np.ndarray], folder: Path) -> FeatureStore | None:
+        """The features of the fast matcher; None if there is none."""
         try:
             matcher = self.check if isinstance(self.check, Matcher) or self.check is None else self.check()
         except NbHelpersError:
             return None  # the next run notes it
-        if matcher is None or shows_no_depth(run.all_pairs):
+        return None if matcher is None else FeatureStore(matcher, images, folder / "check")
+
+    def _quick_run(self, store: FeatureStore | None) -> Run | None:
+        """A run on quickly matched features."""
+        if store is None:
             return None
-        again = FeatureStore(matcher, images, folder / "check")
-        other = run_mapping(again, verified_pairs(again, candidate_pairs(again, EXHAUSTIVE), self.seed), self.seed)
-        shared = agreement(run.poses, other.poses)
-        return _checked(run, other, shared) if shared.views.all() else None
+        pairs = verified_pairs(store, candidate_pairs(store, EXHAUSTIVE), self.seed)
+        return (run_global_mapping if len(store) > MANY else run_mapping)(store, pairs, self.seed)
 
     def _run(self, store: FeatureStore, before: Sequence[Run]) -> Run:
         wanted = pairs_of_runs(len(store), [run.all_pairs for run in before]) if len(before) > 1 else None
@@ -216,6 +224,12 @@ class ColmapEstimator:
             model=self.name,
             notes=tuple(notes),
         )
+
+
+def _quick_check(run: Run, other: Run | None) -> CheckedRun | None:
+    """A run that registered all photos, if another agrees on all of them."""
+    shared = None if other is None else agreement(run.poses, other.poses)
+    return _checked(run, other, shared) if other and shared and shared.views.all() else None
 
 
 def _checked(run: Run, other: Run, shared: Agreement) -> CheckedRun:

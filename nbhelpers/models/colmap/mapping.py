@@ -41,6 +41,8 @@ MIN_POINTS = 15  # minimum points of a photo in the final model; with fewer its 
 MAX_MODELS = 6  # attempts of a run, each from another initial pair; COLMAP's 50 take minutes for wrong matches
 MAX_SECONDS = 120  # after which a run of up to 60 photos stops with its current model
 MAX_SECONDS_PER_PHOTO = 2  # likewise for more photos
+MANY = 60  # photos above which mapping takes most of the time
+GROWTH = 1.3  # of a model of many photos until all its cameras are adjusted again (COLMAP: 1.1)
 MIN_MODEL_SIZE = 2  # photos of a model
 MIN_ANGLE = 16.0  # degrees under which the first pair sees its points (COLMAP's default)
 MIN_ANGLES_NARROW = (8.0, 4.0, 2.0)  # for photos that were taken side by side in small steps
@@ -145,6 +147,38 @@ def run_mapping(
     return dataclasses.replace(best, widest=widest)
 
 
+def run_global_mapping(store: FeatureStore, pairs: Sequence[Pair], seed: int) -> Run:
+    """One model of the largest connected group of photos, all cameras at once.
+
+    Pan et al., ECCV 2024, "Global Structure-from-Motion Revisited". For hundreds of photos it takes a fraction of the
+    seconds of `run_mapping`, and is less accurate.
+
+    Args:
+        store: the features of all photos.
+        pairs: verified pairs.
+        seed: of all random numbers.
+    """
+    import pycolmap
+
+    views, all_pairs = len(store), pairs
+    together = set(connected_groups(views, pairs)[0])
+    pairs = [pair for pair in pairs if pair.first in together]
+    options = pycolmap.GlobalPipelineOptions()
+    mapper = options.mapper
+    options.num_threads = mapper.num_threads = 1  # with more threads the order of sums is random
+    options.random_seed = mapper.random_seed = seed
+    mapper.rotation_averaging.random_seed = mapper.global_positioning.random_seed = seed
+    mapper.global_positioning.use_gpu = mapper.bundle_adjustment.ceres.use_gpu = False
+    with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, quiet_log():
+        path = Path(folder) / "database.db"
+        _write_database(path, store, pairs, None)
+        pycolmap.set_random_seed(seed)
+        models = pycolmap.global_mapping(str(path), folder, folder, options) if pairs else {}
+        runs = [_run_of(model, views, store.name, pairs, all_pairs) for model in models.values()]
+        none = _run_of(None, views, store.name, pairs, all_pairs)
+    return max([none, *runs], key=lambda run: (run.placed.sum(), len(run.points)))
+
+
 def widest_angle(store: FeatureStore | JoinedFeatures, pairs: Sequence[Pair], lenses: Lenses | None = None) -> float:
     """The largest median triangulation angle in degrees of a possible first pair.
 
@@ -183,6 +217,8 @@ def _options(seed: int, views: int):
     options.extract_colors = False
     options.max_num_models = MAX_MODELS
     options.max_runtime_seconds = max(MAX_SECONDS, MAX_SECONDS_PER_PHOTO * views)
+    if views > MANY:
+        options.ba_global_frames_ratio = options.ba_global_points_ratio = GROWTH
     options.min_num_matches, options.min_model_size = MIN_MATCHES, MIN_MODEL_SIZE
     options.mapper.init_min_num_inliers = FIRST_PAIR_MATCHES
     options.mapper.abs_pose_min_num_inliers = MIN_INLIERS

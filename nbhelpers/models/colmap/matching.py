@@ -27,6 +27,8 @@ EXHAUSTIVE_QUICK = 25  # likewise for fast matchers
 NEIGHBOURS = 6  # photos with which each photo is matched beyond that number
 NEIGHBOURS_OF_RUNS = 4  # photos with which each photo is matched by slow features, given the matches of fast ones
 MAX_COMPARED = 384  # features per photo that are compared to find its neighbours
+SHORTLIST = 24  # photos of each that are compared by features, the nearest by a global descriptor; all of few photos
+WORDS, WORD_SAMPLES = 64, 20_000  # visual words of the global descriptor, and features that they are learned from
 MAX_DISTANCE_RATIO = 0.9  # ratio of distances below which two of those match
 MIN_MATCHES = 15  # matches that a pair must keep (COLMAP's min_num_inliers)
 MIN_INLIERS = 0.2  # fraction of a pair's matches that must be inliers; a tenth occurs by chance
@@ -180,7 +182,10 @@ def pairs_of_runs(views: int, found: Sequence[Sequence[Pair]]) -> list[tuple[int
 
 
 def mutual_neighbours(store: FeatureStore) -> Float[np.ndarray, "v v"]:
-    """Number of the most distinctive features of each pair that are mutual nearest neighbours; -1 on the diagonal."""
+    """Number of the most distinctive features of each pair that are mutual nearest neighbours; -1 on the diagonal.
+
+    Of many photos only those are compared that `vlad` finds most similar; the rest have 0.
+    """
     views = len(store)
     descriptors = []
     for view in range(views):
@@ -203,12 +208,45 @@ def mutual_neighbours(store: FeatureStore) -> Float[np.ndarray, "v v"]:
         distance = np.sqrt(np.maximum(2 - 2 * top, 1e-9))
         return int((mutual & (distance[:, 1] < MAX_DISTANCE_RATIO * distance[:, 0])).sum())
 
-    out = np.full((views, views), -1.0)
-    pairs = list(itertools.combinations(range(views), 2))
+    chosen = np.ones((views, views), bool)
+    if views > 2 * SHORTLIST:
+        alike = vlad(descriptors)
+        order = np.argsort(-(alike @ alike.T), axis=1, kind="stable")[:, : SHORTLIST + 1]  # with the photo itself
+        chosen[:] = False
+        np.put_along_axis(chosen, order, True, axis=1)
+    pairs = [(int(first), int(second)) for first, second in np.argwhere(np.triu(chosen | chosen.T, 1))]
+    out = np.zeros((views, views))
+    np.fill_diagonal(out, -1)
     with ThreadPoolExecutor(_workers()) as pool:
         for (first, second), number in zip(pairs, pool.map(common, pairs), strict=True):
             out[first, second] = out[second, first] = number
     return out
+
+
+def vlad(descriptors: Sequence[Float[np.ndarray, "_ d"]]) -> Float32[np.ndarray, "v e"]:
+    """One descriptor of length 1 for each photo: its features' differences from the nearest visual words, summed.
+
+    Jegou et al., CVPR 2010, "Aggregating local descriptors into a compact image representation", each word's sum scaled
+    to length 1 (Arandjelovic and Zisserman, CVPR 2013, "All about VLAD").
+
+    Args:
+        descriptors: of the features of each photo, of length 1.
+    """
+    every = np.concatenate(descriptors)
+    if not len(every):
+        return np.zeros((len(descriptors), 1), np.float32)
+    sample = every[np.linspace(0, len(every) - 1, min(WORD_SAMPLES, len(every))).astype(int)].astype(np.float32)
+    cv2.setRNGSeed(0)
+    stop = (cv2.TERM_CRITERIA_MAX_ITER, 10, 0)
+    words = cv2.kmeans(sample, min(WORDS, len(sample)), None, stop, 1, cv2.KMEANS_PP_CENTERS)[2]
+    out = np.zeros((len(descriptors), *words.shape), np.float32)
+    for sums, each in zip(out, descriptors, strict=True):
+        each = each.astype(np.float32)
+        nearest = (each @ words.T - (words**2).sum(1) / 2).argmax(1)
+        np.add.at(sums, nearest, each - words[nearest])
+    out /= np.maximum(np.linalg.norm(out, axis=2, keepdims=True), 1e-12)
+    flat = out.reshape(len(out), -1)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
 
 
 def _workers() -> int:
