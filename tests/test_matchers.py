@@ -8,7 +8,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.models import matchers
 from nbhelpers.models.load import load
-from nbhelpers.models.matchers import Sift
+from nbhelpers.models.matchers import Sift, mutual_nearest
 from nbhelpers.models.protocols import Matcher
 from nbhelpers.weights import sample
 from nbhelpers.weights.catalog import find
@@ -146,3 +146,14 @@ def test_the_catalog_names_an_adapter_for_each_lite_matcher():
     for name in ("xfeat-lighterglue", "disk-lightglue", "aliked-lightglue"):
         assert find(name).adapter == "nbhelpers.models.matchers:build"
         assert find(name).options["kind"] in matchers.EXTRACTORS
+
+
+def test_mutual_nearest_neighbours_are_those_of_both_sides():
+    random = np.random.default_rng(0)
+    for count, other in ((50, 60), (3, 1), (200, 180)):
+        first, second = (random.normal(size=(size, 16)).astype(np.float32) for size in (count, other))
+        first[1] = first[0]  # equal features: only the first is matched
+        near, best, mutual = mutual_nearest(first, second)
+        assert np.array_equal(best, near.argmax(1))
+        assert np.array_equal(mutual, near.argmax(0)[best] == np.arange(count))
+        assert len(set(best[mutual])) == mutual.sum() > 0

@@ -1,9 +1,9 @@
 """Structure from motion on a CPU by pycolmap, verified by runs on different features.
 
 The first run uses SIFT, which is accurate and needs no weights. A second run on learned features must give the same
-cameras. These features are first matched as nearest neighbours, which is fast; of many photos that run maps all cameras
-at once, while the first run still maps. Only if it does not confirm every photo, LightGlue matches the features, and if
-photos are still missing, a further run uses finer learned features. Photos on which no two runs agree remain
+cameras. These features are first matched as nearest neighbours, which is fast, while the first run still maps; of many
+photos that run maps all cameras at once. Only if it does not confirm every photo, LightGlue matches the features, and
+if photos are still missing, a further run uses finer learned features. Photos on which no two runs agree remain
 unregistered: a run can register all photos with a reprojection error below a pixel and still be wrong, for example for
 a rotating object on a black background, or a building with two similar sides.
 """
@@ -29,6 +29,7 @@ from nbhelpers.core.scenes.files import few
 from nbhelpers.models.colmap.mapping import (
     CLEAR_FRACTION,
     FIRST_PAIR_MATCHES,
+    GROWTH,
     MANY,
     MIN_ANGLE,
     Run,
@@ -125,6 +126,8 @@ class ColmapEstimator:
     def _solve(self, images: Sequence[np.ndarray], names: tuple[str, ...], folder: Path, pool: Executor) -> Scene:
         runs, stores, notes = [], [], []
         checked = ahead = None
+        if len(images) > EXHAUSTIVE:
+            ahead = pool.submit(self._quick_run, self._quick_store(images, folder))
         for number, matcher in enumerate(self.matchers):
             try:
                 matcher = matcher if isinstance(matcher, Matcher) else matcher()
@@ -132,8 +135,6 @@ class ColmapEstimator:
                 notes.append(f"learned features are not available, so fewer runs were made: {error.what}")
                 continue
             stores.append(FeatureStore(matcher, images, folder / str(number)))
-            if not number and len(images) > MANY:
-                ahead = pool.submit(self._quick_run, self._quick_store(images, folder))
             runs.append(self._run(stores[-1], runs))
             checked = self._check(stores, runs, number == len(self.matchers) - 1)
             if not number and runs[0].placed.all() and not shows_no_depth(runs[0].all_pairs):
@@ -159,7 +160,9 @@ class ColmapEstimator:
         if store is None:
             return None
         pairs = verified_pairs(store, candidate_pairs(store, EXHAUSTIVE), self.seed)
-        return (run_global_mapping if len(store) > MANY else run_mapping)(store, pairs, self.seed)
+        if len(store) > MANY:
+            return run_global_mapping(store, pairs, self.seed)
+        return run_mapping(store, pairs, self.seed, growth=GROWTH)
 
     def _run(self, store: FeatureStore, before: Sequence[Run]) -> Run:
         wanted = pairs_of_runs(len(store), [run.all_pairs for run in before]) if len(before) > 1 else None

@@ -42,7 +42,7 @@ MAX_MODELS = 6  # attempts of a run, each from another initial pair; COLMAP's 50
 MAX_SECONDS = 120  # after which a run of up to 60 photos stops with its current model
 MAX_SECONDS_PER_PHOTO = 2  # likewise for more photos
 MANY = 60  # photos above which mapping takes most of the time
-GROWTH = 1.3  # of a model of many photos until all its cameras are adjusted again (COLMAP: 1.1)
+GROWTH = 1.3  # see `run_mapping`
 MIN_MODEL_SIZE = 2  # photos of a model
 MIN_ANGLE = 16.0  # degrees under which the first pair sees its points (COLMAP's default)
 MIN_ANGLES_NARROW = (8.0, 4.0, 2.0)  # for photos that were taken side by side in small steps
@@ -106,6 +106,7 @@ def run_mapping(
     seed: int,
     lenses: Lenses | None = None,
     barred: tuple[int, int] | None = None,
+    growth: float | None = None,
 ) -> Run:
     """One model of the largest connected group of photos.
 
@@ -118,6 +119,8 @@ def run_mapping(
         seed: of all random numbers.
         lenses: known lenses; see `cameras_for`.
         barred: a pair that must not be the initial one, so that the run starts elsewhere.
+        growth: of the model until all its cameras are adjusted again; by default 1.1 (COLMAP's), or `GROWTH` for many
+            photos.
     """
     import pycolmap
 
@@ -133,7 +136,7 @@ def run_mapping(
         best = _run_of(None, views, store.name, pairs, all_pairs)
         # COLMAP itself halves the angle only where it finds no first pair at all
         for angle in dict.fromkeys((first, *(angle for angle in lower if angle < first))):
-            options = _options(seed, views)
+            options = _options(seed, views, growth or (GROWTH if views > MANY else None))
             options.mapper.init_min_tri_angle = angle
             if pairs and (start := _start(pairs, barred)) is not None:
                 options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
@@ -208,7 +211,7 @@ def _start(pairs: Sequence[Pair], barred: tuple[int, int] | None) -> tuple[int, 
     return None if best is None else (best.first, best.second)
 
 
-def _options(seed: int, views: int):
+def _options(seed: int, views: int, growth: float | None):
     import pycolmap
 
     options = pycolmap.IncrementalPipelineOptions()
@@ -217,8 +220,8 @@ def _options(seed: int, views: int):
     options.extract_colors = False
     options.max_num_models = MAX_MODELS
     options.max_runtime_seconds = max(MAX_SECONDS, MAX_SECONDS_PER_PHOTO * views)
-    if views > MANY:
-        options.ba_global_frames_ratio = options.ba_global_points_ratio = GROWTH
+    if growth is not None:
+        options.ba_global_frames_ratio = options.ba_global_points_ratio = growth
     options.min_num_matches, options.min_model_size = MIN_MATCHES, MIN_MODEL_SIZE
     options.mapper.init_min_num_inliers = FIRST_PAIR_MATCHES
     options.mapper.abs_pose_min_num_inliers = MIN_INLIERS

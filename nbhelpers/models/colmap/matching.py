@@ -35,6 +35,7 @@ MIN_INLIERS = 0.2  # fraction of a pair's matches that must be inliers; a tenth 
 MAX_ERROR = 4.0  # pixels from the epipolar line (COLMAP's default)
 MIN_SHIFT = 1.5  # pixels of motion below which a match is static
 TRIALS = 2000  # of RANSAC for the camera motion: enough for 25 % inliers
+CLEAR, FEW_TRIALS = 0.6, 500  # fraction of inliers from which so many trials are enough
 MAX_WORKERS = 4  # threads that match; each takes up to 200 MB
 CACHE_SIZE = 24  # photos whose features are in memory
 HALF = 0.5  # COLMAP's first pixel has its centre at (0.5, 0.5)
@@ -203,10 +204,12 @@ def mutual_neighbours(store: FeatureStore) -> Float[np.ndarray, "v v"]:
         a, b = (descriptors[number].astype(np.float32) for number in numbers)
         if min(len(a), len(b)) < 2:
             return 0
-        near, _, mutual = mutual_nearest(a, b)
-        top = np.partition(near, -2, axis=1)[:, -2:]
-        distance = np.sqrt(np.maximum(2 - 2 * top, 1e-9))
-        return int((mutual & (distance[:, 1] < MAX_DISTANCE_RATIO * distance[:, 0])).sum())
+        near, best, mutual = mutual_nearest(a, b)
+        rows = np.arange(len(a))
+        top = near[rows, best]
+        near[rows, best] = -1
+        distance, next_distance = (np.sqrt(np.maximum(2 - 2 * each, 1e-9)) for each in (top, near.max(1)))
+        return int((mutual & (distance < MAX_DISTANCE_RATIO * next_distance)).sum())
 
     chosen = np.ones((views, views), bool)
     if views > 2 * SHORTLIST:
@@ -271,11 +274,13 @@ def verify_pair(
 
     points = [store.points(number).astype(np.float64) + HALF for number in (first, second)]
     matches = matches[moving_matches(points[0][matches[:, 0]], points[1][matches[:, 1]])]
-    if not _has_common_motion(points[0][matches[:, 0]], points[1][matches[:, 1]]):
+    inliers = _common_motion(points[0][matches[:, 0]], points[1][matches[:, 1]])
+    if inliers < max(MIN_MATCHES, MIN_INLIERS * len(matches)):
         return None
+    trials = FEW_TRIALS if inliers >= CLEAR * len(matches) else TRIALS
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers = MIN_MATCHES
-    options.ransac.max_error, options.ransac.max_num_trials, options.ransac.random_seed = MAX_ERROR, TRIALS, seed
+    options.ransac.max_error, options.ransac.max_num_trials, options.ransac.random_seed = MAX_ERROR, trials, seed
     geometry = pycolmap.estimate_two_view_geometry(
         cameras[first], points[0], cameras[second], points[1], matches.astype(np.uint32), options
     )
@@ -296,8 +301,8 @@ def moving_matches(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray, "m
     return far if far.sum() >= MIN_MATCHES else np.ones(len(first), bool)
 
 
-def _has_common_motion(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray, "m 2"]) -> bool:
-    """Whether a fundamental matrix explains enough matches, ten times as fast as pycolmap.
+def _common_motion(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray, "m 2"]) -> int:
+    """How many matches a fundamental matrix explains, ten times as fast as pycolmap.
 
     Most pairs of photos around an object do not overlap, and rejecting them takes most of the time.
     """
@@ -305,8 +310,8 @@ def _has_common_motion(first: Float[np.ndarray, "m 2"], second: Float[np.ndarray
     try:
         _, kept = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, MAX_ERROR, 0.999, 10_000)
     except cv2.error:  # all points coincide
-        return False
-    return kept is not None and int(kept.sum()) >= max(MIN_MATCHES, MIN_INLIERS * len(first))
+        return 0
+    return 0 if kept is None else int(kept.sum())
 
 
 def connected_groups(views: int, pairs: Sequence[Pair]) -> list[list[int]]:
