@@ -34,6 +34,14 @@ TRAVEL, CHAIN = 8.0, 8  # cells that the picture has to move along a chain of fl
 DENSE = 0.8  # confidence from which a cell's point is exact enough to predict where it will be seen
 UNKNOWN_DEPTH = 65535  # of 7-Scenes
 MILLIMETRES = 1000.0
+KINECT_FOCAL, COLOR_FOCAL = 585.0, 525.0  # pixels, of the cameras for depth and colour of 7-Scenes
+DEPTH_TO_COLOR = np.array(  # from one to the other, the calibration that DSAC* takes (Brachmann and Rother, PAMI 2021)
+    [
+        [0.99996518012567637, 0.0026765126468950343, -0.0079041012313000904, -0.025558943178152542],
+        [-0.0027409311281316700, 0.99996302803027592, -0.0081504520778013286, 0.00010109636268061706],
+        [0.0078819942130445332, 0.0081718328771890631, 0.99993554558014031, 0.0020318321729487039],
+    ]
+)
 PAIRS = 16  # of frames that are compared, at most
 VERSION = 2  # of the depth of cells: geometry that was kept by another is encoded again
 
@@ -434,7 +442,8 @@ def read_rgbd(folder: str | Path, names: list[str] | None = None) -> tuple[list[
     Two layouts are known. With ``transforms.json`` (nerfstudio) each frame may name its ``depth_file_path``, 16 bit in
     millimetres, as `nbhelpers.geometry_fusion.synthetic.write_clip` writes it. That of 7-Scenes has
     ``frame-000000.color.jpg`` (or ``.png``), ``.depth.png`` in millimetres (0 and 65535 unknown) and ``.pose.txt``,
-    camera to world, beside ``camera-intrinsics.txt``.
+    camera to world, beside ``camera-intrinsics.txt``. The cameras of 7-Scenes itself, told by their focal length of 585
+    pixels, are those of the depth, which is some 30 pixels off the colours: it is registered to the colour camera.
 
     Args:
         folder: the folder.
@@ -478,12 +487,44 @@ def _read_seven_scenes(folder: Path, pictures: list[Path]) -> tuple[list[Path], 
     left, _, right = np.linalg.svd(poses[:, :, :3])  # they are written with few digits
     poses[:, :, :3] = left @ right
     depth = [_read_depth(folder / f"{stem}.depth.png") for stem in stems]
+    if np.allclose(np.diag(K)[:2], KINECT_FOCAL):
+        color = np.diag([COLOR_FOCAL, COLOR_FOCAL, 1.0])
+        color[:2, 2] = K[:2, 2]
+        depth = [registered_depth(each, K, color, DEPTH_TO_COLOR) for each in depth]
+        poses, K = DEPTH_TO_COLOR[:, :3] @ poses, color  # noqa: N806 - the field's own name
+        poses[:, :, 3] += DEPTH_TO_COLOR[:, 3]
     empty = np.empty(0, int)
     scene = Scene(
         tuple(stems), np.array([each.shape for each in depth], int), np.tile(K, (len(stems), 1, 1)), poses,
         np.empty((0, 3)), np.empty((0, 3), np.uint8), empty, empty, np.empty((0, 2)), depth=depth, model=folder.name,
     )  # fmt: skip
     return pictures, scene
+
+
+def registered_depth(
+    depth: Float[np.ndarray, "h w"],
+    K: Float[np.ndarray, "3 3"],  # noqa: N803 - the field's own name
+    color_K: Float[np.ndarray, "3 3"],  # noqa: N803
+    to_color: Float[np.ndarray, "3 4"],
+) -> Float32[np.ndarray, "h w"]:
+    """Depth as another camera of the same resolution sees it, the nearest where several fall on a pixel; 0 unknown.
+
+    Args:
+        depth: along the optical axis, 0 where unknown.
+        K: intrinsics of the camera that measured it.
+        color_K: of the other.
+        to_color: from one camera to the other, in the units of the depth.
+    """
+    rows, columns = np.nonzero(depth)
+    rays = np.linalg.inv(K) @ np.stack([columns, rows, np.ones(len(rows))])
+    x, y, z = color_K @ (to_color[:, :3] @ (rays * depth[rows, columns]) + to_color[:, 3:])
+    ahead = np.where(z > 0, z, np.inf)
+    x, y = np.rint(x / ahead).astype(int), np.rint(y / ahead).astype(int)
+    seen = np.flatnonzero((z > 0) & (x >= 0) & (y >= 0) & (x < depth.shape[1]) & (y < depth.shape[0]))
+    seen = seen[np.argsort(-z[seen], kind="stable")]  # of equal indices the last is kept
+    out = np.zeros(depth.shape, np.float32)
+    out[y[seen], x[seen]] = z[seen]
+    return out
 
 
 def views_of(scene: Scene, views: Sequence[int]) -> Scene:

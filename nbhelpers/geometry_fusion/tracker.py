@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import components, deepest_points
@@ -32,6 +32,11 @@ LEVELS = 4  # of voxels, each with twice the side of the one before
 LEVEL_WEIGHT = 0.02  # of a coarser voxel against the next finer one
 HALF_TRUST = 0.3  # weight of the evidence at which places count as much as votes
 PROMPTED_WEIGHT = 3.0  # of a prompted frame against a tracked one
+REACH = (
+    1.0  # of the extent that was prompted: distance from the object's known points from which a point is not its own
+)
+EXTENT = 0.9  # of the prompted points lie within half of the extent from their median
+MAX_POINTS = 256  # of an object, that distances are measured from
 
 
 class WorldMemory:
@@ -41,7 +46,8 @@ class WorldMemory:
     learn how much of the cell it covers; where the same voxels are in sight again, from any side and after any time,
     they say so. Since a cell's point is what the camera sees there, an object behind another is not mistaken for it.
     Coarser voxels answer, with little weight, where no finer one knows anything: the unseen side of a box is nearer
-    to the box than to the floor.
+    to the box than to the floor. What lies farther from all known points of an object than it is wide is not the
+    object, however much it resembles it: in a static scene nothing moves there.
 
     Args:
         geometry: of the clip.
@@ -49,7 +55,7 @@ class WorldMemory:
     """
 
     def __init__(self, geometry: Geometry, voxel: float = VOXEL):
-        self.geometry, self.grid = geometry, geometry.valid.shape[1]
+        self.geometry, self.grid, self.voxel = geometry, geometry.valid.shape[1], voxel
         self._voxels = [voxel_numbers(geometry, voxel * 2**level) for level in range(LEVELS)]
         self._notes: dict[int, dict[int, tuple[np.ndarray, bool]]] = {}
         self._sums: dict[int, list[np.ndarray]] = {}
@@ -98,6 +104,8 @@ class WorldMemory:
         """
         known, weight = self.probability(frame, object_id)
         trust = weight / (weight + HALF_TRUST) * np.abs(2 * known - 1)
+        beyond = self.beyond(frame, object_id)
+        known, trust = np.where(beyond, 0, known), np.where(beyond, 1, trust)
         if not trust.any():
             return votes
         side = len(votes.probability)
@@ -107,6 +115,25 @@ class WorldMemory:
         sure = float((trust * known)[inside].mean()) if inside.any() else 0.0
         unsure = float((1 - trust)[inside].mean()) if inside.any() else 0.0
         return Votes(probability.astype(votes.probability.dtype), sure + unsure * votes.similarity)
+
+    def beyond(self, frame: int, object_id: int) -> Bool[np.ndarray, "g g"]:
+        """Cells of a frame whose points are too far from all known points of an object to be its own."""
+        valid = self.geometry.valid[frame]
+        notes = self._notes.get(object_id, {})
+        given = [self._inside(each, label) for each, (label, prompted) in notes.items() if prompted]
+        given = np.concatenate(given) if given else np.empty((0, 3))
+        if not len(given):
+            return np.zeros_like(valid)
+        extent = 2 * np.quantile(np.linalg.norm(given - np.median(given, axis=0), axis=1), EXTENT)
+        points = np.concatenate([self._inside(each, label) for each, (label, _) in notes.items()])
+        points = points[np.linspace(0, len(points) - 1, min(MAX_POINTS, len(points))).astype(int)]
+        squares = (points**2).sum(1) - 2 * self.geometry.points[frame] @ points.T
+        nearest = squares.min(-1) + (self.geometry.points[frame] ** 2).sum(-1)
+        return valid & (nearest > (REACH * max(float(extent), self.voxel)) ** 2)
+
+    def _inside(self, frame: int, label: UInt8[np.ndarray, "g g"]) -> Float32[np.ndarray, "n 3"]:
+        """The points of the cells that an object fills."""
+        return self.geometry.points[frame][self.geometry.valid[frame] & (label > 0.9 * 255)]
 
     def _add(self, object_id: int, frame: int, sign: float) -> None:
         """Add the note of a frame to its voxels, or subtract it."""
