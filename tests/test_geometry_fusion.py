@@ -15,12 +15,13 @@ from nbhelpers.core.metrics import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.geometry_fusion import comparison, falsify, measure_motion, render_clip, write_clip
-from nbhelpers.geometry_fusion.geometry import flow_motion, kept_geometry, object_motion, read_rgbd
+from nbhelpers.geometry_fusion.geometry import flow_motion, kept_geometry, object_motion, read_rgbd, registered_depth
 from nbhelpers.geometry_fusion.merger import FeatureMerger, FourierEncoding, PlaceKernel
 from nbhelpers.geometry_fusion.synthetic import TEST_PHOTOS, TRAINING_PHOTOS, SyntheticClip, look_at
 from nbhelpers.geometry_fusion.tracker import MAX_MOTION, Fusion, GeometryTracker, WorldMemory, prior_tensors
 from nbhelpers.models.geometry import SceneGeometry, cells_of_scene
 from nbhelpers.models.label_propagation import LabelPropagation
+from nbhelpers.models.label_propagation.votes import Votes
 from nbhelpers.models.protocols import FrameSequence, GeometryEncoder, Tracker
 
 SIZE = (96, 128)
@@ -126,6 +127,58 @@ def test_seven_scenes_are_read(clip, tmp_path):
     pictures, scene = read_rgbd(tmp_path)
     assert len(pictures) == 2 and np.allclose(scene.world_to_camera, clip.scene.world_to_camera[:2], atol=1e-6)
     assert not scene.depth[0][:4].any() and scene.depth[0][5:].all()
+
+
+def test_depth_of_seven_scenes_is_registered_to_the_colours(tmp_path):
+    random = np.random.default_rng(0)
+    size, inner = (480, 640), np.array([[585.0, 0, 320], [0, 585, 240], [0, 0, 1]])
+    np.savetxt(tmp_path / "camera-intrinsics.txt", inner)
+    pose = np.eye(4)
+    pose[:3] = look_at(np.array([0.4, -1.5, 0.9]), np.zeros(3))
+    depth = np.full(size, 1.6)
+    depth[200:260, 400:450] = 0.9  # something before a wall
+    depth[:5] = 0
+    np.savetxt(tmp_path / "frame-000000.pose.txt", np.linalg.inv(pose))
+    cv2.imwrite(str(tmp_path / "frame-000000.color.png"), random.integers(0, 255, (*size, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "frame-000000.depth.png"), (depth * 1000).astype(np.uint16))
+    _, scene = read_rgbd(tmp_path)
+    assert scene.K[0, 0, 0] == 525 and scene.depth[0].shape == size
+    for row, column in ((100, 300), (230, 425), (400, 120)):
+        local = np.linalg.inv(inner) @ [column, row, 1] * depth[row, column]
+        world = (local - pose[:3, 3]) @ pose[:3, :3]  # where the depth camera measured it
+        pixels, far = scene.project(0, world[None])
+        x, y = np.rint(pixels[0]).astype(int)
+        assert abs(scene.depth[0][y, x] - far[0]) < 0.01
+        assert abs(x - column) > 10
+    assert (scene.depth[0] > 0).mean() > 0.7
+
+
+def test_the_nearest_of_two_depths_is_kept():
+    depth = np.zeros((4, 6))
+    depth[2, 1], depth[2, 4] = 2.0, 1.0
+    inner = np.array([[2.0, 0, 2.5], [0, 2, 1.5], [0, 0, 1]])
+    aside = np.hstack([np.eye(3), [[-2.0], [0], [0]]])  # both fall on one pixel
+    aside[0, 3] = -1.5
+    found = registered_depth(depth, inner, inner, np.hstack([np.eye(3), np.zeros((3, 1))]))
+    assert np.array_equal(found, depth)
+    found = registered_depth(depth, inner, inner, aside)
+    assert found[2, 1] == 1.0 and np.count_nonzero(found) <= 2
+
+
+def test_what_lies_too_far_from_the_object_is_not_the_object(clip, geometry):
+    memory = WorldMemory(geometry)
+    assert not memory.beyond(0, 1).any()
+    cells = [cv2.resize(mask.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA) for mask in clip.masks]
+    memory.remember(0, 1, cells[0], prompted=True)
+    for frame in np.flatnonzero([mask.any() for mask in clip.masks]):
+        beyond = memory.beyond(int(frame), 1)
+        assert beyond[cells[frame] > 0.5].mean() < 0.2 and beyond.mean() > 0.5
+        votes = memory.place(int(frame), 1, Votes(np.full((GRID, GRID), 0.9, np.float32), 0.8))
+        assert not votes.probability[beyond].any()
+    absent = next(frame for frame, mask in enumerate(clip.masks) if not mask.any())
+    assert not memory.place(absent, 1, Votes(np.ones((GRID, GRID), np.float32), 0.9)).probability.max() > 0.5
+    memory.forget(1, 0)
+    assert not memory.beyond(1, 1).any()
 
 
 def test_geometry_is_where_things_are(clip, geometry):

@@ -46,8 +46,8 @@ class WorldMemory:
     learn how much of the cell it covers; where the same voxels are in sight again, from any side and after any time,
     they say so. Since a cell's point is what the camera sees there, an object behind another is not mistaken for it.
     Coarser voxels answer, with little weight, where no finer one knows anything: the unseen side of a box is nearer
-    to the box than to the floor. What lies farther from all known points of an object than it is wide is not the
-    object, however much it resembles it: in a static scene nothing moves there.
+    to the box than to the floor. What lies farther from all known points of an object than 1.5 times its extent
+    is not the object, however much it resembles it: in a static scene nothing moves there.
 
     Args:
         geometry: of the clip.
@@ -132,8 +132,8 @@ class WorldMemory:
         return valid & (nearest > (REACH * max(float(extent), self.voxel)) ** 2)
 
     def _inside(self, frame: int, label: UInt8[np.ndarray, "g g"]) -> Float32[np.ndarray, "n 3"]:
-        """The points of the cells that an object fills."""
-        return self.geometry.points[frame][self.geometry.valid[frame] & (label > 0.9 * 255)]
+        """The points of the cells that belong to an object."""
+        return self.geometry.points[frame][self.geometry.valid[frame] & (label > 127)]
 
     def _add(self, object_id: int, frame: int, sign: float) -> None:
         """Add the note of a frame to its voxels, or subtract it."""
