@@ -32,9 +32,7 @@ LEVELS = 4  # of voxels, each with twice the side of the one before
 LEVEL_WEIGHT = 0.02  # of a coarser voxel against the next finer one
 HALF_TRUST = 0.3  # weight of the evidence at which places count as much as votes
 PROMPTED_WEIGHT = 3.0  # of a prompted frame against a tracked one
-REACH = (
-    1.0  # of the extent that was prompted: distance from the object's known points from which a point is not its own
-)
+REACH = 1.5  # extents of the prompted object: distance from its known points from which a point is not its own
 EXTENT = 0.9  # of the prompted points lie within half of the extent from their median
 MAX_POINTS = 256  # of an object, that distances are measured from
 

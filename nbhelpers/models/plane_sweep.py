@@ -57,7 +57,7 @@ def sweep_depth(scene: Scene, images: Sequence[UInt8[np.ndarray, "_ _ 3"]] | Fra
     depth = [np.zeros((1, 1), np.float32)] * len(scene)
     for number, view in views.items():
         kept = view.confirmed(swept[number], [(views[other], swept[other]) for other in sources[number]])
-        depth[number] = kept if view.lens is None else cv2.remap(kept, view.lens, None, cv2.INTER_NEAREST)
+        depth[number] = kept if view.lens is None else cv2.remap(kept, *cv2.split(view.lens), cv2.INTER_NEAREST)
     return replace(scene, depth=depth, confidence=None)
 
 

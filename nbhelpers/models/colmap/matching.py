@@ -213,8 +213,8 @@ def mutual_neighbours(store: FeatureStore) -> Float[np.ndarray, "v v"]:
 
     chosen = np.ones((views, views), bool)
     if views > 2 * SHORTLIST:
-        alike = vlad(descriptors)
-        order = np.argsort(-(alike @ alike.T), axis=1, kind="stable")[:, : SHORTLIST + 1]  # with the photo itself
+        vectors = vlad(descriptors)
+        order = np.argsort(-(vectors @ vectors.T), axis=1, kind="stable")[:, : SHORTLIST + 1]  # with the photo itself
         chosen[:] = False
         np.put_along_axis(chosen, order, True, axis=1)
     pairs = [(int(first), int(second)) for first, second in np.argwhere(np.triu(chosen | chosen.T, 1))]
@@ -241,12 +241,13 @@ def vlad(descriptors: Sequence[Float[np.ndarray, "_ d"]]) -> Float32[np.ndarray,
     sample = every[np.linspace(0, len(every) - 1, min(WORD_SAMPLES, len(every))).astype(int)].astype(np.float32)
     cv2.setRNGSeed(0)
     stop = (cv2.TERM_CRITERIA_MAX_ITER, 10, 0)
-    words = cv2.kmeans(sample, min(WORDS, len(sample)), None, stop, 1, cv2.KMEANS_PP_CENTERS)[2]
+    labels = np.zeros((len(sample), 1), np.int32)
+    words = cv2.kmeans(sample, min(WORDS, len(sample)), labels, stop, 1, cv2.KMEANS_PP_CENTERS)[2]
     out = np.zeros((len(descriptors), *words.shape), np.float32)
-    for sums, each in zip(out, descriptors, strict=True):
+    for view, each in enumerate(descriptors):
         each = each.astype(np.float32)
         nearest = (each @ words.T - (words**2).sum(1) / 2).argmax(1)
-        np.add.at(sums, nearest, each - words[nearest])
+        np.add.at(out[view], nearest, each - words[nearest])
     out /= np.maximum(np.linalg.norm(out, axis=2, keepdims=True), 1e-12)
     flat = out.reshape(len(out), -1)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
