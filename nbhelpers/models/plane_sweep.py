@@ -57,7 +57,7 @@ def sweep_depth(scene: Scene, images: Sequence[UInt8[np.ndarray, "_ _ 3"]] | Fra
     depth = [np.zeros((1, 1), np.float32)] * len(scene)
     for number, view in views.items():
         kept = view.confirmed(swept[number], [(views[other], swept[other]) for other in sources[number]])
-        depth[number] = kept if view.lens is None else cv2.remap(kept, *cv2.split(view.lens), cv2.INTER_NEAREST)
+        depth[number] = view.distorted(kept)
     return replace(scene, depth=depth, confidence=None)
 
 
@@ -170,6 +170,13 @@ class _View:
         kept = np.zeros_like(depth)
         kept[rows[agreed], columns[agreed]] = depth[rows[agreed], columns[agreed]]
         return kept
+
+    def distorted(self, depth: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+        """A depth map of this view as the photo with its distortion shows it."""
+        if self.lens is None:
+            return depth
+        columns, rows = cv2.split(self.lens)
+        return np.asarray(cv2.remap(depth, columns, rows, cv2.INTER_NEAREST), np.float32)
 
 
 def _correlation(
