@@ -215,6 +215,17 @@ def test_a_larger_mask_takes_a_part_only_if_what_it_adds_is_of_the_class():
     assert fates == ["disagrees", "kept", "part"] and [item.members for item in found] == [(1, 2)]
 
 
+def test_a_mask_that_disagrees_with_a_part_is_no_part_itself():
+    head, head_and_wall, animal = square(5, 5, 15, 15), square(5, 5, 15, 25), square(0, 0, 40, 40)
+    found, fates = merge(
+        [proposal(head), proposal(head_and_wall, agreement=0.6), proposal(animal, agreement=0.9)],
+        {0: False},
+        ClipGuidedSettings(min_region_size=4),
+        cell=1.0,
+    )
+    assert fates == ["part", "disagrees", "kept"] and [item.members for item in found] == [(2, 0)]
+
+
 def test_unwanted_classes_compete_together_where_a_mask_is_judged():
     wall = np.full((4, 4), 0.3)
     wall[:2] = 0.9

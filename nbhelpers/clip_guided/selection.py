@@ -375,6 +375,8 @@ def _merge_points(
     order = sorted(members, key=lambda k: -np.count_nonzero(masks[k]))
     shared = intersections(masks[order])
     for small in range(len(order) - 1, 0, -1):
+        if order[small] not in members:  # it disagrees with a smaller one
+            continue
         larger = [large for large in range(small) if shared[small, large] >= PART_INSIDE * shared[small, small]]
         for large in reversed(larger):
             if order[large] not in members:
