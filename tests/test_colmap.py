@@ -1,5 +1,7 @@
 """Structure from motion on worlds that are known, by matchers that know them: right models, and every way to be wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fake_matcher import FOCAL, SIZE, FakeMatcher, cloud, looking, photos, ring, side_by_side, view_ahead
@@ -142,6 +144,18 @@ def test_many_photos_are_checked_by_mapping_all_cameras_at_once(many, monkeypatc
     np.testing.assert_array_equal(scenes[0].world_to_camera, scenes[1].world_to_camera)
     np.testing.assert_array_equal(found[0].poses, found[1].poses)
     assert found[0].placed.all() and center_difference(poses, found[0].poses) < 0.02
+
+
+def test_many_photos_are_checked_one_by_one_where_all_at_once_is_not_accurate(many, monkeypatch):
+    def inaccurate(*given):
+        run = run_global_mapping(*given)
+        return replace(run, poses=ring(10, arc=-260.0))
+
+    monkeypatch.setattr(estimator, "run_global_mapping", inaccurate)
+    first, check = twice(ring(10), cloud())
+    second = FakeMatcher(ring(10), cloud(), "second", seed=3)
+    scene = ColmapEstimator([first, second], check=check).reconstruct(photos(10))
+    assert scene.placed.all() and "fake 2 agrees" in told(scene) and second.asked == 0
 
 
 @pytest.mark.parametrize("fault", ["other cameras", "a photo missing", "nothing in common"])

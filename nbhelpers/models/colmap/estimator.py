@@ -126,8 +126,9 @@ class ColmapEstimator:
     def _solve(self, images: Sequence[np.ndarray], names: tuple[str, ...], folder: Path, pool: Executor) -> Scene:
         runs, stores, notes = [], [], []
         checked = ahead = None
-        if len(images) > EXHAUSTIVE:
-            ahead = pool.submit(self._quick_run, self._quick_store(images, folder))
+        quick = self._quick_store(images, folder) if len(images) > EXHAUSTIVE else None
+        if quick is not None:
+            ahead = pool.submit(self._quick_run, quick)
         for number, matcher in enumerate(self.matchers):
             try:
                 matcher = matcher if isinstance(matcher, Matcher) else matcher()
@@ -138,8 +139,9 @@ class ColmapEstimator:
             runs.append(self._run(stores[-1], runs))
             checked = self._check(stores, runs, number == len(self.matchers) - 1)
             if not number and runs[0].placed.all() and not shows_no_depth(runs[0].all_pairs):
-                other = ahead.result() if ahead else self._quick_run(self._quick_store(images, folder))
-                checked = _quick_check(runs[0], other)
+                quick = self._quick_store(images, folder) if len(images) <= EXHAUSTIVE else quick
+                if quick is not None:
+                    checked = self._quick_check(runs[0], quick, ahead.result() if ahead else self._quick_run(quick))
             if checked is not None and checked.confirmed.all():
                 break
         if checked is None:
@@ -155,14 +157,20 @@ class ColmapEstimator:
             return None  # the next run notes it
         return None if matcher is None else FeatureStore(matcher, images, folder / "check")
 
-    def _quick_run(self, store: FeatureStore | None) -> Run | None:
+    def _quick_run(self, store: FeatureStore) -> Run:
         """A run on quickly matched features."""
-        if store is None:
-            return None
         pairs = verified_pairs(store, candidate_pairs(store, EXHAUSTIVE), self.seed)
         if len(store) > MANY:
             return run_global_mapping(store, pairs, self.seed)
         return run_mapping(store, pairs, self.seed, growth=GROWTH)
+
+    def _quick_check(self, run: Run, store: FeatureStore, other: Run) -> CheckedRun | None:
+        """A run that registered all photos, if a quick one agrees on all; of many photos mapped again one by one."""
+        shared = agreement(run.poses, other.poses)
+        if not shared.views.all() and len(store) > MANY:
+            other = run_mapping(store, other.all_pairs, self.seed, growth=GROWTH)
+            shared = agreement(run.poses, other.poses)
+        return _checked(run, other, shared) if shared.views.all() else None
 
     def _run(self, store: FeatureStore, before: Sequence[Run]) -> Run:
         wanted = pairs_of_runs(len(store), [run.all_pairs for run in before]) if len(before) > 1 else None
@@ -227,12 +235,6 @@ class ColmapEstimator:
             model=self.name,
             notes=tuple(notes),
         )
-
-
-def _quick_check(run: Run, other: Run | None) -> CheckedRun | None:
-    """A run that registered all photos, if another agrees on all of them."""
-    shared = None if other is None else agreement(run.poses, other.poses)
-    return _checked(run, other, shared) if other and shared and shared.views.all() else None
 
 
 def _checked(run: Run, other: Run, shared: Agreement) -> CheckedRun:
