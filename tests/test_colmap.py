@@ -119,6 +119,14 @@ def test_a_quick_check_that_does_not_confirm_all_changes_nothing(fault):
     assert scene.notes == without.notes
 
 
+def test_more_photos_without_a_quick_check_are_mapped_by_the_other_runs():
+    def check():
+        raise NbHelpersError("no weights")
+
+    scene = ColmapEstimator(twice(ring(12), cloud()), check=check).reconstruct(photos(12))
+    assert scene.placed.all() and "fake 2 agrees" in told(scene)
+
+
 @pytest.fixture
 def many(monkeypatch):
     """Let ten photos be many."""

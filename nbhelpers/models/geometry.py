@@ -135,14 +135,15 @@ def cells_of_scene(scene: Scene, frames: int, grid: int = GRID) -> Geometry:
     unknown = 0
     for view in placed.tolist():
         directions = cell_rays(scene, view, grid)
-        depth, certainty = _carried_depth(scene, view, grid)
+        depth, certainty = np.zeros((grid, grid)), np.ones((grid, grid), np.float32)
         if scene.depth is not None:
             unknown += int((~np.isfinite(scene.depth[view])).sum())
-            dense = _cell_depth(scene.depth[view], grid)
-            sure = np.ones_like(certainty)
+            depth = _cell_depth(scene.depth[view], grid)
             if scene.confidence is not None:
-                sure = _relative(_cell_depth(scene.confidence[view], grid))
-            depth, certainty = np.where(dense > 0, dense, depth), np.where(dense > 0, sure, certainty)
+                certainty = _relative(_cell_depth(scene.confidence[view], grid)).astype(np.float32)
+        if not depth.all():
+            carried, sure = _carried_depth(scene, view, grid)
+            depth, certainty = np.where(depth > 0, depth, carried), np.where(depth > 0, certainty, sure)
         turn, center = scene.world_to_camera[view][:, :3], scene.centers[view]
         points[view] = (directions * depth[..., None]) @ turn + center
         rays[view] = directions @ turn

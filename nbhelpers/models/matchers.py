@@ -163,6 +163,21 @@ def mutual_nearest(
     return near, best, mutual
 
 
+def is_distinct(near: Float32[np.ndarray, "n k"], best: Int[np.ndarray, " n"], ratio: float) -> Bool[np.ndarray, " n"]:
+    """Which nearest neighbours pass the ratio test (Lowe 2004, section 7.1); ``near`` is overwritten.
+
+    Args:
+        near: cosines of descriptors, at least two columns.
+        best: the column of each row's nearest neighbour.
+        ratio: maximum distance to it as a fraction of that to the second one.
+    """
+    rows = np.arange(len(near))
+    top = near[rows, best]
+    near[rows, best] = -1
+    distance, next_distance = (np.sqrt(np.maximum(2 - 2 * cosine, 0)) for cosine in (top, near.max(1)))
+    return distance < ratio * next_distance
+
+
 def textured(image: UInt8[np.ndarray, "h w 3"], points: Float32[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
     """Which points have local contrast.
 
@@ -354,9 +369,6 @@ class Sift:
         if min(len(first), len(second)) < 2:
             return np.zeros((0, 2), int), np.zeros(0, np.float32)
         near, best, mutual = mutual_nearest(first.descriptors, second.descriptors)
-        rows = np.arange(len(first))
-        top = near[rows, best]
-        near[rows, best] = -1
-        distance, next_distance = (np.sqrt(np.maximum(2 - 2 * cosine, 0)) for cosine in (top, near.max(1)))
-        good = np.flatnonzero(mutual & (distance < self.ratio * next_distance))
-        return np.stack([good, best[good]], axis=1), top[good]
+        cosines = near[np.arange(len(first)), best]
+        good = np.flatnonzero(mutual & is_distinct(near, best, self.ratio))
+        return np.stack([good, best[good]], axis=1), cosines[good]

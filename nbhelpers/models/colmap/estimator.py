@@ -14,7 +14,7 @@ import itertools
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,10 +125,8 @@ class ColmapEstimator:
 
     def _solve(self, images: Sequence[np.ndarray], names: tuple[str, ...], folder: Path, pool: Executor) -> Scene:
         runs, stores, notes = [], [], []
-        checked = ahead = None
-        quick = self._quick_store(images, folder) if len(images) > EXHAUSTIVE else None
-        if quick is not None:
-            ahead = pool.submit(self._quick_run, quick)
+        checked = None
+        check = self._start_check(images, folder, pool) if len(images) > EXHAUSTIVE else None
         for number, matcher in enumerate(self.matchers):
             try:
                 matcher = matcher if isinstance(matcher, Matcher) else matcher()
@@ -139,9 +137,8 @@ class ColmapEstimator:
             runs.append(self._run(stores[-1], runs))
             checked = self._check(stores, runs, number == len(self.matchers) - 1)
             if not number and runs[0].placed.all() and not shows_no_depth(runs[0].all_pairs):
-                quick = self._quick_store(images, folder) if len(images) <= EXHAUSTIVE else quick
-                if quick is not None:
-                    checked = self._quick_check(runs[0], quick, ahead.result() if ahead else self._quick_run(quick))
+                check = check or self._start_check(images, folder, pool)
+                checked = self._quick_check(runs[0], *check)
             if checked is not None and checked.confirmed.all():
                 break
         if checked is None:
@@ -149,23 +146,31 @@ class ColmapEstimator:
         notes = [*checked.notes, *_missing_notes(checked, names, stores, runs), *notes]
         return _scene(images, names, checked, stores[0].sizes, self.name, notes)
 
-    def _quick_store(self, images: Sequence[np.ndarray], folder: Path) -> FeatureStore | None:
-        """The features of the fast matcher; None if there is none."""
+    def _start_check(
+        self, images: Sequence[np.ndarray], folder: Path, pool: Executor
+    ) -> tuple[FeatureStore | None, Future]:
+        """The features of the fast matcher, None if there is none, and the run on them, in another thread."""
         try:
             matcher = self.check if isinstance(self.check, Matcher) or self.check is None else self.check()
         except NbHelpersError:
-            return None  # the next run notes it
-        return None if matcher is None else FeatureStore(matcher, images, folder / "check")
+            matcher = None  # the next run notes it
+        store = None if matcher is None else FeatureStore(matcher, images, folder / "check")
+        return store, pool.submit(self._quick_run, store)
 
-    def _quick_run(self, store: FeatureStore) -> Run:
+    def _quick_run(self, store: FeatureStore | None) -> Run | None:
         """A run on quickly matched features."""
+        if store is None:
+            return None
         pairs = verified_pairs(store, candidate_pairs(store, EXHAUSTIVE), self.seed)
         if len(store) > MANY:
             return run_global_mapping(store, pairs, self.seed)
         return run_mapping(store, pairs, self.seed, growth=GROWTH)
 
-    def _quick_check(self, run: Run, store: FeatureStore, other: Run) -> CheckedRun | None:
+    def _quick_check(self, run: Run, store: FeatureStore | None, quick: Future) -> CheckedRun | None:
         """A run that registered all photos, if a quick one agrees on all; of many photos mapped again one by one."""
+        other = quick.result()
+        if store is None or other is None:
+            return None
         shared = agreement(run.poses, other.poses)
         if not shared.views.all() and len(store) > MANY:
             other = run_mapping(store, other.all_pairs, self.seed, growth=GROWTH)

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -125,15 +126,14 @@ def run_mapping(
     import pycolmap
 
     views, all_pairs = len(store), pairs
-    together = set(connected_groups(views, pairs)[0])
-    pairs = [pair for pair in pairs if pair.first in together]
+    pairs = _largest_group(views, pairs)
     with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, quiet_log():
         path = Path(folder) / "database.db"
         _write_database(path, store, pairs, lenses)
         widest = widest_angle(store, pairs, lenses)
         lower = [angle for angle in MIN_ANGLES_NARROW if angle <= widest] or [MIN_ANGLES_NARROW[-1]]
         first = lower[0] if widest < CLEAR_FRACTION * MIN_ANGLE else MIN_ANGLE
-        best = _run_of(None, views, store.name, pairs, all_pairs)
+        best = _best_run([None], store, pairs, all_pairs)
         # COLMAP itself halves the angle only where it finds no first pair at all
         for angle in dict.fromkeys((first, *(angle for angle in lower if angle < first))):
             options = _options(seed, views, growth or (GROWTH if views > MANY else None))
@@ -142,10 +142,9 @@ def run_mapping(
                 options.init_image_id1, options.init_image_id2 = start[0] + 1, start[1] + 1
             pycolmap.set_random_seed(seed)
             models = pycolmap.incremental_mapping(str(path), folder, folder, options)
-            runs = [_run_of(model, views, store.name, pairs, all_pairs) for model in models.values()]
-            # a collapsed model registers many photos with next to no points: `_run_of` counts none of them
-            best = max([best, *runs], key=lambda run: (run.placed.sum(), len(run.points)))
-            if best.placed.sum() >= MIN_FRACTION * len(together) or not pairs:
+            if models:
+                best = max(best, _best_run(list(models.values()), store, pairs, all_pairs), key=_size_of)
+            if best.placed.sum() >= MIN_FRACTION * len(connected_groups(views, pairs)[0]) or not pairs:
                 break
     return dataclasses.replace(best, widest=widest)
 
@@ -163,9 +162,6 @@ def run_global_mapping(store: FeatureStore, pairs: Sequence[Pair], seed: int) ->
     """
     import pycolmap
 
-    views, all_pairs = len(store), pairs
-    together = set(connected_groups(views, pairs)[0])
-    pairs = [pair for pair in pairs if pair.first in together]
     options = pycolmap.GlobalPipelineOptions()
     mapper = options.mapper
     options.num_threads = mapper.num_threads = 1  # with more threads the order of sums is random
@@ -173,13 +169,30 @@ def run_global_mapping(store: FeatureStore, pairs: Sequence[Pair], seed: int) ->
     mapper.rotation_averaging.random_seed = mapper.global_positioning.random_seed = seed
     mapper.global_positioning.use_gpu = mapper.bundle_adjustment.ceres.use_gpu = False
     with tempfile.TemporaryDirectory(prefix="nbhelpers-colmap-") as folder, quiet_log():
-        path = Path(folder) / "database.db"
-        _write_database(path, store, pairs, None)
+        path, linked = Path(folder) / "database.db", _largest_group(len(store), pairs)
+        _write_database(path, store, linked, None)
         pycolmap.set_random_seed(seed)
-        models = pycolmap.global_mapping(str(path), folder, folder, options) if pairs else {}
-        runs = [_run_of(model, views, store.name, pairs, all_pairs) for model in models.values()]
-        none = _run_of(None, views, store.name, pairs, all_pairs)
-    return max([none, *runs], key=lambda run: (run.placed.sum(), len(run.points)))
+        models = pycolmap.global_mapping(str(path), folder, folder, options) if linked else {}
+        return _best_run([None, *models.values()], store, linked, pairs)
+
+
+def _largest_group(views: int, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs of the largest connected group of photos."""
+    together = set(connected_groups(views, pairs)[0])
+    return [pair for pair in pairs if pair.first in together]
+
+
+def _best_run(
+    models: Sequence[Any], store: FeatureStore | JoinedFeatures, pairs: Sequence[Pair], all_pairs: Sequence[Pair]
+) -> Run:
+    """The run with most registered photos, then most points."""
+    # a collapsed model registers many photos with next to no points: `_run_of` counts none of them
+    runs = [_run_of(model, len(store), store.name, pairs, all_pairs) for model in models]
+    return max(runs, key=_size_of)
+
+
+def _size_of(run: Run) -> tuple[int, int]:
+    return int(run.placed.sum()), len(run.points)
 
 
 def widest_angle(store: FeatureStore | JoinedFeatures, pairs: Sequence[Pair], lenses: Lenses | None = None) -> float:

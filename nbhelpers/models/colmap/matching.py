@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from tqdm.auto import tqdm
 
 from nbhelpers.core.images import load_image
-from nbhelpers.models.matchers import mutual_nearest
+from nbhelpers.models.matchers import is_distinct, mutual_nearest
 from nbhelpers.models.protocols import Matcher
 from nbhelpers.models.values import LocalFeatures
 
@@ -205,11 +205,7 @@ def mutual_neighbours(store: FeatureStore) -> Float[np.ndarray, "v v"]:
         if min(len(a), len(b)) < 2:
             return 0
         near, best, mutual = mutual_nearest(a, b)
-        rows = np.arange(len(a))
-        top = near[rows, best]
-        near[rows, best] = -1
-        distance, next_distance = (np.sqrt(np.maximum(2 - 2 * each, 1e-9)) for each in (top, near.max(1)))
-        return int((mutual & (distance < MAX_DISTANCE_RATIO * next_distance)).sum())
+        return int((mutual & is_distinct(near, best, MAX_DISTANCE_RATIO)).sum())
 
     chosen = np.ones((views, views), bool)
     if views > 2 * SHORTLIST:
