@@ -8,7 +8,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from fake_tracker import Clip, FakeTracker
+from fake_tracker import Clip, FakeTracker, UnsureTracker
 from PIL import Image
 from widget_tools import buttons, connect, is_following, key, record_messages
 
@@ -18,7 +18,7 @@ from nbhelpers.models.values import Prediction
 from nbhelpers.plots import rgb
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.frames import FramesWidget
-from nbhelpers.widgets.frames.stage import BACKGROUNDS
+from nbhelpers.widgets.frames.stage import BACKGROUNDS, OTHER
 from nbhelpers.widgets.frames.strip import BAR, COLOURS, GAP, THUMB
 from nbhelpers.widgets.frames.widget import ENCODING, KEYS
 
@@ -325,6 +325,29 @@ def test_the_other_candidate_is_taken_with_one_key(widget, session, monkeypatch)
     assert "T takes the other one" in status(widget)
     buttons(widget)["Take other"].click()
     assert session.state(5) == "prompted" and np.array_equal(session.mask(5), other)
+
+
+def test_the_other_candidate_is_marked_on_the_strip_and_outlined_on_the_frame():
+    session = RotoSession(Clip(), UnsureTracker())
+    widget = FramesWidget(session, width=800)
+    click(widget, 14, 20)
+    list(session.propagate())
+    widget.strip.update()
+    x = int(sum(widget.strip.span(5)) / 2)
+    dots = widget.strip.bar()[[BAR // 2 - 4, BAR // 2 + 4], x]
+    assert (dots == 0).all()
+    x = int(sum(widget.strip.span(4)) / 2)
+    assert (widget.strip.bar()[BAR // 2 - 4, x] > 0).any()
+    assert "another candidate" in widget.legend.value
+    session.go(4)
+    assert widget.stage.outlines() == []
+    session.go(5)
+    ((colour, outlined),) = widget.stage.outlines()
+    visible_rows = np.flatnonzero(outlined.any(1)) * 60 / len(outlined)
+    assert colour == OTHER and abs(visible_rows.mean() - 32) < 1.5
+    session.take_other()
+    assert widget.stage.outlines() == []
+    widget.close()
 
 
 def test_following_in_the_background_can_be_looked_away_from_and_stopped():

@@ -369,6 +369,21 @@ def test_the_encoder_takes_bfloat16_where_the_processor_has_it(monkeypatch, proc
     assert seen == [taken]  # None: as the environment says
 
 
+def test_a_tracker_without_distractors_has_a_name(monkeypatch):
+    from nbhelpers.models import load as loading
+    from nbhelpers.models.label_propagation import tracker
+    from nbhelpers.weights import catalog
+
+    monkeypatch.setattr(loading, "load", lambda *args, **kwargs: FakeSegmenter())
+    monkeypatch.setattr(tracker, "with_features", lambda segmenter: segmenter)
+    usual = loading.choose_model("tracker", models="lite")
+    assert usual.name == "label-propagation"
+    other = catalog.find("label-propagation-plain")
+    built = [tracker.build(each.name, {}, "cpu", **each.options) for each in (usual, other)]
+    assert [each.distractors for each in built] == [True, False]
+    assert built[1].name == other.name
+
+
 @pytest.mark.parametrize("backwards", [False, True])
 def test_every_third_frame_is_tracked_and_masks_between_are_interpolated(tracker, backwards):
     clip = Clip(12)

@@ -4,12 +4,11 @@ import random
 import shutil
 import time
 from collections import Counter
-from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-from fake_tracker import Clip, FakeTracker
+from fake_tracker import Clip, FakeTracker, UnsureTracker
 
 import nbhelpers.models.load
 from nbhelpers.core.errors import NbHelpersError
@@ -316,17 +315,8 @@ def test_what_a_click_means_can_be_chosen_and_corrected(tmp_path):
         again.choose_candidate(0)
 
 
-class Unsure(FakeTracker):
-    """On frame 5 the box may be the object too."""
-
-    def propagate(self, state, start, stop, step=None):
-        for tracked in super().propagate(state, start, stop, step):
-            other = Prediction.of_mask(np.roll(tracked.predictions[1].best, 12, 0), 0.3)
-            yield replace(tracked, others={1: other}) if tracked.frame == 5 else tracked
-
-
 def test_another_candidate_makes_a_frame_doubtful_and_can_be_taken(tmp_path):
-    session = RotoSession(Clip(), Unsure(), project=tmp_path / "p")
+    session = RotoSession(Clip(), UnsureTracker(), project=tmp_path / "p")
     session.click(14, 20)
     assert list(session.propagate()) == list(range(1, 12))
     assert session.next_doubtful(0) == 5 and "looks the same may be the object (30%)" in session.drift(5).why
@@ -335,7 +325,7 @@ def test_another_candidate_makes_a_frame_doubtful_and_can_be_taken(tmp_path):
     assert session.other_candidate(4) is None
     with pytest.raises(NbHelpersError, match="no other candidate"):
         session.take_other(4)
-    again = RotoSession(Clip(), Unsure(), project=tmp_path / "p")  # a reopened project knows it
+    again = RotoSession(Clip(), UnsureTracker(), project=tmp_path / "p")  # a reopened project knows it
     assert again.next_doubtful(0) == 5
     assert np.array_equal(again.take_other(5).best, other)
     assert again.state(5) == "prompted" and np.array_equal(again.mask(5), other)

@@ -30,7 +30,13 @@ needs("widgets", "ipywidgets", "ipycanvas")
 
 WIDTH = 860  # pixels of the picture
 CARD = "minmax(min(280px, 100%), 1fr)"  # width of a photo among others
-STATES = {"prompted": "clicked", "sure": "followed", "gone": "out of sight", "empty": "not followed yet"}
+STATES = {
+    "prompted": "clicked",
+    "sure": "followed",
+    "gone": "out of sight",
+    "empty": "not followed yet",
+    "other": "two things may be it",
+}
 FRAME_STATES = {**STATES, "tracked": "followed", "outdated": "outdated: follow again"}
 DECISIONS = {
     "kept": "Found",

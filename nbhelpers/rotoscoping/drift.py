@@ -33,6 +33,7 @@ class Drift:
         flow_overlap: IoU with the neighbour's mask warped to this frame by optical flow; None if unreliable.
         area_jump: area divided by that of the warped mask; None if unreliable.
         why: the reason in one sentence.
+        exchanged: probability that another instance that looks the same is the object, at most 0.5; None without one.
     """
 
     score: float
@@ -40,11 +41,17 @@ class Drift:
     flow_overlap: float | None
     area_jump: float | None
     why: str
+    exchanged: float | None = None
 
     @property
     def is_doubtful(self) -> bool:
         """Whether the frame should be inspected."""
         return self.score >= MIN_DOUBTFUL
+
+    @property
+    def has_other(self) -> bool:
+        """Whether another instance is about as likely to be the object, so that the frame is doubtful."""
+        return self.exchanged is not None and self.exchanged >= MIN_EXCHANGED
 
 
 def drift_score(
@@ -86,7 +93,8 @@ def drift_score(
         doubts[why] = MIN_DOUBTFUL * exchanged / MIN_EXCHANGED
     why, score = max(doubts.items(), key=lambda item: item[1])
     score = min(max(score, 0.0), 1.0)
-    return Drift(round(score, 3), model, overlap, jump, why if score >= MIN_DOUBTFUL / 2 else "no sign of drift")
+    why = why if score >= MIN_DOUBTFUL / 2 else "no sign of drift"
+    return Drift(round(score, 3), model, overlap, jump, why, exchanged)
 
 
 def flow_agreement(

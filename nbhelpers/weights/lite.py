@@ -163,6 +163,18 @@ LITE = (
         "Tracks objects by SAM 2's image features, without own weights. J&F 0.91 on 4 DAVIS sequences.",
     ),
     Model(
+        "label-propagation-plain",
+        "tracker",
+        "lite",
+        SAM2_TINY,
+        "Apache-2.0",
+        "0.15 GB of weights",
+        "encode 1.8 s per frame, track 0.9 s",
+        "nbhelpers.models.label_propagation:build",
+        {"segmenter": "sam2-hiera-tiny-lite", "distractors": False},
+        "Does not track what resembles the object beside it: for comparison.",
+    ),
+    Model(
         "conse-lite",
         "text_encoder",
         "lite",

@@ -483,7 +483,9 @@ class LabelPropagation(ClipTracker):
         return mask_logits(prediction.best, (side, side)) / 20 + 0.5
 
 
-def build(name: str, files: dict[str, Path], device: str, *, segmenter: str) -> LabelPropagation:
+def build(
+    name: str, files: dict[str, Path], device: str, *, segmenter: str, distractors: bool = True
+) -> LabelPropagation:
     """Build the tracker on a segmenter of the catalog, whose network is shared.
 
     On a CPU that multiplies bfloat16 the image encoder does so, unless ``NBHELPERS_PRECISION`` says otherwise.
@@ -493,11 +495,13 @@ def build(name: str, files: dict[str, Path], device: str, *, segmenter: str) -> 
         files: unused; `load` finds those of the segmenter.
         device: where it computes.
         segmenter: catalog name of a SAM 2 segmenter.
+        distractors: see `LabelPropagation`.
     """
     from nbhelpers.models.load import load
 
     half = device == "cpu" and choose_precision(device) == "auto" and has_bfloat16(device)
-    return LabelPropagation(load("segmenter", segmenter, device, precision="bfloat16" if half else None), name)
+    network = load("segmenter", segmenter, device, precision="bfloat16" if half else None)
+    return LabelPropagation(network, name, distractors)
 
 
 class PropagationState(ClipState):

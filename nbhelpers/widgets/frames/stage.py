@@ -22,6 +22,7 @@ DISPLAYS = (
     ("cut-out", "The objects without their surroundings (M: next)"),
 )
 BEFORE, AFTER = "#FF4FD8", "#7CFF4F"  # outlines of the frames before and after
+OTHER = "#00E5FF"  # outline of the other candidate on a doubtful frame
 KNOB = 13  # canvas pixels: radius of the wipe's handle
 TILE = 12  # canvas pixels of a square of the checkerboard
 LIGHT, DARK = 235, 190
@@ -145,8 +146,11 @@ class FrameStage(Stage):
         ]
 
     def outlines(self) -> list[tuple[str, Bool[np.ndarray, "vh vw"]]]:
-        """Outlines of the active object on the frames around."""
-        outlines = []
+        """Outlines of the active object on the frames around, and of the other candidate on a doubtful frame."""
+        outlines, session = [], self.session
+        drift = session.drift() if self.display == "overlay" and session.active not in self.hidden else None
+        if drift is not None and drift.has_other and (other := session.other_candidate()) is not None:
+            outlines.append((OTHER, self._beside_wipe(other)))
         for away in range(self.onion if self.display == "overlay" else 0, 0, -1):
             for frame, colour in ((self.session.frame - away, BEFORE), (self.session.frame + away, AFTER)):
                 if 0 <= frame < len(self.session.frames) and self.session.has_mask(frame):

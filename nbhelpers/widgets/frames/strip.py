@@ -32,8 +32,15 @@ LEGEND = (
     ("wrong", "probably wrong"),
     ("outdated", "outdated"),
     ("gone", "gone"),
+    ("other", "another candidate"),
     ("empty", "no mask"),
 )
+FILLS = {
+    "outdated": f"repeating-linear-gradient(135deg, {COLOURS['sure']} 0 3px, white 3px 5px)",
+    "other": "radial-gradient(circle at 6px 3px, black 2px, transparent 2.5px), "
+    f"radial-gradient(circle at 6px 9px, black 2px, transparent 2.5px), {COLOURS['doubtful']}",
+}
+"""Backgrounds of the legend that are not one colour, as CSS."""
 URGENT = ("empty", "gone", "tracked", "outdated", "prompted")  # the last is shown where frames share a pixel
 
 
@@ -56,7 +63,7 @@ class FilmStrip:
         self.range = (0, count - 1)
         """First and last frame, both included, of what is played and tracked."""
         self.thumbs: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
-        self._states, self._doubts = ["empty"] * count, np.zeros(count)
+        self._states, self._doubts, self._others = ["empty"] * count, np.zeros(count), np.zeros(count, bool)
         self._painted: tuple | None = None
         self._basis: tuple | None = None
         self._pressed, self._wanted = False, 0
@@ -143,8 +150,8 @@ class FilmStrip:
         for frame in range(count if wide >= 5 else 0):
             image[:, int(self.span(frame)[0])] = 255
         for frame, state in enumerate(self._states):
-            if state == "prompted":
-                _diamond(image, int(sum(self.span(frame)) / 2))
+            if state == "prompted" or self._others[frame]:
+                (_diamond if state == "prompted" else _two_dots)(image, int(sum(self.span(frame)) / 2))
         return image
 
     def colour(self, frame: int) -> tuple[int, int, int]:
@@ -164,6 +171,7 @@ class FilmStrip:
     def _read(self, frame: int) -> None:
         drift = self.session.drift(frame)
         self._states[frame], self._doubts[frame] = self.session.state(frame), 0.0 if drift is None else drift.score
+        self._others[frame] = drift is not None and drift.has_other
 
     def _connected(self) -> None:
         """A page has connected, whose layers are empty: paint what there is, and load the missing thumbnails."""
@@ -240,7 +248,7 @@ def legend_html(words: Mapping[str, str] | None = None) -> str:
     items = []
     for state, text in LEGEND:
         colour = COLOURS.get(state, COLOURS["sure"])
-        fill = f"repeating-linear-gradient(135deg, {colour} 0 3px, white 3px 5px)" if state == "outdated" else colour
+        fill = FILLS.get(state, colour)
         items.append(
             '<span style="white-space:nowrap">'
             '<span style="display:inline-block;width:12px;height:12px;margin-right:4px;'
@@ -261,6 +269,14 @@ def _fitted(image: UInt8[np.ndarray, "h w 3"], width: int, height: int) -> UInt8
     top, left = (height - size[1]) // 2, (width - size[0]) // 2
     out[top : top + size[1], left : left + size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return out
+
+
+def _two_dots(image: UInt8[np.ndarray, "h w 3"], x: int) -> None:
+    """The mark of a frame with another candidate: one dot above the other."""
+    middle = image.shape[0] // 2
+    for y in (middle - 4, middle + 4):
+        cv2.circle(image, (x, y), 3, (255, 255, 255), cv2.FILLED, cv2.LINE_AA)
+        cv2.circle(image, (x, y), 2, (0, 0, 0), cv2.FILLED, cv2.LINE_AA)
 
 
 def _diamond(image: UInt8[np.ndarray, "h w 3"], x: int) -> None:
