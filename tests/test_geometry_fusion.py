@@ -57,7 +57,7 @@ def run(tracker, clip, mask=None):
     tracker.add(state, 0, 1, Prompt(mask=clip.masks[0] if mask is None else mask))
     tracked = list(tracker.propagate(state, 0, len(clip) - 1))
     return (
-        np.stack([t.predictions[1].logits for t in tracked[1:]]),
+        np.concatenate([t.predictions[1].logits.ravel() for t in tracked[1:]]),
         np.array([float(t.predictions[1].scores[0]) for t in tracked]),
         state,
     )

@@ -13,6 +13,7 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_propagation import LabelPropagation
 from nbhelpers.models.label_propagation.packed import PackedMasks
 from nbhelpers.models.label_propagation.tracker import CACHE_SIZE
+from nbhelpers.models.label_propagation.windows import Window, window_around
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.models.values import Embedding, Prediction
 
@@ -274,6 +275,115 @@ def test_an_empty_mask_says_that_the_object_is_not_there(tracker):
     assert followed(tracker, state, 0, 3)[3].gone == {1}
     tracker.add(state, 4, 1, Prompt(mask=clip.disc(4)))
     assert iou(followed(tracker, state, 4, 8)[8].predictions[1].best, clip.disc(8)) > 0.75
+
+
+class Cross(Clip):
+    """A red cross of thin arms that runs to the right; it covers few cells of the frame's features."""
+
+    size = (192, 256)
+
+    def __getitem__(self, index):
+        self.decoded.append(index)
+        picture = np.full((*self.size, 3), (40, 160, 60), np.uint8)
+        picture[::16] = picture[:, ::16] = (90, 90, 200)
+        picture[self.cross(index)] = (220, 40, 30)
+        return picture
+
+    @classmethod
+    def cross(cls, index):
+        rows, columns = np.mgrid[: cls.size[0], : cls.size[1]]
+        away = np.abs(columns - 80 - 5 * index), np.abs(rows - 60 - 2 * index)
+        return ((away[0] < 6) & (away[1] < 30)) | ((away[1] < 6) & (away[0] < 30))
+
+
+def ious_of_cross(tracker, state, start=0, stop=11):
+    found = followed(tracker, state, start, stop)
+    return [iou(each.predictions[1].best, Cross.cross(index)) for index, each in found.items() if not each.prompted]
+
+
+def test_a_thin_object_is_decoded_in_a_window_around_it():
+    clip, means = Cross(), []
+    for windows in (False, True):
+        tracker = LabelPropagation(ColourSegmenter(), windows=windows)
+        state = tracker.open(clip)
+        tracker.add(state, 0, 1, Prompt(mask=clip.cross(0)))
+        means.append(np.mean(ious_of_cross(tracker, state)))
+        assert bool(state.objects[1].windows) == windows
+    assert means[1] > means[0] + 0.15
+    windows = state.objects[1].windows
+    assert windows[11].left - windows[1].left == pytest.approx(50, abs=4)  # they move along
+
+
+def test_windows_are_the_same_in_pieces_and_from_saved_memory():
+    clip, tracker = Cross(), LabelPropagation(ColourSegmenter())
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.cross(0)))
+    whole = followed(tracker, state, 0, 11)
+    state, again = tracker.open(clip), tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.cross(0)))
+    followed(tracker, state, 0, 5)
+    for frame in range(6):
+        saved = tracker.memory(state, frame)
+        tracker.recall(again, frame, saved, {1: Prompt(mask=clip.cross(0))} if frame == 0 else {})
+    for each in (state, again):
+        found = followed(tracker, each, 6, 11)
+        assert np.array_equal(found[11].predictions[1].logits, whole[11].predictions[1].logits)
+
+
+def test_a_mask_from_a_window_is_corrected():
+    clip, tracker = Cross(), LabelPropagation(ColourSegmenter())
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.cross(0)))
+    before = followed(tracker, state, 0, 11)[6].predictions[1].best
+    x, y = 80 + 5 * 6, 60 + 2 * 6
+    assert before[y, x] and not before[150, 20]
+    same = tracker.add(state, 6, 1, Prompt([(x, y)])).best
+    assert np.array_equal(same, before)
+    more = tracker.add(state, 6, 1, Prompt([(20, 150)])).best
+    assert more[before].all() and more[150, 20]
+    less = tracker.add(state, 6, 1, Prompt([(x, y)], [0])).best
+    assert not less[y, x]
+
+
+def test_an_object_that_the_frame_shows_well_needs_no_window(tracker):
+    clip, segmenter = Clip(), tracker.segmenter
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.box()))
+    before = segmenter.encoded
+    followed(tracker, state, 0, 5)
+    assert segmenter.encoded - before == 5 and not state.objects[1].windows
+
+
+def test_a_window_lies_in_the_frame_and_is_large_enough():
+    mask = np.zeros((64, 64), bool)
+    mask[2:10, 0:8] = True  # near a corner
+    window = window_around(mask, (), (480, 640))
+    assert (window.left, window.top, window.side) == (0, 0, 160)
+    assert window_around(mask[::-1, ::-1], (), (480, 640)) == Window(480, 320, 160)
+    assert window_around(mask, (), (192, 256)).side == 128
+    assert window_around(mask, (), (144, 192)) is None  # smaller than a window may be
+    larger = mask.copy()
+    larger[:20, :29] = True  # on another frame
+    assert window_around(mask, [larger], (480, 640)).side == 384  # as large as windows get
+    larger[:20, :31] = True
+    assert window_around(mask, [larger], (480, 640)) is None
+    assert window_around(np.zeros_like(mask), [mask], (480, 640)) is None
+    image = np.arange(192 * 256 * 3, dtype=np.uint32).reshape(192, 256, 3).astype(np.uint8)
+    assert np.array_equal(Window(7, 5, 64).cut(image), image[5:69, 7:71])
+
+
+def test_a_map_is_cut_and_pasted_at_its_place():
+    values = np.zeros((64, 64), np.float32)
+    values[20:30, 20:30] = 1
+    window = Window(60, 48, 96)  # columns 15 to 39 and rows 16 to 48 of the grid
+    part = window.cut_map(values, (192, 256), 64)
+    rows, columns = np.nonzero(part > 0.5)
+    assert rows.min() / 64 * 32 + 16 == pytest.approx(20, abs=0.6)
+    assert columns.max() / 64 * 24 + 15 == pytest.approx(29.7, abs=0.6)
+    pasted = window.paste_map(part, values, (192, 256))
+    assert np.array_equal(pasted > 0.5, np.kron(values, np.ones((2, 2))) > 0.5)  # twice as fine
+    pasted = window.paste_map(np.ones_like(part), np.zeros_like(values), (192, 256))
+    assert pasted[32:96, 30:78].min() > 0.99 and pasted.sum() == pytest.approx(64 * 48, rel=0.05)
 
 
 def test_memory_does_not_grow_with_the_clip(tracker):

@@ -18,6 +18,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.flow import optical_flow
 from nbhelpers.core.masks import box_of, components, deepest_points, upsample
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE, Prompt
+from nbhelpers.models.label_propagation.votes import resize_map
 from nbhelpers.models.protocols import FeatureSegmenter
 from nbhelpers.models.values import Embedding, Prediction, is_mask_prompt
 
@@ -227,16 +228,17 @@ def correct_mask(
         segmenter: prompted on this frame.
         embedding: of the frame.
         prompt: points only.
-        tracked: logits of the mask to correct, at the segmenter's low resolution.
+        tracked: logits of the mask to correct, at the segmenter's low resolution or finer.
     """
     score = np.ones(1, np.float32)
     logits = tracked
     for point in prompt.points[prompt.labels == INCLUDE]:
         if not _covers(logits, point, embedding.size):
             part = _best_candidate(segmenter.predict(embedding, Prompt(point[None])), None)
-            logits, score = np.maximum(logits, part.logits[0]), part.scores
+            logits, score = np.maximum(logits, resize_map(part.logits[0], len(logits))), part.scores
     excluded = prompt.points[prompt.labels == EXCLUDE]
     if any(_covers(logits, point, embedding.size) for point in excluded):
+        logits = resize_map(logits, mask_side(segmenter, embedding))
         logits, score = _subtract(segmenter, embedding, prompt, logits)
     return Prediction(logits[None], score, embedding.size, logits.shape)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int8
@@ -13,11 +13,20 @@ from nbhelpers.models.expectation import MAX_PAST, Place, expect, place_of
 from nbhelpers.models.label_propagation.decoding import mask_prediction
 from nbhelpers.models.label_propagation.distractors import Distractor, Instance
 from nbhelpers.models.label_propagation.packed import LOGIT_STEPS, PackedMasks
-from nbhelpers.models.label_propagation.votes import MemoryFrame
+from nbhelpers.models.label_propagation.votes import MemoryFrame, resize_map
+from nbhelpers.models.label_propagation.windows import Window
 from nbhelpers.models.values import Prediction
 
 SCORE_POWER = 4
 DIRECTIONS = {1: "forwards", -1: "backwards"}  # names in saved memory
+
+
+@dataclass(frozen=True, eq=False)
+class CloseMemory:
+    """The memory of a prompted frame in a window around the object, and the weights of its prompt variants."""
+
+    memory: MemoryFrame
+    weights: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +41,7 @@ class Anchor:
         inside: the mask on the decoder's grid.
         area: of the mask, in cells of the decoder's grid.
         weights: of the prompt variants, see `variant_weights`; None until they are needed.
+        close: the same in a window around the object; None until it is needed.
         distractors: instances that look like the object, tracked from here; None until they are searched for.
         marked_similar: ids of other objects that look like it.
     """
@@ -43,6 +53,7 @@ class Anchor:
     inside: Bool[np.ndarray, "s s"]
     area: float
     weights: dict[str, float] | None
+    close: CloseMemory | None = None
     distractors: list[Distractor] | None = None
     marked_similar: frozenset[int] = frozenset()
 
@@ -64,6 +75,8 @@ class Track:
         scores: the confidence of each of them.
         recent: memory of the last few of them.
         places: where the object is on each of them, by direction.
+        windows: the windows around the object in which it was decoded, by frame.
+        close: memory of the last few of them, in their windows.
     """
 
     anchors: dict[int, Anchor] = field(default_factory=dict)
@@ -71,17 +84,29 @@ class Track:
     scores: dict[int, dict[int, float]] = field(default_factory=lambda: {1: {}, -1: {}})
     recent: dict[int, MemoryFrame] = field(default_factory=dict)
     places: dict[int, dict[int, Place]] = field(default_factory=lambda: {1: {}, -1: {}})
+    windows: dict[int, Window] = field(default_factory=dict)
+    close: dict[int, MemoryFrame] = field(default_factory=dict)
 
     @property
     def prompts(self) -> dict[int, Prompt]:
         """Those of the prompted frames."""
         return {frame: anchor.prompt for frame, anchor in self.anchors.items()}
 
-    def put(self, frame: int, step: int, logits: Float32[np.ndarray, "s s"], score: float) -> None:
-        """Store the mask of a pass in direction ``step`` on a frame."""
+    def put(
+        self, frame: int, step: int, logits: Float32[np.ndarray, "s s"], score: float, window: Window | None = None
+    ) -> None:
+        """Store the mask of a pass in direction ``step`` on a frame, and the window in which it was decoded."""
         self.tracked[step][frame] = logits
         self.scores[step][frame] = score
+        self.forget(frame)
+        self.windows.pop(frame, None)
+        if window is not None:
+            self.windows[frame] = window
+
+    def forget(self, frame: int) -> None:
+        """Drop the memory of a tracked frame, whose mask has changed."""
         self.recent.pop(frame, None)
+        self.close.pop(frame, None)
 
     def arrays(self, frame: int) -> dict[str, np.ndarray]:
         """Masks and scores of one frame; features are computed again from the frame."""
@@ -92,6 +117,8 @@ class Track:
                 own[f"{name}/score"] = np.array(self.scores[step][frame])
                 if frame in self.places[step]:
                     own[f"{name}/place"] = self.places[step][frame].array()
+        if frame in self.windows:
+            own["window"] = np.array(astuple(self.windows[frame]))
         for source, each in self.anchors.items():
             for number, distractor in enumerate(each.distractors or ()):
                 if frame in distractor.masks:
@@ -114,6 +141,8 @@ class Track:
                 self.put(frame, step, logits, float(own[f"{name}/score"]))
                 if f"{name}/place" in own:
                     self.places[step][frame] = Place.of_array(own[f"{name}/place"])
+        if "window" in own:
+            self.windows[frame] = Window(*own["window"].tolist())
 
     def recall_distractors(self, frame: int, own: Mapping[str, np.ndarray]) -> None:
         """Restore the distractors of a frame from `arrays`."""
@@ -133,7 +162,8 @@ class Track:
             self.tracked[step].drop(frame)
             self.scores[step].pop(frame, None)
             self.places[step].pop(frame, None)
-        self.recent.pop(frame, None)
+        self.windows.pop(frame, None)
+        self.forget(frame)
 
     def joined(self, frame: int) -> tuple[Float32[np.ndarray, "s s"], float] | None:
         """Logits and confidence on a tracked frame; None if there are none.
@@ -147,7 +177,9 @@ class Track:
             return None
         weights = np.array([self._weight(frame, step) for step in sides])
         weights = weights / weights.sum() if weights.any() else np.full(len(sides), 1 / len(sides))
-        logits = np.sum([self.tracked[step][frame] * np.float32(w) for step, w in zip(sides, weights, strict=True)], 0)
+        masks = [self.tracked[step][frame] for step in sides]
+        side = max(map(len, masks))  # a mask from a window has more cells
+        logits = np.sum([resize_map(mask, side) * np.float32(w) for mask, w in zip(masks, weights, strict=True)], 0)
         score = sum(self.scores[step][frame] * float(w) for step, w in zip(sides, weights, strict=True))
         return logits, float(score)
 
@@ -190,7 +222,10 @@ class Track:
         if frame in self.anchors:
             return self.anchors[frame].inside
         joined = self.joined(frame)
-        return None if joined is None else joined[0] > 0
+        if joined is None:
+            return None
+        side = len(next(iter(self.anchors.values())).inside)
+        return resize_map((joined[0] > 0).astype(np.float32), side) > 0.5
 
     def instance(self, frame: int, step: int, source: int | None, memory: Iterable[int]) -> Instance | None:
         """What `separate` needs to know of the object; None if it is on no frame before."""
@@ -206,8 +241,9 @@ class Track:
 
     def keep_recent(self, frame: int, count: int) -> None:
         """Drop the memory of all but the frames nearest to ``frame``."""
-        kept = sorted(self.recent, key=lambda index: abs(index - frame))[:count]
-        self.recent = {index: self.recent[index] for index in kept}
+        for memory in (self.recent, self.close):
+            for index in sorted(memory, key=lambda index: abs(index - frame))[count:]:
+                del memory[index]
 
 
 def with_prefix(prefix: str, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,13 +10,13 @@ others, and the mask of every tracked frame takes a few kilobytes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from nbhelpers.core.device import choose_precision, has_bfloat16
 from nbhelpers.core.errors import NbHelpersError
@@ -45,7 +45,7 @@ from nbhelpers.models.label_propagation.distractors import (
     strays,
 )
 from nbhelpers.models.label_propagation.identity import MAX_DISTRACTORS, TOUCHING, exchange_probability, touches
-from nbhelpers.models.label_propagation.track import Anchor, Track, with_prefix
+from nbhelpers.models.label_propagation.track import Anchor, CloseMemory, Track, with_prefix
 from nbhelpers.models.label_propagation.votes import (
     FeatureMaps,
     MemoryFrame,
@@ -56,6 +56,7 @@ from nbhelpers.models.label_propagation.votes import (
     vote,
     with_features,
 )
+from nbhelpers.models.label_propagation.windows import MIN_DECODED, Window, window_around
 from nbhelpers.models.protocols import FeatureFusion, FrameSequence, Segmenter
 from nbhelpers.models.tracking import ClipState, ClipTracker
 from nbhelpers.models.values import Embedding, Prediction, TrackedFrame, is_mask_prompt
@@ -89,12 +90,21 @@ class LabelPropagation(ClipTracker):
         distractors: track what resembles an object beside it, to keep them apart; see
             `nbhelpers.models.label_propagation.identity`. Without, and beside a fusion that separates instances by
             their places, features alone decide.
+        windows: decode an object that is too small or thin for the frame's features in a window around it, which
+            takes a second encoding a frame; see `nbhelpers.models.label_propagation.windows`. Likewise.
     """
 
     kept = None  # the masks of all tracked frames are kept, even after further prompts
 
-    def __init__(self, segmenter: Segmenter, name: str = "label-propagation", distractors: bool = True):
-        self.segmenter, self.name, self.distractors = with_features(segmenter), name, distractors
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        name: str = "label-propagation",
+        distractors: bool = True,
+        windows: bool = True,
+    ):
+        self.segmenter, self.name = with_features(segmenter), name
+        self.distractors, self.windows = distractors, windows
 
     @property
     def device(self) -> str:
@@ -135,9 +145,11 @@ class LabelPropagation(ClipTracker):
 
         tracked = track.joined(frame)
         logits = None if tracked is None else tracked[0]
-        prediction = predict_prompt(self.segmenter, embedding, prompt, logits, state.moving(frame))
+        prediction = None if logits is None else self._correct_in_window(state, track, frame, prompt, logits)
+        if prediction is None:
+            prediction = predict_prompt(self.segmenter, embedding, prompt, logits, state.moving(frame))
         track.anchors[frame] = self._anchor(state, frame, prompt, prediction)
-        track.recent.pop(frame, None)
+        track.forget(frame)
         state.objects[object_id] = track
         if state.fusion is not None:
             state.fusion.forget(object_id)
@@ -276,7 +288,7 @@ class LabelPropagation(ClipTracker):
                 prompted.add(object_id)
                 continue
             embedding = state.embedding(frame)
-            logits, score, other = self._track_object(state, object_id, frame, step)
+            logits, score, window, other = self._track_object(state, object_id, frame, step)
             if other is not None:
                 others[object_id] = Prediction(
                     other[0][None], np.array([other[1]], np.float32), embedding.size, other[0].shape
@@ -287,7 +299,7 @@ class LabelPropagation(ClipTracker):
                 side = mask_side(self.segmenter, embedding)
                 logits = np.full((side, side), -CERTAIN_LOGIT, np.float32)
             else:
-                track.put(frame, step, logits, score)
+                track.put(frame, step, logits, score, window)
                 logits, score = track.joined(frame) or (logits, score)
                 if state.fusion is not None:
                     state.fusion.remember(frame, object_id, sigmoid(logits))
@@ -298,10 +310,11 @@ class LabelPropagation(ClipTracker):
 
     def _track_object(
         self, state: PropagationState, object_id: int, frame: int, step: int
-    ) -> tuple[np.ndarray | None, float, tuple[np.ndarray, float] | None]:
+    ) -> tuple[np.ndarray | None, float, Window | None, tuple[np.ndarray, float] | None]:
         """Logits and confidence of an object on a frame without a prompt of it; no logits if it is gone.
 
-        Also the logits of the distractor with which it may have been exchanged, with the probability of that.
+        Also the window in which it was decoded, and the logits of the distractor with which it may have been exchanged,
+        with the probability of that.
         """
         track = state.objects[object_id]
         anchors = track.nearest(frame, MAX_ANCHORS)
@@ -309,12 +322,12 @@ class LabelPropagation(ClipTracker):
             for index in anchors:
                 self._search(state, object_id, index)
         memory = [track.anchors[index].memory for index in anchors]
-        source = track.source(frame, step)
+        source, side = track.source(frame, step), mask_side(self.segmenter, state.embedding(frame))
         for index in track.before(frame, step, MAX_RECENT, state.stride):
             if index not in track.recent:
                 if (joined := track.joined(index)) is None:
                     continue
-                probability = sigmoid(joined[0])
+                probability = resize_map(sigmoid(joined[0]), side)
                 if source is not None:
                     probability = self._with_distractors(state, track.anchors[source], index, probability)
                 maps = self._maps(state, index)
@@ -338,21 +351,27 @@ class LabelPropagation(ClipTracker):
                     state, object_id, own, source, frame, step, probability, memory
                 )
         if votes.similarity < MIN_SIMILARITY:
-            return None, 1 - max(votes.similarity, 0.0), None
+            return None, 1 - max(votes.similarity, 0.0), None, None
         weights = self._weights(state, track, anchors[0])
         decoded = decode_map(self.segmenter, embedding, probability, weights)
-        logits = decoded.logits
+        logits, score = decoded.logits, soft_iou((decoded.logits > 0).astype(np.float32), probability)
         for _, distractor in distractors:  # a cell belongs to one instance
             logits = np.where((distractor > 0) & (probability < 0.5), np.minimum(logits, -distractor), logits)
-        inside = (logits > 0).astype(np.float32)
+        window = self._window(state, track, frame, logits, [keys.frame for keys in memory], weights)
+        if window is not None:
+            taken = np.zeros(logits.shape, bool)
+            for _, distractor in distractors:
+                taken |= (distractor > 0) & (probability < 0.5)
+            logits, score = self._decode_window(state, track, frame, window, logits, [k.frame for k in memory], taken)
+        inside = resize_map((logits > 0).astype(np.float32), len(probability)) > 0.5
         if inside.sum() < MIN_AREA * track.anchors[anchors[0]].area:
-            return None, 1 - decoded.agreement, None
+            return None, 1 - decoded.agreement, None, None
         alone = not touches(
-            inside > 0, [distractor > 0 for _, distractor in distractors], TOUCHING * len(inside) / maps[0].shape[0]
+            inside, [distractor > 0 for _, distractor in distractors], TOUCHING * len(inside) / maps[0].shape[0]
         )
-        here = place_of(inside > 0, alone)
+        here = place_of(inside, alone)
         if here is None:
-            return None, 1 - decoded.agreement, None
+            return None, 1 - decoded.agreement, None, None
         track.places[step][frame] = here if alone else replace(here, center=center)
         others = [
             (exchange_probability(own.expected, here, instance.expected, there), number)
@@ -360,7 +379,87 @@ class LabelPropagation(ClipTracker):
             if own is not None and instance is not None and (there := place_of(distractor > 0)) is not None
         ]
         most, number = max(others, default=(0.0, 0))
-        return logits, soft_iou(inside, probability), (distractors[number][1], most) if others else None
+        return logits, score, window, (distractors[number][1], most) if others else None
+
+    def _window(
+        self,
+        state: PropagationState,
+        track: Track,
+        frame: int,
+        logits: Float32[np.ndarray, "s s"],
+        memory: Sequence[int],
+        weights: Mapping[str, float],
+    ) -> Window | None:
+        """The window in which the object is decoded; None if the frame's features are fine enough for it."""
+        by_features = state.fusion is None or not state.fusion.separates_instances
+        if not self.windows or not by_features or max(weights.values(), default=0.0) >= MIN_DECODED:
+            return None
+        masks = [mask for index in memory if (mask := track.inside(index)) is not None]
+        prompted = window_around(track.anchors[memory[0]].inside, (), state.frames.size)
+        return None if prompted is None else window_around(logits > 0, masks, state.frames.size)
+
+    def _correct_in_window(
+        self, state: PropagationState, track: Track, frame: int, prompt: Prompt, tracked: Float32[np.ndarray, "s s"]
+    ) -> Prediction | None:
+        """A tracked mask corrected by points in the window in which it was decoded; None where there is none."""
+        window, size = track.windows.get(frame), state.frames.size
+        points = window.cut_points(prompt.points) if window is not None else None
+        if window is None or points is None or prompt.box is not None or prompt.mask is not None:
+            return None
+        embedding = state.embedding(frame, window)
+        before = window.cut_map(tracked, size, mask_side(self.segmenter, embedding))
+        after = predict_prompt(self.segmenter, embedding, Prompt(points, prompt.labels), before)
+        changed = not np.array_equal(after.logits[0], before)
+        logits = window.paste_map(after.logits[0], tracked, size) if changed else tracked
+        return Prediction(logits[None], after.scores, size, logits.shape)
+
+    def _decode_window(
+        self,
+        state: PropagationState,
+        track: Track,
+        frame: int,
+        window: Window,
+        logits: Float32[np.ndarray, "s s"],
+        memory: Sequence[int],
+        taken: Bool[np.ndarray, "s s"],
+    ) -> tuple[Float32[np.ndarray, "f f"], float]:
+        """Logits and confidence of an object by votes and decoder in a window, with those of the frame around it."""
+        size, embedding = state.frames.size, state.embedding(frame, window)
+        known = [each for index in memory if (each := self._close_memory(state, track, index)) is not None]
+        nearest = next(each for each in map(track.anchors.get, memory) if each is not None and each.close is not None)
+        probability = vote(frame, feature_maps(self.segmenter, embedding), state.means, known).probability
+        if taken.any():
+            others = window.cut_map(taken.astype(np.float32), size, len(probability)) > 0.5
+            probability = np.where(others, 0, probability).astype(np.float32)
+        decoded = decode_map(self.segmenter, embedding, probability, nearest.close.weights)
+        inside = (decoded.logits > 0).astype(np.float32)
+        return window.paste_map(decoded.logits, logits, size), soft_iou(inside, probability)
+
+    def _close_memory(self, state: PropagationState, track: Track, frame: int) -> MemoryFrame | None:
+        """The memory of a frame in the window around the object; None if there was no window on it."""
+        size, anchor = state.frames.size, track.anchors.get(frame)
+        if anchor is not None and anchor.close is None:
+            window = window_around(anchor.inside, (), size)
+            if window is None:
+                return None
+            embedding = state.embedding(frame, window)
+            probability = self._probability(anchor.mask(size), state.embedding(frame))
+            probability = window.cut_map(probability, size, len(probability))
+            memory = encode_memory(frame, feature_maps(self.segmenter, embedding), state.means, probability)
+            blurred = resize_map(resize_map(probability, len(probability) // 2), len(probability))
+            weights = variant_weights(self.segmenter, embedding, blurred, probability)
+            anchor = track.anchors[frame] = replace(anchor, close=CloseMemory(memory, weights))
+        if anchor is not None:
+            return anchor.close.memory
+        if frame not in track.close:
+            window, joined = track.windows.get(frame), track.joined(frame)
+            if window is None or joined is None:
+                return None
+            embedding = state.embedding(frame, window)
+            probability = window.cut_map(sigmoid(joined[0]), size, mask_side(self.segmenter, embedding))
+            maps = feature_maps(self.segmenter, embedding)
+            track.close[frame] = encode_memory(frame, maps, state.means, probability)
+        return track.close[frame]
 
     def _tracks_distractors(self, state: PropagationState) -> bool:
         """Whether distractors are tracked: not beside a fusion that separates instances by their places."""
@@ -522,7 +621,7 @@ class PropagationState(ClipState):
         super().__init__(frames)
         self._encode, self.fusion = encode, fusion
         self.means: list[torch.Tensor] = []
-        self._embeddings: OrderedDict[int, Embedding] = OrderedDict()
+        self._embeddings: OrderedDict[tuple[int, Window | None], Embedding] = OrderedDict()
 
     def moving(self, frame: int) -> MovingRegion:
         """What moves along with a mask of a frame, as its neighbour shows; see `moving_region`."""
@@ -533,11 +632,13 @@ class PropagationState(ClipState):
 
         return region
 
-    def embedding(self, frame: int) -> Embedding:
-        """Features of a frame, with a cache of the last few."""
-        if frame not in self._embeddings:
+    def embedding(self, frame: int, window: Window | None = None) -> Embedding:
+        """Features of a frame, or of a window of it, with a cache of the last few."""
+        key = frame, window
+        if key not in self._embeddings:
             while len(self._embeddings) >= CACHE_SIZE:
                 self._embeddings.popitem(last=False)
-            self._embeddings[frame] = self._encode(self.frames[frame])
-        self._embeddings.move_to_end(frame)
-        return self._embeddings[frame]
+            image = self.frames[frame]
+            self._embeddings[key] = self._encode(image if window is None else window.cut(image))
+        self._embeddings.move_to_end(key)
+        return self._embeddings[key]
