@@ -13,7 +13,7 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_propagation import LabelPropagation
 from nbhelpers.models.label_propagation.packed import PackedMasks
 from nbhelpers.models.label_propagation.tracker import CACHE_SIZE
-from nbhelpers.models.label_propagation.windows import Window, window_around
+from nbhelpers.models.label_propagation.windows import MAX_THICKNESS, Window, thickness, window_around
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.models.values import Embedding, Prediction
 
@@ -345,13 +345,27 @@ def test_a_mask_from_a_window_is_corrected():
     assert not less[y, x]
 
 
-def test_an_object_that_the_frame_shows_well_needs_no_window(tracker):
-    clip, segmenter = Clip(), tracker.segmenter
-    state = tracker.open(clip)
-    tracker.add(state, 0, 1, Prompt(mask=clip.box()))
-    before = segmenter.encoded
-    followed(tracker, state, 0, 5)
-    assert segmenter.encoded - before == 5 and not state.objects[1].windows
+def test_an_object_that_the_frame_shows_well_needs_no_window():
+    segmenter = ColourSegmenter()
+    tracker = LabelPropagation(segmenter)
+    state = tracker.open(Cross())
+    rows, columns = np.mgrid[:192, :256]
+    for mask, encoded in (((columns - 80) ** 2 + (rows - 60) ** 2 < 900, 3), (Cross.cross(0), 7)):
+        tracker.add(state, 0, 1, Prompt(mask=mask))
+        before = segmenter.encoded
+        followed(tracker, state, 0, 3)
+        assert segmenter.encoded - before == encoded  # frames 1 to 3, and a window on each and on the prompted one
+        state = tracker.open(Cross())
+
+
+def test_thickness_is_the_mean_width_of_the_parts():
+    mask = np.zeros((64, 64), bool)
+    mask[10:50, 20:24] = True
+    assert thickness(mask) == pytest.approx(4, rel=0.15)
+    mask[20:24, 4:60] = True  # a cross of arms as wide
+    assert thickness(mask) == pytest.approx(4, rel=0.2)
+    assert thickness(np.ones((64, 64), bool)) > MAX_THICKNESS
+    assert thickness(np.zeros((64, 64), bool)) == 0
 
 
 def test_a_window_lies_in_the_frame_and_is_large_enough():

@@ -56,7 +56,7 @@ from nbhelpers.models.label_propagation.votes import (
     vote,
     with_features,
 )
-from nbhelpers.models.label_propagation.windows import MIN_DECODED, Window, window_around
+from nbhelpers.models.label_propagation.windows import MAX_THICKNESS, Window, thickness, window_around
 from nbhelpers.models.protocols import FeatureFusion, FrameSequence, Segmenter
 from nbhelpers.models.tracking import ClipState, ClipTracker
 from nbhelpers.models.values import Embedding, Prediction, TrackedFrame, is_mask_prompt
@@ -90,7 +90,7 @@ class LabelPropagation(ClipTracker):
         distractors: track what resembles an object beside it, to keep them apart; see
             `nbhelpers.models.label_propagation.identity`. Without, and beside a fusion that separates instances by
             their places, features alone decide.
-        windows: decode an object that is too small or thin for the frame's features in a window around it, which
+        windows: decode an object that is too thin for the frame's features in a window around it, which
             takes a second encoding a frame; see `nbhelpers.models.label_propagation.windows`. Likewise.
     """
 
@@ -357,7 +357,7 @@ class LabelPropagation(ClipTracker):
         logits, score = decoded.logits, soft_iou((decoded.logits > 0).astype(np.float32), probability)
         for _, distractor in distractors:  # a cell belongs to one instance
             logits = np.where((distractor > 0) & (probability < 0.5), np.minimum(logits, -distractor), logits)
-        window = self._window(state, track, frame, logits, [keys.frame for keys in memory], weights)
+        window = self._window(state, track, logits, [keys.frame for keys in memory])
         if window is not None:
             taken = np.zeros(logits.shape, bool)
             for _, distractor in distractors:
@@ -385,18 +385,18 @@ class LabelPropagation(ClipTracker):
         self,
         state: PropagationState,
         track: Track,
-        frame: int,
         logits: Float32[np.ndarray, "s s"],
         memory: Sequence[int],
-        weights: Mapping[str, float],
     ) -> Window | None:
         """The window in which the object is decoded; None if the frame's features are fine enough for it."""
         by_features = state.fusion is None or not state.fusion.separates_instances
-        if not self.windows or not by_features or max(weights.values(), default=0.0) >= MIN_DECODED:
+        prompted = track.anchors[memory[0]].inside
+        if not self.windows or not by_features or thickness(prompted) >= MAX_THICKNESS:
+            return None
+        if window_around(prompted, (), state.frames.size) is None:
             return None
         masks = [mask for index in memory if (mask := track.inside(index)) is not None]
-        prompted = window_around(track.anchors[memory[0]].inside, (), state.frames.size)
-        return None if prompted is None else window_around(logits > 0, masks, state.frames.size)
+        return window_around(logits > 0, masks, state.frames.size)
 
     def _correct_in_window(
         self, state: PropagationState, track: Track, frame: int, prompt: Prompt, tracked: Float32[np.ndarray, "s s"]

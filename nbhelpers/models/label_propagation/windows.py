@@ -14,12 +14,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from nbhelpers.core.masks import box_of
+from nbhelpers.core.metrics import contour
 
 EXTENTS, MIN_EXTENTS = 2.0, 1.3  # side of a window, in extents of the object, and the least of it
 MIN_SIDE = 128  # pixels: a smaller window shows no more
 MAX_SIDE = 0.8  # of the frame's shorter side
 FINER = 2  # cells of a mask from a window for one of the decoder's grid: thin parts are narrower than its cells
-MIN_DECODED = 0.93  # IoU of the mask that is decoded from the prompted one with it, below which windows are used
+MAX_THICKNESS = 8.0  # of an object that needs windows, in cells of the decoder's grid: two of the coarsest features
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Window:
     @property
     def _columns(self) -> slice:
         return slice(self.left, self.left + self.side)
+
+
+def thickness(mask: Bool[np.ndarray, "s s"]) -> float:
+    """Mean width of a mask's parts in cells: twice its area by the length of its contour."""
+    return 2 * np.count_nonzero(mask) / max(1, np.count_nonzero(contour(mask)))
 
 
 def window_around(
