@@ -350,7 +350,7 @@ def test_an_object_that_the_frame_shows_well_needs_no_window():
     tracker = LabelPropagation(segmenter)
     state = tracker.open(Cross())
     rows, columns = np.mgrid[:192, :256]
-    for mask, encoded in (((columns - 80) ** 2 + (rows - 60) ** 2 < 900, 3), (Cross.cross(0), 7)):
+    for mask, encoded in (((columns - 80) ** 2 + (rows - 60) ** 2 < 1600, 3), (Cross.cross(0), 7)):
         tracker.add(state, 0, 1, Prompt(mask=mask))
         before = segmenter.encoded
         followed(tracker, state, 0, 3)
