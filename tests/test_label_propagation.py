@@ -493,7 +493,7 @@ def test_the_encoder_takes_bfloat16_where_the_processor_has_it(monkeypatch, proc
     assert seen == [taken]  # None: as the environment says
 
 
-def test_a_tracker_without_distractors_has_a_name(monkeypatch):
+def test_a_tracker_without_distractors_and_windows_has_a_name(monkeypatch):
     from nbhelpers.models import load as loading
     from nbhelpers.models.label_propagation import tracker
     from nbhelpers.weights import catalog
@@ -504,7 +504,7 @@ def test_a_tracker_without_distractors_has_a_name(monkeypatch):
     assert usual.name == "label-propagation"
     other = catalog.find("label-propagation-plain")
     built = [tracker.build(each.name, {}, "cpu", **each.options) for each in (usual, other)]
-    assert [each.distractors for each in built] == [True, False]
+    assert [(each.distractors, each.windows) for each in built] == [(True, True), (False, False)]
     assert built[1].name == other.name
 
 

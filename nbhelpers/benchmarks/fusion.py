@@ -129,6 +129,7 @@ class FusionComparison:
             "geometry": "off" if source is None else source.name,
             "arms": list(self.arms),
             "prompt": "the true mask of the first frame on which the object is seen",
+            "windows": False,
             "static_up_to": MAX_MOTION,
             "metric": "; ".join(f"{name}: {meaning}" for name, meaning in MEASURES.items()),
         }
@@ -218,14 +219,15 @@ class FusionComparison:
 def encode_once(tracker: Tracker, frames: FrameSequence, folder: Path) -> Tracker:
     """A tracker by label propagation whose embeddings of the clip are computed, so that all arms share them.
 
-    Any other tracker is returned unchanged.
+    It decodes no object in a window, since arms that tell instances apart by their places do not either. Any other
+    tracker is returned unchanged.
     """
     if not isinstance(tracker, LabelPropagation):
         return tracker
     segmenter = CachedSegmenter(tracker.segmenter, folder)
     for number in range(len(frames)):
         segmenter.encode(frames[number])
-    return LabelPropagation(segmenter, tracker.name)
+    return LabelPropagation(segmenter, tracker.name, windows=False)
 
 
 @lru_cache(maxsize=2)

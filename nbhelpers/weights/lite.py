@@ -171,8 +171,8 @@ LITE = (
         "0.15 GB of weights",
         "encode 1.8 s per frame, track 0.9 s",
         "nbhelpers.models.label_propagation:build",
-        {"segmenter": "sam2-hiera-tiny-lite", "distractors": False},
-        "Does not track what resembles the object beside it: for comparison.",
+        {"segmenter": "sam2-hiera-tiny-lite", "distractors": False, "windows": False},
+        "Neither tracks what resembles the object, nor decodes thin objects in windows: for comparison.",
     ),
     Model(
         "conse-lite",

@@ -583,7 +583,13 @@ class LabelPropagation(ClipTracker):
 
 
 def build(
-    name: str, files: dict[str, Path], device: str, *, segmenter: str, distractors: bool = True
+    name: str,
+    files: dict[str, Path],
+    device: str,
+    *,
+    segmenter: str,
+    distractors: bool = True,
+    windows: bool = True,
 ) -> LabelPropagation:
     """Build the tracker on a segmenter of the catalog, whose network is shared.
 
@@ -595,12 +601,13 @@ def build(
         device: where it computes.
         segmenter: catalog name of a SAM 2 segmenter.
         distractors: see `LabelPropagation`.
+        windows: likewise.
     """
     from nbhelpers.models.load import load
 
     half = device == "cpu" and choose_precision(device) == "auto" and has_bfloat16(device)
     network = load("segmenter", segmenter, device, precision="bfloat16" if half else None)
-    return LabelPropagation(network, name, distractors)
+    return LabelPropagation(network, name, distractors, windows)
 
 
 class PropagationState(ClipState):
