@@ -8,10 +8,9 @@ import transformers
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.cached import CachedSegmenter
+from nbhelpers.models.adapters import CachedSegmenter
 from nbhelpers.models.protocols import FeatureSegmenter
-from nbhelpers.models.sam_variants import build_segmenter
-from nbhelpers.models.sam_variants.segmenter import PROCESSORS
+from nbhelpers.models.sam_variants import PROCESSORS, build_segmenter
 
 FAMILIES = {"edgetam": "EdgeTamModel", "sam3-segmenter": "Sam3TrackerModel"}
 CLICK = Prompt([(50, 60)])

@@ -10,8 +10,7 @@ from nbhelpers.core.device import MemoryWarning
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Tracker
-from nbhelpers.models.sam_variants import build_tracker
-from nbhelpers.models.sam_variants.segmenter import PROCESSORS
+from nbhelpers.models.sam_variants import PROCESSORS, build_tracker
 from nbhelpers.rotoscoping import RotoSession
 
 FAMILIES = {"edgetam-video": "EdgeTamVideoModel", "sam3-video": "Sam3TrackerVideoModel"}

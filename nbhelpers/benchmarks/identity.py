@@ -20,7 +20,7 @@ from nbhelpers.benchmarks.video import ClipFrames, Truth, opened_clips
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import deepest_points
 from nbhelpers.core.metrics import iou
-from nbhelpers.models.cached import CachedSegmenter
+from nbhelpers.models.adapters import CachedSegmenter
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.weights import sample
 

@@ -1,8 +1,9 @@
-"""Shared code of the adapters: reading weights, ONNX sessions, precision, and the fallback to the CPU."""
+"""Shared code of the adapters: reading weights, ONNX sessions, precision, fallback to the CPU, embeddings on disk."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from jaxtyping import UInt8
 
 from nbhelpers.core.device import (
     MemoryWarning,
@@ -21,6 +23,9 @@ from nbhelpers.core.device import (
     release_memory,
 )
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import check_writable, replacing
+from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.values import Embedding
 
 if TYPE_CHECKING:
     import torch
@@ -204,3 +209,38 @@ def unpacked(array: np.ndarray, device: str) -> torch.Tensor:
 
     tensor = torch.from_numpy(array.copy())
     return (tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor).to(device)
+
+
+class CachedSegmenter:
+    """A segmenter that encodes each image once; all else is the segmenter's own.
+
+    Embeddings are kept in half precision, about 9 MB each, and every caller gets the rounded ones, the first too: so
+    results do not depend on what the cache held.
+
+    Example:
+        >>> segmenter = CachedSegmenter(nbhelpers.load("segmenter"), "outputs/embeddings")
+        >>> segmenter.encode(image)                                   # a second; the next time a hundredth
+
+    Args:
+        segmenter: encodes and predicts.
+        folder: where embeddings are kept, by model and content of the image; made if it is missing.
+
+    Raises:
+        NbHelpersError: the folder cannot be written.
+    """
+
+    def __init__(self, segmenter: Segmenter, folder: str | Path):
+        self.segmenter, self.folder = segmenter, Path(folder).expanduser() / model_signature(segmenter)
+        check_writable(self.folder)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.segmenter, name)
+
+    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Embedding:
+        """Features of an RGB image, from disk where they are there."""
+        digest = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+        path = self.folder / f"{digest[:32]}.pt"
+        if not path.is_file():
+            with replacing(path) as temporary:
+                self.segmenter.encode(image).save(temporary)
+        return Embedding.open(path, self.segmenter.device)
