@@ -90,7 +90,7 @@ def segment(
     """Segment a photo from clicks and a box, all in pixels of the photo."""
     from nbhelpers.core.files import check_writable
     from nbhelpers.core.images import load_image
-    from nbhelpers.core.promptlog import PromptLog
+    from nbhelpers.core.prompts import PromptLog
     from nbhelpers.models.load import load
     from nbhelpers.segment import ClickSession
 

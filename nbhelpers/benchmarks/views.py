@@ -24,8 +24,7 @@ from nbhelpers.core.files import IMAGE_SUFFIXES
 from nbhelpers.core.images import load_image
 from nbhelpers.core.masks import box_of, components, deepest_points, fill_holes, load_mask, polygon_mask
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.scenes import Scene
-from nbhelpers.core.scenes.files import read_scene
+from nbhelpers.core.scenes import Scene, read_scene
 from nbhelpers.models.load import load
 from nbhelpers.multiview import MultiviewSegmenter, Photos, ViewsSession
 from nbhelpers.multiview.grounding import PhraseGrounding, ground_phrase

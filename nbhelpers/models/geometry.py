@@ -22,8 +22,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.core.scenes import Scene
-from nbhelpers.core.scenes.files import few
+from nbhelpers.core.scenes import Scene, few
 from nbhelpers.models.protocols import FrameSequence, SceneEstimator
 from nbhelpers.models.values import Geometry
 

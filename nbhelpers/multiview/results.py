@@ -21,9 +21,8 @@ from nbhelpers.core.files import own_name, sha256, stems, write_text
 from nbhelpers.core.images import orientation_of, save_image
 from nbhelpers.core.mattes import Mattes
 from nbhelpers.core.orientation import INVERSE, MIRRORED, UPRIGHT, turn
-from nbhelpers.core.scenes import Scene
-from nbhelpers.core.scenes.files import few
-from nbhelpers.core.scenes.writers import MODEL_FILES, write_colmap, write_transforms
+from nbhelpers.core.scene_files import MODEL_FILES, write_colmap, write_transforms
+from nbhelpers.core.scenes import Scene, few
 from nbhelpers.export.layouts import LAYOUTS, write_layout
 from nbhelpers.export.masks import check_formats, save_cutout, save_mask
 from nbhelpers.export.pointcloud import Cloud, save_glb, save_ply
