@@ -34,9 +34,8 @@ from nbhelpers.benchmarks.views import (
 )
 from nbhelpers.benchmarks.words import VOC_NAMES, WordMasks, vocabularies
 from nbhelpers.core.images import load_image
-from nbhelpers.core.masks import encode_rle
+from nbhelpers.core.masks import encode_rle, iou
 from nbhelpers.core.mattes import make_trimap
-from nbhelpers.core.metrics import iou
 from nbhelpers.geometry_fusion.comparison import ArmResult, TrueMasks, figures, frame_ious
 from nbhelpers.geometry_fusion.synthetic import render_clip
 from nbhelpers.models.label_propagation import LabelPropagation

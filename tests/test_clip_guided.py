@@ -14,7 +14,7 @@ from nbhelpers.clip_guided.selection import MaskProposal, MergedInstance, assign
 from nbhelpers.clip_guided.values import CropVerification
 from nbhelpers.clip_guided.verification import blur_surroundings, describe, reassign
 from nbhelpers.core.images import save_image
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou
 from nbhelpers.models.values import ClassMap
 
 WORDS = ["ball", "box", "lid", "lawn", "sky"]

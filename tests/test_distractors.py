@@ -8,7 +8,7 @@ from test_label_propagation import SIZE, Clip, ColourSegmenter, followed
 
 from nbhelpers.benchmarks.shell_game import SIZE as SIZE_OF_GAMES
 from nbhelpers.benchmarks.shell_game import plan_moves
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.expectation import Expectation, Place, expect, place_of
 from nbhelpers.models.label_propagation import LabelPropagation

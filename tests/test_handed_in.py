@@ -6,13 +6,12 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from test_orientation import save_turned
+from test_images import save_turned
 from test_scenes import make
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import orientation_of, save_image
+from nbhelpers.core.images import INVERSE, MIRRORED, orientation_of, save_image, turn, turned_size
 from nbhelpers.core.mattes import Mattes
-from nbhelpers.core.orientation import INVERSE, MIRRORED, turn, turned_size
 from nbhelpers.core.scene_files import write_colmap, write_transforms
 from nbhelpers.core.scenes import read_scene
 from nbhelpers.core.video import Frames

@@ -397,9 +397,9 @@ def test_a_run_writes_what_people_and_tools_read(folder):
 
 
 def test_photos_stored_turned_with_spaces_in_their_names_come_out_as_tools_read_them(made, tmp_path):
-    from test_orientation import save_turned
+    from test_images import save_turned
 
-    from nbhelpers.core.orientation import INVERSE, turn
+    from nbhelpers.core.images import INVERSE, turn
     from nbhelpers.core.scenes import read_scene
     from nbhelpers.multiview import segment_scene
 
@@ -429,9 +429,9 @@ def test_photos_stored_turned_with_spaces_in_their_names_come_out_as_tools_read_
 
 
 def test_a_mirrored_photo_keeps_its_mask_and_has_no_camera(made, tmp_path, caplog):
-    from test_orientation import save_turned
+    from test_images import save_turned
 
-    from nbhelpers.core.orientation import turn
+    from nbhelpers.core.images import turn
     from nbhelpers.core.scenes import read_scene
     from nbhelpers.multiview.results import save_result
 

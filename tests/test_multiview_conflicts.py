@@ -6,8 +6,7 @@ from fake_scene import LOOK_ALIKE, Drawn
 from test_label_propagation import ColourSegmenter
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import box_of, iou
 from nbhelpers.core.prompts import Prompt, PromptLog
 from nbhelpers.multiview import ViewsSession
 

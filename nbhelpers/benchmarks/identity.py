@@ -18,8 +18,7 @@ from nbhelpers.benchmarks.products import backgrounds, sample_cut_outs
 from nbhelpers.benchmarks.shell_game import KINDS, ShellGame, shell_game
 from nbhelpers.benchmarks.video import ClipFrames, Truth, opened_clips
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import deepest_points
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import deepest_points, iou
 from nbhelpers.models.adapters import CachedSegmenter
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.weights import sample

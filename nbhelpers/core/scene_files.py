@@ -22,8 +22,8 @@ from jaxtyping import Float, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_bytes, write_text
+from nbhelpers.core.images import INVERSE, UPRIGHT, turn_camera, turn_points, turned_size
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.orientation import INVERSE, UPRIGHT, turn_camera, turn_points, turned_size
 
 if TYPE_CHECKING:
     from nbhelpers.core.scenes import Scene

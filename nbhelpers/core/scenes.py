@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import orientation_of
-from nbhelpers.core.orientation import UPRIGHT, same_shape, turn_camera, turn_points, turned_size
+from nbhelpers.core.images import UPRIGHT, orientation_of, same_shape, turn_camera, turn_points, turned_size
 from nbhelpers.core.scene_files import HALF, CameraFile, read_file
 from nbhelpers.core.video.stills import PictureFolder
 
@@ -57,7 +56,7 @@ class Scene:
         model: who made it: catalog name of the estimator, or the file that it was read from.
         notes: what a person should know, e.g. which views could not be placed and why.
         orientation: of each photo's file, 1 to 8 as in EXIF, for programs that read pixels as they are stored (see
-            `nbhelpers.core.orientation`); all else here is of upright pixels. By default all 1.
+            `nbhelpers.core.images`); all else here is of upright pixels. By default all 1.
     """
 
     names: tuple[str, ...]

@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import decode_rle, encode_rle, load_mask
-from nbhelpers.core.metrics import contour_accuracy, iou
+from nbhelpers.core.masks import contour_accuracy, decode_rle, encode_rle, iou, load_mask
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.geometry_fusion.geometry import CONTROLS, falsify, read_rgbd

@@ -14,8 +14,7 @@ import numpy as np
 from nbhelpers.core.batch import sign
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import outputs_dir, sha256
-from nbhelpers.core.images import orientation_of
-from nbhelpers.core.orientation import MIRRORED, UPRIGHT
+from nbhelpers.core.images import MIRRORED, UPRIGHT, orientation_of
 from nbhelpers.core.scene_files import write_colmap
 from nbhelpers.core.scenes import Scene, read_scene
 from nbhelpers.models.protocols import Detector, SceneEstimator, Segmenter, TextEncoder

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.images import fit
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou
 from nbhelpers.core.video.frames import optical_flow, warp_mask
 
 FLOW_SIDE = 480  # pixels of the longer side at which optical flow is computed
