@@ -26,7 +26,7 @@ from nbhelpers.models.protocols import (
     Tracker,
 )
 from nbhelpers.weights import cache, catalog
-from nbhelpers.weights.entries import SETS, TASKS, Model
+from nbhelpers.weights.sources import SETS, TASKS, Model
 
 Name: TypeAlias = str | None
 
@@ -83,7 +83,7 @@ def load(
         >>> segmenter = nbhelpers.load("segmenter", "sam2.1-hiera-large", device="cuda")
 
     Args:
-        task: ``"segmenter"``; see `nbhelpers.weights.entries.TASKS`.
+        task: ``"segmenter"``; see `nbhelpers.weights.sources.TASKS`.
         name: a name of the catalog (``nbhelpers doctor`` lists them).
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; by default the best available.
         models: ``"lite"``, ``"official"`` or ``"auto"``; by default ``NBHELPERS_MODELS``, else ``"auto"``.

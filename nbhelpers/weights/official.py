@@ -6,8 +6,7 @@ revision that is a commit pins the content as well.
 
 from __future__ import annotations
 
-from nbhelpers.weights.entries import Asset, Model
-from nbhelpers.weights.sources import HubFile, UrlFile
+from nbhelpers.weights.sources import Asset, HubFile, Model, UrlFile
 
 SAM2_ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything_2"
 
