@@ -150,14 +150,14 @@ def clip_guided(
 ) -> None:
     """Segment what words name, and edit it if you like; a folder is worked through, and resumed when cut off."""
     from nbhelpers import editing
-    from nbhelpers.clip_guided import ClipGuidedSettings, batch
+    from nbhelpers.clip_guided import ClipGuidedSettings, pipeline
     from nbhelpers.models.load import load, load_checkpoint
 
     if edit not in editing.KINDS:
         raise NbHelpersError("unknown edit", given=edit, expected=", ".join(editing.KINDS))
     if edit_prompt is None and (edit == "restyle" or (edit == "replace" and use_inpainting)):
         raise NbHelpersError("the inpainter needs a text prompt", do='--edit-prompt "a sunset"')
-    photos = batch.photos(image)  # before the models: a wrong path fails early
+    photos = pipeline.photos(image)  # before the models: a wrong path fails early
     settings = ClipGuidedSettings(min_confidence, min_region_size, iou_threshold, tuple(exclude or ()))
     segmenter = (
         load_checkpoint(checkpoint, model_cfg, device) if checkpoint else load("segmenter", None, device, models)
@@ -165,7 +165,7 @@ def clip_guided(
     inpainter = load("inpainter", None, device, models) if use_inpainting or edit == "restyle" else None
     how = {"use_inpainting": use_inpainting, "prompt": edit_prompt, "inpainter": inpainter}
     painted = lambda result: editing.edit(result.image, result.mask(), edit, **how)  # noqa: E731
-    records = batch.run(
+    records = pipeline.run(
         photos,
         vocabulary,
         output,
@@ -174,11 +174,11 @@ def clip_guided(
         segmenter=segmenter,
         text_encoder=load("text_encoder", None, device, models),
         detector=load("detector", detector, device) if detector else None,
-        render=batch.picture if edit == "segment" else painted,
+        render=pipeline.picture if edit == "segment" else painted,
         parameters={"edit": edit, "edit_prompt": edit_prompt, "inpainter": inpainter and inpainter.name},
     )
     for record in records:
-        typer.echo(batch.format_record(record, verbose))
+        typer.echo(pipeline.format_record(record, verbose))
     if failed := sum(record["status"] != "done" for record in records):
         raise NbHelpersError(f"{failed} of {len(records)} photos could not be done", do="see summary.csv; run it again")
 

@@ -679,11 +679,11 @@ def test_odd_exif_is_no_reason_to_refuse_a_photo(damage):
 
 
 def test_one_list_of_suffixes():
-    from nbhelpers.clip_guided import batch
+    from nbhelpers.clip_guided import pipeline
     from nbhelpers.core.files import IMAGE_SUFFIXES
     from nbhelpers.core.video import stills
 
-    assert stills.IMAGE_SUFFIXES is images.IMAGE_SUFFIXES is batch.IMAGE_SUFFIXES is IMAGE_SUFFIXES
+    assert stills.IMAGE_SUFFIXES is images.IMAGE_SUFFIXES is pipeline.IMAGE_SUFFIXES is IMAGE_SUFFIXES
     assert {".heic", ".heif", ".jpg", ".tif"} <= set(IMAGE_SUFFIXES)
 
 

@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from nbhelpers.clip_guided.selection import MIN_AGREEMENT, MaskProposal
+from nbhelpers.clip_guided.selection import MIN_AGREEMENT, MaskProposal, mean_probabilities
 from nbhelpers.clip_guided.values import ClipGuidedSettings, Vocabulary
-from nbhelpers.clip_guided.verification import mean_probabilities
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import iou, mask_logits
 from nbhelpers.core.prompts import Prompt
