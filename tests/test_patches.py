@@ -11,7 +11,7 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models import patches
-from nbhelpers.models.pretrained import load_processor
+from nbhelpers.models.adapters import load_processor
 from nbhelpers.models.protocols import PatchEncoder
 from nbhelpers.weights import catalog
 from nbhelpers.weights.cache import files

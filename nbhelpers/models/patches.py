@@ -23,8 +23,7 @@ from jaxtyping import Float, Float32, UInt8
 from nbhelpers.core.device import in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import in_precision
-from nbhelpers.models.pretrained import fill_network, load_network, load_processor, processed
+from nbhelpers.models.adapters import fill_network, in_precision, load_network, load_processor, processed
 from nbhelpers.weights.convert import vit_state_dict
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ from jaxtyping import Float, Shaped, UInt8
 from nbhelpers.core.device import in_batches
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.adapters import in_precision
-from nbhelpers.models.pretrained import load_network, processed
+from nbhelpers.models.adapters import in_precision, load_network, processed
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.models.sam2 import (
     LEVELS,
