@@ -20,7 +20,7 @@ import numpy as np
 
 from nbhelpers import load, load_image, sample
 from nbhelpers.clip_guided import ClipGuidedSettings, segment
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou
 from nbhelpers.models.values import ClassMap
 
 WORDS = {

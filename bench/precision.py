@@ -17,7 +17,7 @@ import numpy as np
 
 from nbhelpers import Frames, Prompt, load, load_image, sample
 from nbhelpers.core.device import describe_device
-from nbhelpers.core.metrics import iou, score_clip
+from nbhelpers.core.masks import iou, score_clip
 
 PRECISIONS = ("float32", "bfloat16")
 SAMPLES = ("chelsea", "coffee", "astronaut", "quokka", "flower", "china")

@@ -34,7 +34,7 @@ import numpy as np
 from nbhelpers import ProductSession, load, sample
 from nbhelpers.benchmarks.products import backgrounds, sample_cut_outs, synthetic_photos
 from nbhelpers.core.files import sha256
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou
 from nbhelpers.product_matching.features import describe_reference, unit
 from nbhelpers.product_matching.gallery import Gallery, Reference, mean_feature
 from nbhelpers.product_matching.match import apply_threshold, match_photo, score_photos

@@ -24,8 +24,7 @@ from nbhelpers import ClickSession, Prompt, load, load_image, sample
 from nbhelpers.core.device import describe_device
 from nbhelpers.core.files import outputs_dir, write_text
 from nbhelpers.core.images import save_image
-from nbhelpers.core.masks import polygon_mask
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou, polygon_mask
 
 MODEL = "sam2-hiera-tiny-lite"
 POINTS, FEWER = 256, 64

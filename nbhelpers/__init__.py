@@ -18,7 +18,7 @@ _HOME_OF = {
     "ProductMatcher": "nbhelpers.product_matching.batch",
     "ProductSession": "nbhelpers.product_matching.session",
     "Prompt": "nbhelpers.core.prompts",
-    "PromptLog": "nbhelpers.core.promptlog",
+    "PromptLog": "nbhelpers.core.prompts",
     "RotoSession": "nbhelpers.rotoscoping.session",
     "fetch": "nbhelpers.weights",
     "load": "nbhelpers.models.load",

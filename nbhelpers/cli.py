@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from nbhelpers.app.commands import app as pages
 from nbhelpers.benchmarks.commands import app as benchmarks
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import parse_point
 from nbhelpers.geometry_fusion.commands import app as geometry_fusion
-from nbhelpers.multiview.commands import multiview
 from nbhelpers.options import DetectorName, Device, Models, numbers, several_values
 from nbhelpers.product_matching.commands import app as product_matching
 from nbhelpers.rotoscoping.commands import app as rotoscoping
@@ -30,8 +29,80 @@ app.add_typer(benchmarks, name="benchmarks")
 app.add_typer(rotoscoping, name="rotoscoping")
 app.add_typer(product_matching, name="product-matching")
 app.add_typer(geometry_fusion, name="geometry-fusion")
-app.command()(multiview)
-app.command("app")(pages)
+
+
+@app.command()
+def multiview(
+    images: Annotated[str, typer.Option(help="a folder of photos of one scene, a quoted glob, or a video")],
+    output: Annotated[Path, typer.Option(help="folder for masks, overlays, point clouds and tables")],
+    phrase: Annotated[str | None, typer.Option(help='such as "red chair behind the desk"')] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="x,y in the reference view, or VIEW:x,y; x,y,0 excludes; repeat")
+    ] = None,
+    reference_view: Annotated[int | None, typer.Option(help="the view that defines left and right, from 0")] = None,
+    cameras: Annotated[
+        Path | None, typer.Option(help="known cameras: a COLMAP model, transforms.json or a Bundler file")
+    ] = None,
+    detector: DetectorName = None,
+    models: Models = None,
+    device: Device = None,
+) -> None:
+    """Segment one object in all photos of a scene, from a phrase or from clicks; an interrupted run resumes."""
+    from tqdm.auto import tqdm
+
+    from nbhelpers.models.load import load
+    from nbhelpers.multiview.pipeline import MultiviewSegmenter, segment_scene
+
+    clicks: dict[int, list[tuple[float, ...]]] = {}
+    for text in point or ():
+        view, *click = parse_point(text, "VIEW")
+        clicks.setdefault((reference_view or 0) if view is None else view, []).append(tuple(click))
+    found = load("detector", detector, device) if detector else None
+    segmenter = MultiviewSegmenter(detector=found, models=models, device=device)
+    with tqdm(desc="multiview", bar_format="{desc}: {n}/{total} {postfix}", leave=False) as bar:
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.total, bar.n = total, done
+            bar.set_postfix_str(what)
+
+        summary = segment_scene(
+            images, output, phrase, click=clicks, cameras=cameras, reference_view=reference_view, segmenter=segmenter,
+            progress=progress,
+        )  # fmt: skip
+    if "phrase" in summary:
+        typer.echo(summary["phrase"]["understood"])
+        typer.echo(summary["phrase"]["why"])
+    for view in summary["views"]:
+        similarity = "" if view["similarity"] is None else f"similarity {view['similarity']:.2f}, "
+        found = "" if view["found"] else "not found, "
+        typer.echo(f"{view['photo']}: {found}{similarity}consistency {view['consistency']:.2f}; {view['why']}")
+    for note in summary["notes"]:
+        typer.echo(f"note: {note}")
+    typer.echo(f"{summary['object']}: consistency {summary['consistency']:.2f}; {summary['why']}; all in {output}")
+
+
+@app.command("app")
+def pages(
+    page: Annotated[str, typer.Argument(help="photo, clip, products or multiview; all by default")] = "",
+    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for other computers")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen at")] = 8866,
+    shared: Annotated[
+        bool, typer.Option(help="others come too, e.g. through a proxy: no folders of this computer")
+    ] = False,
+    keep: Annotated[bool, typer.Option(help="keep the visitors' folders when their visits end")] = False,
+    hours: Annotated[float, typer.Option(help="after which a visit without an open page ends")] = 12.0,
+    workers: Annotated[int, typer.Option(help="pieces of long work at one time; as many as cores by default")] = 0,
+    folder: Annotated[Path | None, typer.Option(help="for the visitors' files; outputs/app by default")] = None,
+    root_path: Annotated[str, typer.Option(help="path before that of the pages, behind a proxy: /cutouts")] = "",
+    browser: Annotated[bool, typer.Option(help="open the page in a browser")] = True,
+    models: Models = None,
+) -> None:
+    """Serve pages that need no code: upload, click, download. They are open to this computer alone, unless shared."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # work side by side would wait for its own threads busily
+    from nbhelpers.app.server import Serving, serve
+
+    serving = Serving(host, port, shared, keep, hours, workers, models, folder, root_path.rstrip("/"))
+    serve(serving, page, browser=browser)
 
 
 @app.command()
@@ -90,7 +161,7 @@ def segment(
     """Segment a photo from clicks and a box, all in pixels of the photo."""
     from nbhelpers.core.files import check_writable
     from nbhelpers.core.images import load_image
-    from nbhelpers.core.promptlog import PromptLog
+    from nbhelpers.core.prompts import PromptLog
     from nbhelpers.models.load import load
     from nbhelpers.segment import ClickSession
 
@@ -150,14 +221,14 @@ def clip_guided(
 ) -> None:
     """Segment what words name, and edit it if you like; a folder is worked through, and resumed when cut off."""
     from nbhelpers import editing
-    from nbhelpers.clip_guided import ClipGuidedSettings, batch
+    from nbhelpers.clip_guided import ClipGuidedSettings, pipeline
     from nbhelpers.models.load import load, load_checkpoint
 
     if edit not in editing.KINDS:
         raise NbHelpersError("unknown edit", given=edit, expected=", ".join(editing.KINDS))
     if edit_prompt is None and (edit == "restyle" or (edit == "replace" and use_inpainting)):
         raise NbHelpersError("the inpainter needs a text prompt", do='--edit-prompt "a sunset"')
-    photos = batch.photos(image)  # before the models: a wrong path fails early
+    photos = pipeline.photos(image)  # before the models: a wrong path fails early
     settings = ClipGuidedSettings(min_confidence, min_region_size, iou_threshold, tuple(exclude or ()))
     segmenter = (
         load_checkpoint(checkpoint, model_cfg, device) if checkpoint else load("segmenter", None, device, models)
@@ -165,7 +236,7 @@ def clip_guided(
     inpainter = load("inpainter", None, device, models) if use_inpainting or edit == "restyle" else None
     how = {"use_inpainting": use_inpainting, "prompt": edit_prompt, "inpainter": inpainter}
     painted = lambda result: editing.edit(result.image, result.mask(), edit, **how)  # noqa: E731
-    records = batch.run(
+    records = pipeline.run(
         photos,
         vocabulary,
         output,
@@ -174,11 +245,11 @@ def clip_guided(
         segmenter=segmenter,
         text_encoder=load("text_encoder", None, device, models),
         detector=load("detector", detector, device) if detector else None,
-        render=batch.picture if edit == "segment" else painted,
+        render=pipeline.picture if edit == "segment" else painted,
         parameters={"edit": edit, "edit_prompt": edit_prompt, "inpainter": inpainter and inpainter.name},
     )
     for record in records:
-        typer.echo(batch.format_record(record, verbose))
+        typer.echo(pipeline.format_record(record, verbose))
     if failed := sum(record["status"] != "done" for record in records):
         raise NbHelpersError(f"{failed} of {len(records)} photos could not be done", do="see summary.csv; run it again")
 

@@ -17,8 +17,7 @@ from jaxtyping import Bool, Float
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.core.promptlog import ObjectPrompts, PromptLog, object_name
-from nbhelpers.core.prompts import INCLUDE, Prompt
+from nbhelpers.core.prompts import INCLUDE, ObjectPrompts, Prompt, PromptLog, object_name
 from nbhelpers.export.masks import check_formats, save_masks
 from nbhelpers.models.protocols import Detector, Segmenter
 from nbhelpers.models.values import Embedding, Prediction

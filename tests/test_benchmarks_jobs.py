@@ -1,6 +1,8 @@
 """Benchmarks of the other jobs, the report and the command: on drawn scenes, without weights."""
 
+import io
 import json
+import pickle
 from dataclasses import replace
 
 import cv2
@@ -9,12 +11,13 @@ import pytest
 from fake_benchmarks import CLASSES, SIZE, drawn_voc, put_clip, put_labels, put_photo
 from fake_tracker import FakeTracker
 from fake_words import COLOURS, FakeDetector, FakeTextEncoder, FloodSegmenter, scene
+from scene_maker import make_scene
 from test_geometry_fusion import textures
 from test_label_propagation import ColourSegmenter
 from typer.testing import CliRunner
 
 from nbhelpers import NbHelpersError, cli
-from nbhelpers.benchmarks import commands, fusion, report
+from nbhelpers.benchmarks import commands, fusion, report, views
 from nbhelpers.benchmarks.datasets import Clips, read_values
 from nbhelpers.benchmarks.fusion import FusionComparison
 from nbhelpers.benchmarks.mattes import MatteSteadiness, steadiness
@@ -34,9 +37,8 @@ from nbhelpers.benchmarks.views import (
 )
 from nbhelpers.benchmarks.words import VOC_NAMES, WordMasks, vocabularies
 from nbhelpers.core.images import load_image
-from nbhelpers.core.masks import encode_rle
+from nbhelpers.core.masks import encode_rle, iou
 from nbhelpers.core.mattes import make_trimap
-from nbhelpers.core.metrics import iou
 from nbhelpers.geometry_fusion.comparison import ArmResult, TrueMasks, figures, frame_ious
 from nbhelpers.geometry_fusion.synthetic import render_clip
 from nbhelpers.models.label_propagation import LabelPropagation
@@ -178,6 +180,17 @@ def test_views_of_a_benchmark_are_summarized():
     assert scores["miou"] == 0.85 and scores["worst_view"] == 0.5 and scores["consistency_auc"] == 1.0
     assert scores["bad_views"] == 1 and scores["views"] == 3 and scores["corrected"] == 0.95
     assert scores["wrong_prompts_noticed"] == 1 and scores["miou_of_others_beside_a_wrong_prompt"] == 0.85
+
+
+def test_cameras_that_were_kept_before_a_module_moved_are_opened():
+    scene, _ = make_scene({"box": ((0, 0, 0), (1, 1, 1))})
+    kept = pickle.dumps(scene, protocol=0)
+    moved = kept.replace(b"nbhelpers.core.scenes\n", b"nbhelpers.core.scenes.scene\n")
+    assert moved != kept
+    for data in (kept, moved):
+        opened = views._SceneUnpickler(io.BytesIO(data)).load()
+        assert type(opened) is type(scene) and opened.names == scene.names
+        np.testing.assert_array_equal(opened.world_to_camera, scene.world_to_camera)
 
 
 def test_items_of_the_kitchen():

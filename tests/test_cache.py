@@ -16,8 +16,7 @@ from local_server import LocalServer
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.weights import cache, catalog, download
-from nbhelpers.weights.entries import Asset, Model, Sample
-from nbhelpers.weights.sources import HubFile, UrlFile
+from nbhelpers.weights.sources import Asset, HubFile, Model, Sample, UrlFile
 
 WEIGHTS, PHOTO = b"weights" * 5000, b"photo" * 50
 
@@ -287,7 +286,7 @@ def test_two_processes_at_once_fetch_once(store, server):
     code = (
         "import sys, time\n"
         "from nbhelpers.weights import cache, catalog\n"
-        "from nbhelpers.weights.entries import Asset, Model\n"
+        "from nbhelpers.weights.sources import Asset, Model\n"
         "from nbhelpers.weights.sources import UrlFile\n"
         f"a = Asset('slow.onnx', (UrlFile('{server.url}/slow.onnx'),), {len(WEIGHTS) * 200}, {sha(WEIGHTS * 200)!r})\n"
         "catalog.LITE = (Model('slow', 'segmenter', 'lite', (a,), 'MIT', '', ''),)\n"

@@ -8,13 +8,21 @@ import pytest
 from fake_words import COLOURS, FakeDetector, FakeTextEncoder, FloodSegmenter, scene
 
 from nbhelpers import ClickSession, NbHelpersError
-from nbhelpers.clip_guided import ClipGuidedSession, ClipGuidedSettings, batch, diagnose, run, segment
+from nbhelpers.clip_guided import ClipGuidedSession, ClipGuidedSettings, diagnose, pipeline, run, segment
 from nbhelpers.clip_guided.placement import ClassGrid, add_uncovered, place
-from nbhelpers.clip_guided.selection import MaskProposal, MergedInstance, assign_pixels, merge, remove_specks
+from nbhelpers.clip_guided.selection import (
+    MaskProposal,
+    MergedInstance,
+    assign_pixels,
+    blur_surroundings,
+    describe,
+    merge,
+    reassign,
+    remove_specks,
+)
 from nbhelpers.clip_guided.values import CropVerification
-from nbhelpers.clip_guided.verification import blur_surroundings, describe, reassign
 from nbhelpers.core.images import save_image
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou
 from nbhelpers.models.values import ClassMap
 
 WORDS = ["ball", "box", "lid", "lawn", "sky"]
@@ -533,7 +541,7 @@ def test_a_full_disk_stops_a_run_at_once_and_it_goes_on(folder, tmp_path, monkey
 
     first = models()
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "save_image", fails)
+        patch.setattr(pipeline, "save_image", fails)
         with pytest.raises(NbHelpersError, match="cannot be written"):
             run(folder, WORDS, tmp_path / "out", **first)
     assert first["segmenter"].encoded == 1, "the other photos are not computed in vain"
@@ -546,9 +554,9 @@ def test_a_run_that_was_interrupted_between_two_files_goes_on_under_the_same_nam
         batch_save(path, image)
         raise KeyboardInterrupt
 
-    batch_save = batch.save_image
+    batch_save = pipeline.save_image
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "save_image", interrupted)
+        patch.setattr(pipeline, "save_image", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(folder, WORDS, tmp_path / "out", **models())
     records = run(folder, WORDS, tmp_path / "out", **models())
@@ -564,10 +572,10 @@ def test_one_photo_becomes_one_picture(folder, tmp_path):
 
 
 def test_pictures_are_found_by_name_folder_and_glob(folder):
-    assert [path.name for path in batch.photos(folder)] == ["b9.png", "b10.png", "broken.jpg"]
-    assert len(batch.photos(f"{folder}/b*.png")) == 2
+    assert [path.name for path in pipeline.photos(folder)] == ["b9.png", "b10.png", "broken.jpg"]
+    assert len(pipeline.photos(f"{folder}/b*.png")) == 2
     with pytest.raises(NbHelpersError, match="no such picture"):
-        batch.photos(folder / "none")
+        pipeline.photos(folder / "none")
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from test_label_propagation import SIZE, Clip, ColourSegmenter, followed
 
-from nbhelpers.benchmarks.shell_game import SIZE as SIZE_OF_GAMES
-from nbhelpers.benchmarks.shell_game import plan_moves
-from nbhelpers.core.metrics import iou
+from nbhelpers.benchmarks.identity import SIZE as SIZE_OF_GAMES
+from nbhelpers.benchmarks.identity import plan_moves
+from nbhelpers.core.masks import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.expectation import Expectation, Place, expect, place_of
 from nbhelpers.models.label_propagation import LabelPropagation

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import encode_rle
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.prompts import PromptLog
 from nbhelpers.export.masks import cutout, save_coco, save_cutout, save_mask, to_coco
 from nbhelpers.segment import ClickSession
 

@@ -153,9 +153,9 @@ def a_sentence_encoder(tmp):
 
 
 def a_pipeline(tmp):
-    diffusion = importlib.import_module("nbhelpers.models.diffusion")
-    (tmp / "model_index.json").write_text(json.dumps({"_class_name": diffusion.PIPELINES[0]}))
-    diffusion.from_folder(tmp, "cpu")
+    inpainters = importlib.import_module("nbhelpers.models.inpainters")
+    (tmp / "model_index.json").write_text(json.dumps({"_class_name": inpainters.PIPELINES[0]}))
+    inpainters.from_folder(tmp, "cpu")
 
 
 def a_cloud(tmp):
@@ -179,7 +179,7 @@ def a_cluster(_):
 
 
 def a_dinov2(tmp):
-    importlib.import_module("nbhelpers.models.dinov2").build("d", {"checkpoint": tmp, "config": tmp}, "cpu")
+    importlib.import_module("nbhelpers.models.patches").build_dinov2("d", {"checkpoint": tmp, "config": tmp}, "cpu")
 
 
 MISSING = [
@@ -191,7 +191,7 @@ MISSING = [
     ("multiview", "plotly", a_scene),
     ("multiview", "trimesh", a_cloud),
     ("match", "transformers", a_dinov2),
-    ("official", "transformers", call("models.dinov3.build", "d", {}, "cpu")),
+    ("official", "transformers", call("models.patches.build_dinov3", "d", {}, "cpu")),
     ("text", "open_clip", call("models.openclip.build_clip", "ViT-B-32")),
     ("text", "supervision", call("clip_guided.selection.empty_detections")),
     ("text", "timm", call("models.conse.class_texts")),

@@ -11,7 +11,7 @@ from test_label_propagation import ColourSegmenter
 from test_sam2_video import small
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.geometry_fusion import comparison, falsify, measure_motion, render_clip, write_clip

@@ -6,15 +6,14 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from test_orientation import save_turned
+from test_images import save_turned
 from test_scenes import make
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import orientation_of, save_image
+from nbhelpers.core.images import INVERSE, MIRRORED, orientation_of, save_image, turn, turned_size
 from nbhelpers.core.mattes import Mattes
-from nbhelpers.core.orientation import INVERSE, MIRRORED, turn, turned_size
-from nbhelpers.core.scenes.files import read_scene
-from nbhelpers.core.scenes.writers import write_colmap, write_transforms
+from nbhelpers.core.scene_files import write_colmap, write_transforms
+from nbhelpers.core.scenes import read_scene
 from nbhelpers.core.video import Frames
 from nbhelpers.export import layouts
 from nbhelpers.export.layouts import write_layout
@@ -401,7 +400,7 @@ def test_masks_of_equal_names_go_to_their_own_pictures(tmp_path):
 
 
 def test_bundler_and_middlebury_names_with_spaces(tmp_path):
-    from test_scenefiles import BUNDLER
+    from test_scene_files import BUNDLER
 
     for name in ("my 0.jpg", "my 1.jpg"):
         save_image(tmp_path / "images" / name, np.zeros((80, 100, 3), np.uint8))

@@ -8,7 +8,7 @@ from fake_segmenter import FakeSegmenter
 
 from nbhelpers.core import device
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_propagation import LabelPropagation
 from nbhelpers.models.label_propagation.packed import PackedMasks

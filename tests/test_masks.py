@@ -1,3 +1,5 @@
+"""Functions on masks: mask files of other programs, RLE, sizes, regions and points in them, measures against others."""
+
 import cv2
 import numpy as np
 import pytest
@@ -8,16 +10,39 @@ from pycocotools import mask as coco
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import (
     box_of,
+    centroid_point,
+    class_iou,
+    components,
+    confusion,
+    contour,
+    contour_accuracy,
     decode_rle,
+    deepest_points,
+    depth,
+    distinct,
     encode_rle,
+    intersections,
+    iou,
+    iou_matrix,
+    is_group,
+    j_and_f,
     load_mask,
     mask_logits,
+    mean_iou,
     polygon_mask,
+    ranked_pairs,
+    region_similarity,
+    regular_points,
+    score_clip,
+    summarize,
     upsample,
     view_logits,
 )
 
 random = np.random.default_rng(7)
+TRUTH = np.array([[0, 0, 1, 1], [0, 2, 255, 1]])
+FOUND = np.array([[0, 1, 1, 1], [0, 1, 2, 3]])
+EMPTY = np.zeros((100, 100), bool)
 
 
 @pytest.mark.parametrize(
@@ -328,3 +353,255 @@ def test_what_is_wrong_with_an_rle_is_named(rle, size, named):
     with pytest.raises(NbHelpersError, match="run-length") as told:
         decode_rle(rle, size)
     assert named in str(told.value.given)
+
+
+def test_iou_of_two_masks():
+    a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    assert iou(a, b) == 1
+    a[:2], b[1:3] = True, True
+    assert iou(a, b) == pytest.approx(4 / 12)
+    with pytest.raises(NbHelpersError, match="different size"):
+        iou(a, b[:2])
+
+
+def test_confusion_counts_what_is_not_void():
+    confused = confusion(TRUTH, FOUND, classes=4)
+    assert confused.sum() == 7
+    assert confused.tolist() == [[2, 1, 0, 0], [0, 2, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0]]
+
+
+def test_class_iou_and_mean_over_the_classes_present():
+    confused = confusion(TRUTH, FOUND, classes=4)
+    np.testing.assert_allclose(class_iou(confused), [2 / 3, 2 / 5, 0, np.nan])
+    assert mean_iou(confused) == pytest.approx((2 / 3 + 2 / 5 + 0) / 3)
+
+
+def test_the_photos_of_a_set_are_added_up_and_not_averaged():
+    one = confusion(np.zeros((1, 9), int), np.zeros((1, 9), int), 2)
+    two = confusion(np.zeros((1, 1), int), np.ones((1, 1), int), 2)
+    assert mean_iou(one + two) == pytest.approx(0.9)
+
+
+def test_random_maps_agree_with_the_iou_of_their_masks():
+    rng = np.random.default_rng(0)
+    truth, found = rng.integers(0, 5, (2, 40, 50))
+    each = class_iou(confusion(truth, found, 5, void=None))
+    np.testing.assert_allclose(each, [iou(truth == k, found == k) for k in range(5)])
+
+
+def test_nothing_to_count_is_nan():
+    assert np.isnan(mean_iou(confusion(np.full((2, 2), 255), np.zeros((2, 2), int), 3)))
+
+
+def test_bytes_do_not_overflow():
+    truth = np.full((20, 20), 19, np.uint8)
+    assert confusion(truth, truth, 20)[19, 19] == 400
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "match"),
+    [
+        (np.zeros((2, 2), int), np.zeros((2, 3), int), "different size"),
+        (np.full((2, 2), 7), np.zeros((2, 2), int), "no class"),
+        (np.zeros((2, 2), int), np.full((2, 2), -1), "no class"),
+    ],
+)
+def test_wrong_maps_are_refused(truth, found, match):
+    with pytest.raises(NbHelpersError, match=match):
+        confusion(truth, found, classes=3)
+
+
+def block(rows, columns, size=(100, 100)):
+    mask = np.zeros(size, bool)
+    mask[rows[0] : rows[1], columns[0] : columns[1]] = True
+    return mask
+
+
+def test_region_similarity_is_intersection_over_union():
+    assert region_similarity(block((0, 10), (0, 10)), block((0, 10), (5, 15))) == pytest.approx(50 / 150)
+    assert region_similarity(EMPTY, EMPTY) == 1
+    assert region_similarity(EMPTY, block((0, 10), (0, 10))) == 0
+
+
+def test_the_contour_runs_above_and_left_of_the_change():
+    mask = block((1, 3), (1, 3), (5, 5))
+    expected = np.array([[1, 1, 1, 0, 0], [1, 0, 1, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]], bool)
+    assert np.array_equal(contour(mask), expected)
+    assert not contour(np.ones((5, 5), bool)).any()
+    touching = block((0, 5), (3, 5), (5, 5))  # the frame's own edge is no contour
+    assert np.array_equal(np.argwhere(contour(touching)), [[row, 2] for row in range(5)])
+
+
+def test_a_contour_within_the_tolerance_is_matched_and_beyond_it_is_not():
+    # of a straight edge that is shifted, all pixels are off by the same distance
+    edge = block((0, 100), (0, 50))
+    assert int(np.ceil(0.008 * np.hypot(100, 100))) == 2
+    assert contour_accuracy(edge, block((0, 100), (0, 52))) == 1
+    assert contour_accuracy(edge, block((0, 100), (0, 53))) == 0
+    assert contour_accuracy(edge, block((0, 100), (0, 53)), bound_th=3) == 1
+
+
+def test_contour_accuracy_is_the_harmonic_mean_of_precision_and_recall():
+    truth = block((0, 100), (0, 20))  # one edge of 100 pixels
+    found = truth | block((0, 100), (60, 80))  # two more edges, each of 100
+    assert contour_accuracy(truth, found) == pytest.approx(2 * (1 / 3) / (1 / 3 + 1))
+    assert contour_accuracy(found, truth) == pytest.approx(2 * (1 / 3) / (1 / 3 + 1))
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "value"),
+    [(EMPTY, EMPTY, 1), (EMPTY, block((9, 20), (9, 20)), 0), (block((9, 20), (9, 20)), EMPTY, 0)],
+)
+def test_frames_without_the_object(truth, found, value):
+    assert contour_accuracy(truth, found) == value
+    assert j_and_f(truth, found) == value
+
+
+def boundary_measure_by_hand(truth, found):
+    """F with every distance between two contour pixels, instead of a dilation."""
+    radius = np.ceil(0.008 * np.hypot(*truth.shape))
+    lines = []
+    for mask in (truth, found):
+        rows, columns = mask.shape
+        lines.append(
+            [
+                (row, column)
+                for row in range(rows)
+                for column in range(columns)
+                if len(
+                    {mask[y, x] for y in (row, min(row + 1, rows - 1)) for x in (column, min(column + 1, columns - 1))}
+                )
+                > 1
+            ]
+        )
+    true, asked = (np.array(line, float).reshape(-1, 2) for line in lines)
+    if not len(true) or not len(asked):
+        return float(len(true) == len(asked))
+    distance = np.hypot(*(true[:, None] - asked).transpose(2, 0, 1))
+    recall, precision = ((distance.min(axis) <= radius).mean() for axis in (1, 0))
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ragged_masks_are_measured_as_the_definitions_say(seed):
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    size = (48, 130)  # a radius of 2 pixels
+    smooth = cv2.GaussianBlur(rng.normal(size=(*size, 2)), (0, 0), rng.uniform(1, 5))
+    truth = smooth[..., 0] > smooth[..., 0].std() * rng.uniform(0, 2)
+    found = smooth @ (1, rng.uniform(0, 1)) > smooth[..., 0].std()
+    assert contour_accuracy(truth, found) == pytest.approx(boundary_measure_by_hand(truth, found))
+    both, either = (truth & found).sum(), (truth | found).sum()
+    assert region_similarity(truth, found) == pytest.approx(both / either)
+
+
+def test_j_and_f_is_their_mean():
+    truth, found = block((0, 100), (0, 50)), block((0, 100), (0, 53))
+    assert j_and_f(truth, found) == pytest.approx((50 / 53 + 0) / 2)
+
+
+def test_masks_of_different_size_are_refused():
+    with pytest.raises(NbHelpersError, match="different size"):
+        contour_accuracy(EMPTY, EMPTY[1:])
+
+
+def test_a_clip_is_scored_frame_by_frame():
+    values = score_clip([EMPTY, block((0, 10), (0, 10))], [EMPTY, EMPTY])
+    assert values.tolist() == [[1, 1], [0, 0]]
+    with pytest.raises(NbHelpersError, match="not every frame"):
+        score_clip([EMPTY, EMPTY], [EMPTY])
+
+
+def test_mean_recall_and_decay_over_quarters():
+    summary = summarize(np.array([1.0, 1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2, 0.2]))
+    assert summary.mean == pytest.approx(0.6)
+    assert summary.recall == pytest.approx(5 / 9)  # 0.5 itself is not above
+    assert summary.decay == pytest.approx((1 + 1 + 0.8) / 3 - (0.4 + 0.2 + 0.2) / 3)  # quarters share a frame
+    with pytest.raises(NbHelpersError, match="no frame"):
+        summarize(np.empty(0))
+
+
+def round_region(size, x, y, radius):
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+
+
+RING = round_region((80, 100), 50, 40, 35) & ~round_region((80, 100), 50, 40, 20)
+
+
+def test_components_are_numbered_from_the_largest_and_small_ones_left_out():
+    mask = round_region((60, 120), 20, 30, 5) | round_region((60, 120), 80, 30, 20)
+    mask[0, 0] = True
+    labels = components(mask, 2)
+    assert labels.max() == 2 and labels[30, 80] == 1 and labels[30, 20] == 2 and labels[0, 0] == 0
+    assert components(np.zeros((4, 5), bool)).max() == 0
+
+
+def test_the_deepest_point_of_a_ring_lies_inside_and_its_centroid_does_not():
+    for x, y in deepest_points(RING, 20):
+        assert RING[y, x]
+    x, y = centroid_point(RING)[0]
+    assert (x, y) == (50, 40) and not RING[y, x]
+
+
+def test_a_large_region_gets_several_points_that_are_spread():
+    region = np.zeros((100, 300), bool)
+    region[10:90, 5:295] = True
+    points = deepest_points(region, 40)
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2) + 1e9 * np.eye(len(points))
+    assert 6 <= len(points) <= 16 and apart.min() >= 40
+    assert depth(region)[points[0, 1], points[0, 0]] == depth(region).max()
+    assert len(deepest_points(region, 40, most=3)) == 3
+
+
+def test_a_region_at_the_border_is_pointed_at_in_its_middle():
+    assert deepest_points(np.ones((41, 41), bool), 100).tolist() == [[20, 20]]
+
+
+@pytest.mark.parametrize("find", [lambda m: deepest_points(m, 5), centroid_point, lambda m: regular_points(m, 5)])
+def test_an_empty_region_has_no_points(find):
+    assert find(np.zeros((9, 9), bool)).shape == (0, 2)
+
+
+def test_one_cell_is_a_region():
+    one = np.zeros((5, 7), bool)
+    one[2, 6] = True
+    assert deepest_points(one, 3).tolist() == [[6, 2]]
+
+
+def test_regular_points_lie_inside():
+    points = regular_points(RING, 10)
+    assert len(points) > 10 and RING[points[:, 1], points[:, 0]].all()
+
+
+def test_the_matrices_agree_with_masks_one_by_one():
+    masks = np.random.default_rng(0).random((4, 20, 30)) > 0.6
+    masks[3] = False
+    shared = intersections(masks)
+    for i in range(4):
+        for j in range(4):
+            assert shared[i, j] == (masks[i] & masks[j]).sum()
+            wanted = iou(masks[i], masks[j]) if (masks[i] | masks[j]).any() else 0
+            assert iou_matrix(shared)[i, j] == pytest.approx(wanted)
+
+
+def test_of_duplicates_the_most_confident_stays():
+    a, b = round_region((60, 60), 30, 30, 20), round_region((60, 60), 31, 30, 20)
+    other = round_region((60, 60), 10, 10, 5)
+    shared = intersections(np.stack([a, b, other]))
+    assert distinct(shared, np.array([0.7, 0.9, 0.1]), 0.8).tolist() == [1, 1, 2]
+    assert distinct(shared, np.array([0.7, 0.9, 0.1]), 0.99).tolist() == [0, 1, 2]
+
+
+def test_a_mask_of_two_things_is_a_group_and_one_of_a_thing_in_two_parts_is_not():
+    left, right = round_region((60, 120), 25, 30, 20), round_region((60, 120), 90, 30, 20)
+    assert is_group(left | right, [left, right])
+    assert not is_group(left | right, [left])
+    assert not is_group(left, [left, right])
+
+
+def test_ranked_pairs_keep_the_strong_decisions_of_a_circle():
+    assert ranked_pairs(3, [(0, 1, 9.0), (1, 2, 5.0), (2, 0, 1.0)]) == [0, 1, 2]
+    assert ranked_pairs(3, [(0, 1, 1.0), (1, 2, 5.0), (2, 0, 9.0)]) == [1, 2, 0]
+    assert ranked_pairs(2, []) == [0, 1]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import iou
 from nbhelpers.core.mattes import (
     Mattes,
     MatteSettings,
@@ -16,7 +17,6 @@ from nbhelpers.core.mattes import (
     reach_frame_edge,
     remove_small_components,
 )
-from nbhelpers.core.metrics import iou
 
 
 def disc(size=(120, 160), x=80.0, y=60.0, radius=30.0):

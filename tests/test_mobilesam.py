@@ -7,8 +7,7 @@ import pytest
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
-from nbhelpers.core.masks import polygon_mask
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou, polygon_mask
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models import mobilesam
 from nbhelpers.models.load import load

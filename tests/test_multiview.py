@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
-from nbhelpers.core.scenes.writers import write_colmap
+from nbhelpers.core.scene_files import write_colmap
 from nbhelpers.models.values import ClassMap
 from nbhelpers.multiview import grounding
 from nbhelpers.multiview.association import group_instances, lift_mask, make_object, merge_duplicates
@@ -397,10 +397,10 @@ def test_a_run_writes_what_people_and_tools_read(folder):
 
 
 def test_photos_stored_turned_with_spaces_in_their_names_come_out_as_tools_read_them(made, tmp_path):
-    from test_orientation import save_turned
+    from test_images import save_turned
 
-    from nbhelpers.core.orientation import INVERSE, turn
-    from nbhelpers.core.scenes.files import read_scene
+    from nbhelpers.core.images import INVERSE, turn
+    from nbhelpers.core.scenes import read_scene
     from nbhelpers.multiview import segment_scene
 
     scene, _, images = made
@@ -429,10 +429,10 @@ def test_photos_stored_turned_with_spaces_in_their_names_come_out_as_tools_read_
 
 
 def test_a_mirrored_photo_keeps_its_mask_and_has_no_camera(made, tmp_path, caplog):
-    from test_orientation import save_turned
+    from test_images import save_turned
 
-    from nbhelpers.core.orientation import turn
-    from nbhelpers.core.scenes.files import read_scene
+    from nbhelpers.core.images import turn
+    from nbhelpers.core.scenes import read_scene
     from nbhelpers.multiview.results import save_result
 
     scene, _, images = made
@@ -449,7 +449,7 @@ def test_a_mirrored_photo_keeps_its_mask_and_has_no_camera(made, tmp_path, caplo
 
 
 def test_photos_of_one_name_in_several_folders_keep_masks_of_their_own(made, tmp_path):
-    from nbhelpers.core.scenes.files import read_scene
+    from nbhelpers.core.scenes import read_scene
     from nbhelpers.multiview import segment_scene
 
     scene, _, images = made
@@ -465,7 +465,7 @@ def test_photos_of_one_name_in_several_folders_keep_masks_of_their_own(made, tmp
 
 
 def test_views_follow_the_answer_to_the_box_of_what_a_phrase_led_to(folder, monkeypatch):
-    from nbhelpers.core.scenes.files import read_scene
+    from nbhelpers.core.scenes import read_scene
     from nbhelpers.multiview import pipeline
 
     asked = []
@@ -579,8 +579,8 @@ def test_the_command_tells_what_was_understood(folder, monkeypatch):
 @pytest.mark.weights
 def test_points_are_found_for_cameras_that_come_without(tmp_path):
     from nbhelpers import sample
-    from nbhelpers.core.scenes.files import read_scene
-    from nbhelpers.core.scenes.writers import write_transforms
+    from nbhelpers.core.scene_files import write_transforms
+    from nbhelpers.core.scenes import read_scene
 
     paths = [sample(f"BalbianelloMedium-{number}.jpg") for number in range(1, 6)]
     known = read_scene(sample("Balbianello.out"), paths)

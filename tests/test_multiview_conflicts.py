@@ -6,10 +6,8 @@ from fake_scene import LOOK_ALIKE, Drawn
 from test_label_propagation import ColourSegmenter
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of
-from nbhelpers.core.metrics import iou
-from nbhelpers.core.promptlog import PromptLog
-from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.masks import box_of, iou
+from nbhelpers.core.prompts import Prompt, PromptLog
 from nbhelpers.multiview import ViewsSession
 
 RED_BALL, BLUE_BALL, OTHER_RED = 0, 1, 2

@@ -10,10 +10,8 @@ from fake_segmenter import FakeSegmenter
 from test_label_propagation import ColourSegmenter
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import polygon_mask
-from nbhelpers.core.metrics import iou
-from nbhelpers.core.promptlog import PromptLog
-from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.masks import iou, polygon_mask
+from nbhelpers.core.prompts import Prompt, PromptLog
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview import Photos, ViewsSession
 from nbhelpers.multiview import views as views_module

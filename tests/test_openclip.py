@@ -25,8 +25,7 @@ from nbhelpers.models.dense import (
 from nbhelpers.models.load import load, unload
 from nbhelpers.models.protocols import ImageTextEncoder, TextEncoder
 from nbhelpers.weights import catalog
-from nbhelpers.weights.entries import Asset
-from nbhelpers.weights.sources import HubFile
+from nbhelpers.weights.sources import Asset, HubFile
 
 PATCH = 8
 TINY = {

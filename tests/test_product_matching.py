@@ -34,13 +34,13 @@ from nbhelpers.product_matching import (
     ProductMatcher,
     ProductSession,
     ProductSettings,
-    explain,
     load_settings,
     match_product,
     panorama,
 )
 from nbhelpers.product_matching.batch import raise_if_failed
 from nbhelpers.product_matching.features import enlarge_patches, patch_colours
+from nbhelpers.product_matching.match import background_similarity, rotation_similarity
 from nbhelpers.product_matching.panorama import Tile, tiles
 from nbhelpers.product_matching.report import result_sheet
 from nbhelpers.product_matching.search import ProposalCache, cache_key
@@ -688,11 +688,11 @@ def test_equal_features_have_equal_colours(models):
 
 
 def test_turning_hurts_pixels_and_strangers_are_told(session):
-    curves = explain.rotation_similarity(
+    curves = rotation_similarity(
         session.references[0], session.scoring_gallery, session.encoder, session.settings, (0, 90)
     )
     assert curves.shape == (2, 2) and curves[0, 0] == pytest.approx(1, abs=1e-6) and curves[0, 1] > 0.8
-    others = explain.background_similarity(session.references[0], session.results)
+    others = background_similarity(session.references[0], session.results)
     assert len(others) and others[:, 1].max() < session.threshold
     table = session.report.lookalike_table()
     assert table.count("<tr>") == len(session.lookalikes(8)) + 1 and "threshold" in table

@@ -10,8 +10,7 @@ from fake_encoder import FakeEncoder
 from fake_segmenter import FakeSegmenter
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import encode_rle
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import encode_rle, iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models import sam2_grid
 from nbhelpers.product_matching import features, propose

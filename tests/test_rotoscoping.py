@@ -12,10 +12,9 @@ from fake_tracker import Clip, FakeTracker, UnsureTracker
 
 import nbhelpers.models.load
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.masks import iou
 from nbhelpers.core.mattes import MatteSettings
-from nbhelpers.core.metrics import iou
-from nbhelpers.core.promptlog import PromptLog
-from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.prompts import Prompt, PromptLog
 from nbhelpers.models.values import Prediction
 from nbhelpers.rotoscoping import ClipJob, RotoSession, replay_clip, replay_clips
 from nbhelpers.rotoscoping.batch import replay_log

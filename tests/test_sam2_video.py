@@ -13,9 +13,8 @@ from nbhelpers.core.images import save_image
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video import Frames
-from nbhelpers.models import adapters, tracking
+from nbhelpers.models import adapters, sam2_video, tracking
 from nbhelpers.models.protocols import FrameSequence, Tracker
-from nbhelpers.models.sam2_video import tracker as sam2_video
 from nbhelpers.weights import catalog
 
 CONFIGS = {"2": "configs/sam2/sam2_hiera_t.yaml", "2.1": "configs/sam2.1/sam2.1_hiera_t.yaml"}
@@ -500,7 +499,7 @@ def test_a_checkpoint_is_built_and_one_for_images_only_is_refused(tracker, clip,
 def test_a_picture_is_normalised_as_upstream_does(tmp_path, photo):
     from sam2.utils.misc import load_video_frames
 
-    from nbhelpers.models.sam2_video.network import LazyImages
+    from nbhelpers.models.sam2_video_network import LazyImages
 
     save_image(tmp_path / "0.jpg", photo)
     images, height, width = load_video_frames(str(tmp_path), 64, True)

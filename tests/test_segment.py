@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from nbhelpers.cli import app
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
-from nbhelpers.core.masks import decode_rle
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import decode_rle, iou
 from nbhelpers.models.load import load
 from nbhelpers.models.values import Prediction
 from nbhelpers.segment import ClickSession

@@ -6,10 +6,9 @@ from fake_benchmarks import put_clip
 from test_label_propagation import ColourSegmenter
 
 from nbhelpers.benchmarks import identity
-from nbhelpers.benchmarks.identity import OneObject, switches
+from nbhelpers.benchmarks.identity import MAX_HIDDEN, SIZE, SPEEDS, OneObject, plan_moves, shell_game, switches
 from nbhelpers.benchmarks.products import CutOut
 from nbhelpers.benchmarks.runner import run_benchmark
-from nbhelpers.benchmarks.shell_game import MAX_HIDDEN, SIZE, SPEEDS, plan_moves, shell_game
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.models.label_propagation import LabelPropagation
 from nbhelpers.models.values import Prediction, TrackedFrame

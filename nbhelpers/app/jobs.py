@@ -16,8 +16,8 @@ from nbhelpers.app.words import plain
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import IMAGE_SUFFIXES
 from nbhelpers.core.images import image_size, save_image
-from nbhelpers.core.promptlog import PromptLog
-from nbhelpers.core.scenes.files import read_scene
+from nbhelpers.core.prompts import PromptLog
+from nbhelpers.core.scenes import read_scene
 from nbhelpers.core.video import Frames
 from nbhelpers.models.whole import use_detector
 from nbhelpers.multiview.pipeline import MultiviewSegmenter

@@ -36,7 +36,7 @@ from nbhelpers.geometry_fusion.comparison import (
 from nbhelpers.geometry_fusion.geometry import read_rgbd, views_of
 from nbhelpers.geometry_fusion.synthetic import TEST_PHOTOS, SyntheticClip, load_textures, render_clip
 from nbhelpers.geometry_fusion.tracker import MAX_MOTION
-from nbhelpers.models.cached import CachedSegmenter
+from nbhelpers.models.adapters import CachedSegmenter
 from nbhelpers.models.geometry import SceneGeometry
 from nbhelpers.models.label_propagation import LabelPropagation
 from nbhelpers.models.protocols import FrameSequence, Tracker

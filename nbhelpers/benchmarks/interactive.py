@@ -18,7 +18,7 @@ from nbhelpers.benchmarks.metrics import LEVELS, MAX_CLICKS, click_scores, next_
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, save_image
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.sam2 import upstream_segmenter

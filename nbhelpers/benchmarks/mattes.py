@@ -17,9 +17,9 @@ from nbhelpers.benchmarks.identity import DavisClip
 from nbhelpers.benchmarks.metrics import rounded
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.benchmarks.video import opened_clips
-from nbhelpers.core.flow import optical_flow
 from nbhelpers.core.masks import distance_to
 from nbhelpers.core.mattes import UNKNOWN, Mattes, MatteSettings, make_trimap
+from nbhelpers.core.video.frames import optical_flow
 from nbhelpers.rotoscoping.session import RotoSession
 
 DATASETS = ("davis2016-mattes",)

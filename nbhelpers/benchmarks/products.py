@@ -18,8 +18,7 @@ from nbhelpers.benchmarks.metrics import average_precision, rounded
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit, load_image, save_image
-from nbhelpers.core.masks import box_of, components, fill_holes, polygon_mask
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import box_of, components, fill_holes, iou, polygon_mask
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video import Frames
 from nbhelpers.product_matching.calibrate import calibrate, subtract_background

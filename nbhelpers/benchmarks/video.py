@@ -18,8 +18,7 @@ from nbhelpers.benchmarks.metrics import rounded
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import image_size, load_image, save_image
-from nbhelpers.core.masks import box_of, components, deepest_points
-from nbhelpers.core.metrics import score_clip, summarize
+from nbhelpers.core.masks import box_of, components, deepest_points, score_clip, summarize
 from nbhelpers.core.prompts import Prompt
 
 STARTS = ("mask", "click")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import time
@@ -24,8 +25,7 @@ from nbhelpers.core.files import IMAGE_SUFFIXES
 from nbhelpers.core.images import load_image
 from nbhelpers.core.masks import box_of, components, deepest_points, fill_holes, load_mask, polygon_mask
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.scenes import Scene
-from nbhelpers.core.scenes.files import read_scene
+from nbhelpers.core.scenes import Scene, read_scene
 from nbhelpers.models.load import load
 from nbhelpers.multiview import MultiviewSegmenter, Photos, ViewsSession
 from nbhelpers.multiview.grounding import PhraseGrounding, ground_phrase
@@ -215,6 +215,13 @@ def _no_scene(dataset: str, folder: Path) -> NbHelpersError:
     return NbHelpersError("the scene is not there, or not wholly unpacked", given=folder, expected=TREES[dataset])
 
 
+class _SceneUnpickler(pickle.Unpickler):
+    """Reads a scene that was kept, in whichever module its class was then."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return Scene if name == "Scene" else super().find_class(module, name)
+
+
 @lru_cache(maxsize=1)
 def _opened(dataset: str, folder: str, scene: str, segmenter: Any, poses: str) -> tuple[LabelledScene, Photos, Any]:
     """A scene with its photos encoded and its cameras estimated: once for all items of it."""
@@ -223,7 +230,7 @@ def _opened(dataset: str, folder: str, scene: str, segmenter: Any, poses: str) -
     if poses == "none":
         placed = None
     elif kept is not None and kept.is_file():
-        placed = pickle.loads(kept.read_bytes())  # written by ourselves below
+        placed = _SceneUnpickler(io.BytesIO(kept.read_bytes())).load()  # written by ourselves below
     else:
         images = [load_image(photo) for photo in labelled.photos]
         placed = load("scene_estimator").reconstruct(images, [photo.name for photo in labelled.photos])

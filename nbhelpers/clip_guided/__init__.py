@@ -10,8 +10,7 @@
 it by clicks; `run` processes a folder of photos.
 """
 
-from nbhelpers.clip_guided.batch import run
-from nbhelpers.clip_guided.pipeline import segment
+from nbhelpers.clip_guided.pipeline import run, segment
 from nbhelpers.clip_guided.report import diagnose
 from nbhelpers.clip_guided.session import ClipGuidedSession
 from nbhelpers.clip_guided.values import Budget, ClipGuidedResult, ClipGuidedSettings, Conflict, PlacedPrompt

@@ -15,12 +15,10 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from nbhelpers.clip_guided.selection import MIN_AGREEMENT, MaskProposal
+from nbhelpers.clip_guided.selection import MIN_AGREEMENT, MaskProposal, mean_probabilities
 from nbhelpers.clip_guided.values import ClipGuidedSettings, Vocabulary
-from nbhelpers.clip_guided.verification import mean_probabilities
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import mask_logits
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou, mask_logits
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
 from nbhelpers.models.values import ClassMap, Embedding, Prediction

@@ -16,8 +16,8 @@ from jaxtyping import Bool
 from nbhelpers.clip_guided.selection import detections
 from nbhelpers.clip_guided.values import ClipGuidedResult
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.metrics import iou
-from nbhelpers.core.promptlog import PromptLog
+from nbhelpers.core.masks import iou
+from nbhelpers.core.prompts import PromptLog
 from nbhelpers.export.masks import check_formats
 
 if TYPE_CHECKING:

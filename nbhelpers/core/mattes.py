@@ -20,8 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of, components, distance_to, fill_holes, tight_box
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import box_of, components, distance_to, fill_holes, iou, tight_box
 from nbhelpers.core.video.frames import fold_wrap
 
 MAX_DISTANCE = 8.0  # pixels; farther than this from a contour, all distances count the same

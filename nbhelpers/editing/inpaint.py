@@ -10,7 +10,7 @@ import numpy as np
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import paste
 from nbhelpers.core.masks import dilate, distance_to, fill_pinholes
-from nbhelpers.editing import compositing
+from nbhelpers.editing import effects
 from nbhelpers.editing.effects import (
     Image,
     Mask,
@@ -207,10 +207,10 @@ def _inpaint(
         raise NbHelpersError("pixels cannot be negative", given=f"grow {grow}, feather {feather}", expected="0 or more")
     out, left = image.copy(), mask.copy()
     reach = grow + feather
-    for crop in compositing.crops(mask, inpainter.side, reach):
+    for crop in effects.crops(mask, inpainter.side, reach):
         target, waiting = out[crop.window], left[crop.window]
         distance = distance_to(crop.part)
-        opacity = compositing.feather(distance, grow, feather)
+        opacity = effects.feather(distance, grow, feather)
         hole = (opacity > 0) | dilate(waiting, grow)
         logger.info("inpainting %d x %d pixels with %s", hole.shape[1], hole.shape[0], inpainter.name)
         fill = inpainter.fill(target.copy(), hole, prompt=prompt, seed=seed, strength=strength)
@@ -222,7 +222,7 @@ def _inpaint(
             )
         others = dilate(waiting & ~crop.part, grow)
         known = (distance > grow) & (hole if match_inside else ~hole) & (distance <= reach + feather) & ~others
-        shift = compositing.colour_shift(target, fill, known, inpainter.side)
+        shift = effects.colour_shift(target, fill, known, inpainter.side)
         paste(target, fill, opacity, shift)
         waiting[crop.part] = False
     return out

@@ -27,11 +27,20 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import orientation_of, stored_size
+from nbhelpers.core.images import (
+    INVERSE,
+    ORIENTATION,
+    SHAPE_SLACK,
+    UPRIGHT,
+    orientation_of,
+    same_shape,
+    stored_size,
+    turn,
+    turned_size,
+)
 from nbhelpers.core.mattes import Mattes, full_of
-from nbhelpers.core.orientation import INVERSE, ORIENTATION, SHAPE_SLACK, UPRIGHT, same_shape, turn, turned_size
 from nbhelpers.core.profiles import is_srgb
-from nbhelpers.core.scenes.files import by_name
+from nbhelpers.core.scenes import by_name
 from nbhelpers.export.manifest import Manifest
 from nbhelpers.export.masks import encode_png, premultiplied_rgba, straight_rgba
 

@@ -16,11 +16,10 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import orientation_of, stored_size
+from nbhelpers.core.images import UPRIGHT, orientation_of, stored_size
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import Mattes
-from nbhelpers.core.orientation import UPRIGHT
 from nbhelpers.export.layouts import Layout, Target, read_original, target_matte, target_pixels
 from nbhelpers.export.masks import SOLID, sequence_to_coco
 from nbhelpers.export.video import ENCODERS, Video, video_frames

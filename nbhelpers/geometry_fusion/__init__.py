@@ -31,7 +31,7 @@ _HOME_OF = {
     "render_clip": "nbhelpers.geometry_fusion.synthetic",
     "train": "nbhelpers.geometry_fusion.training",
     "write_clip": "nbhelpers.geometry_fusion.synthetic",
-    "write_comparison": "nbhelpers.geometry_fusion.report",
+    "write_comparison": "nbhelpers.geometry_fusion.comparison",
 }
 
 __all__ = list(_HOME_OF)

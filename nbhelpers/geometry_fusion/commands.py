@@ -112,8 +112,8 @@ def compare_command(
         read_predictions,
         read_truth,
         scene_of,
+        write_comparison,
     )
-    from nbhelpers.geometry_fusion.report import write_comparison
 
     clip = Frames(frames, step=every)
     truth = None if gt is None else read_truth(gt, clip, every, label)

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
-from nbhelpers.core.flow import optical_flow
 from nbhelpers.core.scenes import Scene
+from nbhelpers.core.video.frames import optical_flow
 from nbhelpers.models.geometry import GRID, cell_centers_of
 from nbhelpers.models.protocols import FrameSequence, GeometryEncoder
 from nbhelpers.models.values import Geometry
@@ -468,7 +468,7 @@ def read_rgbd(folder: str | Path, names: list[str] | None = None) -> tuple[list[
 
 
 def _read_transforms(folder: Path, names: list[str] | None) -> tuple[list[Path], Scene]:
-    from nbhelpers.core.scenes.files import read_scene
+    from nbhelpers.core.scenes import read_scene
 
     about = json.loads((folder / "transforms.json").read_text(encoding="utf-8"))
     entries = {Path(entry["file_path"]).name: entry for entry in about["frames"]}

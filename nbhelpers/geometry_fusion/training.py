@@ -37,7 +37,7 @@ from nbhelpers.geometry_fusion.synthetic import (
     render_clip,
 )
 from nbhelpers.geometry_fusion.tracker import prior_tensors
-from nbhelpers.models.cached import CachedSegmenter
+from nbhelpers.models.adapters import CachedSegmenter
 from nbhelpers.models.geometry import SceneGeometry
 from nbhelpers.models.label_propagation.tracker import MIN_SIMILARITY
 from nbhelpers.models.label_propagation.votes import NEIGHBOURS, TEMPERATURE
@@ -45,8 +45,7 @@ from nbhelpers.models.protocols import FeatureSegmenter, FrameSequence
 from nbhelpers.models.values import Geometry
 
 if TYPE_CHECKING:
-    from nbhelpers.models.sam2_video.network import VideoPredictor
-    from nbhelpers.models.sam2_video.unroll import FrameFeatures
+    from nbhelpers.models.sam2_video_network import FrameFeatures, VideoPredictor
 
 
 WEIGHTS = {"focal": 20.0, "dice": 1.0, "iou": 1.0, "occlusion": 1.0}
@@ -562,8 +561,7 @@ class VideoModel:
 
     def encode(self, name: str, frames: FrameSequence) -> Float[Tensor, "t c h w"]:
         """The coarsest features of a clip's frames, for a `TrainingClip` of this name; those of all levels are kept."""
-        from nbhelpers.models.sam2_video.network import LazyImages
-        from nbhelpers.models.sam2_video.unroll import encode_frame
+        from nbhelpers.models.sam2_video_network import LazyImages, encode_frame
 
         images = LazyImages(frames, self.model.image_size)
         self._features[name] = [encode_frame(self.model, images[number]) for number in range(len(frames))]
@@ -571,7 +569,7 @@ class VideoModel:
 
     def outputs(self, sample: TrainingSample, merger: FeatureMerger) -> list[tuple[FrameOutput, Bool[Tensor, "n h w"]]]:
         """Candidates, predicted IoUs and presence on all frames but the first, with the truth."""
-        from nbhelpers.models.sam2_video.unroll import track_frames
+        from nbhelpers.models.sam2_video_network import track_frames
 
         kept = self._features[sample.clip.name]
         device = self.model.device

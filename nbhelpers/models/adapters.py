@@ -1,16 +1,25 @@
-"""Shared code of the adapters: reading weights, ONNX sessions, precision, and the fallback to the CPU."""
+"""Shared code of the adapters: reading weights, ONNX sessions, precision, fallback to the CPU, embeddings on disk.
+
+Networks of ``transformers`` are read from verified local files, without downloads. The files are those that
+``save_pretrained`` writes and the hub provides, by role: ``config`` (config.json), ``checkpoint`` (model.safetensors),
+and for some models ``processor`` (preprocessor_config.json) and a tokenizer.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
+import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from nbhelpers.core.device import (
     MemoryWarning,
@@ -21,9 +30,14 @@ from nbhelpers.core.device import (
     release_memory,
 )
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import check_writable, replacing
+from nbhelpers.core.lazy import needs
+from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.values import Embedding
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 Result = TypeVar("Result")
 
@@ -204,3 +218,191 @@ def unpacked(array: np.ndarray, device: str) -> torch.Tensor:
 
     tensor = torch.from_numpy(array.copy())
     return (tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor).to(device)
+
+
+class CachedSegmenter:
+    """A segmenter that encodes each image once; all else is the segmenter's own.
+
+    Embeddings are kept in half precision, about 9 MB each, and every caller gets the rounded ones, the first too: so
+    results do not depend on what the cache held.
+
+    Example:
+        >>> segmenter = CachedSegmenter(nbhelpers.load("segmenter"), "outputs/embeddings")
+        >>> segmenter.encode(image)                                   # a second; the next time a hundredth
+
+    Args:
+        segmenter: encodes and predicts.
+        folder: where embeddings are kept, by model and content of the image; made if it is missing.
+
+    Raises:
+        NbHelpersError: the folder cannot be written.
+    """
+
+    def __init__(self, segmenter: Segmenter, folder: str | Path):
+        self.segmenter, self.folder = segmenter, Path(folder).expanduser() / model_signature(segmenter)
+        check_writable(self.folder)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.segmenter, name)
+
+    def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Embedding:
+        """Features of an RGB image, from disk where they are there."""
+        digest = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+        path = self.folder / f"{digest[:32]}.pt"
+        if not path.is_file():
+            with replacing(path) as temporary:
+                self.segmenter.encode(image).save(temporary)
+        return Embedding.open(path, self.segmenter.device)
+
+
+def load_network(name: str, files: Mapping[str, Path], networks: Mapping[str, str]) -> Any:
+    """A network with all its weights, on the CPU.
+
+    Example:
+        >>> load_network("dinov2-small", files, {"dinov2": "Dinov2Model"})
+
+    Args:
+        name: catalog name, for the errors.
+        files: ``config`` and ``checkpoint``.
+        networks: class of ``transformers`` for each ``model_type`` of a configuration that is accepted.
+            A checkpoint may hold more than the network, e.g. that of a tracker for the network for photos.
+
+    Raises:
+        NbHelpersError: the files are damaged, of another network, or do not belong together.
+    """
+    config = read_config(name, files, networks)
+    state = read_weights(files["checkpoint"], f"model.safetensors of {name}")
+    return fill_network(name, networks[config.model_type], config, state)
+
+
+def read_config(name: str, files: Mapping[str, Path], networks: Mapping[str, str]) -> Any:
+    """The configuration, of one of the ``model_type`` in ``networks``; raises as `load_network`."""
+    needs("official", "transformers")
+    from transformers import AutoConfig
+
+    with _as_loading_error(name, files["config"], "config.json"):
+        config = AutoConfig.from_pretrained(files["config"], local_files_only=True)
+    if config.model_type not in networks:
+        raise NbHelpersError(
+            "the configuration is of another network",
+            given=f"{files['config']}: {config.model_type}",
+            expected=f"{' or '.join(networks)}, for {name}",
+            do=f"nbhelpers fetch {name}",
+        )
+    return config
+
+
+def fill_network(name: str, network: str, config: Any, state: dict[str, torch.Tensor]) -> Any:
+    """The network of a class of ``transformers`` with these weights.
+
+    ``transformers`` knows the older names of parameters and renames them.
+
+    Raises:
+        NbHelpersError: parameters are missing or have another size.
+    """
+    import transformers
+
+    try:
+        with _quietly():
+            model, loaded = getattr(transformers, network).from_pretrained(
+                None, config=config, state_dict=state, output_loading_info=True
+            )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+    else:
+        missing = sorted(loaded["missing_keys"]) + [str(key) for key in loaded["mismatched_keys"]]
+        reason = f"{len(missing)} parameters are missing or have another size, first {missing[0]}" if missing else ""
+    if reason:
+        raise NbHelpersError(
+            "the weights do not fit the network",
+            given=f"{name}: {reason}",
+            expected="model.safetensors and config.json of one model",
+            do=f"nbhelpers fetch {name}",
+        )
+    return model
+
+
+def load_processor(name: str, files: Mapping[str, Path], processor: str) -> Any:
+    """The publisher's preprocessing: a class of ``transformers`` with the settings of ``files["processor"]``.
+
+    Raises:
+        NbHelpersError: the file is damaged.
+    """
+    import transformers
+
+    with _as_loading_error(name, files["processor"], "preprocessor_config.json"):
+        settings = json.loads(files["processor"].read_text(encoding="utf-8"))
+        return getattr(transformers, processor).from_dict(settings)
+
+
+def load_tokenizer(name: str, files: Mapping[str, Path], length: int, padding: int, vocabulary: int) -> Any:
+    """The tokenizer of ``files["tokenizer"]`` (tokenizer.json), which pads and cuts texts to ``length`` tokens.
+
+    Args:
+        name: catalog name, for the errors.
+        files: by role.
+        length: tokens of every text.
+        padding: the token that fills up.
+        vocabulary: how many tokens the network knows.
+
+    Raises:
+        NbHelpersError: the file is damaged, or has more tokens than the network.
+    """
+    needs("official", "tokenizers")
+    from tokenizers import Tokenizer
+
+    with _as_loading_error(name, files["tokenizer"], "tokenizer.json"):
+        tokenizer = Tokenizer.from_file(str(files["tokenizer"]))
+    if tokenizer.get_vocab_size() > vocabulary:
+        raise NbHelpersError(
+            "the tokenizer is of another network",
+            given=f"{files['tokenizer']}: {tokenizer.get_vocab_size()} tokens",
+            expected=f"at most {vocabulary}, for {name}",
+            do=f"nbhelpers fetch {name}",
+        )
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=padding)
+    return tokenizer
+
+
+def processed(
+    processor: Any, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], size: tuple[int, int], device: str
+) -> Float[Tensor, "b 3 h w"]:
+    """Pictures stretched to ``(h, w)`` pixels and normalised by the publisher's own processor."""
+    writable = [image if image.flags.writeable else image.copy() for image in images]  # torch shares no others
+    batch = processor(
+        writable,
+        size={"height": size[0], "width": size[1]},
+        do_center_crop=False,
+        input_data_format="channels_last",
+        return_tensors="pt",
+    )
+    return batch["pixel_values"].to(device)
+
+
+@contextlib.contextmanager
+def _as_loading_error(name: str, path: Path, expected: str) -> Iterator[None]:
+    """json, safetensors and ``transformers`` each have their own exceptions; here they become one error."""
+    try:
+        yield
+    except Exception as error:
+        raise NbHelpersError(
+            "the checkpoint cannot be loaded",
+            given=f"{path}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}",
+            expected=f"{expected} of {name}",
+            do=f"nbhelpers fetch {name}",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Hide the progress bar of ``transformers``: loading takes half a second."""
+    from transformers.utils import logging as hub
+
+    shown = hub.is_progress_bar_enabled()
+    hub.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hub.enable_progress_bar()

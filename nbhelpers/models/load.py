@@ -1,4 +1,7 @@
-"""`load` selects, builds and caches the adapter of a task; `load_checkpoint` reads a SAM 2 checkpoint."""
+"""`load` selects, builds and caches the adapter of a task; `load_checkpoint` reads a SAM 2 checkpoint.
+
+`check_accepted` is for weights whose licence a person has to accept first.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,13 @@ from nbhelpers.models.protocols import (
     Tracker,
 )
 from nbhelpers.weights import cache, catalog
-from nbhelpers.weights.entries import SETS, TASKS, Model
+from nbhelpers.weights.sources import SETS, TASKS, Model
 
 Name: TypeAlias = str | None
 
 _loaded: dict[tuple[str, str, str | None], Any] = {}
 _lock = threading.RLock()
+ACCEPTED = "NBHELPERS_ACCEPT"
 
 
 @overload
@@ -79,7 +83,7 @@ def load(
         >>> segmenter = nbhelpers.load("segmenter", "sam2.1-hiera-large", device="cuda")
 
     Args:
-        task: ``"segmenter"``; see `nbhelpers.weights.entries.TASKS`.
+        task: ``"segmenter"``; see `nbhelpers.weights.sources.TASKS`.
         name: a name of the catalog (``nbhelpers doctor`` lists them).
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``; by default the best available.
         models: ``"lite"``, ``"official"`` or ``"auto"``; by default ``NBHELPERS_MODELS``, else ``"auto"``.
@@ -187,3 +191,19 @@ def load_checkpoint(path: str | Path, config: str | None = None, device: str | N
     multiply_by_onednn()
     name = model.name if model and model.options["config"] == chosen else path.name
     return build(name, {"checkpoint": path}, choose_device(device), config=chosen)
+
+
+def check_accepted(name: str, licence: str, address: str) -> None:
+    """Raise an error for a model with a restrictive licence unless ``NBHELPERS_ACCEPT`` names it.
+
+    Raises:
+        NbHelpersError: it does not; the message gives the licence and its address.
+    """
+    accepted = {each.strip() for each in os.environ.get(ACCEPTED, "").split(",")}
+    if name not in accepted:
+        raise NbHelpersError(
+            "the licence of this model restricts its use and has not been accepted",
+            given=f"{name}: {licence}",
+            expected=f"read {address}",
+            do=f"set {ACCEPTED}={name} if you accept it",
+        )

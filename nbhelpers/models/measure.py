@@ -300,7 +300,7 @@ def _clip(model, device):
 
 
 def _dinov2(model, device):
-    from nbhelpers.models.dinov2 import Dinov2Encoder
+    from nbhelpers.models.patches import Dinov2Encoder
 
     encoder = Dinov2Encoder(model, "random", device)
     photo = _photo()[:448, :448]
@@ -322,7 +322,7 @@ def _upstream_video(model, device):
     import torch
 
     from nbhelpers.core.device import autocast
-    from nbhelpers.models.sam2_video.network import LazyImages, VideoPredictor
+    from nbhelpers.models.sam2_video_network import LazyImages, VideoPredictor
 
     model = model.to(device).eval()
     done, clip = [0], cast(Any, _Clip())

@@ -22,7 +22,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.adapters import precision_of, with_cpu_fallback
 from nbhelpers.models.geometry import GRID, cell_centers_of, z_scored
-from nbhelpers.models.licences import check_accepted
+from nbhelpers.models.load import check_accepted
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.models.values import Geometry
 

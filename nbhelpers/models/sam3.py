@@ -16,9 +16,8 @@ from jaxtyping import UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import in_precision
+from nbhelpers.models.adapters import in_precision, load_network, load_tokenizer, processed
 from nbhelpers.models.dense import as_classes
-from nbhelpers.models.pretrained import load_network, load_tokenizer, processed
 
 if TYPE_CHECKING:
     import supervision

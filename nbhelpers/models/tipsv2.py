@@ -18,11 +18,10 @@ from nbhelpers.core.device import in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import in_precision, with_cpu_fallback
+from nbhelpers.models.adapters import in_precision, load_network, load_tokenizer, processed, with_cpu_fallback
 from nbhelpers.models.dense import DenseSettings, as_classes, class_probabilities, pamr
 from nbhelpers.models.openclip import prompt_sentences
 from nbhelpers.models.patches import encode_patches
-from nbhelpers.models.pretrained import load_network, load_tokenizer, processed
 from nbhelpers.models.values import ClassMap
 
 if TYPE_CHECKING:

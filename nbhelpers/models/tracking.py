@@ -12,10 +12,10 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.device import half_precision
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.flow import optical_flow, resize_flow, warp_mask
 from nbhelpers.core.images import fit
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import INCLUDE, Prompt
+from nbhelpers.core.video.frames import optical_flow, resize_flow, warp_mask
 from nbhelpers.models.adapters import in_precision, moved, packed, unpacked
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.models.values import Prediction, TrackedFrame, is_mask_prompt

@@ -16,8 +16,7 @@ from jaxtyping import Float32, UInt8
 from nbhelpers.core.device import in_batches
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.adapters import in_precision
-from nbhelpers.models.pretrained import load_network, load_processor
+from nbhelpers.models.adapters import in_precision, load_network, load_processor
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.masks import components, decode_rle
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import components, decode_rle, iou
 from nbhelpers.core.scenes import Scene
 
 MIN_AFFINITY = 0.3  # fraction of common points from which two instances are one object

@@ -16,10 +16,9 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from nbhelpers import clip_guided
 from nbhelpers.clip_guided.detection import choose_detector
+from nbhelpers.clip_guided.selection import MIN_CROP_PROBABILITY, blur_surroundings, crop_box, mean_probabilities
 from nbhelpers.clip_guided.values import numbered, prepare_vocabulary
-from nbhelpers.clip_guided.verification import MIN_CROP_PROBABILITY, blur_surroundings, crop_box, mean_probabilities
-from nbhelpers.core.masks import box_of, components, deepest_points, distinct, encode_rle, intersections
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import box_of, components, deepest_points, distinct, encode_rle, intersections, iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.vocabulary import root

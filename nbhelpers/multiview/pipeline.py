@@ -14,11 +14,9 @@ import numpy as np
 from nbhelpers.core.batch import sign
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import outputs_dir, sha256
-from nbhelpers.core.images import orientation_of
-from nbhelpers.core.orientation import MIRRORED, UPRIGHT
-from nbhelpers.core.scenes import Scene
-from nbhelpers.core.scenes.files import read_scene
-from nbhelpers.core.scenes.writers import write_colmap
+from nbhelpers.core.images import MIRRORED, UPRIGHT, orientation_of
+from nbhelpers.core.scene_files import write_colmap
+from nbhelpers.core.scenes import Scene, read_scene
 from nbhelpers.models.protocols import Detector, SceneEstimator, Segmenter, TextEncoder
 from nbhelpers.multiview.grounding import ground_phrase, segment_by_box
 from nbhelpers.multiview.referring import Phrase, parse_phrase
@@ -89,7 +87,7 @@ class MultiviewSegmenter:
             images: a folder of photos, a glob, a list of photos or of arrays, or a video.
             phrase: such as ``"cup on the table, left of the lamp"``.
             click: by view, ``(x, y)`` pixels, or ``(x, y, 0)`` to exclude; with a phrase they correct its result.
-            cameras: a file of known cameras; see `nbhelpers.core.scenes.files.read_scene`.
+            cameras: a file of known cameras; see `nbhelpers.core.scenes.read_scene`.
             scene: cameras and points of the same photos, for example of an earlier run.
             reference_view: the view that defines left and right; by default the first with a camera.
             progress: see `nbhelpers.multiview.views.Progress`.

@@ -18,12 +18,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from nbhelpers.core.files import own_name, sha256, stems, write_text
-from nbhelpers.core.images import orientation_of, save_image
+from nbhelpers.core.images import INVERSE, MIRRORED, UPRIGHT, orientation_of, save_image, turn
 from nbhelpers.core.mattes import Mattes
-from nbhelpers.core.orientation import INVERSE, MIRRORED, UPRIGHT, turn
-from nbhelpers.core.scenes import Scene
-from nbhelpers.core.scenes.files import few
-from nbhelpers.core.scenes.writers import MODEL_FILES, write_colmap, write_transforms
+from nbhelpers.core.scene_files import MODEL_FILES, write_colmap, write_transforms
+from nbhelpers.core.scenes import Scene, few
 from nbhelpers.export.layouts import LAYOUTS, write_layout
 from nbhelpers.export.masks import check_formats, save_cutout, save_mask
 from nbhelpers.export.pointcloud import Cloud, save_glb, save_ply
@@ -217,7 +215,7 @@ def save_result(
         folder: created if necessary; results of the same photos are replaced. If it contains results of other
             photos, a number is appended to its name, see `nbhelpers.core.files.own_name`.
         paths: of the photos, for the names of masks in the tools' layouts and the stored orientation (see
-            `nbhelpers.core.orientation`); by default those that the session knows.
+            `nbhelpers.core.images`); by default those that the session knows.
         formats: some of `FORMATS`; ``"scene"`` stands for ``sparse`` and the files named ``scene``.
 
     Raises:

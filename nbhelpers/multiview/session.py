@@ -12,8 +12,7 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle, mask_logits, polygon_mask, upsample
-from nbhelpers.core.promptlog import ObjectPrompts, PromptLog
-from nbhelpers.core.prompts import INCLUDE, Prompt
+from nbhelpers.core.prompts import INCLUDE, ObjectPrompts, Prompt, PromptLog
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.label_propagation.decoding import mask_side, predict_prompt
 from nbhelpers.models.protocols import Segmenter
@@ -52,7 +51,7 @@ class ViewsSession:
     Attributes:
         photos: see `Photos`.
         scene: as given.
-        log: the `nbhelpers.core.promptlog.PromptLog`; a view is a ``frame``.
+        log: the `nbhelpers.core.prompts.PromptLog`; a view is a ``frame``.
         views: the result of the last `solve`; None before.
 
     Raises:

@@ -20,8 +20,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import file_stem, sha256
-from nbhelpers.core.images import fit, load_image, orientation_of, photos, save_image
-from nbhelpers.core.orientation import UPRIGHT
+from nbhelpers.core.images import UPRIGHT, fit, load_image, orientation_of, photos, save_image
 from nbhelpers.core.video import Frames
 from nbhelpers.core.video.stills import PictureFolder, is_picture
 from nbhelpers.models.label_propagation.votes import feature_maps

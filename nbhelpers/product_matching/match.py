@@ -6,6 +6,8 @@ robust to occlusion and distinguish labels with similar averages (compare NOCTIS
 2507.01463). DINO's features are nearly invariant to colour, so the colours of matched patches are compared separately,
 after equalising their brightness. A mirrored look-alike is more similar to the mirrored reference than to the
 reference, by a larger margin than augmented views of the reference.
+
+`rotation_similarity` and `background_similarity` compare features with pixels as measures of similarity.
 """
 
 from __future__ import annotations
@@ -15,17 +17,23 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, UInt8
 
 from nbhelpers.core.device import multiply_by_onednn
-from nbhelpers.product_matching.features import InstanceFeatures
-from nbhelpers.product_matching.gallery import Gallery
+from nbhelpers.core.images import fit, load_image
+from nbhelpers.core.masks import decode_rle
+from nbhelpers.models.protocols import PatchEncoder
+from nbhelpers.product_matching.features import InstanceFeatures, describe_crops, fill_background, square_crop
+from nbhelpers.product_matching.gallery import Gallery, Reference
 from nbhelpers.product_matching.propose import DescribedProposal, PhotoProposals, Proposal
 from nbhelpers.product_matching.settings import ProductSettings
 
 if TYPE_CHECKING:
     import torch
+
+    from nbhelpers.product_matching.report import MatchedPhoto
 
 BATCH_SIZE = 24  # proposals whose patches are compared together: as many as fit into the processor's cache
 COLOUR_PENALTY = 0.25  # subtracted from the score for another colour
@@ -41,6 +49,7 @@ MIN_CONTAINMENT = (
 DECISIONS = ("kept", "below threshold", "closer to a reject", "duplicate", "beyond top k")
 LINK_DECAY = 0.995  # factor on the score for each link of a chain of neighbouring views
 SWEEPS = 2  # over the views of a turntable, forwards and backwards
+PIXEL_SIDE = 48  # pixels per side at which pixels are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -470,3 +479,52 @@ def _keep_only(
             changes = {"decision": "beyond top k", "why": "there is one product on a turntable"}
         out.append(replace(each, **changes))
     return tuple(sorted(out, key=lambda each: (not each.kept, -each.score)))
+
+
+def rotation_similarity(
+    reference: Reference, gallery: Gallery, encoder: PatchEncoder, settings: ProductSettings, angles: Sequence[float]
+) -> Float[np.ndarray, "n 2"]:
+    """Similarity of a reference to itself when it is rotated, by its pixels and by its features.
+
+    Args:
+        reference: given by a file.
+        gallery: its common component is subtracted.
+        encoder: computes the patch tokens.
+        settings: weights of the score.
+        angles: in degrees.
+
+    Returns:
+        ``(n, 2)``: for each angle the `pixel_similarity` and the score.
+    """
+    crop, alpha = square_crop(load_image(reference.source), decode_rle(reference.rle), settings.crop_side)
+    centre, views = (len(crop) / 2 - 0.5,) * 2, []
+    for angle in angles:
+        rotation = cv2.getRotationMatrix2D(centre, angle, 0.75)  # smaller, so that no corner is cut off
+        view = [cv2.warpAffine(part, rotation, crop.shape[1::-1], flags=cv2.INTER_AREA) for part in (crop, alpha)]
+        views.append((view[0], np.ascontiguousarray(view[1])))
+    gallery = replace(gallery, positives=(reference.features,), negatives=())
+    scores = similarity_scores(describe_crops(views, encoder), gallery, settings)
+    first = fill_background(*views[0])
+    return np.array(
+        [(pixel_similarity(first, fill_background(*view)), score) for view, score in zip(views, scores, strict=True)]
+    )
+
+
+def background_similarity(reference: Reference, results: Sequence[MatchedPhoto]) -> Float[np.ndarray, "n 2"]:
+    """`pixel_similarity` to a reference, and score, of all detections in photos without the product."""
+    own = square_crop(load_image(reference.source), decode_rle(reference.rle), PIXEL_SIDE)
+    rows = []
+    for result in results:
+        for detection in result.detections if result.absent else ():
+            photo = fit(load_image(result.photo), max(detection.rle["size"]))
+            other = square_crop(photo, decode_rle(detection.rle), PIXEL_SIDE)
+            rows.append((pixel_similarity(fill_background(*own), fill_background(*other)), detection.score))
+    return np.array(rows, float).reshape(-1, 2)
+
+
+def pixel_similarity(one: UInt8[np.ndarray, "_ _ 3"], other: UInt8[np.ndarray, "_ _ 3"]) -> float:
+    """Normalised cross-correlation of two crops at 48 x 48 pixels, -1 to 1, as in template matching."""
+    size = PIXEL_SIDE, PIXEL_SIDE
+    a, b = (cv2.resize(each, size, interpolation=cv2.INTER_AREA).astype(float) for each in (one, other))
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-9))

@@ -21,8 +21,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import write_text
 from nbhelpers.core.images import fit, load_image
 from nbhelpers.core.masks import decode_rle, encode_rle
-from nbhelpers.core.promptlog import ObjectPrompts
-from nbhelpers.core.prompts import INCLUDE, Prompt
+from nbhelpers.core.prompts import INCLUDE, ObjectPrompts, Prompt
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.models.values import Embedding, Prediction
 from nbhelpers.product_matching.calibrate import Calibration, calibrate, subtract_background

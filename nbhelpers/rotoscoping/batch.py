@@ -13,8 +13,7 @@ import numpy as np
 
 from nbhelpers.core.batch import map_items
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.promptlog import PromptLog, object_name
-from nbhelpers.core.prompts import Prompt
+from nbhelpers.core.prompts import Prompt, PromptLog, object_name
 from nbhelpers.export.masks import check_formats
 from nbhelpers.models.protocols import FrameSequence, Tracker
 from nbhelpers.rotoscoping.export import FORMATS

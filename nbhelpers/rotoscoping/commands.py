@@ -68,7 +68,7 @@ def run_command(
     """Track the objects of a prompt log, or one object, and export verified mattes; an interrupted run resumes."""
     from tqdm.auto import tqdm
 
-    from nbhelpers.core.promptlog import PromptLog
+    from nbhelpers.core.prompts import PromptLog
     from nbhelpers.export.masks import check_formats
     from nbhelpers.models.load import load
     from nbhelpers.rotoscoping.batch import log_of_points, replay_clip

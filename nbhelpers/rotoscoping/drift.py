@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from nbhelpers.core.flow import optical_flow, warp_mask
 from nbhelpers.core.images import fit
-from nbhelpers.core.metrics import iou
+from nbhelpers.core.masks import iou
+from nbhelpers.core.video.frames import optical_flow, warp_mask
 
 FLOW_SIDE = 480  # pixels of the longer side at which optical flow is computed
 MIN_AREA = 24  # pixels at that size; the flow of smaller masks is unreliable

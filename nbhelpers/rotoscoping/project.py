@@ -29,7 +29,7 @@ from jaxtyping import Bool
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing, write_text
 from nbhelpers.core.masks import decode_rle
-from nbhelpers.core.promptlog import ObjectEntry, PromptLog, object_name
+from nbhelpers.core.prompts import ObjectEntry, PromptLog, object_name
 from nbhelpers.core.video import Frames
 from nbhelpers.core.video.stills import is_array, is_picture
 from nbhelpers.export.manifest import written_here

@@ -16,8 +16,7 @@ from nbhelpers.core.device import choose_precision
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import Mattes, MatteSettings
-from nbhelpers.core.promptlog import ObjectEntry, ObjectPrompts, PromptLog, object_name
-from nbhelpers.core.prompts import INCLUDE, Prompt
+from nbhelpers.core.prompts import INCLUDE, ObjectEntry, ObjectPrompts, Prompt, PromptLog, object_name
 from nbhelpers.core.video.frames import find_cuts
 from nbhelpers.export.verify import ExportReport
 from nbhelpers.models.adapters import precision_name
@@ -460,7 +459,7 @@ class RotoSession:
         Steps that were repeated before are skipped, so an interrupted replay resumes.
 
         Args:
-            events: in the form of `nbhelpers.core.promptlog.PromptLog.events`.
+            events: in the form of `nbhelpers.core.prompts.PromptLog.events`.
 
         Raises:
             NbHelpersError: this session has other steps.

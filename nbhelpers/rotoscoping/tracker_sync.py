@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.masks import decode_rle, encode_rle
-from nbhelpers.core.promptlog import ObjectPrompts, Stroke
-from nbhelpers.core.prompts import INCLUDE, Prompt
+from nbhelpers.core.prompts import INCLUDE, ObjectPrompts, Prompt, Stroke
 from nbhelpers.models.protocols import Detector, FrameSequence, Tracker
 from nbhelpers.models.values import Prediction, TrackedFrame
 from nbhelpers.models.whole import detect_objects

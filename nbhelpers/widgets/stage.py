@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.promptlog import ObjectPrompts
+from nbhelpers.core.prompts import ObjectPrompts
 from nbhelpers.widgets.background import Later
 from nbhelpers.widgets.base import SessionWidget
 from nbhelpers.widgets.canvas import LEFT, MIDDLE, RIGHT, LayeredCanvas

@@ -9,7 +9,7 @@ import ipywidgets as widgets
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from nbhelpers.core.promptlog import ObjectPrompts
+from nbhelpers.core.prompts import ObjectPrompts
 from nbhelpers.multiview.session import ViewsSession
 from nbhelpers.widgets.base import HistoryRow, SessionWidget
 from nbhelpers.widgets.controls import Row, label, space

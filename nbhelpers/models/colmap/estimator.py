@@ -24,8 +24,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.scenes import Scene
-from nbhelpers.core.scenes.files import few
+from nbhelpers.core.scenes import Scene, few
 from nbhelpers.models.colmap.mapping import (
     CLEAR_FRACTION,
     FIRST_PAIR_MATCHES,

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from nbhelpers.core.masks import box_of
-from nbhelpers.core.metrics import contour
+from nbhelpers.core.masks import box_of, contour
 
 EXTENTS, MIN_EXTENTS = 2.0, 1.3  # side of a window, in extents of the object, and the least of it
 MIN_SIDE = 128  # pixels: a smaller window shows no more

@@ -1,4 +1,4 @@
-"""Stable Diffusion inpainting: tiny random pipelines of the real architecture, saved in the real format."""
+"""Inpainters: MI-GAN without and with its weights; Stable Diffusion as tiny random pipelines in the real format."""
 
 import json
 import shutil
@@ -9,14 +9,98 @@ import pytest
 import torch
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.models import diffusion
+from nbhelpers.core.images import load_image
+from nbhelpers.models import inpainters
 from nbhelpers.models.load import load, unload
 from nbhelpers.models.protocols import Inpainter
-from nbhelpers.weights import catalog
+from nbhelpers.weights import catalog, sample
 
 SIDE = 64
 LETTERS = "abcdefghijklmnopqrstuvwxyz,.-"
 NAMES = {"stable-diffusion-inpainting": False, "stable-diffusion-xl-inpainting": True}
+
+
+class Session:
+    """Stands in for ONNX Runtime: paints the hole in one colour."""
+
+    def __init__(self):
+        self.feeds = []
+
+    def run(self, outputs, feeds):
+        self.feeds.append(feeds)
+        return [np.where(feeds["mask"] == inpainters.HOLE, np.uint8(77), feeds["image"])]
+
+
+@pytest.fixture
+def session():
+    return Session()
+
+
+@pytest.fixture
+def wide_hole(photo):
+    mask = np.zeros(photo.shape[:2], bool)
+    mask[35:86, 25:76] = True
+    return mask
+
+
+def test_the_graph_gets_what_it_wants(session, photo, wide_hole):
+    inpainter = inpainters.MiganInpainter(session)
+    assert isinstance(inpainter, Inpainter) and inpainter.side == 512
+    filled = inpainter.fill(photo, wide_hole)
+    (feeds,) = session.feeds
+    assert feeds["image"].shape == (1, 3, 512, 512) and feeds["image"].dtype == np.uint8
+    assert feeds["mask"].shape == (1, 1, 512, 512) and set(np.unique(feeds["mask"])) == {
+        inpainters.HOLE,
+        inpainters.KEEP,
+    }
+    assert filled.shape == photo.shape and (np.abs(filled[wide_hole].astype(int) - 77) <= 8).mean() > 0.95
+
+
+def test_a_prompt_is_refused_with_the_official_model_and_its_command(session, photo, wide_hole):
+    with pytest.raises(NbHelpersError, match="has no text input") as told:
+        inpainters.MiganInpainter(session).fill(photo, wide_hole, "a sunset")
+    assert "nbhelpers fetch stable-diffusion-inpainting" in str(told.value)
+    assert session.feeds == []
+
+
+def test_a_mask_of_everything_is_told_and_one_of_nothing_changes_nothing(session, photo):
+    inpainter = inpainters.MiganInpainter(session)
+    with pytest.raises(NbHelpersError, match="covers the whole"):
+        inpainter.fill(photo, np.ones(photo.shape[:2], bool))
+    assert np.array_equal(inpainter.fill(photo, np.zeros(photo.shape[:2], bool)), photo)
+
+
+def test_a_damaged_file_is_told(tmp_path):
+    (tmp_path / "migan.onnx").write_bytes(b"nothing")
+    with pytest.raises(NbHelpersError, match="nbhelpers fetch migan"):
+        inpainters.build_migan("migan", {"checkpoint": tmp_path / "migan.onnx"}, "cpu")
+
+
+@pytest.fixture(scope="module")
+def real():
+    return load("inpainter", "migan", "cpu")
+
+
+@pytest.mark.weights("migan", "quokka")
+def test_a_hole_in_a_wall_becomes_wall(real):
+    image = load_image(sample("quokka"))[:300, 640:940]
+    mask = np.zeros(image.shape[:2], bool)
+    mask[120:180, 120:180] = True
+    hidden = image.copy()
+    hidden[mask] = (255, 0, 255)
+    filled = real.fill(hidden, mask)
+    error = filled[mask].astype(float) - image[mask]
+    assert 10 * np.log10(255**2 / (error**2).mean()) > 30, "the hole's content does not shine through"
+    assert np.array_equal(real.fill(hidden, mask, seed=5), filled), "nothing is drawn by lot"
+
+
+@pytest.mark.weights("migan")
+@pytest.mark.parametrize("size", [(16, 16), (1, 30), (700, 90)])
+def test_any_size_is_filled(real, size):
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    mask = np.zeros(size, bool)
+    mask[: size[0] // 2 + 1, : size[1] // 2] = True
+    assert real.fill(image, mask).shape == image.shape
 
 
 def tokenizer(folder):
@@ -108,7 +192,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inpainter(folder):
-    return diffusion.from_folder(folder, "cpu")
+    return inpainters.from_folder(folder, "cpu")
 
 
 @pytest.fixture
@@ -147,8 +231,8 @@ def test_without_a_prompt_it_removes(inpainter, photo, hole, monkeypatch):
 
     monkeypatch.setattr(inpainter.pipeline, "encode_prompt", listen)
     assert inpainter.fill(photo, hole, steps=2).shape == photo.shape
-    assert seen["prompt"] == diffusion.REMOVAL_PROMPT
-    assert diffusion.REMOVAL_NEGATIVE in seen["negative"]
+    assert seen["prompt"] == inpainters.REMOVAL_PROMPT
+    assert inpainters.REMOVAL_NEGATIVE in seen["negative"]
 
 
 def test_a_small_strength_stays_near_to_what_is_there(inpainter, photo, hole, monkeypatch):
@@ -229,7 +313,7 @@ def test_the_catalogs_files_alone_make_a_pipeline(folder, home, monkeypatch, pho
         assert inpainter.name == folder.name
         assert np.array_equal(
             inpainter.fill(photo, hole, "the sea", steps=1),
-            diffusion.from_folder(folder, "cpu").fill(photo, hole, "the sea", steps=1),
+            inpainters.from_folder(folder, "cpu").fill(photo, hole, "the sea", steps=1),
         )
     finally:
         unload()
@@ -246,7 +330,7 @@ def test_pickled_weights_are_not_read(folder, tmp_path):
     weights = next((copy / "unet").glob("*.safetensors"))
     weights.rename(weights.with_name("diffusion_pytorch_model.bin"))
     with pytest.raises(NbHelpersError, match="cannot be loaded"):
-        diffusion.from_folder(copy, "cpu", "mine")
+        inpainters.from_folder(copy, "cpu", "mine")
 
 
 def test_damaged_weights_are_told(folder, tmp_path):
@@ -255,7 +339,7 @@ def test_damaged_weights_are_told(folder, tmp_path):
     weights = next((copy / "vae").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(NbHelpersError, match="nbhelpers fetch mine"):
-        diffusion.from_folder(copy, "cpu", "mine")
+        inpainters.from_folder(copy, "cpu", "mine")
 
 
 @pytest.mark.parametrize("index", [None, "{", "[]", '{"_class_name": "StableDiffusionPipeline"}'])
@@ -263,13 +347,13 @@ def test_another_folder_is_told(tmp_path, index):
     if index is not None:
         (tmp_path / "model_index.json").write_text(index)
     with pytest.raises(NbHelpersError, match=r"does not contain a pipeline|not for inpainting"):
-        diffusion.from_folder(tmp_path, "cpu")
+        inpainters.from_folder(tmp_path, "cpu")
 
 
 def test_files_that_lie_apart_are_told(tmp_path):
     files = {"model_index.json": tmp_path / "a" / "model_index.json", "unet/x": tmp_path / "b" / "unet" / "x"}
     with pytest.raises(NbHelpersError, match="are not in one folder"):
-        diffusion.build("mine", files, "cpu")
+        inpainters.build_diffusion("mine", files, "cpu")
 
 
 def test_nothing_is_fetched(folder, monkeypatch):
@@ -279,4 +363,4 @@ def test_nothing_is_fetched(folder, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", refuse)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        diffusion.from_folder(folder, "cpu")
+        inpainters.from_folder(folder, "cpu")

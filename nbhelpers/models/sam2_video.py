@@ -27,7 +27,7 @@ from nbhelpers.models.values import is_mask_prompt
 if TYPE_CHECKING:
     import torch
 
-    from nbhelpers.models.sam2_video.network import VideoPredictor
+    from nbhelpers.models.sam2_video_network import VideoPredictor
 
 
 class Sam2Tracker(MemoryTracker):
@@ -67,7 +67,7 @@ class Sam2Tracker(MemoryTracker):
             frames: the clip.
             fusion: changes the coarsest features of each frame; none by default.
         """
-        from nbhelpers.models.sam2_video.network import LazyImages
+        from nbhelpers.models.sam2_video_network import LazyImages
 
         inference = self.model.new_inference(LazyImages(frames, self.model.image_size), fusion)
         return MemoryState(frames, inference, self.device)
@@ -177,7 +177,7 @@ def build_video_network(config: str, *overrides: str) -> VideoPredictor:
         config: the yaml in the ``sam2`` package.
         overrides: changes to it in Hydra's syntax, e.g. ``"model.image_size=512"``.
     """
-    target = "++model._target_=nbhelpers.models.sam2_video.network.VideoPredictor"
+    target = "++model._target_=nbhelpers.models.sam2_video_network.VideoPredictor"
     nearest = f"++model.max_cond_frames_in_attn={MAX_CONDITIONING}"
     changes = [target, nearest, *overrides]
     return builders().build_sam2_video_predictor(config, None, device="cpu", hydra_overrides_extra=changes)

@@ -9,8 +9,8 @@ from test_scenes import make
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import save_image
-from nbhelpers.core.scenes.files import read_scene
-from nbhelpers.core.scenes.writers import quaternion, write_colmap, write_transforms
+from nbhelpers.core.scene_files import quaternion, write_colmap, write_transforms
+from nbhelpers.core.scenes import read_scene
 
 
 @pytest.fixture

@@ -9,8 +9,15 @@ from test_geometry_fusion import textures
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.geometry_fusion import render_clip
-from nbhelpers.models.geometry import EstimatedGeometry, SceneGeometry
-from nbhelpers.models.plane_sweep import MAX_ANGLE, MIN_ANGLE, SOURCES, source_views, sweep_depth
+from nbhelpers.models.geometry import (
+    MAX_ANGLE,
+    MIN_ANGLE,
+    SOURCES,
+    EstimatedGeometry,
+    SceneGeometry,
+    source_views,
+    sweep_depth,
+)
 
 SIZE = (144, 192)
 SPACING = 9  # pixels between points
