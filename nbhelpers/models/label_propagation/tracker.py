@@ -221,8 +221,7 @@ class LabelPropagation(ClipTracker):
         if anchor.weights is None:
             embedding = state.embedding(frame)
             probability = self._probability(anchor.mask(state.frames.size), embedding)
-            blurred = resize_map(resize_map(probability, len(probability) // 2), len(probability))
-            weights = variant_weights(self.segmenter, embedding, blurred, probability)
+            weights = variant_weights(self.segmenter, embedding, _blurred(probability), probability)
             track.anchors[frame] = replace(anchor, weights=weights)
             return weights
         return anchor.weights
@@ -426,40 +425,42 @@ class LabelPropagation(ClipTracker):
         """Logits and confidence of an object by votes and decoder in a window, with those of the frame around it."""
         size, embedding = state.frames.size, state.embedding(frame, window)
         known = [each for index in memory if (each := self._close_memory(state, track, index)) is not None]
-        nearest = next(each for each in map(track.anchors.get, memory) if each is not None and each.close is not None)
+        nearest = self._close_anchor(state, track, memory[0])
+        weights = {} if nearest is None else nearest.weights
         probability = vote(frame, feature_maps(self.segmenter, embedding), state.means, known).probability
         if taken.any():
             others = window.cut_map(taken.astype(np.float32), size, len(probability)) > 0.5
             probability = np.where(others, 0, probability).astype(np.float32)
-        decoded = decode_map(self.segmenter, embedding, probability, nearest.close.weights)
+        decoded = decode_map(self.segmenter, embedding, probability, weights)
         inside = (decoded.logits > 0).astype(np.float32)
         return window.paste_map(decoded.logits, logits, size), soft_iou(inside, probability)
 
     def _close_memory(self, state: PropagationState, track: Track, frame: int) -> MemoryFrame | None:
         """The memory of a frame in the window around the object; None if there was no window on it."""
-        size, anchor = state.frames.size, track.anchors.get(frame)
-        if anchor is not None and anchor.close is None:
-            window = window_around(anchor.inside, (), size)
-            if window is None:
-                return None
+        if frame in track.anchors:
+            anchor = self._close_anchor(state, track, frame)
+            return None if anchor is None else anchor.memory
+        window, joined = track.windows.get(frame), track.joined(frame)
+        if frame not in track.close and window is not None and joined is not None:
             embedding = state.embedding(frame, window)
-            probability = self._probability(anchor.mask(size), state.embedding(frame))
-            probability = window.cut_map(probability, size, len(probability))
-            memory = encode_memory(frame, feature_maps(self.segmenter, embedding), state.means, probability)
-            blurred = resize_map(resize_map(probability, len(probability) // 2), len(probability))
-            weights = variant_weights(self.segmenter, embedding, blurred, probability)
-            anchor = track.anchors[frame] = replace(anchor, close=CloseMemory(memory, weights))
-        if anchor is not None:
-            return anchor.close.memory
-        if frame not in track.close:
-            window, joined = track.windows.get(frame), track.joined(frame)
-            if window is None or joined is None:
-                return None
-            embedding = state.embedding(frame, window)
-            probability = window.cut_map(sigmoid(joined[0]), size, mask_side(self.segmenter, embedding))
+            side = mask_side(self.segmenter, embedding)
+            probability = window.cut_map(sigmoid(joined[0]), state.frames.size, side)
             maps = feature_maps(self.segmenter, embedding)
             track.close[frame] = encode_memory(frame, maps, state.means, probability)
-        return track.close[frame]
+        return track.close.get(frame)
+
+    def _close_anchor(self, state: PropagationState, track: Track, frame: int) -> CloseMemory | None:
+        """The memory of a prompted frame in the window around the object; None if it is too large for one."""
+        anchor, size = track.anchors[frame], state.frames.size
+        window = window_around(anchor.inside, (), size)
+        if anchor.close is None and window is not None:
+            embedding = state.embedding(frame, window)
+            mask = anchor.mask(size).best.astype(np.float32)
+            probability = window.cut_map(mask, size, mask_side(self.segmenter, embedding))
+            memory = encode_memory(frame, feature_maps(self.segmenter, embedding), state.means, probability)
+            weights = variant_weights(self.segmenter, embedding, _blurred(probability), probability)
+            anchor = track.anchors[frame] = replace(anchor, close=CloseMemory(memory, weights))
+        return anchor.close
 
     def _tracks_distractors(self, state: PropagationState) -> bool:
         """Whether distractors are tracked: not beside a fusion that separates instances by their places."""
@@ -580,6 +581,11 @@ class LabelPropagation(ClipTracker):
         if prediction.logits.shape[1:] == (side, side):
             return sigmoid(prediction.logits[0])
         return mask_logits(prediction.best, (side, side)) / 20 + 0.5
+
+
+def _blurred(probability: Float[np.ndarray, "s s"]) -> Float32[np.ndarray, "s s"]:
+    """A map without its finest details, as votes give it."""
+    return resize_map(resize_map(probability, len(probability) // 2), len(probability))
 
 
 def build(

@@ -34,7 +34,7 @@ class Window:
         """The part of an image."""
         return np.ascontiguousarray(image[self._rows, self._columns])
 
-    def cut_map(self, values: Float[np.ndarray, "a a"], size: tuple[int, int], side: int) -> Float32[np.ndarray, "s s"]:
+    def cut_map(self, values: Float[np.ndarray, "h w"], size: tuple[int, int], side: int) -> Float32[np.ndarray, "s s"]:
         """The part of a map over a frame of ``size``, as a map of ``side`` cells over the window."""
         whole = cv2.resize(values.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
         return _resize(whole[self._rows, self._columns], (side, side))
