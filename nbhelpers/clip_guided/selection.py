@@ -253,7 +253,7 @@ class CandidateSelector:
             self.selected[number] = class_id, 0, agreement, float(quality)
         return bool(quality > best)
 
-    def region_box(self, region: int) -> Float[np.ndarray, 4]:
+    def region_box(self, region: int) -> Float[np.ndarray, " 4"]:
         """The bounding box of a region in pixels of the photo, inside it."""
         box = np.array(box_of(self.placement.numbers == region), float)
         scale = np.array(self.placement.size[::-1]) / self.placement.numbers.shape[::-1]
