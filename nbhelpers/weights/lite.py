@@ -159,7 +159,7 @@ LITE = (
         "encode 1.8 s per frame, track 1.0 s",
         "nbhelpers.models.label_propagation:build",
         {"segmenter": "sam2-hiera-tiny-lite"},
-        "Tracks objects by SAM 2's image features, without own weights. J&F 0.91 on 4 DAVIS sequences.",
+        "Tracks objects by SAM 2's image features, without own weights. J&F 0.92 on 4 DAVIS sequences.",
     ),
     Model(
         "label-propagation-plain",
