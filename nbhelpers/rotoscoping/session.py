@@ -24,10 +24,9 @@ from nbhelpers.models.protocols import Detector, FrameSequence, Tracker
 from nbhelpers.models.values import Prediction
 from nbhelpers.models.whole import use_detector
 from nbhelpers.rotoscoping import schedule
-from nbhelpers.rotoscoping.drift import Drift
 from nbhelpers.rotoscoping.export import export_mattes
 from nbhelpers.rotoscoping.project import Project, State, identify, open_clip, read_about
-from nbhelpers.rotoscoping.schedule import BACKWARD, FORWARD
+from nbhelpers.rotoscoping.schedule import BACKWARD, FORWARD, Drift
 from nbhelpers.rotoscoping.tracker_sync import TrackerSync
 
 QUALITIES = ("full", "draft")
