@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -317,7 +318,7 @@ def extract_command(
     from nbhelpers.core.video.frames import extract_frames
     from nbhelpers.rotoscoping.project import open_clip
 
-    frames = open_clip(clip, step=every, start=start, stop=stop, on_bad=on_bad, on_size=on_size)
+    frames: Any = open_clip(clip, step=every, start=start, stop=stop, on_bad=on_bad, on_size=on_size)
     with tqdm(total=len(frames), unit="frame", desc=clip.name) as bar:
         files = extract_frames(frames, output, suffix=suffix, progress=lambda _: bar.update())
     for problem in frames.problems:
@@ -360,7 +361,7 @@ def run_command(
         raise NbHelpersError("nothing to track", expected="either --prompts or --point FRAME:x,y")
     log = None if prompts is None else PromptLog.open(prompts)  # before the clip and the model, like the points
     clicks = [parse_point(text, "FRAME") for text in point or ()]
-    frames = open_clip(clip, step=every, start=start, stop=stop, on_bad=on_bad, on_size=on_size)
+    frames: Any = open_clip(clip, step=every, start=start, stop=stop, on_bad=on_bad, on_size=on_size)
     with tqdm(unit="frame", desc=clip.name) as bar:
         tracker = load("tracker", None if log is None else log.model, device)
         log = log or log_of_points(frames, tracker.name, clicks)
@@ -379,7 +380,7 @@ def run_command(
         typer.echo(report)
 
 
-def _ranges(frames: list[int]) -> str:
+def _ranges(frames: Sequence[int]) -> str:
     """``3-5, 9`` for 3, 4, 5, 9."""
     from nbhelpers.rotoscoping.schedule import contiguous_ranges
 

@@ -431,12 +431,13 @@ class LabelPropagation(ClipTracker):
         """Logits and confidence of an object by votes and decoder in a window, with those of the frame around it."""
         size, embedding = state.frames.size, state.embedding(frame, window)
         known = [each for index in memory if (each := self._close_memory(state, track, index)) is not None]
-        nearest = next(each for each in map(track.anchors.get, memory) if each is not None and each.close is not None)
+        anchors = map(track.anchors.get, memory)
+        weights = next(each.close.weights for each in anchors if each is not None and each.close is not None)
         probability = vote(frame, feature_maps(self.segmenter, embedding), state.means, known).probability
         if taken.any():
             others = window.cut_map(taken.astype(np.float32), size, len(probability)) > 0.5
             probability = np.where(others, 0, probability).astype(np.float32)
-        decoded = decode_map(self.segmenter, embedding, probability, nearest.close.weights)
+        decoded = decode_map(self.segmenter, embedding, probability, weights)
         inside = (decoded.logits > 0).astype(np.float32)
         return window.paste_map(decoded.logits, logits, size), soft_iou(inside, probability)
 
@@ -454,7 +455,7 @@ class LabelPropagation(ClipTracker):
             blurred = resize_map(resize_map(probability, len(probability) // 2), len(probability))
             weights = variant_weights(self.segmenter, embedding, blurred, probability)
             anchor = track.anchors[frame] = replace(anchor, close=CloseMemory(memory, weights))
-        if anchor is not None:
+        if anchor is not None and anchor.close is not None:
             return anchor.close.memory
         if frame not in track.close:
             window, joined = track.windows.get(frame), track.joined(frame)
