@@ -315,7 +315,7 @@ def extract_command(
     """Write numbered frames; an interrupted run resumes."""
     from tqdm.auto import tqdm
 
-    from nbhelpers.core.video.frames import extract_frames
+    from nbhelpers.core.video import extract_frames
     from nbhelpers.rotoscoping.project import open_clip
 
     frames: Any = open_clip(clip, step=every, start=start, stop=stop, on_bad=on_bad, on_size=on_size)

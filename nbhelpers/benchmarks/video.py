@@ -25,7 +25,7 @@ from nbhelpers.core.images import image_size, load_image, save_image
 from nbhelpers.core.masks import box_of, components, deepest_points, distance_to, score_clip, summarize
 from nbhelpers.core.mattes import UNKNOWN, Mattes, MatteSettings, make_trimap
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.core.video.frames import optical_flow
+from nbhelpers.core.video import optical_flow
 from nbhelpers.rotoscoping.session import RotoSession
 
 STARTS = ("mask", "click")

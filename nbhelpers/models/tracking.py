@@ -20,7 +20,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import INCLUDE, Prompt
-from nbhelpers.core.video.frames import optical_flow, resize_flow, warp_mask
+from nbhelpers.core.video import optical_flow, resize_flow, warp_mask
 from nbhelpers.models.adapters import in_precision, moved, packed, unpacked
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.models.values import Prediction, TrackedFrame, is_mask_prompt

@@ -31,7 +31,7 @@ from nbhelpers.core.files import replacing, write_text
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.prompts import ObjectEntry, PromptLog, object_name
 from nbhelpers.core.video import Frames
-from nbhelpers.core.video.stills import is_array, is_picture
+from nbhelpers.core.video_stills import is_array, is_picture
 from nbhelpers.export.manifest import written_here
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.rotoscoping.schedule import USUAL_OVERLAP, USUAL_SCORE, Drift, MaskRecord, drift_score, is_current

@@ -16,7 +16,7 @@ from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.images import fit
 from nbhelpers.core.masks import iou
-from nbhelpers.core.video.frames import optical_flow, warp_mask
+from nbhelpers.core.video import optical_flow, warp_mask
 
 FORWARD, BACKWARD = 1, -1
 FLOW_SIDE = 480  # pixels of the longer side at which optical flow is computed

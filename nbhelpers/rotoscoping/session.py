@@ -17,7 +17,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import Mattes, MatteSettings
 from nbhelpers.core.prompts import INCLUDE, ObjectEntry, ObjectPrompts, Prompt, PromptLog, object_name
-from nbhelpers.core.video.frames import find_cuts
+from nbhelpers.core.video import find_cuts
 from nbhelpers.export.verify import ExportReport
 from nbhelpers.models.adapters import precision_name
 from nbhelpers.models.protocols import Detector, FrameSequence, Tracker

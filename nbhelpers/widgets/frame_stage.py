@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.video.frames import wrap_columns
+from nbhelpers.core.video import wrap_columns
 from nbhelpers.plots import EXCLUDE_COLOUR, colour_of, rgb
 from nbhelpers.widgets.background import Later, Runner
 from nbhelpers.widgets.canvas import LEFT, MAX_RATIO, RIGHT, LayeredCanvas

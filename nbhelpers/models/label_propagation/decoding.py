@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import box_of, components, contour, deepest_points, upsample
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE, Prompt
-from nbhelpers.core.video.frames import optical_flow
+from nbhelpers.core.video import optical_flow
 from nbhelpers.models.label_propagation.votes import resize_map
 from nbhelpers.models.protocols import FeatureSegmenter
 from nbhelpers.models.values import Embedding, Prediction, is_mask_prompt
