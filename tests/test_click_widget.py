@@ -16,7 +16,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.plots import contrasting_colour, rgb
 from nbhelpers.segment import ClickSession
-from nbhelpers.widgets.candidates import window_of
+from nbhelpers.widgets.base import window_of
 from nbhelpers.widgets.click import ENCODING, ClickWidget
 from nbhelpers.widgets.controls import text_on
 

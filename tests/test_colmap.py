@@ -8,10 +8,17 @@ from fake_matcher import FOCAL, SIZE, FakeMatcher, cloud, looking, photos, ring,
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.colmap import ColmapEstimator, build, estimator, mapping
-from nbhelpers.models.colmap.estimator import agreement, center_difference, rotation_differences, similarity_transform
-from nbhelpers.models.colmap.mapping import run_global_mapping, run_mapping, triangulate
-from nbhelpers.models.colmap.matching import (
+from nbhelpers.models import colmap, colmap_mapping
+from nbhelpers.models.colmap import (
+    ColmapEstimator,
+    agreement,
+    build,
+    center_difference,
+    rotation_differences,
+    similarity_transform,
+)
+from nbhelpers.models.colmap_mapping import run_global_mapping, run_mapping, triangulate
+from nbhelpers.models.colmap_matching import (
     FeatureStore,
     candidate_pairs,
     connected_groups,
@@ -130,7 +137,7 @@ def test_more_photos_without_a_quick_check_are_mapped_by_the_other_runs():
 @pytest.fixture
 def many(monkeypatch):
     """Let ten photos be many."""
-    for module in (estimator, mapping):
+    for module in (colmap, colmap_mapping):
         monkeypatch.setattr(module, "MANY", 9)
 
 
@@ -141,7 +148,7 @@ def test_many_photos_are_checked_by_mapping_all_cameras_at_once(many, monkeypatc
         found.append(run_global_mapping(*given))
         return found[-1]
 
-    monkeypatch.setattr(estimator, "run_global_mapping", run)
+    monkeypatch.setattr(colmap, "run_global_mapping", run)
     scenes = []
     for _ in range(2):
         first, check = twice(poses, cloud())
@@ -159,7 +166,7 @@ def test_many_photos_are_checked_one_by_one_where_all_at_once_is_not_accurate(ma
         run = run_global_mapping(*given)
         return replace(run, poses=ring(10, arc=-260.0))
 
-    monkeypatch.setattr(estimator, "run_global_mapping", inaccurate)
+    monkeypatch.setattr(colmap, "run_global_mapping", inaccurate)
     first, check = twice(ring(10), cloud())
     second = FakeMatcher(ring(10), cloud(), "second", seed=3)
     scene = ColmapEstimator([first, second], check=check).reconstruct(photos(10))
@@ -398,7 +405,7 @@ def test_neighbours_of_many_photos_are_those_of_all_pairs(tmp_path, monkeypatch)
     views = 70
     store = FeatureStore(StreetMatcher(views), photos(views), tmp_path)
     compared = mutual_neighbours(store)
-    monkeypatch.setattr("nbhelpers.models.colmap.matching.SHORTLIST", views)
+    monkeypatch.setattr("nbhelpers.models.colmap_matching.SHORTLIST", views)
     every = mutual_neighbours(store)
     assert np.count_nonzero(compared == 0) > np.count_nonzero(every == 0)
     chosen = [np.argsort(-each, axis=1, kind="stable")[:, :6] for each in (compared, every)]

@@ -10,10 +10,18 @@ from nbhelpers.benchmarks.identity import SIZE as SIZE_OF_GAMES
 from nbhelpers.benchmarks.identity import plan_moves
 from nbhelpers.core.masks import iou
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.expectation import Expectation, Place, expect, place_of
 from nbhelpers.models.label_propagation import LabelPropagation
-from nbhelpers.models.label_propagation.distractors import Instance, fit_centers, strays
-from nbhelpers.models.label_propagation.identity import Cells, exchange_probability, ownership, similar_regions, touches
+from nbhelpers.models.label_propagation.distractors import (
+    Cells,
+    Instance,
+    exchange_probability,
+    fit_centers,
+    ownership,
+    similar_regions,
+    strays,
+    touches,
+)
+from nbhelpers.models.tracking import Expectation, Place, expect, place_of
 
 LENGTH = 18
 

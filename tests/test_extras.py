@@ -25,8 +25,8 @@ DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "open_clip": 
 APART = {"sam2", "vggt", "google"}  # a step of its own; from its repository; Colab's own module
 # modules that are reached only through another one, which checks
 BEHIND = {
-    "models/colmap/mapping.py": "models/colmap/estimator.py",
-    "models/colmap/matching.py": "models/colmap/estimator.py",
+    "models/colmap_mapping.py": "models/colmap.py",
+    "models/colmap_matching.py": "models/colmap.py",
 }
 
 

@@ -17,10 +17,8 @@ from nbhelpers.core.mattes import MatteSettings
 from nbhelpers.models.values import Prediction
 from nbhelpers.plots import rgb
 from nbhelpers.rotoscoping.session import RotoSession
-from nbhelpers.widgets.frames import FramesWidget
-from nbhelpers.widgets.frames.stage import BACKGROUNDS, OTHER
-from nbhelpers.widgets.frames.strip import BAR, COLOURS, GAP, THUMB
-from nbhelpers.widgets.frames.widget import ENCODING, KEYS
+from nbhelpers.widgets.frame_stage import BACKGROUNDS, BAR, COLOURS, GAP, OTHER, THUMB
+from nbhelpers.widgets.frames import ENCODING, KEYS, FramesWidget
 
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
 

@@ -680,10 +680,10 @@ def test_odd_exif_is_no_reason_to_refuse_a_photo(damage):
 
 def test_one_list_of_suffixes():
     from nbhelpers.clip_guided import pipeline
+    from nbhelpers.core import video_stills
     from nbhelpers.core.files import IMAGE_SUFFIXES
-    from nbhelpers.core.video import stills
 
-    assert stills.IMAGE_SUFFIXES is images.IMAGE_SUFFIXES is pipeline.IMAGE_SUFFIXES is IMAGE_SUFFIXES
+    assert video_stills.IMAGE_SUFFIXES is images.IMAGE_SUFFIXES is pipeline.IMAGE_SUFFIXES is IMAGE_SUFFIXES
     assert {".heic", ".heif", ".jpg", ".tif"} <= set(IMAGE_SUFFIXES)
 
 

@@ -11,9 +11,8 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_propagation import LabelPropagation
-from nbhelpers.models.label_propagation.packed import PackedMasks
+from nbhelpers.models.label_propagation.decoding import MAX_THICKNESS, PackedMasks, Window, thickness, window_around
 from nbhelpers.models.label_propagation.tracker import CACHE_SIZE
-from nbhelpers.models.label_propagation.windows import MAX_THICKNESS, Window, thickness, window_around
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.models.values import Embedding, Prediction
 

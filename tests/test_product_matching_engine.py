@@ -14,16 +14,18 @@ from nbhelpers.core.masks import encode_rle, iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models import sam2_grid
 from nbhelpers.product_matching import features, propose
-from nbhelpers.product_matching.calibrate import Calibration, calibrate, subtract_background
 from nbhelpers.product_matching.features import InstanceFeatures, unit
 from nbhelpers.product_matching.gallery import Gallery, common_components, evenly_spaced, mean_feature
 from nbhelpers.product_matching.match import (
     DECISIONS,
+    Calibration,
+    calibrate,
     compare_patches,
     match_photo,
     patch_cosines,
     score_photos,
     similarity_scores,
+    subtract_background,
 )
 from nbhelpers.product_matching.propose import DescribedProposal, PhotoProposals, local_maxima, similarity_map
 from nbhelpers.product_matching.search import load_proposals, save_proposals

@@ -272,7 +272,7 @@ def test_drift_tells_a_mask_that_jumps():
     assert session.drift(0).why == "predicted from prompts on this frame"
     record = session._project.full(6, 1)
     other = cv2.dilate(session.mask(6).astype(np.uint8), np.ones((25, 25))).astype(bool)
-    from nbhelpers.rotoscoping.drift import drift_score, flow_agreement, to_small_grey
+    from nbhelpers.rotoscoping.schedule import drift_score, flow_agreement, to_small_grey
 
     here, there = to_small_grey(session.image(6)), to_small_grey(session.image(5))
     lost = drift_score(0.95, *flow_agreement(other, here, session.mask(5), there))
@@ -746,7 +746,7 @@ def test_commands_extract_and_run(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
     import nbhelpers.models.load
-    from nbhelpers.rotoscoping.commands import app
+    from nbhelpers.cli import rotoscoping_app as app
 
     monkeypatch.setattr(nbhelpers.models.load, "load", lambda *_: FakeTracker())
     folder = a_folder(tmp_path / "footage", Clip(6))

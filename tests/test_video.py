@@ -17,9 +17,8 @@ from PIL import Image
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import natural_key, replacing
 from nbhelpers.core.images import load_image, save_image
-from nbhelpers.core.video import Frames
-from nbhelpers.core.video.frames import extract_frames, find_cuts, fold_wrap, wrap_mask
-from nbhelpers.core.video.stills import gaps
+from nbhelpers.core.video import Frames, extract_frames, find_cuts, fold_wrap, wrap_mask
+from nbhelpers.core.video_stills import gaps
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.weights import sample
 

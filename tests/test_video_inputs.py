@@ -13,8 +13,8 @@ from test_video import SIZE, decoded, picture, write_folder, write_video
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import save_image
 from nbhelpers.core.video import Frames
-from nbhelpers.core.video.file import FORMATS, check_format, missing_end, picture_warnings, to_rgb
-from nbhelpers.core.video.stills import ClipChangedError
+from nbhelpers.core.video_file import FORMATS, check_format, missing_end, picture_warnings, to_rgb
+from nbhelpers.core.video_stills import ClipChangedError
 
 CUT = {  # file: codec, and the share of its bytes that is kept
     "cut.mkv": ("libx264", 0.6),

@@ -17,11 +17,10 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
 from nbhelpers.product_matching.report import Detection, MatchedPhoto
 from nbhelpers.segment import ClickSession
-from nbhelpers.widgets.base import Panels, SessionWidget
-from nbhelpers.widgets.candidates import Current
+from nbhelpers.widgets.base import Current, Panels, SessionWidget
 from nbhelpers.widgets.click import ClickWidget
+from nbhelpers.widgets.frame_stage import legend_html
 from nbhelpers.widgets.frames import FramesWidget
-from nbhelpers.widgets.frames.strip import legend_html
 from nbhelpers.widgets.gallery import GalleryWidget
 from nbhelpers.widgets.views import ViewsWidget
 

@@ -128,7 +128,7 @@ def measure(
         how = {"start": start, "frames": first or None, "distractors": distractors, "cache": cache or ""}
         benchmark = OneObject(dataset, data_dir, tracker, _parts(clips), **how)
     elif kind == "mattes":
-        from nbhelpers.benchmarks.mattes import MatteSteadiness
+        from nbhelpers.benchmarks.video import MatteSteadiness
 
         benchmark = MatteSteadiness(data_dir, tracker=tracker, clips=_parts(clips), frames=first or None)
     elif kind == "clips":
@@ -167,7 +167,7 @@ def compare(
 
 def _datasets() -> dict[str, tuple[str, ...]]:
     """The datasets by kind."""
-    from nbhelpers.benchmarks import fusion, identity, mattes, products, views, words
+    from nbhelpers.benchmarks import fusion, identity, products, video, views, words
     from nbhelpers.benchmarks.datasets import LAYOUTS, VIDEO_LAYOUTS, ObjectPhotos
 
     return {
@@ -179,7 +179,7 @@ def _datasets() -> dict[str, tuple[str, ...]]:
         "scenes": ("phrases", "cameras"),
         "fusion": tuple(fusion.DATASETS),
         "identity": identity.DATASETS,
-        "mattes": mattes.DATASETS,
+        "mattes": video.MATTE_DATASETS,
         "products": products.DATASETS,
     }
 

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, UInt8
 from nbhelpers.benchmarks.metrics import rounded
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.benchmarks.products import CutOut, backgrounds, recoloured, sample_cut_outs
-from nbhelpers.benchmarks.video import ClipFrames, Truth, opened_clips
+from nbhelpers.benchmarks.video import DavisClip, opened_clips
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import deepest_points, iou
 from nbhelpers.models.adapters import CachedSegmenter
@@ -358,29 +358,6 @@ def switches(wrong: Sequence[int]) -> list[int]:
     Runs apart by fewer than `NEAR` frames are one.
     """
     return [frame for frame in wrong if not any(frame - NEAR <= each < frame for each in wrong)]
-
-
-class DavisClip:
-    """The first ``frames`` of a clip of DAVIS in the ``folder`` of a benchmark, with their truth."""
-
-    instances = 1
-
-    def __init__(self, benchmark: Any, name: str):
-        clips = opened_clips("davis2016", str(benchmark.folder))
-        self._frames = ClipFrames(clips, name)
-        self._truth = Truth(clips, self._frames)
-        self.size = self._frames.size
-        self._length = min(len(self._frames), benchmark.frames or len(self._frames))
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        return self._frames[index]
-
-    def mask(self, frame: int, instance: int = 1) -> Bool[np.ndarray, "h w"]:
-        """The object on a frame."""
-        return self._truth.mask(frame, instance, self.size)
 
 
 @lru_cache(maxsize=1)

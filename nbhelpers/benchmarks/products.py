@@ -21,10 +21,9 @@ from nbhelpers.core.images import fit, load_image, save_image
 from nbhelpers.core.masks import box_of, components, fill_holes, iou, polygon_mask
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video import Frames
-from nbhelpers.product_matching.calibrate import calibrate, subtract_background
 from nbhelpers.product_matching.features import describe_reference
 from nbhelpers.product_matching.gallery import Gallery, evenly_spaced, mean_feature
-from nbhelpers.product_matching.match import apply_threshold, score_photos
+from nbhelpers.product_matching.match import apply_threshold, calibrate, score_photos, subtract_background
 from nbhelpers.product_matching.propose import PhotoProposals, propose_candidates
 from nbhelpers.product_matching.search import load_proposals, save_proposals
 from nbhelpers.product_matching.session import BACKGROUND_PHOTOS, ProductSession

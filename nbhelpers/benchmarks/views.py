@@ -619,7 +619,7 @@ class CameraRecovery:
 
     def measure(self, name: str) -> dict[str, Any]:
         """Registered photos and errors of one scene."""
-        from nbhelpers.models.colmap.estimator import center_difference, rotation_differences
+        from nbhelpers.models.colmap import center_difference, rotation_differences
 
         folder = Path(self.folder).expanduser() / name
         views = select_views(folder)

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import box_of, components, distance_to, fill_holes, iou, tight_box
-from nbhelpers.core.video.frames import fold_wrap
+from nbhelpers.core.video import fold_wrap
 
 MAX_DISTANCE = 8.0  # pixels; farther than this from a contour, all distances count the same
 OUTLINE_SIGMA = 2.5  # pixels that a trembling outline is off

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import UPRIGHT, orientation_of, same_shape, turn_camera, turn_points, turned_size
 from nbhelpers.core.scene_files import HALF, CameraFile, read_file
-from nbhelpers.core.video.stills import PictureFolder
+from nbhelpers.core.video_stills import PictureFolder
 
 COHERENT = 0.7  # mean length of the cameras' up vectors, below which they name no common up
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # of a picture file, not the number in frame.0001

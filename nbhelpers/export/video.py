@@ -18,7 +18,7 @@ from nbhelpers.core.files import replacing
 from nbhelpers.core.images import fit, paste
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.mattes import Mattes
-from nbhelpers.core.video.file import exact_rate
+from nbhelpers.core.video_file import exact_rate
 from nbhelpers.export.manifest import Manifest, unwritable
 from nbhelpers.export.masks import premultiplied_rgba, straight_rgba
 

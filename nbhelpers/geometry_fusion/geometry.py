@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing
 from nbhelpers.core.scenes import Scene
-from nbhelpers.core.video.frames import optical_flow
+from nbhelpers.core.video import optical_flow
 from nbhelpers.models.geometry import GRID, cell_centers_of
 from nbhelpers.models.protocols import FrameSequence, GeometryEncoder
 from nbhelpers.models.values import Geometry

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.adapters import moved, precision_of
-from nbhelpers.models.expectation import MAX_PAST, expect, place_of
 from nbhelpers.models.protocols import FeatureFusion, FrameSequence
 from nbhelpers.models.sam2 import builders, load_weights
 from nbhelpers.models.tracking import (
     CONDITIONED,
     MAX_CONDITIONING,
+    MAX_PAST,
     MemoryState,
     MemoryTracker,
     Output,
     RememberedObject,
     confidence,
+    expect,
     full_mask,
+    place_of,
 )
 from nbhelpers.models.values import is_mask_prompt
 

@@ -141,7 +141,7 @@ class MultiviewSegmenter:
             known = read_scene(cameras, paths)
             if len(known.points) or known.placed.sum() < MIN_VIEWS:
                 return known
-            from nbhelpers.models.colmap.mapping import triangulate
+            from nbhelpers.models.colmap_mapping import triangulate
 
             if progress is not None:
                 progress(0, 1, f"triangulating points of {known.placed.sum()} photos")

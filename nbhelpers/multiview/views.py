@@ -22,7 +22,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import file_stem, sha256
 from nbhelpers.core.images import UPRIGHT, fit, load_image, orientation_of, photos, save_image
 from nbhelpers.core.video import Frames
-from nbhelpers.core.video.stills import PictureFolder, is_picture
+from nbhelpers.core.video_stills import PictureFolder, is_picture
 from nbhelpers.models.label_propagation.votes import feature_maps
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding

@@ -6,7 +6,7 @@
 >>> session = ProductSession("shelf/")                     # the same, step by step, with confirm and reject
 
 `propose` segments objects similar to the references (a `panorama` tile by tile), `features` describes them, `match`
-scores them and applies the threshold of `calibrate`; `search` caches the proposals, and `report` writes the results.
+scores them and calibrates the threshold; `search` caches the proposals, and `report` writes the results.
 `match_product` runs all of this and writes a folder; `load_settings` reads settings from a file and the environment.
 The names below are loaded lazily.
 """

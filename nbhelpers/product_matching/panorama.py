@@ -3,7 +3,7 @@
 In an equirectangular photo (360 degrees) columns are longitudes and rows latitudes: objects near the poles are
 distorted, and the left and right edges are connected. Networks are trained on perspective photos, so the sphere is
 searched in overlapping perspective tiles, poles included. Masks are projected back, across the seam if necessary, and
-masks of one object in two tiles are merged. For clips, `nbhelpers.core.video.frames` has a cheaper method that only
+masks of one object in two tiles are merged. For clips, `nbhelpers.core.video` has a cheaper method that only
 handles the seam.
 """
 

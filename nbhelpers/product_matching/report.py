@@ -23,9 +23,8 @@ from nbhelpers.core.files import own_name, write_text
 from nbhelpers.core.images import fit, load_image, save_image
 from nbhelpers.core.masks import box_of, decode_rle, encode_rle, tight_box
 from nbhelpers.export.masks import check_formats, save_coco, straight_rgba
-from nbhelpers.product_matching.calibrate import Calibration
 from nbhelpers.product_matching.gallery import Reference, crop_cutout
-from nbhelpers.product_matching.match import ProposalDecision
+from nbhelpers.product_matching.match import Calibration, ProposalDecision
 
 COLUMNS = (
     "photo", "status", "match", "score", "threshold", "x0", "y0", "x1", "y1", "area", "quality", "reference", "why",
@@ -301,7 +300,7 @@ class ProductReport:
         """The histogram of `scores_by_kind` as SVG text in the text colour, for light and dark pages.
 
         The threshold is a dashed line. Ticks below the axis are the scores expected of matches, see
-        `nbhelpers.product_matching.calibrate`.
+        `nbhelpers.product_matching.match`.
         """
         scores = scores_by_kind(self.results)
         expected = self.calibration.expected if self.calibration is not None else ()

@@ -24,7 +24,6 @@ from nbhelpers.core.masks import decode_rle, encode_rle
 from nbhelpers.core.prompts import INCLUDE, ObjectPrompts, Prompt
 from nbhelpers.models.protocols import PatchEncoder, Segmenter
 from nbhelpers.models.values import Embedding, Prediction
-from nbhelpers.product_matching.calibrate import Calibration, calibrate, subtract_background
 from nbhelpers.product_matching.gallery import (
     Gallery,
     Reference,
@@ -34,11 +33,14 @@ from nbhelpers.product_matching.gallery import (
     reference_mask,
 )
 from nbhelpers.product_matching.match import (
+    Calibration,
     PhotoScores,
     ProposalDecision,
     TurntableViews,
     apply_threshold,
+    calibrate,
     score_photos,
+    subtract_background,
 )
 from nbhelpers.product_matching.propose import PhotoProposals
 from nbhelpers.product_matching.report import FORMATS, Detection, MatchedPhoto, ProductReport

@@ -15,7 +15,7 @@ from nbhelpers.core.lazy import lazily
 
 _HOME_OF = {
     "ClipJob": "nbhelpers.rotoscoping.batch",
-    "Drift": "nbhelpers.rotoscoping.drift",
+    "Drift": "nbhelpers.rotoscoping.schedule",
     "Outcome": "nbhelpers.rotoscoping.batch",
     "RotoSession": "nbhelpers.rotoscoping.session",
     "export_mattes": "nbhelpers.rotoscoping.export",

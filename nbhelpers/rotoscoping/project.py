@@ -31,11 +31,10 @@ from nbhelpers.core.files import replacing, write_text
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.prompts import ObjectEntry, PromptLog, object_name
 from nbhelpers.core.video import Frames
-from nbhelpers.core.video.stills import is_array, is_picture
+from nbhelpers.core.video_stills import is_array, is_picture
 from nbhelpers.export.manifest import written_here
 from nbhelpers.models.protocols import FrameSequence
-from nbhelpers.rotoscoping.drift import USUAL_OVERLAP, USUAL_SCORE, Drift, drift_score
-from nbhelpers.rotoscoping.schedule import MaskRecord, is_current
+from nbhelpers.rotoscoping.schedule import USUAL_OVERLAP, USUAL_SCORE, Drift, MaskRecord, drift_score, is_current
 
 FORMAT, VERSION = "nbhelpers.rotoscoping", 1
 DAMAGED = (zipfile.BadZipFile, tokenize.TokenError, SyntaxError)  # raised by NumPy for a truncated file

@@ -17,17 +17,16 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle
 from nbhelpers.core.mattes import Mattes, MatteSettings
 from nbhelpers.core.prompts import INCLUDE, ObjectEntry, ObjectPrompts, Prompt, PromptLog, object_name
-from nbhelpers.core.video.frames import find_cuts
+from nbhelpers.core.video import find_cuts
 from nbhelpers.export.verify import ExportReport
 from nbhelpers.models.adapters import precision_name
 from nbhelpers.models.protocols import Detector, FrameSequence, Tracker
 from nbhelpers.models.values import Prediction
 from nbhelpers.models.whole import use_detector
 from nbhelpers.rotoscoping import schedule
-from nbhelpers.rotoscoping.drift import Drift
 from nbhelpers.rotoscoping.export import export_mattes
 from nbhelpers.rotoscoping.project import Project, State, identify, open_clip, read_about
-from nbhelpers.rotoscoping.schedule import BACKWARD, FORWARD
+from nbhelpers.rotoscoping.schedule import BACKWARD, FORWARD, Drift
 from nbhelpers.rotoscoping.tracker_sync import TrackerSync
 
 QUALITIES = ("full", "draft")

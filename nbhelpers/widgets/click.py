@@ -15,11 +15,10 @@ from nbhelpers.core.images import fit
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE
 from nbhelpers.plots import PALETTE, THUMBNAIL, contrasting_colour
 from nbhelpers.segment import ClickSession
-from nbhelpers.widgets.base import HistoryRow, ObjectRow, Panels, SessionWidget
-from nbhelpers.widgets.candidates import CandidateRow, Current
+from nbhelpers.widgets.base import CandidateRow, Current, HistoryRow, ObjectRow, Panels, SessionWidget
 from nbhelpers.widgets.controls import Row, folder_field, label, space
+from nbhelpers.widgets.drawing import still_of
 from nbhelpers.widgets.stage import ModeRow, Pointer, Stage, ZoomRow
-from nbhelpers.widgets.still import still_of
 
 ENCODING = "Encoding the photo ..."
 SIGNS = {INCLUDE: "+", EXCLUDE: "\N{MINUS SIGN}"}

@@ -1,11 +1,16 @@
-"""Buttons, labels, rows and status lines in one style, readable in light and dark pages."""
+"""Buttons, labels, rows and status lines in one style, readable in light and dark pages, and what only a page can do.
+
+`watch_page` reports the pixel ratio of the screen, keeps Tab for the focus, and adds styles that ipywidgets lacks.
+"""
 
 from __future__ import annotations
 
+import functools
 import html
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as widgets
 
@@ -14,6 +19,41 @@ from nbhelpers.core.files import home
 
 GAP = "4px"
 SMALL, WIDE = "36px", "96px"
+# ipycanvas keeps every key from the page. A listener on the document comes before those of the canvas: it ends the
+# event there, so that Tab moves the focus as anywhere else.
+SCRIPT = """
+function render({ model, el }) {
+  el.style.display = "none";
+  let query = null;
+  const tell = () => {
+    query?.removeEventListener("change", tell);
+    query = window.matchMedia(`(resolution: ${window.devicePixelRatio}dppx)`);
+    query.addEventListener("change", tell);
+    if (model.get("ratio") !== window.devicePixelRatio) {
+      model.set("ratio", window.devicePixelRatio);
+      model.save_changes();
+    }
+  };
+  const keep = (event) => {
+    if (event.key === "Tab" && event.target.closest?.(".nbhelpers-widget canvas")) event.stopImmediatePropagation();
+  };
+  document.addEventListener("keydown", keep, true);
+  window.addEventListener("resize", tell);  // zooming the page is one, too
+  tell();
+  return () => {
+    document.removeEventListener("keydown", keep, true);
+    window.removeEventListener("resize", tell);
+    query.removeEventListener("change", tell);
+  };
+}
+export default { render };
+"""
+STYLE = """
+.nbhelpers-widget .jupyter-button > i.fa:not(.center) { margin-right: 6px; }
+.jupyter-widgets:has(> .nbhelpers-widget) { min-width: 0; }
+.nbhelpers-widget .jupyter-button.nbhelpers-black-text { color: #000000; }
+.nbhelpers-widget .jupyter-button.nbhelpers-white-text { color: #FFFFFF; }
+"""
 
 
 def button(
@@ -109,3 +149,37 @@ def short_path(path: Path) -> str:
     if not near.startswith(f"..{os.sep}.."):
         return near
     return str(Path("~") / path.relative_to(Path.home())) if path.is_relative_to(Path.home()) else str(path)
+
+
+def watch_page(ratio_changed: Callable[[float], object]) -> Any:
+    """A widget without a size of its own that reports the pixel ratio of the screen whenever it changes.
+
+    Args:
+        ratio_changed: called with screen pixels for one pixel of the page.
+
+    Returns:
+        The widget, to be put beside those that it serves; None where anywidget is missing. They work without it, at
+        ratio 1.
+    """
+    made = _page_class()
+    if made is None:
+        return None
+    page = made()
+    page.observe(lambda change: ratio_changed(change["new"]), "ratio")
+    return page
+
+
+@functools.cache
+def _page_class() -> Any:
+    """The class, made when the first widget is: anywidget needs not be there."""
+    try:
+        import anywidget
+        import traitlets
+    except ImportError:
+        return None
+
+    class Page(anywidget.AnyWidget):
+        _esm, _css = SCRIPT, STYLE
+        ratio = traitlets.Float(1.0).tag(sync=True)
+
+    return Page

@@ -13,9 +13,8 @@ from nbhelpers.core.prompts import ObjectPrompts
 from nbhelpers.multiview.session import ViewsSession
 from nbhelpers.widgets.base import HistoryRow, SessionWidget
 from nbhelpers.widgets.controls import Row, label, space
-from nbhelpers.widgets.drawing import visible
+from nbhelpers.widgets.drawing import still_of, visible
 from nbhelpers.widgets.stage import ModeRow, Pointer, Stage, ZoomRow
-from nbhelpers.widgets.still import still_of
 
 CHANGED = "Find it in all views again to update them."
 HINT = "Then find it in all views, and correct the least consistent view."

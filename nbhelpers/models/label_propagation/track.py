@@ -9,12 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int8
 
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.expectation import MAX_PAST, Place, expect, place_of
-from nbhelpers.models.label_propagation.decoding import mask_prediction
+from nbhelpers.models.label_propagation.decoding import LOGIT_STEPS, PackedMasks, Window, mask_prediction
 from nbhelpers.models.label_propagation.distractors import Distractor, Instance
-from nbhelpers.models.label_propagation.packed import LOGIT_STEPS, PackedMasks
 from nbhelpers.models.label_propagation.votes import MemoryFrame, resize_map
-from nbhelpers.models.label_propagation.windows import Window
+from nbhelpers.models.tracking import MAX_PAST, Place, expect, place_of
 from nbhelpers.models.values import Prediction
 
 SCORE_POWER = 4

@@ -22,10 +22,11 @@ from nbhelpers.core.device import choose_precision, has_bfloat16
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import mask_logits
 from nbhelpers.core.prompts import Prompt
-from nbhelpers.models.expectation import place_of
 from nbhelpers.models.label_propagation.decoding import (
     CERTAIN_LOGIT,
+    MAX_THICKNESS,
     MovingRegion,
+    Window,
     decode_map,
     map_logits,
     mask_prediction,
@@ -34,17 +35,22 @@ from nbhelpers.models.label_propagation.decoding import (
     predict_prompt,
     sigmoid,
     soft_iou,
+    thickness,
     variant_weights,
+    window_around,
 )
 from nbhelpers.models.label_propagation.distractors import (
+    MAX_DISTRACTORS,
+    TOUCHING,
     Distractor,
     Instance,
     decode_distractor,
+    exchange_probability,
     search_regions,
     separate,
     strays,
+    touches,
 )
-from nbhelpers.models.label_propagation.identity import MAX_DISTRACTORS, TOUCHING, exchange_probability, touches
 from nbhelpers.models.label_propagation.track import Anchor, CloseMemory, Track, with_prefix
 from nbhelpers.models.label_propagation.votes import (
     FeatureMaps,
@@ -56,9 +62,8 @@ from nbhelpers.models.label_propagation.votes import (
     vote,
     with_features,
 )
-from nbhelpers.models.label_propagation.windows import MAX_THICKNESS, Window, thickness, window_around
 from nbhelpers.models.protocols import FeatureFusion, FrameSequence, Segmenter
-from nbhelpers.models.tracking import ClipState, ClipTracker
+from nbhelpers.models.tracking import ClipState, ClipTracker, place_of
 from nbhelpers.models.values import Embedding, Prediction, TrackedFrame, is_mask_prompt
 from nbhelpers.models.whole import choose_whole
 
@@ -88,10 +93,10 @@ class LabelPropagation(ClipTracker):
         segmenter: a SAM 2 segmenter, or another with three levels of features.
         name: catalog name.
         distractors: track what resembles an object beside it, to keep them apart; see
-            `nbhelpers.models.label_propagation.identity`. Without, and beside a fusion that separates instances by
+            `nbhelpers.models.label_propagation.distractors`. Without, and beside a fusion that separates instances by
             their places, features alone decide.
         windows: decode an object that is too thin for the frame's features in a window around it, which
-            takes a second encoding a frame; see `nbhelpers.models.label_propagation.windows`. Likewise.
+            takes a second encoding a frame; see `nbhelpers.models.label_propagation.decoding`. Likewise.
     """
 
     kept = None  # the masks of all tracked frames are kept, even after further prompts

@@ -14,10 +14,10 @@ from jaxtyping import UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.background import Runner
-from nbhelpers.widgets.base import HistoryRow, Panels, SessionWidget
-from nbhelpers.widgets.candidates import CandidateRow, Current
+from nbhelpers.widgets.base import CandidateRow, Current, HistoryRow, Panels, SessionWidget
 from nbhelpers.widgets.controls import Row, space
-from nbhelpers.widgets.frames.rows import (
+from nbhelpers.widgets.drawing import still_of
+from nbhelpers.widgets.frame_rows import (
     BrushSlider,
     DisplayRow,
     ExportPanel,
@@ -26,10 +26,8 @@ from nbhelpers.widgets.frames.rows import (
     TimeRow,
     TrackRow,
 )
-from nbhelpers.widgets.frames.stage import FramePointer, FrameStage
-from nbhelpers.widgets.frames.strip import FilmStrip, legend_html
+from nbhelpers.widgets.frame_stage import FilmStrip, FramePointer, FrameStage, legend_html
 from nbhelpers.widgets.stage import MODES, ModeRow, ZoomRow
-from nbhelpers.widgets.still import still_of
 
 ENCODING = "Encoding the frame ..."
 FRAME_MODES = (

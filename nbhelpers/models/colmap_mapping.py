@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.scenes import Scene
-from nbhelpers.models.colmap.matching import (
+from nbhelpers.models.colmap_matching import (
     HALF,
     MIN_MATCHES,
     FeatureStore,

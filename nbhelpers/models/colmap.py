@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.scenes import Scene, few
-from nbhelpers.models.colmap.mapping import (
+from nbhelpers.models.colmap_mapping import (
     CLEAR_FRACTION,
     FIRST_PAIR_MATCHES,
     GROWTH,
@@ -37,7 +37,7 @@ from nbhelpers.models.colmap.mapping import (
     run_global_mapping,
     run_mapping,
 )
-from nbhelpers.models.colmap.matching import (
+from nbhelpers.models.colmap_matching import (
     EXHAUSTIVE,
     FeatureStore,
     JoinedFeatures,

@@ -25,8 +25,8 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import check_local, matches, write_text
 from nbhelpers.core.images import fit, save_image
-from nbhelpers.core.video.file import NEAR, VideoFile
-from nbhelpers.core.video.stills import (
+from nbhelpers.core.video_file import NEAR, VideoFile
+from nbhelpers.core.video_stills import (
     Animation,
     ClipChangedError,
     PictureArrays,
@@ -93,7 +93,7 @@ class Frames(Sequence):
             whole clip is decoded once at opening; ``"hold"`` shows the frame before (or the next good one) instead.
         on_size: what to do about frames of another size than most: ``"error"``, ``"skip"`` or ``"resize"``.
         wrap: columns added at both sides of each frame, taken from the other side: for equirectangular clips, so
-            that what crosses the seam is seen whole. `nbhelpers.core.video.frames.fold_wrap` folds masks back.
+            that what crosses the seam is seen whole. `nbhelpers.core.video.fold_wrap` folds masks back.
         cache_bytes: for decoded frames; the latest one is always kept.
 
     Attributes:

@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.video.stills import check_unchanged, file_state
+from nbhelpers.core.video_stills import check_unchanged, file_state
 
 if TYPE_CHECKING:
     import av

@@ -13,7 +13,7 @@ from nbhelpers.rotoscoping.export import FORMATS
 from nbhelpers.widgets.background import Later
 from nbhelpers.widgets.base import ObjectRow
 from nbhelpers.widgets.controls import Row, choice, folder_field, label, space
-from nbhelpers.widgets.frames.stage import BACKGROUNDS, CHECKERBOARD, DISPLAYS
+from nbhelpers.widgets.frame_stage import BACKGROUNDS, CHECKERBOARD, DISPLAYS
 
 FPS = 12.0  # where the clip does not say
 # of `Play`; ipywidgets 7 hides them
