@@ -26,10 +26,10 @@ app = typer.Typer(
 )
 rotoscoping_app = typer.Typer(help="Track objects through a clip and export their mattes.", no_args_is_help=True)
 product_matching_app = typer.Typer(help="Find the product of one photo in other photos.", no_args_is_help=True)
-app.add_typer(benchmarks, name="benchmarks")
 app.add_typer(rotoscoping_app, name="rotoscoping")
 app.add_typer(product_matching_app, name="product-matching")
 app.add_typer(geometry_fusion, name="geometry-fusion")
+app.add_typer(benchmarks, name="benchmarks")
 
 Clip = Annotated[Path, typer.Argument(help="a folder of images, or a video")]
 Every = Annotated[int, typer.Option(help="take every Nth frame")]
@@ -37,80 +37,6 @@ Start = Annotated[int, typer.Option(help="first frame, from 0")]
 Stop = Annotated[int | None, typer.Option(help="the frame after the last; default: the end of the clip")]
 OnBad = Annotated[str, typer.Option(help="error, skip or hold: how to handle frames that cannot be read")]
 OnSize = Annotated[str, typer.Option(help="error, skip or resize: how to handle frames of another size")]
-
-
-@app.command()
-def multiview(
-    images: Annotated[str, typer.Option(help="a folder of photos of one scene, a quoted glob, or a video")],
-    output: Annotated[Path, typer.Option(help="folder for masks, overlays, point clouds and tables")],
-    phrase: Annotated[str | None, typer.Option(help='such as "red chair behind the desk"')] = None,
-    point: Annotated[
-        list[str] | None, typer.Option(help="x,y in the reference view, or VIEW:x,y; x,y,0 excludes; repeat")
-    ] = None,
-    reference_view: Annotated[int | None, typer.Option(help="the view that defines left and right, from 0")] = None,
-    cameras: Annotated[
-        Path | None, typer.Option(help="known cameras: a COLMAP model, transforms.json or a Bundler file")
-    ] = None,
-    detector: DetectorName = None,
-    models: Models = None,
-    device: Device = None,
-) -> None:
-    """Segment one object in all photos of a scene, from a phrase or from clicks; an interrupted run resumes."""
-    from tqdm.auto import tqdm
-
-    from nbhelpers.models.load import load
-    from nbhelpers.multiview.pipeline import MultiviewSegmenter, segment_scene
-
-    clicks: dict[int, list[tuple[float, ...]]] = {}
-    for text in point or ():
-        view, *click = parse_point(text, "VIEW")
-        clicks.setdefault((reference_view or 0) if view is None else view, []).append(tuple(click))
-    found = load("detector", detector, device) if detector else None
-    segmenter = MultiviewSegmenter(detector=found, models=models, device=device)
-    with tqdm(desc="multiview", bar_format="{desc}: {n}/{total} {postfix}", leave=False) as bar:
-
-        def progress(done: int, total: int, what: str) -> None:
-            bar.total, bar.n = total, done
-            bar.set_postfix_str(what)
-
-        summary = segment_scene(
-            images, output, phrase, click=clicks, cameras=cameras, reference_view=reference_view, segmenter=segmenter,
-            progress=progress,
-        )  # fmt: skip
-    if "phrase" in summary:
-        typer.echo(summary["phrase"]["understood"])
-        typer.echo(summary["phrase"]["why"])
-    for view in summary["views"]:
-        similarity = "" if view["similarity"] is None else f"similarity {view['similarity']:.2f}, "
-        found = "" if view["found"] else "not found, "
-        typer.echo(f"{view['photo']}: {found}{similarity}consistency {view['consistency']:.2f}; {view['why']}")
-    for note in summary["notes"]:
-        typer.echo(f"note: {note}")
-    typer.echo(f"{summary['object']}: consistency {summary['consistency']:.2f}; {summary['why']}; all in {output}")
-
-
-@app.command("app")
-def pages(
-    page: Annotated[str, typer.Argument(help="photo, clip, products or multiview; all by default")] = "",
-    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for other computers")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen at")] = 8866,
-    shared: Annotated[
-        bool, typer.Option(help="others come too, e.g. through a proxy: no folders of this computer")
-    ] = False,
-    keep: Annotated[bool, typer.Option(help="keep the visitors' folders when their visits end")] = False,
-    hours: Annotated[float, typer.Option(help="after which a visit without an open page ends")] = 12.0,
-    workers: Annotated[int, typer.Option(help="pieces of long work at one time; as many as cores by default")] = 0,
-    folder: Annotated[Path | None, typer.Option(help="for the visitors' files; outputs/app by default")] = None,
-    root_path: Annotated[str, typer.Option(help="path before that of the pages, behind a proxy: /cutouts")] = "",
-    browser: Annotated[bool, typer.Option(help="open the page in a browser")] = True,
-    models: Models = None,
-) -> None:
-    """Serve pages that need no code: upload, click, download. They are open to this computer alone, unless shared."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # work side by side would wait for its own threads busily
-    from nbhelpers.app.server import Serving, serve
-
-    serving = Serving(host, port, shared, keep, hours, workers, models, folder, root_path.rstrip("/"))
-    serve(serving, page, browser=browser)
 
 
 @app.command()
@@ -299,6 +225,80 @@ def editing(
     output = output.with_stem(own_name(output.parent, output.stem, digest, files=["{}" + output.suffix]))
     write_text(output.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False))  # says whose picture it is
     typer.echo(f"{save_image(output, edited)}, made by {inpainter.name}")
+
+
+@app.command()
+def multiview(
+    images: Annotated[str, typer.Option(help="a folder of photos of one scene, a quoted glob, or a video")],
+    output: Annotated[Path, typer.Option(help="folder for masks, overlays, point clouds and tables")],
+    phrase: Annotated[str | None, typer.Option(help='such as "red chair behind the desk"')] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="x,y in the reference view, or VIEW:x,y; x,y,0 excludes; repeat")
+    ] = None,
+    reference_view: Annotated[int | None, typer.Option(help="the view that defines left and right, from 0")] = None,
+    cameras: Annotated[
+        Path | None, typer.Option(help="known cameras: a COLMAP model, transforms.json or a Bundler file")
+    ] = None,
+    detector: DetectorName = None,
+    models: Models = None,
+    device: Device = None,
+) -> None:
+    """Segment one object in all photos of a scene, from a phrase or from clicks; an interrupted run resumes."""
+    from tqdm.auto import tqdm
+
+    from nbhelpers.models.load import load
+    from nbhelpers.multiview.pipeline import MultiviewSegmenter, segment_scene
+
+    clicks: dict[int, list[tuple[float, ...]]] = {}
+    for text in point or ():
+        view, *click = parse_point(text, "VIEW")
+        clicks.setdefault((reference_view or 0) if view is None else view, []).append(tuple(click))
+    found = load("detector", detector, device) if detector else None
+    segmenter = MultiviewSegmenter(detector=found, models=models, device=device)
+    with tqdm(desc="multiview", bar_format="{desc}: {n}/{total} {postfix}", leave=False) as bar:
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.total, bar.n = total, done
+            bar.set_postfix_str(what)
+
+        summary = segment_scene(
+            images, output, phrase, click=clicks, cameras=cameras, reference_view=reference_view, segmenter=segmenter,
+            progress=progress,
+        )  # fmt: skip
+    if "phrase" in summary:
+        typer.echo(summary["phrase"]["understood"])
+        typer.echo(summary["phrase"]["why"])
+    for view in summary["views"]:
+        similarity = "" if view["similarity"] is None else f"similarity {view['similarity']:.2f}, "
+        found = "" if view["found"] else "not found, "
+        typer.echo(f"{view['photo']}: {found}{similarity}consistency {view['consistency']:.2f}; {view['why']}")
+    for note in summary["notes"]:
+        typer.echo(f"note: {note}")
+    typer.echo(f"{summary['object']}: consistency {summary['consistency']:.2f}; {summary['why']}; all in {output}")
+
+
+@app.command("app")
+def pages(
+    page: Annotated[str, typer.Argument(help="photo, clip, products or multiview; all by default")] = "",
+    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 for other computers")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen at")] = 8866,
+    shared: Annotated[
+        bool, typer.Option(help="others come too, e.g. through a proxy: no folders of this computer")
+    ] = False,
+    keep: Annotated[bool, typer.Option(help="keep the visitors' folders when their visits end")] = False,
+    hours: Annotated[float, typer.Option(help="after which a visit without an open page ends")] = 12.0,
+    workers: Annotated[int, typer.Option(help="pieces of long work at one time; as many as cores by default")] = 0,
+    folder: Annotated[Path | None, typer.Option(help="for the visitors' files; outputs/app by default")] = None,
+    root_path: Annotated[str, typer.Option(help="path before that of the pages, behind a proxy: /cutouts")] = "",
+    browser: Annotated[bool, typer.Option(help="open the page in a browser")] = True,
+    models: Models = None,
+) -> None:
+    """Serve pages that need no code: upload, click, download. They are open to this computer alone, unless shared."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # work side by side would wait for its own threads busily
+    from nbhelpers.app.server import Serving, serve
+
+    serving = Serving(host, port, shared, keep, hours, workers, models, folder, root_path.rstrip("/"))
+    serve(serving, page, browser=browser)
 
 
 @rotoscoping_app.command("extract")
