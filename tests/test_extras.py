@@ -207,6 +207,8 @@ def test_a_missing_package_is_one_error_with_the_command(extra, module, use, tmp
     if module == "ipycanvas":
         pytest.importorskip("ipycanvas")
         importlib.import_module("nbhelpers.widgets")
+    if module == "transformers":
+        pytest.importorskip("diffusers")  # it notes at its first import, for good, that transformers is missing
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(NbHelpersError, match=re.escape(f"pip install 'nbhelpers[{extra}]'")) as told:
         use(tmp_path)
