@@ -326,7 +326,8 @@ class LabelPropagation(ClipTracker):
             for index in anchors:
                 self._search(state, object_id, index)
         memory = [track.anchors[index].memory for index in anchors]
-        source, side = track.source(frame, step), mask_side(self.segmenter, state.embedding(frame))
+        embedding = state.embedding(frame)
+        source, side = track.source(frame, step), mask_side(self.segmenter, embedding)
         for index in track.before(frame, step, MAX_RECENT, state.stride):
             if index not in track.recent:
                 if (joined := track.joined(index)) is None:
@@ -338,8 +339,7 @@ class LabelPropagation(ClipTracker):
                 track.recent[index] = encode_memory(index, maps, state.means, probability)
             memory.append(track.recent[index])
         track.keep_recent(frame, MAX_RECENT + 1)
-        embedding = state.embedding(frame)
-        maps = self._maps(state, frame)
+        frames, maps = [keys.frame for keys in memory], self._maps(state, frame)
         if state.fusion is None:
             votes = vote(frame, maps, state.means, memory)
         else:
@@ -349,7 +349,7 @@ class LabelPropagation(ClipTracker):
         distractors: list[tuple[Instance | None, np.ndarray]] = []
         own, center = None, (0.0, 0.0)
         if self._tracks_distractors(state) and source is not None:
-            own = track.instance(frame, step, source, [keys.frame for keys in memory])
+            own = track.instance(frame, step, source, frames)
             if own is not None:
                 probability, distractors, center = self._among_distractors(
                     state, object_id, own, source, frame, step, probability, memory
@@ -359,14 +359,14 @@ class LabelPropagation(ClipTracker):
         weights = self._weights(state, track, anchors[0])
         decoded = decode_map(self.segmenter, embedding, probability, weights)
         logits, score = decoded.logits, soft_iou((decoded.logits > 0).astype(np.float32), probability)
+        taken = np.zeros(logits.shape, bool)
         for _, distractor in distractors:  # a cell belongs to one instance
-            logits = np.where((distractor > 0) & (probability < 0.5), np.minimum(logits, -distractor), logits)
-        window = self._window(state, track, logits, [keys.frame for keys in memory])
+            foreign = (distractor > 0) & (probability < 0.5)
+            logits = np.where(foreign, np.minimum(logits, -distractor), logits)
+            taken |= foreign
+        window = self._window(state, track, logits, frames)
         if window is not None:
-            taken = np.zeros(logits.shape, bool)
-            for _, distractor in distractors:
-                taken |= (distractor > 0) & (probability < 0.5)
-            logits, score = self._decode_window(state, track, frame, window, logits, [k.frame for k in memory], taken)
+            logits, score = self._decode_window(state, track, frame, window, logits, frames, taken)
         inside = resize_map((logits > 0).astype(np.float32), len(probability)) > 0.5
         if inside.sum() < MIN_AREA * track.anchors[anchors[0]].area:
             return None, 1 - decoded.agreement, None, None
