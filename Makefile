@@ -76,7 +76,7 @@ lint: install types  ## check style, spelling and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell
 
-types: install  ## check types with pyright, in the rooms that pyproject.toml lists
+types: install  ## check types with pyright
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: install  ## fix style and strip outputs from the notebooks

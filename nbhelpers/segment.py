@@ -106,7 +106,7 @@ class ClickSession:
         self._floor = 1  # the first object cannot be undone
         self._active = next(iter(self.log.objects()), None)
         self._embedding: Embedding | None = None
-        self._boxes: Float[np.ndarray, "n 4"] | None = None
+        self._boxes: Float[np.ndarray, "n 4"] = np.empty((0, 4))
         self._predictions: dict[tuple, Prediction] = {}
         self._listeners: list[Callable[[], object]] = []
         self.seconds: float | None = None
@@ -147,7 +147,9 @@ class ClickSession:
     def mask(self, name: str | None = None) -> Bool[np.ndarray, "h w"]:
         """The mask of an object at photo size; empty before the first prompt."""
         prediction = self.prediction(name)
-        return np.zeros(self.size, bool) if prediction is None else prediction.mask(self.candidate(name))
+        if prediction is None:
+            return np.zeros(self.size, bool)
+        return prediction.mask(_candidate(prediction, self.prompts(name)))
 
     def masks(self) -> dict[str, Bool[np.ndarray, "h w"]]:
         """The masks of all objects that have a prompt, by name."""
@@ -172,13 +174,18 @@ class ClickSession:
         chosen = self.detector is not None or prompts.candidate is not None or prompts.before is not None
         if chosen and prompts.points and prompts.box is None and prompts.mask_rle is None:
             what["corrects"] = True
-        return self._do("point.add", name, x=float(x), y=float(y), label=int(label), **what)
+        prediction = self._do("point.add", name, x=float(x), y=float(y), label=int(label), **what)
+        assert prediction is not None  # there is a point
+        return prediction
 
     def move(self, index: int, x: float, y: float, *, name: str | None = None) -> Prediction:
         """Move point ``index`` of an object to ``(x, y)``."""
         prompts = self.prompts(name)
         alone = prompts.labels == (INCLUDE,) and prompts.box is None and prompts.mask_rle is None
-        return self._do("point.move", name, index=int(index), x=float(x), y=float(y), **self._whole(x, y, alone))
+        what = self._whole(x, y, alone)
+        prediction = self._do("point.move", name, index=int(index), x=float(x), y=float(y), **what)
+        assert prediction is not None  # there is a point
+        return prediction
 
     def remove(self, index: int, *, name: str | None = None) -> Prediction | None:
         """Remove point ``index`` of an object."""
@@ -205,10 +212,8 @@ class ClickSession:
 
     def next_candidate(self, *, name: str | None = None) -> int:
         """Select the next candidate mask, cyclically; return its index."""
-        current = self.candidate(name)
-        if current is None:
-            raise NbHelpersError("there is no candidate mask yet", do="click on the photo first")
-        index = (current + 1) % len(self.prediction(name))
+        prediction, current = self._predicted(name)
+        index = (current + 1) % len(prediction)
         self.choose_candidate(index, name=name)
         return index
 
@@ -285,7 +290,8 @@ class ClickSession:
         masks = self.masks()
         if not masks:
             raise NbHelpersError("there is no mask to save yet", do="click on the photo first")
-        scores = {name: float(self.prediction(name).scores[self.candidate(name)]) for name in masks}
+        chosen = {name: self._predicted(name) for name in masks}
+        scores = {name: float(prediction.scores[index]) for name, (prediction, index) in chosen.items()}
         paths = save_masks(folder, self.name, self.image, masks, scores, self.file_name, formats)
         if "prompts" in formats:
             stem = paths[-1].name.removesuffix(".coco.json")
@@ -334,13 +340,19 @@ class ClickSession:
         self._changed()
         return prediction
 
+    def _predicted(self, name: str | None) -> tuple[Prediction, int]:
+        """The candidate masks of an object, and the index of the selected one; an error before the first prompt."""
+        prediction = self.prediction(name)
+        if prediction is None:
+            raise NbHelpersError("there is no candidate mask yet", do="click on the photo first")
+        return prediction, _candidate(prediction, self.prompts(name))
+
     def _predict_prompts(self, prompts: ObjectPrompts) -> Prediction | None:
         """The candidate masks of prompts, given the logits of the mask that they correct; None without prompts."""
         prompt = prompts.prompt()
         if prompt is None:
             return None
-        before = None if prompts.before is None else self._predict_prompts(prompts.before)
-        if before is not None:
+        if prompts.before is not None and (before := self._predict_prompts(prompts.before)) is not None:
             prompt = Prompt(prompt.points, prompt.labels, mask=before.logits[_candidate(before, prompts.before)])
         return self._predict(prompt)
 

@@ -1,5 +1,6 @@
 """What the adapters of torch networks share: precision, overflow of half precision, and embeddings kept on disk."""
 
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -80,6 +81,8 @@ def test_an_image_is_encoded_once_and_all_get_the_same(tmp_path):
     inner = ColourSegmenter()
     segmenter = CachedSegmenter(inner, tmp_path)
     assert isinstance(segmenter, FeatureSegmenter) and segmenter.name == "colours"
+    for member in ("name", "device", "encode", "predict", "predict_points", "features"):
+        inspect.getattr_static(segmenter, member)  # how isinstance looks from Python 3.12 on
     image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     first, second = segmenter.encode(image), segmenter.encode(image.copy())
     assert inner.encoded == 1 and len(list(tmp_path.rglob("*.pt"))) == 1

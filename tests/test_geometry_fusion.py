@@ -349,6 +349,8 @@ def test_a_returning_object_is_prompted_again_by_any_tracker(clip):
             return type(tracked)(frame, {1: empty}, frozenset({1}), tracked.prompted)
 
     tracker = Lost()
+    with pytest.raises(NbHelpersError, match="cannot be given geometry"):  # it knows no fusion
+        GeometryTracker(tracker, SceneGeometry(grid=GRID), reprompt=True, scene=clip.scene)
     fused = GeometryTracker(tracker, SceneGeometry(grid=GRID), None, places=False, reprompt=True, scene=clip.scene)
     fused.max_motion = 1
     state = fused.open(clip)

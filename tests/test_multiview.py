@@ -516,6 +516,14 @@ def test_a_result_is_a_sequence_of_views(folder):
     assert result.figure().data
 
 
+def test_a_result_without_a_scene_has_no_3d_plot(folder):
+    photo = sorted((folder / "photos").iterdir())[0]
+    result = maker().segment([photo], click={0: [(40, 30)]})
+    assert result.scene is None
+    with pytest.raises(NbHelpersError, match="nothing to draw"):
+        result.figure()
+
+
 def test_results_of_other_photos_stay(folder, caplog):
     from nbhelpers.multiview.results import save_result
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from nbhelpers.app.visits import is_clip
 from nbhelpers.app.words import plain
@@ -23,6 +23,7 @@ from nbhelpers.core.files import replacing, write_text
 
 log = logging.getLogger(__name__)
 FORMAT = "nbhelpers page 1"
+SessionT = TypeVar("SessionT")
 STORED = (".png", ".jpg", ".mov", ".mp4", ".webm", ".glb")  # compressed already
 
 
@@ -89,7 +90,7 @@ class Workers:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-class Job:
+class Job(Generic[SessionT]):
     """What all jobs share. A job opens files, works in the background, and packs a download.
 
     A subclass implements `open_files` and `start_example`, and saves in `state` what `resume` needs.
@@ -127,7 +128,7 @@ class Job:
         self.folder, self.models = folder, models
         self._workers = workers
         self.room = folder / "work-0"
-        self.session: Any = None
+        self.session: SessionT | None = None
         self.opening = False
         self.changes = 0
         self.files: list[Path] = []
@@ -169,6 +170,17 @@ class Job:
         from nbhelpers.models.load import load
 
         return load(task, None, None, self.models)
+
+    @property
+    def opened(self) -> SessionT:
+        """The session.
+
+        Raises:
+            NbHelpersError: no files were opened yet.
+        """
+        if self.session is None:
+            raise NbHelpersError("nothing is open yet", do=f"choose {self.upload.lower()} first")
+        return self.session
 
     @property
     def is_open(self) -> bool:
@@ -284,8 +296,8 @@ class Job:
             work: does it; calls `report` now and then.
         """
         with self._lock:
-            if self.working:
-                self.say(f"One thing at a time: {self.progress.text.lower()} first. Press Stop to end it.", error=True)
+            if (progress := self.progress) is not None:
+                self.say(f"One thing at a time: {progress.text.lower()} first. Press Stop to end it.", error=True)
                 return
             self.progress, self._stopping = Progress(f"Waiting for its turn: {text.lower()}"), False
         self.changed()
@@ -314,9 +326,9 @@ class Job:
 
     def stop(self) -> None:
         """End the work after the step in progress; what is done is kept."""
-        if self.working:
+        if (progress := self.progress) is not None:
             self._stopping = True
-            self.progress = Progress("Stopping after this step", self.progress.fraction)
+            self.progress = Progress("Stopping after this step", progress.fraction)
             self.changed()
 
     def start_over(self) -> None:

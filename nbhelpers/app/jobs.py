@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def sample_file(name: str) -> Path:
     return fetched(name, progress=False)
 
 
-class PhotoTask(Job):
+class PhotoTask(Job[ClickSession]):
     """Click objects in photos, download cut-outs.
 
     Attributes:
@@ -57,7 +57,6 @@ class PhotoTask(Job):
         index: its number.
     """
 
-    session: ClickSession | None
     page, title = "photo", "Cut out an object"
     steps = (
         "Choose photos, or look at the example.",
@@ -82,8 +81,8 @@ class PhotoTask(Job):
         name, point, what = self.example
 
         def first() -> None:
-            self.session.rename_object(self.session.active, what)
-            self.session.click(*point)
+            self.opened.rename_object(self.opened.active, what)
+            self.opened.click(*point)
 
         self.take([sample_file(name)], first)
         self.say(f"The {what} was cut out with one click. Click on to correct it, or download the cut-out.")
@@ -144,7 +143,7 @@ class PhotoTask(Job):
         self.say(f"Click the object that you want to cut out.{many}")
 
 
-class ClipTask(Job):
+class ClipTask(Job[RotoSession]):
     """Click an object in a clip, follow it, correct it, download mattes.
 
     Attributes:
@@ -153,7 +152,6 @@ class ClipTask(Job):
         frame: that was tracked last.
     """
 
-    session: RotoSession | None
     page, title = "clip", "Cut an object out of a clip"
     steps = (
         "Choose a clip, or look at the example.",
@@ -190,7 +188,7 @@ class ClipTask(Job):
 
     def go_on(self) -> None:
         """Follow on, if that was cut off."""
-        if self.state.get("follow") and self.session.prompted_frames():
+        if self.state.get("follow") and self.opened.prompted_frames():
             self._follow("all")
 
     def start_example(self) -> None:
@@ -198,22 +196,16 @@ class ClipTask(Job):
         name, part, point, what = self.example
 
         def first() -> None:
-            self.session.rename_object(self.session.active, what)
+            self.opened.rename_object(self.opened.active, what)
             self.report(0, 1, "Looking at the first frame")
-            self.session.click(*point, frame=0)
+            self.opened.click(*point, frame=0)
 
         self.take([sample_file(name)], first, part=part)
         self._follow("forward")
 
     def follow(self, direction: str = "all") -> None:
         """Follow the objects ``"forward"`` or ``"back"`` from the current frame, or through ``"all"`` of the clip."""
-
-        def work() -> None:
-            if self.session is None:
-                raise NbHelpersError("there is no clip yet", do="choose one first")
-            self._follow(direction)
-
-        self.start("Following the object", work)
+        self.start("Following the object", lambda: self._follow(direction))
 
     def stop(self) -> None:
         """End the work after the frame in progress."""
@@ -244,7 +236,7 @@ class ClipTask(Job):
 
     def _follow(self, direction: str) -> None:
         """Follow, frame by frame."""
-        session = self.session
+        session = self.opened
         if not session.prompted_frames():
             raise NbHelpersError("nothing was clicked yet", do="click the object on a frame first")
         self.state["follow"] = True
@@ -275,13 +267,14 @@ class ClipTask(Job):
                 done += 1
                 self.report(done, max(count, 2), f"Following the object: frame {self.frame}")
         finally:
-            steps.close()
+            if isinstance(steps, Generator):
+                steps.close()
         if self._stopping:  # the session ended the steps
             raise StopWorkError
         return done
 
     def _say_outcome(self, done: int) -> None:
-        session = self.session
+        session = self.opened
         doubtful = sorted({frame for name in session.objects for frame in session.doubtful_frames(name)})
         missing = sum(session.state(frame) == "gone" for frame in range(len(session.frames)))
         text = f"Followed through {done} frames." if done else "All frames are up to date."
@@ -291,22 +284,18 @@ class ClipTask(Job):
             text += f" Look at frame {doubtful[0]}, which may be wrong: click there to correct it, and follow again."
         else:
             text += " Play the clip, then download."
-        why = [
-            f"Frame {frame}: {plain(session.drift(frame).why)}"
-            for frame in doubtful
-            if session.drift(frame) is not None
-        ]
+        drifts = ((frame, session.drift(frame)) for frame in doubtful)
+        why = [f"Frame {frame}: {plain(drift.why)}" for frame, drift in drifts if drift is not None]
         self.say(text, why)
 
 
-class ProductTask(Job):
+class ProductTask(Job[ProductSession]):
     """Click a product once, find it in all photos, confirm or reject, download a table and cut-outs.
 
     Attributes:
         session: of the photos.
     """
 
-    session: ProductSession | None
     page, title = "products", "Find a product in photos"
     steps = (
         "Choose photos, or look at the example.",
@@ -354,20 +343,14 @@ class ProductTask(Job):
 
         def first() -> None:
             self.report(0, 1, "Looking at the product")
-            self.session.click(*point, view=0)
+            self.opened.click(*point, view=0)
 
         self.take([*files, *(sample_file(name) for name in others)], first)
         self._find()
 
     def find(self) -> None:
         """Search the photos that were not searched yet."""
-
-        def work() -> None:
-            if self.session is None:
-                raise NbHelpersError("there are no photos yet", do="choose some first")
-            self._find()
-
-        self.start("Finding the product", work)
+        self.start("Finding the product", self._find)
 
     def write_results(self, folder: Path) -> str:
         """Write table, COCO file, masks and cut-outs."""
@@ -382,7 +365,7 @@ class ProductTask(Job):
 
     def _find(self) -> None:
         """Search, photo by photo."""
-        session = self.session
+        session = self.opened
         if not session.references:
             raise NbHelpersError("the product was not clicked yet", do="press Add and click it in one of the photos")
         count, done = len(session.photos) - len(session.searched), 0
@@ -402,7 +385,7 @@ class ProductTask(Job):
         self._say_outcome()
 
     def _say_outcome(self) -> None:
-        session = self.session
+        session = self.opened
         found = sum(result.status == "found" for result in session.results)
         text = f"Found in {found} of {len(session.results)} photos. Say Yes or No where you know better."
         if problems := list(session.problems):
@@ -412,7 +395,7 @@ class ProductTask(Job):
         self.say(text, details)
 
 
-class SceneTask(Job):
+class SceneTask(Job[ViewsSession]):
     """The same object in photos from several sides, from a phrase or a click.
 
     Attributes:
@@ -421,7 +404,6 @@ class SceneTask(Job):
         phrase: what to look for, in words; may be empty.
     """
 
-    session: ViewsSession | None
     page, title = "multiview", "The same object from all sides"
     steps = (
         "Choose photos of one scene from several sides, or a video that goes around it, or look at the example.",
@@ -456,7 +438,7 @@ class SceneTask(Job):
 
     def go_on(self) -> None:
         """Find again what was found, or looked for, when the work was cut off."""
-        if self.phrase or self.session.prompted:
+        if self.phrase or self.opened.prompted:
             self._find(self.phrase)
 
     def start_example(self) -> None:
@@ -467,13 +449,7 @@ class SceneTask(Job):
 
     def find(self, phrase: str) -> None:
         """Find what a phrase means in all photos; without one, what was clicked."""
-
-        def work() -> None:
-            if self.session is None:
-                raise NbHelpersError("there are no photos yet", do="choose some first")
-            self._find(phrase.strip())
-
-        self.start("Looking for it", work)
+        self.start("Looking for it", lambda: self._find(phrase.strip()))
 
     def solve(self) -> None:
         """Find what was clicked in all photos."""
@@ -498,7 +474,7 @@ class SceneTask(Job):
 
     def _find(self, phrase: str) -> None:
         """Find what a phrase means, or what was clicked."""
-        session = self.session
+        session = self.opened
         if phrase:
             parse_phrase(phrase)  # before expensive steps
         elif not session.prompted:

@@ -15,9 +15,12 @@ from nbhelpers.app.jobs import ClipTask, PhotoTask, ProductTask, SceneTask
 from nbhelpers.app.words import plain
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
+from nbhelpers.multiview.session import ViewsSession
 from nbhelpers.product_matching.report import Detection, MatchedPhoto
+from nbhelpers.product_matching.session import ProductSession
+from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.segment import ClickSession
-from nbhelpers.widgets.base import Current, Panels, SessionWidget
+from nbhelpers.widgets.base import Current, Panels, SessionT_co, SessionWidget
 from nbhelpers.widgets.click import ClickWidget
 from nbhelpers.widgets.frame_stage import legend_html
 from nbhelpers.widgets.frames import FramesWidget
@@ -89,7 +92,7 @@ def each_visitor_draws_apart() -> None:
     trait.default_value, trait.make_dynamic_default = Undefined, manager
 
 
-class OnPage(SessionWidget):
+class OnPage(SessionWidget[SessionT_co]):
     """A session's widget on a page: changes that other threads make are shown; it has no field for paths.
 
     The picture is large, with the controls beside it, or below it where the page is narrow.
@@ -112,7 +115,7 @@ class OnPage(SessionWidget):
     def _session_changed(self) -> None:
         self._bind(super()._session_changed)()
 
-    def show_tips(self, box: widgets.Widget | None = None) -> None:
+    def show_tips(self, box: widgets.DOMWidget | None = None) -> None:
         """Give each box with one slider the slider's tip, which ipywidgets shows on descriptions alone."""
         box = box or self
         children = getattr(box, "children", ())
@@ -136,7 +139,7 @@ class OnPage(SessionWidget):
         self.show_tips()
 
 
-class PageClick(OnPage, ClickWidget):
+class PageClick(OnPage[ClickSession], ClickWidget):
     """The click widget on a page."""
 
     def __init__(self, job: PhotoTask | ProductTask, session: ClickSession | None = None):
@@ -150,7 +153,7 @@ class PageClick(OnPage, ClickWidget):
         return ""
 
 
-class PageFrames(OnPage, FramesWidget):
+class PageFrames(OnPage[RotoSession], FramesWidget):
     """The frames widget on a page; the job follows the objects, so that a reload does not end it."""
 
     def __init__(self, job: ClipTask):
@@ -210,7 +213,7 @@ class PageFrames(OnPage, FramesWidget):
             self.refresh()
 
 
-class PageGallery(OnPage, GalleryWidget):
+class PageGallery(OnPage[ProductSession], GalleryWidget):
     """The gallery on a page; the job searches, with a bar and a stop button."""
 
     def __init__(self, job: ProductTask):
@@ -245,7 +248,7 @@ class PageGallery(OnPage, GalleryWidget):
         return PageClick(self.job, session)
 
 
-class PageViews(OnPage, ViewsWidget):
+class PageViews(OnPage[ViewsSession], ViewsWidget):
     """The views widget on a page; the job solves, with a bar and a stop button."""
 
     def __init__(self, job: SceneTask):

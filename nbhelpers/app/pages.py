@@ -1,4 +1,6 @@
 """What visitors see: a page a job and a start page, from Solara's components and the notebooks' widgets."""
+# pyright: reportPrivateImportUsage=false
+# solara's own names are imported in its __init__ without being listed there as exports
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ import ipywidgets as widgets
 import reacton.ipyvuetify as v
 import solara
 import solara.lab
+from solara.server import settings
 
 from nbhelpers.app.job import Job, Workers
 from nbhelpers.app.jobs import JOBS, MATTES, ClipTask, PhotoTask, ProductTask, SceneTask
@@ -65,14 +68,14 @@ def use_changes(job: Job) -> None:
 
 @solara.component
 def Button(  # noqa: N802
-    text: str, tip: str, on_click: Callable[[], object], icon: str = "", disabled: bool = False, primary: bool = False,
+    text: str, tip: str, on_click: Callable[[], None], icon: str = "", disabled: bool = False, primary: bool = False,
     name: str = "",
 ):  # fmt: skip
     """A button with a tip."""
     solara.Button(
         text,
         on_click=on_click,
-        icon_name=icon or None,
+        icon_name=icon,
         disabled=disabled,
         color="primary" if primary else None,
         outlined=not primary,
@@ -271,8 +274,9 @@ def Phrase(job: SceneTask):  # noqa: N802
 def Overview(job: SceneTask):  # noqa: N802
     """The object in all photos, side by side, and in space."""
     result = job.result
+    assert result is not None  # see `Stage`
 
-    def pictures() -> list[widgets.Widget]:
+    def pictures() -> list[widgets.HTML]:
         captions = [f"{view.name}: {'found' if view.found else 'not found'}" for view in result]
         overlays = [encode_photo(fit(view.overlay, THUMBNAIL_SIDE), preview=True) for view in result]
         made = [widgets.HTML(thumbnails(overlays, captions, THUMBNAIL_SIDE))]
@@ -351,7 +355,7 @@ def Start():  # noqa: N802
 
 def _root() -> str:
     """The path under which the app is served, for links."""
-    return (solara.server.settings.main.root_path or "").rstrip("/")
+    return (settings.main.root_path or "").rstrip("/")
 
 
 @functools.cache
@@ -383,7 +387,7 @@ class Site:
     jobs: dict[str, Callable[[Path, Workers], Job]]
 
 
-site: Site | None = None
+site: Site
 """Set by `nbhelpers.app.server` before the first visitor comes."""
 
 

@@ -161,12 +161,13 @@ class Upload:
 
     Attributes:
         name: of the file, for messages.
-        path: where it lies at the end.
+        path: where it lies at the end; set then.
     """
+
+    path: Path
 
     def __init__(self, folder: Path, name: str):
         self._folder, self.name = folder, name
-        self.path: Path | None = None
         self.file: Any = None
         own = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         uploads = folder / "uploads"

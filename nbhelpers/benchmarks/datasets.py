@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -379,7 +380,7 @@ class ObjectPhotos:
             yield ObjectOnPhoto(f"{name}/{value}", path, values == value, values == VOID)
 
 
-def coco_mask(segmentation: object, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+def coco_mask(segmentation: dict[str, Any] | list[list[float]], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """The mask of an annotation of COCO: run lengths or a list of polygons."""
     if isinstance(segmentation, dict):
         return decode_rle(segmentation, size)

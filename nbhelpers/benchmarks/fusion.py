@@ -246,7 +246,9 @@ def _redkitchen(folder: Path, name: str, step: int) -> FusionClip:
     pictures, scene = _opened_redkitchen(str(folder))
     outlined = {int(frame) for frames in _outlines().values() for frame in frames}
     if max(outlined) >= len(pictures):
-        raise NbHelpersError("frames of the red kitchen are missing", given=len(pictures), expected=max(outlined) + 1)
+        raise NbHelpersError(
+            "frames of the red kitchen are missing", given=len(pictures), expected=f"{max(outlined) + 1}"
+        )
     chosen = sorted(outlined | set(range(0, len(pictures), step)))
     frames = Frames([str(pictures[number]) for number in chosen])
     masks = {}

@@ -105,7 +105,7 @@ def shell_game(seed: int, cut_outs: Sequence[CutOut], scenes: Mapping[str, np.nd
     """
     kind = KINDS[seed % len(KINDS)]
     rng = np.random.default_rng(seed)
-    cut_out = cut_outs[rng.integers(len(cut_outs))]
+    cut_out = cut_outs[int(rng.integers(len(cut_outs)))]
     stems = sorted(set(scenes) - {cut_out.source})
     scene = _cover(scenes[stems[rng.integers(len(stems))]])
     instances = int(rng.integers(3, 6))
@@ -308,7 +308,8 @@ class OneObject:
         session = RotoSession(clip, tracker)
         truth = clip.mask(0)
         if self.start == "click":
-            session.click(*map(float, deepest_points(truth, 1, 1)[0]))
+            x, y = deepest_points(truth, 1, 1)[0].tolist()
+            session.click(x, y)
         else:
             session.set_mask(truth)
         clock = time.perf_counter()
@@ -348,8 +349,8 @@ class OneObject:
         rate = alarms / max(1, sum(record["frames"] - 1 for record in records))
         shared = {"switches": len(found), "named": sum(named)}
         if self.dataset == "shell-game":
-            return rounded({"iou": np.mean(ious), "right_at_end": sum(right), **shared, "false_alarms": rate})
-        return rounded({"false_alarms": rate, "iou": np.mean(ious)})
+            return rounded({"iou": float(np.mean(ious)), "right_at_end": sum(right), **shared, "false_alarms": rate})
+        return rounded({"false_alarms": rate, "iou": float(np.mean(ious))})
 
 
 def switches(wrong: Sequence[int]) -> list[int]:

@@ -104,7 +104,7 @@ class Clicks:
         ious, best, clicks, embedding, image, session = {}, {}, {}, None, None, None
         encoding = decoding = 0.0
         for each in opened_objects(self.dataset, str(self.folder)).read(name):
-            if embedding is None:
+            if embedding is None or image is None:
                 image, clock = load_image(each.path), time.perf_counter()
                 if self.candidate == "model":
                     embedding = segmenter.encode(image)
@@ -117,8 +117,8 @@ class Clicks:
             found = click_object(predict, each, self.most, self.jitter, self.seed)
             decoding += time.perf_counter() - clock
             ious[each.name] = [round(value, 4) for value in found.ious]
-            first = segmenter.predict(embedding, Prompt(found.clicks[0][0])) if found.clicks else ()
-            best[each.name] = round(max((_counted_iou(first.mask(i), each) for i in range(len(first))), default=1.0), 4)
+            first = segmenter.predict(embedding, Prompt(found.clicks[0][0])).masks if found.clicks else ()
+            best[each.name] = round(max((_counted_iou(mask, each) for mask in first), default=1.0), 4)
             clicks[each.name] = [[x, y, label] for (x, y), label in found.clicks]
             if self.pictures:
                 file = Path(self.pictures) / f"{each.name.replace('/', '-')}.png"
@@ -166,7 +166,8 @@ def session_predictor(session: ClickSession) -> Predict:
     name = session.add_object()
 
     def predict(prompt: Prompt) -> np.ndarray:
-        session.click(*prompt.points[-1].tolist(), int(prompt.labels[-1]), name=name)
+        x, y = prompt.points[-1].tolist()
+        session.click(x, y, int(prompt.labels[-1]), name=name)
         return session.mask(name)
 
     return predict

@@ -319,6 +319,7 @@ class OpenVocabulary:
             result = segment(
                 image, class_map.names, settings=settings, segmenter=segmenter, class_map=class_map, embedding=embedding
             )
+            assert result.instances.class_id is not None
             table = np.append(result.instances.class_id, -1)
             instances = table[result.instance_map]
             laid = np.where(instances >= 0, instances, labels)
@@ -440,13 +441,10 @@ def model_name(task: str, model: Any) -> str:
 def labels_of(class_map: ClassMap, background_below: float = 0.0) -> Int[np.ndarray, "H W"]:
     """The most probable class of each pixel of the photo; class 0 where it has less than ``background_below``."""
     probabilities: Float32[np.ndarray, "n h w"] = class_map.probabilities
-    best, value = None, None
+    best, value = np.zeros(class_map.size, np.int64), np.full(class_map.size, -np.inf, np.float32)
     for index, plane in enumerate(probabilities):  # one enlarged plane at a time: 171 of them would take gigabytes
         if plane.shape != class_map.size:
             plane = cv2.resize(plane, class_map.size[::-1], interpolation=cv2.INTER_LINEAR)
-        if best is None:
-            best, value = np.zeros(plane.shape, np.int64), plane.copy()
-            continue
         higher = plane > value
         best[higher], value[higher] = index, plane[higher]
     return np.where(value < background_below, 0, best) if background_below else best

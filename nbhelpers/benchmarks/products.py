@@ -18,7 +18,7 @@ from nbhelpers.benchmarks.metrics import average_precision, rounded
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit, load_image, save_image
-from nbhelpers.core.masks import box_of, components, fill_holes, iou, polygon_mask
+from nbhelpers.core.masks import components, fill_holes, iou, polygon_mask, tight_box
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video import Frames
 from nbhelpers.product_matching.features import describe_reference
@@ -56,7 +56,7 @@ class CutOut:
     @property
     def rgba(self) -> np.ndarray:
         """The object alone with a soft edge, as ``(h, w, 4) float32`` from 0 to 1."""
-        x0, y0, x1, y1 = box_of(self.mask)
+        x0, y0, x1, y1 = tight_box(self.mask)
         alpha = cv2.GaussianBlur(cv2.erode(self.mask.astype(np.float32), np.ones((3, 3))), (0, 0), 0.8)
         colour = self.photo.astype(np.float32) / 255
         return np.dstack([colour, alpha])[y0:y1, x0:x1]
@@ -211,7 +211,7 @@ def _lit(rgba, rng):
 
 def _hide(scene, truth, rgba, rng):
     """Another object over the edge of the product, so that at most HIDDEN of it goes."""
-    x0, y0, x1, y1 = box_of(truth)
+    x0, y0, x1, y1 = tight_box(truth)
     side = max(x1 - x0, y1 - y0)
     cover = _lit(_turn(rgba, rng.uniform(-TURN, TURN), 0.7 * side / max(rgba.shape[:2])), rng)
     h, w = (min(a, b) for a, b in zip(cover.shape[:2], scene.shape[:2], strict=True))
@@ -357,7 +357,9 @@ class ProductPhotos:
             },
         }
 
-    def _candidates(self, key: str, photo: Any, models, gallery: Gallery, settings: ProductSettings) -> PhotoProposals:
+    def _candidates(
+        self, key: str, photo: Any, models: tuple[Any, Any], gallery: Gallery, settings: ProductSettings
+    ) -> PhotoProposals:
         """The candidates of a photo, from the cache where they are there."""
         file = Path(self.cache).expanduser() / f"{key}-{gallery.digest[:8]}.npz"
         if not file.is_file():

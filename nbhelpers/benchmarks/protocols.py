@@ -293,7 +293,8 @@ def _facts(dataset: str, protocol: str | None, model: str) -> dict[str, Any]:
     if protocol is None:
         return facts
     name, _, pamr = protocol.partition("+")
-    return vocabulary_protocol(dataset, name, **({"pamr_steps": 10} if pamr else {})).facts() | facts
+    changes: dict[str, Any] = {"pamr_steps": 10} if pamr else {}
+    return vocabulary_protocol(dataset, name, **changes).facts() | facts
 
 
 PHOTOS: Mapping[str, int] = MappingProxyType(

@@ -81,7 +81,7 @@ def draw_lines(
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.grid(alpha=0.3)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     if len(lines) > 1:
         axes.legend(frameon=False)
     return figure

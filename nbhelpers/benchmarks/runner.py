@@ -37,7 +37,11 @@ class Benchmark(Protocol):
     """
 
     kind: str
-    measure_name: str
+
+    @property
+    def measure_name(self) -> str:
+        """What its main score is."""
+        ...
 
     @property
     def dataset(self) -> str:

@@ -22,7 +22,7 @@ from nbhelpers.benchmarks.metrics import rounded
 from nbhelpers.benchmarks.open_vocabulary import model_name, resolve
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import image_size, load_image, save_image
-from nbhelpers.core.masks import box_of, components, deepest_points, distance_to, score_clip, summarize
+from nbhelpers.core.masks import components, deepest_points, distance_to, score_clip, summarize, tight_box
 from nbhelpers.core.mattes import UNKNOWN, Mattes, MatteSettings, make_trimap
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.video import optical_flow
@@ -316,7 +316,7 @@ def write_synthetic_clip(
         frames: how many.
     """
     folder = Path(folder)
-    x0, y0, x1, y1 = box_of(mask)
+    x0, y0, x1, y1 = tight_box(mask)
     cut_out, alpha = photo[y0:y1, x0:x1], mask[y0:y1, x0:x1].astype(np.float32)
     scene = cv2.resize(background, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     post = slice(round(BAR[0] * WIDTH), round(BAR[1] * WIDTH))
@@ -422,7 +422,7 @@ class MatteSteadiness:
         """Means over the clips of each error and combination."""
         keys = [key for key in records[0] if isinstance(records[0][key], Mapping) and key != "cost"]
         means = {
-            f"{error}: {key}": np.mean([record[key][error] for record in records])
+            f"{error}: {key}": float(np.mean([record[key][error] for record in records]))
             for error in ("change", "dtssd")
             for key in keys
             if error in records[0][key]
@@ -457,7 +457,8 @@ def steadiness(
     for number, (flow, rim) in enumerate(zip(flows, rims, strict=False)):
         if rim.any():
             moved = places + flow
-            there = cv2.remap(alphas[number + 1], moved, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            # the stubs want a second map
+            there = cv2.remap(alphas[number + 1], moved, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore[reportCallIssue, reportArgumentType]
             changes.append(np.abs(there - alphas[number])[rim].mean())
             step, true_step = (each[number + 1] - each[number] for each in (alphas, truth))
             errors.append(np.sqrt(((step - true_step)[rim] ** 2).mean()))

@@ -546,7 +546,9 @@ def candidates(
 ) -> dict[str, list[ReferenceCandidate]]:
     """Candidates of each noun of a phrase: by name, plural or not; all for "object"."""
     every = [
-        ReferenceCandidate(number, name, frame.extent(points)) for number, (name, points) in enumerate(clouds.items())
+        ReferenceCandidate(number, name, extent)
+        for number, (name, points) in enumerate(clouds.items())
+        if (extent := frame.extent(points)) is not None
     ]
     out = {}
     for part in phrase.subphrases():
@@ -634,7 +636,7 @@ class CameraRecovery:
             "notes": list(scene.notes),
         }
         try:
-            known = read_scene(folder, views.paths)
+            known = None if views.paths is None else read_scene(folder, views.paths)
         except NbHelpersError:
             known = None
         both = scene.placed & known.placed if known is not None else np.zeros(len(scene), bool)

@@ -8,8 +8,9 @@ vocabulary have a lower prior. Later steps use the fused class map.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -23,6 +24,9 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Detector, Segmenter, TextEncoder
 from nbhelpers.models.values import ClassMap, Embedding, Prediction
 from nbhelpers.weights import catalog
+
+if TYPE_CHECKING:
+    import supervision
 
 MIN_SCORE = 0.1  # of a box; combined with the class map it must reach `MIN_PROBABILITY` or `MIN_BEST`
 MIN_RIVAL = 0.6  # score of a box whose class is not in the vocabulary
@@ -97,20 +101,19 @@ def detect(image: np.ndarray, words: Vocabulary, detector: Detector) -> Detected
     segmented.
     """
     found = detector.detect(image, words.classes, MIN_SCORE)
-    found = found[np.argsort(-found.confidence, kind="stable")]
-    own = found.data["detected"].tolist()
+    order = np.argsort(-np.asarray(found.confidence), kind="stable")
+    found = cast("supervision.Detections", found[order])
+    own, certainty = np.asarray(found.data["detected"]).tolist(), np.asarray(found.confidence)
     known = detector.classes(words.classes)
     queried = {name for names in known for name in names}
-    strong = [
-        name for name, score in zip(own, found.confidence, strict=True) if name not in queried and score >= MIN_RIVAL
-    ]
+    strong = [name for name, score in zip(own, certainty, strict=True) if name not in queried and score >= MIN_RIVAL]
     rivals = tuple(dict.fromkeys(strong))[:MAX_RIVALS]
     words = words.with_rivals(rivals)
     known = [*known, *((name,) for name in rivals)]
     table = {name: [i for i, names in enumerate(known) if name in names] for names in known for name in names}
     countable = [index for index, stuff in words.wanted.items() if not known[index] and not stuff]
     boxes, scores, masks = [], [], []
-    for number, (box, score, name) in enumerate(zip(found.xyxy, found.confidence.tolist(), own, strict=True)):
+    for number, (box, score, name) in enumerate(zip(found.xyxy, certainty.tolist(), own, strict=True)):
         if name not in table:
             continue
         same = _first_same(box, boxes)
@@ -256,15 +259,17 @@ def without_unknown(
     Unknown words still compete but are not segmented. A text encoder with a closed vocabulary has a method ``nearest``
     and a threshold ``min_similarity``; CLIP accepts any word.
     """
-    if not hasattr(text_encoder, "nearest"):
+    nearest_to: Callable[[str], list[tuple[str, float]]] | None = getattr(text_encoder, "nearest", None)
+    if nearest_to is None:
         return words, ()
+    min_similarity: float = getattr(text_encoder, "min_similarity", 0.0)
     wanted, notes = dict(words.wanted), []
     classes = [()] * words.count if detector is None else detector.classes(words.classes[: words.count])
     for index, (names, own) in enumerate(zip(words.classes, classes, strict=False)):
         if own or words.wanted.get(index, True):
             continue
-        nearest = max((text_encoder.nearest(name) for name in names), key=lambda each: each[0][1])
-        if nearest[0][1] < text_encoder.min_similarity:
+        nearest = max((nearest_to(name) for name in names), key=lambda each: each[0][1])
+        if nearest[0][1] < min_similarity:
             del wanted[index]
             known = [name for name, _ in nearest] + list(detector.nearest(names[0], 2) if detector else ())
             notes.append(f'"{names[0]}" is unknown and was ignored; the nearest known words are {", ".join(known)}')

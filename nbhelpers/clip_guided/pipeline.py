@@ -117,9 +117,11 @@ def segment(
     words = prepare_vocabulary(vocabulary, target, settings)
     image = load_image(image)
     segmenter = segmenter or load("segmenter")
-    if text_encoder is None and class_map is None:
-        text_encoder = load("text_encoder")
-    text_model = class_map.model if text_encoder is None else text_encoder.name
+    if class_map is None:
+        text_encoder = text_encoder or load("text_encoder")
+        text_model = text_encoder.name
+    else:
+        text_model = class_map.model if text_encoder is None else text_encoder.name
     detector, notes = detection.choose_detector(detector, text_model, settings)
     words, unknown = detection.without_unknown(words, detector, text_encoder)
     clock = _Clock()
@@ -153,7 +155,7 @@ def segment(
     return ClipGuidedResult(
         image,
         words.names,
-        None if target_id is None and target is None else _target_name(words, target),
+        None if target is None else _target_name(words, target),
         settings,
         seen.class_map,
         found.detections,
@@ -173,7 +175,7 @@ class _Clock:
     """Seconds of each stage of the `Budget`."""
 
     def __init__(self):
-        self.seconds = dict.fromkeys(("text", "detector", "image", "decoder", "merge"), 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(("text", "detector", "image", "decoder", "merge"), 0.0)
         self._last = time.perf_counter()
 
     def lap(self, part: str, merging: float = 0.0) -> None:
@@ -227,6 +229,7 @@ def _locate(
         words = boxes.words
         clock.lap("detector")
     if text_map is None:
+        assert text_encoder is not None  # one of both is there
         text_map = text_encoder.dense(photo.image, words.classes)
     else:
         words = _fitting(text_map, words, photo.image)
@@ -402,7 +405,7 @@ def _nothing_found(
 ) -> list[str]:
     """Notes on why nothing was found, or nothing of the target."""
     if len(found.detections):
-        if target_id is None or target_id in found.detections.class_id:
+        if target_id is None or target_id in np.asarray(found.detections.class_id):
             return []
         return [f"no {words.classes[target_id][0]} was found, only other classes"]
     what = ", ".join(f'"{words.classes[index][0]}"' for index in list(words.wanted)[:5])
@@ -527,7 +530,7 @@ def _write(result: ClipGuidedResult, image: np.ndarray, path: Path, output: Path
     """Write the COCO file, which names the photo, then the image, and last the record, which marks completion."""
     digest = sha256(path)
     rles = {name: encode_rle(mask) for name, mask in result.masks().items()}
-    scores = dict(zip(result.names, map(float, result.instances.confidence), strict=True))
+    scores = dict(zip(result.names, map(float, np.asarray(result.instances.confidence)), strict=True))
     save_coco(output.with_suffix(".coco.json"), to_coco(path.name, result.image.shape[:2], rles, scores, digest))
     save_image(output, image)
     record = {

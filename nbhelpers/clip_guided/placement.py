@@ -244,7 +244,7 @@ def _lower(
     grid: ClassGrid, classes: tuple[int, ...], level: float, smallest: float, free: Bool[np.ndarray, "h w"]
 ) -> float | None:
     """The highest of ten lower levels at which a class has a region, or None."""
-    for lower in np.linspace(level, 0, 11)[1:].tolist():
+    for lower in map(float, np.linspace(level, 0, 11)[1:]):
         if _parts(grid, dict.fromkeys(classes, lower), smallest, free):
             return lower
     return None

@@ -23,8 +23,18 @@ from jaxtyping import Bool, Float, Float16, Int16, UInt8
 
 from nbhelpers.clip_guided.placement import ClassGrid, PromptPlacement, add_uncovered
 from nbhelpers.clip_guided.values import ClipGuidedSettings, Conflict, CropVerification
+from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.masks import box_of, components, distinct, intersections, is_group, ranked_pairs, view_logits
+from nbhelpers.core.masks import (
+    box_of,
+    components,
+    distinct,
+    intersections,
+    is_group,
+    ranked_pairs,
+    tight_box,
+    view_logits,
+)
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.protocols import Segmenter, TextEncoder
 from nbhelpers.models.values import ClassMap, Embedding, Prediction
@@ -102,7 +112,7 @@ class Prompted:
     @property
     def cell(self) -> float:
         """Pixels of the photo in one cell of the grid."""
-        return _cell(self.shape, self.grid)
+        return _cell(self.shape.size, self.grid)
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,7 @@ def prompt(
     for number in range(settings.rounds if settings.placement == "deepest" else 1):
         if number:
             started = time.perf_counter()
-            merged, _ = merge([*points, *boxes], wanted, settings, _cell(shape, selector.grid))
+            merged, _ = merge([*points, *boxes], wanted, settings, _cell(embedding.size, selector.grid))
             covered = np.zeros(selector.grid.size, bool)
             for item in merged:
                 covered |= item.logits > 0
@@ -169,6 +179,7 @@ def prompt(
             shape = replace(prediction, logits=prediction.logits[:1], scores=prediction.scores[:1], choice=0)
         if not number and settings.placement == "deepest":
             region_boxes = _prompt_region_boxes(segmenter, embedding, selector, wanted, points)
+    assert shape is not None  # there was a point or a box
     return Prompted(selector.placement, (*points, *boxes), selector.grid, shape, selector.seconds, region_boxes)
 
 
@@ -224,6 +235,8 @@ class CandidateSelector:
     @property
     def grid(self) -> ClassGrid:
         """The class map on the grid of the masks, available after the first prediction."""
+        if self._grid is None:
+            raise NbHelpersError("the grid of the masks is not known yet", do="start(prediction)")
         return self._grid
 
     def start(self, prediction: Prediction) -> None:
@@ -261,10 +274,10 @@ class CandidateSelector:
 
     def _qualities(self, number: int, candidates: Prediction) -> tuple[np.ndarray, list[float]]:
         """Quality and agreement of each candidate."""
-        height, width = self._grid.size
+        height, width = self.grid.size
         masks = candidates.logits[:, :height, :width] > 0
         class_id, region = int(self.placement.class_ids[number]), int(self.placement.region_ids[number])
-        relative, inside = self._grid.relative(class_id), self._regions == region
+        relative, inside = self.grid.relative(class_id), self._regions == region
         agreements = [mean_inside(relative, mask) for mask in masks]
         covers = [np.count_nonzero(mask & inside) / max(1, self._areas[region]) for mask in masks]
         connected = [self._connected(number, mask, candidates.size) for mask in masks]
@@ -341,7 +354,7 @@ def _merge_instances(
     for i in sorted(boxes, key=lambda i: -proposals[i].confidence * np.count_nonzero(masks[i]) ** WHOLE):
         inside = {j: _fraction_inside(masks[i], masks[j]) for j in members}
         if inside and max(inside.values()) >= PART_INSIDE:
-            members[max(inside, key=inside.get)].append(i)
+            members[max(inside, key=inside.__getitem__)].append(i)
             fates[i] = "duplicate"
         else:
             members[i] = [i]
@@ -552,9 +565,9 @@ def empty_detections() -> supervision.Detections:
     )
 
 
-def _cell(prediction: Prediction, grid: ClassGrid) -> float:
-    """Pixels of the photo in one cell of the grid."""
-    return prediction.size[0] * prediction.size[1] / (grid.size[0] * grid.size[1])
+def _cell(size: tuple[int, int], grid: ClassGrid) -> float:
+    """Pixels of a photo of ``size`` in one cell of the grid."""
+    return size[0] * size[1] / (grid.size[0] * grid.size[1])
 
 
 def verify_crops(
@@ -662,7 +675,7 @@ def describe(kept: Iterable[CropVerification], dropped: Iterable[CropVerificatio
 
 def crop_box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
     """The bounding box ``(x0, y0, x1, y1)`` of an instance with a margin, clipped to the photo."""
-    x0, y0, x1, y1 = map(int, box_of(mask))
+    x0, y0, x1, y1 = tight_box(mask)
     margin = round(MARGIN * max(x1 - x0, y1 - y0))
     return max(0, x0 - margin), max(0, y0 - margin), min(mask.shape[1], x1 + margin), min(mask.shape[0], y1 + margin)
 

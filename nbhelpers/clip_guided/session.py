@@ -60,7 +60,7 @@ class ClipGuidedSession:
             raise NbHelpersError("the click session already has prompts", do="pass a new ClickSession")
         self.found, self.clicks = result, clicks
         self._owners: list[str] = []
-        self._seeded: dict[str, tuple[int, tuple]] = {}
+        self._seeded: dict[str, tuple[int, str]] = {}  # object -> instance, digest of its prompts
         self._current: ClipGuidedResult | None = None
         self._seed()
         clicks.seal()
@@ -226,6 +226,7 @@ class ClipGuidedSession:
     def _corrected(self) -> ClipGuidedResult:
         """Instances without corrections first, then the clicked ones, in the order of the click session."""
         found, clicks = self.found, self.clicks
+        class_ids, certainty = np.asarray(found.instances.class_id), np.asarray(found.instances.confidence)
         vocabulary = list(found.vocabulary)
         numbers = np.full(found.instance_map.shape, -1, np.int16)
         ids, confidence, owners, clicked = [], [], [], []
@@ -235,8 +236,8 @@ class ClipGuidedSession:
                 continue
             if self._is_untouched(name):
                 numbers[found.instance_map == index] = len(ids)
-                ids.append(int(found.instances.class_id[index]))
-                confidence.append(float(found.instances.confidence[index]))
+                ids.append(int(class_ids[index]))
+                confidence.append(float(certainty[index]))
                 owners.append(name)
             else:
                 clicked.append((name, index))
@@ -245,7 +246,7 @@ class ClipGuidedSession:
             if not mask.any():
                 continue
             numbers[mask] = len(ids)
-            ids.append(int(found.instances.class_id[index]) if index >= 0 else self._class_of(name, mask, vocabulary))
+            ids.append(int(class_ids[index]) if index >= 0 else self._class_of(name, mask, vocabulary))
             confidence.append(CLICK_CONFIDENCE)
             owners.append(name)
         remaining = np.flatnonzero(np.bincount(numbers.ravel() + 1, minlength=len(ids) + 1)[1:])

@@ -317,15 +317,20 @@ class ClipGuidedResult:
         return len(self.instances)
 
     @property
+    def _class_ids(self) -> np.ndarray:
+        """The class of each instance, as an index into ``vocabulary``."""
+        return np.asarray(self.instances.class_id)
+
+    @property
     def labels(self) -> Int16[np.ndarray, "h w"]:
         """The label map: index into ``vocabulary`` at each pixel, -1 for none."""
-        table = np.append(self.instances.class_id, -1).astype(np.int16)
+        table = np.append(self._class_ids, -1).astype(np.int16)
         return table[self.instance_map]
 
     @property
     def names(self) -> tuple[str, ...]:
         """The name of each instance: its class, with a number if the class has several instances."""
-        return numbered([self.vocabulary[index] for index in self.instances.class_id])
+        return numbered([self.vocabulary[index] for index in self._class_ids])
 
     def mask(self, name: str | None = None) -> Bool[np.ndarray, "h w"]:
         """The mask of a class, or of an instance given by its name in ``names``; by default of the target.
@@ -348,12 +353,12 @@ class ClipGuidedResult:
         return {
             name: self.instance_map == index
             for index, name in enumerate(self.names)
-            if self.target in (None, self.vocabulary[self.instances.class_id[index]])
+            if self.target in (None, self.vocabulary[self._class_ids[index]])
         }
 
     def summary(self) -> dict[str, Any]:
         """Numbers and names for a table or a JSON file."""
-        count = {name: int((self.instances.class_id == index).sum()) for index, name in enumerate(self.vocabulary)}
+        count = {name: int((self._class_ids == index).sum()) for index, name in enumerate(self.vocabulary)}
         share = np.bincount(self.labels.ravel() + 1, minlength=len(self.vocabulary) + 1)[1:] / self.instance_map.size
         return {
             "size": list(self.instance_map.shape),
@@ -365,7 +370,7 @@ class ClipGuidedResult:
             "seconds": {name: round(getattr(self.budget, name), 3) for name in PARTS},
             "conflicts": [str(conflict) for conflict in self.conflicts],
             "confidence_used": self.confidence_used,
-            "evidence": dict(Counter(self.instances.data["evidence"].tolist())),
+            "evidence": dict(Counter(np.asarray(self.instances.data["evidence"]).tolist())),
             "notes": list(self.notes),
         }
 
@@ -384,7 +389,7 @@ class ClipGuidedResult:
         from nbhelpers.core.images import save_image
         from nbhelpers.export.masks import save_masks
 
-        scores = dict(zip(self.names, map(float, self.instances.confidence), strict=True))
+        scores = dict(zip(self.names, map(float, np.asarray(self.instances.confidence)), strict=True))
         paths = save_masks(folder, name, self.image, self.masks(), scores, formats=formats)
         folder, stem = paths[-1].parent, paths[-1].name.removesuffix(".coco.json")
         kind = np.uint8 if len(self.vocabulary) < 256 else np.uint16

@@ -239,7 +239,7 @@ class ObjectEntry:
 
     number: int
     frames: Mapping[int | None, ObjectPrompts] = field(default_factory=dict)
-    matte: Mapping[str, float] | None = None
+    matte: Mapping[str, Any] | None = None
 
     def on(self, frame: int | None = None) -> ObjectPrompts:
         """The prompts on one frame."""
@@ -508,7 +508,7 @@ def _stroke(event: Mapping[str, Any]) -> Stroke:
     return Stroke(points, radius, bool(event.get("erase", False)))
 
 
-def _matte(settings: Mapping[str, Any] | None) -> dict[str, float] | None:
+def _matte(settings: Mapping[str, Any] | None) -> dict[str, Any] | None:
     from nbhelpers.core.mattes import MatteSettings
 
     return None if settings is None else asdict(MatteSettings(**settings))

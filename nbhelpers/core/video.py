@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import cv2
 import numpy as np
@@ -201,6 +201,12 @@ class Frames(Sequence):
     def __repr__(self) -> str:
         path = self.path if isinstance(self.path, (str, Path)) else self._source.path
         return f"Frames({str(path)!r}: {len(self)} of {self.size[1]} x {self.size[0]})"
+
+    @overload
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Frames: ...
 
     def __getitem__(self, index: int | slice) -> UInt8[np.ndarray, "h w 3"] | Frames:
         """Frame ``index`` ``(H, W, 3) uint8`` RGB, read-only; or a part of the clip.
@@ -593,16 +599,18 @@ def resize_flow(flow: Float32[np.ndarray, "h w 2"], size: tuple[int, int]) -> Fl
     return cv2.resize(flow, size[::-1], interpolation=cv2.INTER_LINEAR) * scale
 
 
-def warp_mask(
-    mask: Bool[np.ndarray, "h w"], flow: Float32[np.ndarray, "h w 2"], border: int = cv2.BORDER_CONSTANT
+def warp(
+    values: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
+    flow: Float32[np.ndarray, "h w 2"],
+    border: int = cv2.BORDER_CONSTANT,
 ) -> Float32[np.ndarray, "h w"]:
-    """How much of each pixel a mask of the other image covers, 0 to 1, warped to the image that the flow starts from.
+    """A mask (as coverage of each pixel, 0 to 1) or greyscale values, warped to the image that the flow starts from.
 
     Args:
-        mask: of the other image.
+        values: of the other image.
         flow: see `optical_flow`.
         border: what is outside of it, one of OpenCV's constants; nothing by default.
     """
-    rows, columns = np.indices(mask.shape, np.float32)
+    rows, columns = np.indices(values.shape, np.float32)
     at = columns + flow[..., 0], rows + flow[..., 1]
-    return cv2.remap(mask.astype(np.float32), *at, cv2.INTER_LINEAR, borderMode=border)
+    return cv2.remap(values.astype(np.float32), *at, cv2.INTER_LINEAR, borderMode=border)

@@ -204,7 +204,7 @@ def figures(truth: TrueMasks, arm: ArmResult, contours: bool = True) -> dict[str
     }
     if contours:
         values["j_and_f"] = [
-            (value + contour_accuracy(*(truth.counted(frame, mask) for mask in (truth.masks[frame], arm.mask(frame)))))
+            (value + contour_accuracy(truth.counted(frame, truth.masks[frame]), truth.counted(frame, arm.mask(frame))))
             / 2
             for frame, value in ious.items()
         ]
@@ -347,7 +347,7 @@ def _fitted(mask: Bool[np.ndarray, "h w"], size: Sequence[int], path: Path) -> B
     return cv2.resize(mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
-def _label_colour(folder: Path, label: str | None) -> tuple[int, int, int] | None:
+def _label_colour(folder: Path, label: str | None) -> tuple[int, ...] | None:
     """The colour of a label by CVAT's ``labelmap.txt``; None where there is no such file."""
     for path in (folder / "labelmap.txt", folder.parent / "labelmap.txt"):
         if path.is_file():
@@ -366,7 +366,7 @@ def _label_colour(folder: Path, label: str | None) -> tuple[int, int, int] | Non
     return colours[wanted[0]]
 
 
-def _read_label(path: Path, colour: tuple[int, int, int]) -> Bool[np.ndarray, "h w"]:
+def _read_label(path: Path, colour: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
     """Where a coloured mask has a colour."""
     from nbhelpers.core.images import load_image
 
@@ -378,7 +378,7 @@ def read_predictions(name: str, folder: str | Path, frames: FrameSequence) -> Ar
     found = sorted(Path(folder).expanduser().glob("*.png"))
     if len(found) != len(frames):
         raise NbHelpersError("masks and frames differ in number", given=f"{len(found)}", expected=f"{len(frames)}")
-    masks = [encode_rle(load_mask(path, tuple(frames.size))) for path in found]
+    masks = [encode_rle(load_mask(path, frames.size)) for path in found]
     return ArmResult(name, "read", masks, [1.0] * len(masks), 0.0, 0.0)
 
 
@@ -407,14 +407,13 @@ def compare_arms(
     Raises:
         NbHelpersError: a prompt outside the frame, or no such frame.
     """
-    pairs = list(arms.items() if isinstance(arms, Mapping) else arms)
     if not 0 <= frame < len(frames):
         raise NbHelpersError("the clip has no such frame", given=frame, expected=f"0 to {len(frames) - 1}")
     if truth is not None and frame in truth.masks and not truth.masks[frame].any():
         note = f"by its true mask the object is absent on frame {frame}, where it is prompted"
         truth = replace(truth, notes=(*truth.notes, note))
     runs = []
-    for name, tracker in pairs:
+    for name, tracker in dict(arms).items():
         step = None if progress is None else (lambda done, name=name: progress(name, done))
         runs.append(track(name, tracker, frames, prompt, frame, step))
     return Comparison(tuple(runs), truth)
@@ -475,7 +474,7 @@ def geometry_source(name: str | None = None, device: str | None = None) -> Geome
 
 def backbone_of(tracker: Tracker) -> str:
     """Name of the network whose features a tracker compares: a merger is trained for one."""
-    return tracker.segmenter.name if hasattr(tracker, "segmenter") else tracker.name
+    return getattr(tracker, "segmenter", tracker).name
 
 
 def default_merger(tracker: Tracker) -> nn.Module | None:
@@ -487,7 +486,7 @@ def default_merger(tracker: Tracker) -> nn.Module | None:
     return None
 
 
-def scene_of(path: str | Path | None) -> Scene | Callable[[FrameSequence], Scene] | None:
+def scene_of(path: str | Path | None) -> Callable[[FrameSequence], Scene] | None:
     """What a folder tells of cameras and depth, for the frames that are asked about; None without a folder."""
     if path is None:
         return None
@@ -644,8 +643,9 @@ def write_comparison(comparison: Comparison, frames: FrameSequence, folder: str 
 
 def telling_frames(comparison: Comparison, count: int = 1) -> list[int]:
     """The frames on which the second arm differs most from the first, in order; the first ones without true masks."""
+    frames = len(comparison.arms[0].masks)
     if comparison.truth is None or len(comparison.arms) < 2:
-        return list(range(min(count, len(comparison.arms[0].masks))))
+        return list(range(min(count, frames)))
     base, other = (frame_ious(comparison.truth, arm) for arm in comparison.arms[:2])
     return sorted(sorted(base, key=lambda frame: -abs(other[frame] - base[frame]))[:count])
 

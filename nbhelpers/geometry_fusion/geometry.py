@@ -148,14 +148,14 @@ class CellChain:
         """How far each ends off its epipolar line, in cells; the lines are those that fit most of the cells."""
         if len(self.cells) < MIN_CELLS:
             return np.empty(0)
-        pixels = [each * np.array(self.size[::-1]) for each in (self.cells, self.ends)]
+        start, end = (each * np.array(self.size[::-1]) for each in (self.cells, self.ends))
         try:
-            matrix, _ = cv2.findFundamentalMat(*pixels, cv2.USAC_MAGSAC, EXACT_FLOW, 0.999, 10000)
+            matrix, _ = cv2.findFundamentalMat(start, end, cv2.USAC_MAGSAC, EXACT_FLOW, 0.999, 10000)
         except cv2.error:  # no matrix fits, which OpenCV 5 does not expect
             return np.empty(0)
         if matrix is None or matrix.shape != (3, 3):
             return np.empty(0)
-        start, end = (np.pad(each, ((0, 0), (0, 1)), constant_values=1) for each in pixels)
+        start, end = (np.pad(each, ((0, 0), (0, 1)), constant_values=1) for each in (start, end))
         lines = start @ matrix.T
         return np.abs((end * lines).sum(1)) / np.maximum(np.hypot(lines[:, 0], lines[:, 1]), 1e-12) / self.size[1]
 
@@ -192,7 +192,7 @@ def follow_cells(frames: FrameSequence, first: int, step: int = 1) -> CellChain:
     grey = _grey(frames[first])
     height, width = grey.shape
     start = cell_centers_of((height, width), GRID).astype(np.float32)
-    texture = np.sqrt(np.maximum(cv2.cornerMinEigenVal(grey, 9, 3), 0)) * 255
+    texture = np.sqrt(np.maximum(cv2.cornerMinEigenVal(grey, 9, ksize=3), 0)) * 255
     known, end, steps = _sample(texture, start) > MIN_TEXTURE, start, 0
     while steps < CHAIN and 0 <= first + (steps + 1) * step < len(frames):
         after = _grey(frames[first + (steps + 1) * step])
@@ -250,13 +250,13 @@ def point_errors(
     Twice the median, but no more than one cell, is subtracted: by so much are cameras and depth of real scenes off.
     """
     grey = [_grey(each) for each in (image, other)]
-    there, back = optical_flow(*grey), optical_flow(*grey[::-1])
+    there, back = optical_flow(grey[0], grey[1]), optical_flow(grey[1], grey[0])
     grid = geometry.valid.shape[1]
     height, width = grey[0].shape
     start = cell_centers_of((height, width), grid).astype(np.float32)
     end = start + _sample(there, start)
     missed = np.linalg.norm(end + _sample(back, end) - start, axis=-1)
-    texture = np.sqrt(np.maximum(cv2.cornerMinEigenVal(grey[0], 9, 3), 0)) * 255
+    texture = np.sqrt(np.maximum(cv2.cornerMinEigenVal(grey[0], 9, ksize=3), 0)) * 255
     inside = ((end >= 0) & (end <= (width - 1, height - 1))).all(-1)
     known = inside & (missed < ROUND_TRIP) & (_sample(texture, start) > MIN_TEXTURE)
     known &= geometry.valid[first] & (geometry.confidence[first] >= DENSE)
@@ -296,7 +296,7 @@ def _patch_likeness(
     """Normalised cross-correlation of the patches around places of two pictures, -1 to 1; -1 outside of the second."""
     if not len(first):
         return np.empty(0)
-    offsets = np.stack(np.mgrid[-PATCH : PATCH + 1, -PATCH : PATCH + 1][::-1], -1).reshape(-1, 2)
+    offsets = np.moveaxis(np.mgrid[-PATCH : PATCH + 1, -PATCH : PATCH + 1][::-1], 0, -1).reshape(-1, 2)
     patches = [_sample(each, places[:, None] + offsets) for each, places in zip(grey, (first, second), strict=True)]
     centred = [patch - patch.mean(1, keepdims=True) for patch in patches]
     length = [np.maximum(np.linalg.norm(patch, axis=1), 1e-6) for patch in centred]
@@ -343,7 +343,7 @@ def falsify(geometry: Geometry, control: str, other: Geometry | None = None, see
             layers=tuple(np.zeros_like(layer) for layer in geometry.layers),
             source=f"{geometry.source}, zeroed",
         )
-    if control == "other":
+    if control == "other" and other is not None:
         order = np.arange(count) % len(other)
         geometry = other
     else:
@@ -406,7 +406,7 @@ def save_geometry(path: str | Path, geometry: Geometry) -> Path:
             confidence=geometry.confidence,
             shift=geometry.shift,
             about=json.dumps({"scale": geometry.scale, "source": geometry.source, "notes": geometry.notes}),
-            **layers,
+            **layers,  # pyright: ignore[reportArgumentType] - none is named allow_pickle
         )
     return Path(path)
 

@@ -43,6 +43,8 @@ class FourierEncoding(nn.Module):
         seed: of the projections, which are kept with the weights.
     """
 
+    projection: Tensor
+
     def __init__(self, dimensions: int, frequencies: int, sigma: float | Sequence[float], seed: int = 0):
         super().__init__()
         sigmas = [sigma] if isinstance(sigma, (int, float)) else list(sigma)
@@ -97,13 +99,13 @@ class FeatureMerger(nn.Module):
         self.reduce = nn.Conv2d(channels, hidden // 2, 1)
         self.merge = nn.Sequential(nn.Conv2d(hidden + hidden // 2, hidden, 3, padding=1), nn.GELU())
         self.last = nn.Conv2d(hidden + 2 * frequencies, channels, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for each in self.last.parameters():
+            nn.init.zeros_(each)
 
     @property
     def is_untrained(self) -> bool:
         """Whether the last layer is zero, so that features are unchanged."""
-        return not bool(self.last.weight.any() | self.last.bias.any())
+        return not any(bool(each.any()) for each in self.last.parameters())
 
     def forward(
         self,
@@ -144,15 +146,16 @@ class FeatureMerger(nn.Module):
         """The layers, from the shallowest to the deepest, as one map of ``size``."""
         if len(layers) != len(self.inputs):
             raise ValueError(f"{len(layers)} layers were given, the merger was built for {len(self.inputs)}")
-        state = positions = None
+        state = positions = grid = None
         for layer, project, block in zip(layers, self.inputs, self.blocks, strict=True):
             local, known = resample(prior, valid, layer.shape[-2:])
             encoded = (self._encode(local)[0] * known[:, None]).flatten(2).mT
             tokens = project(layer).flatten(2).mT
-            if state is None or positions is None:
+            if state is None:
                 state, positions = tokens, encoded
                 grid = layer.shape[-2:]
             state = block(state, positions, tokens, encoded)
+        assert state is not None and grid is not None  # there are layers
         context = state.mT.reshape(len(prior), -1, *grid)
         return functional.interpolate(context, tuple(size), mode="bilinear", align_corners=False)
 

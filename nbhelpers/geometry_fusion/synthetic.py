@@ -370,7 +370,7 @@ def render_picture(
             edge = edge / (edge @ edge)
             along = depth * (np.float32(edge[0]) * x + np.float32(edge[1]) * y[:, None] + np.float32(edge[2]))
             maps.append(((along - edge @ corner) * count - 0.5).astype(np.float32))
-        colours = cv2.remap(face.texture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        colours = cv2.remap(face.texture, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         picture[window][here[window]] = colours[here[window]] * np.float32(face.brightness)
     small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     small += rng.normal(0, NOISE, small.shape).astype(np.float32)
@@ -388,12 +388,13 @@ def write_clip(clip: SyntheticClip, folder: str | Path) -> Path:
     """
     folder = Path(folder).expanduser()
     check_writable(folder)
-    entries = []
+    entries, depths = [], clip.scene.depth
+    assert depths is not None  # of a rendered clip
     for number in range(len(clip)):
         name = f"{number:04d}.png"
         save_image(folder / "frames" / name, clip.frames[number])
         save_image(folder / "gt_masks" / name, np.where(clip.masks[number], 255, 0).astype(np.uint8))
-        depth = np.rint(clip.scene.depth[number] * MILLIMETRES).clip(0, 65534).astype(np.uint16)
+        depth = np.rint(depths[number] * MILLIMETRES).clip(0, 65534).astype(np.uint16)
         with replacing(folder / "depth" / name) as temporary:
             cv2.imwrite(str(temporary), depth)
         pose = np.eye(4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.geometry_fusion.geometry import Motion, flow_motion, kept_geometry, object_motion, point_motion
 from nbhelpers.models.label_propagation.decoding import mask_prediction
+from nbhelpers.models.label_propagation.tracker import LabelPropagation
 from nbhelpers.models.label_propagation.votes import DISTANCE_PENALTY, Votes, resize_map
-from nbhelpers.models.protocols import FrameSequence, GeometryEncoder, Tracker
+from nbhelpers.models.protocols import FrameSequence, GeometryEncoder, ResumableTracker, Tracker
+from nbhelpers.models.sam2_video import Sam2Tracker
 from nbhelpers.models.values import Geometry, Prediction, TrackedFrame
 
 if TYPE_CHECKING:
@@ -256,6 +259,9 @@ class GeometryTracker:
         max_motion: fraction of moving cells from which the geometry is not used; 1 never falls back.
         cache: folder where geometry is kept; it is computed for each state when left out.
         change: called with the geometry, returns the one that is used: for negative controls.
+
+    Raises:
+        NbHelpersError: a merger or places with a tracker that cannot be opened with a fusion.
     """
 
     def __init__(
@@ -276,9 +282,18 @@ class GeometryTracker:
         self.reprompt, self.scene, self.max_motion = reprompt, scene, max_motion
         self.cache, self.change = cache, change
         self.name = f"{tracker.name}+{encoder.name}"
-        if hasattr(tracker, "memory") and hasattr(tracker, "recall"):
-            self.memory, self.recall = self._memory, self._recall
-        if hasattr(tracker, "kept"):
+        self._fusing: LabelPropagation | Sam2Tracker | None = None
+        if merger is not None or self.places:
+            if not isinstance(tracker, (LabelPropagation, Sam2Tracker)):
+                raise NbHelpersError(
+                    "this tracker cannot be given geometry",
+                    given=tracker.name,
+                    expected="label propagation, or SAM 2's video network",
+                    do="pass places=False and reprompt=True, without a merger",
+                )
+            self._fusing = tracker
+        if isinstance(tracker, ResumableTracker):
+            self.memory, self.recall = partial(self._memory, tracker), partial(self._recall, tracker)
             self.kept = tracker.kept
 
     @property
@@ -310,9 +325,9 @@ class GeometryTracker:
             )
         memory = WorldMemory(geometry) if self.places or self.reprompt else None
         state.geometry, state.note, state.places = geometry, note, memory if self.reprompt else None
-        if self.merger is not None or self.places:
+        if self._fusing is not None:
             fusion = Fusion(geometry, self.merger, memory if self.places else None)
-            state.inner = self.tracker.open(state.frames, fusion)
+            state.inner = self._fusing.open(state.frames, fusion)
 
     def _without(self, state: GeometryState, note: str) -> None:
         """Track without geometry."""
@@ -397,9 +412,13 @@ class GeometryTracker:
         """
         tracked = self.tracker.propagate(state.inner, start, stop, step)
         step = step or (1 if stop >= start else -1)
-        return tracked if state.places is None or abs(step) > 1 else self._prompted_again(state, start, stop, step)
+        if state.places is None or abs(step) > 1:
+            return tracked
+        return self._prompted_again(state, state.places, start, stop, step)
 
-    def _prompted_again(self, state: GeometryState, start: int, stop: int, step: int) -> Iterator[TrackedFrame]:
+    def _prompted_again(
+        self, state: GeometryState, places: WorldMemory, start: int, stop: int, step: int
+    ) -> Iterator[TrackedFrame]:
         """Frame by frame, so that a returning object can be prompted in between."""
         for frame in range(start, stop + step, step):
             tracked = next(iter(self.tracker.propagate(state.inner, frame, frame, step)))
@@ -408,24 +427,26 @@ class GeometryTracker:
                 if (frame, object_id) in state.returns:
                     prompted.discard(object_id)  # not by a person
                 elif object_id not in prompted:
-                    prompt = self._return_prompt(state, frame, object_id, prediction)
+                    prompt = self._return_prompt(state, places, frame, object_id, prediction)
                     if prompt is not None:
                         predictions[object_id] = self.tracker.add(state.inner, frame, object_id, prompt)
                         state.returns.add((frame, object_id))
                         gone.discard(object_id)
             yield TrackedFrame(frame, predictions, frozenset(gone), frozenset(prompted))
 
-    def _return_prompt(self, state: GeometryState, frame: int, object_id: int, prediction: Prediction) -> Prompt | None:
+    def _return_prompt(
+        self, state: GeometryState, places: WorldMemory, frame: int, object_id: int, prediction: Prediction
+    ) -> Prompt | None:
         """Points at the prompted mask's places where a frame's tracked mask misses them; None where it does not."""
-        region = visible_region(*state.places.probability(frame, object_id))
+        region = visible_region(*places.probability(frame, object_id))
         if np.count_nonzero(region) < MIN_RETURN * region.size:
             return None
-        covered = _cells(prediction, state.places.grid)[region] > 0.5
+        covered = _cells(prediction, places.grid)[region] > 0.5
         if covered.mean() >= MISSED:
             return None
         body = components(region) == 1
-        scale = np.array(state.frames.size[::-1]) / state.places.grid
-        points = deepest_points(body, RETURN_SPACING * state.places.grid, RETURN_POINTS)
+        scale = np.array(state.frames.size[::-1]) / places.grid
+        points = deepest_points(body, RETURN_SPACING * places.grid, RETURN_POINTS)
         return Prompt((points + 0.5) * scale - 0.5)
 
     def _drop_returns(self, state: GeometryState, object_id: int) -> None:
@@ -435,13 +456,14 @@ class GeometryTracker:
                 self.tracker.remove(state.inner, object_id, frame)
                 state.returns.discard((frame, other))
 
-    def _memory(self, state: GeometryState, frame: int) -> dict[str, np.ndarray]:
+    def _memory(self, tracker: ResumableTracker, state: GeometryState, frame: int) -> dict[str, np.ndarray]:
         """The wrapped tracker's memory of one frame, and whether it was made with geometry."""
-        memory = self.tracker.memory(state.inner, frame)
+        memory = tracker.memory(state.inner, frame)
         return {**memory, WITH_GEOMETRY: np.array(state.geometry is not None)} if memory else memory
 
     def _recall(
         self,
+        tracker: ResumableTracker,
         state: GeometryState,
         frame: int,
         memory: Mapping[str, np.ndarray],
@@ -454,7 +476,7 @@ class GeometryTracker:
             self._decide(state)
         elif not state.decided:
             self._without(state, "as when it was tracked before")
-        self.tracker.recall(state.inner, frame, memory, prompts)
+        tracker.recall(state.inner, frame, memory, prompts)
         if state.places is not None:
             for object_id, prompt in (prompts or {}).items():
                 if prompt.mask is not None:

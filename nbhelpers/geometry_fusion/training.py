@@ -93,7 +93,7 @@ def frame_losses(output: FrameOutput, target: Bool[Tensor, "n h w"]) -> dict[str
         for name, values in (("focal", focal), ("dice", dice), ("iou", iou))
     }
     losses["occlusion"] = functional.binary_cross_entropy_with_logits(output.presence, present)
-    losses["total"] = sum(WEIGHTS[name] * value for name, value in losses.items())
+    losses["total"] = sum((WEIGHTS[name] * value for name, value in losses.items()), torch.zeros(()))
     return losses
 
 
@@ -303,7 +303,7 @@ def draw_sample(clips: Sequence[TrainingClip], config: TrainingConfig, step: int
     """
     rng = np.random.default_rng((config.seed, step))
     for _ in range(200):
-        clip = clips[rng.integers(len(clips))]
+        clip = clips[int(rng.integers(len(clips)))]
         count = clip.labels.shape[1]
         chosen = int(rng.integers(clip.labels.shape[0]))
         sizes = (clip.labels[chosen] > 0.5).flatten(1).sum(1).numpy()
@@ -628,13 +628,14 @@ def training_set(
     cache = Path(folder).expanduser() / "cache"
     if "tracker" in config:
         tracker = load("tracker", config["tracker"], device, models)
-        if not hasattr(tracker, "model"):
+        network = getattr(tracker, "model", None)
+        if network is None:
             raise NbHelpersError(
                 "a merger cannot be trained through this tracker",
                 given=tracker.name,
                 expected="a video network of SAM 2; without the name tracker, label propagation",
             )
-        model: VideoModel | VoteModel = VideoModel(tracker.model, tracker.name)
+        model: VideoModel | VoteModel = VideoModel(network, tracker.name)
         encode = model.encode
     else:
         segmenter = CachedSegmenter(load("segmenter", None, device, models), cache)

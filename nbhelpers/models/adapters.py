@@ -32,7 +32,7 @@ from nbhelpers.core.device import (
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import check_writable, replacing
 from nbhelpers.core.lazy import needs
-from nbhelpers.models.protocols import Segmenter
+from nbhelpers.models.protocols import FeatureSegmenter
 from nbhelpers.models.values import Embedding
 
 if TYPE_CHECKING:
@@ -238,9 +238,17 @@ class CachedSegmenter:
         NbHelpersError: the folder cannot be written.
     """
 
-    def __init__(self, segmenter: Segmenter, folder: str | Path):
+    def __init__(self, segmenter: FeatureSegmenter, folder: str | Path):
         self.segmenter, self.folder = segmenter, Path(folder).expanduser() / model_signature(segmenter)
+        # set here, since isinstance disregards __getattr__ from Python 3.12 on
+        self.name, self.features = segmenter.name, segmenter.features
+        self.predict, self.predict_points = segmenter.predict, segmenter.predict_points
         check_writable(self.folder)
+
+    @property
+    def device(self) -> str:
+        """Where the segmenter computes."""
+        return self.segmenter.device
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.segmenter, name)

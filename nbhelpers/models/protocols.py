@@ -5,7 +5,7 @@ Jobs are written against these protocols; `nbhelpers.load` returns models that i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,8 +33,15 @@ class Segmenter(Protocol):
         (4, 480, 640)
     """
 
-    name: str
-    device: str
+    @property
+    def name(self) -> str:
+        """Its catalog name."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        ...
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Embedding:
         """Features of an RGB image."""
@@ -233,8 +240,10 @@ class Inpainter(Protocol):
 class FrameSequence(Protocol):
     """The interface of a clip that trackers require; `nbhelpers.core.video.Frames` implements it."""
 
-    size: tuple[int, int]
-    """``(H, W)`` of every frame."""
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(H, W)`` of every frame."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -258,8 +267,15 @@ class Tracker(Protocol):
         ...     tracked.predictions[1].best
     """
 
-    name: str
-    device: str
+    @property
+    def name(self) -> str:
+        """Its catalog name."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        ...
 
     def open(self, frames: FrameSequence) -> Any:
         """A new state for a clip; no frame is decoded yet."""
@@ -284,6 +300,30 @@ class Tracker(Protocol):
         stopped at any frame. With a ``step`` of 3 or -3 only every third frame is tracked, and masks of the others are
         interpolated.
         """
+        ...
+
+
+@runtime_checkable
+class ResumableTracker(Tracker, Protocol):
+    """A tracker whose memory of each frame can be saved, and restored after a restart."""
+
+    @property
+    def kept(self) -> int | None:
+        """How many frames beside the prompted ones it remembers of an object; None: all."""
+        ...
+
+    def memory(self, state: Any, frame: int) -> dict[str, np.ndarray]:
+        """The memory of one frame as arrays that `recall` restores; empty if there is none."""
+        ...
+
+    def recall(
+        self,
+        state: Any,
+        frame: int,
+        memory: Mapping[str, np.ndarray],
+        prompts: Mapping[int, Prompt] | None = None,
+    ) -> None:
+        """Restore the memory of one frame with its prompts, in place of `add` and `propagate`."""
         ...
 
 

@@ -171,7 +171,7 @@ def lift_mask(scene: Scene, view: int, mask: Bool[np.ndarray, "h w"]) -> Float[n
     if not scene.placed[view] or not mask.any():
         return empty
     if scene.depth is not None:
-        pixels, depths = _depths_from_map(scene, view, mask)
+        pixels, depths = _depths_from_map(scene, view, mask, scene.depth[view])
     else:
         pixels, depths = _depths_from_points(scene, view, mask)
     if not len(pixels):
@@ -188,9 +188,8 @@ def _sample_pixels(mask: np.ndarray) -> np.ndarray:
     return np.stack([columns, rows], 1)[::step].astype(float)
 
 
-def _depths_from_map(scene: Scene, view: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _depths_from_map(scene: Scene, view: int, mask: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of a mask and their depths in the view's depth map."""
-    depth = scene.depth[view]
     scale = np.array([depth.shape[1] / mask.shape[1], depth.shape[0] / mask.shape[0]])
     pixels = _sample_pixels(mask)
     columns, rows = np.minimum(((pixels + 0.5) * scale).astype(int), np.array(depth.shape[::-1]) - 1).T
@@ -252,7 +251,7 @@ def merge_duplicates(objects: Sequence[SceneObject], scene: Scene | None, refere
 def _least_iou(one: SceneObject, other: SceneObject) -> float:
     """Minimum IoU of two objects' masks over their common views; 0 if there are none."""
     both = [view for view in one.instances if view in other.instances]
-    return min((iou(one.mask(view), other.mask(view)) for view in both), default=0.0)
+    return min((iou(one.instances[view].mask, other.instances[view].mask) for view in both), default=0.0)
 
 
 def remove_contained_objects(objects: Sequence[SceneObject], scene: Scene | None) -> list[SceneObject]:
@@ -269,15 +268,15 @@ def _contained_fraction(scene: Scene | None, obj: SceneObject, whole: SceneObjec
     """Fraction of an object that the other one's masks cover: of its masks in common views, else of its points."""
     both = [view for view in obj.instances if view in whole.instances]
     if both:
-        fractions = [float((obj.mask(view) & whole.mask(view)).sum() / max(1, obj.mask(view).sum())) for view in both]
-        return max(fractions)
+        pairs = ((obj.instances[view].mask, whole.instances[view].mask) for view in both)
+        return max(float((own & other).sum() / max(1, own.sum())) for own, other in pairs)
     fractions = []
-    for view in whole.instances if scene is not None else ():
-        if not scene.placed[view] or not len(obj.xyz):
+    for view, instance in whole.instances.items():
+        if scene is None or not scene.placed[view] or not len(obj.xyz):
             continue
         pixels, depth = scene.project(view, obj.xyz)
         ahead = (depth > 0) & scene.inside(view, pixels)
-        mask = whole.mask(view)
+        mask = instance.mask
         columns, rows = np.clip(np.round(pixels[ahead]).astype(int), 0, np.array(mask.shape[::-1]) - 1).T
         fractions.append(float(mask[rows, columns].sum() / len(obj.xyz)))
     return float(np.mean(fractions)) if fractions else 0.0
@@ -463,11 +462,11 @@ class PointVotes:
     def _projected_points(self, view: int, found: np.ndarray, seen_at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points that were not observed in a view but should be visible there, and their pixels."""
         needs("multiview", "scipy")
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         scene = self.scene
         pixels, depth = scene.project(view, scene.points)
-        candidate = np.isfinite(pixels).all(1)
+        candidate = np.all(np.isfinite(pixels), 1)
         candidate[candidate] = scene.inside(view, pixels[candidate])
         candidate[found] = False
         ray = scene.centers[view] - scene.points
@@ -477,11 +476,11 @@ class PointVotes:
         if not len(numbers):
             return numbers, pixels[numbers]
         if scene.depth is not None:
-            return self._visible_by_depth_map(view, numbers, pixels, depth)
+            return self._visible_by_depth_map(view, numbers, pixels, depth, scene.depth[view])
         if len(found) < N_NEIGHBOURS:
             return numbers[:0], pixels[:0]
         far = MAX_NEIGHBOUR_DISTANCE * float(np.hypot(*scene.sizes[view]))
-        away, index = cKDTree(seen_at).query(pixels[numbers], N_NEIGHBOURS, distance_upper_bound=far)
+        away, index = KDTree(seen_at).query(pixels[numbers], N_NEIGHBOURS, distance_upper_bound=far)
         known = np.isfinite(away)
         around = np.where(known, depth[found][np.minimum(index, len(found) - 1)], np.nan)
         enough = known.sum(1) >= 2
@@ -490,10 +489,11 @@ class PointVotes:
         shown = enough & (depth[numbers] <= front * (1 + DEPTH_TOLERANCE))
         return numbers[shown], pixels[numbers[shown]]
 
-    def _visible_by_depth_map(self, view: int, numbers: np.ndarray, pixels: np.ndarray, depth: np.ndarray):
-        """The points that are not occluded according to the view's depth map."""
-        scene, surface = self.scene, self.scene.depth[view]
-        scale = np.array(surface.shape[::-1]) / scene.sizes[view][::-1]
+    def _visible_by_depth_map(
+        self, view: int, numbers: np.ndarray, pixels: np.ndarray, depth: np.ndarray, surface: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The points that are not occluded according to the view's depth map ``surface``."""
+        scale = np.array(surface.shape[::-1]) / self.scene.sizes[view][::-1]
         columns, rows = np.clip(((pixels[numbers] + 0.5) * scale).astype(int), 0, np.array(surface.shape[::-1]) - 1).T
         there = surface[rows, columns]
         shown = (there > 0) & (depth[numbers] <= there * (1 + DEPTH_TOLERANCE))

@@ -65,7 +65,7 @@ def predict_hypothesis(segmenter: Segmenter, embedding: Embedding, prompt: Promp
     prediction = segmenter.predict(
         embedding, Prompt(prompt.points, prompt.labels, (x0 - 0.5, y0 - 0.5, x1 - 0.5, y1 - 0.5))
     )
-    index = prediction.agreeing([tuple(map(float, point)) for point in prompt.points], prompt.labels.tolist())
+    index = prediction.agreeing([(float(x), float(y)) for x, y in prompt.points], prompt.labels.tolist())
     chosen = slice(index, index + 1)
     return Prediction(
         prediction.logits[chosen], np.clip(prediction.scores[chosen], 0, 1), prediction.size, prediction.extent
@@ -184,9 +184,9 @@ class PromptConflicts:
         own_part = self._own_part(view)
         if not own_part.any():
             return None
-        mask, counted = self._mask(other), np.ones_like(own_part)
+        mask, counted, bounds = self._mask(other), np.ones_like(own_part), self.prompts[other].bounds
         if self.prompts[view].corrects is not None:
-            counted = mask | ~self._to_grid(self.prompts[other].bounds)
+            counted = mask if bounds is None else mask | ~self._to_grid(bounds)
         cells = self._points(view, own_part, other)
         if len(cells) >= MIN_SHARED_POINTS:
             (inside, _), (known, _) = sample_mask(mask, cells), sample_mask(counted, cells)

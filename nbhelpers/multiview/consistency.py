@@ -178,7 +178,7 @@ def score_view(
 def score_all_views(views: Mapping[int, Consistency], names: Mapping[int, str]) -> Consistency:
     """Consistency of all views: the mean, and the view to inspect first."""
     values = {view: each.value for view, each in views.items()}
-    worst = min(values, key=values.get)
+    worst = min(values, key=values.__getitem__)
     mean = float(np.mean(list(values.values())))
     doubtful = [view for view, each in views.items() if each.is_doubtful]
     if doubtful:

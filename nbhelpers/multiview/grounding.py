@@ -18,12 +18,12 @@ from nbhelpers import clip_guided
 from nbhelpers.clip_guided.detection import choose_detector
 from nbhelpers.clip_guided.selection import MIN_CROP_PROBABILITY, blur_surroundings, crop_box, mean_probabilities
 from nbhelpers.clip_guided.values import numbered, prepare_vocabulary
-from nbhelpers.core.masks import box_of, components, deepest_points, distinct, encode_rle, intersections, iou
+from nbhelpers.core.masks import box_of, components, deepest_points, distinct, encode_rle, intersections, iou, tight_box
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.core.scenes import Scene
 from nbhelpers.core.vocabulary import root
 from nbhelpers.models.protocols import Detector, FeatureSegmenter, ImageTextEncoder, Segmenter, TextEncoder
-from nbhelpers.models.values import Embedding
+from nbhelpers.models.values import Embedding, Prediction
 from nbhelpers.multiview.association import (
     SceneObject,
     ViewInstance,
@@ -161,14 +161,14 @@ def box_proposals(
         parts = components(plane >= level, MIN_REGION_AREA * plane.size)
         for number in range(1, min(MAX_REGIONS, int(parts.max(initial=0))) + 1):
             region = parts == number
-            x0, y0, x1, y1 = box_of(region)
+            x0, y0, x1, y1 = tight_box(region)
             box = np.array([x0, y0, x1, y1]) / scale
             points = (deepest_points(region, 0.25 * max(x1 - x0, y1 - y0), 3) + 0.5) / scale - 0.5
             for prompt in (Prompt(box=box), Prompt(points, np.ones(len(points), int), box)):
                 prediction = segmenter.predict(embedding, prompt)
                 for index in range(len(prediction)):
                     found.append(_scored_mask(prediction, index, plane, region, grid))
-    kept: list[tuple[np.ndarray, float]] = []
+    kept: list[tuple[np.ndarray, float, Prediction, int]] = []
     for small, score, prediction, index in sorted(found, key=lambda each: -each[1]):
         if score < MIN_PROPOSAL_AGREEMENT:
             break
@@ -177,7 +177,9 @@ def box_proposals(
     return [(prediction.mask(index), float(np.sqrt(score))) for _, score, prediction, index in kept]
 
 
-def _scored_mask(prediction, index: int, plane: np.ndarray, region: np.ndarray, grid: tuple[int, int]) -> tuple:
+def _scored_mask(
+    prediction: Prediction, index: int, plane: np.ndarray, region: np.ndarray, grid: tuple[int, int]
+) -> tuple[np.ndarray, float, Prediction, int]:
     """A mask on the grid, and its score: predicted IoU times its F1 score with the region.
 
     Precision and recall are weighted with the probability of the word.
@@ -304,9 +306,11 @@ def detect_nouns(
         detector=detector, embedding=photos.embedding(view),
     )  # fmt: skip
     planes = result.class_map.probabilities
+    class_ids, confidences = result.instances.class_id, result.instances.confidence
+    assert class_ids is not None and confidences is not None
     peaks = {name: float(np.quantile(planes[i], SIMILARITY_QUANTILE)) for i, name in enumerate(nouns.vocabulary)}
     found_by = result.instances.data.get("evidence", np.empty(0, str))  # absent if nothing was found
-    for class_id in np.unique(result.instances.class_id[found_by != "text"]).tolist():
+    for class_id in np.unique(class_ids[found_by != "text"]).tolist():
         peaks[nouns.vocabulary[class_id]] = 1.0  # a detector found it, however small it is
     if isinstance(text_encoder, ImageTextEncoder):
         peaks = dict(zip(nouns.vocabulary, text_encoder.similarity(image, nouns.vocabulary).tolist(), strict=True))
@@ -319,8 +323,8 @@ def detect_nouns(
         if similarity[noun] < least:
             continue
         class_id = nouns.vocabulary.index(head.casefold())
-        own = np.flatnonzero(result.instances.class_id == class_id).tolist()
-        parts = [(result.instance_map == number, float(result.instances.confidence[number])) for number in own]
+        own = np.flatnonzero(class_ids == class_id).tolist()
+        parts = [(result.instance_map == number, float(confidences[number])) for number in own]
         if detected := [part for part, number in zip(parts, own, strict=True) if found_by[number] != "text"]:
             for mask, confidence in detected:
                 colour = colour_match(image, mask, nouns.colours[noun])
@@ -464,7 +468,7 @@ def verify_objects(
             kept[number] = obj
             continue
         view = obj.best_view
-        image, mask = photos.image(view), obj.mask(view)
+        image, mask = photos.image(view), obj.instances[view].mask
         x0, y0, x1, y1 = crop_box(mask)
         inside = mask[y0:y1, x0:x1]
         classes = text_encoder.dense(blur_surroundings(image[y0:y1, x0:x1], inside), names)
@@ -572,9 +576,9 @@ def ground_phrase(
     candidates = {}
     for noun in dict.fromkeys(each.noun for each in phrase.subphrases()):
         candidates[noun] = [
-            ReferenceCandidate(n, objects[n].name, extents[n], objects[n].confidence)
+            ReferenceCandidate(n, objects[n].name, extent, objects[n].confidence)
             for n in pools[noun]
-            if extents[n] is not None
+            if (extent := extents[n]) is not None
         ]
         if lost := [objects[n].name for n in pools[noun] if extents[n] is None]:
             notes.append(f"no position is known relative to view {reference}: {', '.join(lost)}")
@@ -636,7 +640,7 @@ def _renumbered(objects: list[SceneObject], nouns: tuple[str, ...]) -> list[Scen
 def _is_known(instance: ViewInstance, objects: Sequence[SceneObject]) -> bool:
     """Whether an instance is the mask of a known object in the same view."""
     view, mask = instance.view, instance.mask
-    return any(view in each.instances and iou(mask, each.mask(view)) >= IOU_KNOWN_OBJECT for each in objects)
+    return any(view in each.instances and iou(mask, each.instances[view].mask) >= IOU_KNOWN_OBJECT for each in objects)
 
 
 def _extent(frame: ViewerFrame, obj: SceneObject, view: int) -> ObjectExtent | None:

@@ -107,14 +107,15 @@ class MultiviewSegmenter:
             scene = self.estimate_scene(paths, cameras, progress)
         session = ViewsSession(photos, scene if scene is not None and scene.placed.any() else None)
         notes = list(() if scene is None else scene.notes)
-        grounding = None
+        grounding, name = None, "object"
         if parsed is not None:
             encoder = self.model("text_encoder")
             grounding = ground_phrase(photos, parsed, encoder, session.scene, reference_view, progress, self.detector)
             notes += grounding.notes
-            if grounding.target is not None:
-                best = grounding.target.best_view
-                whole = segment_by_box(photos.segmenter, photos.embedding(best), grounding.target.mask(best))
+            name = parsed.noun
+            if (target := grounding.target) is not None:
+                name, best = target.name, target.best_view
+                whole = segment_by_box(photos.segmenter, photos.embedding(best), target.instances[best].mask)
                 session.propose_mask(whole, view=best)
             elif not click:
                 raise NbHelpersError(
@@ -127,7 +128,6 @@ class MultiviewSegmenter:
             for x, y, *label in points:
                 session.click(x, y, *map(int, label), view=view)
         views = session.solve(progress)
-        name = "object" if parsed is None else parsed.noun if grounding.target is None else grounding.target.name
         return MultiviewResult(session, views, grounding, name, tuple(dict.fromkeys([*notes, *views.notes])))
 
     def estimate_scene(

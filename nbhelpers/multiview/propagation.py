@@ -36,6 +36,7 @@ from nbhelpers.models.label_propagation.votes import (
     feature_means,
     resize_map,
     vote,
+    with_features,
 )
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.association import PointVotes
@@ -246,7 +247,7 @@ class MaskPropagator:
     """
 
     def __init__(self, photos: Photos, scene: Scene | None = None, progress: Callable[[int], None] | None = None):
-        self.photos, self.scene = photos, scene
+        self.photos, self.scene, self._segmenter = photos, scene, with_features(photos.segmenter)
         self.graph = build_view_graph(photos, progress)
         self.similarity = add_shared_points(self.graph.similarity, scene)
         self._cells: OrderedDict[int, tuple[GridMask, MemoryFrame]] = OrderedDict()
@@ -260,7 +261,7 @@ class MaskPropagator:
 
     def grid_side(self, view: int) -> int:
         """Side of the decoder's grid."""
-        return mask_side(self.photos.segmenter, self.photos.embedding(view))
+        return mask_side(self._segmenter, self.photos.embedding(view))
 
     def prompted_mask(self, view: int, prediction: Prediction) -> GridMask:
         """The mask of a prompted view."""
@@ -274,7 +275,7 @@ class MaskPropagator:
     def prompt_weights(self, view: int, found: GridMask) -> dict[str, float]:
         """Weight of each prompt variant of `nbhelpers.models.label_propagation.decoding`, given a known mask."""
         blurred = resize_map(resize_map(found.probability, len(found.probability) // 2), len(found.probability))
-        return variant_weights(self.photos.segmenter, self.photos.embedding(view), blurred, found.probability)
+        return variant_weights(self._segmenter, self.photos.embedding(view), blurred, found.probability)
 
     def vote(self, view: int, memory: Mapping[int, GridMask]) -> Votes:
         """Votes of the object's masks in other views for the cells of this one."""
@@ -289,7 +290,7 @@ class MaskPropagator:
         prompt_weights: Mapping[str, float],
     ) -> GridMask:
         """Decode a probability map of the object to a mask."""
-        answer = decode_map(self.photos.segmenter, self.photos.embedding(view), probability_map, prompt_weights)
+        answer = decode_map(self._segmenter, self.photos.embedding(view), probability_map, prompt_weights)
         return GridMask(answer.logits, similarity, answer.agreement)
 
     def cycle_consistency(
@@ -400,7 +401,7 @@ class _Propagation:
         votes = self.propagator.vote(view, self._memory(view))
         expected = votes.probability
         if self.points is not None:
-            on_object = self._point_probabilities(view)
+            on_object = self._point_probabilities(self.points, view)
             foreign = self.points.foreign_components(view, expected > 0.5, *on_object)
             expected = self.points.refine(view, np.where(foreign, np.float32(0), expected), *on_object)
         inside = expected > 0.5
@@ -426,11 +427,11 @@ class _Propagation:
         agreement = soft_iou(self.found[view].probability, self.expected[view])
         return agreement < IOU_SETTLED or self.reliability[view] < IOU_SETTLED * max(self.reliability.values())
 
-    def _point_probabilities(self, view: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def _point_probabilities(self, points: PointVotes, view: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Point probabilities and weights from the masks of all views but one."""
         masks = {v: mask.probability for v, mask in (self.anchors | self.found).items()}
         weights = dict.fromkeys(self.anchors, 1.0) | {v: 0.5 * value for v, value in self.reliability.items()}
-        return self.points.point_probabilities(masks, weights, exclude=view)
+        return points.point_probabilities(masks, weights, exclude=view)
 
     def _cycle_consistency(self, view: int, mask: GridMask) -> float:
         """Cycle consistency with the most similar prompted views."""
@@ -471,7 +472,7 @@ class _Propagation:
             cycle = self.reliability.get(view, 1.0)
         points = (0, 0, 0)
         if self.points is not None:
-            points = self.points.count_points(view, mask.probability, *self._point_probabilities(view))
+            points = self.points.count_points(view, mask.probability, *self._point_probabilities(self.points, view))
         agreement = soft_iou(mask.probability, expected)
         score = self._predicted_iou(view, mask)
         return ConsistencyTerms(cycle, agreement, score, similarity, *points, name=self.photos.names[view])
@@ -488,7 +489,7 @@ class _Propagation:
         """Numbers of the scene's points on the object."""
         if self.points is None:
             return np.zeros(0, np.int64)
-        probabilities, weight = self._point_probabilities(None)
+        probabilities, weight = self._point_probabilities(self.points, None)
         return np.flatnonzero((weight > 0) & (probabilities >= 0.5))
 
     def _notes(self, views: list[ViewMask]) -> tuple[str, ...]:

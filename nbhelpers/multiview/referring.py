@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from nbhelpers.core.errors import NbHelpersError
@@ -349,8 +349,8 @@ class _PhraseParser:
                 self.at += 1
             elif word == "and" and paired:
                 break
-            elif (stands := STANDS.match(rest)[0]) and self._relation_at(self.at + stands.count(" ")):
-                self.at += stands.count(" ")
+            elif (past := self._past_stands(self.at)) > self.at and self._relation_at(past):
+                self.at = past
             elif (no := NOT.match(rest)) and self._relation_at(self.at + no[0].count(" ") + 1):
                 self.at, negated = self.at + no[0].count(" ") + 1, True
             elif self._rank_reference(noun, relations, depth, paired):
@@ -377,14 +377,21 @@ class _PhraseParser:
             at += 1
         return at
 
-    def _match(self, patterns, at: int | None = None):
-        """The longest pattern that matches here: its kind and match."""
+    def _past_stands(self, at: int) -> int:
+        """The word after "that stands" and the like."""
+        stands = STANDS.match(self.rest(at))
+        return at if stands is None else at + stands[0].count(" ")
+
+    def _match(
+        self, patterns: Sequence[tuple[str, re.Pattern[str]]], at: int | None = None
+    ) -> tuple[str, re.Match[str] | None]:
+        """The longest pattern that matches here: its kind and match; no kind and None if none does."""
         found = [(kind, match) for kind, pattern in patterns if (match := pattern.match(self.rest(at)))]
-        return max(found, key=lambda each: len(each[1][0]), default=(None, None))
+        return max(found, key=lambda each: len(each[1][0]), default=("", None))
 
     def _relation_at(self, at: int) -> bool:
         """Whether a relation starts at a word."""
-        at += STANDS.match(self.rest(at))[0].count(" ")
+        at = self._past_stands(at)
         if no := NOT.match(self.rest(at)):
             at += no[0].count(" ") + 1
         every = ORDER, RANK, SIDE_SURE, SIDE_LOOSE, SIDE_BARE
@@ -405,37 +412,36 @@ class _PhraseParser:
         start = self.at
         for patterns in (ORDER, RANK_OF if noun else (), RANK, SIDE_SURE):
             kind, match = self._match(patterns)
-            if kind and (patterns is not RANK_OF or self._reference_at(self._after(match))):
+            if match and (patterns is not RANK_OF or self._reference_at(self._after(match))):
                 others = ()
                 self.at = self._after(match)
                 if patterns is RANK_OF:
                     others = self._others(kind, depth, paired)
-                number = ORDINALS.get(match.groupdict().get("ordinal") or "first")
+                number = ORDINALS[match.groupdict().get("ordinal") or "first"]
                 if ordinal is not None and kind in RANKS:
                     number = ORDINALS[self.low[ordinal]]
                 return Relation(kind, self._text_since(start), others, number)
         kind, match = self._match(ORDER_END)
-        if kind and ordinal is not None:
+        if match and ordinal is not None:
             self.at = self._after(match)
             text = f"{self.words[ordinal]} {self._text_since(start)}"
             return Relation(kind, text, (), ORDINALS[self.low[ordinal]])
         kind, match = self._match(SIDE_LOOSE)
-        if kind and not (match["preposition"] == "on" and self._noun_at(self._after(match))):
+        if match and not (match["preposition"] == "on" and self._noun_at(self._after(match))):
             self.at = self._after(match)
             return Relation(kind, self._text_since(start))
         kind, match = self._match(PREPOSITION)
-        if kind and self._reference_at(self._after(match)):
+        if match and self._reference_at(self._after(match)):
             self.at = self._after(match)
             others = self._others(kind, depth, paired)
             if not others[0].noun:  # "near the left edge" is a position in the image
                 return replace(others[0].relations[0], words=self._text_since(start))
             return Relation(kind, self._text_since(start), others)
         kind, match = self._match(SIDE_BARE)
-        if kind is None:
+        if match is None:
             kind, match = self._match(SIDE_BEFORE)
-            kind = kind if kind and self._noun_at(self._after(match)) else None
-        if kind is None:
-            return None
+            if match is None or not self._noun_at(self._after(match)):
+                return None
         self.at = self._after(match)
         return Relation(kind, self._text_since(start))
 

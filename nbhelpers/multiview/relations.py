@@ -91,9 +91,10 @@ class ViewerFrame:
     """
 
     def __init__(self, scene: Scene | None, view: int = 0):
-        self._scene, self.view = scene, view
-        self.flat = scene is None or not bool(scene.placed[view])
-        if self.flat:
+        if scene is not None and not scene.placed[view]:
+            scene = None
+        self._scene, self.view, self.flat = scene, view, scene is None
+        if scene is None:
             self.note = (
                 "no camera is known: left, right, above and below are those of the image, "
                 "and of two objects the one with the lower bottom edge is assumed to be nearer"
@@ -117,7 +118,7 @@ class ViewerFrame:
     def extent(self, points: Shaped[np.ndarray, "n 3"]) -> ObjectExtent | None:
         """Extent of an object from its points ``(n, 3)`` in the world; None if they are too few."""
         points = np.asarray(points, np.float64)
-        if self.flat or len(points) < MIN_POINTS:
+        if self._scene is None or len(points) < MIN_POINTS:
             return None
         local = (points - self._scene.centers[self.view]) @ self.axes.T
         low, high = np.percentile(local, (TRIM_PERCENT, 100 - TRIM_PERCENT), axis=0)
@@ -168,8 +169,8 @@ def surface_distance(one: ObjectExtent, other: ObjectExtent) -> float:
 
 def extent_distance(one: ObjectExtent, other: ObjectExtent, axes: tuple[int, ...]) -> float:
     """Distance between two extents along some axes; 0 where they overlap."""
-    axes = [axis for axis in axes if not (axis == 2 and one.flat)]
-    between = np.maximum(one.low[axes] - other.high[axes], other.low[axes] - one.high[axes])
+    used = [axis for axis in axes if not (axis == 2 and one.flat)]
+    between = np.maximum(one.low[used] - other.high[used], other.low[used] - one.high[used])
     return float(np.linalg.norm(np.maximum(between, 0)))
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import own_name, sha256, stems, write_text
 from nbhelpers.core.images import INVERSE, MIRRORED, UPRIGHT, orientation_of, save_image, turn
 from nbhelpers.core.mattes import Mattes
@@ -187,7 +188,13 @@ class MultiviewResult:
         return tuple(out)
 
     def figure(self, **what: Any) -> Figure:
-        """Interactive 3D plot: points coloured by object, cameras, relations; see `nbhelpers.plots3d.draw_scene`."""
+        """Interactive 3D plot: points coloured by object, cameras, relations; see `nbhelpers.plots3d.draw_scene`.
+
+        Raises:
+            NbHelpersError: no cameras and points are known.
+        """
+        if self.scene is None:
+            raise NbHelpersError("there is nothing to draw", given="a result without cameras and points")
         labels, names, colours = self.labels()
         reference = None if self.grounding is None else self.grounding.frame.view
         return draw_scene(self.scene, labels, names, colours, arrows=self.arrows(), reference=reference, **what)
@@ -314,7 +321,7 @@ def result_summary(result: MultiviewResult) -> dict[str, Any]:
 def _save_tables(result: MultiviewResult, folder: Path, digest: str) -> list[Path]:
     """Write ``results.csv`` and ``results.json``."""
     table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer: csv.DictWriter[str] = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(result_rows(result))
     about = json.dumps({"sha256": digest, **result_summary(result)}, indent=1, ensure_ascii=False)

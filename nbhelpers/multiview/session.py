@@ -15,6 +15,7 @@ from nbhelpers.core.masks import decode_rle, mask_logits, polygon_mask, upsample
 from nbhelpers.core.prompts import INCLUDE, ObjectPrompts, Prompt, PromptLog
 from nbhelpers.core.scenes import Scene
 from nbhelpers.models.label_propagation.decoding import mask_side, predict_prompt
+from nbhelpers.models.label_propagation.votes import with_features
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Prediction
 from nbhelpers.multiview.conflicts import PromptConflicts, ViewPrompt, click_hypotheses, predict_hypothesis
@@ -155,12 +156,14 @@ class ViewsSession:
         Prompt([(x, y)], [label]).check_inside(self.photos.size(self.photos.check(view)))
         event = {"op": "point.add", "x": float(x), "y": float(y), "label": int(label)}
         base = self._mask_to_correct(view)
-        return self._record(view, [event if base is None else {**event, "base": base}])
+        self._record(view, [event if base is None else {**event, "base": base}])
+        return self.predict(view)
 
     def move(self, index: int, x: float, y: float, *, view: int = 0) -> Prediction:
         """Move point ``index`` of a view to ``(x, y)``; the prediction for all its prompts."""
         Prompt([(x, y)], [INCLUDE]).check_inside(self.photos.size(self.photos.check(view)))
-        return self._record(view, [{"op": "point.move", "index": int(index), "x": float(x), "y": float(y)}])
+        self._record(view, [{"op": "point.move", "index": int(index), "x": float(x), "y": float(y)}])
+        return self.predict(view)
 
     def remove(self, index: int, *, view: int = 0) -> Prediction | None:
         """Remove point ``index`` of a view; the prediction for its other prompts, None if there are none."""
@@ -200,7 +203,8 @@ class ViewsSession:
             events.append({"op": "mask.set", "mask": mask})
         for (x, y), label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
             events.append({"op": "point.add", "x": x, "y": y, "label": label})
-        return self._record(view, events)
+        self._record(view, events)
+        return self.predict(view)
 
     def propose_mask(self, mask: Bool[np.ndarray, "h w"], *, view: int = 0) -> None:
         """Replace the prompts of a view by a proposed mask, for example from a phrase.
@@ -243,8 +247,8 @@ class ViewsSession:
 
     def undo(self) -> bool:
         """Undo the last prompt; False when there is none."""
-        while self.log.cursor > 1:
-            if self.log.undo()["op"] != "candidate.set":  # chosen by `solve`, not by the user
+        while self.log.cursor > 1 and (event := self.log.undo()) is not None:
+            if event["op"] != "candidate.set":  # chosen by `solve`, not by the user
                 self._changed()
                 return True
         return False
@@ -365,8 +369,9 @@ class ViewsSession:
         prompts = self.prompts(view)
         if not prompts.is_empty:
             return None if prompts.candidate is None else self.predict(view).best
-        found = self.views is not None and self.views[view].found and bool(self.prompted)
-        return self.views.mask(view) if found else None
+        if self.views is None or not self.views[view].found or not self.prompted:
+            return None
+        return self.views.mask(view)
 
     def _predict(self, view: int, prompts: ObjectPrompts) -> Prediction:
         """The prediction for some prompts of a view; the last one of each view is cached."""
@@ -379,7 +384,7 @@ class ViewsSession:
 
     def _predict_prompts(self, view: int, prompts: ObjectPrompts) -> Prediction:
         """Run the segmenter on some prompts of a view."""
-        segmenter, embedding = self.photos.segmenter, self.photos.embedding(view)
+        segmenter, embedding = with_features(self.photos.segmenter), self.photos.embedding(view)
         mask = None if prompts.mask_rle is None else decode_rle(prompts.mask_rle)
         prompt = Prompt(prompts.points, prompts.labels, prompts.box, mask)
         if prompts.candidate is not None and prompt.is_ambiguous:

@@ -23,7 +23,7 @@ from nbhelpers.core.files import file_stem, sha256
 from nbhelpers.core.images import UPRIGHT, fit, load_image, orientation_of, photos, save_image
 from nbhelpers.core.video import Frames
 from nbhelpers.core.video_stills import PictureFolder, is_picture
-from nbhelpers.models.label_propagation.votes import feature_maps
+from nbhelpers.models.label_propagation.votes import with_features
 from nbhelpers.models.protocols import Segmenter
 from nbhelpers.models.values import Embedding
 
@@ -82,7 +82,7 @@ class Photos:
             from nbhelpers.models.load import load
 
             segmenter = load("segmenter")
-        self.segmenter = segmenter
+        self.segmenter: Segmenter = segmenter
         self._sizes: dict[int, tuple[int, int]] = {}
         self._lab: dict[tuple[int, int], np.ndarray] = {}
         self._recent: OrderedDict[int, Embedding] = OrderedDict()
@@ -135,28 +135,19 @@ class Photos:
         if self.check(view) not in self._recent:
             while len(self._recent) >= CACHE_SIZE:
                 self._recent.popitem(last=False)
-            self._recent[view] = self._read_embedding(view) or self._encode(view)
+            self._recent[view] = Embedding.open(self._encoded(view), self.segmenter.device)
         self._recent.move_to_end(view)
         return self._recent[view]
 
-    def _path(self, view: int) -> Path:
-        """The file of an embedding, in a temporary folder."""
+    def _encoded(self, view: int) -> Path:
+        """The file of a photo's embedding, in a temporary folder; written at the first call."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="nbhelpers-views-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        return self._folder / f"{view}.pt"
-
-    def _encode(self, view: int) -> Embedding:
-        """Encode a photo and write its features to disk."""
-        embedding = self.segmenter.encode(self.image(view))
-        feature_maps(self.segmenter, embedding)
-        embedding.save(self._path(view))
-        return self._read_embedding(view)
-
-    def _read_embedding(self, view: int) -> Embedding | None:
-        """The embedding of a photo from disk; None if there is none."""
-        path = self._path(view)
-        return Embedding.open(path, self.segmenter.device) if path.is_file() else None
+        path = self._folder / f"{view}.pt"
+        if not path.is_file():
+            with_features(self.segmenter).encode(self.image(view)).save(path)
+        return path
 
 
 def photo_files(source: str | Path | np.ndarray | Sequence[str | Path | np.ndarray], folder: str | Path) -> list[Path]:
@@ -366,8 +357,9 @@ def image_motion(first: UInt8[np.ndarray, "h w"], second: UInt8[np.ndarray, "h2 
     corners = cv2.goodFeaturesToTrack(first, MAX_CORNERS, 0.01, 5)
     if corners is None:
         return 0.0  # no features to track
-    there, _, _ = cv2.calcOpticalFlowPyrLK(first, second, corners, None)
-    back, _, _ = cv2.calcOpticalFlowPyrLK(second, first, there, None)
+    # the stubs want points to begin with
+    there, _, _ = cv2.calcOpticalFlowPyrLK(first, second, corners, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    back, _, _ = cv2.calcOpticalFlowPyrLK(second, first, there, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
     found = np.linalg.norm(back - corners, axis=2)[:, 0] < 1
     if found.mean() < MIN_TRACKED:
         return None

@@ -100,7 +100,7 @@ class ProductSession:
         self.turntable = turntable
         self.references: list[Reference] = []
         self.calibration: Calibration | None = None
-        self._prompted: dict[int, tuple[Prompt, Reference]] = {}  # by photo
+        self._prompted: dict[int, tuple[ObjectPrompts, Reference]] = {}  # by photo
         self._confirmed: dict[tuple[int, int], Reference] = {}
         self._rejected: dict[tuple[int, int], Reference] = {}
         self._threshold: float | None = None
@@ -110,7 +110,7 @@ class ProductSession:
         self._results: dict[int, MatchedPhoto] = {}
         self._scores: dict[str, PhotoScores] = {}
         self._scored_by = ""
-        self._scoring_gallery: tuple[Any, Gallery | None] = (None, None)
+        self._scoring_gallery: tuple[tuple, Gallery] | None = None
         self._listeners: list[Callable[[], object]] = []
 
     @classmethod
@@ -266,7 +266,7 @@ class ProductSession:
             return gallery
         some = evenly_spaced(self.searched, BACKGROUND_PHOTOS)
         key = gallery.digest, tuple(self.photo_search.keys[index] for index in some)
-        if key != self._scoring_gallery[0]:
+        if self._scoring_gallery is None or key != self._scoring_gallery[0]:
             self._scoring_gallery = key, subtract_background(map(self.proposals, some), gallery, self.settings)
         return self._scoring_gallery[1]
 
@@ -340,7 +340,9 @@ class ProductSession:
         """
         before = self.prompts(view)
         points, labels = (*before.points, (float(x), float(y))), (*before.labels, int(label))
-        return self._set_prompts(view, replace(before, points=points, labels=labels))
+        prediction = self._set_prompts(view, replace(before, points=points, labels=labels))
+        assert prediction is not None  # there is a point
+        return prediction
 
     def set_box(self, box: Sequence[float] | None, *, view: int = 0) -> Prediction | None:
         """Set or, with None, remove the box ``(x0, y0, x1, y1)`` around the product in a photo; see `click`."""
@@ -637,7 +639,9 @@ class ProductSession:
     def _remove_mark(self, photo: int, detection: int) -> None:
         """Remove the mark of a detection, and its reference."""
         detections = self.result(photo).detections
-        mark = (photo, detections[detection].number) if 0 <= detection < len(detections) else None
+        if not 0 <= detection < len(detections):
+            return
+        mark = photo, detections[detection].number
         self._rejected.pop(mark, None)
         if self.references == [self._confirmed.get(mark)]:
             raise NbHelpersError(

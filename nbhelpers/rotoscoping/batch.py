@@ -139,7 +139,7 @@ def log_of_points(
         frame = frame or 0
         if not 0 <= frame < len(frames):
             raise NbHelpersError("there is no such frame", given=frame, expected=f"0 to {len(frames) - 1}")
-        Prompt([(x, y)], [label]).check_inside(tuple(frames.size))
+        Prompt([(x, y)], [label]).check_inside(frames.size)
         log.append("point.add", object=object_name(()), frame=frame, x=x, y=y, label=label)
     return log
 

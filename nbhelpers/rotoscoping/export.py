@@ -72,19 +72,21 @@ def export_mattes(
             "%d of %d frames are drafts, the first is %d: propagate_all() with quality = 'full' tracks them",
             len(drafts), len(mattes), drafts[0],
         )  # fmt: skip
-    parts = {f"-{file_stem(name)}": mattes.only([name]) for name in mattes.objects} if apart else {}
+    if apart and mattes.objects is None:
+        raise NbHelpersError("the mattes name no objects to export apart", do="Mattes(..., objects=names)")
+    parts = {f"-{file_stem(name)}": mattes.only([name]) for name in mattes.objects or ()} if apart else {}
     reports = []
     for kind, target in folders.items():
-        is_own = target is not None and not isinstance(formats, Mapping)
-        if is_own:
-            target = target.with_name(own_name(target.parent, target.name, clip["signature"], [f"{{}}/{CLIP_FILE}"]))
+        own = None if isinstance(formats, Mapping) else target
+        if own is not None:
+            target = own = own.with_name(own_name(own.parent, own.name, clip["signature"], [f"{{}}/{CLIP_FILE}"]))
         for suffix, part in (parts or {"": mattes}).items():
             path = target if target is None or not suffix else target / suffix[1:]
             reports.append(_write(kind, part, path, clip["name"], bits, replace, progress).check())
             log.info("%s", reports[-1])
-        if is_own:
+        if own is not None:
             about = {"sha256": clip["signature"], "name": clip["name"]}
-            write_text(target / CLIP_FILE, json.dumps(about, ensure_ascii=False))
+            write_text(own / CLIP_FILE, json.dumps(about, ensure_ascii=False))
     return reports
 
 
@@ -103,10 +105,12 @@ def _write(
         layout = LAYOUTS[kind](mattes, folder, **options)
         write_layout(layout, mattes, replace, progress)
         return verify_layout(layout, mattes)
+    assert folder is not None  # only postshot is written next to the originals
     if kind == "coco":
         path = write_sequence_coco(folder / f"{file_stem(name)}.coco.json", mattes, None, replace, progress)
         return verify_sequence_coco(path, mattes)
-    video = Video(folder / f"{file_stem(name)}-{kind.replace(' ', '-')}{ENCODERS[kind][0]}", kind)
+    path = folder / f"{file_stem(name)}-{kind.replace(' ', '-')}{ENCODERS[kind][0]}"
+    video = Video(path, kind)  # pyright: ignore[reportArgumentType] - a key of ENCODERS
     write_video(video, mattes, replace, progress)
     return verify_video(video, mattes)
 

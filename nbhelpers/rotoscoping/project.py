@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import tokenize
@@ -29,7 +30,7 @@ from jaxtyping import Bool
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import replacing, write_text
 from nbhelpers.core.masks import decode_rle
-from nbhelpers.core.prompts import ObjectEntry, PromptLog, object_name
+from nbhelpers.core.prompts import ObjectEntry, ObjectPrompts, PromptLog, object_name
 from nbhelpers.core.video import Frames
 from nbhelpers.core.video_stills import is_array, is_picture
 from nbhelpers.export.manifest import written_here
@@ -173,11 +174,11 @@ class Project:
     def drift(self, frame: int, entry: ObjectEntry) -> Drift | None:
         """The drift of an object's mask on a frame; None without a mask."""
         state, record = self.state(frame, entry), self.record(frame, entry.number)
-        if state == "empty":
-            return None
         if state == "prompted":
-            return Drift(0.0, record.prompted.score, None, None, "predicted from prompts on this frame")
-        tracked = record.tracked
+            known = record.prompted
+            return known and Drift(0.0, known.score, None, None, "predicted from prompts on this frame")
+        if (tracked := record.tracked) is None or state == "empty":
+            return None
         usual = self._usual_values(entry.number)
         return drift_score(tracked.score, tracked.overlap, tracked.jump, tracked.gone, usual, tracked.exchanged)
 
@@ -240,7 +241,7 @@ class Project:
         """Write a tracker's memory of a frame and its dependencies (valid JSON)."""
         self._check_held()
         with replacing(self._memory / f"{frame:05d}.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)  # pyright: ignore[reportArgumentType]
 
     def memory(self, frame: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """The arrays and dependencies written by `save_memory`; None if there are none that can be read."""
@@ -332,9 +333,24 @@ class Project:
             ) from error
 
 
+def prompts_by_frame(entry: ObjectEntry) -> dict[int, ObjectPrompts]:
+    """The prompts of an object by prompted frame.
+
+    Raises:
+        NbHelpersError: some prompts name no frame, as those of a photo.
+    """
+    found = {}
+    for frame, prompts in entry.frames.items():
+        if frame is None:
+            raise NbHelpersError("a step of the prompt log names no frame", expected="a frame of the clip")
+        if not prompts.is_empty:
+            found[frame] = prompts
+    return found
+
+
 def _digests(entry: ObjectEntry) -> dict[int, str]:
     """Digest of the prompts by prompted frame."""
-    return {frame: prompts.digest for frame, prompts in entry.frames.items() if not prompts.is_empty}
+    return {frame: prompts.digest for frame, prompts in prompts_by_frame(entry).items()}
 
 
 def _unwritable(folder: Path, error: OSError) -> NbHelpersError:
@@ -413,7 +429,9 @@ def open_clip(clip: str | Path | np.ndarray | Sequence[Any] | FrameSequence, **o
         clip: anything that `nbhelpers.core.video.Frames` reads, or frames.
         **options: of `nbhelpers.core.video.Frames`.
     """
-    if not isinstance(clip, (str, Path)) and hasattr(clip, "size") and not is_array(clip):
+    if isinstance(clip, np.ndarray) or is_array(clip):  # or a tensor
+        return Frames(np.asarray(clip), **options)
+    if isinstance(clip, FrameSequence):
         return clip
     if not isinstance(clip, (str, Path)) or not Path(clip).expanduser().is_dir():
         return Frames(clip, **options)
@@ -454,7 +472,8 @@ class _LockFile:
     """The lock file, open and locked; the system releases it when the process ends, however it ends."""
 
     def __init__(self, path: Path):
-        self.pid, self.owner = os.getpid(), None
+        self.pid = os.getpid()
+        self.owner: weakref.ref[object] | None = None
         self.file = path.open("a+", encoding="utf-8")
         weakref.finalize(self, self.file.close)
         _lock(self.file.fileno())
@@ -510,9 +529,7 @@ class FolderLock:
 
 def _lock(file: int) -> None:
     """Lock an open file; raises ``BlockingIOError`` if another process holds the lock."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         import msvcrt
 
         try:
@@ -520,8 +537,10 @@ def _lock(file: int) -> None:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         except OSError as error:
             raise BlockingIOError from error
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _owner(path: Path) -> str:

@@ -25,7 +25,7 @@ from nbhelpers.models.values import Prediction
 from nbhelpers.models.whole import use_detector
 from nbhelpers.rotoscoping import schedule
 from nbhelpers.rotoscoping.export import export_mattes
-from nbhelpers.rotoscoping.project import Project, State, identify, open_clip, read_about
+from nbhelpers.rotoscoping.project import Project, State, identify, open_clip, prompts_by_frame, read_about
 from nbhelpers.rotoscoping.schedule import BACKWARD, FORWARD, Drift
 from nbhelpers.rotoscoping.tracker_sync import TrackerSync
 
@@ -147,7 +147,7 @@ class RotoSession:
     @property
     def size(self) -> tuple[int, int]:
         """``(H, W)`` of every frame."""
-        return tuple(self.frames.size)
+        return self.frames.size
 
     @property
     def quality(self) -> str:
@@ -228,7 +228,7 @@ class RotoSession:
 
     def prompted_frames(self, name: str | None = None) -> list[int]:
         """Frames on which an object has prompts, in order."""
-        return sorted(frame for frame, prompts in self._entry(name).frames.items() if not prompts.is_empty)
+        return sorted(prompts_by_frame(self._entry(name)))
 
     def click(
         self, x: float, y: float, label: int = 1, *, name: str | None = None, frame: int | None = None
@@ -372,8 +372,8 @@ class RotoSession:
         frame, entry = self._at(frame), self._entry(name)
         if self._project.state(frame, entry) not in ("tracked", "outdated"):
             return None
-        other = self._project.full(frame, entry.number).tracked.other
-        return None if other is None else decode_rle(other)
+        tracked = self._project.full(frame, entry.number).tracked
+        return None if tracked is None or tracked.other is None else decode_rle(tracked.other)
 
     def take_other(self, frame: int | None = None, name: str | None = None) -> Prediction:
         """Take the other candidate: its mask becomes the object's on this frame, like a correction.
@@ -548,9 +548,10 @@ class RotoSession:
         Raises:
             NbHelpersError: see `nbhelpers.rotoscoping.export.export_mattes`.
         """
-        mattes = self.mattes(objects, invert)
-        missing = self._project.frames_without_masks([self._entry(name) for name in mattes.objects])
-        drafts = [f for f in range(len(self.frames)) if any(self.is_draft(f, name) for name in mattes.objects)]
+        names = tuple(self.objects if objects is None else objects)
+        mattes = self.mattes(names, invert)
+        missing = self._project.frames_without_masks([self._entry(name) for name in names])
+        drafts = [f for f in range(len(self.frames)) if any(self.is_draft(f, name) for name in names)]
         clip, how = {**self._project.clip, "name": self.name}, {"replace": replace, "progress": progress}
         how |= {"missing": missing, "drafts": drafts}
         return export_mattes(mattes, folder, formats, clip, apart=apart, bits=bits, **how)
@@ -636,8 +637,9 @@ class RotoSession:
         with self._lock:
             before = self.log.events, self.log.cursor
             self._sync.restore_memory()
-            while (event := step())["op"] == "propagate":
+            while (event := step()) is not None and event["op"] == "propagate":
                 continue
+            assert event is not None  # it is possible
             while self.log.can_redo and self.log.events[self.log.cursor]["op"] == "propagate":
                 self.log.redo()
             self._commit(before)

@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import decode_rle, encode_rle
 from nbhelpers.core.prompts import INCLUDE, ObjectPrompts, Prompt, Stroke
 from nbhelpers.models.protocols import Detector, FrameSequence, Tracker
 from nbhelpers.models.values import Prediction, TrackedFrame
 from nbhelpers.models.whole import detect_objects
-from nbhelpers.rotoscoping.project import Project
+from nbhelpers.rotoscoping.project import Project, prompts_by_frame
 from nbhelpers.rotoscoping.schedule import (
     MIN_EXCHANGED,
     Digests,
@@ -60,7 +61,8 @@ class TrackerSync:
     def __init__(self, tracker: Tracker, frames: FrameSequence, project: Project):
         self.tracker, self._frames, self._project = tracker, frames, project
         self.state = tracker.open(frames)
-        self._can_save = hasattr(tracker, "memory") and hasattr(tracker, "recall")
+        self._memory_of: Callable[..., dict[str, np.ndarray]] | None = getattr(tracker, "memory", None)
+        self._recall: Callable[..., None] | None = getattr(tracker, "recall", None)
         self._kept: int | None = getattr(tracker, "kept", MEMORY_FRAMES)
         self._added: dict[tuple[int, int], str] = {}  # by object and frame, digest of the prompts in the tracker
         self._memory: dict[int, dict[int, str]] = {}  # by object and memory frame, digest of what it depends on
@@ -73,9 +75,9 @@ class TrackerSync:
     def predict_prompted(self) -> None:
         """Predict every prompted mask of the project that is missing or outdated, and write it there."""
         for entry in self._project.entries.values():
-            for frame, prompts in entry.frames.items():
+            for frame, prompts in prompts_by_frame(entry).items():
                 record = self._project.record(frame, entry.number)
-                if prompts.is_empty or (record.prompted and record.prompted.digest == prompts.digest):
+                if record.prompted and record.prompted.digest == prompts.digest:
                     continue
                 rle, score = self._predict(entry.number, frame, prompts)
                 prompted = PromptedMask(rle, round(score, 6), prompts.digest)
@@ -139,8 +141,7 @@ class TrackerSync:
         return {
             (entry.number, frame): (prompts.digest, functools.partial(self._to_prompt, entry.number, frame, prompts))
             for entry in self._project.entries.values()
-            for frame, prompts in entry.frames.items()
-            if not prompts.is_empty
+            for frame, prompts in prompts_by_frame(entry).items()
         }
 
     def _to_prompt(self, number: int, frame: int, prompts: ObjectPrompts) -> Prompt:
@@ -152,21 +153,25 @@ class TrackerSync:
     def _without_strokes(self, number: int, frame: int, prompts: ObjectPrompts) -> Prompt:
         """The prompt, with the mask that it corrects unless the tracker has that mask in memory."""
         in_memory = self._kept is None and frame in self._memory.get(number, {})
-        return (replace(prompts, base_rle=None) if in_memory else prompts).prompt()
+        prompt = (replace(prompts, base_rle=None) if in_memory else prompts).prompt()
+        assert prompt is not None  # there is more than strokes
+        return prompt
 
     def _predict(self, number: int, frame: int, prompts: ObjectPrompts) -> tuple[Mapping[str, Any], float]:
         """The mask of the prompts as RLE, and the tracker's confidence."""
-        size = tuple(self._frames.size)
+        size = self._frames.size
         if prompts.strokes:
             rle, _ = self._predict(number, frame, replace(prompts, strokes=()))
             return encode_rle(draw_strokes(decode_rle(rle), prompts.strokes)), 1.0
         if prompts.is_empty:
             return prompts.base_rle or encode_rle(np.zeros(size, bool)), 1.0
         prompt = self._without_strokes(number, frame, prompts).check_inside(size)
-        if not prompts.points and prompts.box is None:
+        if prompts.mask_rle is not None and not prompts.points and prompts.box is None:
             return prompts.mask_rle, 1.0
         if prompts.candidate is not None:
             candidates = self.candidates(frame, prompts)
+            if candidates is None:
+                raise NbHelpersError("a step of the prompt log chooses a candidate mask where there are none")
             return encode_rle(candidates.mask(prompts.candidate)), float(candidates.scores[prompts.candidate])
         key = number, frame, prompts.digest
         if key not in self._unpainted:
@@ -179,22 +184,29 @@ class TrackerSync:
                 self._unpainted.popitem(last=False)
         return self._unpainted[key]
 
+    @property
+    def _meanings_of(self) -> Callable[..., Prediction] | None:
+        """The tracker's ``candidates``; None if it has none."""
+        return getattr(self.tracker, "candidates", None)
+
     def candidates(self, frame: int, prompts: ObjectPrompts) -> Prediction | None:
         """The masks that a single including click may mean; None for other prompts, or if the tracker has none."""
-        if not hasattr(self.tracker, "candidates") or prompts.labels != (INCLUDE,):
+        if self._meanings_of is None or prompts.labels != (INCLUDE,):
             return None
         if prompts.box is not None or prompts.mask_rle is not None or prompts.base_rle is not None:
             return None
         if (frame, prompts.points) not in self._candidates:
             self._candidates.clear()
-            self._candidates[frame, prompts.points] = self.tracker.candidates(self.state, frame, prompts.points[0])
+            self._candidates[frame, prompts.points] = self._meanings_of(self.state, frame, prompts.points[0])
         return self._candidates[frame, prompts.points]
 
     def whole(self, frame: int, point: tuple[float, float], detector: Detector) -> int | None:
         """Index of the candidate that is a whole object under a click; None if it is the tracker's choice."""
         plain = self.candidates(frame, ObjectPrompts((point,), (INCLUDE,)))
         boxes = detect_objects(detector, self._frames[frame])
-        chosen = self.tracker.candidates(self.state, frame, point, boxes).choice if len(boxes) else plain.choice
+        if plain is None or self._meanings_of is None or not len(boxes):
+            return None
+        chosen = self._meanings_of(self.state, frame, point, boxes).choice
         return None if chosen == plain.choice else chosen
 
     def _add_prompts(self, prompts: TrackerPrompts, every: TrackerPrompts) -> None:
@@ -237,12 +249,12 @@ class TrackerSync:
 
     def _save_frame(self, prompts: TrackerPrompts, frame: int) -> None:
         """Save the memory of one frame, and delete memory frames that are too far away."""
-        if not self._can_save:
+        if self._memory_of is None:
             return
         added = {str(n): digest for (n, f), digest in self._added.items() if f == frame}
         depends = {str(n): frames[frame] for n, frames in self._memory.items() if frame in frames}
         about = {"told": added, "known": depends}  # the keys of the file format
-        self._project.save_memory(frame, self.tracker.memory(self.state, frame), about)
+        self._project.save_memory(frame, self._memory_of(self.state, frame), about)
         if self._kept is not None:
             prompted = {f for _, f in prompts}
             for far in self._project.memory_frames():
@@ -254,7 +266,7 @@ class TrackerSync:
         if self._is_restored:
             return
         self._is_restored = True
-        if not self._can_save:
+        if self._recall is None:
             return
         prompted = {frame for _, frame in prompts}
         for frame in sorted(self._project.memory_frames(), key=lambda frame: (frame not in prompted, frame)):
@@ -271,7 +283,7 @@ class TrackerSync:
             arrays = {name: value for name, value in arrays.items() if int(name.partition("/")[0]) in valid}
             if arrays:
                 known = {n: prompts[n, frame][1]() for n in valid & added.keys()}
-                self.tracker.recall(self.state, frame, arrays, known)
+                self._recall(self.state, frame, arrays, known)
             self._added |= {(n, frame): added[n] for n in valid & added.keys()}
             for number in valid & depends.keys():
                 self._memory.setdefault(number, {})[frame] = depends[number]
@@ -312,13 +324,14 @@ class TrackerSync:
             if (number := entry.number) not in numbers or number not in tracked.predictions:
                 continue
             prediction, gone = tracked.predictions[number], number in tracked.gone
-            mask = np.zeros(tuple(self._frames.size), bool) if gone else prediction.best
+            mask = np.zeros(self._frames.size, bool) if gone else prediction.best
             overlap = jump = None
             known = 0 <= neighbour < len(self._frames) and self._project.state(neighbour, entry) != "empty"
             if known and not tracked.is_interpolated:
                 before = self._project.current_mask(neighbour, entry)
                 overlap, jump = flow_agreement(mask, self._grey(frame), before, self._grey(neighbour))
             source = source_frame(digests[number], frame, step)
+            assert source is not None  # only frames with one are tracked
             score = round(float(prediction.scores[prediction.choice]), 6)
             digest = digests[number][source]
             found = TrackedMask(encode_rle(mask), score, gone, step, source, digest, overlap, jump, draft=draft)

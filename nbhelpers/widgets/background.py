@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 
@@ -106,7 +106,7 @@ def _run(steps: Iterator[Any], each: Callable[[Any], object], done: Callable[[Ba
         for step in steps:
             each(step)
     except BaseException as error:  # an interrupt too: else the work would count as running for ever
-        if hasattr(steps, "close"):
+        if isinstance(steps, Generator):
             steps.close()
         done(error)
         if not isinstance(error, Exception):

@@ -8,7 +8,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import ipywidgets as widgets
@@ -38,8 +38,15 @@ Current = tuple[UInt8[np.ndarray, "h w 3"], Prediction, int]
 class Session(Protocol):
     """What widgets need of a session; all sessions of nbhelpers have it."""
 
-    can_undo: bool
-    can_redo: bool
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to undo."""
+        ...
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step to redo."""
+        ...
 
     def undo(self) -> bool:
         """Undo the last step; False when there is none."""
@@ -54,10 +61,46 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
+class ObjectSession(Session, Protocol):
+    """What the rows of objects and candidates need beside."""
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names of the objects, in order of creation."""
+        ...
+
+    @property
+    def active(self) -> str:
+        """The object to which prompts are added."""
+        ...
+
+    def select(self, name: str) -> None:
+        """Make another object the active one."""
+        ...
+
+    def add_object(self) -> str:
+        """Add an object, and return its name."""
+        ...
+
+    def rename_object(self, old: str, new: str) -> None:
+        """Give an object another name."""
+        ...
+
+    def remove_object(self, name: str) -> None:
+        """Remove an object with its prompts."""
+        ...
+
+    def choose_candidate(self, index: int) -> object:
+        """Use another of the masks that the prompts of the active object may mean."""
+        ...
+
+
+SessionT_co = TypeVar("SessionT_co", bound=Session, covariant=True)
 _shown: weakref.WeakKeyDictionary[Session, SessionWidget] = weakref.WeakKeyDictionary()
 
 
-class SessionWidget(widgets.VBox):
+class SessionWidget(widgets.VBox, Generic[SessionT_co]):
     """A view of a session: rows of controls, canvases and a status line. It holds no prompt and no mask of its own.
 
     Example:
@@ -88,12 +131,13 @@ class SessionWidget(widgets.VBox):
 
     _stop_listening: Callable[[], None] | None = None  # also of a widget that was never finished
 
-    def __init__(self, session: Session, width: int, css_class: str):
+    def __init__(self, session: SessionT_co, width: int, css_class: str):
         if not MIN_WIDTH <= width <= MAX_WIDTH:
             raise NbHelpersError(
                 "the widget's width is out of range", given=width, expected=f"{MIN_WIDTH} to {MAX_WIDTH} pixels"
             )
-        self.session, self.keys_of = session, {}
+        self.session = session
+        self.keys_of: dict[str, Callable[[], object]] = {}
         self._depth, self._failed, self._outcome = 0, False, ""
         self._silent: set[widgets.Widget] = set()
         self.status = widgets.HTML(layout=widgets.Layout(margin="0"))
@@ -124,7 +168,7 @@ class SessionWidget(widgets.VBox):
 
     def number_of(self, name: str) -> int | None:
         """The number whose colour an object has; None while it has none."""
-        return self.session.objects.index(name)
+        return None
 
     def close_parts(self) -> None:
         """Close what else the widget holds; called once, before it leaves the page."""
@@ -304,8 +348,9 @@ class HistoryRow(Row):
 class ObjectRow(Row):
     """The objects as buttons in their colours; add, rename, delete."""
 
-    def __init__(self, owner: SessionWidget):
-        self.owner, self._session, self._shown = owner, owner.session, None
+    def __init__(self, owner: SessionWidget[ObjectSession]):
+        self.owner, self._session = owner, owner.session
+        self._shown: tuple | None = None
         self._chips = Row()
         self.add = owner.button("Add", "Add an object", owner.session.add_object, icon="plus", width="72px")
         self.name = widgets.Text(
@@ -356,7 +401,7 @@ class ObjectRow(Row):
 class Panels(widgets.VBox):
     """Buttons that each show or hide a panel below them; Colab does not render `ipywidgets.Accordion`."""
 
-    def __init__(self, **panels: widgets.Widget):
+    def __init__(self, **panels: widgets.DOMWidget):
         self.toggles = {
             title: widgets.ToggleButton(
                 description=title,
@@ -371,7 +416,7 @@ class Panels(widgets.VBox):
             self.toggles[title].observe(lambda change, title=title: self._show(panels[title], change), "value")
         super().__init__([Row(*self.toggles.values()), *panels.values()], layout=widgets.Layout(grid_gap="6px"))
 
-    def _show(self, panel: widgets.Widget, change: Mapping[str, Any]) -> None:
+    def _show(self, panel: widgets.DOMWidget, change: Mapping[str, Any]) -> None:
         panel.layout.display = None if change["new"] else "none"
         change["owner"].icon = "caret-down" if change["new"] else "caret-right"
 
@@ -397,7 +442,7 @@ def _colab_notice() -> str:
     if "google.colab" not in sys.modules:
         return ""
     try:
-        from google.colab import output
+        from google.colab import output  # pyright: ignore[reportMissingImports]
 
         output.enable_custom_widget_manager()
     except Exception:
@@ -419,7 +464,9 @@ class CandidateRow(Row):
         buttons: one for each candidate.
     """
 
-    def __init__(self, owner: SessionWidget, current: Callable[[], Current | None], empty: str, key: str = ""):
+    def __init__(
+        self, owner: SessionWidget[ObjectSession], current: Callable[[], Current | None], empty: str, key: str = ""
+    ):
         self._owner, self._current, self._empty, self._key = owner, current, empty, key
         self._shown: tuple | None = ()
         self.buttons: list[widgets.Button] = []
@@ -466,11 +513,11 @@ def candidate_pictures(image: UInt8[np.ndarray, "h w 3"], prediction: Prediction
     x0, y0, x1, y1 = window_of(prediction)
     scale = min(THUMB_HEIGHT / (y1 - y0), MAX_THUMB_WIDTH / (x1 - x0))
     width, height = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
-    size = width * FINER, height * FINER
-    part = cv2.resize(image[y0:y1, x0:x1], size, interpolation=cv2.INTER_AREA)
+    fine_width, fine_height = width * FINER, height * FINER
+    part = cv2.resize(image[y0:y1, x0:x1], (fine_width, fine_height), interpolation=cv2.INTER_AREA)
     pictures = []
     for index in range(len(prediction)):
-        mask = prediction.view(index, (x0, y0, x1, y1), size[::-1])
+        mask = prediction.view(index, (x0, y0, x1, y1), (fine_height, fine_width))
         picture = np.where(mask[..., None], part, (part * DIMMED).astype(np.uint8))
         value = encode_photo(overlay(picture, mask, 0.3), preview=True)
         layout = widgets.Layout(width=f"{width}px", height=f"{height}px", object_fit="fill")

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import ipywidgets as widgets
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
-from nbhelpers.core.prompts import EXCLUDE, INCLUDE
+from nbhelpers.core.prompts import EXCLUDE, INCLUDE, ObjectPrompts
 from nbhelpers.plots import PALETTE, THUMBNAIL, contrasting_colour
 from nbhelpers.segment import ClickSession
 from nbhelpers.widgets.base import CandidateRow, Current, HistoryRow, ObjectRow, Panels, SessionWidget
@@ -24,7 +24,43 @@ ENCODING = "Encoding the photo ..."
 SIGNS = {INCLUDE: "+", EXCLUDE: "\N{MINUS SIGN}"}
 
 
-class ClickWidget(SessionWidget):
+class ClickStage(Stage[ClickSession]):
+    """Paints the photo of a `ClickSession`, with the masks of all objects and the prompts of the active one."""
+
+    owner: ClickWidget
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(H, W)`` of the photo."""
+        return self.session.size
+
+    @property
+    def subject(self) -> object:
+        """What a gesture is about: the object and its points."""
+        return self.session.active, self.prompts().points
+
+    def prompts(self) -> ObjectPrompts:
+        """The prompts of the active object."""
+        return self.session.prompts()
+
+    def image(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The photo."""
+        return self.session.image
+
+    def masks(self) -> list[tuple[int, bool, Bool[np.ndarray, "vh vw"]]]:
+        """The visible parts of the masks; see `Stage.masks`."""
+        (x0, y0, x1, y1), window = self.fine.placed()
+        shown = []
+        for name in self.session.objects:
+            current, number = self.owner.current_candidates(name), self.owner.number_of(name)
+            if current is not None and number is not None:
+                _, prediction, chosen = current
+                part = prediction.view(chosen, window, (y1 - y0, x1 - x0))
+                shown.append((number, name == self.session.active, part))
+        return shown
+
+
+class ClickWidget(SessionWidget[ClickSession]):
     """Shows a `ClickSession` and turns clicks and buttons into its methods.
 
     Example:
@@ -50,7 +86,7 @@ class ClickWidget(SessionWidget):
         super().__init__(session, width, "nbhelpers-click")
         self._timing, self._encoded = "", False
         self._colours: dict[str, str] = {}
-        self.stage = Stage(self, width)
+        self.stage = ClickStage(self, width)
         self.stage.on_ready = self._encode
         self.pointer = Pointer(self.stage)
         self.modes = ModeRow(self, self.pointer)
@@ -89,15 +125,15 @@ class ClickWidget(SessionWidget):
 
     def number_of(self, name: str) -> int | None:
         """The number of the colour of an object with a mask: it contrasts with what the mask covered at first."""
-        objects, session = self.session.objects, self.session
-        masked = {each: session.prediction(each) for each in objects}
-        self._colours = {each: own for each, own in self._colours.items() if masked.get(each) is not None}
-        if masked[name] is None:
+        objects, session, current = self.session.objects, self.session, self.current_candidates(name)
+        masked = {each for each in objects if session.prediction(each) is not None}
+        self._colours = {each: own for each, own in self._colours.items() if each in masked}
+        if current is None:
             return None
         if name not in self._colours:
-            small = fit(session.image, THUMBNAIL)
-            height, width = session.size
-            mask = masked[name].view(session.candidate(name), (0, 0, width, height), small.shape[:2])
+            (image, prediction, chosen), (height, width) = current, session.size
+            small = fit(image, THUMBNAIL)
+            mask = prediction.view(chosen, (0, 0, width, height), small.shape[:2])
             self._colours[name] = contrasting_colour(small, mask, [*self._colours.values()])
         return PALETTE.index(self._colours[name]) + len(PALETTE) * objects.index(name)  # no two objects have one number
 
@@ -114,9 +150,9 @@ class ClickWidget(SessionWidget):
             if self.session.seconds != before:
                 self._show_time(time.perf_counter() - started)
 
-    def current_candidates(self) -> Current | None:
-        """What `CandidateRow` shows."""
-        prediction, chosen = self.session.prediction(), self.session.candidate()
+    def current_candidates(self, name: str | None = None) -> Current | None:
+        """What `CandidateRow` shows of an object (the active one)."""
+        prediction, chosen = self.session.prediction(name), self.session.candidate(name)
         return None if prediction is None or chosen is None else (self.session.image, prediction, chosen)
 
     def _encode(self) -> None:

@@ -344,7 +344,7 @@ class StillLayer:
             *colour, alpha = (float(part) for part in style[5:-1].split(","))
             red, green, blue, opacity = *map(int, colour), round(255 * alpha)
         else:
-            red, green, blue, opacity = ImageColor.getcolor(style, "RGBA")
+            red, green, blue, opacity = (*ImageColor.getrgb(style), 255)[:4]
         return red, green, blue, round(opacity * self.global_alpha)
 
     def _draw(self, shape: str, points: Iterable[Sequence[float]], **style: Any) -> None:
@@ -389,11 +389,11 @@ class StillScreen:
 def still_of(stage: Stage) -> UInt8[np.ndarray, "h w 3"]:
     """What a stage shows now; the stage itself is left alone."""
     twin = copy.copy(stage)
-    twin.screen = StillScreen(stage.screen.size, stage.screen.layers)
+    twin.surface = screen = StillScreen(stage.screen.size, stage.screen.layers)
     twin.paint_photo(preview=False)
     twin.paint_masks()
     twin.paint_marks()
-    return twin.screen.picture()
+    return screen.picture()
 
 
 def still_output(picture: UInt8[np.ndarray, "h w 3"], alt: str) -> tuple[dict[str, Any], dict[str, Any]]:

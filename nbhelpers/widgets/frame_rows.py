@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
@@ -15,11 +16,15 @@ from nbhelpers.widgets.base import ObjectRow
 from nbhelpers.widgets.controls import Row, choice, folder_field, label, space
 from nbhelpers.widgets.frame_stage import BACKGROUNDS, CHECKERBOARD, DISPLAYS
 
+if TYPE_CHECKING:
+    from nbhelpers.widgets.frames import FramesWidget
+
 FPS = 12.0  # where the clip does not say
 # of `Play`; ipywidgets 7 hides them
 PLAYING, REPEAT = ("playing", "repeat") if "playing" in widgets.Play.class_trait_names() else ("_playing", "_repeat")
 MAX_ONION = 3  # frames on each side
-SETTINGS = (  # field of MatteSettings, name, lowest, highest, step, what it does
+# Field of MatteSettings, name, lowest, highest, step, what it does.
+SETTINGS: tuple[tuple[str, str, float, float, float, str], ...] = (
     ("fill_holes", "Fill holes", 0, 5000, 10, "Holes of up to so many pixels are filled"),
     ("drop_specks", "Drop specks", 0, 5000, 10, "Separate parts of fewer pixels are dropped"),
     ("grow", "Grow", -20, 20, 0.5, "Pixels by which the object grows, or shrinks"),
@@ -57,10 +62,10 @@ class TimeRow(Row):
     are left out, none are queued up.
 
     Args:
-        owner: a `FramesWidget`.
+        owner: whose session is shown.
     """
 
-    def __init__(self, owner):
+    def __init__(self, owner: FramesWidget):
         self._owner, self._session, self._strip = owner, owner.session, owner.strip
         self._wanted, self._steps = 0, Later(self._arrive, 0.02)
         frames, button = owner.session.frames, owner.button
@@ -168,11 +173,11 @@ class TrackRow(Row):
     """Track the objects from where they were prompted, stop, and go to doubtful frames.
 
     Args:
-        owner: a `FramesWidget`.
+        owner: whose objects are tracked.
         right: shown at the right end.
     """
 
-    def __init__(self, owner, right: widgets.Widget):
+    def __init__(self, owner: FramesWidget, right: widgets.Widget):
         button, track = owner.button, owner.work.track
         self.starts = (
             button("Back", "Track from here to the range's start (Shift+F)", lambda: track("back"), icon="backward"),
@@ -205,6 +210,8 @@ class TrackRow(Row):
 class FrameObjectRow(ObjectRow):
     """The objects as buttons in their colours, each with an eye that shows or hides it."""
 
+    owner: FramesWidget
+
     def shown(self) -> tuple:
         """All that the buttons depend on."""
         self.owner.stage.hidden &= {*self.owner.session.objects}
@@ -229,7 +236,7 @@ class FrameObjectRow(ObjectRow):
 class DisplayRow(Row):
     """Overlay, matte or cut-out; what is behind it; neighbours' outlines; a wipe."""
 
-    def __init__(self, owner):
+    def __init__(self, owner: FramesWidget):
         self._owner, self._stage = owner, owner.stage
         self.choice = owner.bind(choice(DISPLAYS, "84px"), self._set_display)
         self.background = widgets.Dropdown(
@@ -276,7 +283,7 @@ class DisplayRow(Row):
 
     def next_onion(self) -> None:
         """Go to the next number of neighbours."""
-        self.onion.value = (self.onion.value + 1) % (MAX_ONION + 1)
+        self.onion.value = (self._stage.onion + 1) % (MAX_ONION + 1)
 
     def toggle_wipe(self) -> None:
         """Switch the wipe on or off."""
@@ -306,7 +313,7 @@ class DisplayRow(Row):
 class BrushSlider(Row):
     """The radius of the brush."""
 
-    def __init__(self, owner):
+    def __init__(self, owner: FramesWidget):
         largest = max(8, min(400, max(owner.session.size) // 3))
         self.slider = widgets.IntSlider(value=min(12, largest), min=1, max=largest)
         self.slider.tooltip = "Radius of the brush in pixels of the frame ([ and ])"
@@ -330,9 +337,9 @@ class BrushSlider(Row):
 class MattePanel(widgets.VBox):
     """How the active object's masks become mattes: a slider for each step."""
 
-    def __init__(self, owner):
+    def __init__(self, owner: FramesWidget):
         self._owner, self._session = owner, owner.session
-        self.sliders = {field: self._slider(field, *about) for field, *about in SETTINGS}
+        self.sliders = {setting[0]: self._slider(*setting) for setting in SETTINGS}
         reset = owner.button("Reset", "Leave the masks as they are", self._reset, icon="undo")
         columns = "repeat(auto-fill, minmax(290px, 1fr))"
         grid = widgets.GridBox(
@@ -351,7 +358,9 @@ class MattePanel(widgets.VBox):
             self._owner.show_value(slider, max=max(slider.max, value), min=min(slider.min, value), value=value)
         self.title.value = f"For {self._session.active}; seen as matte and cut-out, and in every export."
 
-    def _slider(self, field: str, name: str, low: float, high: float, step: float, tooltip: str) -> widgets.Widget:
+    def _slider(
+        self, field: str, name: str, low: float, high: float, step: float, tooltip: str
+    ) -> widgets.IntSlider | widgets.FloatSlider:
         kind = widgets.IntSlider if isinstance(step, int) else widgets.FloatSlider
         more = {} if isinstance(step, int) else {"readout_format": ".1f"}
         made = kind(0, min=low, max=high, step=step, description=name, continuous_update=False, **more)
@@ -370,7 +379,7 @@ class MattePanel(widgets.VBox):
 class ExportPanel(widgets.VBox):
     """Which files to write, where to, and what the verification of them found."""
 
-    def __init__(self, owner):
+    def __init__(self, owner: FramesWidget):
         self.formats = {
             name: widgets.ToggleButton(
                 value=name == "mattes",

@@ -8,18 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.prompts import ObjectPrompts
 from nbhelpers.core.video import wrap_columns
 from nbhelpers.plots import EXCLUDE_COLOUR, colour_of, rgb
+from nbhelpers.rotoscoping.session import RotoSession
 from nbhelpers.widgets.background import Later, Runner
 from nbhelpers.widgets.canvas import LEFT, MAX_RATIO, RIGHT, LayeredCanvas
 from nbhelpers.widgets.drawing import Photo, Viewport, encode_photo, visible
 from nbhelpers.widgets.stage import Pointer, Stage
+
+if TYPE_CHECKING:
+    from nbhelpers.widgets.frames import FramesWidget
 
 DISPLAYS = (
     ("overlay", "The frame with the masks over it (M: next)"),
@@ -64,15 +70,17 @@ FILLS = {
 URGENT = ("empty", "gone", "tracked", "outdated", "prompted")  # the last is shown where frames share a pixel
 
 
-class FrameStage(Stage):
+class FrameStage(Stage[RotoSession]):
     """Paints what a `RotoSession` holds on its current frame: masks, mattes, cut-outs, neighbours' outlines, a wipe.
 
     Args:
-        owner: a `FramesWidget`, whose film strip is painted in the same message.
+        owner: whose film strip is painted in the same message.
         width: canvas width in pixels; see `Stage`.
     """
 
-    def __init__(self, owner, width: int):
+    owner: FramesWidget
+
+    def __init__(self, owner: FramesWidget, width: int):
         super().__init__(owner, width)
         self.display = "overlay"
         """What is shown: one of `DISPLAYS`."""
@@ -96,9 +104,22 @@ class FrameStage(Stage):
         self._unreadable: NbHelpersError | None = None
 
     @property
+    def size(self) -> tuple[int, int]:
+        """``(H, W)`` of the frames."""
+        return self.session.size
+
+    @property
     def subject(self) -> object:
         """What a gesture is about: the object, its points and the frame."""
-        return super().subject, self.session.frame
+        return self.session.active, self.prompts().points, self.session.frame
+
+    def prompts(self) -> ObjectPrompts:
+        """The prompts of the active object on the current frame."""
+        return self.session.prompts()
+
+    def image(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The current frame."""
+        return self.session.image()
 
     def show_frame(self) -> None:
         """Show the session's current frame: coarsely at once, exactly when it rests."""
@@ -110,7 +131,7 @@ class FrameStage(Stage):
         if self._photo is None or self.frame != self.session.frame:
             self.frame, self._unreadable = self.session.frame, None
             try:
-                self._photo = Photo(self.session.image())
+                self._photo = Photo(self.image())
             except NbHelpersError as error:
                 self._unreadable = error
                 self._photo = Photo(np.full((*self.session.size, 3), 90, np.uint8))
@@ -163,7 +184,7 @@ class FrameStage(Stage):
             return self._mattes[name][2]
         matte = session.matte(name=name)
         if matte.shape != mask.shape:  # of a wrapped clip, mattes have the true width
-            matte = wrap_columns(matte[:, :, None], session.frames.wrap)[:, :, 0]
+            matte = wrap_columns(matte[:, :, None], (mask.shape[1] - matte.shape[1]) // 2)[:, :, 0]
         if not key[1].steady:  # else it depends on the neighbours' masks too
             self._mattes[name] = (mask, key, matte)
         return matte
@@ -192,7 +213,7 @@ class FrameStage(Stage):
     def paint_marks(self) -> None:
         """Paint the box, the markers, the brush and the wipe."""
         super().paint_marks()
-        layer = self.screen["marks"]
+        layer = self.surface["marks"]
         if self.brush is not None:
             self._paint_brush(*self.brush)
         if self.wipe is not None:
@@ -228,7 +249,7 @@ class FrameStage(Stage):
 
     def _paint_brush(self, x: float, y: float, radius: float, erase: bool) -> None:
         """Paint the stroke so far, and the brush's ring."""
-        layer, size = self.screen["marks"], radius * self.viewport.scale
+        layer, size = self.surface["marks"], radius * self.viewport.scale
         colour = EXCLUDE_COLOUR if erase else colour_of(self.session.objects.index(self.session.active))
         if self.stroke:
             path = np.array([self.viewport.to_canvas(*point) for point in self.stroke]) + 0.5
@@ -238,7 +259,7 @@ class FrameStage(Stage):
             if len(path) > 1:
                 layer.stroke_lines(path)
             else:
-                layer.fill_circle(*path[0], size)
+                layer.fill_circle(path[0, 0], path[0, 1], size)
             layer.global_alpha = 1
             layer.line_cap, layer.line_join = "butt", "miter"
         for ring, width in (("rgba(0, 0, 0, 0.65)", 3), (colour if erase else "white", 1.5)):
@@ -247,7 +268,7 @@ class FrameStage(Stage):
             layer.stroke_circle(x + 0.5, y + 0.5, max(size, 2))
 
 
-class FramePointer(Pointer):
+class FramePointer(Pointer[FrameStage]):
     """Mouse gestures on a `FrameStage`; see `Pointer`. With a brush the right button erases."""
 
     def __init__(self, stage: FrameStage):
@@ -369,11 +390,11 @@ class FilmStrip:
     """A narrow canvas over the whole clip; a press or drag on it goes to a frame.
 
     Args:
-        owner: a `FramesWidget`.
+        owner: whose clip is shown.
         width: canvas pixels.
     """
 
-    def __init__(self, owner, width: int):
+    def __init__(self, owner: FramesWidget, width: int):
         self.owner, self.session = owner, owner.session
         session = self.session
         self.screen = LayeredCanvas(width, THUMB + GAP + BAR, ("thumbs", "bar", "cursor"), self._connected)
@@ -381,7 +402,7 @@ class FilmStrip:
         self.width, count = width, len(session.frames)
         height, across = session.size
         self.slots = min(count, max(1, width // max(NARROWEST, round(THUMB * across / height))))
-        self.range = (0, count - 1)
+        self.range: tuple[int, int] = (0, count - 1)
         """First and last frame, both included, of what is played and tracked."""
         self.thumbs: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
         self._states, self._doubts, self._others = ["empty"] * count, np.zeros(count), np.zeros(count, bool)
@@ -481,7 +502,8 @@ class FilmStrip:
         if state not in ("tracked", "outdated"):
             return rgb(COLOURS[state])
         stops = [rgb(COLOURS[name]) for name in ("sure", "doubtful", "wrong")]
-        return tuple(round(float(np.interp(doubt, (0.25, 0.5, 1.0), channel))) for channel in zip(*stops, strict=True))
+        red, green, blue = (round(float(np.interp(doubt, (0.25, 0.5, 1.0), each))) for each in zip(*stops, strict=True))
+        return red, green, blue
 
     def close(self) -> None:
         """Stop painting."""

@@ -65,7 +65,7 @@ KEYS = (
 )
 
 
-class FramesWidget(SessionWidget):
+class FramesWidget(SessionWidget[RotoSession]):
     """Shows a `RotoSession` and turns mouse, keys and buttons into its methods.
 
     Example:
@@ -134,7 +134,7 @@ class FramesWidget(SessionWidget):
         state, drift = session.state(), session.drift()
         text = f"Frame {session.frame}: {session.active}: {STATES[state]}"
         text += " (draft)" if session.is_draft() else ""
-        return f"{text}, drift {drift.score:.2f}" if state in ("tracked", "outdated") else text
+        return text if drift is None or state not in ("tracked", "outdated") else f"{text}, drift {drift.score:.2f}"
 
     def still(self) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
         """The frame with its masks and markers, and the bar of the film strip below it."""
@@ -142,6 +142,10 @@ class FramesWidget(SessionWidget):
             frame, bar = still_of(self.stage), self.strip.bar()
         about = f"The frames widget on a clip of {len(self.session.frames)} frames. {self.detail()}"
         return np.concatenate([frame, bar]), about
+
+    def number_of(self, name: str) -> int:
+        """The number whose colour an object has."""
+        return self.session.objects.index(name)
 
     def close_parts(self) -> None:
         """End what is under way and close the canvases."""
@@ -184,14 +188,15 @@ class FramesWidget(SessionWidget):
                 self.note("No frame of this object is doubtful.")
             else:
                 self.visit(frame)
-                other = " T takes the other one." if self.session.other_candidate() is not None else ""
-                self.note(f"Frame {frame}: {self.words(self.session.drift().why)}.{other}")
+                drift, other = self.session.drift(), self.session.other_candidate()
+                why = "" if drift is None else f": {self.words(drift.why)}"
+                self.note(f"Frame {frame}{why}.{'' if other is None else ' T takes the other one.'}")
 
     def next_candidate(self) -> None:
         """Take the next mask that the only click on this frame may mean."""
         with self.guard():
-            index = self.session.next_candidate()
-            self.note(f"Meaning {index + 1} of {len(self.session.candidates())}.")
+            index, candidates = self.session.next_candidate(), self.session.candidates()
+            self.note(f"Meaning {index + 1} of {len(candidates or ())}.")
 
     def take_other(self) -> None:
         """Take the other candidate of this frame."""

@@ -40,7 +40,7 @@ HINT = "Press Yes or No under a photo to confirm or reject its best match; all p
 HINT_FIRST = "Add a reference of the product, then press Search."
 
 
-class GalleryWidget(SessionWidget):
+class GalleryWidget(SessionWidget[ProductSession]):
     """Shows a `ProductSession` and turns buttons into its methods.
 
     Example:
@@ -291,7 +291,8 @@ class DetailPanel(widgets.VBox):
     """
 
     def __init__(self, owner: GalleryWidget):
-        self._owner, self.photo, self._drawn = owner, None, None
+        self._owner, self._drawn = owner, None
+        self.photo: int | None = None
         self.picture = widgets.Image(format="jpeg", layout=widgets.Layout(max_width="100%", margin="0 auto"))
         self.title = widgets.HTML()
         self.rows: list[DetectionRow] = []
@@ -352,7 +353,6 @@ class ReferenceRow(widgets.VBox):
     def __init__(self, owner: GalleryWidget):
         self._owner, self._session = owner, owner.session
         self._drawn: list[int] = []
-        self._photo: Path | None = None
         self.pictures = Row()
         self.add = owner.button(
             "Add", "Click the product on the opened photo, else on the first", self.start, icon="plus"
@@ -377,14 +377,15 @@ class ReferenceRow(widgets.VBox):
     def start(self) -> None:
         """Open a click widget."""
         self.stop()
-        self._photo = self._session.photos[self._owner.detail_panel.photo or 0]
-        self.clicks = ClickSession(self._photo, self._session.segmenter)
+        photo = self._session.photos[self._owner.detail_panel.photo or 0]
+        self.clicks = clicks = ClickSession(photo, self._session.segmenter)
         button = self._owner.button
         self.take = button(
-            "Use mask", "Use the mask as a reference of the product", self._take, icon="check", width="112px"
-        )
+            "Use mask", "Use the mask as a reference of the product", lambda: self._take(photo, clicks), icon="check",
+            width="112px",
+        )  # fmt: skip
         self.cancel = button("Cancel", "Close without a new reference", self.stop, icon="times")
-        widget = self._owner.click_widget(self.clicks)
+        widget = self._owner.click_widget(clicks)
         self.clicking.children = (widget, Row(label(""), self.take, self.cancel))
 
     def stop(self) -> None:
@@ -405,8 +406,8 @@ class ReferenceRow(widgets.VBox):
         remove.disabled = len(self._session.references) == 1
         return Row(shown, remove, wrap=False, align_items="flex-end")
 
-    def _take(self) -> None:
-        self._session.add_reference(self._photo, mask=self.clicks.mask())
+    def _take(self, photo: Path, clicks: ClickSession) -> None:
+        self._session.add_reference(photo, mask=clicks.mask())
         self.stop()
         self._owner.note("Reference added. Search covers the photos that were not searched yet.")
 

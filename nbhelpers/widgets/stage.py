@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import ipywidgets as widgets
 import numpy as np
@@ -11,10 +13,10 @@ from jaxtyping import Bool, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.prompts import ObjectPrompts
 from nbhelpers.widgets.background import Later
-from nbhelpers.widgets.base import SessionWidget
+from nbhelpers.widgets.base import Session, SessionWidget
 from nbhelpers.widgets.canvas import LEFT, MIDDLE, RIGHT, LayeredCanvas
 from nbhelpers.widgets.controls import Row, choice, label, space
-from nbhelpers.widgets.drawing import Photo, Viewport, draw_box, draw_marker, encode_overlay, encode_photo
+from nbhelpers.widgets.drawing import Photo, StillScreen, Viewport, draw_box, draw_marker, encode_overlay, encode_photo
 
 BACKGROUND = "#80808030"  # a margin beside the photo, grey on light and dark pages
 MIN_HEIGHT, MAX_HEIGHT = 0.3, 0.75  # of a canvas, in widths
@@ -32,19 +34,47 @@ MODES = (
 )
 
 
-class Stage:
+@runtime_checkable
+class PromptedSession(Session, Protocol):
+    """What a `Pointer` needs of a session; ``place`` names the frame or view as the session does, see `Stage.place`."""
+
+    def click(self, x: float, y: float, label: int, /, *args: Any, **place: Any) -> object:
+        """Add a point, 1 to include or 0 to exclude."""
+        ...
+
+    def move(self, index: int, x: float, y: float, /, *args: Any, **place: Any) -> object:
+        """Move a point."""
+        ...
+
+    def remove(self, index: int, /, *args: Any, **place: Any) -> object:
+        """Remove a point."""
+        ...
+
+    def set_box(self, box: Sequence[float] | None, /, *args: Any, **place: Any) -> object:
+        """Set or, with None, remove the box."""
+        ...
+
+
+PromptedT_co = TypeVar("PromptedT_co", bound=PromptedSession, covariant=True)
+
+
+class Stage(Generic[PromptedT_co]):
     """Paints the photo, masks and markers of a session; knows the viewport, and what is being dragged.
+
+    A subclass says what those are: `size`, `subject`, `prompts`, `image` and `masks`.
 
     Args:
         owner: the widget of the session.
         width: canvas width in page pixels; the height follows the photo, between 0.3 and 0.75 of the width.
     """
 
-    def __init__(self, owner: SessionWidget, width: int):
+    def __init__(self, owner: SessionWidget[PromptedT_co], width: int):
         self.owner, self.session = owner, owner.session
         height = round(width * min(max(self.size[0] / self.size[1], MIN_HEIGHT), MAX_HEIGHT))
         self.screen = LayeredCanvas(width, height, ("photo", "masks", "marks"), self._connected)
         self.screen.widget.add_class("nbhelpers-canvas")
+        self.surface: LayeredCanvas | StillScreen = self.screen
+        """What is painted on: the screen, or a still picture of it."""
         self.viewport = Viewport.fit(self.size, (height, width))
         self.opacity = 0.5
         self.rubber: tuple[float, float, float, float] | None = None
@@ -60,7 +90,7 @@ class Stage:
     @property
     def size(self) -> tuple[int, int]:
         """``(H, W)`` of the photo."""
-        return self.session.size
+        raise NotImplementedError
 
     @property
     def place(self) -> dict[str, int]:
@@ -70,20 +100,20 @@ class Stage:
     @property
     def subject(self) -> object:
         """What a gesture is about; when it changes, the gesture has lost its meaning."""
-        return self.session.active, self.prompts().points
+        raise NotImplementedError
 
     @property
     def fine(self) -> Viewport:
         """The viewport in pixels of the canvas; `viewport` itself is in those of the page."""
-        return self.viewport.finer(self.screen.ratio)
+        return self.viewport.finer(self.surface.ratio)
 
     def prompts(self) -> ObjectPrompts:
         """The prompts whose markers are shown."""
-        return self.session.prompts()
+        raise NotImplementedError
 
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
         """The photo."""
-        return self.session.image
+        raise NotImplementedError
 
     def photo(self) -> Photo:
         """The photo with its halved copies."""
@@ -98,14 +128,7 @@ class Stage:
 
     def masks(self) -> list[tuple[int, bool, Bool[np.ndarray, "vh vw"]]]:
         """Number, whether it is active, and the visible part of each mask in canvas pixels."""
-        (x0, y0, x1, y1), window = self.fine.placed()
-        shown = []
-        for name in self.session.objects:
-            prediction = self.session.prediction(name)
-            if prediction is not None:
-                part = prediction.view(self.session.candidate(name), window, (y1 - y0, x1 - x0))
-                shown.append((self.owner.number_of(name), name == self.session.active, part))
-        return shown
+        raise NotImplementedError
 
     def outlines(self) -> list[tuple[str, Bool[np.ndarray, "vh vw"]]]:
         """Colour and visible part of what is only outlined."""
@@ -148,34 +171,34 @@ class Stage:
 
     def paint_photo(self, preview: bool) -> None:
         """Paint the photo and the margin beside it."""
-        layer, viewport = self.screen["photo"], self.viewport if preview else self.fine
+        layer, viewport = self.surface["photo"], self.viewport if preview else self.fine
         (x0, y0, x1, y1), _ = viewport.placed()
         layer.clear()
         if (y0, x0, y1, x1) != (0, 0, *viewport.canvas):
             layer.fill_style = BACKGROUND
-            layer.fill_rect(0, 0, *self.screen.size)
+            layer.fill_rect(0, 0, *self.surface.size)
         picture = self.visible_photo(preview)
         if preview:
             file = encode_photo(picture, preview=True)
         else:  # a screen with finer pixels hides the loss, and would get a file of megabytes
-            file = encode_photo(picture, preview=self.screen.ratio > 1, quality=FINE_QUALITY)
-        self.screen.put("photo", file, x0, y0, enlarge=preview)
+            file = encode_photo(picture, preview=self.surface.ratio > 1, quality=FINE_QUALITY)
+        self.surface.put("photo", file, x0, y0, enlarge=preview)
 
     def paint_masks(self) -> None:
         """Paint the masks, the active one in front."""
-        self.screen["masks"].clear()
+        self.surface["masks"].clear()
         masks = sorted(self.masks(), key=lambda mask: mask[1])
         active = next((number for number, is_active, _ in masks if is_active), None)
         parts = [(number, part) for number, _, part in masks]
-        encoded = encode_overlay(parts, active, self.opacity, self.outlines(), self.screen.ratio)
+        encoded = encode_overlay(parts, active, self.opacity, self.outlines(), self.surface.ratio)
         if encoded is not None:
             png, x, y = encoded
             (x0, y0, _, _), _ = self.fine.placed()
-            self.screen.put("masks", png, x0 + x, y0 + y)
+            self.surface.put("masks", png, x0 + x, y0 + y)
 
     def paint_marks(self) -> None:
         """Paint the box and the markers."""
-        layer = self.screen["marks"]
+        layer = self.surface["marks"]
         layer.clear()
         prompts = self.prompts()
         box = prompts.box if self.rubber is None else self.rubber
@@ -205,7 +228,10 @@ class Stage:
             self.on_ready()
 
 
-class Pointer:
+StageT = TypeVar("StageT", bound="Stage[PromptedSession]")
+
+
+class Pointer(Generic[StageT]):
     """Mouse gestures on a `Stage`.
 
     The mode says what the left button does; in every mode the right one excludes, and the middle one pans. Unless the
@@ -213,7 +239,7 @@ class Pointer:
     edge, since a release outside is not reported; one whose object or frame is exchanged meanwhile is dropped.
     """
 
-    def __init__(self, stage: Stage):
+    def __init__(self, stage: StageT):
         self.stage = stage
         self.mode = "include"
         """What a press of the left button means: one of `MODES`."""
@@ -246,7 +272,7 @@ class Pointer:
 
     def move(self, x: float, y: float) -> None:
         """The mouse has moved; of interest during a drag only."""
-        before, self.at = self.at, (x, y)
+        before, self.at = self.at or (x, y), (x, y)
         if self.drag is None or self.dropped():
             return
         stage, (mode, start_x, start_y) = self.stage, self.drag
@@ -259,7 +285,7 @@ class Pointer:
             if mode == "box":
                 start = viewport.clamp_to_photo(*viewport.to_photo(start_x, start_y))
                 stage.rubber = _sorted_box(start, place)
-            elif self._is_far(x, y):
+            elif stage.dragged is not None and self._is_far(x, y):
                 stage.dragged = (stage.dragged[0], *place)
             stage.paint(photo=False, masks=False)
 
@@ -272,7 +298,7 @@ class Pointer:
         dragged, rubber = stage.dragged, stage.rubber
         self.end()
         with stage.owner.guard():
-            if mode == "point" and is_far:
+            if dragged is not None and is_far:
                 stage.session.move(*dragged, **stage.place)
             elif mode == "box" and is_far:
                 stage.session.set_box(rubber, **stage.place)
@@ -326,7 +352,7 @@ class Pointer:
 
     def _is_far(self, x: float, y: float) -> bool:
         """Whether the mouse has left the place where the drag began."""
-        return abs(x - self.drag[1]) + abs(y - self.drag[2]) >= MIN_DRAG
+        return self.drag is not None and abs(x - self.drag[1]) + abs(y - self.drag[2]) >= MIN_DRAG
 
 
 class ModeRow(Row):
@@ -341,13 +367,18 @@ class ModeRow(Row):
     """
 
     def __init__(
-        self, owner: SessionWidget, pointer: Pointer, modes=MODES, keys: dict[str, str] | None = None, width="84px"
+        self,
+        owner: SessionWidget,
+        pointer: Pointer,
+        modes: Sequence[tuple[str, str]] = MODES,
+        keys: Mapping[str, str] = {},
+        width: str = "84px",
     ):
         self._pointer, self._hints = pointer, dict(modes)
         self.choice = choice([(mode, hint.replace("{exclude} ", "")) for mode, hint in modes], width)
         owner.bind(self.choice, self._choose)
         for mode in self._hints:
-            owner.keys_of[(keys or {}).get(mode, mode[0])] = lambda mode=mode: self.choose(mode)
+            owner.keys_of[keys.get(mode, mode[0])] = lambda mode=mode: self.choose(mode)
         super().__init__(label("Mode"), self.choice, wrap=False, align_items="flex-start")
 
     def choose(self, mode: str) -> None:
@@ -358,7 +389,7 @@ class ModeRow(Row):
         """What a press means now."""
         reports = self._pointer.stage.screen.reports_buttons
         how = "Right-click or Shift-click" if reports else "Choose Exclude (E) and click"
-        return self._hints[self.choice.value].replace("{exclude}", f"{how} on what does not belong to it.")
+        return self._hints[self._pointer.mode].replace("{exclude}", f"{how} on what does not belong to it.")
 
     def _choose(self, mode: str) -> None:
         self._pointer.mode = mode

@@ -20,8 +20,10 @@ CHANGED = "Find it in all views again to update them."
 HINT = "Then find it in all views, and correct the least consistent view."
 
 
-class ViewStage(Stage):
+class ViewStage(Stage[ViewsSession]):
     """Paints one photo of a `ViewsSession`, with the object's mask and the prompts of that view."""
+
+    owner: ViewsWidget
 
     @property
     def size(self) -> tuple[int, int]:
@@ -51,7 +53,7 @@ class ViewStage(Stage):
         return [(0, True, visible(self.session.mask(self.owner.view), self.fine) > 127)]
 
 
-class ViewsWidget(SessionWidget):
+class ViewsWidget(SessionWidget[ViewsSession]):
     """Shows a `ViewsSession` and turns clicks and buttons into its methods.
 
     Example:
