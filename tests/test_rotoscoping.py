@@ -13,10 +13,10 @@ from fake_tracker import Clip, FakeTracker, UnsureTracker
 import nbhelpers.models.load
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import iou
-from nbhelpers.core.mattes import MatteSettings
+from nbhelpers.core.mattes import Mattes, MatteSettings
 from nbhelpers.core.prompts import Prompt, PromptLog
 from nbhelpers.models.values import Prediction
-from nbhelpers.rotoscoping import ClipJob, RotoSession, replay_clip, replay_clips
+from nbhelpers.rotoscoping import ClipJob, RotoSession, export_mattes, replay_clip, replay_clips
 from nbhelpers.rotoscoping.batch import replay_log
 
 
@@ -279,6 +279,28 @@ def test_drift_tells_a_mask_that_jumps():
     good = drift_score(0.95, *flow_agreement(session.mask(6), here, session.mask(5), there))
     assert lost.is_doubtful and lost.area_jump > 2 and not good.is_doubtful and good.flow_overlap > 0.9
     assert record.tracked.overlap == pytest.approx(good.flow_overlap)
+
+
+def test_optical_flow_that_follows_the_background_of_thin_parts_says_nothing(monkeypatch):
+    from nbhelpers.rotoscoping import schedule
+
+    noise = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 600)).astype(np.uint8), (0, 0), 3)
+    noise = cv2.normalize(noise, None, 40, 215, cv2.NORM_MINMAX)
+
+    def frame(shift, x):
+        grey, mask = noise[:, 100 - shift : 520 - shift].copy(), np.zeros((300, 420), bool)
+        for bar in range(4):
+            mask[60:240, x + 22 * bar : x + 22 * bar + 2] = True
+        grey[mask] = 250
+        return schedule.to_small_grey(np.repeat(grey[:, :, None], 3, 2)), mask
+
+    (there, before), (here, mask) = frame(0, 150), frame(-8, 162)
+    other = np.zeros_like(mask)
+    other[20:120, 300:380] = True
+    assert schedule.flow_agreement(mask, here, before, there) == (None, None)
+    assert schedule.flow_agreement(other, here, before, there)[0] == 0.0
+    monkeypatch.setattr(schedule, "box_of", lambda mask: None)
+    assert schedule.flow_agreement(mask, here, before, there)[0] < 0.5
 
 
 class Ambiguous(FakeTracker):
@@ -574,6 +596,20 @@ def test_a_disk_that_is_full_loses_nothing(tmp_path, monkeypatch):
     assert states(session) == "pttpoo" and states(a_session(6, project=tmp_path / "disc")) == "pttpoo"
 
 
+@pytest.mark.parametrize(
+    ("step", "match"),
+    [
+        ({"op": "point.add", "object": "object 1", "x": 14.0, "y": 20.0, "label": 1}, "names no frame"),
+        ({"op": "candidate.set", "object": "object 1", "frame": 0, "index": 0}, "there are none"),
+    ],
+)
+def test_a_log_with_a_step_that_cannot_be_is_one_clear_error(step, match):
+    session = a_session()
+    session.click(14, 20)
+    with pytest.raises(NbHelpersError, match=match):
+        list(a_session().replay([*session.log.events, step]))
+
+
 def test_a_replay_into_a_project_with_other_prompts_is_refused(tmp_path):
     log = followed(8).log
     other = a_session(8, project=tmp_path / "out" / "project")
@@ -696,6 +732,9 @@ def test_exports_are_verified_and_nothing_of_other_origin_is_overwritten(tmp_pat
 
 def test_an_export_that_cannot_be_is_told_at_once(tmp_path, caplog):
     session = a_session(4)
+    nameless = Mattes(session.frames, lambda _: np.ones((60, 80), bool))
+    with pytest.raises(NbHelpersError, match="name no objects"):
+        export_mattes(nameless, tmp_path, ["mattes"], {"name": "drawn", "signature": "1"}, apart=True)
     with pytest.raises(NbHelpersError, match="no mask"):
         session.export(tmp_path, ["colmap"])
     session.click(14, 20)

@@ -20,7 +20,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import fit
 from nbhelpers.core.masks import upsample
 from nbhelpers.core.prompts import INCLUDE, Prompt
-from nbhelpers.core.video import optical_flow, resize_flow, warp_mask
+from nbhelpers.core.video import optical_flow, resize_flow, warp
 from nbhelpers.models.adapters import in_precision, moved, packed, unpacked
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.models.values import Prediction, TrackedFrame, is_mask_prompt
@@ -227,7 +227,7 @@ def _between(frames: FrameSequence, before: TrackedFrame, after: TrackedFrame, s
                 if object_id in end.predictions
             ]
             total = sum(part for part, _, _ in sides)
-            cover = sum(part * warp_mask(side.best, flow, cv2.BORDER_REPLICATE) for part, side, flow in sides)
+            cover = sum(part * warp(side.best, flow, cv2.BORDER_REPLICATE) for part, side, flow in sides)
             score = sum(part * float(side.scores[side.choice]) for part, side, _ in sides) / total
             mask = np.asarray(cover) > total / 2
             predictions[object_id] = Prediction.of_mask(mask, score)

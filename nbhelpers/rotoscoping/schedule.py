@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.images import fit
-from nbhelpers.core.masks import iou
-from nbhelpers.core.video import optical_flow, warp_mask
+from nbhelpers.core.masks import box_of, iou
+from nbhelpers.core.video import optical_flow, warp
 
 FORWARD, BACKWARD = 1, -1
 FLOW_SIDE = 480  # pixels of the longer side at which optical flow is computed
@@ -117,12 +117,12 @@ def source_frame(digests: Mapping[int, str], frame: int, step: int) -> int | Non
     return max(before, key=lambda key: key * step) if before else None
 
 
-def is_current(tracked: TrackedMask | None, digests: Mapping[int, str], frame: int) -> bool:
+def is_current(tracked: TrackedMask | None, digests: Mapping[int, str], frame: int) -> TypeGuard[TrackedMask]:
     """Whether a tracked mask is up to date: the prompts of its source frame have not changed."""
     if tracked is None:
         return False
     source = source_frame(digests, frame, tracked.step)
-    return source == tracked.source and digests[source] == tracked.digest
+    return source == tracked.source and digests[tracked.source] == tracked.digest
 
 
 def frames_in_range(digests: Digests, find: Find, start: int, stop: int, step: int) -> dict[int, set[int]]:
@@ -264,16 +264,22 @@ def flow_agreement(
         there: the neighbour, from `to_small_grey`.
 
     Returns:
-        IoU and ratio of the areas; None and None if the neighbour's mask is too small.
+        IoU and ratio of the areas; None and None if the neighbour's mask is too small, or if the optical flow
+        explains what the mask shows no better than a constant: it follows the background behind thin or fast parts.
     """
     shape = here.shape[::-1]
     area = [cv2.resize(m.astype(np.float32), shape, interpolation=cv2.INTER_AREA) > 0.5 for m in (mask, before)]
     if np.count_nonzero(area[1]) < MIN_AREA:
         return None, None
-    warped = warp_mask(area[1], optical_flow(here, there, fast=True)) > 0.5
+    flow = optical_flow(here, there, fast=True)
+    warped = warp(area[1], flow) > 0.5
     size = np.count_nonzero(warped)
     if size < MIN_AREA:  # it leaves the frame
         return None, None
+    if (box := box_of(area[0])) is not None:
+        x0, y0, x1, y1 = box
+        if np.mean((here - warp(there, flow))[area[0]] ** 2) > np.var(here[y0:y1, x0:x1]):
+            return None, None
     return round(iou(area[0], warped), 4), round(int(np.count_nonzero(area[0])) / int(size), 4)
 
 
