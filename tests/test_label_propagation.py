@@ -11,7 +11,14 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import iou
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_propagation import LabelPropagation
-from nbhelpers.models.label_propagation.decoding import MAX_THICKNESS, PackedMasks, Window, thickness, window_around
+from nbhelpers.models.label_propagation.decoding import (
+    MAX_THICKNESS,
+    PackedMasks,
+    Window,
+    correct_mask,
+    thickness,
+    window_around,
+)
 from nbhelpers.models.label_propagation.tracker import CACHE_SIZE
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.models.values import Embedding, Prediction
@@ -219,6 +226,38 @@ def test_an_including_click_adds_a_part_to_what_was_followed(tracker):
     assert iou(wider, clip.disc(3) | clip.box()) > 0.8
     unchanged = tracker.add(state, 3, 1, Prompt([(36, 30)])).best  # honoured already
     assert iou(unchanged, before) > 0.97
+
+
+def test_an_excluding_click_keeps_the_rest_of_the_object():
+    class LosesHalf:
+        """Without a box it takes away all that is below the click, with one only what is around it."""
+
+        name, device = "fake", "cpu"
+
+        def encode(self, image):
+            raise NotImplementedError
+
+        def predict_points(self, embedding, points, choose=None):
+            raise NotImplementedError
+
+        def features(self, embedding, level=0):
+            return np.zeros((16, 16, 4), np.float32)
+
+        def predict(self, embedding, prompt):
+            (x, y), mask = prompt.points[0] / 4, np.full((64, 64), -8, np.float32)
+            mask[10:50, 20:40] = 8
+            if prompt.box is None:
+                mask[int(y) - 2 :] = -8
+            else:
+                assert np.allclose(prompt.box, [80, 40, 159, 199])
+                mask[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3] = -8
+            return Prediction(mask[None], np.ones(1, np.float32), (256, 256), mask.shape)
+
+    tracked = np.full((64, 64), -8, np.float32)
+    tracked[10:50, 20:40] = 8
+    embedding = Embedding(model="fake", size=(256, 256), tensors={})
+    after = correct_mask(LosesHalf(), embedding, Prompt([(120, 100)], [0]), tracked).logits[0] > 0
+    assert not after[25, 30] and np.count_nonzero(after) == 40 * 20 - 25
 
 
 def test_what_moves_along_is_taken_with_a_click(tracker):

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import box_of, components, contour, deepest_points, upsample
+from nbhelpers.core.masks import box_of, components, contour, deepest_points, tight_box, upsample
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE, Prompt
 from nbhelpers.core.video import optical_flow
 from nbhelpers.models.label_propagation.votes import resize_map
@@ -230,9 +230,9 @@ def correct_mask(
     """Change a mask as little as its clicks require.
 
     An including click outside the mask adds the mask of this click alone. If an excluding click is still covered, the
-    segmenter is prompted with all clicks and the mask, and of the candidates that agree with all clicks the one nearest
-    to the mask is selected; if there is none, the connected component under the click is removed. Clicks that agree
-    with the mask change nothing.
+    segmenter is prompted with all clicks and the mask, without and with the box around it, and of the candidates that
+    agree with all clicks the one nearest to the mask is selected; if there is none, the connected component under the
+    click is removed. Clicks that agree with the mask change nothing.
 
     Args:
         segmenter: prompted on this frame.
@@ -257,7 +257,10 @@ def _subtract(
     segmenter: FeatureSegmenter, embedding: Embedding, prompt: Prompt, logits: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mask without the regions of the excluding clicks, and its score."""
-    predictions = [segmenter.predict(embedding, Prompt(prompt.points, prompt.labels, mask=logits))]
+    predictions = [
+        segmenter.predict(embedding, Prompt(prompt.points, prompt.labels, box=box, mask=logits))
+        for box in (None, _box(logits, embedding.size))  # the box keeps the rest of the object
+    ]
     if INCLUDE in prompt.labels:
         predictions.append(segmenter.predict(embedding, Prompt(prompt.points, prompt.labels)))
     candidates = [(p.logits[i], p.scores[i : i + 1]) for p in predictions for i in range(len(p))]
@@ -285,6 +288,13 @@ def _best_candidate(candidates: Prediction, prompt: Prompt | None) -> Prediction
     index = candidates.choice if prompt is None or not points else candidates.agreeing(points, prompt.labels.tolist())
     score = np.clip(candidates.scores[index : index + 1], 0, 1)
     return Prediction(candidates.logits[index][None], score, candidates.size, candidates.extent)
+
+
+def _box(logits: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The box around a mask that is not empty, in pixels of the frame."""
+    box = np.array(tight_box(logits > 0), float).reshape(2, 2) * np.array(size[::-1]) / logits.shape[::-1]
+    (x0, y0), (x1, y1) = box.tolist()
+    return x0, y0, max(x0 + 1, x1 - 1), max(y0 + 1, y1 - 1)
 
 
 def _cell(logits: np.ndarray, point: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
