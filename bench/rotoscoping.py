@@ -1,6 +1,10 @@
-"""Peak memory of rotoscoping a clip of 854 x 480, by its length, with both trackers.
+"""Peak memory of rotoscoping a clip of 854 x 480, by its length, with both trackers; seconds with distractors.
 
     python bench/rotoscoping.py [--frames 100 1000]
+    python bench/rotoscoping.py --clip dog --mask dog/00000.png
+
+With a clip and the mask of an object on its first frame, the lite tracker and the one that tracks neither distractors
+nor thin parts in windows take turns frame by frame, so that other work on the machine slows both.
 
 Every run is a process of its own: a folder of JPEG frames, opened lazily, a `RotoSession` with its project folder, one
 click, and everything followed to the end. Memory does not depend on what the weights are, so the networks are those of
@@ -11,6 +15,7 @@ same as JSON to outputs/bench/rotoscoping.json.
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,15 +26,17 @@ import cv2
 import numpy as np
 from segment import memory
 
-from nbhelpers import Frames, load_image, sample
+from nbhelpers import Frames, Prompt, load, load_image, sample
 from nbhelpers.core.device import describe_device
 from nbhelpers.core.files import outputs_dir, write_text
+from nbhelpers.core.masks import load_mask
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.rotoscoping import RotoSession
 
 SIZE = (480, 854)
 CONFIG = "configs/sam2.1/sam2.1_hiera_t.yaml"
 SMALL = "++model.image_size=256"
+WARM = 3  # frames before the memory has all its frames
 TRACKERS = ("label propagation", "SAM 2 video")
 
 
@@ -69,13 +76,37 @@ def run_one(name: str, folder: Path, count: int) -> dict:
     return {"peak": memory()[1] / 1e9, "over the model": (memory()[1] - before) / 1e9, "seconds": seconds / count}
 
 
+def compare(clip: Path, mask: Path, count: int) -> dict:
+    """Median processor seconds of a frame, of the lite tracker with and without distractors and windows."""
+    frames, names = Frames(clip, stop=count), ("label-propagation", "label-propagation-plain")
+    runs, seconds = {}, {name: [] for name in names}
+    for name in names:
+        tracker = load("tracker", name)
+        state = tracker.open(frames)
+        tracker.add(state, 0, 1, Prompt(mask=load_mask(mask, frames.size)))
+        runs[name] = iter(tracker.propagate(state, 0, len(frames) - 1))
+        next(runs[name])
+    for _ in range(len(frames) - 1):
+        for name, run in runs.items():
+            started = time.process_time()
+            next(run)
+            seconds[name].append(time.process_time() - started)
+    medians = {name: statistics.median(each[WARM:]) for name, each in seconds.items()}
+    return {**medians, "ratio": medians[names[0]] / medians[names[1]]}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[100, 1000], help="lengths of the clip")
+    parser.add_argument("--clip", type=Path, help="compare seconds on this clip")
+    parser.add_argument("--mask", type=Path, help="of an object on its first frame")
     parser.add_argument("--tracker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.clip:
+        print(json.dumps(compare(arguments.clip, arguments.mask, min(arguments.frames))))
+        return
     if arguments.tracker:
         print(json.dumps(run_one(arguments.tracker, arguments.folder, arguments.frames[0])))
         return
