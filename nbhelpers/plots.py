@@ -189,7 +189,7 @@ def draw_candidates(
 
 
 def draw_grid(
-    images: Sequence[UInt8[np.ndarray, ...]],
+    images: Sequence[UInt8[np.ndarray, "*_"]],
     titles: Sequence[str] = (),
     *,
     columns: int = 3,
@@ -221,7 +221,7 @@ def show_candidates(
 
 
 def show_grid(
-    images: Sequence[UInt8[np.ndarray, ...]], titles: Sequence[str] = (), *, alt: str | None = None, **options: Any
+    images: Sequence[UInt8[np.ndarray, "*_"]], titles: Sequence[str] = (), *, alt: str | None = None, **options: Any
 ) -> None:
     """Display the figure of `draw_grid` in the notebook; ``alt`` describes it (default: the titles)."""
     show_figure(draw_grid(images, titles, **options), alt or ", ".join(titles) or None)
