@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -298,11 +299,13 @@ def _photo(axes: Axes, image, masks, points, labels, box, title, alpha, small=Fa
 def show_figure(figure: Figure, alt: str | None = None) -> None:
     """Display a figure in the notebook as a JPEG; ``alt`` describes it to a screen reader."""
     needs("widgets", "IPython")
-    from IPython.display import Image, display
+    from IPython.display import display
 
     file = io.BytesIO()
     figure.savefig(
         file, format="jpeg", dpi=2 * DPI, pil_kwargs=JPEG
     )  # as PNG a photo's figure takes ten times the bytes
     width, height = figure.get_size_inches() * DPI
-    display(Image(file.getvalue(), format="jpeg", width=round(width), height=round(height), alt=alt))
+    about = {"width": round(width), "height": round(height), **({"alt": alt} if alt else {})}
+    data = {"image/jpeg": b64encode(file.getvalue()).decode(), "text/plain": alt or "figure"}
+    display(data, metadata={"image/jpeg": about}, raw=True)  # IPython.display.Image has no alt on Colab

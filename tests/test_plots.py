@@ -1,6 +1,7 @@
 """Pictures for people."""
 
 import io
+from base64 import b64decode
 
 import cv2
 import numpy as np
@@ -127,9 +128,9 @@ def test_show_displays_one_picture_and_leaves_no_figure_open(photo, monkeypatch)
     from matplotlib import pyplot
 
     seen = []
-    monkeypatch.setattr(IPython.display, "display", seen.append)
+    monkeypatch.setattr(IPython.display, "display", lambda data, metadata, raw: seen.append((data, metadata)) or raw)
     assert plots.show(photo, title="hello") is None
-    (picture,) = seen
-    pixels = Image.open(io.BytesIO(picture.data)).size
-    assert picture.alt == "hello" and pixels[0] == pytest.approx(2 * picture.width, abs=2)
+    ((data, metadata),) = seen
+    pixels, about = Image.open(io.BytesIO(b64decode(data["image/jpeg"]))).size, metadata["image/jpeg"]
+    assert about["alt"] == "hello" and pixels[0] == pytest.approx(2 * about["width"], abs=2)
     assert pyplot.get_fignums() == []
