@@ -228,7 +228,7 @@ class Stage(Generic[PromptedT_co]):
             self.on_ready()
 
 
-StageT = TypeVar("StageT", bound="Stage[PromptedSession]")
+StageT = TypeVar("StageT", bound=Stage[PromptedSession])
 
 
 class Pointer(Generic[StageT]):
