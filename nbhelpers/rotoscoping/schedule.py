@@ -264,8 +264,9 @@ def flow_agreement(
         there: the neighbour, from `to_small_grey`.
 
     Returns:
-        IoU and ratio of the areas; None and None if the neighbour's mask is too small, or if the optical flow
-        explains what the mask shows no better than a constant: it follows the background behind thin or fast parts.
+        IoU and ratio of the areas; None and None if the neighbour's mask is too small, or if the optical flow explains
+        the background, but what the mask shows no better than a constant: it does not follow thin or fast parts. At a
+        cut it explains neither.
     """
     shape = here.shape[::-1]
     area = [cv2.resize(m.astype(np.float32), shape, interpolation=cv2.INTER_AREA) > 0.5 for m in (mask, before)]
@@ -276,9 +277,12 @@ def flow_agreement(
     size = np.count_nonzero(warped)
     if size < MIN_AREA:  # it leaves the frame
         return None, None
-    if (box := box_of(area[0])) is not None:
+    background = ~area[0]
+    if (box := box_of(area[0])) is not None and background.any():
         x0, y0, x1, y1 = box
-        if np.mean((here - warp(there, flow))[area[0]] ** 2) > np.var(here[y0:y1, x0:x1]):
+        residual = (here - warp(there, flow)) ** 2
+        follows_background = residual[background].mean() < np.var(here[background])
+        if follows_background and residual[area[0]].mean() > np.var(here[y0:y1, x0:x1]):
             return None, None
     return round(iou(area[0], warped), 4), round(int(np.count_nonzero(area[0])) / int(size), 4)
 
