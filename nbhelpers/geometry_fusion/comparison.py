@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8
@@ -413,7 +413,8 @@ def compare_arms(
         note = f"by its true mask the object is absent on frame {frame}, where it is prompted"
         truth = replace(truth, notes=(*truth.notes, note))
     runs = []
-    for name, tracker in dict(arms).items():
+    pairs = cast("Iterable[tuple[str, Tracker]]", arms.items() if isinstance(arms, Mapping) else arms)
+    for name, tracker in pairs:
         step = None if progress is None else (lambda done, name=name: progress(name, done))
         runs.append(track(name, tracker, frames, prompt, frame, step))
     return Comparison(tuple(runs), truth)
