@@ -20,6 +20,7 @@ from nbhelpers.models.label_propagation.decoding import (
     window_around,
 )
 from nbhelpers.models.label_propagation.tracker import CACHE_SIZE
+from nbhelpers.models.label_propagation.votes import encode_memory, without
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.models.values import Embedding, Prediction
 
@@ -214,6 +215,36 @@ def test_a_correction_sticks_and_is_honoured_both_ways(tracker):
             assert tracked.prompted == ({1} if index == 6 else set())
     again = followed(tracker, state, 0, 11)
     assert np.array_equal(again[6].predictions[1].best, corrected.best)
+
+
+def test_frames_beyond_a_correction_are_remembered_but_where_it_changed_the_mask(tracker):
+    clip = Clip()
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.disc(0) | clip.box()))
+    followed(tracker, state, 0, 11)
+    track = state.objects[1]
+    assert track.corrected(7, 4) is None
+    tracker.add(state, 6, 1, Prompt([(60, 70)], [0]))  # without the box
+    assert track.before(8, 1, 4) == [7, 5, 4, 3]
+    assert track.before(3, -1, 4) == [4, 5, 7, 8]
+    assert track.corrected(8, 7) is None
+    for near, far in ((5, 8), (7, 4)):
+        outdated = track.corrected(far, near)
+        size = outdated.shape[::-1]
+        box, disc = (cv2.resize(m.astype(np.uint8), size) > 0 for m in (clip.box(), clip.disc(near)))
+        assert outdated[box].all()
+        assert outdated[disc & ~box].mean() < 0.2
+        memory = encode_memory(near, tracker._maps(state, near), state.means, box.astype(np.float32))
+        left = without(memory, outdated)
+        assert memory.coarse.labels.max() == 1
+        assert left.coarse.labels.max() == 0  # no vote for the box ...
+        assert 0.3 < len(left.coarse.labels) / len(memory.coarse.labels) < 0.95  # ... nor against it
+        assert len(left.fine.labels) < len(memory.fine.labels)
+    tracker.add(state, 3, 1, Prompt(mask=clip.disc(3)))
+    tracker.remove(state, 1, 6)
+    for frame in range(4):
+        track.drop(frame)  # as if nothing had been tracked there: a new prompt, no correction
+    assert track.before(5, 1, 4) == [4]
 
 
 def test_an_including_click_adds_a_part_to_what_was_followed(tracker):

@@ -22,7 +22,7 @@ from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.masks import box_of, components, contour, deepest_points, tight_box, upsample
 from nbhelpers.core.prompts import EXCLUDE, INCLUDE, Prompt
 from nbhelpers.core.video import optical_flow
-from nbhelpers.models.label_propagation.votes import resize_map
+from nbhelpers.models.label_propagation.votes import FINENESS, resize_map
 from nbhelpers.models.protocols import FeatureSegmenter
 from nbhelpers.models.values import Embedding, Prediction, is_mask_prompt
 
@@ -64,7 +64,7 @@ class DecodedMap:
 
 def mask_side(segmenter: FeatureSegmenter, embedding: Embedding) -> int:
     """Side of the decoder's square grid of logits: four times that of the coarsest features."""
-    return 4 * segmenter.features(embedding).shape[0]
+    return FINENESS * segmenter.features(embedding).shape[0]
 
 
 def prompt_variants(probability: Float[np.ndarray, "s s"], size: tuple[int, int]) -> dict[str, Prompt]:

@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float32, Int8
 
+from nbhelpers.core.masks import dilate
 from nbhelpers.core.prompts import Prompt
 from nbhelpers.models.label_propagation.decoding import LOGIT_STEPS, PackedMasks, Window, mask_prediction
 from nbhelpers.models.label_propagation.distractors import Distractor, Instance
@@ -16,6 +17,7 @@ from nbhelpers.models.tracking import MAX_PAST, Place, expect, place_of
 from nbhelpers.models.values import Prediction
 
 SCORE_POWER = 4
+REACH = 4.0  # cells of the decoder's grid that an object moves in a frame: one of the coarsest features
 DIRECTIONS = {1: "forwards", -1: "backwards"}  # names in saved memory
 
 
@@ -194,21 +196,41 @@ class Track:
         return sorted(self.anchors, key=lambda index: (abs(index - frame), index))[:count]
 
     def before(self, frame: int, step: int, count: int, stride: int = 1) -> list[int]:
-        """Tracked frames just before ``frame`` in the direction ``step``, back to a prompted or a missing one.
+        """Tracked frames just before ``frame`` in the direction ``step``, back to a missing or a newly prompted one.
 
-        Masks beyond a prompted frame are older than its correction. Neighbours are at most ``stride`` frames apart.
+        Beyond a prompted frame on which a tracked mask was corrected they go on; see `corrected`. Neighbours are at
+        most ``stride`` frames apart.
         """
         frames, alone = [], []
         while len(alone) < count and len(frames) < MAX_PAST:
             near = range(frame - step, frame - step * (stride + 1), -step)
             known = [each for each in near if each in self.anchors or any(each in m for m in self.tracked.values())]
-            if not known or (frame := known[0]) in self.anchors:
+            if not known or ((frame := known[0]) in self.anchors and self.joined(frame) is None):
                 break
             frames.append(frame)
+            if frame in self.anchors:
+                continue
             if all(places[frame].alone for places in self.places.values() if frame in places):
                 alone.append(frame)
         # the prompted frame remembers the object if it is near; after a long touch the last frames are better than none
         return alone if alone or len(frames) < MAX_PAST else frames[:count]
+
+    def corrected(self, frame: int, other: int) -> Bool[np.ndarray, "s s"] | None:
+        """Where the mask of ``other`` is no longer right, as the corrections between it and ``frame`` tell.
+
+        That is where a correction changed the tracked mask, and around it, as an object moves up to `REACH` a frame.
+
+        Returns:
+            On the decoder's grid; None without a correction between the two.
+        """
+        cells = None
+        for index, anchor in self.anchors.items():
+            if min(frame, other) < index < max(frame, other) and (joined := self.joined(index)) is not None:
+                side = len(anchor.inside)
+                changed = anchor.inside != (resize_map((joined[0] > 0).astype(np.float32), side) > 0.5)
+                near = dilate(changed, REACH * (1 + abs(index - other)))
+                cells = near if cells is None else cells | near
+        return cells
 
     def source(self, frame: int, step: int) -> int | None:
         """The prompted frame that a pass in direction ``step`` comes from."""

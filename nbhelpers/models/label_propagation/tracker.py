@@ -61,6 +61,7 @@ from nbhelpers.models.label_propagation.votes import (
     resize_map,
     vote,
     with_features,
+    without,
 )
 from nbhelpers.models.protocols import FeatureFusion, FrameSequence, Segmenter
 from nbhelpers.models.tracking import ClipState, ClipTracker, place_of
@@ -337,7 +338,8 @@ class LabelPropagation(ClipTracker):
                     probability = self._with_distractors(state, track.anchors[source], index, probability)
                 maps = self._maps(state, index)
                 track.recent[index] = encode_memory(index, maps, state.means, probability)
-            memory.append(track.recent[index])
+            corrected = track.corrected(frame, index)
+            memory.append(without(track.recent[index], corrected))
         track.keep_recent(frame, MAX_RECENT + 1)
         frames, maps = [keys.frame for keys in memory], self._maps(state, frame)
         if state.fusion is None:
@@ -429,7 +431,7 @@ class LabelPropagation(ClipTracker):
     ) -> tuple[Float32[np.ndarray, "f f"], float]:
         """Logits and confidence of an object by votes and decoder in a window, with those of the frame around it."""
         size, embedding = state.frames.size, state.embedding(frame, window)
-        known = [each for index in memory if (each := self._close_memory(state, track, index)) is not None]
+        known = [each for index in memory if (each := self._close_memory(state, track, index, frame)) is not None]
         nearest = self._close_anchor(state, track, memory[0])
         weights = {} if nearest is None else nearest.weights
         probability = vote(frame, feature_maps(self.segmenter, embedding), state.means, known).probability
@@ -440,19 +442,22 @@ class LabelPropagation(ClipTracker):
         inside = (decoded.logits > 0).astype(np.float32)
         return window.paste_map(decoded.logits, logits, size), soft_iou(inside, probability)
 
-    def _close_memory(self, state: PropagationState, track: Track, frame: int) -> MemoryFrame | None:
-        """The memory of a frame in the window around the object; None if there was no window on it."""
-        if frame in track.anchors:
-            anchor = self._close_anchor(state, track, frame)
+    def _close_memory(self, state: PropagationState, track: Track, index: int, frame: int) -> MemoryFrame | None:
+        """What a frame remembers for another one in the window around the object; None if there was no window on it."""
+        if index in track.anchors:
+            anchor = self._close_anchor(state, track, index)
             return None if anchor is None else anchor.memory
-        window, joined = track.windows.get(frame), track.joined(frame)
-        if frame not in track.close and window is not None and joined is not None:
-            embedding = state.embedding(frame, window)
-            side = mask_side(self.segmenter, embedding)
-            probability = window.cut_map(sigmoid(joined[0]), state.frames.size, side)
+        window, joined, size = track.windows.get(index), track.joined(index), state.frames.size
+        if window is None or joined is None:
+            return None
+        if index not in track.close:
+            embedding = state.embedding(index, window)
+            probability = window.cut_map(sigmoid(joined[0]), size, mask_side(self.segmenter, embedding))
             maps = feature_maps(self.segmenter, embedding)
-            track.close[frame] = encode_memory(frame, maps, state.means, probability)
-        return track.close.get(frame)
+            track.close[index] = encode_memory(index, maps, state.means, probability)
+        if (corrected := track.corrected(frame, index)) is not None:
+            corrected = window.cut_map(corrected.astype(np.float32), size, len(corrected)) > 0.5
+        return without(track.close[index], corrected)
 
     def _close_anchor(self, state: PropagationState, track: Track, frame: int) -> CloseMemory | None:
         """The memory of a prompted frame in the window around the object; None if it is too large for one."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 LEVELS = 3
+FINENESS = 4  # cells of the decoder's grid for one of the coarsest features
 NEIGHBOURS = 10
 TEMPERATURE = 0.05  # of the votes' weights, in cosine similarity
 FINE_TEMPERATURE = 0.02  # likewise on the fine grid, where features vary more within an object
@@ -171,6 +172,20 @@ def encode_memory(frame: int, maps: FeatureMaps, means: Means, probability: Floa
     )
 
 
+def without(memory: MemoryFrame, cells: Bool[np.ndarray, "s s"] | None) -> MemoryFrame:
+    """The memory of a frame without some cells of the decoder's grid, which vote neither for nor against the object."""
+    import torch
+
+    if cells is None:
+        return memory
+    def rest(keys: Keys) -> Keys:
+        columns, rows = (keys.positions * FINENESS).long().unbind(1)
+        kept = ~torch.from_numpy(cells).to(rows.device)[rows, columns]
+        return Keys(keys.features[kept], keys.positions[kept], keys.labels[kept])
+
+    return MemoryFrame(memory.frame, rest(memory.coarse), rest(memory.fine))
+
+
 def vote(
     frame: int,
     maps: FeatureMaps,
@@ -208,7 +223,7 @@ def vote(
         if fine_keys:
             positions = cell_centers(near, 2 * grid, grid).to(queries.device)
             votes.reshape(-1)[near] = weighted_vote(queries, positions, fine_keys, FINE_TEMPERATURE, distance_penalty)
-    return Votes(resize_map(votes, 4 * grid), similarity)
+    return Votes(resize_map(votes, FINENESS * grid), similarity)
 
 
 def search_radius(frames: int) -> float:
