@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from moving_photo import MovingPhoto, bytes_kept, differing, logits_of
 
 from nbhelpers.core import device
 from nbhelpers.core.device import MemoryWarning
@@ -31,24 +32,6 @@ CLICK, OTHER = Prompt([(50, 60)]), Prompt([(120, 60)])
 CORRECTION = Prompt([(20, 20), (140, 100)], [1, 0])
 
 
-class Clip:
-    """A red disc that moves right over a drawn background; notes which frames were decoded."""
-
-    size = (120, 160)
-
-    def __init__(self, photo, count):
-        self.photo, self.count, self.decoded = photo, count, []
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        self.decoded.append(index)
-        frame = np.roll(self.photo, 3 * index, axis=1)
-        frame.setflags(write=False)
-        return frame
-
-
 def small(version, *overrides):
     """A tracker that finds its object everywhere: a random presence score would say gone at random."""
     torch.manual_seed(0)
@@ -69,36 +52,13 @@ def tracker():
 
 @pytest.fixture
 def clip(photo):
-    return Clip(photo, 24)
-
-
-def logits_of(tracked):
-    """``{(frame, object): logits}`` of a run."""
-    return {(t.frame, i): p.logits for t in tracked for i, p in t.predictions.items()}
+    return MovingPhoto(photo, 24)
 
 
 def assert_equal(ours, theirs):
     assert ours.keys() == theirs.keys()
     for key in ours:
         assert np.array_equal(ours[key], theirs[key]), key
-
-
-def differing(ours, theirs):
-    return [key for key in ours if not np.array_equal(ours[key], theirs[key])]
-
-
-def bytes_kept(value, seen=None):
-    """Bytes of all tensors in a nest of values, each storage once."""
-    seen = {} if seen is None else seen
-    if isinstance(value, torch.Tensor):
-        seen[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-    elif isinstance(value, dict):
-        for item in value.values():
-            bytes_kept(item, seen)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            bytes_kept(item, seen)
-    return sum(seen.values())
 
 
 def test_it_is_a_tracker(tracker, clip):
@@ -291,7 +251,7 @@ def test_a_prompt_between_two_frames_of_a_run_counts_at_once(tracker, clip):
 
 
 def test_memory_stays_flat_however_long_the_clip(photo):
-    tracker, clip = small("2.1", "++model.image_size=64", *SHORT), Clip(photo, 60)
+    tracker, clip = small("2.1", "++model.image_size=64", *SHORT), MovingPhoto(photo, 60)
     state = tracker.open(clip)
     tracker.add(state, 0, 1, CLICK)
     kept = {}

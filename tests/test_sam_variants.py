@@ -5,6 +5,7 @@ import pytest
 import tiny_networks
 import torch
 import transformers
+from moving_photo import MovingPhoto, bytes_kept, differing, logits_of
 
 from nbhelpers.core.device import MemoryWarning
 from nbhelpers.core.errors import NbHelpersError
@@ -134,22 +135,6 @@ def test_what_does_not_fit_is_refused(family, photo):
         segmenter.predict(own, Prompt(mask=np.zeros((5, 5), np.float32)))
 
 
-class Clip:
-    """A red disc that moves right over a drawn background; notes which frames were decoded."""
-
-    size = (120, 160)
-
-    def __init__(self, photo, count):
-        self.photo, self.count, self.decoded = photo, count, []
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        self.decoded.append(index)
-        return np.roll(self.photo, 3 * index, axis=1)
-
-
 @pytest.fixture(scope="module", params=VIDEO_FAMILIES)
 def video_family(request, tmp_path_factory):
     """A tracker that finds its object everywhere, the library's network of the same weights, its processor."""
@@ -171,24 +156,7 @@ def video_family(request, tmp_path_factory):
 
 @pytest.fixture
 def clip(photo):
-    return Clip(photo, 20)
-
-
-def logits_of(tracked):
-    return {(t.frame, i): p.logits for t in tracked for i, p in t.predictions.items()}
-
-
-def differing(ours, theirs):
-    return [key for key in ours if not np.array_equal(ours[key], theirs[key])]
-
-
-def bytes_kept(value):
-    """Bytes of all tensors in a nest of values."""
-    if isinstance(value, torch.Tensor):
-        return value.nbytes
-    if isinstance(value, dict):
-        return sum(map(bytes_kept, value.values()))
-    return sum(map(bytes_kept, value)) if isinstance(value, (list, tuple)) else 0
+    return MovingPhoto(photo, 20)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +246,7 @@ def test_memory_does_not_grow_with_the_clip(video_family, photo):
     tracker, _, _ = video_family
     sizes = []
     for count in (20, 60):
-        state = tracker.open(Clip(photo, count))
+        state = tracker.open(MovingPhoto(photo, count))
         tracker.add(state, 0, 1, CLICK)
         list(tracker.propagate(state, 0, count - 1))
         assert sorted(set(state.frames.decoded)) == list(range(count))

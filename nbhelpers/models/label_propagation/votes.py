@@ -178,6 +178,7 @@ def without(memory: MemoryFrame, cells: Bool[np.ndarray, "s s"] | None) -> Memor
 
     if cells is None:
         return memory
+
     def rest(keys: Keys) -> Keys:
         columns, rows = (keys.positions * FINENESS).long().unbind(1)
         kept = ~torch.from_numpy(cells).to(rows.device)[rows, columns]
