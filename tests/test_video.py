@@ -17,7 +17,7 @@ from PIL import Image
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import natural_key, replacing
 from nbhelpers.core.images import load_image, save_image
-from nbhelpers.core.video import Frames, extract_frames, find_cuts, fold_wrap, wrap_mask
+from nbhelpers.core.video import Frames, extract_frames, find_cuts, fold_wrap, wrap_columns
 from nbhelpers.core.video_stills import gaps
 from nbhelpers.models.protocols import FrameSequence
 from nbhelpers.weights import sample
@@ -510,7 +510,7 @@ def test_the_seam_is_wrapped_and_masks_fold_back(folder):
     across[5, 70:80] = True  # four columns before the seam, six behind it
     folded = fold_wrap(across, 10)
     assert np.flatnonzero(folded[5]).tolist() == [0, 1, 2, 3, 4, 5, 60, 61, 62, 63]
-    assert np.array_equal(fold_wrap(wrap_mask(folded, 10), 10), folded)
+    assert np.array_equal(fold_wrap(wrap_columns(folded[..., None].view(np.uint8), 10)[..., 0].view(bool), 10), folded)
     assert fold_wrap(folded, 0) is folded
     with pytest.raises(NbHelpersError, match="not of a picture wrapped"):
         fold_wrap(np.zeros((4, 20), bool), 10)

@@ -414,11 +414,6 @@ def wrap_columns(picture: UInt8[np.ndarray, "h w c"], wrap: int) -> UInt8[np.nda
     return np.concatenate([picture[:, width - wrap :], picture, picture[:, :wrap]], axis=1) if wrap else picture
 
 
-def wrap_mask(mask: Bool[np.ndarray, "h w"], wrap: int) -> Bool[np.ndarray, "h w2"]:
-    """A mask of the original picture as a mask of the wrapped one, e.g. to be used as a prompt."""
-    return wrap_columns(mask[:, :, None].view(np.uint8), wrap)[:, :, 0].view(bool)
-
-
 def fold_wrap(mask: Bool[np.ndarray, "h w2"], wrap: int) -> Bool[np.ndarray, "h w"]:
     """A mask ``(H, W + 2 wrap)`` of a wrapped picture back at ``(H, W)``: what either copy of a column covers.
 
