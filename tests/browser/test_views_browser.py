@@ -14,12 +14,18 @@ session = ViewsSession(write_photos("photos"), segmenter=segmenter.model("segmen
 widget = ViewsWidget(session, width=640)
 widget
 """
+FIGURE = """
+import numpy as np
+from nbhelpers import plots
+
+plots.show(np.full((120, 160, 3), 90, np.uint8), alt="A grey picture")
+"""
 BALL = (108, 147)  # in the photo of view 0
 
 
 @pytest.fixture(scope="module")
 def notebook(lab):
-    opened = lab("views.ipynb", CELL)
+    opened = lab("views.ipynb", CELL, FIGURE)
     opened.page.wait_for_selector("text=Click on the object")
     opened.page.locator(CANVAS).scroll_into_view_if_needed()
     return opened
@@ -58,6 +64,12 @@ def test_keys_and_buttons_go_through_the_views(notebook):
     notebook.page.locator(CANVAS).focus()
     notebook.page.keyboard.press("ArrowLeft")
     notebook.eventually("widget.view", 1)
+
+
+def test_a_figure_is_displayed(notebook):
+    picture = notebook.page.locator(".jp-RenderedImage img")
+    expect(picture).to_have_js_property("complete", True)
+    assert picture.evaluate("each => each.naturalWidth") > 300
 
 
 def test_every_word_is_readable_in_the_dark_theme(notebook):
