@@ -16,6 +16,7 @@ from nbhelpers.models.label_propagation.distractors import (
     Instance,
     exchange_probability,
     fit_centers,
+    is_large,
     ownership,
     similar_regions,
     strays,
@@ -133,7 +134,15 @@ def test_a_far_piece_is_no_part_of_the_object_and_a_near_one_is():
     [piece] = strays(inside, instance)
     assert piece[20:30, 50:60].all()
     assert piece.sum() == 100
+    crumbs = shape.copy()
+    crumbs[40:43, 50:54] = crumbs[20:23, 21:23] = True
+    [piece] = strays(crumbs, instance)
+    assert piece[40:43, 50:54].all()
+    assert piece.sum() == 12
+    assert is_large(shape, instance)
+    assert not is_large(piece, instance)  # no part of it, and no distractor either
     assert not strays(np.roll(shape, 40, 1), instance)  # the only piece is the object, wherever it is
+    assert not strays(np.roll(shape, 40, 1) | (crumbs & ~shape), instance)  # ... beside a crumb where it was, too
 
 
 @pytest.mark.parametrize("number", [0, 1])

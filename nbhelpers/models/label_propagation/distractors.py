@@ -396,14 +396,21 @@ def strays(inside: Bool[np.ndarray, "s s"], instance: Instance) -> list[Bool[np.
         instance: where it is expected.
 
     Returns:
-        None of them if no piece is near.
+        The largest first. None of them if no piece as large as a distractor is near.
     """
     expected = instance.expected
     if expected.seen not in instance.masks:
         return []
     moved = expected.moved(instance.masks[expected.seen], instance.places[expected.seen])
-    labels = components(inside, DISTRACTOR_AREAS[0] * expected.area)
+    labels = components(inside)
     pieces = [labels == number for number in range(1, int(labels.max(initial=0)) + 1)]
     away = distance_to(moved)
     near = [float(away[piece].min()) <= GATE * expected.spread + APART * expected.area**0.5 for piece in pieces]
-    return [piece for piece, is_near in zip(pieces, near, strict=True) if not is_near] if any(near) else []
+    if not any(is_near and is_large(piece, instance) for piece, is_near in zip(pieces, near, strict=True)):
+        return []
+    return [piece for piece, is_near in zip(pieces, near, strict=True) if not is_near]
+
+
+def is_large(piece: Bool[np.ndarray, "s s"], instance: Instance) -> bool:
+    """Whether a piece is large enough to be a distractor of the instance."""
+    return bool(np.count_nonzero(piece) >= DISTRACTOR_AREAS[0] * instance.expected.area)

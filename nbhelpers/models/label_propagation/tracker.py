@@ -46,6 +46,7 @@ from nbhelpers.models.label_propagation.distractors import (
     Instance,
     decode_distractor,
     exchange_probability,
+    is_large,
     search_regions,
     separate,
     strays,
@@ -573,6 +574,8 @@ class LabelPropagation(ClipTracker):
             out.append((instance, map_logits(votes * share)))
         for piece in strays(probability > 0.5, own):
             probability = np.where(piece, 0, probability).astype(np.float32)
+            if not is_large(piece, own):
+                continue
             logits = decode_distractor(self.segmenter, embedding, piece.astype(np.float32))
             if logits is not None and anchor.distractors is not None and len(anchor.distractors) < MAX_DISTRACTORS:
                 anchor.distractors.append(Distractor())
