@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 
 import cv2
@@ -319,7 +320,8 @@ def test_the_picture_of_a_scene_has_objects_cameras_and_relations(made, tmp_path
     assert "ball: 200 points" in names and "view 2 (reference)" in names and {"left of", "nearest"} <= set(names)
     assert sum(name.startswith("view ") for name in names) == 5
     page = save_html(tmp_path / "scene.html", figure).read_text(encoding="utf-8")
-    assert "Plotly.newPlot" in page and 'src="http' not in page
+    assert "Plotly.newPlot" in page
+    assert re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[^>]*http[^>]*>", page) == []
     assert "<iframe" in as_frame(figure) and "srcdoc" in as_frame(figure)
     assert figure.layout.paper_bgcolor == figure.layout.scene.bgcolor == "rgba(0,0,0,0)"  # seen on light and dark pages
     assert "color-scheme: light" in as_frame(figure)  # or browsers fill it with white
