@@ -194,6 +194,21 @@ def test_without_a_distractor_nothing_changes(tracker):
         assert np.array_equal(one, other)
 
 
+def test_after_a_correction_the_right_one_is_followed_through_the_crossing(tracker):
+    clip = Twins()
+    state = tracker.open(clip)
+    tracker.add(state, 0, 1, Prompt(mask=clip.twin(0, 0)))
+    followed(tracker, state, 0, 7)
+    corrected = clip.twin(0, 6)
+    corrected[:28] = False
+    tracker.add(state, 6, 1, Prompt(mask=corrected))
+    found = followed(tracker, state, 6, LENGTH - 1)
+    assert state.objects[1].anchors[6].distractors
+    assert state.objects[1].corrected(7, 5).any()
+    for frame in range(7, LENGTH):
+        assert iou(found[frame].predictions[1].best, clip.twin(0, frame)) > 0.6
+
+
 def test_after_a_restart_it_goes_on_as_before(tracker):
     clip, prompt = Twins(), Prompt(mask=Twins().twin(0, 0))
     state = tracker.open(clip)

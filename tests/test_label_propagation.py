@@ -20,7 +20,7 @@ from nbhelpers.models.label_propagation.decoding import (
     window_around,
 )
 from nbhelpers.models.label_propagation.tracker import CACHE_SIZE
-from nbhelpers.models.label_propagation.votes import encode_memory, without
+from nbhelpers.models.label_propagation.votes import encode_memory, vote, without
 from nbhelpers.models.protocols import Tracker
 from nbhelpers.models.values import Embedding, Prediction
 
@@ -240,6 +240,10 @@ def test_frames_beyond_a_correction_are_remembered_but_where_it_changed_the_mask
         assert left.coarse.labels.max() == 0  # no vote for the box ...
         assert 0.3 < len(left.coarse.labels) / len(memory.coarse.labels) < 0.95  # ... nor against it
         assert len(left.fine.labels) < len(memory.fine.labels)
+    nothing = without(memory, np.ones_like(outdated))
+    here, anchor = tracker._maps(state, 8), track.anchors[6].memory
+    votes = [vote(8, here, state.means, frames).probability for frames in ([anchor], [anchor, nothing])]
+    assert np.array_equal(*votes)
     tracker.add(state, 3, 1, Prompt(mask=clip.disc(3)))
     tracker.remove(state, 1, 6)
     for frame in range(4):

@@ -378,11 +378,13 @@ def _moved(
         mask, there = instance.masks.get(keys.frame), instance.places.get(keys.frame)
         if mask is None or there is None:
             continue
-        covered = resize_map(mask.astype(np.float32), grid).reshape(-1)
-        index = np.flatnonzero(covered > min(0.5, covered.max() / 2))
+        covered = resize_map(mask.astype(np.float32), grid)
+        cells = keys.coarse.positions.cpu().numpy()
+        columns, rows = cells.astype(int).T  # not all cells of a frame remember
+        index = np.flatnonzero(covered[rows, columns] > min(0.5, covered.max() / 2))
         shift = (np.array(center) - np.array(there.center)) * (grid / side)
         features.append(keys.coarse.features[index].cpu().numpy())
-        positions.append(keys.coarse.positions[index].cpu().numpy() + shift.astype(np.float32))
+        positions.append(cells[index] + shift.astype(np.float32))
     if not features:
         return Cells(np.zeros((0, 1), np.float32), np.zeros((0, 2), np.float32))
     return Cells(np.concatenate(features), np.concatenate(positions))

@@ -203,6 +203,7 @@ def vote(
         memory: the object on other frames.
         distance_penalty: see `local_similarity`; 0 where the features themselves tell places.
     """
+    memory = [keys for keys in memory if len(keys.coarse.labels)]
     grid = maps[0].shape[0]
     cells = np.arange(grid**2)
     queries = sample_features(maps, means, cells, grid, COARSE_WEIGHTS)
