@@ -804,9 +804,10 @@ def test_commands_extract_and_run(tmp_path, monkeypatch):
 
 
 def sam2(photo):
-    from test_sam2_video import Clip, small
+    from moving_photo import MovingPhoto
+    from test_sam2_video import small
 
-    return Clip(photo, 12), small("2.1")
+    return MovingPhoto(photo, 12), small("2.1")
 
 
 def lite(_):
