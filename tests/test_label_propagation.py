@@ -405,13 +405,16 @@ def test_windows_are_the_same_in_pieces_and_from_saved_memory():
 
 def test_after_a_correction_saved_memory_goes_on_as_before():
     clip, tracker = Cross(), LabelPropagation(ColourSegmenter())
-    prompts = {0: Prompt(mask=clip.cross(0)), 5: Prompt([(20, 20)], [0])}
+    shorter = clip.cross(5)
+    shorter[: np.flatnonzero(shorter.any(1))[0] + 12] = False
+    prompts = {0: Prompt(mask=clip.cross(0)), 5: Prompt(mask=shorter)}
     state, again = tracker.open(clip), tracker.open(clip)
     tracker.add(state, 0, 1, prompts[0])
     followed(tracker, state, 0, 7)
     tracker.add(state, 5, 1, prompts[5])
     followed(tracker, state, 5, 7)
     assert state.objects[1].before(7, 1, 4) == [6, 4, 3, 2]
+    assert state.objects[1].corrected(7, 4).any()
     for frame in (0, 5, 1, 2, 3, 4, 6, 7):
         saved = tracker.memory(state, frame)
         tracker.recall(again, frame, saved, {1: prompts[frame]} if frame in prompts else {})

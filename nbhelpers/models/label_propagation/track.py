@@ -225,10 +225,8 @@ class Track:
         """
         cells = None
         for index, anchor in self.anchors.items():
-            if min(frame, other) < index < max(frame, other) and (joined := self.joined(index)) is not None:
-                side = len(anchor.inside)
-                changed = anchor.inside != (resize_map((joined[0] > 0).astype(np.float32), side) > 0.5)
-                near = dilate(changed, REACH * (1 + abs(index - other)))
+            if min(frame, other) < index < max(frame, other) and (tracked := self._tracked(index)) is not None:
+                near = dilate(anchor.inside != tracked, REACH * (1 + abs(index - other)))
                 cells = near if cells is None else cells | near
         return cells
 
@@ -239,8 +237,10 @@ class Track:
 
     def inside(self, frame: int) -> Bool[np.ndarray, "s s"] | None:
         """The mask on a frame, on the decoder's grid; None if there is none."""
-        if frame in self.anchors:
-            return self.anchors[frame].inside
+        return self.anchors[frame].inside if frame in self.anchors else self._tracked(frame)
+
+    def _tracked(self, frame: int) -> Bool[np.ndarray, "s s"] | None:
+        """The mask that was tracked to a frame, likewise; on a prompted frame that before its correction."""
         joined = self.joined(frame)
         if joined is None:
             return None
