@@ -376,7 +376,7 @@ def test_twins_are_told_apart_by_where_they_stand(tmp_path, monkeypatch):
     """Geometry and tracker are real, on colours instead of weights; false geometry gains nothing."""
     monkeypatch.setattr(fusion, "load_textures", lambda names: textures(5))
     monkeypatch.setattr(fusion, "SEEDS", (7, 5))
-    monkeypatch.setattr(fusion, "_synthetic", lambda seed: render_clip(seed, textures(5), frames=14, size=(96, 128)))
+    monkeypatch.setattr(fusion, "_synthetic", lambda seed: render_clip(seed, textures(5), frames=14, size=(120, 160)))
     arms = ("baseline", "kernel", "zeroed", "other")
     benchmark = FusionComparison("twins-fusion", "", LabelPropagation(ColourSegmenter()), arms=arms, cache=tmp_path)
     assert benchmark.names() == ["synthetic-7", "synthetic-5"]
