@@ -259,6 +259,28 @@ def test_a_conflict_is_decided_by_confidence_at_the_place_and_explained():
     assert str(conflict) == "400 pixels: cup (0.70) over table (0.10)"
 
 
+@pytest.mark.parametrize(
+    ("tie", "boxes", "shown"),
+    [
+        (square(28, 20, 36, 44), True, True),
+        (square(28, 20, 36, 44), False, False),  # found by points: a part of what surrounds it
+        (square(2, 2, 58, 60), True, False),  # nearly as large: the same object
+        (square(50, 20, 64, 44), True, False),  # beside it rather than in front
+    ],
+)
+def test_a_small_detection_inside_a_larger_one_is_in_front_of_it(tie, boxes, shown):
+    person = square(0, 0, 60, 64)
+    box = (0.0, 0.0, 60.0, 64.0) if boxes else None
+    class_map = ClassMap(
+        np.stack([np.full((64, 64), 0.7), np.full((64, 64), 0.3)]).astype(np.float32), ("person", "tie"), (64, 64), "x"
+    )
+    both = [replace(proposal(person), box=box), replace(proposal(tie, 1, 0.8, 0.6), box=box)]
+    found, _ = merge(both, {0: False, 1: False}, ClipGuidedSettings(), 1.0)
+    _, _, (conflict,) = assign_pixels(found, ClassGrid(class_map, (64, 64)), class_map.names, 1.0, 10)
+    assert (conflict.names == ("tie", "person")) == conflict.in_front == shown
+    assert ("tie (0.34) over person (0.90), since it is in front" in str(conflict)) == shown
+
+
 def test_an_instance_that_loses_nearly_all_is_covered():
     one, two = square(0, 0, 40, 40), square(1, 1, 40, 40)
     class_map = ClassMap(

@@ -46,6 +46,7 @@ BATCH = 256  # points whose masks are held as float32 at once; later as float16
 MIN_AGREEMENT = 0.5  # with the class map
 PART_INSIDE = 0.8  # fraction of a mask inside a larger one of its class, from which it is a part of it
 WHOLE = 0.25  # exponent of the coverage by which a whole is preferred to its part
+IN_FRONT = 0.5  # area relative to another detection that contains it, below which a detection is in front of that one
 BOX_OVERLAP = 0.3  # intersection with a box's mask of its class, over the smaller, from which a point's mask is dropped
 MAX_REGION_BOX = 0.8  # of the photo, from which the box of a region selects anything
 MIN_KEPT = 0.25  # fraction of its mask that an instance must keep in conflicts
@@ -117,13 +118,17 @@ class Prompted:
 
 @dataclass(frozen=True)
 class MergedInstance:
-    """An instance, or the region of a stuff class, before pixels are assigned; ``members`` index its proposals."""
+    """An instance, or the region of a stuff class, before pixels are assigned; ``members`` index its proposals.
+
+    ``detected``: whether its mask is that of a detector's box.
+    """
 
     logits: Float16[np.ndarray, "h w"]
     class_id: int
     confidence: float
     predicted_iou: float
     members: tuple[int, ...]
+    detected: bool = False
 
 
 def prompt(
@@ -375,9 +380,16 @@ def _merge_instances(
             proposals[i].confidence,
             proposals[i].predicted_iou,
             tuple(group),
+            proposals[i].box is not None,
         )
         for i, group in members.items()
     ]
+
+
+def _is_in_front(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether one of two masks is inside the other and much smaller: behind it, it would not be seen."""
+    small, large = sorted((np.count_nonzero(a), np.count_nonzero(b)))
+    return bool(small <= IN_FRONT * large and _fraction_inside(a, b) >= PART_INSIDE)
 
 
 def _fraction_inside(a: np.ndarray, b: np.ndarray) -> float:
@@ -428,8 +440,9 @@ def assign_pixels(
     """Assign the pixels of overlapping instances.
 
     In the pixels that two instances share, the confidence of each is its predicted IoU times its mean agreement with
-    the class map there. The pairwise decisions are combined into one order by ranked pairs, the clearest and largest
-    first, so that each pixel belongs to one instance and a cup on a table remains a cup.
+    the class map there; a small detection inside a larger one, such as a tie on a person, is in front of it. The
+    pairwise decisions are combined into one order by ranked pairs, the clearest and largest first, so that each pixel
+    belongs to one instance and a cup on a table remains a cup.
 
     Args:
         merged: instances of all classes.
@@ -451,12 +464,19 @@ def assign_pixels(
             confidences = [
                 merged[k].predicted_iou * mean_inside(grid.relative(merged[k].class_id), overlap) for k in (i, j)
             ]
-            overlaps.append((i, j, count, confidences))
-    wins = [(i, j, (a - b) * count) if a >= b else (j, i, (b - a) * count) for i, j, count, (a, b) in overlaps]
+            detected = merged[i].detected and merged[j].detected
+            overlaps.append((i, j, count, confidences, detected and _is_in_front(masks[i], masks[j])))
+    wins = []
+    for i, j, count, (a, b), in_front in overlaps:
+        if in_front:
+            small, large = sorted((i, j), key=lambda k: np.count_nonzero(masks[k]))
+            wins.append((small, large, float(count)))
+        else:
+            wins.append((i, j, (a - b) * count) if a >= b else (j, i, (b - a) * count))
     ranked = ranked_pairs(len(merged), wins)
     rank = {item: place for place, item in enumerate(ranked)}
     conflicts = []
-    for i, j, count, confidences in overlaps:
+    for i, j, count, confidences, in_front in overlaps:
         (winner, high), (loser, low) = sorted(zip((i, j), confidences, strict=True), key=lambda pair: rank[pair[0]])
         conflicts.append(
             Conflict(
@@ -465,6 +485,7 @@ def assign_pixels(
                 tuple(names[merged[k].class_id] for k in (winner, loser)),
                 max(1, round(count * cell)),
                 (high, low),
+                in_front,
             )
         )
     taken, covered = np.zeros(grid.size, bool), []

@@ -193,6 +193,7 @@ class Conflict:
         names: the names of both, winner first.
         pixels: number of shared pixels.
         confidence: of both in the shared pixels: predicted IoU times agreement with the class map there.
+        in_front: whether one is in front of the other since it is inside it and much smaller, both detected.
     """
 
     winner: int
@@ -200,12 +201,14 @@ class Conflict:
     names: tuple[str, str]
     pixels: int
     confidence: tuple[float, float]
+    in_front: bool = False
 
     def __str__(self) -> str:
         (first, second), (high, low) = self.names, self.confidence
+        decision = f"{self.pixels} pixels: {first} ({high:.2f}) over {second} ({low:.2f})"
         if high >= low:
-            return f"{self.pixels} pixels: {first} ({high:.2f}) over {second} ({low:.2f})"
-        return f"{self.pixels} pixels: {first} ({high:.2f}) over {second} ({low:.2f}), to preserve clearer decisions"
+            return decision
+        return f"{decision}, {'since it is in front' if self.in_front else 'to preserve clearer decisions'}"
 
 
 @dataclass(frozen=True)
