@@ -794,6 +794,8 @@ def test_a_box_finds_what_the_text_encoder_does_not_know():
     assert len(boxes) == 2 and all(prompt.candidate == 0 and prompt.region == -1 for prompt in boxes)
     assert found.summary()["evidence"] == {"detector": 2} and found.models[-1] == "fake-detector"
     assert not detect(["ball", "box"], {"ball": 0.12}, encoder=BlindTextEncoder()).mask("ball").any()
+    assert detect(["ball"], {"ball": 0.12}, encoder=BlindTextEncoder()).names == ("ball 1", "ball 2")
+    assert not detect(["ball"], {"ball": 0.09}, encoder=BlindTextEncoder()).names
 
 
 class Sure(FakeDetector):
