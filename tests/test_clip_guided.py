@@ -251,7 +251,7 @@ def test_a_conflict_is_decided_by_confidence_at_the_place_and_explained():
         np.stack([probabilities, 1 - probabilities]).astype(np.float32), ("table", "cup"), (64, 64), "x"
     )
     found, _ = merge([proposal(table), proposal(cup, 1, 0.7)], {0: False, 1: False}, ClipGuidedSettings(), 1.0)
-    order, covered, conflicts = assign_pixels(found, ClassGrid(class_map, (64, 64)), class_map.names, 1.0, 10)
+    order, covered, conflicts = assign_pixels(found, ClassGrid(class_map, (64, 64)), class_map.names, 1.0, 10, {0, 1})
     assert order == [0, 1] and covered == []
     (conflict,) = conflicts
     assert conflict.names == ("cup", "table") and conflict.pixels == 400
@@ -260,15 +260,16 @@ def test_a_conflict_is_decided_by_confidence_at_the_place_and_explained():
 
 
 @pytest.mark.parametrize(
-    ("tie", "boxes", "shown"),
+    ("tie", "boxes", "wanted", "shown"),
     [
-        (square(28, 20, 36, 44), True, True),
-        (square(28, 20, 36, 44), False, False),  # found by points: a part of what surrounds it
-        (square(2, 2, 58, 60), True, False),  # nearly as large: the same object
-        (square(50, 20, 64, 44), True, False),  # beside it rather than in front
+        (square(28, 20, 36, 44), True, {0, 1}, True),
+        (square(28, 20, 36, 44), True, {0}, False),  # nobody asked for it
+        (square(28, 20, 36, 44), False, {0, 1}, False),  # found by points: a part of what surrounds it
+        (square(2, 2, 58, 60), True, {0, 1}, False),  # nearly as large: the same object
+        (square(50, 20, 64, 44), True, {0, 1}, False),  # beside it rather than in front
     ],
 )
-def test_a_small_detection_inside_a_larger_one_is_in_front_of_it(tie, boxes, shown):
+def test_a_small_detection_inside_a_larger_one_is_in_front_of_it(tie, boxes, wanted, shown):
     person = square(0, 0, 60, 64)
     box = (0.0, 0.0, 60.0, 64.0) if boxes else None
     class_map = ClassMap(
@@ -276,7 +277,7 @@ def test_a_small_detection_inside_a_larger_one_is_in_front_of_it(tie, boxes, sho
     )
     both = [replace(proposal(person), box=box), replace(proposal(tie, 1, 0.8, 0.6), box=box)]
     found, _ = merge(both, {0: False, 1: False}, ClipGuidedSettings(), 1.0)
-    _, _, (conflict,) = assign_pixels(found, ClassGrid(class_map, (64, 64)), class_map.names, 1.0, 10)
+    _, _, (conflict,) = assign_pixels(found, ClassGrid(class_map, (64, 64)), class_map.names, 1.0, 10, wanted)
     assert (conflict.names == ("tie", "person")) == conflict.in_front == shown
     assert ("tie (0.34) over person (0.90), since it is in front" in str(conflict)) == shown
 
@@ -287,7 +288,7 @@ def test_an_instance_that_loses_nearly_all_is_covered():
         np.stack([np.full((64, 64), 0.8), np.full((64, 64), 0.2)]).astype(np.float32), ("a", "b"), (64, 64), "x"
     )
     found, _ = merge([proposal(one), proposal(two, 1)], {0: False, 1: False}, ClipGuidedSettings(), 1.0)
-    assert assign_pixels(found, ClassGrid(class_map, (64, 64)), ("a", "b"), 1.0, 100)[:2] == ([0], [1])
+    assert assign_pixels(found, ClassGrid(class_map, (64, 64)), ("a", "b"), 1.0, 100, {0, 1})[:2] == ([0], [1])
 
 
 @pytest.mark.parametrize(

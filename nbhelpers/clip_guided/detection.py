@@ -28,7 +28,7 @@ from nbhelpers.weights import catalog
 if TYPE_CHECKING:
     import supervision
 
-MIN_SCORE = 0.1  # of a box; combined with the class map it must reach `MIN_PROBABILITY` or `MIN_BEST`
+MIN_SCORE = 0.1  # of a box; combined with the class map it must reach one of the bounds below
 MIN_RIVAL = 0.6  # score of a box whose class is not in the vocabulary
 MAX_BOXES = 48
 MAX_RIVALS = 12
@@ -41,8 +41,9 @@ RIVAL_FRACTION = (
 WEARERS = ("person",)  # ... but a person who wears or holds an object is not the object
 MIN_TEXT_PROBABILITY = 0.2  # lower bound of the text encoder's probability in the product: it may be wrong
 MIN_PROBABILITY = MIN_AGREEMENT  # of a box that is kept; one that is dropped later must not keep points from its area
-MIN_BEST = MIN_SCORE  # likewise for a class of the vocabulary that has no such box ...
-RELATIVE = 0.7  # ... and for its further boxes, as a fraction of the best
+MIN_BEST = MIN_SCORE  # likewise of the best box of a class of the vocabulary that has no such box
+MIN_BEST_UNKNOWN = 0.15  # likewise if the detector does not know the class
+RELATIVE = 0.7  # likewise of its further boxes, as a fraction of the best
 UNASKED = 0.15  # prior of a class that is not in the vocabulary, relative to one that is
 OUTSIDE_FACTOR = 0.03  # factor on the probability of a class that the detector knows, outside its boxes
 
@@ -149,8 +150,8 @@ def propose(
 
     Returns:
         The proposals with a probability of at least `MIN_PROBABILITY`, and where a class of the vocabulary has none its
-        best ones from `MIN_BEST` on; duplicates are merged into one with the class of the most probable and the outline
-        of the highest quality. Also one prediction, for its size and extent.
+        best ones from `MIN_BEST` or `MIN_BEST_UNKNOWN` on; duplicates are merged into one with the class of the most
+        probable and the outline of the highest quality. Also one prediction, for its size and extent.
     """
     height, width = embedding.size
     queried = found.words.count  # the first classes; the others are rivals
@@ -175,7 +176,7 @@ def propose(
         class_id = int(joint.argmax())
         probability = float((prior * scores)[class_id] if found.known[class_id] else strongest * mean[class_id])
         evidence = "both" if mean[class_id] > np.delete(mean, class_id).max(initial=0.0) else "detector"
-        if probability >= MIN_BEST or class_id >= queried:
+        if class_id >= queried or probability >= (MIN_BEST if found.known[class_id] else MIN_BEST_UNKNOWN):
             predicted_iou = float(strongest if found.masks else prediction.scores[prediction.choice])
             proposal = MaskProposal(
                 logits.astype(np.float16), class_id, 0, predicted_iou, probability, tuple(box.tolist()), evidence

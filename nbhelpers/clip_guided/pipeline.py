@@ -275,7 +275,9 @@ def _instances(
     proposals, cell = prompted.proposals, prompted.cell
     wanted = words.wanted | dict.fromkeys({each.class_id for each in proposals if each.box} - set(words.wanted), False)
     merged, fates = merge(proposals, wanted, settings, cell)
-    order, covered, conflicts = assign_pixels(merged, prompted.grid, class_map.names, cell, settings.min_region_size)
+    order, covered, conflicts = assign_pixels(
+        merged, prompted.grid, class_map.names, cell, settings.min_region_size, words.wanted
+    )
     painted = paint(order, merged, prompted.shape)
     remove_specks(painted, settings.min_region_size)
     for index, item in enumerate(merged):

@@ -386,10 +386,10 @@ def _merge_instances(
     ]
 
 
-def _is_in_front(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether one of two masks is inside the other and much smaller: behind it, it would not be seen."""
-    small, large = sorted((np.count_nonzero(a), np.count_nonzero(b)))
-    return bool(small <= IN_FRONT * large and _fraction_inside(a, b) >= PART_INSIDE)
+def _is_in_front(small: np.ndarray, large: np.ndarray) -> bool:
+    """Whether a mask is inside a much larger one: behind that, it would not be seen."""
+    much_larger = np.count_nonzero(small) <= IN_FRONT * np.count_nonzero(large)
+    return bool(much_larger and _fraction_inside(small, large) >= PART_INSIDE)
 
 
 def _fraction_inside(a: np.ndarray, b: np.ndarray) -> float:
@@ -435,14 +435,19 @@ def _merge_points(
 
 
 def assign_pixels(
-    merged: list[MergedInstance], grid: ClassGrid, names: tuple[str, ...], cell: float, smallest: float
+    merged: list[MergedInstance],
+    grid: ClassGrid,
+    names: tuple[str, ...],
+    cell: float,
+    smallest: float,
+    wanted: Collection[int],
 ) -> tuple[list[int], list[int], list[Conflict]]:
     """Assign the pixels of overlapping instances.
 
     In the pixels that two instances share, the confidence of each is its predicted IoU times its mean agreement with
-    the class map there; a small detection inside a larger one, such as a tie on a person, is in front of it. The
-    pairwise decisions are combined into one order by ranked pairs, the clearest and largest first, so that each pixel
-    belongs to one instance and a cup on a table remains a cup.
+    the class map there; a small detection of a wanted class inside a larger one, such as a tie on a person, is in front
+    of it. The pairwise decisions are combined into one order by ranked pairs, the clearest and largest first, so that
+    each pixel belongs to one instance and a cup on a table remains a cup.
 
     Args:
         merged: instances of all classes.
@@ -450,13 +455,14 @@ def assign_pixels(
         names: of the class map.
         cell: pixels of the photo in one cell.
         smallest: minimum number of pixels of a remaining instance.
+        wanted: the classes to segment; others compete only.
 
     Returns:
         Indices of the remaining instances in painting order (winners last); indices of the covered ones; conflicts
         between all of them, with indices into ``merged``.
     """
     masks = [item.logits > 0 for item in merged]
-    overlaps = []
+    overlaps, wins = [], []
     for i, j in combinations(range(len(merged)), 2):
         overlap = masks[i] & masks[j]
         count = int(np.count_nonzero(overlap))
@@ -464,15 +470,15 @@ def assign_pixels(
             confidences = [
                 merged[k].predicted_iou * mean_inside(grid.relative(merged[k].class_id), overlap) for k in (i, j)
             ]
-            detected = merged[i].detected and merged[j].detected
-            overlaps.append((i, j, count, confidences, detected and _is_in_front(masks[i], masks[j])))
-    wins = []
-    for i, j, count, (a, b), in_front in overlaps:
-        if in_front:
             small, large = sorted((i, j), key=lambda k: np.count_nonzero(masks[k]))
-            wins.append((small, large, float(count)))
-        else:
-            wins.append((i, j, (a - b) * count) if a >= b else (j, i, (b - a) * count))
+            detected = merged[i].detected and merged[j].detected and merged[small].class_id in wanted
+            in_front = detected and _is_in_front(masks[small], masks[large])
+            overlaps.append((i, j, count, confidences, in_front))
+            if in_front:
+                wins.append((small, large, float(count)))
+            else:
+                winner, loser = (i, j) if confidences[0] >= confidences[1] else (j, i)
+                wins.append((winner, loser, abs(confidences[0] - confidences[1]) * count))
     ranked = ranked_pairs(len(merged), wins)
     rank = {item: place for place, item in enumerate(ranked)}
     conflicts = []
