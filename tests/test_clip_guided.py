@@ -22,7 +22,7 @@ from nbhelpers.clip_guided.selection import (
 )
 from nbhelpers.clip_guided.values import CropVerification
 from nbhelpers.core.images import save_image
-from nbhelpers.core.masks import iou
+from nbhelpers.core.masks import decode_rle, iou, tight_box
 from nbhelpers.models.values import ClassMap
 
 WORDS = ["ball", "box", "lid", "lawn", "sky"]
@@ -469,6 +469,18 @@ def test_a_click_adds_a_region_of_a_class(result):
     assert [word.name for word in diagnose(session.result).words] == ["ball", "lawn", "sky"]
     nameless = session.add(260, 150)
     assert nameless.startswith("object") and len(session.result) == len(added) + 1
+
+
+def test_an_instance_that_its_click_does_not_reproduce_is_prompted_with_its_mask_and_box(result):
+    number, changed = result.names.index("box"), result.instance_map.copy()
+    left = np.arange(changed.shape[1]) < 260
+    changed[(changed == number) & left] = -1
+    clicks = ClickSession(result.image, FloodSegmenter())
+    ClipGuidedSession(replace(result, instance_map=changed), clicks)
+    prompts = clicks.prompts("box")
+    assert prompts.box == tight_box(changed == number) and prompts.box[0] == 260
+    assert (decode_rle(prompts.mask_rle) == (changed == number)).all()
+    assert clicks.prompts("ball 1").mask_rle is None and clicks.prompts("ball 1").box is None
 
 
 def test_a_session_on_another_photo_or_a_used_one_is_refused(result):

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from nbhelpers.clip_guided.selection import detections
 from nbhelpers.clip_guided.values import ClipGuidedResult
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.masks import iou
+from nbhelpers.core.masks import iou, tight_box
 from nbhelpers.core.prompts import PromptLog
 from nbhelpers.export.masks import check_formats
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nbhelpers.models.values import Prediction
     from nbhelpers.segment import ClickSession
 
-IOU_FAITHFUL = 0.9  # from which a click reproduces an instance well enough; below, its mask is a prompt too
+IOU_FAITHFUL = 0.9  # from which a prompt reproduces an instance well enough; below, the mask and its box are added
 CLICK_CONFIDENCE = 1.0  # of instances that a user clicked
 FORMATS = ("masks", "cutouts", "coco", "labels", "prompts")
 """What `ClipGuidedSession.export` writes."""
@@ -208,6 +208,7 @@ class ClipGuidedSession:
                 clicks.choose_candidate(best.candidate)
             mask = result.instance_map == index
             if iou(clicks.mask(), mask) < IOU_FAITHFUL:
+                clicks.set_box(tight_box(mask))
                 clicks.set_mask(mask)
             self._seeded[name] = index, clicks.prompts(name).digest
 
