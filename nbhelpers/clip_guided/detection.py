@@ -41,9 +41,8 @@ RIVAL_FRACTION = (
 WEARERS = ("person",)  # ... but a person who wears or holds an object is not the object
 MIN_TEXT_PROBABILITY = 0.2  # lower bound of the text encoder's probability in the product: it may be wrong
 MIN_PROBABILITY = MIN_AGREEMENT  # of a box that is kept; one that is dropped later must not keep points from its area
-MIN_BEST = MIN_SCORE  # likewise of the best box of a class of the vocabulary that has no such box
-MIN_BEST_UNKNOWN = 0.15  # likewise if the detector does not know the class
-RELATIVE = 0.7  # likewise of its further boxes, as a fraction of the best
+MIN_UNKNOWN = 0.15  # likewise of a class that the detector does not know
+RELATIVE = 0.7  # likewise of a class without such a box, as a fraction of its best one
 UNASKED = 0.15  # prior of a class that is not in the vocabulary, relative to one that is
 OUTSIDE_FACTOR = 0.03  # factor on the probability of a class that the detector knows, outside its boxes
 
@@ -150,7 +149,7 @@ def propose(
 
     Returns:
         The proposals with a probability of at least `MIN_PROBABILITY`, and where a class of the vocabulary has none its
-        best ones from `MIN_BEST` or `MIN_BEST_UNKNOWN` on; duplicates are merged into one with the class of the most
+        best ones from `MIN_SCORE` or `MIN_UNKNOWN` on; duplicates are merged into one with the class of the most
         probable and the outline of the highest quality. Also one prediction, for its size and extent.
     """
     height, width = embedding.size
@@ -176,7 +175,7 @@ def propose(
         class_id = int(joint.argmax())
         probability = float((prior * scores)[class_id] if found.known[class_id] else strongest * mean[class_id])
         evidence = "both" if mean[class_id] > np.delete(mean, class_id).max(initial=0.0) else "detector"
-        if class_id >= queried or probability >= (MIN_BEST if found.known[class_id] else MIN_BEST_UNKNOWN):
+        if class_id >= queried or probability >= (MIN_SCORE if found.known[class_id] else MIN_UNKNOWN):
             predicted_iou = float(strongest if found.masks else prediction.scores[prediction.choice])
             proposal = MaskProposal(
                 logits.astype(np.float16), class_id, 0, predicted_iou, probability, tuple(box.tolist()), evidence
@@ -193,7 +192,7 @@ def propose(
             kept[same] = quality, replace(kept[same][1], **better)
     proposals = [proposal for _, proposal in kept]
     enough = {
-        index: min(MIN_PROBABILITY, max(MIN_BEST, RELATIVE * best)) if index < queried else 0.0
+        index: min(MIN_PROBABILITY, max(MIN_SCORE, RELATIVE * best)) if index < queried else 0.0
         for index, best in _best_probabilities(proposals).items()
     }
     return [proposal for proposal in proposals if proposal.agreement >= enough[proposal.class_id]], prediction

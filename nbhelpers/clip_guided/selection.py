@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 BATCH = 256  # points whose masks are held as float32 at once; later as float16
 MIN_AGREEMENT = 0.5  # with the class map
-PART_INSIDE = 0.8  # fraction of a mask inside a larger one of its class, from which it is a part of it
+PART_INSIDE = 0.8  # fraction of a mask inside a larger one, from which it is a part of it, or in front of another class
 WHOLE = 0.25  # exponent of the coverage by which a whole is preferred to its part
 IN_FRONT = 0.5  # area relative to another detection that contains it, below which a detection is in front of that one
 BOX_OVERLAP = 0.3  # intersection with a box's mask of its class, over the smaller, from which a point's mask is dropped
@@ -386,12 +386,6 @@ def _merge_instances(
     ]
 
 
-def _is_in_front(small: np.ndarray, large: np.ndarray) -> bool:
-    """Whether a mask is inside a much larger one: behind that, it would not be seen."""
-    much_larger = np.count_nonzero(small) <= IN_FRONT * np.count_nonzero(large)
-    return bool(much_larger and _fraction_inside(small, large) >= PART_INSIDE)
-
-
 def _fraction_inside(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection of two masks over the smaller of them."""
     return np.count_nonzero(a & b) / max(1, min(np.count_nonzero(a), np.count_nonzero(b)))
@@ -462,6 +456,7 @@ def assign_pixels(
         between all of them, with indices into ``merged``.
     """
     masks = [item.logits > 0 for item in merged]
+    areas = [np.count_nonzero(mask) for mask in masks]
     overlaps, wins = [], []
     for i, j in combinations(range(len(merged)), 2):
         overlap = masks[i] & masks[j]
@@ -470,19 +465,17 @@ def assign_pixels(
             confidences = [
                 merged[k].predicted_iou * mean_inside(grid.relative(merged[k].class_id), overlap) for k in (i, j)
             ]
-            small, large = sorted((i, j), key=lambda k: np.count_nonzero(masks[k]))
-            detected = merged[i].detected and merged[j].detected and merged[small].class_id in wanted
-            in_front = detected and _is_in_front(masks[small], masks[large])
-            overlaps.append((i, j, count, confidences, in_front))
-            if in_front:
-                wins.append((small, large, float(count)))
-            else:
-                winner, loser = (i, j) if confidences[0] >= confidences[1] else (j, i)
-                wins.append((winner, loser, abs(confidences[0] - confidences[1]) * count))
+            small, large = sorted((i, j), key=areas.__getitem__)
+            wanted_box = merged[i].detected and merged[j].detected and merged[small].class_id in wanted
+            in_front = wanted_box and areas[small] <= IN_FRONT * areas[large] and count >= PART_INSIDE * areas[small]
+            overlaps.append((i, j, count, confidences, small if in_front else None))
+            winner, loser = (i, j) if confidences[0] >= confidences[1] else (j, i)
+            margin = abs(confidences[0] - confidences[1])
+            wins.append((small, large, float(count)) if in_front else (winner, loser, margin * count))
     ranked = ranked_pairs(len(merged), wins)
     rank = {item: place for place, item in enumerate(ranked)}
     conflicts = []
-    for i, j, count, confidences, in_front in overlaps:
+    for i, j, count, confidences, front in overlaps:
         (winner, high), (loser, low) = sorted(zip((i, j), confidences, strict=True), key=lambda pair: rank[pair[0]])
         conflicts.append(
             Conflict(
@@ -491,13 +484,13 @@ def assign_pixels(
                 tuple(names[merged[k].class_id] for k in (winner, loser)),
                 max(1, round(count * cell)),
                 (high, low),
-                in_front,
+                winner == front,
             )
         )
     taken, covered = np.zeros(grid.size, bool), []
     for item in ranked:
         own = np.count_nonzero(masks[item] & ~taken)
-        if own * cell < smallest or own < MIN_KEPT * np.count_nonzero(masks[item]):
+        if own * cell < smallest or own < MIN_KEPT * areas[item]:
             covered.append(item)
         else:
             taken |= masks[item]

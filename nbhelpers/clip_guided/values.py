@@ -193,7 +193,7 @@ class Conflict:
         names: the names of both, winner first.
         pixels: number of shared pixels.
         confidence: of both in the shared pixels: predicted IoU times agreement with the class map there.
-        in_front: whether one is in front of the other since it is inside it and much smaller, both detected.
+        in_front: whether the winner is in front of the other, since it is inside it and much smaller, both detected.
     """
 
     winner: int
