@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
-from nbhelpers.core.images import fit
+from nbhelpers.core.images import fit, rgb_to_lab
 from nbhelpers.core.lazy import needs
 
 if TYPE_CHECKING:
@@ -71,16 +71,11 @@ def contrasting_colour(
     """
     used = used[len(used) // len(PALETTE) * len(PALETTE) :]
     free = [colour for colour in PALETTE if colour not in used] or list(PALETTE)
-    lab: dict[str, np.ndarray] = dict(zip(PALETTE, _lab(np.array([*map(rgb, PALETTE)], np.uint8)), strict=True))
+    lab: dict[str, np.ndarray] = dict(zip(PALETTE, rgb_to_lab(np.array([*map(rgb, PALETTE)], np.uint8)), strict=True))
     avoided = [lab[colour] for colour in used]
     if mask.any():
-        avoided.append(np.median(_lab(image[mask]), axis=0))
+        avoided.append(np.median(rgb_to_lab(image[mask]), axis=0))
     return max(free, key=lambda colour: min((np.linalg.norm(lab[colour] - each) for each in avoided), default=0.0))
-
-
-def _lab(colours: UInt8[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n 3"]:
-    """RGB as CIELAB."""
-    return cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
 
 
 def overlay(

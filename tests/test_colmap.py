@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from fake_matcher import FOCAL, SIZE, FakeMatcher, cloud, looking, photos, ring, side_by_side, view_ahead
+from scene_maker import camera, make_scene
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.scenes import Scene
@@ -14,6 +16,7 @@ from nbhelpers.models.colmap import (
     agreement,
     build,
     center_difference,
+    color_conflicts,
     rotation_differences,
     similarity_transform,
 )
@@ -455,3 +458,51 @@ def test_groups_and_moving():
     moved = points.copy()
     moved[:20] += 5
     np.testing.assert_array_equal(moving_matches(points, moved), np.arange(30) < 20)
+
+
+@pytest.fixture(scope="module")
+def floor():
+    """A floor of two colours and photos of it from all sides; each photo observes every other point."""
+    eyes = [(3 * np.sin(a), 2.0, 3 * np.cos(a)) for a in np.linspace(0, 2 * np.pi, 6, endpoint=False)]
+    scene, things = make_scene({"red": ((-1, 0, 0), (2, 0.01, 2)), "blue": ((1, 0, 0), (2, 0.01, 2))}, eyes, (0, 0, 0))
+    colors = np.zeros((len(scene.points), 3), np.uint8)
+    colors[things["red"]], colors[things["blue"]] = (200, 40, 40), (40, 60, 190)
+    images = []
+    for view in range(len(scene)):
+        image = np.full((*scene.sizes[view], 3), 128, np.uint8)
+        for (x, y), color in zip(scene.project(view, scene.points)[0], colors.tolist(), strict=True):
+            cv2.circle(image, (round(x), round(y)), 4, color, -1)
+        images.append(image)
+    kept = (scene.observation_point + scene.observation_view) % 2 == 0
+    seen = (each[kept] for each in (scene.observation_view, scene.observation_point, scene.observation_pixel))
+    return Scene(scene.names, scene.sizes, scene.K, scene.world_to_camera, scene.points, colors, *seen), images
+
+
+def test_a_camera_on_the_wrong_side_contradicts_the_colours_of_the_others(floor):
+    scene, images = floor
+    assert (color_conflicts(scene, images) < 0.2).all()
+    wrong = scene.world_to_camera.copy()
+    wrong[2] = camera(scene.centers[2] * (-1, 1, -1), (0, 0, 0))
+    conflicts = color_conflicts(replace(scene, world_to_camera=wrong), images)
+    assert conflicts[2] > colmap.MAX_CONFLICT and np.nanmax(np.delete(conflicts, 2)) < 0.5
+
+
+def test_colours_give_no_verdict_where_all_are_alike_or_few_points_are_seen(floor):
+    scene, images = floor
+    plain = replace(scene, colors=np.full_like(scene.colors, 128))
+    assert np.isnan(color_conflicts(plain, [np.full_like(image, 128) for image in images])).all()
+    few = replace(scene, points=scene.points[:50], colors=scene.colors[:50], observation_view=np.zeros(0, int),
+                  observation_point=np.zeros(0, int), observation_pixel=np.zeros((0, 2)))  # fmt: skip
+    assert np.isnan(color_conflicts(few, images)).all()
+
+
+@pytest.mark.parametrize("wrong", [(3,), (0, 1, 2, 3)])
+def test_a_photo_whose_colours_contradict_the_others_is_not_registered(monkeypatch, wrong):
+    """Of most photos the light may have changed, so nothing is concluded."""
+    conflicts = np.isin(np.arange(6), wrong).astype(float)
+    monkeypatch.setattr(colmap, "color_conflicts", lambda scene, images: conflicts)
+    scene = ColmapEstimator(twice(ring(6), cloud())).reconstruct(photos(6), [f"{n}.jpg" for n in range(6)])
+    gone = wrong if len(wrong) == 1 else ()
+    assert np.flatnonzero(~scene.placed).tolist() == list(gone)
+    assert not np.isin(scene.observation_view, gone).any()
+    assert ("other colours there: 3.jpg" in told(scene)) == bool(gone)

@@ -33,6 +33,7 @@ from nbhelpers.multiview.grounding import (
     merge_proposals,
     propose_objects,
     split_colours,
+    verify_objects,
     views_to_search,
 )
 from nbhelpers.multiview.referring import parse_phrase
@@ -247,6 +248,53 @@ def test_a_thing_that_was_found_twice_is_one_object(made, photos):
     assert {view: each.confidence for view, each in kept["whole"].instances.items()} == {1: 0.7, 2: 0.7, 0: 0.9}
     assert kept["whole"].best_view == found["whole"].best_view
     assert kept["other"].instances == found["other"].instances
+
+
+def test_an_object_is_verified_in_several_views_and_the_best_match_is_prompted(made, photos):
+    scene, _, images = made
+    own = [(image == COLOURS["box"]).all(2) for image in images[:4]]
+    instances = [make_instance(photos, scene, view, mask, 0, 0.7, 1.0) for view, mask in enumerate(own)]
+    box = make_object("box", instances, scene, 0)
+    order, answers = list(box.instances), iter([0.02, 0.6, 0.3])
+
+    class Crops(FakeTextEncoder):
+        def dense(self, image, names):
+            shares = np.full((len(names), 4, 4), 0.0, np.float32)
+            shares[0] = next(answers)
+            shares[1] = 1 - shares[0]
+            return ClassMap(shares, tuple(group[0] for group in names), image.shape[:2], self.name)
+
+    (kept,), notes = verify_objects(photos, [box], NounQueries.of(parse_phrase("box")), Crops())
+    assert notes == [] and list(kept.instances) == [order[1], order[2], order[0], order[3]]
+    assert kept.best_view == order[1] and next(answers, None) is None
+
+
+def test_the_colour_of_an_object_is_that_of_all_its_views(made, photos):
+    scene, _, images = made
+    large = (images[0] == COLOURS["box"]).all(2)
+    small = (images[1] == COLOURS["box"]).all(2) & (
+        np.arange(SIZE[1]) < np.nonzero(images[1] == COLOURS["box"])[1].min() + 4
+    )
+    instances = [
+        make_instance(photos, scene, view, mask, 0, 0.8, colour)
+        for view, (mask, colour) in enumerate([(large, 0.1), (small, 1.0)])
+    ]
+    assert small.any() and make_object("box", instances, scene, 0).confidence < 0.3
+
+
+@pytest.mark.parametrize("cameras", [True, False])
+def test_a_noun_without_relations_needs_no_position(made, photos, monkeypatch, cameras):
+    """It was found only in views without a camera, or not in the reference view."""
+    scene, _, images = made
+    mask = (images[3] == COLOURS["box"]).all(2)
+    poses = scene.world_to_camera.copy()
+    poses[3] = np.nan
+    scene = replace(scene, world_to_camera=poses) if cameras else None
+    found = {3: [make_instance(photos, None, 3, mask, 0, 0.9, 1.0)]}
+    monkeypatch.setattr(grounding, "detect_nouns", lambda photos, view, *_: ((1.0,), found.get(view, [])))
+    assert np.array_equal(find(photos, scene, "box").target.mask(3), mask)
+    grounded = find(photos, scene, "box on the left")
+    assert grounded.target is None and any("no position is known" in note for note in grounded.notes)
 
 
 def test_parts_of_a_whole_are_dropped():

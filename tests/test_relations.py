@@ -1,5 +1,7 @@
 """Relations in space: each in a scene where the answer is known, from several sides, and where there is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scene_maker import camera, make_scene
@@ -239,3 +241,14 @@ def test_unknown_kinds_and_missing_things_are_errors(room):
     ):
         with pytest.raises(NbHelpersError):
             call()
+
+
+def test_of_equal_candidates_the_one_seen_most_is_the_guess():
+    chairs = things_of({f"chair {n}": ((n, 0, 0), (0.2, 0.2, 0.2)) for n in (1, 2, 3)})["chair"]
+    seen = [
+        replace(each, confidence=c, salience=s) for each, c, s in zip(chairs, (0.9, 0.6, 0.3), (1, 5, 9), strict=True)
+    ]
+    choice = resolve_reference(parse_phrase("chair"), {"chair": seen})
+    assert not choice.decided and [each.candidate.name for each in choice.ranking] == ["chair 2", "chair 1", "chair 3"]
+    choice = resolve_reference(parse_phrase("leftmost chair"), {"chair": seen})
+    assert choice.best.name == "chair 1"

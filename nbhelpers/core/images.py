@@ -358,6 +358,12 @@ def fit(image: UInt8[np.ndarray, "h w 3"], longest: int) -> UInt8[np.ndarray, "h
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
+def rgb_to_lab(colors: UInt8[np.ndarray, "*n 3"]) -> Float32[np.ndarray, "*n 3"]:
+    """CIELAB of RGB colours, L* from 0 to 100: distances are about those that people see."""
+    plane = np.ascontiguousarray(colors, np.float32).reshape(1, -1, 3) / 255
+    return cv2.cvtColor(plane, cv2.COLOR_RGB2LAB).reshape(colors.shape) if plane.size else np.zeros_like(plane[0])
+
+
 def _from_array(array: np.ndarray, max_value: float | None, name: str) -> np.ndarray:
     array = _checked(array, name, max_value)
     if array.dtype == np.bool_:

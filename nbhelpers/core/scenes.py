@@ -148,6 +148,19 @@ class Scene:
         up = mean - (mean @ spread.eigenvectors[:, 2]) * spread.eigenvectors[:, 2] if one_way else level
         return up / np.linalg.norm(up) * np.sign(up @ mean)
 
+    @cached_property
+    def directions(self) -> Float[np.ndarray, "p 3"]:
+        """The mean direction from each point to the placed views that observed it, of length 1; 0 without any."""
+        total = np.zeros((len(self.points), 3))
+        placed = self.placed[self.observation_view]
+        views, points = self.observation_view[placed], self.observation_point[placed]
+        np.add.at(total, points, unit_vectors(self.centers[views] - self.points[points]))
+        return unit_vectors(total)
+
+    def facing(self, view: int) -> Float[np.ndarray, " p"]:
+        """Cosine between each point's direction to a placed view and its `directions`: 1 if seen from the same side."""
+        return (unit_vectors(self.centers[view] - self.points) * self.directions).sum(1)
+
     def to_camera(self, view: int, points: Shaped[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
         """World points in the frame of a camera: x right, y down, z ahead.
 
@@ -205,6 +218,11 @@ class Scene:
         height, width = self.sizes[view]
         x, y = np.asarray(pixels, np.float64).T
         return (x >= -0.5) & (y >= -0.5) & (x < width - 0.5) & (y < height - 0.5)
+
+
+def unit_vectors(vectors: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """Vectors of length 1; those of length 0 are left."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _distort(plane: Float[np.ndarray, "n 2"], coefficients: Float[np.ndarray, " c"]) -> Float[np.ndarray, "n 2"]:

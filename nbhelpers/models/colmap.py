@@ -15,7 +15,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import load_image, rgb_to_lab
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.scenes import Scene, few
 from nbhelpers.models.colmap_mapping import (
@@ -60,6 +61,11 @@ MAJORITY = 0.5  # of the common photos that must agree for any to be confirmed
 MIN_DEEP_FRACTION = 0.15  # of the pairs that must show depth
 MIN_FEATURES = 40  # of a photo, below which it is not matched
 MIN_SHIFT = 0.7  # pixels of movement between two photos below which they are the same photo
+MIN_COMPARED = 100  # points that other photos observed and that project into a photo, for a verdict on its colours
+MIN_FACING = 0.35  # cosine of two viewing directions of a point, below which another side of it is seen
+MAX_COLOR_DIFFERENCE = 20.0  # in CIELAB
+MIN_CHANCE = 0.3  # fraction of differing colours in random order, below which colours say nothing
+MAX_CONFLICT = 0.8  # of that fraction: 0.83 and more for 52 exchanged cameras, up to 0.68 for 55 right ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +149,14 @@ class ColmapEstimator:
         if checked is None:
             return self._empty_scene(images, names, [*_failure_notes(runs, stores, names), *notes])
         notes = [*checked.notes, *_missing_notes(checked, names, stores, runs), *notes]
-        return _scene(images, names, checked, stores[0].sizes, self.name, notes)
+        scene = _scene(images, names, checked, stores[0].sizes, self.name, notes)
+        wrong = color_conflicts(scene, images) > MAX_CONFLICT
+        if not wrong.any() or wrong.sum() >= MAJORITY * scene.placed.sum():  # the light may have changed
+            return scene
+        listed = few([name for name, bad in zip(names, wrong, strict=True) if bad])
+        line = f"not registered, because the points of the other photos have other colours there: {listed}"
+        checked = replace(checked, confirmed=checked.confirmed & ~wrong)
+        return _scene(images, names, checked, stores[0].sizes, self.name, [*notes, line])
 
     def _start_check(
         self, images: Sequence[np.ndarray], folder: Path, pool: Executor
@@ -430,6 +443,40 @@ def similarity_transform(
     turn = left * sign @ right
     scale = float((values * sign).sum() / max((a**2).sum(), 1e-12))
     return scale, turn, target.mean(0) - scale * turn @ source.mean(0)
+
+
+def color_conflicts(scene: Scene, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Float[np.ndarray, " v"]:
+    """How badly the points of the other photos fit the colours of each photo, relative to chance.
+
+    Two runs can agree on a wrong camera if an object has two similar sides. Then points that the photo did not observe,
+    but should see, lie on something else in it. (Heinly, Dunn and Frahm, ECCV 2014, look for such conflicting
+    observations to correct scenes with duplicate structure.)
+
+    Args:
+        scene: with points and observations.
+        images: its photos.
+
+    Returns:
+        Fraction of those points whose colour differs by more than `MAX_COLOR_DIFFERENCE`, divided by that of the same
+        colours in random order; NaN without a verdict. Right cameras have up to 0.7, since some points are occluded.
+    """
+    out, rng, colors = np.full(len(scene), np.nan), np.random.default_rng(0), rgb_to_lab(scene.colors)
+    for view in np.flatnonzero(scene.placed).tolist():
+        pixels, _ = scene.project(view, scene.points)
+        shown = np.isfinite(pixels).all(1) & (scene.facing(view) > MIN_FACING)
+        shown[shown] = scene.inside(view, pixels[shown])
+        shown[scene.seen(view)[0]] = False
+        if shown.sum() < MIN_COMPARED:
+            continue
+        x, y = np.rint(pixels[shown]).astype(int).T
+        here, there = rgb_to_lab(load_image(images[view])[y, x]), colors[shown]
+        shuffled = there[rng.permutation(len(there))]
+        found, chance = (
+            np.mean(np.linalg.norm(here - each, axis=1) > MAX_COLOR_DIFFERENCE) for each in (there, shuffled)
+        )
+        if chance >= MIN_CHANCE:
+            out[view] = found / chance
+    return out
 
 
 def shows_no_depth(pairs: Sequence[Pair]) -> bool:

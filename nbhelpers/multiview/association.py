@@ -298,7 +298,9 @@ def make_object(name: str, group: Sequence[ViewInstance], scene: Scene | None, r
         chosen = list(dict.fromkeys(each.view for each in first if scene.placed[each.view]))[:MAX_LIFTED_VIEWS]
         lifted = [lift_mask(scene, each.view, each.mask) for view in chosen for each in group if each.view == view]
         xyz = np.concatenate([*lifted, scene.points[points]])
-    confidence = float(np.max([each.confidence * each.colour_match for each in group]))
+    areas = [np.count_nonzero(each.mask) for each in group]
+    colour = np.average([each.colour_match for each in group], weights=areas) if any(areas) else 0.0
+    confidence = float(colour * max(each.confidence for each in group))
     return SceneObject(name, group[0].noun, {each.view: each for each in ordered}, points, xyz, confidence)
 
 
@@ -330,12 +332,6 @@ class PointVotes:
 
     def __init__(self, scene: Scene, side: int):
         self.scene, self.side = scene, side
-        towards = np.zeros((len(scene.points), 3))
-        placed = scene.placed[scene.observation_view]
-        views, points = scene.observation_view[placed], scene.observation_point[placed]
-        rays = scene.centers[views] - scene.points[points]
-        np.add.at(towards, points, rays / np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-12))
-        self._towards = towards / np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-12)
         self._visible: dict[int, VisiblePoints] = {}
 
     def visible(self, view: int) -> VisiblePoints:
@@ -469,9 +465,7 @@ class PointVotes:
         candidate = np.all(np.isfinite(pixels), 1)
         candidate[candidate] = scene.inside(view, pixels[candidate])
         candidate[found] = False
-        ray = scene.centers[view] - scene.points
-        ray /= np.maximum(np.linalg.norm(ray, axis=1, keepdims=True), 1e-12)
-        candidate &= (ray * self._towards).sum(1) > MIN_FACING_COSINE
+        candidate &= scene.facing(view) > MIN_FACING_COSINE
         numbers = np.flatnonzero(candidate)
         if not len(numbers):
             return numbers, pixels[numbers]

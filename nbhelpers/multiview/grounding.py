@@ -1,7 +1,7 @@
 """Phrase grounding: from words to instances in each view, to objects of the scene, to the one a phrase refers to.
 
 Colour words are measured on pixels, since text encoders are unreliable for them. All other words are localised by the
-text encoder or a detector and segmented view by view. Each object is verified on a crop of its best view.
+text encoder or a detector and segmented view by view. Each object is verified on crops of its best views.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ PROPOSAL_GRID = 12  # points across the image that prompt for generic objects
 MIN_PROPOSAL_SCORE = 0.75  # predicted IoU of a generic object
 PROPOSAL_AREA_RANGE = (0.002, 0.3)  # of the image
 IOU_SAME_PROPOSAL = 0.5  # from which two such masks are one object
-MAX_VERIFIED = 6  # objects of each noun, the most confident first; each costs one run of the text encoder
+MAX_VERIFIED = 6  # objects of each noun, the most confident first
+VERIFIED_VIEWS = 3  # of each object; each costs one run of the text encoder
 MIN_VERIFIED = 0.35  # probability of the noun for an object in one view; in n views, divided by the root of n
 MAX_SEARCHED_VIEWS = 12  # for the words; the object found is then segmented in all views
 IOU_KNOWN_OBJECT = 0.5  # from which a generic object is one that another noun found
@@ -448,12 +449,13 @@ def views_to_search(count: int, reference: int, most: int) -> Sequence[int]:
 def verify_objects(
     photos: Photos, objects: Sequence[SceneObject], nouns: NounQueries, text_encoder: TextEncoder
 ) -> tuple[list[SceneObject], list[str]]:
-    """Crop verification: keep the objects that still match their noun in a crop of their best view.
+    """Crop verification: keep the objects that still match their noun in crops of their best views.
 
-    The probability in the crop, its surroundings blurred, is multiplied with that of the whole photo.
+    The mean probability in the crops, their surroundings blurred, is multiplied with that of the whole photos.
 
     Returns:
-        The `MAX_VERIFIED` most confident objects with their confidence from both, and a note on rejected ones.
+        The `MAX_VERIFIED` most confident objects with their confidence from both, the view that matches best first, and
+        a note on rejected ones.
     """
     names = prepare_vocabulary(nouns.vocabulary, None, nouns.settings).classes if nouns.names else ()
     order = sorted(range(len(objects)), key=lambda n: -objects[n].confidence * _support(objects[n]))
@@ -467,27 +469,43 @@ def verify_objects(
         if any(each.detected for each in obj.instances.values()):
             kept[number] = obj
             continue
-        view = obj.best_view
-        image, mask = photos.image(view), obj.instances[view].mask
-        x0, y0, x1, y1 = crop_box(mask)
-        inside = mask[y0:y1, x0:x1]
-        classes = text_encoder.dense(blur_surroundings(image[y0:y1, x0:x1], inside), names)
-        second = np.maximum(mean_probabilities(classes, inside), MIN_CROP_PROBABILITY)
         own = nouns.vocabulary.index(nouns.heads[obj.noun].casefold())
-        first = np.full(len(second), (1 - obj.confidence) / max(1, len(second) - 1))
+        first = np.full(len(names), (1 - obj.confidence) / max(1, len(names) - 1))
         first[own] = obj.confidence
-        both = np.maximum(first, MIN_CROP_PROBABILITY) * second
-        probability = float(both[own] / both.sum())
+        first = np.maximum(first, MIN_CROP_PROBABILITY)
+        second = {
+            view: _classify_crop(photos, obj, view, names, text_encoder) for view in [*obj.instances][:VERIFIED_VIEWS]
+        }
+        probability = _normalized(first * np.mean([*second.values()], axis=0))[own]
         if probability < MIN_VERIFIED / np.sqrt(len(obj.instances)):
             rejected.append(obj.name)
-        else:
-            kept[number] = replace(obj, confidence=float(np.sqrt(probability * obj.confidence)))
+            continue
+        fit = {view: _normalized(first * each)[own] * obj.instances[view].confidence for view, each in second.items()}
+        views = [*sorted(fit, key=fit.__getitem__, reverse=True), *(view for view in obj.instances if view not in fit)]
+        confidence = float(np.sqrt(probability * obj.confidence))
+        kept[number] = replace(obj, instances={view: obj.instances[view] for view in views}, confidence=confidence)
     dropped = len(objects) - len(kept)
     return list(kept.values()), [f"{dropped} regions failed crop verification"] if rejected else []
 
 
+def _classify_crop(
+    photos: Photos, obj: SceneObject, view: int, names: Sequence[tuple[str, ...]], text_encoder: TextEncoder
+) -> Float[np.ndarray, " n"]:
+    """Probability of each class in a crop of an object in one view, its surroundings blurred."""
+    mask = obj.instances[view].mask
+    x0, y0, x1, y1 = crop_box(mask)
+    inside = mask[y0:y1, x0:x1]
+    classes = text_encoder.dense(blur_surroundings(photos.image(view)[y0:y1, x0:x1], inside), names)
+    return np.maximum(mean_probabilities(classes, inside), MIN_CROP_PROBABILITY)
+
+
+def _normalized(values: np.ndarray) -> np.ndarray:
+    """Values divided by their sum."""
+    return values / values.sum()
+
+
 def _support(obj: SceneObject) -> float:
-    """Support of an object before verification: the number of views that show it, and its size there."""
+    """Support of an object apart from its word: the number of views that show it, and its size there."""
     area = np.mean([each.mask.mean() for each in obj.instances.values()])
     return len(obj.instances) * float(area**0.25)
 
@@ -572,11 +590,11 @@ def ground_phrase(
         objects += more
         pools |= dict.fromkeys(generic, pool)  # each generic noun may mean any object
     notes = [*phrase.notes, frame.note, *rejected, *_missing_notes(nouns.names, pools, similarity, text_encoder)]
-    extents = [_extent(frame, each, reference) for each in objects]
+    extents = [_extent(frame, each, reference, bool(phrase.relations)) for each in objects]
     candidates = {}
     for noun in dict.fromkeys(each.noun for each in phrase.subphrases()):
         candidates[noun] = [
-            ReferenceCandidate(n, objects[n].name, extent, objects[n].confidence)
+            ReferenceCandidate(n, objects[n].name, extent, objects[n].confidence, _support(objects[n]))
             for n in pools[noun]
             if (extent := extents[n]) is not None
         ]
@@ -643,9 +661,13 @@ def _is_known(instance: ViewInstance, objects: Sequence[SceneObject]) -> bool:
     return any(view in each.instances and iou(mask, each.instances[view].mask) >= IOU_KNOWN_OBJECT for each in objects)
 
 
-def _extent(frame: ViewerFrame, obj: SceneObject, view: int) -> ObjectExtent | None:
-    """Extent of an object in 3D, or without a camera in the image."""
-    if not frame.flat:
-        return frame.extent(obj.xyz)
-    mask = obj.mask(view)
-    return None if mask is None else frame.outline(shrink_mask(mask))
+def _extent(frame: ViewerFrame, obj: SceneObject, view: int, placed: bool) -> ObjectExtent | None:
+    """Extent of an object in 3D, or without a camera in the image.
+
+    None if it is not known there; if it need not be ``placed`` relative to the view, that in the image of another one.
+    """
+    extent = None if frame.flat else frame.extent(obj.xyz)
+    mask = obj.mask(view) if frame.flat else None
+    if not placed and extent is None and mask is None:
+        mask = obj.mask(obj.best_view)
+    return extent if mask is None else frame.outline(shrink_mask(mask))

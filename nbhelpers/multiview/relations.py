@@ -440,12 +440,14 @@ class ReferenceCandidate:
         name: for display, e.g. ``"chair 2"``.
         extent: in the viewer's frame.
         confidence: how well it matches the noun, 0 to 1.
+        salience: in how many views and how large it was found; it decides which of equal candidates is the best guess.
     """
 
     number: int
     name: str
     extent: ObjectExtent = field(repr=False)
     confidence: float = 1.0
+    salience: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -560,6 +562,9 @@ def resolve_reference(phrase: Phrase, candidates: Mapping[str, Sequence[Referenc
         others = [resolve_reference(reference, candidates).ranking[0].candidate for reference in order.references]
         ranked = _score_rank(order, ranked, others[0] if others else None, everything)
     ranking = sorted(ranked, key=lambda v: -v.score * v.closeness) + sorted(rest, key=lambda v: -v.score)
+    if not phrase.relations:  # nothing but the noun tells equal candidates apart
+        equal = [each for each in ranking if each.score * MIN_SCORE_RATIO > ranking[0].score]
+        ranking = sorted(equal, key=lambda v: -v.candidate.salience) + ranking[len(equal) :]
     return _decide(phrase, tuple(ranking), tuple(dict.fromkeys(missing)))
 
 
@@ -601,9 +606,9 @@ def _score_against_references(
 
 def _possible_references(other: ReferenceResolution) -> list[tuple[ReferenceCandidate, float]]:
     """The objects to which a reference may refer, each with a weight; a single one if it is decided."""
-    first = other.ranking[0].score
     if other.decided:
         return [(other.ranking[0].candidate, 1.0)]
+    first = max(each.score for each in other.ranking)
     return [(each.candidate, each.score / first if first else 1.0) for each in other.ranking]
 
 

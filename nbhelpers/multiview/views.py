@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.files import file_stem, sha256
-from nbhelpers.core.images import UPRIGHT, fit, load_image, orientation_of, photos, save_image
+from nbhelpers.core.images import UPRIGHT, fit, load_image, orientation_of, photos, rgb_to_lab, save_image
 from nbhelpers.core.video import Frames
 from nbhelpers.core.video_stills import PictureFolder, is_picture
 from nbhelpers.models.label_propagation.votes import with_features
@@ -123,7 +123,7 @@ class Photos:
         """Mean CIE L*a*b* colour of each cell of a ``side`` x ``side`` grid over a photo."""
         if (view, side) not in self._lab:
             small = cv2.resize(self.image(view), (side, side), interpolation=cv2.INTER_AREA)
-            self._lab[view, side] = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+            self._lab[view, side] = rgb_to_lab(small)
         return self._lab[view, side]
 
     def embedding(self, view: int) -> Embedding:

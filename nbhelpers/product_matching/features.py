@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from nbhelpers.core.errors import NbHelpersError
+from nbhelpers.core.images import rgb_to_lab
 from nbhelpers.core.masks import box_of, tight_box
 from nbhelpers.models.protocols import PatchEncoder
 
@@ -242,8 +243,7 @@ def _features(tokens: np.ndarray, crop: np.ndarray, alpha: np.ndarray) -> Instan
     rows, columns, _ = tokens.shape
     cover = cv2.resize(alpha, (columns, rows), interpolation=cv2.INTER_AREA)
     inside = cover >= min(MIN_COVERAGE, cover.max())
-    lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    colours = cv2.resize(lab * alpha[..., None], (columns, rows), interpolation=cv2.INTER_AREA)
+    colours = cv2.resize(rgb_to_lab(crop) * alpha[..., None], (columns, rows), interpolation=cv2.INTER_AREA)
     colours = colours[inside] / np.maximum(cover[inside][:, None], 1e-6)
     y, x = np.nonzero(inside)
     positions = np.stack([(x + 0.5) / columns, (y + 0.5) / rows], 1)
