@@ -487,6 +487,12 @@ def test_a_camera_on_the_wrong_side_contradicts_the_colours_of_the_others(floor)
     assert conflicts[2] > colmap.MAX_CONFLICT and np.nanmax(np.delete(conflicts, 2)) < 0.5
 
 
+def test_a_photo_of_another_exposure_does_not_contradict_the_others(floor):
+    scene, images = floor
+    dark = [image // 2 if view == 2 else image for view, image in enumerate(images)]
+    assert color_conflicts(scene, dark)[2] < 0.5
+
+
 def test_colours_give_no_verdict_where_all_are_alike_or_few_points_are_seen(floor):
     scene, images = floor
     plain = replace(scene, colors=np.full_like(scene.colors, 128))

@@ -623,11 +623,8 @@ def verify_crops(
         x0, y0, x1, y1 = crop_box(mask)
         if index in trusted or areas[index] >= WHOLE_PHOTO * mask.size or min(y1 - y0, x1 - x0) < MIN_SIDE:
             continue
-        inside = mask[y0:y1, x0:x1]
         in_photo = mean_probabilities(class_map, mask)
-        in_crop = mean_probabilities(
-            text_encoder.dense(blur_surroundings(image[y0:y1, x0:x1], inside), classes), inside
-        )
+        in_crop = classify_crop(image, mask, classes, text_encoder)
         both = np.maximum(in_photo, MIN_CROP_PROBABILITY) * np.maximum(in_crop, MIN_CROP_PROBABILITY)
         class_id = int(both.argmax())
         verifications[index] = CropVerification(
@@ -691,6 +688,18 @@ def describe(kept: Iterable[CropVerification], dropped: Iterable[CropVerificatio
         *(f"crop verification changed {count} of {names[a]} to {names[b]}" for (a, b), count in changed.items()),
         *(f"crop verification removed {count} of {names[b]}: probability too low" for b, count in unsure.items()),
     ]
+
+
+def classify_crop(
+    image: UInt8[np.ndarray, "H W 3"],
+    mask: Bool[np.ndarray, "H W"],
+    classes: Sequence[Sequence[str]],
+    text_encoder: TextEncoder,
+) -> Float[np.ndarray, " n"]:
+    """Mean probability of each class over an instance in a crop around it, its surroundings blurred."""
+    x0, y0, x1, y1 = crop_box(mask)
+    inside = mask[y0:y1, x0:x1]
+    return mean_probabilities(text_encoder.dense(blur_surroundings(image[y0:y1, x0:x1], inside), classes), inside)
 
 
 def crop_box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:

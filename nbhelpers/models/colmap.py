@@ -65,7 +65,7 @@ MIN_COMPARED = 100  # points that other photos observed and that project into a 
 MIN_FACING = 0.35  # cosine of two viewing directions of a point, below which another side of it is seen
 MAX_COLOR_DIFFERENCE = 20.0  # in CIELAB
 MIN_CHANCE = 0.3  # fraction of differing colours in random order, below which colours say nothing
-MAX_CONFLICT = 0.8  # of that fraction: 0.83 and more for 52 exchanged cameras, up to 0.68 for 55 right ones
+MAX_CONFLICT = 0.75  # of that fraction: 0.81 and more for 68 exchanged cameras, up to 0.67 for 47 right ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -448,6 +448,8 @@ def similarity_transform(
 def color_conflicts(scene: Scene, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Float[np.ndarray, " v"]:
     """How badly the points of the other photos fit the colours of each photo, relative to chance.
 
+    The photo's exposure and white balance are corrected by the points that it observed.
+
     Two runs can agree on a wrong camera if an object has two similar sides. Then points that the photo did not observe,
     but should see, lie on something else in it. (Heinly, Dunn and Frahm, ECCV 2014, look for such conflicting
     observations to correct scenes with duplicate structure.)
@@ -465,11 +467,16 @@ def color_conflicts(scene: Scene, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) 
         pixels, _ = scene.project(view, scene.points)
         shown = np.isfinite(pixels).all(1) & (scene.facing(view) > MIN_FACING)
         shown[shown] = scene.inside(view, pixels[shown])
-        shown[scene.seen(view)[0]] = False
+        own, at = scene.seen(view)
+        shown[own] = False
         if shown.sum() < MIN_COMPARED:
             continue
-        x, y = np.rint(pixels[shown]).astype(int).T
-        here, there = rgb_to_lab(load_image(images[view])[y, x]), colors[shown]
+        image = load_image(images[view])
+        x, y = np.clip(np.rint(np.concatenate([at, pixels[shown]])).astype(int), 0, np.array(image.shape[1::-1]) - 1).T
+        here = image[y, x].astype(float)
+        if len(own):  # exposure and white balance of the photo
+            here *= np.median((scene.colors[own] + 1.0) / (here[: len(own)] + 1), axis=0)
+        here, there = rgb_to_lab(np.clip(here[len(own) :], 0, 255).astype(np.uint8)), colors[shown]
         shuffled = there[rng.permutation(len(there))]
         found, chance = (
             np.mean(np.linalg.norm(here - each, axis=1) > MAX_COLOR_DIFFERENCE) for each in (there, shuffled)

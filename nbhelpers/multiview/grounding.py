@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from nbhelpers import clip_guided
 from nbhelpers.clip_guided.detection import choose_detector
-from nbhelpers.clip_guided.selection import MIN_CROP_PROBABILITY, blur_surroundings, crop_box, mean_probabilities
+from nbhelpers.clip_guided.selection import MIN_CROP_PROBABILITY, classify_crop
 from nbhelpers.clip_guided.values import numbered, prepare_vocabulary
 from nbhelpers.core.masks import box_of, components, deepest_points, distinct, encode_rle, intersections, iou, tight_box
 from nbhelpers.core.prompts import Prompt
@@ -474,8 +474,10 @@ def verify_objects(
         first[own] = obj.confidence
         first = np.maximum(first, MIN_CROP_PROBABILITY)
         second = {
-            view: _classify_crop(photos, obj, view, names, text_encoder) for view in [*obj.instances][:VERIFIED_VIEWS]
+            view: classify_crop(photos.image(view), obj.instances[view].mask, names, text_encoder)
+            for view in [*obj.instances][:VERIFIED_VIEWS]
         }
+        second = {view: np.maximum(each, MIN_CROP_PROBABILITY) for view, each in second.items()}
         probability = _normalized(first * np.mean([*second.values()], axis=0))[own]
         if probability < MIN_VERIFIED / np.sqrt(len(obj.instances)):
             rejected.append(obj.name)
@@ -486,17 +488,6 @@ def verify_objects(
         kept[number] = replace(obj, instances={view: obj.instances[view] for view in views}, confidence=confidence)
     dropped = len(objects) - len(kept)
     return list(kept.values()), [f"{dropped} regions failed crop verification"] if rejected else []
-
-
-def _classify_crop(
-    photos: Photos, obj: SceneObject, view: int, names: Sequence[tuple[str, ...]], text_encoder: TextEncoder
-) -> Float[np.ndarray, " n"]:
-    """Probability of each class in a crop of an object in one view, its surroundings blurred."""
-    mask = obj.instances[view].mask
-    x0, y0, x1, y1 = crop_box(mask)
-    inside = mask[y0:y1, x0:x1]
-    classes = text_encoder.dense(blur_surroundings(photos.image(view)[y0:y1, x0:x1], inside), names)
-    return np.maximum(mean_probabilities(classes, inside), MIN_CROP_PROBABILITY)
 
 
 def _normalized(values: np.ndarray) -> np.ndarray:
