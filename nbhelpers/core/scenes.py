@@ -24,6 +24,7 @@ from nbhelpers.core.video_stills import PictureFolder
 
 COHERENT = 0.7  # mean length of the cameras' up vectors, below which they name no common up
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # of a picture file, not the number in frame.0001
+MIN_FACING_COSINE = 0.35  # of two viewing directions of a point, below which another side of it is seen
 MAX_NAMES = 5  # in a note; further ones are counted
 
 

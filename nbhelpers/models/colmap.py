@@ -5,7 +5,8 @@ cameras. These features are first matched as nearest neighbours, which is fast, 
 photos that run maps all cameras at once. Only if it does not confirm every photo, LightGlue matches the features, and
 if photos are still missing, a further run uses finer learned features. Photos on which no two runs agree remain
 unregistered: a run can register all photos with a reprojection error below a pixel and still be wrong, for example for
-a rotating object on a black background, or a building with two similar sides.
+a rotating object on a black background, or a building with two similar sides. Two runs can be wrong alike, so photos in
+which the points of the others have other colours remain unregistered too, see `color_conflicts`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jaxtyping import Bool, Float, UInt8
 from nbhelpers.core.errors import NbHelpersError
 from nbhelpers.core.images import load_image, rgb_to_lab
 from nbhelpers.core.lazy import needs
-from nbhelpers.core.scenes import Scene, few
+from nbhelpers.core.scenes import MIN_FACING_COSINE, Scene, few
 from nbhelpers.models.colmap_mapping import (
     CLEAR_FRACTION,
     FIRST_PAIR_MATCHES,
@@ -62,7 +63,6 @@ MIN_DEEP_FRACTION = 0.15  # of the pairs that must show depth
 MIN_FEATURES = 40  # of a photo, below which it is not matched
 MIN_SHIFT = 0.7  # pixels of movement between two photos below which they are the same photo
 MIN_COMPARED = 100  # points that other photos observed and that project into a photo, for a verdict on its colours
-MIN_FACING = 0.35  # cosine of two viewing directions of a point, below which another side of it is seen
 MAX_COLOR_DIFFERENCE = 20.0  # in CIELAB
 MIN_CHANCE = 0.3  # fraction of differing colours in random order, below which colours say nothing
 MAX_CONFLICT = 0.75  # of that fraction: 0.81 and more for 68 exchanged cameras, up to 0.67 for 47 right ones
@@ -465,13 +465,13 @@ def color_conflicts(scene: Scene, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) 
     out, rng, colors = np.full(len(scene), np.nan), np.random.default_rng(0), rgb_to_lab(scene.colors)
     for view in np.flatnonzero(scene.placed).tolist():
         pixels, _ = scene.project(view, scene.points)
-        shown = np.isfinite(pixels).all(1) & (scene.facing(view) > MIN_FACING)
+        shown = np.isfinite(pixels).all(1) & (scene.facing(view) > MIN_FACING_COSINE)
         shown[shown] = scene.inside(view, pixels[shown])
         own, at = scene.seen(view)
         shown[own] = False
         if shown.sum() < MIN_COMPARED:
             continue
-        image = load_image(images[view])
+        image = load_image(np.asarray(images[view]))
         x, y = np.clip(np.rint(np.concatenate([at, pixels[shown]])).astype(int), 0, np.array(image.shape[1::-1]) - 1).T
         here = image[y, x].astype(float)
         if len(own):  # exposure and white balance of the photo

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from nbhelpers.core.lazy import needs
 from nbhelpers.core.masks import components, decode_rle, iou
-from nbhelpers.core.scenes import Scene
+from nbhelpers.core.scenes import MIN_FACING_COSINE, Scene
 
 MIN_AFFINITY = 0.3  # fraction of common points from which two instances are one object
 MIN_FEATURE_COSINE = 0.75  # from which instances without common points are one object
@@ -25,7 +25,6 @@ N_NEIGHBOURS = 5  # observed points around a pixel that give the depth of the fr
 MAX_NEIGHBOUR_DISTANCE = 0.08  # of the image diagonal
 FRONT_QUANTILE = 0.25  # of the neighbours' depths: the front surface
 DEPTH_TOLERANCE = 0.05  # of the depth: a point farther behind the front surface is hidden
-MIN_FACING_COSINE = 0.35  # cosine of two viewing directions of a point, below which another side of it is seen
 PROJECTED_WEIGHT = 0.5  # of a point that was not observed in a view but should be visible there
 CONTOUR_WIDTH = 0.012  # of the side: a mask is unreliable this near to its contour
 VOTE_SIGMA = 0.016  # of the side: standard deviation of a point's vote around its pixel

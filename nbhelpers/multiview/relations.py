@@ -562,7 +562,7 @@ def resolve_reference(phrase: Phrase, candidates: Mapping[str, Sequence[Referenc
         others = [resolve_reference(reference, candidates).ranking[0].candidate for reference in order.references]
         ranked = _score_rank(order, ranked, others[0] if others else None, everything)
     ranking = sorted(ranked, key=lambda v: -v.score * v.closeness) + sorted(rest, key=lambda v: -v.score)
-    if not phrase.relations:  # nothing but the noun tells equal candidates apart
+    if not phrase.relations:  # nothing else distinguishes equal candidates
         equal = [each for each in ranking if each.score * MIN_SCORE_RATIO > ranking[0].score]
         ranking = sorted(equal, key=lambda v: -v.candidate.salience) + ranking[len(equal) :]
     return _decide(phrase, tuple(ranking), tuple(dict.fromkeys(missing)))
