@@ -1,33 +1,37 @@
 import numpy as np
+import onnx
 import pytest
 
 from nbhelpers import NbHelpersError
 from nbhelpers.models import yolox
 from nbhelpers.models.yolox import CLASSES, SIDE, YoloxDetector, decode, letterbox, letterbox_scale, windows
 
-ROWS = sum((SIDE // stride) ** 2 for stride in (8, 16, 32))
+
+def rows(side):
+    return sum((side // stride) ** 2 for stride in (8, 16, 32))
+
+
+ROWS = rows(SIDE)
 
 
 class FakeSession:
     """Puts one box of a class on each red rectangle of the input; as the network gives it."""
 
-    def __init__(self, label, score=0.9):
-        self.label, self.score, self.runs = label, score, 0
+    def __init__(self, label, score=0.9, side=SIDE):
+        self.label, self.score, self.side, self.runs = label, score, side, 0
 
     def get_inputs(self):
-        return [type("Input", (), {"name": "images"})]
+        return [type("Input", (), {"name": "images", "shape": [1, 3, self.side, self.side]})]
 
     def run(self, _, feed):
         (pixels,) = feed.values()
-        assert pixels.shape == (1, 3, SIDE, SIDE) and pixels.dtype == np.float32
+        assert pixels.shape == (1, 3, self.side, self.side) and pixels.dtype == np.float32
         self.runs += 1
         red = (pixels[0, 2] > 200) & (pixels[0, 0] < 60)  # BGR
-        out = np.zeros((1, ROWS, 85), np.float32)
+        out = np.zeros((1, rows(self.side), 85), np.float32)
         if red.any():
-            rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
-            out[0, 0] = as_output(
-                columns[0], rows[0], columns[-1] + 1, rows[-1] + 1, self.label, self.score, cell=(0, 0)
-            )
+            y, x = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+            out[0, 0] = as_output(x[0], y[0], x[-1] + 1, y[-1] + 1, self.label, self.score, cell=(0, 0))
         return [out]
 
 
@@ -66,12 +70,13 @@ def test_boxes_are_decoded_on_every_stride():
     assert len(decode(output, 0.81)[0]) == 0
 
 
+@pytest.mark.parametrize("side", [SIDE, 640])
 @pytest.mark.parametrize("size", [(300, 400), (900, 1400), (40, 900), (16, 16)])
-def test_a_box_comes_back_in_pixels_of_the_photo(size):
+def test_a_box_comes_back_in_pixels_of_the_photo(size, side):
     height, width = size
     box = round(width * 0.3), round(height * 0.25), round(width * 0.6), round(height * 0.75)
-    found = YoloxDetector(FakeSession("couch")).detect(red_box(height, width, *box), ["sofa", "tractor"])
-    scale = max(1.0, max(size) / SIDE)
+    found = YoloxDetector(FakeSession("couch", side=side)).detect(red_box(height, width, *box), ["sofa", "tractor"])
+    scale = max(1.0, max(size) / side)
     best = found[found.confidence.argmax()]
     assert np.abs(best.xyxy[0] - box).max() <= 2 * scale
     assert best.class_id[0] == 0 and best.data["detected"][0] == "couch" and best.data["class_name"][0] == "sofa"
@@ -94,6 +99,7 @@ def test_nothing_is_found_on_a_plain_photo():
 
 def test_large_photos_are_tiled_with_overlap_and_small_ones_are_not():
     assert list(windows(240, 320)) == [(0, 0, 320, 240)]
+    assert len(list(windows(480, 480, 640))) == 1 < len(list(windows(480, 480)))
     tiles = list(windows(900, 1200))[1:]
     seen = np.zeros((900, 1200), int)
     for x0, y0, x1, y1 in tiles:
@@ -171,6 +177,31 @@ def test_a_file_that_is_no_detector_is_refused(tmp_path):
     (tmp_path / "yolox.onnx").write_bytes(b"no network")
     with pytest.raises(NbHelpersError, match="the detector cannot be loaded"):
         yolox.build("yolox-nano-lite", {"checkpoint": tmp_path / "yolox.onnx"}, "cpu")
+
+
+@pytest.mark.parametrize("side", [416, 640])
+def test_the_size_of_the_network_is_read_from_its_file(tmp_path, side):
+    path = tmp_path / "yolox.onnx"
+    onnx.save(constant_network(side, rows(side)), path)
+    detector = yolox.build("yolox-s", {"checkpoint": path}, "cpu")
+    found = detector.detect(np.zeros((side, side, 3), np.uint8), ["dog"])
+    assert detector.side == side and len(found) == 0
+    onnx.save(constant_network(side, rows(side) - 1), path)
+    with pytest.raises(NbHelpersError, match="another network"):
+        yolox.build("yolox-s", {"checkpoint": path}, "cpu")
+
+
+def constant_network(side, count):
+    """An ONNX model with the input and output of YOLOX, that detects nothing."""
+    shapes = {"images": (1, 3, side, side), "output": (1, count, 85)}
+    images, output = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()
+    )
+    zeros = onnx.numpy_helper.from_array(np.zeros(shapes["output"], np.float32))
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Constant", [], ["output"], value=zeros)], "yolox", [images], [output]
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
 @pytest.mark.weights("yolox-nano-lite")

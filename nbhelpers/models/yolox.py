@@ -1,4 +1,4 @@
-"""YOLOX-nano on ONNX Runtime: detection of the 80 COCO classes, and their mapping from names.
+"""YOLOX on ONNX Runtime: detection of the 80 COCO classes, and their mapping from names.
 
 Ge et al. 2021, arXiv 2107.08430. Pre- and post-processing follow ``demo/ONNXRuntime/onnx_inference.py`` and
 ``yolox/data/data_augment.py`` (``preproc``) of https://github.com/Megvii-BaseDetection/YOLOX.
@@ -24,12 +24,12 @@ from nbhelpers.models.dense import as_classes
 if TYPE_CHECKING:
     import supervision
 
-SIDE = 416  # pixels of the square input
+SIDE = 416  # pixels of the square input of YOLOX-nano; 640 of YOLOX-s
 GREY = 114  # of the padding
 STRIDES = (8, 16, 32)
 MIN_SCORE = 0.1  # boxes below are dropped; callers set a higher threshold
 NMS_IOU = 0.45
-TILE = 320  # pixels of a tile's side, slightly enlarged for the network ...
+TILE = 10 / 13  # side of a tile as a fraction of the input, for which it is slightly enlarged ...
 MAX_TILES = 4  # ... or larger, so that there are at most this many along a side
 TILE_OVERLAP = 0.25  # of a tile's side
 BORDER = 4  # pixels from an inner border of a tile, within which a box is truncated by it
@@ -41,6 +41,7 @@ IOU_SAME_CROP_BOX = 0.5  # IoU from which a box in the crop is the same
 # Logistic calibration of a box: constant, and weights of the logits of its score, of its mean score in the crop and in
 # the mirrored crop, and of the best other class there. Fitted on 742 boxes of 50 labelled photos of COCO and VOC
 # (correct: at least half of the segmenter's mask lies in the class): area under the ROC curve 0.87, by the score 0.79.
+# The boxes were those of YOLOX-nano; other sizes are not calibrated on their own.
 CALIBRATION = (0.7, 0.65, 0.46, -0.3)
 MIN_SIMILARITY = 0.72  # cosine from which a name is mapped to a class
 
@@ -135,7 +136,7 @@ class YoloxDetector:
         [('couch',), ()]
 
     Args:
-        session: of the network; ``(1, 3, 416, 416)`` in, ``(1, 3549, 85)`` out.
+        session: of the network; ``(1, 3, s, s)`` in, ``(1, n, 85)`` out, a row for each cell of its three strides.
         sentences: returns unit vectors ``(n, d)`` for ``n`` sentences; without it only `SYNONYMS` and `GROUPS` are
             known.
         name: catalog name.
@@ -150,6 +151,8 @@ class YoloxDetector:
         device: str = "cpu",
     ):
         self.session, self.sentences, self.name, self.device = session, sentences, name, device
+        self.side = int(session.get_inputs()[0].shape[-1])
+        """Pixels of the square input."""
         self._names: dict[str, tuple[str, ...]] = {}
 
     def classes(self, names: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
@@ -226,7 +229,7 @@ class YoloxDetector:
         """Boxes, scores and COCO labels of the whole photo and of its tiles, before suppression."""
         height, width = image.shape[:2]
         boxes, scores, labels = [], [], []
-        for x0, y0, x1, y1 in windows(height, width):
+        for x0, y0, x1, y1 in windows(height, width, self.side):
             xyxy, score, label = self._detect(image[y0:y1, x0:x1], min_score)
             cut = np.stack([
                 (xyxy[:, 0] < BORDER) & (x0 > 0),
@@ -242,9 +245,10 @@ class YoloxDetector:
     def _detect(self, image: np.ndarray, min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Boxes in pixels of the image, scores and labels of one run of the network."""
         height, width = image.shape[:2]
-        output = self.session.run(None, {self.session.get_inputs()[0].name: letterbox(image)[None]})[0][0]
-        boxes, scores, labels = decode(output, min_score)
-        return np.clip(boxes / letterbox_scale(height, width), 0, [width, height] * 2), scores, labels
+        pixels = letterbox(image, self.side)[None]
+        output = self.session.run(None, {self.session.get_inputs()[0].name: pixels})[0][0]
+        boxes, scores, labels = decode(output, min_score, self.side)
+        return np.clip(boxes / letterbox_scale(height, width, self.side), 0, [width, height] * 2), scores, labels
 
     def _known(self, name: str) -> tuple[str, ...]:
         """The classes of a name."""
@@ -275,15 +279,16 @@ def _ious(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return shared / (np.prod(box[2:] - box[:2]) + np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) - shared + 1e-9)
 
 
-def windows(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
+def windows(height: int, width: int, side: int = SIDE) -> Iterator[tuple[int, int, int, int]]:
     """``(x0, y0, x1, y1)`` of the whole photo, then of overlapping tiles where it is larger than one."""
     yield 0, 0, width, height
-    if max(height, width) <= TILE:
+    tile = round(TILE * side)
+    if max(height, width) <= tile:
         return
-    side = max(TILE, int(np.ceil(max(height, width) / (1 + (MAX_TILES - 1) * (1 - TILE_OVERLAP)))))
-    for y in _starts(height, side):
-        for x in _starts(width, side):
-            yield x, y, min(width, x + side), min(height, y + side)
+    tile = max(tile, int(np.ceil(max(height, width) / (1 + (MAX_TILES - 1) * (1 - TILE_OVERLAP)))))
+    for y in _starts(height, tile):
+        for x in _starts(width, tile):
+            yield x, y, min(width, x + tile), min(height, y + tile)
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -293,29 +298,29 @@ def _starts(length: int, side: int) -> list[int]:
     return np.round(np.linspace(0, length - side, count)).astype(int).tolist()
 
 
-def letterbox_scale(height: int, width: int) -> float:
+def letterbox_scale(height: int, width: int, side: int = SIDE) -> float:
     """Pixels of the network's input in one pixel of the photo."""
-    return min(SIDE / height, SIDE / width)
+    return min(side / height, side / width)
 
 
-def letterbox(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "3 416 416"]:
+def letterbox(image: UInt8[np.ndarray, "h w 3"], side: int = SIDE) -> Float32[np.ndarray, "3 side side"]:
     """The network's input: BGR from 0 to 255, the photo in the top-left corner of a grey square."""
-    scale = letterbox_scale(*image.shape[:2])
+    scale = letterbox_scale(*image.shape[:2], side)
     size = max(1, int(image.shape[1] * scale)), max(1, int(image.shape[0] * scale))
-    square = np.full((SIDE, SIDE, 3), GREY, np.uint8)
+    square = np.full((side, side, 3), GREY, np.uint8)
     square[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(square[:, :, ::-1].transpose(2, 0, 1), np.float32)
 
 
 def decode(
-    output: Float32[np.ndarray, "n 85"], min_score: float
+    output: Float32[np.ndarray, "n 85"], min_score: float, side: int = SIDE
 ) -> tuple[Float32[np.ndarray, "k 4"], Float32[np.ndarray, " k"], np.ndarray]:
     """Boxes in pixels of the input square, scores and class indices of one network output.
 
     A row holds the centre's offset in cells, the logarithm of the size in cells, the objectness and 80 class
     probabilities; the score is objectness times class probability.
     """
-    cells = [(SIDE // stride, stride) for stride in STRIDES]
+    cells = [(side // stride, stride) for stride in STRIDES]
     grid = np.concatenate([np.stack(np.meshgrid(np.arange(n), np.arange(n)), -1).reshape(-1, 2) for n, _ in cells])
     stride = np.concatenate([np.full((n * n, 1), step) for n, step in cells])
     scores = output[:, 4:5] * output[:, 5:]
@@ -336,15 +341,16 @@ def build(name: str, files: dict[str, Path], device: str) -> YoloxDetector:
 
     try:
         session, device = onnx_session(files["checkpoint"], device)
-        shape = session.get_outputs()[0].shape
+        (*_, side), shape = session.get_inputs()[0].shape, session.get_outputs()[0].shape
     except Exception as error:  # onnxruntime's exceptions have no public base
         raise NbHelpersError(
             "the detector cannot be loaded",
             given=f"{files['checkpoint']}: {str(error).splitlines()[0]}",
             do=f"nbhelpers fetch {name}",
         ) from error
-    if list(shape[1:]) != [sum((SIDE // stride) ** 2 for stride in STRIDES), 5 + len(CLASSES)]:
-        raise NbHelpersError("the detector is another network", given=f"output {shape}", expected="(1, 3549, 85)")
+    cells = sum((side // stride) ** 2 for stride in STRIDES) if isinstance(side, int) else 0
+    if list(shape[1:]) != [cells, 5 + len(CLASSES)]:
+        raise NbHelpersError("the detector is another network", given=f"output {shape}", expected=f"(1, {cells}, 85)")
     encoder = cache(lambda: SentenceEncoder.from_files(files["text"], files["config"], files["tokenizer"]))
     return YoloxDetector(session, lambda sentences: encoder()(sentences), name, device)
 

