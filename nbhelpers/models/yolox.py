@@ -305,7 +305,7 @@ def letterbox_scale(height: int, width: int, side: int = SIDE) -> float:
 
 def letterbox(image: UInt8[np.ndarray, "h w 3"], side: int = SIDE) -> Float32[np.ndarray, "3 side side"]:
     """The network's input: BGR from 0 to 255, the photo in the top-left corner of a grey square."""
-    scale = letterbox_scale(*image.shape[:2], side)
+    scale = letterbox_scale(image.shape[0], image.shape[1], side)
     size = max(1, int(image.shape[1] * scale)), max(1, int(image.shape[0] * scale))
     square = np.full((side, side, 3), GREY, np.uint8)
     square[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
