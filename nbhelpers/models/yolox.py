@@ -24,12 +24,12 @@ from nbhelpers.models.dense import as_classes
 if TYPE_CHECKING:
     import supervision
 
-SIDE = 416  # pixels of the square input of YOLOX-nano; 640 of YOLOX-s
+SIDE = 416  # pixels of the square input of YOLOX-nano; YOLOX-S has 640
 GREY = 114  # of the padding
 STRIDES = (8, 16, 32)
 MIN_SCORE = 0.1  # boxes below are dropped; callers set a higher threshold
 NMS_IOU = 0.45
-TILE = 10 / 13  # side of a tile as a fraction of the input, for which it is slightly enlarged ...
+TILE = 320  # pixels of a tile's side for that input, slightly enlarged for the network ...
 MAX_TILES = 4  # ... or larger, so that there are at most this many along a side
 TILE_OVERLAP = 0.25  # of a tile's side
 BORDER = 4  # pixels from an inner border of a tile, within which a box is truncated by it
@@ -280,9 +280,12 @@ def _ious(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def windows(height: int, width: int, side: int = SIDE) -> Iterator[tuple[int, int, int, int]]:
-    """``(x0, y0, x1, y1)`` of the whole photo, then of overlapping tiles where it is larger than one."""
+    """``(x0, y0, x1, y1)`` of the whole photo, then of overlapping tiles where it is larger than one.
+
+    ``side``: of the network's input, in proportion to which a tile is larger than `TILE`.
+    """
     yield 0, 0, width, height
-    tile = round(TILE * side)
+    tile = TILE * side // SIDE
     if max(height, width) <= tile:
         return
     tile = max(tile, int(np.ceil(max(height, width) / (1 + (MAX_TILES - 1) * (1 - TILE_OVERLAP)))))
@@ -341,16 +344,20 @@ def build(name: str, files: dict[str, Path], device: str) -> YoloxDetector:
 
     try:
         session, device = onnx_session(files["checkpoint"], device)
-        (*_, side), shape = session.get_inputs()[0].shape, session.get_outputs()[0].shape
+        shapes = session.get_inputs()[0].shape, session.get_outputs()[0].shape
     except Exception as error:  # onnxruntime's exceptions have no public base
         raise NbHelpersError(
             "the detector cannot be loaded",
             given=f"{files['checkpoint']}: {str(error).splitlines()[0]}",
             do=f"nbhelpers fetch {name}",
         ) from error
-    cells = sum((side // stride) ** 2 for stride in STRIDES) if isinstance(side, int) else 0
-    if list(shape[1:]) != [cells, 5 + len(CLASSES)]:
-        raise NbHelpersError("the detector is another network", given=f"output {shape}", expected=f"(1, {cells}, 85)")
+    side = shapes[0][-1]  # a string if it is not fixed
+    if not isinstance(side, int) or list(shapes[1][1:]) != [sum((side // s) ** 2 for s in STRIDES), 5 + len(CLASSES)]:
+        raise NbHelpersError(
+            "the detector is another network",
+            given=f"input {shapes[0]}, output {shapes[1]}",
+            expected="a fixed input, such as (1, 3, 416, 416), and for it an output of (1, 3549, 85)",
+        )
     encoder = cache(lambda: SentenceEncoder.from_files(files["text"], files["config"], files["tokenizer"]))
     return YoloxDetector(session, lambda sentences: encoder()(sentences), name, device)
 
